@@ -1,0 +1,44 @@
+# Everything runs in .venv, which the first target that needs it sets up from requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format serve bench schema lock clean
+
+demo: .venv/installed  ## a whole campaign on a fresh database
+	@$(BIN)/minibill demo
+
+test: .venv/installed  ## all tests
+	$(BIN)/pytest
+
+lint: .venv/installed  ## style and types
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench
+
+serve: .venv/installed  ## a development server on minibill.db, with a token to paste
+	$(BIN)/minibill serve --dev
+
+bench: .venv/installed  ## every measurement, beside its baselines of the same run
+	$(BIN)/python -m bench
+
+schema: .venv/installed  ## sql/schema.sql anew from the migrations
+	$(BIN)/python -m minibill.db.migrate > sql/schema.sql
+
+# uv only writes the lock; nothing else needs it.
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra dev pyproject.toml -o requirements.lock
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "minibill needs Python 3.11 or later: make PYTHON=python3.11 …" >&2; exit 1; }
+	@echo "Setting up .venv …"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
