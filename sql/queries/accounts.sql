@@ -1,0 +1,62 @@
+-- Accounts: opened once per entity, never changed.
+
+-- name: find_account
+SELECT id, entity_type, entity_id, created_at_us
+  FROM credit_accounts
+ WHERE id = :account_id;
+
+-- name: find_account_of_entity
+SELECT id, entity_type, entity_id, created_at_us
+  FROM credit_accounts
+ WHERE entity_id = :entity_id
+   AND entity_type = :entity_type;
+
+-- name: open_account
+INSERT INTO credit_accounts (entity_type, entity_id, created_at_us)
+VALUES (:entity_type, :entity_id, :now_us)
+RETURNING id;
+
+-- name: last_account
+SELECT coalesce(max(id), 0)
+  FROM credit_accounts;
+
+-- name: open_accounts
+INSERT INTO credit_accounts (id, entity_type, entity_id, created_at_us)
+VALUES (:account_id, :entity_type, :entity_id, :now_us);
+
+-- name: which_accounts_exist
+-- :account_ids is a JSON array of keys.
+SELECT a.id
+  FROM json_each(:account_ids) j
+  JOIN credit_accounts a ON a.id = j.value;
+
+-- name: accounts_of_entities
+-- :entities is a JSON array of [entity type, entity id]; answers the place of each entity that has an account.
+SELECT j.key, a.id
+  FROM json_each(:entities) j
+  JOIN credit_accounts a ON a.entity_id = j.value ->> 1 AND a.entity_type = j.value ->> 0;
+
+-- name: accounts_page
+SELECT id, entity_type, entity_id, created_at_us
+  FROM credit_accounts
+ WHERE id > :after_id
+ ORDER BY id
+ LIMIT :count;
+
+-- name: accounts_page_by_type
+SELECT id, entity_type, entity_id, created_at_us
+  FROM credit_accounts
+ WHERE entity_type = :entity_type
+   AND id > :after_id
+ ORDER BY id
+ LIMIT :count;
+
+-- name: accounts_page_by_entity_id
+-- Seven rows at most, one per entity type.
+SELECT id, entity_type, entity_id, created_at_us
+  FROM credit_accounts
+ WHERE entity_id = :entity_id
+   AND (:entity_type IS NULL OR entity_type = :entity_type)
+   AND id > :after_id
+ ORDER BY id
+ LIMIT :count;

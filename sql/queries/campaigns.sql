@@ -1,0 +1,135 @@
+-- Campaigns and their grants.
+
+-- name: find_campaign
+SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
+       per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us
+  FROM credit_campaigns
+ WHERE id = :campaign_id;
+
+-- name: create_campaign
+INSERT INTO credit_campaigns (
+    name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
+    per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us)
+VALUES (
+    :name, :description, :campaign_type, 'draft', :budget_micro, 0, :grant_formula, :grant_config, :pool_id,
+    :per_wallet_cap_micro, :starts_at_us, :expires_at_us, :grant_ttl_seconds, 0, :created_by, :now_us, :now_us)
+RETURNING id;
+
+-- name: edit_campaign
+UPDATE credit_campaigns
+   SET name = :name,
+       description = :description,
+       campaign_type = :campaign_type,
+       budget_micro = :budget_micro,
+       grant_formula = :grant_formula,
+       grant_config = :grant_config,
+       pool_id = :pool_id,
+       per_wallet_cap_micro = :per_wallet_cap_micro,
+       starts_at_us = :starts_at_us,
+       expires_at_us = :expires_at_us,
+       grant_ttl_seconds = :grant_ttl_seconds,
+       updated_at_us = :now_us
+ WHERE id = :campaign_id;
+
+-- name: move_campaign
+-- campaigns_keep_to_their_life_cycle refuses a step that the life cycle does not have.
+UPDATE credit_campaigns
+   SET status = :status,
+       updated_at_us = :now_us
+ WHERE id = :campaign_id;
+
+-- name: expire_campaigns
+UPDATE credit_campaigns
+   SET status = 'expired',
+       updated_at_us = :now_us
+ WHERE status IN ('draft', 'active', 'paused')
+   AND expires_at_us IS NOT NULL
+   AND expires_at_us <= :now_us;
+
+-- name: charge_campaign
+-- campaigns_spent_within_budget refuses what the budget does not cover.
+UPDATE credit_campaigns
+   SET spent_micro = spent_micro + :total_micro,
+       grant_count = grant_count + :new_grants,
+       updated_at_us = :now_us
+ WHERE id = :campaign_id
+RETURNING budget_micro - spent_micro;
+
+-- name: campaigns_page
+-- Newest first. The type is no index's: it has four values.
+SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
+       per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us
+  FROM credit_campaigns
+ WHERE id < :before_id
+   AND (:campaign_type IS NULL OR campaign_type = :campaign_type)
+ ORDER BY id DESC
+ LIMIT :count;
+
+-- name: campaigns_page_by_status
+-- A campaign whose time is over is expired, whatever is written down. Completed ones have no time.
+SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
+       per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us
+  FROM credit_campaigns
+ WHERE status = :status
+   AND (status = 'completed' OR expires_at_us IS NULL OR expires_at_us > :now_us)
+   AND id < :before_id
+   AND (:campaign_type IS NULL OR campaign_type = :campaign_type)
+ ORDER BY id DESC
+ LIMIT :count;
+
+-- name: campaigns_page_expired
+SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
+       per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us
+  FROM credit_campaigns
+ WHERE (status = 'expired' OR (status IN ('draft', 'active', 'paused') AND expires_at_us IS NOT NULL AND expires_at_us <= :now_us))
+   AND id < :before_id
+   AND (:campaign_type IS NULL OR campaign_type = :campaign_type)
+ ORDER BY id DESC
+ LIMIT :count;
+
+-- name: grants_of_accounts
+-- Which of these accounts the campaign has paid; :account_ids is a JSON array of keys.
+SELECT g.account_id, g.id, g.lot_id, g.amount_micro, g.status
+  FROM json_each(:account_ids) j
+  JOIN credit_grants g ON g.campaign_id = :campaign_id AND g.account_id = j.value;
+
+-- name: last_grant
+SELECT coalesce(max(id), 0)
+  FROM credit_grants;
+
+-- name: insert_grants
+INSERT INTO credit_grants (
+    id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us)
+VALUES (:grant_id, :campaign_id, :account_id, :lot_id, :amount_micro, 'granted', :grant_formula, :formula_input, :now_us);
+
+-- name: grants_page
+-- In the order in which they were paid.
+SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
+       revoked_micro, revoke_reason
+  FROM credit_grants
+ WHERE campaign_id = :campaign_id
+   AND id > :after_id
+   AND (:status IS NULL OR status = :status)
+ ORDER BY id
+ LIMIT :count;
+
+-- name: grants_page_revoked
+SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
+       revoked_micro, revoke_reason
+  FROM credit_grants
+ WHERE campaign_id = :campaign_id
+   AND status = 'revoked'
+   AND id > :after_id
+ ORDER BY id
+ LIMIT :count;
+
+-- name: grants_page_of_account
+-- One row at most.
+SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
+       revoked_micro, revoke_reason
+  FROM credit_grants
+ WHERE campaign_id = :campaign_id
+   AND account_id = :account_id
+   AND id > :after_id
+   AND (:status IS NULL OR status = :status)
+ LIMIT :count;

@@ -1,0 +1,162 @@
+-- Lots, balances and entries.
+
+-- name: newest_time
+-- The latest time that the book has written: its clock never starts before it.
+SELECT max(
+    coalesce((SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1), 0),
+    coalesce((SELECT created_at_us FROM credit_accounts ORDER BY id DESC LIMIT 1), 0),
+    coalesce((SELECT created_at_us FROM credit_reservations ORDER BY id DESC LIMIT 1), 0),
+    coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0));
+
+-- name: last_lot
+SELECT coalesce(max(id), 0)
+  FROM credit_lots;
+
+-- name: insert_lots
+INSERT INTO credit_lots (
+    id, account_id, pool_id, source_type, source_id, priority, original_micro, available_micro, reserved_micro, consumed_micro,
+    expired_micro, revoked_micro, expires_at_us, metadata, created_at_us)
+VALUES (
+    :lot_id, :account_id, :pool_id, :source_type, :source_id, :priority, :amount_micro, :amount_micro, 0, 0,
+    0, 0, :expires_at_us, :metadata, :now_us);
+
+-- name: find_lot_of_source
+SELECT id, account_id, pool_id, priority, original_micro, expires_at_us
+  FROM credit_lots
+ WHERE source_type = :source_type
+   AND source_id = :source_id;
+
+-- name: expire_lot
+UPDATE credit_lots
+   SET available_micro = 0,
+       expired_micro = expired_micro + available_micro
+ WHERE id = :lot_id;
+
+-- name: lots_due_of_accounts
+-- :account_ids is a JSON array of keys.
+SELECT l.id, l.account_id, l.pool_id, l.available_micro
+  FROM json_each(:account_ids) j
+  JOIN credit_lots l ON l.account_id = j.value
+ WHERE l.available_micro > 0
+   AND l.expires_at_us IS NOT NULL
+   AND l.expires_at_us <= :now_us
+ ORDER BY l.expires_at_us, l.id;
+
+-- name: lots_due
+SELECT id, account_id, pool_id, available_micro
+  FROM credit_lots
+ WHERE available_micro > 0
+   AND expires_at_us IS NOT NULL
+   AND expires_at_us <= :now_us
+ ORDER BY expires_at_us, id
+ LIMIT :count;
+
+-- name: balances_of_accounts
+-- :account_ids is a JSON array of keys.
+SELECT b.account_id, b.pool_id, b.available_micro, b.reserved_micro, b.entry_seq
+  FROM json_each(:account_ids) j
+  JOIN credit_balances b ON b.account_id = j.value;
+
+-- name: insert_entries
+INSERT INTO credit_ledger (
+    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
+    available_after_micro, reserved_after_micro, description, metadata, created_at_us)
+VALUES (
+    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
+    :available_after_micro, :reserved_after_micro, :description, :metadata, :now_us);
+
+-- name: balance_now
+-- What is due and not yet written down is not available.
+SELECT b.pool_id,
+       b.available_micro - coalesce((
+           SELECT sum(l.available_micro)
+             FROM credit_lots l
+            WHERE l.account_id = b.account_id
+              AND l.pool_id = b.pool_id
+              AND l.available_micro > 0
+              AND l.expires_at_us IS NOT NULL
+              AND l.expires_at_us <= :now_us), 0),
+       b.reserved_micro
+  FROM credit_balances b
+ WHERE b.account_id = :account_id
+ ORDER BY b.pool_id;
+
+-- name: debt_now
+SELECT coalesce(sum(original_micro - paid_micro), 0)
+  FROM credit_debts
+ WHERE account_id = :account_id
+   AND paid_micro < original_micro;
+
+-- name: balance_at
+-- The newest entry up to then, less what lots held that had expired by then although that was written down later.
+SELECT e.pool_id,
+       e.available_after_micro - coalesce((
+           SELECT sum(x.available_delta_micro)
+             FROM credit_lots l
+             JOIN credit_ledger x ON x.lot_id = l.id
+            WHERE l.account_id = b.account_id
+              AND l.pool_id = b.pool_id
+              AND l.expires_at_us <= :at_us
+              AND x.created_at_us <= :at_us), 0),
+       e.reserved_after_micro
+  FROM credit_balances b
+  JOIN credit_ledger e
+    ON e.account_id = b.account_id
+   AND e.pool_id = b.pool_id
+   AND e.entry_seq = (
+       SELECT x.entry_seq
+         FROM credit_ledger x
+        WHERE x.account_id = b.account_id
+          AND x.pool_id = b.pool_id
+          AND x.created_at_us <= :at_us
+        ORDER BY x.entry_seq DESC
+        LIMIT 1)
+ WHERE b.account_id = :account_id
+ ORDER BY b.pool_id;
+
+-- name: debt_at
+SELECT coalesce(sum(CASE entry_type WHEN 'debt_incurred' THEN -amount_micro ELSE amount_micro END), 0)
+  FROM credit_ledger
+ WHERE account_id = :account_id
+   AND created_at_us <= :at_us
+   AND entry_type IN ('debt_incurred', 'debt_paid');
+
+-- name: lots_page
+-- Oldest first. A lot that is due shows as expired before that is written down. The state is no index's: a page reads the
+-- lots of one account.
+SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro, available_micro, reserved_micro, consumed_micro,
+       expired_micro, revoked_micro, state, expires_at_us, metadata, created_at_us
+  FROM (
+    SELECT l.id, l.account_id, l.pool_id, l.source_type, l.source_id, l.priority, l.original_micro,
+           iif(l.expires_at_us <= :now_us, 0, l.available_micro) AS available_micro,
+           l.reserved_micro,
+           l.consumed_micro,
+           l.expired_micro + iif(l.expires_at_us <= :now_us, l.available_micro, 0) AS expired_micro,
+           l.revoked_micro,
+           CASE
+               WHEN l.revoked_micro > 0 THEN 'revoked'
+               WHEN l.consumed_micro = l.original_micro THEN 'spent'
+               WHEN l.expires_at_us <= :now_us THEN 'expired'
+               ELSE 'live'
+           END AS state,
+           l.expires_at_us, l.metadata, l.created_at_us
+      FROM credit_lots l
+     WHERE l.account_id = :account_id
+       AND l.id > :after_id)
+ WHERE :state IS NULL OR state = :state
+ ORDER BY id
+ LIMIT :count;
+
+-- name: history_page
+-- Newest first. Pool and type are no index's: the index by account is in the order of the answer. The + keeps the planner
+-- from the index by pool, which would sort.
+SELECT id, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
+       available_after_micro, reserved_after_micro, description, metadata, created_at_us
+  FROM credit_ledger
+ WHERE account_id = :account_id
+   AND (created_at_us, id) < (:before_us, :before_id)
+   AND created_at_us >= :from_us
+   AND (:pool_id IS NULL OR +pool_id = :pool_id)
+   AND (:entry_type IS NULL OR entry_type = :entry_type)
+ ORDER BY created_at_us DESC, id DESC
+ LIMIT :count;

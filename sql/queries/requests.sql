@@ -1,0 +1,36 @@
+-- Idempotency keys and revoked tokens. Their times are the machine's, not the book's.
+
+-- name: find_key
+SELECT fingerprint, status, body
+  FROM idempotency_keys
+ WHERE caller = :caller
+   AND key = :key;
+
+-- name: keep_key
+INSERT INTO idempotency_keys (caller, key, fingerprint, status, body, created_at_us)
+VALUES (:caller, :key, :fingerprint, :status, :body, :real_now_us);
+
+-- name: prune_keys
+-- A slice of what is older than it must be kept.
+DELETE FROM idempotency_keys
+ WHERE id IN (
+    SELECT id
+      FROM idempotency_keys
+     WHERE created_at_us < :before_us
+     ORDER BY created_at_us
+     LIMIT :count);
+
+-- name: revoke_token
+INSERT INTO revoked_tokens (token_id, revoked_at_us)
+VALUES (:token_id, :real_now_us)
+ON CONFLICT (token_id) DO UPDATE
+   SET revoked_at_us = max(revoked_at_us, excluded.revoked_at_us);
+
+-- name: revoked_tokens
+-- The deny list as a service loads it when it starts.
+SELECT token_id, revoked_at_us
+  FROM revoked_tokens;
+
+-- name: prune_tokens
+DELETE FROM revoked_tokens
+ WHERE revoked_at_us < :before_us;

@@ -1,0 +1,83 @@
+"""The application: every route and hook on one screen."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
+
+from minibill import system
+from minibill.auth import revoke as tokens
+from minibill.auth.gate import Gate
+from minibill.auth.scopes import ACCOUNTS_WRITE, CAMPAIGNS_WRITE, GRANTS_WRITE, MINT_WRITE, OPS_WRITE, READ
+from minibill.auth.tokens import TokenVerifier
+from minibill.book import Book
+from minibill.campaigns import routes as campaigns
+from minibill.config import Settings
+from minibill.cursors import Cursors
+from minibill.jobs import run_jobs
+from minibill.ledger import routes as ledger
+from minibill.problems import Problem
+from minibill.web import Call, Handler, Service, public_route, render, route
+
+# Method, path under /admin/billing, handler, scope. {name:str} is what a handler calls a segment.
+ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
+    ("POST", "/accounts", ledger.open_one, ACCOUNTS_WRITE),
+    ("GET", "/accounts", ledger.list_accounts, READ),
+    ("GET", "/accounts/{account_id:str}", ledger.show_account, READ),
+    ("GET", "/accounts/{account_id:str}/balance", ledger.show_balance, READ),
+    ("GET", "/accounts/{account_id:str}/lots", ledger.list_lots, READ),
+    ("GET", "/accounts/{account_id:str}/history", ledger.list_history, READ),
+    ("POST", "/accounts/{account_id:str}/mint", ledger.mint_credits, MINT_WRITE),
+    ("POST", "/campaigns", campaigns.create, CAMPAIGNS_WRITE),
+    ("GET", "/campaigns", campaigns.list_campaigns, READ),
+    ("GET", "/campaigns/{campaign_id:str}", campaigns.show, READ),
+    ("PATCH", "/campaigns/{campaign_id:str}", campaigns.edit, CAMPAIGNS_WRITE),
+    ("POST", "/campaigns/{campaign_id:str}/activate", campaigns.activate, CAMPAIGNS_WRITE),
+    ("POST", "/campaigns/{campaign_id:str}/pause", campaigns.pause, CAMPAIGNS_WRITE),
+    ("POST", "/campaigns/{campaign_id:str}/complete", campaigns.complete, CAMPAIGNS_WRITE),
+    ("POST", "/campaigns/{campaign_id:str}/grants/batch", campaigns.pay, GRANTS_WRITE),
+    ("GET", "/campaigns/{campaign_id:str}/grants", campaigns.list_grants, READ),
+    ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
+    ("GET", "/clock", system.show_clock, READ),
+    ("POST", "/clock/advance", system.advance_clock, OPS_WRITE),
+)
+
+PUBLIC: tuple[tuple[str, Handler], ...] = (
+    ("/health/live", system.live),
+    ("/health/ready", system.ready),
+)
+
+
+def create_app(book: Book, settings: Settings, *, denied_tokens: set[str], has_test_clock: bool = False) -> ASGIApp:
+    """The service on an open book, as an ASGI application; its background jobs run while its lifespan does."""
+    verifier = TokenVerifier(settings)
+    verifier.replace_denied(denied_tokens)
+    service = Service(book, settings, verifier, Cursors(settings), has_test_clock)
+
+    @contextlib.asynccontextmanager
+    async def jobs(_: Litestar) -> AsyncIterator[None]:
+        task = asyncio.create_task(run_jobs(service))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    app = Litestar(
+        route_handlers=_handlers(),
+        request_class=Call,
+        exception_handlers={Problem: render, Exception: render},
+        lifespan=[jobs],
+        openapi_config=None,
+        logging_config=None,
+    )
+    return Gate(app, service)
+
+
+def _handlers() -> list[HTTPRouteHandler]:
+    admin = [route(method, f"/admin/billing{path}", handler, "admin", scope) for method, path, handler, scope in ADMIN]
+    return admin + [public_route(path, handler) for path, handler in PUBLIC]

@@ -1,0 +1,158 @@
+"""The gate: one plain ASGI function around the whole application.
+
+It gives each request its ids, tells who calls, counts requests, and puts on every answer the headers that all have. Who is
+not let in costs nothing more: neither routing nor a body.
+"""
+
+import logging
+import os
+from collections.abc import Iterable
+from itertools import count
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from minibill.auth.rate_limit import Allowance, RateLimit
+from minibill.auth.tokens import Caller, Kind
+from minibill.problems import NotFound, Problem, RateLimited, Unauthorized
+from minibill.web import CONTEXT, Context, Service, as_problem, problem_body
+
+log = logging.getLogger("minibill.auth")
+
+CORRELATION_CHARACTERS_MAX = 128
+
+# Requests without a valid token that one address may send a minute.
+BAD_TOKENS_PER_MINUTE = 60
+
+PREFIXES: dict[str, Kind] = {"/admin/billing": "admin", "/api/internal/billing": "service"}
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Gate:
+    """Wraps the application."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        settings = service.settings
+        self._limits: dict[Kind, RateLimit | None] = {
+            "admin": _limit(settings.admin_rate_per_minute),
+            "service": _limit(settings.service_rate_per_minute),
+        }
+        # 0 turns the limit on admins off, and with it this one.
+        self._bad_tokens = _limit(BAD_TOKENS_PER_MINUTE if settings.admin_rate_per_minute else 0)
+        self._request_ids = (f"req_{os.urandom(6).hex()}{number:x}" for number in count(1))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        headers: Headers = list(scope["headers"])
+        request_id = next(self._request_ids)
+        correlation_id = _correlation_id(headers) or request_id
+        client = scope.get("client")
+        ip = client[0] if client else None
+        common: Headers = [
+            (b"x-request-id", request_id.encode()),
+            (b"x-correlation-id", correlation_id.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"cache-control", b"no-store"),
+        ]
+
+        async def send_with_common(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *common]
+            await send(message)
+
+        try:
+            caller = self._admit(scope["path"], headers, ip, common)
+        except Problem as problem:
+            await _send_problem(problem, request_id, send_with_common)
+            return
+        scope[CONTEXT] = Context(self._service, request_id, correlation_id, ip, caller)  # type: ignore[literal-required]
+        await self._app(scope, receive, send_with_common)
+
+    def _admit(self, path: str, headers: Headers, ip: str | None, common: Headers) -> Caller | None:
+        if "//" in path:
+            # The router would fold it, and what is behind a prefix would be reached past its prefix.
+            raise NotFound("nothing is at this path")
+        kind = _kind(path)
+        if kind is None:
+            return None
+        try:
+            caller = self._service.verifier.verify(kind, _bearer(headers))
+        except Unauthorized:
+            log.warning("refused a token for %s from %s", path, ip)
+            if self._bad_tokens is not None:
+                allowance = self._bad_tokens.count(ip or "")
+                if not allowance.allowed:
+                    common += _rate_headers(allowance)
+                    raise _rate_limited(allowance) from None
+            raise
+        limit = self._limits[kind]
+        if limit is not None:
+            allowance = limit.count(caller.name)
+            common += _rate_headers(allowance)
+            if not allowance.allowed:
+                raise _rate_limited(allowance)
+        return caller
+
+
+def _kind(path: str) -> Kind | None:
+    for prefix, kind in PREFIXES.items():
+        if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+            return kind
+    return None
+
+
+def _limit(per_minute: int) -> RateLimit | None:
+    return RateLimit(per_minute) if per_minute else None
+
+
+def _bearer(headers: Headers) -> str:
+    values = [value for name, value in headers if name == b"authorization"]
+    if len(values) != 1:
+        raise Unauthorized
+    scheme, _, token = values[0].decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorized
+    return token
+
+
+def _correlation_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    for name, value in headers:
+        if name == b"x-correlation-id":
+            good = 1 <= len(value) <= CORRELATION_CHARACTERS_MAX and all(0x21 <= byte <= 0x7E for byte in value)
+            return value.decode() if good else None
+    return None
+
+
+def _rate_headers(allowance: Allowance) -> Headers:
+    return [
+        (b"ratelimit-limit", b"%d" % allowance.limit),
+        (b"ratelimit-remaining", b"%d" % allowance.remaining),
+        (b"ratelimit-reset", b"%d" % allowance.reset_seconds),
+    ]
+
+
+def _rate_limited(allowance: Allowance) -> RateLimited:
+    return RateLimited(
+        f"at most {allowance.limit} requests a minute; try again in {allowance.reset_seconds} s",
+        headers={"Retry-After": str(allowance.reset_seconds)},
+    )
+
+
+async def _send_problem(error: Exception, request_id: str, send: Send) -> None:
+    problem = as_problem(error)
+    body = problem_body(problem, request_id)
+    headers: Headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(body)),
+        *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
+    ]
+    start: Any = {"type": "http.response.start", "status": problem.status, "headers": headers}
+    end: Any = {"type": "http.response.body", "body": body, "more_body": False}
+    await send(start)
+    await send(end)

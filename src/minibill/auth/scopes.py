@@ -1,0 +1,13 @@
+"""What a token may do. Source: contract, section 2."""
+
+READ = "admin:billing:read"
+ACCOUNTS_WRITE = "admin:accounts:write"
+MINT_WRITE = "admin:mint:write"
+CAMPAIGNS_WRITE = "admin:campaigns:write"
+GRANTS_WRITE = "admin:grants:write"
+DISCOUNTS_WRITE = "admin:discounts:write"
+OPS_WRITE = "admin:ops:write"
+
+EVERYTHING = "admin:*"
+
+ALL_SCOPES = (READ, ACCOUNTS_WRITE, MINT_WRITE, CAMPAIGNS_WRITE, GRANTS_WRITE, DISCOUNTS_WRITE, OPS_WRITE, EVERYTHING)

@@ -1,0 +1,189 @@
+"""Tokens: signing them, and whether one is good. Any defect is the same `Unauthorized`.
+
+A verified token is remembered by its hash until it expires; what can change meanwhile (the time, the deny list) is checked
+on every use. Checking the signature of a small token takes about 28 µs, finding it here about 1.
+"""
+
+import hashlib
+import re
+import uuid
+from collections import OrderedDict
+from typing import Any, Literal, NamedTuple
+
+import jwt
+
+from minibill.auth.scopes import EVERYTHING
+from minibill.clock import US_PER_SECOND, real_now_us
+from minibill.config import Settings
+from minibill.problems import Unauthorized
+
+CLOCK_SKEW_SECONDS = 30
+SERVICE_TOKEN_MAX_TTL = 300
+SERVICE_AUDIENCE = "arrakis-internal"
+SUBJECT_CHARACTERS_MAX = 128
+
+# Before any cryptography: three base64url parts, and no more than a header line should hold.
+_TOKEN_CHARACTERS_MAX = 4_096
+_SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+_HEADER_MEMBERS = {"alg", "typ", "kid"}
+
+# Verified tokens that are remembered: a few per caller; the oldest goes first.
+_REMEMBERED_MAX = 4_096
+
+Kind = Literal["admin", "service"]
+
+
+class Caller(NamedTuple):
+    """Who calls, by a token that was verified."""
+
+    kind: Kind
+    sub: str
+    token_id: str | None
+    scopes: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """Unique over both kinds: idempotency keys and rate limits go by it."""
+        return f"{self.kind}:{self.sub}"
+
+    def may(self, scope: str) -> bool:
+        """Whether the token allows this."""
+        return scope in self.scopes or EVERYTHING in self.scopes
+
+
+class _Verified(NamedTuple):
+    caller: Caller
+    not_before_s: int
+    expires_s: int
+
+
+class _Door(NamedTuple):
+    """What tokens of one kind must be."""
+
+    kind: Kind
+    keys: list[bytes]
+    issuer: str
+    audience: str
+    max_ttl: int
+
+
+class TokenVerifier:
+    """Tells good tokens from others; keeps the deny list."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._doors = {
+            "admin": _Door(
+                "admin",
+                _keys(settings.admin_secret, settings.admin_secret_previous),
+                settings.admin_issuer,
+                settings.admin_audience,
+                settings.admin_token_max_ttl,
+            ),
+            "service": _Door(
+                "service",
+                _keys(settings.internal_secret, settings.internal_secret_previous),
+                settings.internal_issuer,
+                SERVICE_AUDIENCE,
+                SERVICE_TOKEN_MAX_TTL,
+            ),
+        }
+        self._remembered: OrderedDict[tuple[Kind, bytes], _Verified] = OrderedDict()
+        self._denied: set[str] = set()
+
+    def deny(self, token_id: str) -> None:
+        """From now on tokens with this id are refused."""
+        self._denied.add(token_id)
+
+    def replace_denied(self, token_ids: set[str]) -> None:
+        """Takes over the deny list as the database has it."""
+        self._denied = token_ids
+
+    def verify(self, kind: Kind, token: str) -> Caller:
+        """Who this token speaks for; raises `Unauthorized` for any defect, without saying which."""
+        if len(token) > _TOKEN_CHARACTERS_MAX:
+            raise Unauthorized
+        place = (kind, hashlib.sha256(token.encode()).digest())
+        verified = self._remembered.get(place)
+        if verified is None:
+            verified = self._check(self._doors[kind], token)
+            self._remembered[place] = verified
+            if len(self._remembered) > _REMEMBERED_MAX:
+                self._remembered.popitem(last=False)
+        now_s = real_now_us() // US_PER_SECOND
+        live = verified.not_before_s - CLOCK_SKEW_SECONDS <= now_s < verified.expires_s + CLOCK_SKEW_SECONDS
+        if not live or verified.caller.token_id in self._denied:
+            self._remembered.pop(place, None)
+            raise Unauthorized
+        return verified.caller
+
+    def _check(self, door: _Door, token: str) -> _Verified:
+        claims = _signed_claims(door, token)
+        # PyJWT accepts times as text and floats; here they are integers.
+        times = [claims["exp"], claims["iat"], claims.get("nbf", 0)]
+        if not all(type(time) is int for time in times):
+            raise Unauthorized
+        expires_s, issued_s, not_before_s = times
+        if expires_s - issued_s > door.max_ttl:
+            raise Unauthorized
+        sub, token_id = claims["sub"], claims.get("jti")
+        if not _is_text(sub) or not sub.strip() or len(sub) > SUBJECT_CHARACTERS_MAX:
+            raise Unauthorized
+        if token_id is not None and not _is_text(token_id):
+            raise Unauthorized
+        scopes = _scopes(claims) if door.kind == "admin" else frozenset[str]()
+        caller = Caller(door.kind, sub, token_id, scopes)
+        return _Verified(caller, max(not_before_s, issued_s), expires_s)
+
+
+def sign_token(settings: Settings, kind: Kind, *, sub: str, scopes: list[str], ttl: int) -> str:
+    """A token that `TokenVerifier` accepts for `ttl` seconds from now."""
+    now_s = real_now_us() // US_PER_SECOND
+    claims: dict[str, Any] = {"sub": sub, "iat": now_s, "exp": now_s + ttl, "jti": uuid.uuid4().hex}
+    if kind == "admin":
+        claims |= {"iss": settings.admin_issuer, "aud": settings.admin_audience, "scopes": scopes}
+        return jwt.encode(claims, settings.admin_secret, algorithm="HS256")
+    claims |= {"iss": settings.internal_issuer, "aud": SERVICE_AUDIENCE}
+    return jwt.encode(claims, settings.internal_secret, algorithm="HS256")
+
+
+def _keys(secret: str, previous: str | None) -> list[bytes]:
+    return [text.encode() for text in (secret, previous) if text is not None]
+
+
+def _signed_claims(door: _Door, token: str) -> dict[str, Any]:
+    if not _SHAPE.fullmatch(token):
+        raise Unauthorized
+    for key in door.keys:
+        try:
+            if not jwt.get_unverified_header(token).keys() <= _HEADER_MEMBERS:
+                break
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=["HS256"],
+                issuer=door.issuer,
+                audience=door.audience,
+                leeway=CLOCK_SKEW_SECONDS,
+                options={"require": ["sub", "iss", "aud", "exp", "iat"], "strict_aud": True},
+            )
+        except jwt.InvalidSignatureError:
+            continue
+        # PyJWT lets errors of int() and of JSON types through for claims of odd types; a defect is a defect.
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+            break
+        return claims
+    raise Unauthorized
+
+
+def _is_text(value: object) -> bool:
+    """A string that can be stored: no NUL, no half of a surrogate pair."""
+    return type(value) is str and "\x00" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _scopes(claims: dict[str, Any]) -> frozenset[str]:
+    listed, text = claims.get("scopes"), claims.get("scope")
+    if listed is not None and not (type(listed) is list and all(type(scope) is str for scope in listed)):
+        raise Unauthorized
+    if text is not None and type(text) is not str:
+        raise Unauthorized
+    return frozenset(listed or ()) | frozenset((text or "").split())

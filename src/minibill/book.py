@@ -1,0 +1,153 @@
+"""The book: the one object that owns a database file, and the one way in.
+
+HTTP routes, the command line and the tests all write through `Book.write` and read through `Book.readers`, so that
+idempotency, dry runs and the audit log are in one place and hold for every write.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import msgspec
+
+from minibill import audit, idempotency
+from minibill.audit import Origin
+from minibill.auth.tokens import Caller
+from minibill.campaigns.lifecycle import expire_campaigns
+from minibill.clock import Clock
+from minibill.db.connect import FileLock, open_writer
+from minibill.db.migrate import migrate
+from minibill.db.queries import queries
+from minibill.db.readers import Readers
+from minibill.db.sqlite import sqlite3
+from minibill.db.writer import Writer
+from minibill.ledger.settle import sweep
+from minibill.outcome import Outcome
+from minibill.wire import encode
+
+LEDGER = queries("ledger")
+REQUESTS = queries("requests")
+
+
+class Written(NamedTuple):
+    """The answer of a write, as bytes of JSON; `replayed` when it was given before."""
+
+    status: int
+    body: bytes
+    replayed: bool
+
+
+class Book:
+    """An open database file: locked to this process, migrated, with its writer and readers. Made by `Book.open`."""
+
+    def __init__(
+        self, path: Path, lock: FileLock, conn: sqlite3.Connection, writer: Writer, readers: Readers, clock: Clock
+    ) -> None:
+        self.path = path
+        self.clock = clock
+        self.readers = readers
+        self.writer = writer
+        self._lock = lock
+        self._conn = conn
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        on_unknown_outcome: Callable[[BaseException], None] | None = None,
+    ) -> "Book":
+        """Opens, and makes or migrates where needed.
+
+        Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
+        when it is newer than this minibill. When a commit fails with an unknown outcome the process ends, unless
+        `on_unknown_outcome` does something else.
+        """
+        lock = FileLock(path)
+        try:
+            conn = open_writer(path)
+        except BaseException:
+            lock.release()
+            raise
+        try:
+            migrate(conn)
+            clock = clock or Clock()
+            newest = LEDGER.newest_time.one(conn)
+            assert newest is not None
+            clock.not_before(newest[0])
+            readers = await Readers.open(path)
+        except BaseException:
+            conn.close()
+            lock.release()
+            raise
+        writer = Writer(conn, on_unknown_outcome=on_unknown_outcome or _end_the_process)
+        return cls(path, lock, conn, writer, readers, clock)
+
+    async def write(
+        self,
+        operation: Callable[..., Outcome],
+        /,
+        *,
+        caller: Caller,
+        origin: Origin,
+        key: idempotency.Key | None = None,
+        dry_run: bool = False,
+        **arguments: object,
+    ) -> Written:
+        """Runs an operation that writes, and answers once it is on disk.
+
+        With a key, the first success is answered again, byte for byte. A dry run does all of it, adds `"dryRun": true` to the
+        answer and takes everything back. What an admin does is audited. Raises what the operation raises.
+        """
+
+        def run(conn: sqlite3.Connection) -> Written:
+            if key is not None and (kept := idempotency.find(conn, key)) is not None:
+                return Written(kept.status, kept.body, True)
+            now_us = self.clock.now_us()
+            outcome = operation(conn, now_us=now_us, **arguments)
+            body = encode(outcome.answer)
+            if caller.kind == "admin":
+                audit.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=now_us)
+            if key is not None:
+                idempotency.keep(conn, key, idempotency.Kept(outcome.status, body))
+            return Written(outcome.status, body, False)
+
+        written = await self.writer.run(run, keep=not dry_run)
+        return written._replace(body=_with_dry_run(written.body)) if dry_run else written
+
+    async def sweep(self) -> None:
+        """Writes down all that is due, a slice at a time, so that other writes come between."""
+        while await self.writer.run(lambda conn: sweep(conn, now_us=self.clock.now_us())):
+            pass
+        await self.writer.run(lambda conn: expire_campaigns(conn, now_us=self.clock.now_us()))
+
+    async def prune(self) -> None:
+        """Forgets idempotency keys that are older than they must be kept, a slice at a time."""
+        while await self.writer.run(idempotency.prune):
+            pass
+
+    async def denied_tokens(self) -> set[str]:
+        """The ids of the tokens that were revoked."""
+        return {row[0] for row in await self.readers.all(REQUESTS.revoked_tokens)}
+
+    async def close(self) -> None:
+        """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""
+        self.writer.stop()
+        await self.readers.close()
+        self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._conn.close()
+        self._lock.release()
+
+
+def _with_dry_run(body: bytes) -> bytes:
+    """The same object with one more member, so that a dry run answers the very bytes of the real run."""
+    rest = body.rstrip()[:-1]
+    comma = b"" if msgspec.json.decode(body) == {} else b","
+    return rest + comma + b'"dryRun":true}'
+
+
+def _end_the_process(error: BaseException) -> NoReturn:
+    # Nothing may be answered from here on: only opening the file again tells whether the commit happened.
+    os._exit(1)

@@ -1,0 +1,204 @@
+"""Campaigns: create, edit, and the steps of their life. Paying is in grants.py."""
+
+from typing import Any, NamedTuple
+
+from minibill import ids
+from minibill.campaigns import formulas
+from minibill.campaigns.structs import Campaign
+from minibill.clock import format_time
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.outcome import Outcome
+from minibill.problems import (
+    BudgetBelowSpent,
+    CampaignFieldLocked,
+    CampaignNotFound,
+    FieldError,
+    InvalidRequest,
+    InvalidTransition,
+)
+from minibill.wire import optional_raw, optional_time
+
+SQL = queries("campaigns")
+
+ENDED = ("completed", "expired")
+
+# The steps of a campaign's life that a caller can ask for; the sweep and the clock see to `expired`.
+STEPS = {
+    "draft": {"active"},
+    "active": {"paused", "completed"},
+    "paused": {"active", "completed"},
+    "completed": set[str](),
+    "expired": set[str](),
+}
+VERBS = {"activate": "active", "pause": "paused", "complete": "completed"}
+
+EDITABLE_ONCE_ACTIVE = {"name", "description", "budget_micro", "expires_at_us"}
+
+_WIRE_NAMES = {
+    "name": "name",
+    "description": "description",
+    "campaign_type": "campaignType",
+    "budget_micro": "budgetMicro",
+    "grant_formula": "grantFormula",
+    "grant_config": "grantConfig",
+    "pool_id": "poolId",
+    "per_wallet_cap_micro": "perWalletCapMicro",
+    "starts_at_us": "startsAt",
+    "expires_at_us": "expiresAt",
+    "grant_ttl_seconds": "grantTtlSeconds",
+}
+
+
+class CampaignRow(NamedTuple):
+    """A row of `credit_campaigns`."""
+
+    id: int
+    name: str
+    description: str | None
+    campaign_type: str
+    status: str
+    budget_micro: int
+    spent_micro: int
+    grant_formula: str
+    grant_config: str | None
+    pool_id: str
+    per_wallet_cap_micro: int
+    starts_at_us: int | None
+    expires_at_us: int | None
+    grant_ttl_seconds: int | None
+    grant_count: int
+    created_by: str
+    created_at_us: int
+    updated_at_us: int
+
+    def status_at(self, now_us: int) -> str:
+        """What it is at that time: once its end has come it is expired, whether or not that is written down."""
+        over = self.expires_at_us is not None and self.expires_at_us <= now_us
+        return "expired" if over and self.status != "completed" else self.status
+
+
+def create_campaign(
+    conn: sqlite3.Connection,
+    *,
+    created_by: str,
+    now_us: int,
+    **fields: Any,
+) -> Outcome:
+    """Makes a draft. Raises `InvalidRequest` for a config that can't be evaluated and for times that make no sense.
+
+    `fields` are the editable columns of `credit_campaigns`. Source: contract, section 4.
+    """
+    _require_sense(fields, ends_anew=fields["expires_at_us"] is not None, now_us=now_us)
+    row = SQL.create_campaign.one(conn, created_by=created_by, now_us=now_us, **fields)
+    assert row is not None
+    answer = campaign_answer(_load(conn, row[0]), now_us=now_us)
+    return Outcome(201, answer, "campaign.create", "campaign", answer.id, {"campaign": answer})
+
+
+def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[str, Any], now_us: int) -> Outcome:
+    """Changes what `changes` names: anything of a draft, little once it is active, nothing once it has ended.
+
+    Raises `CampaignNotFound`, `CampaignFieldLocked`, `BudgetBelowSpent`, `InvalidRequest`. Source: contract, section 4.
+    """
+    campaign = require_campaign(conn, campaign_id)
+    before = campaign_answer(campaign, now_us=now_us)
+    status = campaign.status_at(now_us)
+    locked = changes.keys() - _editable(status)
+    if locked:
+        names = sorted(_WIRE_NAMES[name] for name in locked)
+        raise CampaignFieldLocked(
+            f"{', '.join(names)} can't be changed while the campaign is {status}", fields=names, campaign_status=status
+        )
+    fields = {name: getattr(campaign, name) for name in _WIRE_NAMES} | changes
+    if fields["budget_micro"] < campaign.spent_micro:
+        raise BudgetBelowSpent(
+            f"the campaign has spent {campaign.spent_micro} micro-units already",
+            budget_micro=str(fields["budget_micro"]),
+            spent_micro=str(campaign.spent_micro),
+        )
+    if changes:
+        _require_sense(fields, ends_anew="expires_at_us" in changes, now_us=now_us)
+        SQL.edit_campaign.run(conn, campaign_id=campaign.id, now_us=now_us, **fields)
+    answer = campaign_answer(_load(conn, campaign.id), now_us=now_us)
+    details = {"changed": sorted(_WIRE_NAMES[name] for name in changes), "before": before, "after": answer}
+    return Outcome(200, answer, "campaign.edit", "campaign", campaign_id, details)
+
+
+def move_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_us: int) -> Outcome:
+    """One step of a campaign's life: `activate`, `pause` or `complete`.
+
+    Raises `CampaignNotFound`, and `InvalidTransition` with `from` and `to`. Source: contract, section 4.
+    """
+    campaign = require_campaign(conn, campaign_id)
+    status, target = campaign.status_at(now_us), VERBS[verb]
+    if target not in STEPS[status]:
+        raise InvalidTransition(status, target)
+    SQL.move_campaign.run(conn, campaign_id=campaign.id, status=target, now_us=now_us)
+    answer = campaign_answer(_load(conn, campaign.id), now_us=now_us)
+    return Outcome(200, answer, f"campaign.{verb}", "campaign", campaign_id, {"from": status, "to": target})
+
+
+def expire_campaigns(conn: sqlite3.Connection, *, now_us: int) -> int:
+    """Writes down which campaigns are over; answers how many."""
+    return SQL.expire_campaigns.run(conn, now_us=now_us).rowcount
+
+
+def require_campaign(conn: sqlite3.Connection, campaign_id: str) -> CampaignRow:
+    """A campaign that must exist; raises `CampaignNotFound`."""
+    key = ids.decode(ids.CAMPAIGN, campaign_id)
+    row = None if key is None else SQL.find_campaign.one(conn, campaign_id=key)
+    if row is None:
+        raise CampaignNotFound(campaign_id)
+    return CampaignRow(*row)
+
+
+def campaign_answer(campaign: CampaignRow, *, now_us: int) -> Campaign:
+    """A campaign as it is answered at that time."""
+    return Campaign(
+        id=ids.encode(ids.CAMPAIGN, campaign.id),
+        name=campaign.name,
+        description=campaign.description,
+        campaign_type=campaign.campaign_type,
+        status=campaign.status_at(now_us),
+        budget_micro=str(campaign.budget_micro),
+        spent_micro=str(campaign.spent_micro),
+        remaining_micro=str(campaign.budget_micro - campaign.spent_micro),
+        grant_formula=campaign.grant_formula,
+        grant_config=optional_raw(campaign.grant_config),
+        pool_id=campaign.pool_id,
+        per_wallet_cap_micro=str(campaign.per_wallet_cap_micro),
+        starts_at=optional_time(campaign.starts_at_us),
+        expires_at=optional_time(campaign.expires_at_us),
+        grant_ttl_seconds=campaign.grant_ttl_seconds,
+        grant_count=campaign.grant_count,
+        created_by=campaign.created_by,
+        created_at=format_time(campaign.created_at_us),
+        updated_at=format_time(campaign.updated_at_us),
+    )
+
+
+def campaign_of_row(row: Row) -> CampaignRow:
+    """The row of a page as a campaign."""
+    return CampaignRow(*row)
+
+
+def _load(conn: sqlite3.Connection, key: int) -> CampaignRow:
+    row = SQL.find_campaign.one(conn, campaign_id=key)
+    assert row is not None
+    return CampaignRow(*row)
+
+
+def _editable(status: str) -> set[str]:
+    if status == "draft":
+        return set(_WIRE_NAMES)
+    return set() if status in ENDED else EDITABLE_ONCE_ACTIVE
+
+
+def _require_sense(fields: dict[str, Any], *, ends_anew: bool, now_us: int) -> None:
+    formulas.build(fields["grant_formula"], fields["grant_config"], per_wallet_cap_micro=fields["per_wallet_cap_micro"])
+    starts_at_us, expires_at_us = fields["starts_at_us"], fields["expires_at_us"]
+    if ends_anew and expires_at_us <= now_us:
+        raise InvalidRequest(FieldError("expiresAt", "expected a time in the future"))
+    if starts_at_us is not None and expires_at_us is not None and expires_at_us <= starts_at_us:
+        raise InvalidRequest(FieldError("expiresAt", "expected a time after startsAt"))

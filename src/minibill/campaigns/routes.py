@@ -1,0 +1,183 @@
+"""Campaigns and grants over HTTP."""
+
+from typing import Any
+
+from litestar import Response
+
+from minibill import ids
+from minibill.campaigns.grants import pay_batch, read_items
+from minibill.campaigns.lifecycle import (
+    SQL,
+    CampaignRow,
+    campaign_answer,
+    create_campaign,
+    edit_campaign,
+    move_campaign,
+)
+from minibill.campaigns.structs import BatchBody, CampaignsQuery, CreateBody, EditBody, Grant, GrantsQuery
+from minibill.clock import format_time
+from minibill.db.queries import Row
+from minibill.ledger.mint import DEFAULT_POOL
+from minibill.problems import CampaignNotFound
+from minibill.web import Call
+from minibill.wire import Decoder, NoBody, Query, json_object, optional_raw, optional_time
+
+_CREATE, _EDIT, _BATCH, _NOTHING = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody), Decoder(NoBody)
+
+DEFAULT_CAP_MICRO = 5_000_000
+
+# An id above every row's.
+_AFTER_ALL = 2**63 - 1
+
+
+async def create(call: Call) -> Response[bytes]:
+    """Makes a campaign, as a draft."""
+    fields = _fields(await call.read(_CREATE))
+    caller = call.context.caller
+    assert caller is not None
+    defaults: dict[str, Any] = {
+        "description": None,
+        "grant_formula": "fixed_amount",
+        "grant_config": None,
+        "pool_id": DEFAULT_POOL,
+        "per_wallet_cap_micro": DEFAULT_CAP_MICRO,
+        "starts_at_us": None,
+        "expires_at_us": None,
+        "grant_ttl_seconds": None,
+    }
+    return await call.write(create_campaign, created_by=caller.sub, **(defaults | fields))
+
+
+async def edit(call: Call) -> Response[bytes]:
+    """Changes what the body names."""
+    changes = _fields(await call.read(_EDIT))
+    return await call.write(edit_campaign, campaign_id=call.segment("campaign_id"), changes=changes)
+
+
+async def activate(call: Call) -> Response[bytes]:
+    """Lets a campaign pay."""
+    return await _move(call, "activate")
+
+
+async def pause(call: Call) -> Response[bytes]:
+    """Stops a campaign from paying, for a while."""
+    return await _move(call, "pause")
+
+
+async def complete(call: Call) -> Response[bytes]:
+    """Ends a campaign."""
+    return await _move(call, "complete")
+
+
+async def list_campaigns(call: Call) -> Response[bytes]:
+    """Campaigns, newest first."""
+    query, position = call.page(CampaignsQuery)
+    [before_id] = position or [_AFTER_ALL]
+    book = call.service.book
+    now_us = book.clock.now_us()
+    values: dict[str, Any] = {"before_id": before_id, "campaign_type": query.campaign_type, "count": query.limit + 1}
+    match query.status:
+        case None:
+            rows = await book.readers.all(SQL.campaigns_page, **values)
+        case "expired":
+            rows = await book.readers.all(SQL.campaigns_page_expired, now_us=now_us, **values)
+        case status:
+            rows = await book.readers.all(SQL.campaigns_page_by_status, status=status, now_us=now_us, **values)
+    return call.page_answer(
+        query, rows, item=lambda row: campaign_answer(CampaignRow(*row), now_us=now_us), position=lambda row: [row[0]]
+    )
+
+
+async def show(call: Call) -> Response[bytes]:
+    """One campaign."""
+    call.parameters(Query)
+    campaign = await _require_campaign(call)
+    return call.answer(campaign_answer(campaign, now_us=call.service.book.clock.now_us()))
+
+
+async def pay(call: Call) -> Response[bytes]:
+    """Pays a batch of grants, each account once."""
+    body = await call.read(_BATCH)
+    return await call.write(
+        pay_batch,
+        campaign_id=call.segment("campaign_id"),
+        items=read_items(body),
+        force=bool(body.force),
+        ceiling_micro=call.service.settings.ceiling_micro,
+    )
+
+
+async def list_grants(call: Call) -> Response[bytes]:
+    """The grants of a campaign, in the order in which they were paid."""
+    query, position = call.page(GrantsQuery)
+    [after_id] = position or [0]
+    campaign = await _require_campaign(call)
+    readers = call.service.book.readers
+    values: dict[str, Any] = {"campaign_id": campaign.id, "after_id": after_id, "count": query.limit + 1}
+    if query.account_id is not None:
+        # An id that no account has finds nothing; no key is negative.
+        account_id = ids.decode(ids.ACCOUNT, query.account_id)
+        key = -1 if account_id is None else account_id
+        rows = await readers.all(SQL.grants_page_of_account, account_id=key, status=query.status, **values)
+    elif query.status == "revoked":
+        rows = await readers.all(SQL.grants_page_revoked, **values)
+    else:
+        rows = await readers.all(SQL.grants_page, status=query.status, **values)
+    return call.page_answer(query, rows, item=_grant, position=lambda row: [row[0]])
+
+
+def _fields(body: CreateBody | EditBody) -> dict[str, Any]:
+    """What the body names, by the column that it goes to."""
+    values = {
+        "name": body.name,
+        "description": body.description,
+        "campaign_type": body.campaign_type,
+        "budget_micro": _integer(body.budget_micro),
+        "grant_formula": body.grant_formula,
+        "grant_config": json_object(body.grant_config, "grantConfig"),
+        "pool_id": body.pool_id,
+        "per_wallet_cap_micro": _integer(body.per_wallet_cap_micro),
+        "starts_at_us": _integer(body.starts_at),
+        "expires_at_us": _integer(body.expires_at),
+        "grant_ttl_seconds": body.grant_ttl_seconds,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _integer(value: int | None) -> int | None:
+    return None if value is None else int(value)
+
+
+async def _move(call: Call, verb: str) -> Response[bytes]:
+    await call.read(_NOTHING)
+    return await call.write(move_campaign, campaign_id=call.segment("campaign_id"), verb=verb)
+
+
+async def _require_campaign(call: Call) -> CampaignRow:
+    campaign_id = call.segment("campaign_id")
+    key = ids.decode(ids.CAMPAIGN, campaign_id)
+    row = None if key is None else await call.service.book.readers.one(SQL.find_campaign, campaign_id=key)
+    if row is None:
+        raise CampaignNotFound(campaign_id)
+    return CampaignRow(*row)
+
+
+def _grant(row: Row) -> Grant:
+    (
+        key, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
+        revoked_micro, revoke_reason,
+    ) = row  # fmt: skip
+    return Grant(
+        grant_id=ids.encode(ids.GRANT, key),
+        campaign_id=ids.encode(ids.CAMPAIGN, campaign_id),
+        account_id=ids.encode(ids.ACCOUNT, account_id),
+        lot_id=ids.encode(ids.LOT, lot_id),
+        amount_micro=str(amount_micro),
+        status=status,
+        grant_formula=grant_formula,
+        formula_input=optional_raw(formula_input),
+        created_at=format_time(created_at_us),
+        revoked_at=optional_time(revoked_at_us),
+        revoked_micro=None if revoked_micro is None else str(revoked_micro),
+        revoke_reason=revoke_reason,
+    )

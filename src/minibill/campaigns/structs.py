@@ -1,0 +1,137 @@
+"""The wire of campaigns and grants."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Raw
+
+from minibill.wire import Answer, AnyId, Body, Entity, Micro, PageQuery, PoolId, TimeUs
+
+CampaignType = Literal["reverse_airdrop", "promotional", "loyalty", "referral"]
+CampaignStatus = Literal["draft", "active", "paused", "completed", "expired"]
+Formula = Literal["proportional_loss", "fixed_amount", "tiered"]
+GrantStatus = Literal["granted", "revoked"]
+
+_NO_NUL = r"^[^\x00]*\Z"
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
+LongText = Annotated[str, Meta(max_length=2000, pattern=_NO_NUL)]
+# 100 years.
+GrantTtl = Annotated[int, Meta(ge=1, le=3_153_600_000)]
+
+
+class CreateBody(Body, frozen=True):
+    """A campaign to be; what is left out has the contract's default."""
+
+    name: Name
+    campaign_type: CampaignType
+    budget_micro: Micro
+    description: LongText | None = None
+    grant_formula: Formula | None = None
+    grant_config: Raw = Raw()
+    pool_id: PoolId | None = None
+    per_wallet_cap_micro: Micro | None = None
+    starts_at: TimeUs | None = None
+    expires_at: TimeUs | None = None
+    grant_ttl_seconds: GrantTtl | None = None
+
+
+class EditBody(Body, frozen=True):
+    """What is to change; what is left out stays."""
+
+    name: Name | None = None
+    campaign_type: CampaignType | None = None
+    budget_micro: Micro | None = None
+    description: LongText | None = None
+    grant_formula: Formula | None = None
+    grant_config: Raw = Raw()
+    pool_id: PoolId | None = None
+    per_wallet_cap_micro: Micro | None = None
+    starts_at: TimeUs | None = None
+    expires_at: TimeUs | None = None
+    grant_ttl_seconds: GrantTtl | None = None
+
+
+class GrantItem(Body, frozen=True):
+    """One account to pay, and what decides how much."""
+
+    account_id: AnyId | None = None
+    entity: Entity | None = None
+    amount_micro: Micro | None = None
+    formula_input: Raw = Raw()
+
+
+class BatchBody(Body, frozen=True):
+    """1 to 1,000 grants."""
+
+    grants: Annotated[list[GrantItem], Meta(min_length=1)]
+    force: bool | None = None
+
+
+class CampaignsQuery(PageQuery, frozen=True):
+    status: CampaignStatus | None = None
+    campaign_type: CampaignType | None = None
+
+
+class GrantsQuery(PageQuery, frozen=True):
+    status: GrantStatus | None = None
+    account_id: AnyId | None = None
+
+
+class Campaign(Answer):
+    id: str
+    name: str
+    description: str | None
+    campaign_type: str
+    status: str
+    budget_micro: str
+    spent_micro: str
+    remaining_micro: str
+    grant_formula: str
+    grant_config: Raw | None
+    pool_id: str
+    per_wallet_cap_micro: str
+    starts_at: str | None
+    expires_at: str | None
+    grant_ttl_seconds: int | None
+    grant_count: int
+    created_by: str
+    created_at: str
+    updated_at: str
+
+
+class GrantResult(Answer, omit_defaults=True):
+    """What one item of a batch came to. `grant_id` and `lot_id` are null where nothing was paid."""
+
+    grant_id: str | None
+    account_id: str | None
+    lot_id: str | None
+    amount_micro: str
+    status: str
+    duplicate: bool
+    code: str | None = None
+    reason: str | None = None
+
+
+class BatchResult(Answer):
+    campaign_id: str
+    total_granted: int
+    total_duplicates: int
+    total_skipped: int
+    total_failed: int
+    total_amount_micro: str
+    remaining_micro: str
+    grants: list[GrantResult]
+
+
+class Grant(Answer):
+    grant_id: str
+    campaign_id: str
+    account_id: str
+    lot_id: str
+    amount_micro: str
+    status: str
+    grant_formula: str
+    formula_input: Raw | None
+    created_at: str
+    revoked_at: str | None
+    revoked_micro: str | None
+    revoke_reason: str | None

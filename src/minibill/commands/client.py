@@ -1,0 +1,203 @@
+"""The HTTP client of the commands: one service, one token, JSON both ways. What is asked of the service is the commands' business.
+
+Every POST carries an idempotency key, so that whatever goes wrong on the way, the same request can be sent again.
+"""
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+# Sums to 47 seconds: longer than a restart takes, short enough to sit through.
+BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0)
+# Whoever never answered is more likely a wrong URL than a service that is just starting.
+UNMET_TRIES_MAX = 3
+# The rate limit counts by the minute. Who is told to wait much longer should hear of it.
+RETRY_AFTER_MAX_S = 120
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+
+_BUSY_STATUSES = frozenset({429, 502, 503, 504})
+_STANDARD_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "code", "requestId", "errors"})
+_URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?", re.IGNORECASE)
+_TOKEN = re.compile(r"[!-~]+")
+
+
+class ServiceError(Exception):
+    """A request came to nothing; the message is one line for the user."""
+
+
+class ServiceUnreachable(ServiceError):
+    """No answer, or none that minibill gives. If `may_have_arrived`, what became of the request is not known."""
+
+    def __init__(self, message: str, *, may_have_arrived: bool) -> None:
+        super().__init__(message)
+        self.may_have_arrived = may_have_arrived
+
+
+class WrongAccess(ServiceError):
+    """The URL or the token can't be used as it is written. Nothing was sent."""
+
+
+class ServiceRefusal(ServiceError):
+    """The service said no, and nothing changed: its problem+json."""
+
+    def __init__(
+        self, *, code: str, status: int, detail: str, errors: list[tuple[str, str]], problem: dict[str, Any]
+    ) -> None:
+        super().__init__(f"{code} ({status}): {detail}")
+        self.code = code
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.problem = problem
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The members that explain this refusal, beyond those that every problem has."""
+        return {name: value for name, value in self.problem.items() if name not in _STANDARD_MEMBERS}
+
+    @property
+    def is_of_access(self) -> bool:
+        """The token is the trouble, not what was asked for."""
+        return self.status in (401, 403)
+
+
+class Service:
+    """A running minibill, as one admin sees it.
+
+    `on_wait` hears of each wait before it begins: seconds, and the reason in a few words.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        token: str,
+        on_wait: Callable[[float, str], None],
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._base = _checked_url(url) + "/admin/billing"
+        self._on_wait = on_wait
+        self._sleep = sleep
+        self._met = False
+        # No proxies or .netrc from the environment: a token goes where --url says and nowhere else.
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {_checked_token(token)}", "User-Agent": "minibill-cli"},
+            timeout=TIMEOUT,
+            transport=transport,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON object at a path under /admin/billing."""
+        return self._ask("GET", path, body=None, headers={}, dry_run=False)
+
+    def post(self, path: str, body: bytes = b"{}", *, dry_run: bool = False) -> dict[str, Any]:
+        """Sends a JSON body, under one idempotency key however often it has to be sent, and answers the JSON object that comes back."""
+        headers = {"Content-Type": "application/json", "Idempotency-Key": uuid.uuid4().hex}
+        return self._ask("POST", path, body=body, headers=headers, dry_run=dry_run)
+
+    def _ask(
+        self, method: str, path: str, *, body: bytes | None, headers: Mapping[str, str], dry_run: bool
+    ) -> dict[str, Any]:
+        tries, may_have_arrived = 0, False
+        while True:
+            tries += 1
+            try:
+                response = self._http.request(
+                    method,
+                    self._base + path,
+                    content=body,
+                    headers=headers,
+                    params={"dryRun": "true"} if dry_run else None,
+                )
+            except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError) as error:
+                raise WrongAccess(f"{self._base} can't be asked: {error}") from None
+            except httpx.RequestError as error:
+                may_have_arrived |= not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+                if tries >= (len(BACKOFF_S) + 1 if self._met else UNMET_TRIES_MAX):
+                    message = f"{self._base} can't be reached: {_reason(error)}"
+                    raise ServiceUnreachable(message, may_have_arrived=may_have_arrived) from None
+                self._wait(BACKOFF_S[tries - 1], "the service can't be reached")
+                continue
+            self._met = True
+            retry_after_s = _retry_after_s(response)
+            if response.status_code in _BUSY_STATUSES and tries <= len(BACKOFF_S) and retry_after_s <= RETRY_AFTER_MAX_S:
+                reason = "rate limit" if response.status_code == 429 else "the service is busy"
+                self._wait(max(BACKOFF_S[tries - 1], retry_after_s), reason)
+                continue
+            return self._answer(response)
+
+    def _wait(self, seconds: float, reason: str) -> None:
+        self._on_wait(seconds, reason)
+        self._sleep(seconds)
+
+    def _answer(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            answer = msgspec.json.decode(response.content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            answer = None
+        if isinstance(answer, dict):
+            if response.is_success:
+                return answer
+            if isinstance(answer.get("code"), str):
+                raise _refusal(response.status_code, answer)
+        raise ServiceUnreachable(
+            f"{self._base} does not answer like minibill (status {response.status_code}); is the URL right?",
+            may_have_arrived=True,
+        )
+
+
+def _checked_url(url: str) -> str:
+    if not _URL.fullmatch(url):
+        raise WrongAccess(f"{url!r} is no URL of a service: expected something like http://127.0.0.1:8080")
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise WrongAccess(f"{url!r} is no URL of a service: {error}") from None
+    return url.rstrip("/")
+
+
+def _checked_token(token: str) -> str:
+    # Never in the message: it would end up in logs.
+    if not _TOKEN.fullmatch(token.strip()):
+        raise WrongAccess("the token is empty or has characters that no token has; `minibill token` prints a good one")
+    return token.strip()
+
+
+def _retry_after_s(response: httpx.Response) -> int:
+    text = response.headers.get("Retry-After", "")
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
+
+
+def _reason(error: httpx.RequestError) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _refusal(status: int, problem: dict[str, Any]) -> ServiceRefusal:
+    errors = problem.get("errors")
+    return ServiceRefusal(
+        code=problem["code"],
+        status=status,
+        detail=str(problem.get("detail") or problem.get("title") or "no reason given"),
+        errors=[
+            (str(error.get("path", "")), str(error.get("message", "")))
+            for error in (errors if isinstance(errors, list) else [])
+            if isinstance(error, dict)
+        ],
+        problem=problem,
+    )

@@ -1,0 +1,194 @@
+"""`minibill serve`: the service on one database file, until it is told to stop."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+import uvicorn
+
+from minibill.app import create_app
+from minibill.auth.scopes import EVERYTHING
+from minibill.auth.tokens import sign_token
+from minibill.book import Book
+from minibill.config import SETTINGS, ConfigurationError, Settings, read_settings, unknown_variables
+from minibill.db.connect import DatabaseLocked, NotABook
+from minibill.db.migrate import MigrationRefused
+from minibill.db.sqlite import SqliteTooOld
+
+# Requests that are under way have this long when the service stops; closing the book has the rest of the 10 s.
+STOP_SECONDS = 8
+
+# Connections that the kernel holds until they are taken on.
+BACKLOG = 2_048
+
+
+def _settings_help() -> str:
+    lines = ["\b", "Settings come from the environment:"]
+    for setting in SETTINGS:
+        default = "no default" if setting.default is None else f"default {setting.default or 'none'}"
+        lines += [f"  {setting.variable} ({setting.unit}; {default})", f"      {setting.reason}"]
+    return "\n".join(lines)
+
+
+_EXAMPLES = """\b
+Examples:
+  minibill serve --dev                       on minibill.db, with secrets and a token made for you
+  minibill serve --db /var/lib/credits.db    needs the two secrets in the environment
+  minibill serve --dev --port 0              on a free port; the first line says which"""
+
+
+@click.command(epilog=f"{_EXAMPLES}\n\n{_settings_help()}")
+@click.option(
+    "--db",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("minibill.db"),
+    envvar="MINIBILL_DB",
+    show_default=True,
+    show_envvar=True,
+    help="The database file; made when it is not there.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    envvar="MINIBILL_HOST",
+    show_default=True,
+    show_envvar=True,
+    help="The address to listen on.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    envvar="MINIBILL_PORT",
+    show_default=True,
+    show_envvar=True,
+    help="0 picks a free one.",
+)
+@click.option("--dev", is_flag=True, help="Make and keep secrets beside the database; print a token and a curl line.")
+@click.option("--test-clock", is_flag=True, help="With --dev: let admins move the book's time forward.")
+def serve(*, db: Path, host: str, port: int, dev: bool, test_clock: bool) -> None:
+    """Serve the HTTP API on one database file.
+
+    Migrates the file first. One process serves a file; a second one is refused. SIGTERM finishes what was taken on.
+    """  # fmt: skip
+    if test_clock and not dev:
+        raise click.UsageError("--test-clock is for development only: add --dev")
+    try:
+        settings = read_settings(_with_dev_secrets(db, os.environ) if dev else os.environ)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from None
+    for name in unknown_variables(os.environ):
+        click.echo(f"warning: {name} is no setting of this minibill; minibill serve --help lists them", err=True)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(_serve(db, host, port, settings, dev=dev, test_clock=test_clock))
+
+
+async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool) -> None:
+    try:
+        book = await Book.open(db)
+    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, OSError) as error:
+        raise click.UsageError(f"can't open {db}: {error}") from None
+    try:
+        listener = _listen(host, port)
+        app = create_app(book, settings, denied_tokens=await book.denied_tokens(), has_test_clock=test_clock)
+        server = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=STOP_SECONDS,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=settings.trusted_proxies or None,
+            )
+        )
+        _announce(listener, settings, dev=dev)
+        await server.serve([listener])
+    finally:
+        await book.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a signal that stops it is not raised again afterwards: a stop that was asked for is a success."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self.handle_exit, signum, None)
+        try:
+            yield
+        finally:
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(signum)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise click.UsageError(f"can't listen on {host} port {port}: {error.strerror}; try another --port") from None
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _announce(listener: socket.socket, settings: Settings, *, dev: bool) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    click.echo(f"minibill is listening on {url}")
+    if dev:
+        token = sign_token(settings, "admin", sub="developer", scopes=[EVERYTHING], ttl=settings.admin_token_max_ttl)
+        click.echo(
+            f"\nAn admin token, good for {settings.admin_token_max_ttl // 60} minutes (minibill token makes another):\n"
+        )
+        click.echo(f"export MINIBILL_URL={url}\nexport MINIBILL_TOKEN={token}\n")
+        click.echo('curl -H "Authorization: Bearer $MINIBILL_TOKEN" $MINIBILL_URL/admin/billing/campaigns')
+    sys.stdout.flush()
+
+
+def _with_dev_secrets(db: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, with secrets kept in `<db>.secrets` where it sets none."""
+    names = ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")
+    return {**dev_secrets(db, names), **environment} if any(name not in environment for name in names) else dict(environment)
+
+
+def dev_secrets(db: Path, names: tuple[str, ...] = ()) -> dict[str, str]:
+    """The secrets kept beside a development database; made for `names` when there are none. Only the owner may read them."""
+    file = db.with_name(db.name + ".secrets")
+    try:
+        kept: dict[str, str] = json.loads(file.read_text("utf-8"))
+        return kept
+    except FileNotFoundError:
+        if not names:
+            return {}
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"can't read {file}: {error}; delete it to have new secrets made") from None
+    made = {name: secrets.token_urlsafe(48) for name in names}
+    try:
+        with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as handle:
+            json.dump(made, handle)
+    except OSError as error:
+        raise ConfigurationError(f"can't keep secrets in {file}: {error.strerror}") from None
+    return made
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

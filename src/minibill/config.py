@@ -1,0 +1,128 @@
+"""Settings: every one with its default, unit and reason, read from the environment once and checked before anything starts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from minibill.money import MAX_MICRO
+
+SECRET_BYTES_MIN = 32
+
+
+class ConfigurationError(Exception):
+    """A setting is missing or wrong; the message says which and what to do."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service goes by. Secrets are never shown."""
+
+    admin_secret: str
+    admin_secret_previous: str | None
+    internal_secret: str
+    internal_secret_previous: str | None
+    admin_issuer: str
+    admin_audience: str
+    internal_issuer: str
+    admin_token_max_ttl: int
+    admin_rate_per_minute: int
+    service_rate_per_minute: int
+    ceiling_micro: int
+    max_body_bytes: int
+    trusted_proxies: str
+
+    def __repr__(self) -> str:
+        return "Settings(…)"
+
+
+class Setting(NamedTuple):
+    """One environment variable: what it means for people, and how its text becomes a value."""
+
+    variable: str
+    field: str
+    default: str | None
+    unit: str
+    reason: str
+    read: Callable[[str], Any]
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
+def _secret(value: str) -> str:
+    if len(value.encode()) < SECRET_BYTES_MIN:
+        raise ValueError(f"must have at least {SECRET_BYTES_MIN} bytes; make one with: openssl rand -base64 48")
+    return value
+
+
+def _whole(lowest: int, highest: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not (value.isascii() and value.isdigit() and len(value) <= 19 and lowest <= int(value) <= highest):
+            raise ValueError(f"must be a whole number from {lowest} to {highest}")
+        return int(value)
+
+    return read
+
+
+SETTINGS = (
+    Setting("BILLING_ADMIN_JWT_SECRET", "admin_secret", None, "text, 32 bytes or more",
+            "signs admin tokens; required unless --dev", _secret),
+    Setting("BILLING_ADMIN_JWT_SECRET_PREV", "admin_secret_previous", "", "text, 32 bytes or more",
+            "the admin secret before, accepted while a rotation is under way", _secret),
+    Setting("BILLING_INTERNAL_JWT_SECRET", "internal_secret", None, "text, 32 bytes or more",
+            "signs service tokens; required unless --dev", _secret),
+    Setting("BILLING_INTERNAL_JWT_SECRET_PREV", "internal_secret_previous", "", "text, 32 bytes or more",
+            "the service secret before, accepted while a rotation is under way", _secret),
+    Setting("MINIBILL_ADMIN_JWT_ISSUER", "admin_issuer", "arrakis-admin", "text",
+            "the iss that admin tokens must have", _text),
+    Setting("MINIBILL_ADMIN_JWT_AUDIENCE", "admin_audience", "arrakis-billing-admin", "text",
+            "the aud that admin tokens must have", _text),
+    Setting("MINIBILL_INTERNAL_JWT_ISSUER", "internal_issuer", "loa-finn", "text",
+            "the iss that service tokens must have", _text),
+    Setting("MINIBILL_ADMIN_TOKEN_MAX_TTL", "admin_token_max_ttl", "3600", "seconds",
+            "an admin token made to live longer is refused: a stolen one is of use no longer", _whole(1, 31_536_000)),
+    Setting("MINIBILL_ADMIN_RATE_PER_MINUTE", "admin_rate_per_minute", "30", "requests a minute",
+            "per admin; 0 turns this limit and the one on bad tokens off", _whole(0, 1_000_000)),
+    Setting("MINIBILL_SERVICE_RATE_PER_MINUTE", "service_rate_per_minute", "0", "requests a minute",
+            "per service; 0 for no limit", _whole(0, 100_000_000)),
+    Setting("MINIBILL_CEILING_MICRO", "ceiling_micro", "1000000000000", "micro-units",
+            "the most that one request may move: a slip of the decimal point stops here", _whole(1, MAX_MICRO)),
+    Setting("MINIBILL_MAX_BODY_BYTES", "max_body_bytes", "1048576", "bytes",
+            "a larger request body is refused: memory is bounded; a batch of 1,000 grants takes about 100 KiB",
+            _whole(1, 1_073_741_824)),
+    Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
+            "whose X-Forwarded-For is believed; by default nobody's", _text),
+)  # fmt: skip
+
+# Read elsewhere, so not misspelt: the command line's own, and settings of commands.
+OTHER_VARIABLES = {"MINIBILL_DB", "MINIBILL_HOST", "MINIBILL_PORT", "MINIBILL_URL", "MINIBILL_TOKEN"}
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings of an environment. Raises `ConfigurationError` for the first that is missing or wrong."""
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        given = environment.get(setting.variable)
+        if given is None and setting.default is None:
+            raise ConfigurationError(
+                f"{setting.variable} is not set: give it a secret of {SECRET_BYTES_MIN} bytes or more "
+                "(openssl rand -base64 48), or use --dev to have one made"
+            )
+        text = setting.default if given is None else given
+        if text == "" and setting.default == "":
+            values[setting.field] = "" if setting.field == "trusted_proxies" else None
+            continue
+        try:
+            values[setting.field] = setting.read(text or "")
+        except ValueError as error:
+            raise ConfigurationError(f"{setting.variable} {error}") from None
+    return Settings(**values)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none: most likely misspelt."""
+    known = {setting.variable for setting in SETTINGS} | OTHER_VARIABLES
+    return sorted(name for name in environment if name.startswith(("MINIBILL_", "BILLING_")) and name not in known)

@@ -1,0 +1,115 @@
+"""Opening the file: the connections of the writer and the readers, and the lock that keeps it to one process."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TextIO
+
+from minibill.db.sqlite import require_floor, sqlite3
+
+# "mbil": a file that is some other program's SQLite database is not opened.
+APPLICATION_ID = 0x6D62696C
+
+# How long a statement waits for a lock that another program holds on the file.
+BUSY_TIMEOUT_MS = 5_000
+
+# Pages that the writer keeps in memory, in KiB; the default of 2 MiB makes large batches read their indexes again.
+WRITER_CACHE_KIB = 32_768
+READER_CACHE_KIB = 4_096
+
+# Statements kept prepared per connection: more than the project has.
+CACHED_STATEMENTS = 256
+
+
+class NotABook(Exception):
+    """The file is there, but it is not a minibill database."""
+
+
+class DatabaseLocked(Exception):
+    """Another process serves this file."""
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The one connection that writes: WAL, full sync, foreign keys, explicit transactions.
+
+    Raises `NotABook` when the file is no database or another program's.
+    """
+    require_floor()
+    conn = sqlite3.connect(
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        cached_statements=CACHED_STATEMENTS,
+    )
+    try:
+        _refuse_other_files(conn, path)
+        conn.execute("PRAGMA journal_mode = WAL")
+        conn.execute("PRAGMA synchronous = FULL")
+        conn.execute("PRAGMA foreign_keys = ON")
+        conn.execute("PRAGMA recursive_triggers = ON")
+        conn.execute("PRAGMA trusted_schema = OFF")
+        conn.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
+    except sqlite3.DatabaseError as error:
+        conn.close()
+        if "not a database" in str(error):
+            raise NotABook(f"{path} is not an SQLite database") from error
+        raise
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that can't write and never checkpoints."""
+    conn = sqlite3.connect(
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        cached_statements=CACHED_STATEMENTS,
+    )
+    conn.execute("PRAGMA query_only = 1")
+    conn.execute("PRAGMA wal_autocheckpoint = 0")
+    conn.execute("PRAGMA trusted_schema = OFF")
+    conn.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
+    return conn
+
+
+def _refuse_other_files(conn: sqlite3.Connection, path: Path) -> None:
+    application_id = conn.execute("PRAGMA application_id").fetchone()[0]
+    if application_id == APPLICATION_ID:
+        return
+    tables = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if application_id != 0 or tables:
+        raise NotABook(f"{path} is an SQLite database of another program; name another file with --db")
+
+
+class FileLock:
+    """An exclusive lock on `<file>.lock`, held for the life of the process.
+
+    The lock lies beside the database and not on it, because closing a second descriptor of the database file would drop
+    SQLite's own locks. Links are resolved first, so that two names of one file are one lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises `DatabaseLocked` when another process holds it."""
+        real = Path(os.path.realpath(path))
+        self._file: TextIO = real.with_name(real.name + ".lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise DatabaseLocked(
+                f"{path} is already served by process {holder}; stop it first, or name another file with --db"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Lets go; the lock file itself stays, since removing it would let two processes lock different files."""
+        self._file.close()

@@ -1,0 +1,126 @@
+"""Migrations: `sql/migrations/NNNN_name.sql`, forward only, each in one transaction with its record and checksum.
+
+`python -m minibill.db.migrate` prints what the migrations come to: sql/schema.sql.
+"""
+
+import hashlib
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from minibill.db.connect import APPLICATION_ID
+from minibill.db.queries import sql_folder
+from minibill.db.sqlite import sqlite3
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version       INTEGER PRIMARY KEY,
+    name          TEXT NOT NULL,
+    checksum      TEXT NOT NULL,
+    applied_at_us INTEGER NOT NULL
+) STRICT;
+"""
+
+
+class Migration(NamedTuple):
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+class MigrationRefused(Exception):
+    """The file was migrated by other migrations than these."""
+
+
+def all_migrations() -> list[Migration]:
+    """The migrations of this version of minibill, in order."""
+    found = []
+    for file in sorted((sql_folder() / "migrations").glob("*.sql")):
+        version, _, name = file.stem.partition("_")
+        found.append(Migration(int(version), name, file.read_text("utf-8")))
+    return found
+
+
+def migrate(conn: sqlite3.Connection) -> list[Migration]:
+    """Brings the file to this version's schema; answers the migrations that were applied now.
+
+    Raises `MigrationRefused` when the file knows a migration that this version does not have, or with another text.
+    """
+    known = all_migrations()
+    applied = _applied(conn)
+    for version, (name, checksum) in applied.items():
+        mine = next((migration for migration in known if migration.version == version), None)
+        if mine is None:
+            raise MigrationRefused(f"the database is newer: it has migration {version} ({name}); use a newer minibill")
+        if mine.checksum != checksum:
+            raise MigrationRefused(f"migration {version} ({name}) of this database has another text than this minibill's")
+    pending = [migration for migration in known if migration.version not in applied]
+    for migration in pending:
+        _apply(conn, migration)
+    return pending
+
+
+def schema_of(conn: sqlite3.Connection) -> str:
+    """Every statement that makes up the schema, in the order in which it was made, comments and all."""
+    statements = conn.execute(
+        "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+    ).fetchall()
+    return "".join(f"{sql};\n\n" for (sql,) in statements)
+
+
+def _applied(conn: sqlite3.Connection) -> dict[int, tuple[str, str]]:
+    there = conn.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations'").fetchone()
+    if not there:
+        return {}
+    rows = conn.execute("SELECT version, name, checksum FROM schema_migrations ORDER BY version").fetchall()
+    return {version: (name, checksum) for version, name, checksum in rows}
+
+
+def _apply(conn: sqlite3.Connection, migration: Migration) -> None:
+    # executescript commits what is open before it begins, so the transaction is part of its text. The time of a migration
+    # is the machine's, not the book's: nothing in the book depends on it.
+    applied_at_us = time.time_ns() // 1000
+    record = (
+        f"INSERT INTO schema_migrations VALUES ({migration.version}, '{_plain(migration.name)}', "
+        f"'{migration.checksum}', {applied_at_us});"
+    )
+    script = f"BEGIN IMMEDIATE;\n{_TABLE}\nPRAGMA application_id = {APPLICATION_ID};\n{migration.sql}\n{record}\nCOMMIT;"
+    try:
+        conn.executescript(script)
+    except BaseException:
+        if conn.in_transaction:
+            conn.rollback()
+        raise
+
+
+def _plain(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise ValueError(f"a migration's name is lower-case letters, digits and underscores, not {name!r}")
+    return name
+
+
+def migrate_file(path: Path) -> list[Migration]:
+    """Opens, migrates and closes a file; makes it when it is not there."""
+    from minibill.db.connect import open_writer
+
+    conn = open_writer(path)
+    try:
+        return migrate(conn)
+    finally:
+        conn.close()
+
+
+def _print_schema() -> None:
+    conn = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(conn)
+    print("-- Generated from sql/migrations by `make schema`: what a database of this version holds.\n")
+    print(schema_of(conn).rstrip())
+
+
+if __name__ == "__main__":
+    _print_schema()

@@ -1,0 +1,33 @@
+"""Which SQLite: the one module that chooses it. Everything else says `from minibill.db.sqlite import sqlite3`.
+
+Versions before 3.51.3 can corrupt a database when the WAL is reset, and before 3.51.0 a stray open and close of the file
+by the same process drops its locks. Python's own library is taken when it is new enough, else the one in `pysqlite3`.
+"""
+
+import sqlite3 as _standard
+from typing import TYPE_CHECKING
+
+FLOOR = (3, 51, 3)
+
+if TYPE_CHECKING:
+    import sqlite3 as sqlite3
+elif _standard.sqlite_version_info >= FLOOR:
+    sqlite3 = _standard
+else:
+    import pysqlite3.dbapi2 as sqlite3
+
+VERSION = sqlite3.sqlite_version
+
+
+class SqliteTooOld(Exception):
+    """No SQLite at or above the floor is installed."""
+
+
+def require_floor() -> None:
+    """Raises `SqliteTooOld` when the chosen library is below the floor; called before any file is opened."""
+    if sqlite3.sqlite_version_info < FLOOR:
+        floor = ".".join(map(str, FLOOR))
+        raise SqliteTooOld(
+            f"SQLite {VERSION} is below {floor}, which does not lose committed data; "
+            "install a newer pysqlite3 (pip install -U pysqlite3)"
+        )

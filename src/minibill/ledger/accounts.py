@@ -1,0 +1,59 @@
+"""Accounts: one per entity, opened once."""
+
+from minibill import ids
+from minibill.clock import format_time
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.structs import Account
+from minibill.outcome import Outcome
+from minibill.problems import AccountNotFound
+from minibill.wire import encode
+
+SQL = queries("accounts")
+
+
+def open_account(conn: sqlite3.Connection, *, entity_type: str, entity_id: str, now_us: int) -> Outcome:
+    """Opens the account of an entity; 200 with the existing one when there is one. Source: contract, section 3."""
+    row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
+    status = 200
+    if row is None:
+        opened = SQL.open_account.one(conn, entity_type=entity_type, entity_id=entity_id, now_us=now_us)
+        assert opened is not None
+        row = (opened[0], entity_type, entity_id, now_us)
+        status = 201
+    answer = account_answer(row)
+    details = {"entityType": entity_type, "entityId": entity_id, "existed": status == 200}
+    return Outcome(status, answer, "account.open", "account", answer.id, details)
+
+
+def require_account(conn: sqlite3.Connection, account_id: str) -> int:
+    """The key of an account that must exist; raises `AccountNotFound`."""
+    key = ids.decode(ids.ACCOUNT, account_id)
+    if key is None or SQL.find_account.one(conn, account_id=key) is None:
+        raise AccountNotFound(account_id)
+    return key
+
+
+def account_answer(row: Row) -> Account:
+    """An account as it is answered, from `id, entity_type, entity_id, created_at_us`."""
+    key, entity_type, entity_id, created_at_us = row
+    return Account(ids.encode(ids.ACCOUNT, key), entity_type, entity_id, format_time(created_at_us))
+
+
+def existing_accounts(conn: sqlite3.Connection, keys: list[int]) -> set[int]:
+    """Which of these keys are accounts."""
+    return {key for (key,) in SQL.which_accounts_exist.all(conn, account_ids=encode(keys).decode())}
+
+
+def accounts_of_entities(conn: sqlite3.Connection, entities: list[tuple[str, str]]) -> dict[int, int]:
+    """The keys of the accounts of (type, id) pairs, by the place of the pair; entities without account are left out."""
+    return dict(SQL.accounts_of_entities.all(conn, entities=encode(entities).decode()))
+
+
+def open_accounts(conn: sqlite3.Connection, entities: list[tuple[str, str]], *, now_us: int) -> list[int]:
+    """Opens accounts for entities that have none; answers their keys in the same order."""
+    row = SQL.last_account.one(conn)
+    assert row is not None
+    first: int = row[0] + 1
+    SQL.open_accounts.many(conn, [(key, kind, name, now_us) for key, (kind, name) in enumerate(entities, first)])
+    return list(range(first, first + len(entities)))

@@ -1,0 +1,182 @@
+"""Minting: a new lot of credits, and the entry that brings it into the balance."""
+
+from typing import NamedTuple
+
+from minibill import ids
+from minibill.clock import US_PER_SECOND
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.accounts import require_account
+from minibill.ledger.posting import EMPTY, Balances, Movement, PoolBalance, load_balances, post
+from minibill.ledger.settle import settle
+from minibill.ledger.structs import Minted, PoolAmounts
+from minibill.money import MAX_MICRO
+from minibill.outcome import Outcome
+from minibill.problems import AmountTooLarge, FieldError, InvalidRequest, SourceAlreadyCredited
+from minibill.wire import optional_time
+
+SQL = queries("ledger")
+
+DEFAULT_POOL = "general"
+DEFAULT_PRIORITY = 50
+
+
+class NewLot(NamedTuple):
+    """A lot to be made; `amount_micro` is positive, `expires_at_us` None for never."""
+
+    account_id: int
+    pool_id: str
+    source_type: str
+    source_id: str | None
+    priority: int
+    amount_micro: int
+    expires_at_us: int | None
+    description: str | None = None
+    metadata: str | None = None
+
+
+def mint(
+    conn: sqlite3.Connection,
+    *,
+    account_id: str,
+    amount_micro: int,
+    source_type: str,
+    source_id: str | None,
+    pool_id: str,
+    priority: int,
+    expires_at_us: int | None,
+    description: str | None,
+    metadata: str | None,
+    ceiling_micro: int,
+    now_us: int,
+) -> Outcome:
+    """Makes a lot; 200 with the first lot when this source credited the same account and amount before.
+
+    Raises `AccountNotFound`, `SourceAlreadyCredited`, `AmountTooLarge`, and `InvalidRequest` for an expiry that is not in
+    the future. Source: contract, section 3.
+    """
+    key = require_account(conn, account_id)
+    settle(conn, [key], now_us=now_us)
+    balances = load_balances(conn, [key])
+    if source_id is not None:
+        first = SQL.find_lot_of_source.one(conn, source_type=source_type, source_id=source_id)
+        if first is not None:
+            return _credited_before(first, key, account_id, amount_micro, source_type, source_id, balances)
+    if expires_at_us is not None and expires_at_us <= now_us:
+        raise InvalidRequest(FieldError("expiresAt", "expected a time in the future"))
+    if amount_micro > ceiling_micro:
+        raise AmountTooLarge(
+            f"one request moves at most {ceiling_micro} micro-units",
+            limit_micro=str(ceiling_micro),
+            requested_micro=str(amount_micro),
+        )
+    before = balances.get((key, pool_id), EMPTY)
+    lot = NewLot(
+        key,
+        pool_id,
+        source_type,
+        source_id,
+        priority,
+        amount_micro,
+        expires_at_us,
+        description=description,
+        metadata=metadata,
+    )
+    lot_id = insert_lots(conn, [lot], balances=balances, now_us=now_us)
+    after = balances[key, pool_id]
+    answer = Minted(
+        lot_id=ids.encode(ids.LOT, lot_id),
+        account_id=account_id,
+        amount_micro=str(amount_micro),
+        pool_id=pool_id,
+        priority=priority,
+        expires_at=optional_time(expires_at_us),
+        duplicate=False,
+        balance=_amounts(after),
+    )
+    details = {
+        "lotId": answer.lot_id,
+        "amountMicro": answer.amount_micro,
+        "poolId": pool_id,
+        "sourceType": source_type,
+        "sourceId": source_id,
+        "before": _amounts(before),
+        "after": _amounts(after),
+    }
+    return Outcome(201, answer, "account.mint", "account", account_id, details)
+
+
+def insert_lots(conn: sqlite3.Connection, lots: list[NewLot], *, balances: Balances, now_us: int) -> int:
+    """Makes lots and their entries, and moves `balances` along; answers the first key, the others follow it.
+
+    Raises `AmountTooLarge` when an account would hold more than 2^63-1. What is due on the accounts must be settled.
+    """
+    _require_room(lots, balances)
+    row = SQL.last_lot.one(conn)
+    assert row is not None
+    first_id: int = row[0] + 1
+    SQL.insert_lots.many(
+        conn,
+        [
+            (lot_id, lot.account_id, lot.pool_id, lot.source_type, lot.source_id, lot.priority, lot.amount_micro,
+             lot.amount_micro, lot.expires_at_us, lot.metadata, now_us)
+            for lot_id, lot in enumerate(lots, first_id)
+        ],
+    )  # fmt: skip
+    movements = [
+        Movement(
+            lot.account_id, lot.pool_id, "deposit" if lot.source_type == "deposit" else "grant", lot.amount_micro,
+            lot.amount_micro, 0, lot_id, None, lot.description, lot.metadata,
+        )
+        for lot_id, lot in enumerate(lots, first_id)
+    ]  # fmt: skip
+    post(conn, movements, balances=balances, now_us=now_us)
+    return first_id
+
+
+def lot_expiry_us(now_us: int, ttl_seconds: int | None) -> int | None:
+    """When a lot that lives this long expires; None for never."""
+    return None if ttl_seconds is None else now_us + ttl_seconds * US_PER_SECOND
+
+
+def _require_room(lots: list[NewLot], balances: Balances) -> None:
+    held: dict[int, int] = {}
+    for (account_id, _), balance in balances.items():
+        held[account_id] = held.get(account_id, 0) + balance.available_micro + balance.reserved_micro
+    for lot in lots:
+        held[lot.account_id] = held.get(lot.account_id, 0) + lot.amount_micro
+        if held[lot.account_id] > MAX_MICRO:
+            raise AmountTooLarge(
+                f"an account holds at most {MAX_MICRO} micro-units",
+                account_id=ids.encode(ids.ACCOUNT, lot.account_id),
+                requested_micro=str(lot.amount_micro),
+            )
+
+
+def _credited_before(
+    first: Row, key: int, account_id: str, amount_micro: int, source_type: str, source_id: str, balances: Balances
+) -> Outcome:
+    lot_id, lot_account, pool_id, priority, original_micro, expires_at_us = first
+    if lot_account != key or original_micro != amount_micro:
+        raise SourceAlreadyCredited(
+            "this source credited another account or amount before",
+            source_type=source_type,
+            source_id=source_id,
+            lot_id=ids.encode(ids.LOT, lot_id),
+        )
+    answer = Minted(
+        lot_id=ids.encode(ids.LOT, lot_id),
+        account_id=account_id,
+        amount_micro=str(original_micro),
+        pool_id=pool_id,
+        priority=priority,
+        expires_at=optional_time(expires_at_us),
+        duplicate=True,
+        balance=_amounts(balances.get((key, pool_id), EMPTY)),
+    )
+    details = {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
+    return Outcome(200, answer, "account.mint", "account", account_id, details)
+
+
+def _amounts(balance: PoolBalance) -> PoolAmounts:
+    return PoolAmounts(str(balance.available_micro), str(balance.reserved_micro))

@@ -1,0 +1,69 @@
+"""Entries: the only way in which an account's credits move.
+
+An operation says what moves; here each movement gets its place in the sequence of its account's pool and the balances that
+it leaves. The database checks both, and moves `credit_balances` by the entry alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+
+SQL = queries("ledger")
+
+
+class Movement(NamedTuple):
+    """One entry to be: what it does to the available and the reserved credits of an account's pool, about which lot."""
+
+    account_id: int
+    pool_id: str
+    entry_type: str
+    amount_micro: int
+    available_delta_micro: int
+    reserved_delta_micro: int
+    lot_id: int | None = None
+    reservation_id: int | None = None
+    description: str | None = None
+    metadata: str | None = None
+
+
+class PoolBalance(NamedTuple):
+    """An account's pool after its newest entry."""
+
+    available_micro: int
+    reserved_micro: int
+    entry_seq: int
+
+
+EMPTY = PoolBalance(0, 0, 0)
+
+# By account and pool.
+Balances = dict[tuple[int, str], PoolBalance]
+
+
+def load_balances(conn: sqlite3.Connection, account_ids: Sequence[int]) -> Balances:
+    """The balances of every pool of these accounts, as the ledger has them."""
+    rows = SQL.balances_of_accounts.all(conn, account_ids=msgspec.json.encode(account_ids).decode())
+    return {(account_id, pool_id): PoolBalance(*rest) for account_id, pool_id, *rest in rows}
+
+
+def post(conn: sqlite3.Connection, movements: Iterable[Movement], *, balances: Balances, now_us: int) -> None:
+    """Writes the entries of these movements, in their order, and moves `balances` along.
+
+    `balances` must hold what `load_balances` answers for the accounts. Each lot's own parts are the caller's to change.
+    """
+    rows: list[Row] = []
+    for m in movements:
+        before = balances.get((m.account_id, m.pool_id), EMPTY)
+        available_micro = before.available_micro + m.available_delta_micro
+        reserved_micro = before.reserved_micro + m.reserved_delta_micro
+        entry_seq = before.entry_seq + 1
+        balances[m.account_id, m.pool_id] = PoolBalance(available_micro, reserved_micro, entry_seq)
+        rows.append((
+            m.account_id, m.pool_id, entry_seq, m.entry_type, m.lot_id, m.reservation_id, m.amount_micro,
+            m.available_delta_micro, m.reserved_delta_micro, available_micro, reserved_micro, m.description, m.metadata, now_us,
+        ))  # fmt: skip
+    SQL.insert_entries.many(conn, rows)

@@ -1,0 +1,96 @@
+"""What an account has and what happened to it: balance, lots, history."""
+
+from minibill import ids
+from minibill.clock import format_time
+from minibill.db.queries import Row, queries
+from minibill.db.readers import Readers
+from minibill.ledger.structs import Balance, Entry, Lot, PoolBalance
+from minibill.problems import AccountNotFound
+from minibill.wire import optional_raw, optional_time
+
+ACCOUNTS = queries("accounts")
+SQL = queries("ledger")
+
+
+async def require_account(readers: Readers, account_id: str) -> Row:
+    """`id, entity_type, entity_id, created_at_us` of an account that must exist; raises `AccountNotFound`."""
+    key = ids.decode(ids.ACCOUNT, account_id)
+    row = None if key is None else await readers.one(ACCOUNTS.find_account, account_id=key)
+    if row is None:
+        raise AccountNotFound(account_id)
+    return row
+
+
+async def balance(readers: Readers, *, account_id: str, pool_id: str | None, at_us: int | None, now_us: int) -> Balance:
+    """What an account has, pool by pool, now or at a past moment; of one pool when one is named.
+
+    Source: contract, section 3.
+    """
+    key = (await require_account(readers, account_id))[0]
+    if at_us is None:
+        rows = await readers.all(SQL.balance_now, account_id=key, now_us=now_us)
+        debt = await readers.one(SQL.debt_now, account_id=key)
+    else:
+        rows = await readers.all(SQL.balance_at, account_id=key, at_us=at_us)
+        debt = await readers.one(SQL.debt_at, account_id=key, at_us=at_us)
+    assert debt is not None
+    if pool_id is not None:
+        rows = [row for row in rows if row[0] == pool_id] or [(pool_id, 0, 0)]
+    return Balance(
+        account_id=account_id,
+        at=format_time(now_us if at_us is None else at_us),
+        pools=[PoolBalance(pool, str(available), str(reserved)) for pool, available, reserved in rows],
+        total_available_micro=str(sum(available for _, available, _ in rows)),
+        total_reserved_micro=str(sum(reserved for _, _, reserved in rows)),
+        debt_micro=str(debt[0]),
+    )
+
+
+def lot_answer(row: Row) -> Lot:
+    """A lot as it is answered, from a row of `lots_page`."""
+    (
+        key, account_id, pool_id, source_type, source_id, priority, original, available, reserved, consumed, expired, revoked,
+        state, expires_at_us, metadata, created_at_us,
+    ) = row  # fmt: skip
+    return Lot(
+        id=ids.encode(ids.LOT, key),
+        account_id=ids.encode(ids.ACCOUNT, account_id),
+        pool_id=pool_id,
+        source_type=source_type,
+        source_id=source_id,
+        priority=priority,
+        original_micro=str(original),
+        available_micro=str(available),
+        reserved_micro=str(reserved),
+        consumed_micro=str(consumed),
+        expired_micro=str(expired),
+        revoked_micro=str(revoked),
+        state=state,
+        expires_at=optional_time(expires_at_us),
+        metadata=optional_raw(metadata),
+        created_at=format_time(created_at_us),
+    )
+
+
+def entry_answer(row: Row) -> Entry:
+    """An entry as it is answered, from a row of `history_page`."""
+    (
+        key, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount, available_delta, reserved_delta, available_after,
+        reserved_after, description, metadata, created_at_us,
+    ) = row  # fmt: skip
+    return Entry(
+        id=ids.encode(ids.ENTRY, key),
+        entry_seq=entry_seq,
+        entry_type=entry_type,
+        pool_id=pool_id,
+        lot_id=None if lot_id is None else ids.encode(ids.LOT, lot_id),
+        reservation_id=None if reservation_id is None else ids.encode(ids.RESERVATION, reservation_id),
+        amount_micro=str(amount),
+        available_delta_micro=str(available_delta),
+        reserved_delta_micro=str(reserved_delta),
+        available_after_micro=str(available_after),
+        reserved_after_micro=str(reserved_after),
+        description=description,
+        metadata=optional_raw(metadata),
+        created_at=format_time(created_at_us),
+    )

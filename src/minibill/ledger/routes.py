@@ -1,0 +1,112 @@
+"""Accounts and the ledger over HTTP."""
+
+from litestar import Response
+
+from minibill.clock import MAX_TIME_US, MIN_TIME_US
+from minibill.ledger import reads
+from minibill.ledger.accounts import account_answer, open_account
+from minibill.ledger.mint import DEFAULT_POOL, DEFAULT_PRIORITY, mint
+from minibill.ledger.structs import AccountsQuery, BalanceQuery, HistoryQuery, LotsQuery, MintBody
+from minibill.problems import FieldError, InvalidRequest
+from minibill.web import Call
+from minibill.wire import Decoder, Entity, Query, json_object
+
+_ENTITY, _MINT = Decoder(Entity), Decoder(MintBody)
+
+# An id below every row's.
+_BEFORE_ALL = 0
+
+
+async def open_one(call: Call) -> Response[bytes]:
+    """Opens the account of an entity, or finds it."""
+    body = await call.read(_ENTITY)
+    return await call.write(open_account, entity_type=body.entity_type, entity_id=body.entity_id)
+
+
+async def list_accounts(call: Call) -> Response[bytes]:
+    """Accounts, oldest first."""
+    query, position = call.page(AccountsQuery)
+    [after_id] = position or [_BEFORE_ALL]
+    readers, count = call.service.book.readers, query.limit + 1
+    if query.entity_id is not None:
+        rows = await readers.all(
+            reads.ACCOUNTS.accounts_page_by_entity_id,
+            entity_id=query.entity_id, entity_type=query.entity_type, after_id=after_id, count=count,
+        )  # fmt: skip
+    elif query.entity_type is not None:
+        rows = await readers.all(
+            reads.ACCOUNTS.accounts_page_by_type, entity_type=query.entity_type, after_id=after_id, count=count
+        )
+    else:
+        rows = await readers.all(reads.ACCOUNTS.accounts_page, after_id=after_id, count=count)
+    return call.page_answer(query, rows, item=account_answer, position=lambda row: [row[0]])
+
+
+async def show_account(call: Call) -> Response[bytes]:
+    """One account."""
+    call.parameters(Query)
+    row = await reads.require_account(call.service.book.readers, call.segment("account_id"))
+    return call.answer(account_answer(row))
+
+
+async def show_balance(call: Call) -> Response[bytes]:
+    """What an account has, now or at a past moment."""
+    query = call.parameters(BalanceQuery)
+    book = call.service.book
+    now_us = book.clock.now_us()
+    if query.at is not None and query.at > now_us:
+        raise InvalidRequest(FieldError("at", "expected a moment that is not in the future"))
+    at_us = None if query.at is None else int(query.at)
+    answer = await reads.balance(
+        book.readers, account_id=call.segment("account_id"), pool_id=query.pool_id, at_us=at_us, now_us=now_us
+    )
+    return call.answer(answer)
+
+
+async def list_lots(call: Call) -> Response[bytes]:
+    """The lots of an account, oldest first."""
+    query, position = call.page(LotsQuery)
+    [after_id] = position or [_BEFORE_ALL]
+    book = call.service.book
+    account = await reads.require_account(book.readers, call.segment("account_id"))
+    rows = await book.readers.all(
+        reads.SQL.lots_page,
+        account_id=account[0], state=query.state, after_id=after_id, now_us=book.clock.now_us(), count=query.limit + 1,
+    )  # fmt: skip
+    return call.page_answer(query, rows, item=reads.lot_answer, position=lambda row: [row[0]])
+
+
+async def list_history(call: Call) -> Response[bytes]:
+    """The entries of an account, newest first."""
+    query, position = call.page(HistoryQuery)
+    # The end of the interval is open, so no entry of that very time is before (to, 0).
+    before_us, before_id = position or [MAX_TIME_US + 1 if query.to is None else int(query.to), _BEFORE_ALL]
+    readers = call.service.book.readers
+    account = await reads.require_account(readers, call.segment("account_id"))
+    rows = await readers.all(
+        reads.SQL.history_page,
+        account_id=account[0], pool_id=query.pool_id, entry_type=query.entry_type,
+        from_us=MIN_TIME_US if query.from_ is None else int(query.from_),
+        before_us=before_us, before_id=before_id, count=query.limit + 1,
+    )  # fmt: skip
+    return call.page_answer(query, rows, item=reads.entry_answer, position=lambda row: [row[-1], row[0]])
+
+
+async def mint_credits(call: Call) -> Response[bytes]:
+    """Makes a lot of credits."""
+    body = await call.read(_MINT)
+    if body.amount_micro == 0:
+        raise InvalidRequest(FieldError("amountMicro", "expected more than 0"))
+    return await call.write(
+        mint,
+        account_id=call.segment("account_id"),
+        amount_micro=int(body.amount_micro),
+        source_type=body.source_type or "grant",
+        source_id=body.source_id,
+        pool_id=body.pool_id or DEFAULT_POOL,
+        priority=DEFAULT_PRIORITY if body.priority is None else body.priority,
+        expires_at_us=None if body.expires_at is None else int(body.expires_at),
+        description=body.description,
+        metadata=json_object(body.metadata, "metadata"),
+        ceiling_micro=call.service.settings.ceiling_micro,
+    )

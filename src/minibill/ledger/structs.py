@@ -1,0 +1,136 @@
+"""The wire of accounts and the ledger."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+from minibill.wire import (
+    Answer,
+    Body,
+    Description,
+    EntityId,
+    EntityType,
+    Micro,
+    PageQuery,
+    PoolId,
+    Query,
+    SourceId,
+    TimeUs,
+)
+
+LotState = Literal["live", "spent", "expired", "revoked"]
+EntryType = Literal[
+    "deposit", "grant", "reserve", "finalize", "release", "expire", "revoke", "debt_incurred", "debt_paid", "shadow_reserve",
+    "shadow_finalize",
+]  # fmt: skip
+
+
+class MintBody(Body, frozen=True):
+    """Credits to be made."""
+
+    amount_micro: Micro
+    source_type: Literal["grant", "deposit"] | None = None
+    source_id: SourceId | None = None
+    pool_id: PoolId | None = None
+    priority: Annotated[int, Meta(ge=0, le=100)] | None = None
+    expires_at: TimeUs | None = None
+    description: Description | None = None
+    metadata: Raw = Raw()
+
+
+class AccountsQuery(PageQuery, frozen=True):
+    entity_type: EntityType | None = None
+    entity_id: EntityId | None = None
+
+
+class BalanceQuery(Query, frozen=True):
+    pool_id: PoolId | None = None
+    at: TimeUs | None = None
+
+
+class LotsQuery(PageQuery, frozen=True):
+    state: LotState | None = None
+
+
+class HistoryQuery(PageQuery, frozen=True):
+    pool_id: PoolId | None = None
+    entry_type: EntryType | None = None
+    from_: TimeUs | None = msgspec.field(default=None, name="from")
+    to: TimeUs | None = None
+
+
+class Account(Answer):
+    id: str
+    entity_type: str
+    entity_id: str
+    created_at: str
+
+
+class PoolAmounts(Answer):
+    """Available and reserved credits of one pool."""
+
+    available_micro: str
+    reserved_micro: str
+
+
+class Minted(Answer):
+    lot_id: str
+    account_id: str
+    amount_micro: str
+    pool_id: str
+    priority: int
+    expires_at: str | None
+    duplicate: bool
+    balance: PoolAmounts
+
+
+class PoolBalance(Answer):
+    pool_id: str
+    available_micro: str
+    reserved_micro: str
+
+
+class Balance(Answer):
+    account_id: str
+    at: str
+    pools: list[PoolBalance]
+    total_available_micro: str
+    total_reserved_micro: str
+    debt_micro: str
+
+
+class Lot(Answer):
+    id: str
+    account_id: str
+    pool_id: str
+    source_type: str
+    source_id: str | None
+    priority: int
+    original_micro: str
+    available_micro: str
+    reserved_micro: str
+    consumed_micro: str
+    expired_micro: str
+    revoked_micro: str
+    state: str
+    expires_at: str | None
+    metadata: Raw | None
+    created_at: str
+
+
+class Entry(Answer):
+    id: str
+    entry_seq: int
+    entry_type: str
+    pool_id: str
+    lot_id: str | None
+    reservation_id: str | None
+    amount_micro: str
+    available_delta_micro: str
+    reserved_delta_micro: str
+    available_after_micro: str
+    reserved_after_micro: str
+    description: str | None
+    metadata: Raw | None
+    created_at: str

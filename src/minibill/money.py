@@ -1,0 +1,29 @@
+"""Money: integer micro-units, 1,000,000 to the unit; decimal strings outside."""
+
+MICRO_PER_UNIT = 1_000_000
+MAX_MICRO = 2**63 - 1
+
+_MAX_DIGITS = len(str(MAX_MICRO))
+_EXPECTED = f"expected a string of decimal digits without sign or leading zero, at most {MAX_MICRO}"
+
+
+def parse_micro(value: object) -> int:
+    """The amount that a request names.
+
+    Raises ValueError, with a message for the caller, for anything but `"0"` or a string of ASCII digits without leading zero.
+    """
+    if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS:
+        raise ValueError(_EXPECTED)
+    if value[0] == "0" and value != "0":
+        raise ValueError(_EXPECTED)
+    amount = int(value)
+    if amount > MAX_MICRO:
+        raise ValueError(_EXPECTED)
+    return amount
+
+
+def parse_bps(value: object, *, lowest: int, highest: int) -> int:
+    """A rate in basis points within its range; ValueError for anything but an integer."""
+    if type(value) is not int or not lowest <= value <= highest:
+        raise ValueError(f"expected an integer from {lowest} to {highest}")
+    return value

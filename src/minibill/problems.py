@@ -1,0 +1,249 @@
+"""Refusals: one class per code of the contract, raised where the reason is known and rendered in one place.
+
+A problem's facts are its members in the answer: snake_case here, camelCase there, amounts as strings.
+"""
+
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class FieldError(msgspec.Struct):
+    """Where a request is wrong, and what was expected there."""
+
+    path: str
+    message: str
+
+
+class Problem(Exception):
+    """A refusal. Nothing that the request asked for has happened."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong on our side"
+
+    def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **facts: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = headers or {}
+        self.facts = facts
+
+
+class InternalError(Problem):
+    """A bug or a broken file; the log has it under the request id."""
+
+
+# --- 400: the request itself is wrong ---
+
+
+class InvalidRequest(Problem):
+    """Something in the request is not as the contract says; `errors` has the path of each."""
+
+    code, status, title = "validation_error", 400, "The request is not valid"
+
+    def __init__(self, *errors: FieldError) -> None:
+        super().__init__(
+            "; ".join(f"{e.path}: {e.message}" if e.path else e.message for e in errors[:3]), errors=list(errors)
+        )
+
+
+class MalformedJson(Problem):
+    """The body is no JSON, or did not arrive whole."""
+
+    code, status, title = "malformed_json", 400, "The body is not JSON"
+
+
+class BatchTooLarge(Problem):
+    """More grants than one batch takes."""
+
+    code, status, title = "batch_too_large", 400, "Too many grants in one batch"
+
+
+class DuplicateAccount(Problem):
+    """One account is named twice in a batch."""
+
+    code, status, title = "duplicate_account", 400, "An account is named twice"
+
+
+class InvalidCursor(Problem):
+    """The cursor was not made by this list."""
+
+    code, status, title = "invalid_cursor", 400, "The cursor is not valid here"
+
+
+class InvalidIdempotencyKey(Problem):
+    """The key is not 1 to 255 visible ASCII characters."""
+
+    code, status, title = "invalid_idempotency_key", 400, "The idempotency key is not valid"
+
+
+# --- 401, 403: the caller may not ---
+
+
+class Unauthorized(Problem):
+    """No valid token. The same for every defect."""
+
+    code, status, title = "unauthorized", 401, "A valid token is needed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "send a valid token as Authorization: Bearer <token>",
+            headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
+        )
+
+
+class InsufficientScope(Problem):
+    """The token is good but does not allow this."""
+
+    code, status, title = "insufficient_scope", 403, "The token does not allow this"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this needs the scope {scope}", required_scope=scope)
+
+
+# --- 404, 405, 413, 415 ---
+
+
+class NotFound(Problem):
+    """No such path."""
+
+    code, status, title = "not_found", 404, "Nothing is here"
+
+
+class AccountNotFound(Problem):
+    """No such account."""
+
+    code, status, title = "account_not_found", 404, "No such account"
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__("no account has this id", account_id=account_id)
+
+
+class CampaignNotFound(Problem):
+    """No such campaign."""
+
+    code, status, title = "campaign_not_found", 404, "No such campaign"
+
+    def __init__(self, campaign_id: str) -> None:
+        super().__init__("no campaign has this id", campaign_id=campaign_id)
+
+
+class MethodNotAllowed(Problem):
+    """The path is known, the method is not."""
+
+    code, status, title = "method_not_allowed", 405, "This method is not allowed here"
+
+
+class PayloadTooLarge(Problem):
+    """The body is over the limit."""
+
+    code, status, title = "payload_too_large", 413, "The body is too large"
+
+
+class UnsupportedMediaType(Problem):
+    """The body is said to be something else than JSON."""
+
+    code, status, title = "unsupported_media_type", 415, "The body must be application/json"
+
+
+# --- 409: not in this state ---
+
+
+class InvalidTransition(Problem):
+    """The campaign's life cycle has no such step."""
+
+    code, status, title = "invalid_transition", 409, "The campaign can't go there from here"
+
+    def __init__(self, before: str, after: str) -> None:
+        super().__init__(f"a campaign that is {before} can't become {after}")
+        self.facts = {"from": before, "to": after}
+
+
+class CampaignNotActive(Problem):
+    """The campaign pays nothing now."""
+
+    code, status, title = "campaign_not_active", 409, "The campaign is not active"
+
+
+class SourceAlreadyCredited(Problem):
+    """The outside event was credited before, to another account or with another amount."""
+
+    code, status, title = "source_already_credited", 409, "This source has been credited already"
+
+
+# --- 422: over a limit ---
+
+
+class BudgetExceeded(Problem):
+    """The new grants of a batch come to more than the campaign has left."""
+
+    code, status, title = "budget_exceeded", 422, "The budget does not cover this"
+
+
+class PerWalletCapExceeded(Problem):
+    """Grants are over the campaign's cap per wallet."""
+
+    code, status, title = "per_wallet_cap_exceeded", 422, "A grant is over the cap per wallet"
+
+
+class LargeGrantRequiresForce(Problem):
+    """Grants over 50,000,000 micro-units want `force`."""
+
+    code, status, title = "large_grant_requires_force", 422, "A large grant needs force"
+
+
+class AmountTooLarge(Problem):
+    """Over the ceiling of one request, or past what an account can hold."""
+
+    code, status, title = "amount_too_large", 422, "The amount is too large"
+
+
+class IdempotencyKeyReused(Problem):
+    """The key has been used for another request."""
+
+    code, status, title = "idempotency_key_reused", 422, "The idempotency key was used for another request"
+
+
+class CampaignFieldLocked(Problem):
+    """The campaign's state does not let these fields be changed."""
+
+    code, status, title = "campaign_field_locked", 422, "The campaign does not let this be changed now"
+
+
+class BudgetBelowSpent(Problem):
+    """A campaign's budget can't be less than what it has spent."""
+
+    code, status, title = "budget_below_spent", 422, "The budget would be below what is spent"
+
+
+# --- 429, 503: not now ---
+
+
+class RateLimited(Problem):
+    """Too many requests in this minute."""
+
+    code, status, title = "rate_limited", 429, "Too many requests"
+
+
+class Overloaded(Problem):
+    """Too many writes are waiting, or another program holds the file."""
+
+    code, status, title = "overloaded", 503, "Too busy just now"
+
+    def __init__(self, detail: str = "too many writes are waiting; try again") -> None:
+        super().__init__(detail, headers={"Retry-After": "1"})
+
+
+class StorageFull(Problem):
+    """The disk is full. Nothing was written and nothing is lost."""
+
+    code, status, title = "storage_full", 503, "The storage is full"
+
+    def __init__(self) -> None:
+        super().__init__("there is no room to write; nothing was changed", headers={"Retry-After": "5"})
+
+
+class NotReady(Problem):
+    """The service can't take writes: it is starting, stopping or broken."""
+
+    code, status, title = "not_ready", 503, "Not ready"

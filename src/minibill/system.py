@@ -1,0 +1,65 @@
+"""The process over HTTP: health, and the test clock."""
+
+from typing import Annotated
+
+from litestar import Response
+from msgspec import Meta
+
+from minibill.clock import format_time
+from minibill.problems import NotFound, NotReady
+from minibill.web import Call
+from minibill.wire import Answer, Body, Decoder, Query
+
+# Ten years in one step: more is a slip.
+ADVANCE_SECONDS_MAX = 315_360_000
+
+
+class AdvanceBody(Body, frozen=True):
+    seconds: Annotated[int, Meta(ge=0, le=ADVANCE_SECONDS_MAX)]
+
+
+class Health(Answer):
+    status: str
+
+
+class Now(Answer):
+    now: str
+
+
+_ADVANCE = Decoder(AdvanceBody)
+
+
+async def live(call: Call) -> Response[bytes]:
+    """200 once the process runs."""
+    return call.answer(Health("live"))
+
+
+async def ready(call: Call) -> Response[bytes]:
+    """200 when the book is migrated and takes writes, else 503 with the reason."""
+    problem = call.service.book.writer.problem
+    if problem is not None:
+        raise NotReady(problem)
+    return call.answer(Health("ready"))
+
+
+async def show_clock(call: Call) -> Response[bytes]:
+    """The time that the book goes by; 404 without --test-clock."""
+    _require_test_clock(call)
+    call.parameters(Query)
+    return call.answer(Now(format_time(call.service.book.clock.now_us())))
+
+
+async def advance_clock(call: Call) -> Response[bytes]:
+    """Moves the book's time forward and settles what falls due; 404 without --test-clock."""
+    _require_test_clock(call)
+    body = await call.read(_ADVANCE)
+    call.parameters(Query)
+    book = call.service.book
+    now_us = book.clock.advance(body.seconds)
+    await book.sweep()
+    return call.answer(Now(format_time(now_us)))
+
+
+def _require_test_clock(call: Call) -> None:
+    if not call.service.has_test_clock:
+        raise NotFound("nothing is at this path")

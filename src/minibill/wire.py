@@ -1,0 +1,215 @@
+"""The wire: the types that requests and answers are made of, and the strict way in.
+
+A body or a query is decoded into a struct that knows each member; whatever does not fit is an `InvalidRequest` that names
+the path. Answers are structs of strings and integers, encoded as they are.
+"""
+
+import re
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from minibill.clock import format_time, parse_time
+from minibill.money import parse_micro
+from minibill.problems import FieldError, InvalidRequest, MalformedJson
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Micro(int):
+    """An amount in micro-units; on the wire a string of digits."""
+
+
+class TimeUs(int):
+    """A time in microseconds; on the wire RFC 3339 with an offset."""
+
+
+class Limit(int):
+    """How many items a page holds; in a query a string of digits."""
+
+
+class Flag(int):
+    """True or false in a query."""
+
+
+PAGE_ITEMS_MAX = 100
+PAGE_ITEMS_DEFAULT = 50
+
+# Metadata of a mint and the input of one grant: evidence, not storage. Bytes as sent.
+OBJECT_BYTES_MAX = 4_096
+OBJECT_DEPTH_MAX = 100
+
+_POOL_ID = r"^[a-z0-9][a-z0-9:._-]{0,63}\Z"
+_NO_NUL = r"^[^\x00]*\Z"
+_EXPECTED = {
+    _POOL_ID: "expected 1 to 64 characters a-z 0-9 : . _ - that begin with a letter or digit",
+    _NO_NUL: "expected text without the character U+0000",
+}
+
+PoolId = Annotated[str, Meta(pattern=_POOL_ID)]
+EntityType = Literal["agent", "person", "community", "mod", "protocol", "foundation", "commons"]
+# Text without NUL, at which SQLite's functions stop.
+EntityId = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
+SourceId = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
+Description = Annotated[str, Meta(max_length=500, pattern=_NO_NUL)]
+AnyId = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
+    """What a request brings; an unknown member is refused."""
+
+
+class NoBody(Body, frozen=True):
+    """Nothing is needed; none or `{}` will do."""
+
+
+class Query(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
+    """The parameters of a read."""
+
+
+class PageQuery(Query, frozen=True):
+    """The parameters of a list."""
+
+    limit: Limit = Limit(PAGE_ITEMS_DEFAULT)
+    cursor: str | None = None
+
+
+class Answer(msgspec.Struct, rename="camel"):
+    """What a request is answered with."""
+
+
+class Entity(Body, frozen=True):
+    """Who an account belongs to."""
+
+    entity_type: EntityType
+    entity_id: EntityId
+
+
+class Page(Answer):
+    """One page of a list."""
+
+    items: list[Any]
+    next_cursor: str | None
+
+
+# --- the way in ---
+
+
+def _custom(expected: type, value: Any) -> Any:
+    if expected is Micro:
+        return Micro(parse_micro(value))
+    if expected is TimeUs:
+        if type(value) is not str:
+            raise ValueError("expected a string that holds an RFC 3339 time with an offset")
+        return TimeUs(parse_time(value))
+    if expected is Limit:
+        if re.fullmatch(r"[1-9][0-9]{0,2}", value) and int(value) <= PAGE_ITEMS_MAX:
+            return Limit(value)
+        raise ValueError(f"expected an integer from 1 to {PAGE_ITEMS_MAX}")
+    if expected is Flag:
+        if value in ("true", "false"):
+            return Flag(value == "true")
+        raise ValueError("expected true or false")
+    raise NotImplementedError
+
+
+class Decoder(Generic[T_co]):
+    """Decodes the JSON of a body into a struct."""
+
+    def __init__(self, expected: type[T_co]) -> None:
+        self._decoder = msgspec.json.Decoder(expected, strict=True, dec_hook=_custom)
+
+    def decode(self, body: bytes) -> T_co:
+        """Raises `MalformedJson` for what is no JSON and `InvalidRequest` for what is not the expected JSON."""
+        try:
+            # Strict UTF-8 first: msgspec does not look into what it keeps raw.
+            body.decode()
+            return self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            _require_json(body)
+            raise invalid(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise MalformedJson(_malformed(error)) from None
+
+
+def convert(values: dict[str, str], expected: type[T]) -> T:
+    """The parameters of a query as a struct; raises `InvalidRequest`."""
+    try:
+        return msgspec.convert(values, expected, strict=True, dec_hook=_custom)
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from None
+
+
+def json_object(raw: msgspec.Raw | None, path: str) -> str | None:
+    """The text of a JSON object as it was sent; None where there is none or `null`.
+
+    Raises `InvalidRequest` for another kind of JSON, and for more than 4 KiB or 100 levels of it.
+    """
+    if raw is None:
+        return None
+    text = bytes(raw)
+    if not text or text == b"null":
+        return None
+    if text[:1] != b"{":
+        raise InvalidRequest(FieldError(path, "expected an object"))
+    if len(text) > OBJECT_BYTES_MAX:
+        raise InvalidRequest(FieldError(path, f"expected an object of at most {OBJECT_BYTES_MAX} bytes"))
+    if text.count(b"{") + text.count(b"[") > OBJECT_DEPTH_MAX and _depth(text) > OBJECT_DEPTH_MAX:
+        raise InvalidRequest(FieldError(path, f"expected an object of at most {OBJECT_DEPTH_MAX} levels"))
+    return text.decode()
+
+
+def invalid(message: str) -> InvalidRequest:
+    """The refusal that a msgspec error comes to: `Expected … - at `$.a[0]``."""
+    what, _, where = message.partition(" - at `$")
+    path = where.rstrip("`").lstrip(".")
+    if found := re.match(r"Object (contains unknown|missing required) field `(.*)`", what, re.DOTALL):
+        path = f"{path}.{found[2][:100]}" if path else found[2][:100]
+        what = "is required" if found[1] == "missing required" else "is not known here"
+    elif found := re.match(r"Expected `str` matching regex (.*)", what, re.DOTALL):
+        what = next((text for pattern, text in _EXPECTED.items() if repr(pattern) == found[1]), what)
+    return InvalidRequest(FieldError(path, what))
+
+
+# --- the way out ---
+
+encode = msgspec.json.Encoder().encode
+
+
+def optional_time(time_us: int | None) -> str | None:
+    """A time as it is answered; None stays None."""
+    return None if time_us is None else format_time(time_us)
+
+
+def optional_raw(text: str | None) -> msgspec.Raw | None:
+    """Stored JSON as it is answered: the same text; None stays None."""
+    return None if text is None else msgspec.Raw(text)
+
+
+def _require_json(body: bytes) -> None:
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MalformedJson(_malformed(error)) from None
+
+
+def _malformed(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"the body is not UTF-8 at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "the body is nested too deeply"
+    return str(error).removeprefix("JSON is malformed: ")
+
+
+def _depth(text: bytes) -> int:
+    deepest = depth = 0
+    outside_strings = re.sub(rb'"(?:[^"\\]|\\.)*"', b"", text)
+    for character in outside_strings:
+        if character in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in b"}]":
+            depth -= 1
+    return deepest
