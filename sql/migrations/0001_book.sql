@@ -295,17 +295,28 @@ CREATE TABLE credit_balances (
     CONSTRAINT balances_sum_fits_63_bits CHECK (available_micro <= 9223372036854775807 - reserved_micro)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TRIGGER entries_move_the_balance AFTER INSERT ON credit_ledger
+CREATE TRIGGER entries_begin_a_balance AFTER INSERT ON credit_ledger
+WHEN NEW.entry_seq = 1
 BEGIN
     INSERT INTO credit_balances (account_id, pool_id, available_micro, reserved_micro, entry_seq)
-    VALUES (NEW.account_id, NEW.pool_id, NEW.available_delta_micro, NEW.reserved_delta_micro, 1)
-    ON CONFLICT (account_id, pool_id) DO UPDATE
-       SET available_micro = available_micro + excluded.available_micro,
-           reserved_micro  = reserved_micro + excluded.reserved_micro,
-           entry_seq       = entry_seq + 1;
+    VALUES (NEW.account_id, NEW.pool_id, NEW.available_delta_micro, NEW.reserved_delta_micro, 1);
 END;
 
--- Together with the trigger above: an entry that leaves a gap, or whose after-balances are not the ones before plus its
+CREATE TRIGGER entries_follow_each_other AFTER INSERT ON credit_ledger
+WHEN NEW.entry_seq <> 1
+BEGIN
+    UPDATE credit_balances
+       SET available_micro = available_micro + NEW.available_delta_micro,
+           reserved_micro  = reserved_micro + NEW.reserved_delta_micro,
+           entry_seq       = entry_seq + 1
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id;
+    -- Where there was no balance, there was no entry before this one.
+    SELECT RAISE(ABORT, 'entries_follow_each_other')
+     WHERE NOT EXISTS (SELECT 1 FROM credit_balances WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id);
+END;
+
+-- Together with the triggers above: an entry that leaves a gap, or whose after-balances are not the ones before plus its
 -- deltas, is refused; and so is any other change of a balance.
 CREATE TRIGGER balances_begin_with_the_first_entry AFTER INSERT ON credit_balances
 WHEN NOT EXISTS (

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the answer is "no"; 2 wrong usage or configuration, with o
 import click
 
 import minibill
+from minibill.commands.campaign import campaign
 from minibill.commands.migrate import migrate
 from minibill.commands.serve import serve
 from minibill.commands.token import token
@@ -26,6 +27,7 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(token)
 main.add_command(migrate)
+main.add_command(campaign)
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,7 @@
 """`minibill campaign`: campaigns on a running service, over HTTP.
 
-Reading a list is the business of loss_list.py, waiting and sending again that of client.py. Results go to stdout; notes,
-faults and the progress bar to stderr.
+Reading a list is the business of loss_list.py, waiting and sending again that of client.py. Results go to stdout;
+notes, faults and the progress bar to stderr.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, TypeVar, get_args
+from typing import Annotated, Any, BinaryIO, TypeVar, get_args
 
 import click
 import msgspec
@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress_bar import ProgressBar
 
 from minibill.campaigns.structs import CampaignType, Formula
-from minibill.commands.client import Service, ServiceRefusal, ServiceUnreachable, WrongAccess
+from minibill.commands.client import Service, ServiceRefusal, Unreachable, WrongAccess
 from minibill.commands.loss_list import (
     BATCH_ITEMS_MAX,
     BadRow,
@@ -51,81 +51,68 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # --- options ---
 
 
-class MicroAmount(click.ParamType[str]):
+def micro_amount(text: str) -> str:
     """An amount in micro-units, as the API wants it: a string of digits."""
-
-    name = "micro"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return str(parse_micro(value))
-        except ValueError:
-            self.fail(f"{value!r} is no amount in micro-units: expected a whole number such as 1000000 (1 unit)", param, ctx)
+    try:
+        return str(parse_micro(text))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: expected micro-units, a whole number such as 1000000 (1 unit)") from None
 
 
-class JsonObject(click.ParamType[dict[str, Any]]):
+def json_object(text: str) -> dict[str, Any]:
     """A JSON object."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        try:
-            decoded = msgspec.json.decode(value)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            self.fail(f"not JSON: {error}", param, ctx)
-        if not isinstance(decoded, dict):
-            self.fail("expected a JSON object such as '{\"ratioBps\": 5000}'", param, ctx)
-        return decoded
+    try:
+        decoded = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
+    if not isinstance(decoded, dict):
+        raise click.BadParameter("expected a JSON object such as '{\"ratioBps\": 5000}'")
+    return decoded
 
 
-class CampaignId(click.ParamType[str]):
+def campaign_id_of(text: str) -> str:
     """An id that can't change the path it is put in."""
-
-    name = "campaign"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not _CAMPAIGN_ID.fullmatch(value):
-            self.fail(f"{value!r} is no campaign id: expected something like camp_0000000000001", param, ctx)
-        return str(value)
+    if not _CAMPAIGN_ID.fullmatch(text):
+        raise click.BadParameter(f"{text!r}: expected a campaign's id, camp_ and so on")
+    return text
 
 
-class InputColumn(click.ParamType[tuple[str, str]]):
-    """`key=column`; the column may hold further equals signs."""
-
-    name = "key=column"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        key, equals, column = value.partition("=")
-        if not key or not equals:
-            self.fail(f'{value!r}: expected KEY=COLUMN such as lossMicro="ETH to recover"', param, ctx)
-        return key, column
+def input_column(text: str) -> tuple[str, str]:
+    """`KEY=COLUMN`; the column may hold further equals signs."""
+    key, equals, column = text.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f'{text!r}: expected KEY=COLUMN such as lossMicro="ETH to recover"')
+    return key, column
 
 
-class Delimiter(click.ParamType[str]):
-    """One character, or `tab`."""
-
-    name = "character"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        delimiter = "\t" if value in ("tab", "\\t") else str(value)
-        if len(delimiter) != 1 or delimiter in '"\r\n\0':
-            self.fail(f"{value!r}: expected one character, such as ';', or the word tab", param, ctx)
-        return delimiter
+def one_character(text: str) -> str:
+    """A delimiter; `tab` is easier to type than a tab."""
+    delimiter = "\t" if text in ("tab", "\\t") else text
+    if len(delimiter) != 1 or delimiter in '"\r\n\0':
+        raise click.BadParameter(f"{text!r}: expected one character, such as ';', or the word tab")
+    return delimiter
 
 
 def access_options(command: Command) -> Command:
     """The options of every command here: which service, who asks, and how to answer."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, for programs."),
-        click.option("--token", envvar="MINIBILL_TOKEN", show_envvar=True, required=True,
-                     help="Admin token; `minibill token` prints one. In the environment it stays out of the process list."),
-        click.option("--url", envvar="MINIBILL_URL", show_envvar=True, default="http://127.0.0.1:8080", show_default=True,
-                     help="Where the service runs."),
-    ):  # fmt: skip
+        click.option(
+            "--token",
+            envvar="MINIBILL_TOKEN",
+            show_envvar=True,
+            required=True,
+            help="Admin token; `minibill token` prints one. The environment keeps it out of the process list.",
+        ),
+        click.option(
+            "--url",
+            envvar="MINIBILL_URL",
+            show_envvar=True,
+            default="http://127.0.0.1:8080",
+            show_default=True,
+            help="Where the service runs.",
+        ),
+    ):
         command = option(command)
     return command
 
@@ -151,11 +138,13 @@ def campaign() -> None:
 @campaign.command()
 @click.argument("name")
 @click.option("--type", "campaign_type", type=click.Choice(get_args(CampaignType)), required=True, help="Kind of campaign.")
-@click.option("--budget", type=MicroAmount(), required=True, help="All that it may pay, in micro-units.")
+@click.option("--budget", type=micro_amount, metavar="MICRO", required=True, help="All that it may pay, in micro-units.")
 @click.option("--formula", type=click.Choice(get_args(Formula)), help="What a grant comes to. [default: fixed_amount]")
-@click.option("--config", type=JsonObject(), help="The formula's config, as JSON.")
+@click.option("--config", type=json_object, metavar="JSON", help="The formula's config, as JSON.")
 @click.option("--pool", help="Pool that the credits go to. [default: general]")
-@click.option("--cap", type=MicroAmount(), help="The most for one wallet, in micro-units. [default: 5000000]")
+@click.option(
+    "--cap", type=micro_amount, metavar="MICRO", help="The most for one wallet, in micro-units. [default: 5000000]"
+)
 @click.option("--starts-at", metavar="TIME", help="Pays nothing before; RFC 3339, such as 2027-01-31T12:00:00Z.")
 @click.option("--expires-at", metavar="TIME", help="Pays nothing from then on.")
 @click.option(
@@ -226,7 +215,7 @@ def create(
 
 
 @campaign.command()
-@click.argument("campaign_id", metavar="CAMPAIGN", type=CampaignId())
+@click.argument("campaign_id", metavar="CAMPAIGN", type=campaign_id_of)
 @access_options
 def activate(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     """Open a draft or paused CAMPAIGN: from now on it pays.
@@ -238,7 +227,7 @@ def activate(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
 
 
 @campaign.command()
-@click.argument("campaign_id", metavar="CAMPAIGN", type=CampaignId())
+@click.argument("campaign_id", metavar="CAMPAIGN", type=campaign_id_of)
 @access_options
 def pause(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     """Stop an active CAMPAIGN from paying until it is activated again.
@@ -250,7 +239,7 @@ def pause(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
 
 
 @campaign.command()
-@click.argument("campaign_id", metavar="CAMPAIGN", type=CampaignId())
+@click.argument("campaign_id", metavar="CAMPAIGN", type=campaign_id_of)
 @access_options
 def complete(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     """End a CAMPAIGN for good. It never pays again; what it granted stays.
@@ -262,7 +251,7 @@ def complete(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
 
 
 @campaign.command()
-@click.argument("campaign_id", metavar="CAMPAIGN", type=CampaignId())
+@click.argument("campaign_id", metavar="CAMPAIGN", type=campaign_id_of)
 @access_options
 def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     """Show a CAMPAIGN: its state, its formula, and how much of the budget is spent.
@@ -281,7 +270,7 @@ def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
 
 
 @campaign.command("import")
-@click.argument("campaign_id", metavar="CAMPAIGN", type=CampaignId())
+@click.argument("campaign_id", metavar="CAMPAIGN", type=campaign_id_of)
 @click.argument("file", metavar="FILE.csv", type=click.File("rb"))
 @click.option(
     "--account-column",
@@ -298,14 +287,20 @@ def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
 @click.option(
     "--input-column",
     "input_columns",
-    type=InputColumn(),
+    type=input_column,
     multiple=True,
     metavar="KEY=COLUMN",
-    help="Input of the campaign's formula; may be repeated. A KEY that ends in Micro is an amount in units; any other is kept as evidence.",
+    help="Input of the campaign's formula; may be given again. A KEY that ends in Micro is an amount in units, "
+    "any other is kept as evidence.",
 )
 @click.option("--round", "rounding", type=click.Choice(["down"]), help="Cut off what is beyond 6 decimal places.")
 @click.option(
-    "--delimiter", type=Delimiter(), default=",", show_default=True, help="Between columns: one character, or tab."
+    "--delimiter",
+    type=one_character,
+    metavar="CHARACTER",
+    default=",",
+    show_default=True,
+    help="Between columns: one character, or tab.",
 )
 @click.option("--skip-bad-rows", is_flag=True, help="Pay the other rows when some can't be read, and exit with 1.")
 @click.option("--force", is_flag=True, help="Allow grants of more than 50 units each.")
@@ -370,23 +365,24 @@ def import_list(
     )
     try:
         loss_list = _read(file, layout)
-        report = Report(campaign_id=campaign_id, dry_run=dry_run, bad_rows=loss_list.bad_rows)
-        if loss_list.bad_rows:
-            _tell_bad_rows(report, len(loss_list.items), skip=skip_bad_rows, as_json=as_json)
-        plan = list(batches(loss_list.items, size_max=batch_size, force=force))
     except KeyboardInterrupt:
         click.echo("Interrupted: nothing was paid.", err=True)
         ctx.exit(EXIT_INTERRUPTED)
-    _pay(plan, report, url=url, token=token)
-    if as_json:
-        _print_json(report.as_json())
+    items, bad_rows = loss_list.items, loss_list.bad_rows
+    report = Report(campaign_id=campaign_id, dry_run=dry_run, bad_rows=bad_rows)
+    _tell_bad_rows(bad_rows)
+    if bad_rows and not (skip_bad_rows and items):
+        report.stop_at_bad_rows(good=len(items))
     else:
-        click.echo("\n".join(_report_lines(report)))
-    _tell_stop(report)
+        _pay(batches(items, size_max=batch_size, force=force), report, rows=len(items), url=url, token=token)
+    _tell(report, as_json=as_json)
     ctx.exit(report.exit_code)
 
 
 # --- asking the service ---
+
+
+Micro = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}\Z")]
 
 
 class CampaignView(msgspec.Struct, rename="camel"):
@@ -397,13 +393,13 @@ class CampaignView(msgspec.Struct, rename="camel"):
     description: str | None
     campaign_type: str
     status: str
-    budget_micro: str
-    spent_micro: str
-    remaining_micro: str
+    budget_micro: Micro
+    spent_micro: Micro
+    remaining_micro: Micro
     grant_formula: str
     grant_config: dict[str, Any] | None
     pool_id: str
-    per_wallet_cap_micro: str
+    per_wallet_cap_micro: Micro
     starts_at: str | None
     expires_at: str | None
     grant_ttl_seconds: int | None
@@ -423,17 +419,15 @@ class BatchView(msgspec.Struct, rename="camel"):
     """What a batch came to, its items in the order sent."""
 
     total_granted: int
-    total_amount_micro: str
-    remaining_micro: str
+    total_amount_micro: Micro
+    remaining_micro: Micro
     grants: list[GrantView]
 
 
-class Stopped(click.ClickException):
-    """The service can't be used, or said no; printed as one line."""
+class Misuse(click.ClickException):
+    """The command can't be carried out as it was given or configured; printed as one line."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    exit_code = EXIT_MISUSE
 
 
 @contextmanager
@@ -442,10 +436,11 @@ def _service(url: str, token: str) -> Iterator[Service]:
     try:
         with Service(url=url, token=token, on_wait=_tell_wait) as service:
             yield service
-    except (WrongAccess, ServiceUnreachable) as error:
-        raise Stopped(str(error), EXIT_MISUSE) from None
+    except (WrongAccess, Unreachable) as error:
+        raise Misuse(str(error)) from None
     except ServiceRefusal as refusal:
-        raise Stopped("\n".join(_refusal_lines(refusal, batch=None)), _exit_code_of(refusal)) from None
+        message = "\n".join(_refusal_lines(refusal, batch=None))
+        raise (Misuse(message) if refusal.is_of_access else click.ClickException(message)) from None
 
 
 def _tell_wait(seconds: float, reason: str) -> None:
@@ -456,11 +451,18 @@ def _as(answer: dict[str, Any], expected: type[T]) -> T:
     try:
         return msgspec.convert(answer, expected)
     except msgspec.ValidationError as error:
-        raise ServiceUnreachable(f"the service does not answer like minibill: {error}", may_have_arrived=True) from None
+        raise _strange(str(error)) from None
 
 
-def _exit_code_of(refusal: ServiceRefusal) -> int:
-    return EXIT_MISUSE if refusal.is_of_access else EXIT_NO
+def _as_batch(answer: dict[str, Any], *, size: int) -> BatchView:
+    batch = _as(answer, BatchView)
+    if len(batch.grants) != size:
+        raise _strange(f"{len(batch.grants)} grants for {size} asked for")
+    return batch
+
+
+def _strange(why: str) -> Unreachable:
+    return Unreachable(f"the service does not answer like minibill: {why}", may_have_arrived=True)
 
 
 def _change_state(campaign_id: str, verb: str, *, url: str, token: str, as_json: bool) -> None:
@@ -473,41 +475,36 @@ def _change_state(campaign_id: str, verb: str, *, url: str, token: str, as_json:
         click.echo(f"{changed.id} is {changed.status}: {changed.name}, {_money(changed.remaining_micro)} left to pay")
 
 
-# --- import: reading ---
+# --- import ---
 
 
 def _read(file: BinaryIO, layout: Layout) -> LossList:
     try:
         loss_list = read_loss_list(file.read(), layout=layout)
     except OSError as error:
-        raise Stopped(f"the list can't be read: {error.strerror}", EXIT_MISUSE) from None
+        raise Misuse(f"nothing was paid: the list can't be read: {error.strerror}") from None
     except UnreadableList as error:
-        raise Stopped(f"nothing was paid: {error}", EXIT_MISUSE) from None
+        raise Misuse(f"nothing was paid: {error}") from None
     if not loss_list.items and not loss_list.bad_rows:
-        raise Stopped("the list has no rows, so there is nothing to pay", EXIT_MISUSE)
+        raise Misuse("nothing was paid: the list has no rows")
     return loss_list
 
 
-def _tell_bad_rows(report: "Report", good: int, *, skip: bool, as_json: bool) -> None:
-    """Lists the rows that can't be read; unless there are others to pay and they are to be paid, that is the end of it."""
-    bad = report.bad_rows
-    for row in bad[:LISTED_MAX]:
+def _tell_bad_rows(bad_rows: Sequence[BadRow]) -> None:
+    for row in bad_rows[:LISTED_MAX]:
         click.echo(f"line {row.line}: {row.reason}", err=True)
-    if len(bad) > LISTED_MAX:
-        click.echo(f"and {len(bad) - LISTED_MAX} more", err=True)
-    if skip and good:
-        return
-    report.stop = {"why": "bad_rows"}
-    if as_json:
-        _print_json(report.as_json())
-    raise Stopped(
-        f"nothing was paid: {len(bad)} of {len(bad) + good} rows can't be read"
-        + ("; correct them, or pay the others with --skip-bad-rows" if good else ""),
-        EXIT_MISUSE,
-    )
+    if len(bad_rows) > LISTED_MAX:
+        click.echo(f"and {len(bad_rows) - LISTED_MAX} more", err=True)
 
 
-# --- import: paying ---
+@dataclass(frozen=True)
+class Stop:
+    """Why an import did not get to the end: a word for programs, lines for people."""
+
+    why: str
+    message: str
+    exit_code: int
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -516,7 +513,7 @@ class Report:
 
     campaign_id: str
     dry_run: bool
-    bad_rows: list[BadRow]
+    bad_rows: Sequence[BadRow]
     batches: int = 0
     granted: int = 0
     granted_micro: int = 0
@@ -524,9 +521,7 @@ class Report:
     duplicates: list[tuple[int, str]] = field(default_factory=list)
     skipped: list[tuple[int, str]] = field(default_factory=list)
     failed: list[tuple[int, str, str]] = field(default_factory=list)
-    stop: dict[str, Any] | None = None
-    stop_lines: list[str] = field(default_factory=list)
-    exit_code_of_stop: int = EXIT_DONE
+    stop: Stop | None = None
 
     def add(self, batch: Batch, answer: BatchView) -> None:
         """Takes in what became of one batch."""
@@ -534,84 +529,72 @@ class Report:
         self.granted += answer.total_granted
         amount_micro, remaining_micro = int(answer.total_amount_micro), int(answer.remaining_micro)
         self.granted_micro += amount_micro
-        # The dry runs of the batches know nothing of each other: each answers what it alone would have left.
-        self.remaining_micro = remaining_micro + amount_micro - self.granted_micro if self.dry_run else remaining_micro
+        # The dry runs of the batches know nothing of each other: each answers what it alone would leave.
+        self.remaining_micro = remaining_micro + (amount_micro - self.granted_micro if self.dry_run else 0)
         for item, grant in zip(batch.items, answer.grants, strict=True):
             if grant.duplicate:
                 self.duplicates.append((item.line, grant.status))
             elif grant.status == "skipped":
-                self.skipped.append((item.line, grant.reason or "no reason given"))
+                self.skipped.append((item.line, grant.reason or "no_reason_given"))
             elif grant.status != "granted":
                 self.failed.append((item.line, item.account, grant.code or grant.status))
 
-    def stop_at(self, error: ServiceRefusal | ServiceUnreachable | KeyboardInterrupt, batch: Batch | None) -> None:
-        """Takes in why the rest was not sent, and which batch was under way."""
-        lines = [] if batch is None else [batch.items[0].line, batch.items[-1].line]
-        if isinstance(error, ServiceRefusal):
-            self.stop = {"why": "refused", "lines": lines, **_refusal_json(error, batch)}
-            self.stop_lines = _refusal_lines(error, batch=batch)
-            self.exit_code_of_stop = _exit_code_of(error)
-            return
-        is_interrupt = isinstance(error, KeyboardInterrupt)
-        unknown = bool(lines) and not self.dry_run and (is_interrupt or error.may_have_arrived)
-        self.stop = {
-            "why": "interrupted" if is_interrupt else "unreachable",
-            "lines": lines,
-            "detail": str(error),
-            "mayHaveBeenPaid": unknown,
-        }
-        self.stop_lines = ["interrupted" if is_interrupt else str(error)]
-        if unknown:
-            self.stop_lines.append(f"lines {lines[0]} to {lines[1]} were on their way and may have been paid")
-        self.exit_code_of_stop = EXIT_INTERRUPTED if is_interrupt else EXIT_MISUSE
+    def stop_at_bad_rows(self, *, good: int) -> None:
+        """Nothing is sent, because rows can't be read."""
+        bad = len(self.bad_rows)
+        advice = "; correct them, or pay the others with --skip-bad-rows" if good else ""
+        self.stop = Stop("bad_rows", f"nothing was paid: {bad} of {bad + good} rows can't be paid{advice}", EXIT_MISUSE)
+
+    def stop_at_refusal(self, refusal: ServiceRefusal, batch: Batch | None) -> None:
+        """The service has refused a batch as a whole."""
+        message = "\n".join(_refusal_lines(refusal, batch=batch))
+        exit_code = EXIT_MISUSE if refusal.is_of_access else EXIT_NO
+        self.stop = Stop("refused", message, exit_code, facts=_refusal_json(refusal, batch))
+
+    def stop_midway(self, why: str, message: str, exit_code: int, *, batch_in_doubt: Batch | None) -> None:
+        """The last answer is missing; the batch in doubt may have been paid."""
+        facts: dict[str, Any] = {}
+        if batch_in_doubt is not None and not self.dry_run:
+            first, last = batch_in_doubt.items[0].line, batch_in_doubt.items[-1].line
+            message += f"\nlines {first} to {last} were on their way and may have been paid"
+            facts = {"mayHaveBeenPaid": {"firstLine": first, "lastLine": last}}
+        self.stop = Stop(why, message, exit_code, facts=facts)
 
     @property
     def over_budget_micro(self) -> int:
         """By how much a dry run of the whole list would exceed the budget."""
-        return max(0, -(self.remaining_micro or 0)) if self.dry_run else 0
+        return max(0, -(self.remaining_micro or 0))
 
     @property
     def exit_code(self) -> int:
         if self.stop is not None:
-            return self.exit_code_of_stop
+            return self.stop.exit_code
         return EXIT_NO if self.failed or self.bad_rows or self.over_budget_micro else EXIT_DONE
 
-    def as_json(self) -> dict[str, Any]:
-        """The report for programs: the API's own names, and a line of the file for every row that was not paid."""
-        return {
-            "campaignId": self.campaign_id,
-            "dryRun": self.dry_run,
-            "batches": self.batches,
-            "totalGranted": self.granted,
-            "totalDuplicates": len(self.duplicates),
-            "totalSkipped": len(self.skipped),
-            "totalFailed": len(self.failed),
-            "totalAmountMicro": str(self.granted_micro),
-            "remainingMicro": None if self.remaining_micro is None else str(self.remaining_micro),
-            "overBudgetMicro": str(self.over_budget_micro),
-            "duplicates": [{"line": line, "status": status} for line, status in self.duplicates],
-            "skipped": [{"line": line, "reason": reason} for line, reason in self.skipped],
-            "failed": [{"line": line, "account": account, "code": code} for line, account, code in self.failed],
-            "badRows": [{"line": row.line, "reason": row.reason} for row in self.bad_rows],
-            "stopped": self.stop,
-        }
 
-
-def _pay(plan: Sequence[Batch], report: Report, *, url: str, token: str) -> None:
+def _pay(plan: Iterator[Batch], report: Report, *, rows: int, url: str, token: str) -> None:
     """Sends the batches one after the other until the end, or until something stops it; the report has it all."""
     batch = None
     path = f"/campaigns/{report.campaign_id}/grants/batch"
     try:
-        with _progress(plan, dry_run=report.dry_run) as bar, Service(url=url, token=token, on_wait=bar.wait) as service:
+        with (
+            _progress(rows, dry_run=report.dry_run) as bar,
+            Service(url=url, token=token, on_wait=bar.wait) as service,
+        ):
             for batch in plan:
-                answer = _as(service.post(path, batch.body, dry_run=report.dry_run), BatchView)
-                report.add(batch, answer)
+                answer = service.post(path, batch.body, dry_run=report.dry_run)
+                report.add(batch, _as_batch(answer, size=len(batch.items)))
                 bar.advance(len(batch.items))
                 batch = None
     except WrongAccess as error:
-        raise Stopped(f"nothing was paid: {error}", EXIT_MISUSE) from None
-    except (ServiceRefusal, ServiceUnreachable, KeyboardInterrupt) as error:
-        report.stop_at(error, batch)
+        raise Misuse(f"nothing was paid: {error}") from None
+    except ServiceRefusal as refusal:
+        report.stop_at_refusal(refusal, batch)
+    except Unreachable as error:
+        in_doubt = batch if error.may_have_arrived else None
+        report.stop_midway("unreachable", str(error), EXIT_MISUSE, batch_in_doubt=in_doubt)
+    except KeyboardInterrupt:
+        report.stop_midway("interrupted", "interrupted", EXIT_INTERRUPTED, batch_in_doubt=batch)
 
 
 class _Bar:
@@ -630,16 +613,28 @@ class _Bar:
 
 
 @contextmanager
-def _progress(plan: Sequence[Batch], *, dry_run: bool) -> Iterator[_Bar]:
+def _progress(rows: int, *, dry_run: bool) -> Iterator[_Bar]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(file=sys.stderr)
-    with Progress(
-        *columns, console=console, disable=not sys.stderr.isatty(), redirect_stdout=False, redirect_stderr=False
-    ) as progress:
-        yield _Bar(progress, rows=sum(len(batch.items) for batch in plan), dry_run=dry_run)
+    with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
+        yield _Bar(progress, rows=rows, dry_run=dry_run)
 
 
-# --- import: reporting ---
+# --- the report of an import ---
+
+
+def _tell(report: Report, *, as_json: bool) -> None:
+    """The figures on stdout; on stderr why it stopped, or why it is a no although it got to the end."""
+    if as_json:
+        _print_json(_report_json(report))
+    elif report.batches:
+        click.echo("\n".join(_report_lines(report)))
+    if report.over_budget_micro:
+        click.echo(f"Error: the whole list would exceed the budget by {_money(report.over_budget_micro)}", err=True)
+    if report.stop is not None:
+        click.echo(f"Error: {report.stop.message}", err=True)
+        if report.stop.why != "bad_rows" and not report.dry_run:
+            nothing = "" if report.granted or "mayHaveBeenPaid" in report.stop.facts else "Nothing new was paid. "
+            click.echo(f"{nothing}It is safe to run this again: who was paid is not paid twice.", err=True)
 
 
 def _report_lines(report: Report) -> list[str]:
@@ -647,31 +642,45 @@ def _report_lines(report: Report) -> list[str]:
     lines = [
         f"granted     {report.granted} ({_money(report.granted_micro)})",
         f"duplicates  {len(report.duplicates)}" + (f" ({revoked} of them were revoked and stay so)" if revoked else ""),
-        "skipped     " + _counted(Counter(reason for _, reason in report.skipped)),
+        f"skipped     {_counted([reason for _, reason in report.skipped])}",
         f"failed      {len(report.failed)}",
     ]
     for code in dict.fromkeys(code for _, _, code in report.failed):
-        lines.append(f"            {code}: {_lines_of([line for line, _, of in report.failed if of == code])}")
+        failed_lines = [line for line, _, of in report.failed if of == code]
+        lines.append(f"            {code}: {_lines_of(failed_lines)}")
     if report.bad_rows:
         lines.append(f"left out    {len(report.bad_rows)}: {_lines_of([row.line for row in report.bad_rows])}")
     if report.remaining_micro is not None and not report.over_budget_micro:
         lines.append(f"remaining   {_money(report.remaining_micro)}")
     if report.dry_run:
-        lines.insert(0, "dry run: nothing was paid; this is what it would come to")
-    elif not report.granted and not (report.stop or {}).get("mayHaveBeenPaid"):
+        lines.insert(0, "dry run, nothing was paid; it would come to:")
+    elif report.stop is not None:
+        lines.insert(0, "stopped before the end; until then:")
+    elif not report.granted:
         lines.append("nothing new was paid")
     return lines
 
 
-def _tell_stop(report: Report) -> None:
-    """On stderr: why it stopped, or why it is not a yes although it got to the end."""
-    if report.over_budget_micro:
-        click.echo(f"Error: the whole list would exceed the budget by {_money(report.over_budget_micro)}", err=True)
-    if report.stop is None:
-        return
-    click.echo("Error: " + "\n".join(report.stop_lines), err=True)
-    if not report.dry_run:
-        click.echo("It is safe to run this again: who was paid is not paid twice.", err=True)
+def _report_json(report: Report) -> dict[str, Any]:
+    """The report for programs: the API's own names, and the line of every row that was not paid."""
+    stop = report.stop
+    return {
+        "campaignId": report.campaign_id,
+        "dryRun": report.dry_run,
+        "batches": report.batches,
+        "totalGranted": report.granted,
+        "totalDuplicates": len(report.duplicates),
+        "totalSkipped": len(report.skipped),
+        "totalFailed": len(report.failed),
+        "totalAmountMicro": str(report.granted_micro),
+        "remainingMicro": None if report.remaining_micro is None else str(report.remaining_micro),
+        "overBudgetMicro": str(report.over_budget_micro),
+        "duplicates": [{"line": line, "status": status} for line, status in report.duplicates],
+        "skipped": [{"line": line, "reason": reason} for line, reason in report.skipped],
+        "failed": [{"line": line, "account": account, "code": code} for line, account, code in report.failed],
+        "badRows": [{"line": row.line, "reason": row.reason} for row in report.bad_rows],
+        "stopped": None if stop is None else {"why": stop.why, "message": stop.message, **stop.facts},
+    }
 
 
 def _refusal_lines(refusal: ServiceRefusal, *, batch: Batch | None) -> list[str]:
@@ -682,9 +691,12 @@ def _refusal_lines(refusal: ServiceRefusal, *, batch: Batch | None) -> list[str]
             lines += _listed([f"{name}: {_placed(_text(member), batch)}" for member in value])
         else:
             lines.append(f"  {name}: {_money(value) if _is_money(name, value) else _placed(_text(value), batch)}")
-    lines += _listed([f"{_placed(path, batch)}: {_placed(message, batch)}" for path, message in refusal.errors])
+    errors = [f"{path}: {message}" for path, message in refusal.errors]
+    lines += _listed([_placed(error, batch) for error in errors if error not in refusal.detail])
     if batch is not None and refusal.code in _REFUSALS_OF_SIZE:
         lines.append("  a smaller --batch-size may help")
+    if refusal.status == 401:
+        lines.append("  tokens do not live long; `minibill token` prints a new one")
     return lines
 
 
@@ -724,8 +736,10 @@ def _lines_of(numbers: list[int]) -> str:
     return f"{'line' if len(numbers) == 1 else 'lines'} {', '.join(map(str, numbers))}"
 
 
-def _counted(reasons: Counter[str]) -> str:
-    return str(reasons.total()) + "".join(f", {count} {reason}" for reason, count in reasons.most_common())
+def _counted(reasons: list[str]) -> str:
+    """`315 (300 comes_to_zero, 15 amount_is_zero)`."""
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common())
+    return f"{len(reasons)} ({counts})" if reasons else "0"
 
 
 # --- writing ---

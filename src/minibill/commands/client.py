@@ -1,4 +1,4 @@
-"""The HTTP client of the commands: one service, one token, JSON both ways. What is asked of the service is the commands' business.
+"""The HTTP client of the commands: one service, one token, JSON both ways. What is asked is the commands' business.
 
 Every POST carries an idempotency key, so that whatever goes wrong on the way, the same request can be sent again.
 """
@@ -31,7 +31,7 @@ class ServiceError(Exception):
     """A request came to nothing; the message is one line for the user."""
 
 
-class ServiceUnreachable(ServiceError):
+class Unreachable(ServiceError):
     """No answer, or none that minibill gives. If `may_have_arrived`, what became of the request is not known."""
 
     def __init__(self, message: str, *, may_have_arrived: bool) -> None:
@@ -82,7 +82,7 @@ class Service:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._base = _checked_url(url) + "/admin/billing"
+        self._url = _checked_url(url)
         self._on_wait = on_wait
         self._sleep = sleep
         self._met = False
@@ -107,7 +107,7 @@ class Service:
         return self._ask("GET", path, body=None, headers={}, dry_run=False)
 
     def post(self, path: str, body: bytes = b"{}", *, dry_run: bool = False) -> dict[str, Any]:
-        """Sends a JSON body, under one idempotency key however often it has to be sent, and answers the JSON object that comes back."""
+        """Sends a JSON body, under one idempotency key however often it has to be sent; answers the JSON object it gets."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": uuid.uuid4().hex}
         return self._ask("POST", path, body=body, headers=headers, dry_run=dry_run)
 
@@ -120,18 +120,18 @@ class Service:
             try:
                 response = self._http.request(
                     method,
-                    self._base + path,
+                    f"{self._url}/admin/billing{path}",
                     content=body,
                     headers=headers,
                     params={"dryRun": "true"} if dry_run else None,
                 )
             except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError) as error:
-                raise WrongAccess(f"{self._base} can't be asked: {error}") from None
+                raise WrongAccess(f"{self._url} can't be asked: {error}") from None
             except httpx.RequestError as error:
                 may_have_arrived |= not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
                 if tries >= (len(BACKOFF_S) + 1 if self._met else UNMET_TRIES_MAX):
-                    message = f"{self._base} can't be reached: {_reason(error)}"
-                    raise ServiceUnreachable(message, may_have_arrived=may_have_arrived) from None
+                    message = f"{self._url} can't be reached: {_reason(error)}; is it running there?"
+                    raise Unreachable(message, may_have_arrived=may_have_arrived) from None
                 self._wait(BACKOFF_S[tries - 1], "the service can't be reached")
                 continue
             self._met = True
@@ -156,8 +156,8 @@ class Service:
                 return answer
             if isinstance(answer.get("code"), str):
                 raise _refusal(response.status_code, answer)
-        raise ServiceUnreachable(
-            f"{self._base} does not answer like minibill (status {response.status_code}); is the URL right?",
+        raise Unreachable(
+            f"{self._url} does not answer like minibill (status {response.status_code}); is the URL right?",
             may_have_arrived=True,
         )
 

@@ -83,7 +83,7 @@ class UnreadableList(Exception):
     """The file as a whole can't be read, so no row of it can be trusted; the message says why."""
 
 
-class _Unreadable(Exception):
+class _BadRecord(Exception):
     """One record can't be read."""
 
 
@@ -104,10 +104,10 @@ def read_loss_list(data: bytes, *, layout: Layout) -> LossList:
             record = columns.pick(fields)
             account = _account(record[layout.account_column], layout)
             if account in first_lines:
-                raise _Unreadable(f"names the same account as line {first_lines[account]}: {_quoted(account)}")
+                raise _BadRecord(f"names the same account as line {first_lines[account]}: {_quoted(account)}")
             first_lines[account] = line
             items.append(Item(line, account, _grant_json(account, record, layout)))
-        except _Unreadable as error:
+        except _BadRecord as error:
             bad_rows.append(BadRow(line, str(error)))
     return LossList(items, bad_rows)
 
@@ -129,8 +129,8 @@ def batches(items: Sequence[Item], *, size_max: int, force: bool) -> Iterator[Ba
 def parse_units(text: str, *, round_down: bool) -> int:
     """The micro-units of a decimal number of units: `1.5`, `0.000001`, and `1.2e-05` as statistics programs write it.
 
-    Raises ValueError, with a message for the user, for anything else, for more than six places unless they may be cut off,
-    and for more than the service can hold.
+    Raises ValueError, with a message for the user, for anything else, for more than six places unless they may be
+    cut off, and for more than the service can hold.
     """
     found = _NUMBER.fullmatch(text) if len(text) <= NUMBER_CHARS_MAX else None
     exponent = int(found[3] or "0") if found else 0
@@ -140,7 +140,9 @@ def parse_units(text: str, *, round_down: bool) -> int:
         )
     whole, fraction = found[1], found[2] or ""
     shift = _PLACES + exponent - len(fraction)
-    amount_micro, beyond = divmod(int(whole + fraction) * 10 ** max(shift, 0), 10 ** max(-shift, 0))
+    multiplier: int = 10 ** max(shift, 0)
+    divisor: int = 10 ** max(-shift, 0)
+    amount_micro, beyond = divmod(int(whole + fraction) * multiplier, divisor)
     if beyond and not round_down:
         raise ValueError(f"{_quoted(text)} has more than {_PLACES} decimal places (--round down cuts them off)")
     if amount_micro > MAX_MICRO:
@@ -174,7 +176,7 @@ class _Lines:
 
 
 def _records(text: str, *, delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
-    """Each record with the line on which it starts; None for one that breaks the rules of CSV. Blank lines are left out."""
+    """Each record with the line it starts on; None for one that breaks the rules of CSV. Blank lines are left out."""
     lines = _Lines(text)
     # Not strict, the reader would take `"1"2` for 12.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -206,14 +208,14 @@ class _Columns:
     def pick(self, fields: list[str] | None) -> dict[str, str]:
         """The fields in use by the name of their column."""
         if fields is None:
-            raise _Unreadable("has broken quotes, or a field that is too long")
+            raise _BadRecord("has broken quotes, or a field that is too long")
         joined = "".join(fields)
         if _UNDECODABLE.search(joined):
-            raise _Unreadable("has bytes that are not UTF-8")
+            raise _BadRecord("has bytes that are not UTF-8")
         if "\0" in joined:
-            raise _Unreadable("has a NUL byte")
+            raise _BadRecord("has a NUL byte")
         if len(fields) != self.count:
-            raise _Unreadable(f"has {len(fields)} fields where the header has {self.count}")
+            raise _BadRecord(f"has {len(fields)} fields where the header has {self.count}")
         return {name: fields[position] for name, position in self.positions.items()}
 
 
@@ -241,12 +243,12 @@ def _columns(records: Iterator[tuple[int, list[str] | None]], layout: Layout) ->
 def _account(text: str, layout: Layout) -> str:
     column = repr(layout.account_column)
     if not text:
-        raise _Unreadable(f"column {column}: no account")
+        raise _BadRecord(f"column {column}: no account")
     if text != text.strip():
-        raise _Unreadable(f"column {column}: {_quoted(text)} has spaces around it")
+        raise _BadRecord(f"column {column}: {_quoted(text)} has spaces around it")
     chars_max = ID_CHARACTERS_MAX if layout.entity_type is None else ENTITY_ID_CHARS_MAX
     if len(text) > chars_max:
-        raise _Unreadable(f"column {column}: {_quoted(text)} is longer than {chars_max} characters")
+        raise _BadRecord(f"column {column}: {_quoted(text)} is longer than {chars_max} characters")
     return text
 
 
@@ -264,7 +266,7 @@ def _grant_json(account: str, record: Mapping[str, str], layout: Layout) -> byte
             for key, column in layout.input_columns.items()
         }
         if len(msgspec.json.encode(formula_input)) > FORMULA_INPUT_BYTES_MAX:
-            raise _Unreadable(f"its formula input is larger than {FORMULA_INPUT_BYTES_MAX} bytes")
+            raise _BadRecord(f"its formula input is larger than {FORMULA_INPUT_BYTES_MAX} bytes")
         grant["formulaInput"] = formula_input
     return msgspec.json.encode(grant)
 
@@ -273,7 +275,7 @@ def _amount(record: Mapping[str, str], column: str, layout: Layout) -> str:
     try:
         return str(parse_units(record[column], round_down=layout.round_down))
     except ValueError as error:
-        raise _Unreadable(f"column {column!r}: {error}") from None
+        raise _BadRecord(f"column {column!r}: {error}") from None
 
 
 def _quoted(text: str) -> str:

@@ -88,6 +88,7 @@ INTERNAL = frozenset({
     "debts_original_is_positive",
     "entries_are_never_changed",
     "entries_are_never_deleted",
+    "entries_follow_each_other",
     "entries_move_what_their_type_says",
     "entries_name_a_lot_unless_none_moves",
     "entries_name_the_reservation_that_acts",

@@ -75,7 +75,7 @@ class Queries:
     """The statements of one file, as attributes."""
 
     def __init__(self, feature: str) -> None:
-        self._queries = {query.name: query for query in _read(sql_folder() / "queries" / f"{feature}.sql")}
+        self._queries = {query.name: query for query in read_queries(sql_folder() / "queries" / f"{feature}.sql")}
 
     def __getattr__(self, name: str) -> Query:
         try:
@@ -98,7 +98,8 @@ def every_query() -> list[Query]:
     return [query for file in sorted((sql_folder() / "queries").glob("*.sql")) for query in queries(file.stem)]
 
 
-def _read(file: Path) -> Iterator[Query]:
+def read_queries(file: Path) -> Iterator[Query]:
+    """The named statements of one file, in its order."""
     for part in re.split(r"(?m)^-- name: ", file.read_text("utf-8"))[1:]:
         name, _, text = part.partition("\n")
         yield Query(name.strip(), text)

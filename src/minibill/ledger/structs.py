@@ -9,7 +9,6 @@ from minibill.wire import (
     Answer,
     Body,
     Description,
-    EntityId,
     EntityType,
     Micro,
     PageQuery,
@@ -40,8 +39,10 @@ class MintBody(Body, frozen=True):
 
 
 class AccountsQuery(PageQuery, frozen=True):
+    """An entity id that no account could have finds none."""
+
     entity_type: EntityType | None = None
-    entity_id: EntityId | None = None
+    entity_id: str | None = None
 
 
 class BalanceQuery(Query, frozen=True):

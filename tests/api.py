@@ -1,0 +1,197 @@
+"""The application as a caller sees it, in process: short words for what many tests do."""
+
+import asyncio
+import json
+import threading
+import uuid
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from minibill.app import create_app
+from minibill.auth.scopes import EVERYTHING
+from minibill.auth.tokens import sign_token
+from minibill.book import Book
+from minibill.config import read_settings
+
+T = TypeVar("T")
+Json = Any
+
+UNIT = 1_000_000
+SECRETS = {
+    "BILLING_ADMIN_JWT_SECRET": "a-secret-for-admins " * 3,
+    "BILLING_INTERNAL_JWT_SECRET": "a-secret-for-services " * 3,
+}
+
+
+class Loop:
+    """An event loop on a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What the coroutine answers."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Api:
+    """One open book with the application in front of it."""
+
+    def __init__(self, db: Path, loop: Loop, environment: dict[str, str]) -> None:
+        self.loop = loop
+        self.settings = read_settings({**SECRETS, "MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **environment})
+        self.book = loop.run(Book.open(db))
+        denied = loop.run(self.book.denied_tokens())
+        self.app = create_app(self.book, self.settings, denied_tokens=denied, has_test_clock=True)
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app, client=("192.0.2.7", 4711)),
+            base_url="http://minibill.test",  # type: ignore[arg-type]
+        )
+        self.token = self.sign()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Closes the book; again is nothing."""
+        if not self._stopped:
+            self._stopped = True
+            self.loop.run(self.http.aclose())
+            self.loop.run(self.book.close())
+
+    def sign(self, *, sub: str = "operator", scopes: tuple[str, ...] = (EVERYTHING,)) -> str:
+        """An admin token."""
+        return sign_token(self.settings, "admin", sub=sub, scopes=list(scopes), ttl=3600)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Json = None,
+        *,
+        token: str | None = None,
+        key: str | None = None,
+        headers: dict[str, str] | None = None,
+        raw: bytes | None = None,
+        **query: object,
+    ) -> httpx.Response:
+        """One request under /admin/billing; `raw` is sent as it is."""
+        sent = {"Authorization": f"Bearer {token or self.token}", "Content-Type": "application/json"}
+        if key is not None:
+            sent["Idempotency-Key"] = key
+        content = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
+        request = self.http.build_request(
+            method,
+            f"/admin/billing{path}",
+            content=content,
+            headers={**sent, **(headers or {})},
+            params={name.rstrip("_"): str(value) for name, value in query.items()} or None,
+        )
+        return self.loop.run(self.http.send(request))
+
+    def get(self, path: str, **query: object) -> Json:
+        """The JSON of a read that succeeds."""
+        return done(self.call("GET", path, **query))
+
+    def post(self, path: str, body: Json = None, **options: Any) -> httpx.Response:
+        return self.call("POST", path, body, **options)
+
+    # --- accounts ---
+
+    def account(self, *amounts: int, **mint: Json) -> str:
+        """A new account with a lot of each amount."""
+        account: str = done(self.post("/accounts", {"entityType": "person", "entityId": uuid.uuid4().hex}))["id"]
+        for amount in amounts:
+            self.mint(account, amount, **mint)
+        return account
+
+    def mint(self, account: str, amount_micro: int, **body: Json) -> Json:
+        return done(self.post(f"/accounts/{account}/mint", {"amountMicro": str(amount_micro), **body}))
+
+    def available(self, account: str, pool: str = "general", **query: object) -> int:
+        balance = self.get(f"/accounts/{account}/balance", poolId=pool, **query)
+        return int(balance["totalAvailableMicro"])
+
+    def advance(self, seconds: int) -> None:
+        done(self.post("/clock/advance", {"seconds": seconds}))
+
+    def pass_time(self, seconds: int) -> None:
+        """Time goes on without a sweep."""
+        self.book.clock.advance(seconds)
+
+    def after(self, seconds: int) -> str:
+        """The book's time, that many seconds from now."""
+        from minibill.clock import format_time
+
+        return format_time(self.book.clock.now_us() + seconds * UNIT)
+
+    # --- campaigns ---
+
+    def draft(self, budget_micro: int = 100 * UNIT, **body: Json) -> str:
+        campaign: str = done(
+            self.post(
+                "/campaigns",
+                {"name": "Airdrop", "campaignType": "reverse_airdrop", "budgetMicro": str(budget_micro), **body},
+            )
+        )["id"]
+        return campaign
+
+    def campaign(self, budget_micro: int = 100 * UNIT, **body: Json) -> str:
+        """A new active campaign."""
+        campaign = self.draft(budget_micro, **body)
+        done(self.post(f"/campaigns/{campaign}/activate"))
+        return campaign
+
+    def batch(self, campaign: str, *items: Json, force: bool | None = None, **options: Any) -> httpx.Response:
+        """Sends a batch; an item is a JSON object or a pair (account, amount)."""
+        grants = [i if isinstance(i, dict) else {"accountId": i[0], "amountMicro": str(i[1])} for i in items]
+        return self.post(
+            f"/campaigns/{campaign}/grants/batch",
+            {"grants": grants} | ({} if force is None else {"force": force}),
+            **options,
+        )
+
+    # --- what must not change ---
+
+    def everything(self) -> list[object]:
+        """All rows of all tables."""
+        from minibill.db.connect import open_reader
+
+        conn = open_reader(self.book.path)
+        try:
+            tables = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
+            return [conn.execute(f"SELECT * FROM {table}").fetchall() for (table,) in tables]
+        finally:
+            conn.close()
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """What happens inside leaves every table as it was: accounts, audit log, idempotency keys and all."""
+        before = self.everything()
+        yield
+        assert self.everything() == before
+
+
+def done(response: httpx.Response, *statuses: int) -> Json:
+    """The JSON of an answer that must be a success."""
+    assert response.status_code in (statuses or (200, 201)), f"{response.status_code} {response.text}"
+    return response.json()
+
+
+def refused(response: httpx.Response, status: int, code: str, *paths: str) -> Json:
+    """The problem of an answer that must be this refusal, at these paths."""
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (status, code), problem
+    if paths:
+        assert tuple(error["path"] for error in problem["errors"]) == paths
+    return problem

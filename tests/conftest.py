@@ -1,0 +1,63 @@
+"""What the tests share: real database files, the real application in process, and the invariants after every test."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from minibill.db.connect import open_reader
+from minibill.db.migrate import migrate_file
+from minibill.invariants import violations
+from tests.api import Api, Loop
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of the newest schema with nothing in it, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "book.db"
+    migrate_file(path)
+    return path
+
+
+@pytest.fixture
+def db(tmp_path: Path, migrated_file: Path) -> Iterator[Path]:
+    """A database file of the test's own; after the test its invariants must hold."""
+    path = tmp_path / "book.db"
+    shutil.copyfile(migrated_file, path)
+    yield path
+    conn = open_reader(path)
+    try:
+        assert violations(conn) == {}
+    finally:
+        conn.close()
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    """One event loop on a thread of its own, so that tests are plain functions."""
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def start(db: Path, loop: Loop) -> Iterator[Callable[..., Api]]:
+    """Opens the book behind the real application: `start(MINIBILL_CEILING_MICRO="100")`; twice is the same file again."""
+    running: list[Api] = []
+
+    def start(**environment: str) -> Api:
+        for api in running:
+            api.stop()
+        running.append(Api(db, loop, environment))
+        return running[-1]
+
+    yield start
+    for api in running:
+        api.stop()
+
+
+@pytest.fixture
+def api(start: Callable[..., Api]) -> Api:
+    """The application with a test clock and without rate limits."""
+    return start()
