@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,6 +97,49 @@ class Api:
             params={name.rstrip("_"): str(value) for name, value in query.items()} or None,
         )
         return self.loop.run(self.http.send(request))
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Sequence[tuple[bytes, bytes]] | None = None,
+        query: bytes = b"",
+        messages: Sequence[Json] = ({"type": "http.request", "body": b"", "more_body": False},),
+        address: str = "192.0.2.7",
+    ) -> httpx.Response:
+        """One request just as an ASGI server hands it over: any path, any headers, these messages and then silence.
+
+        Without `headers` it carries the admin token and says that it is JSON.
+        """
+        if headers is None:
+            headers = self.admin_headers()
+        scope: Json = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http", "path": path,
+            "raw_path": path.encode(), "query_string": query, "headers": list(headers), "root_path": "",
+            "server": ("minibill.test", 80), "client": (address, 4711), "state": {}, "extensions": {},
+        }  # fmt: skip
+        coming, sent = iter(messages), list[Json]()
+
+        async def receive() -> Json:
+            for message in coming:
+                return message
+            return await asyncio.Event().wait()
+
+        async def send(message: Json) -> None:
+            sent.append(message)
+
+        async def run() -> None:
+            await self.app(scope, receive, send)
+
+        self.loop.run(run())
+        start, *bodies = sent
+        content = b"".join(message.get("body", b"") for message in bodies)
+        return httpx.Response(start["status"], headers=start["headers"], content=content)
+
+    def admin_headers(self) -> list[tuple[bytes, bytes]]:
+        """What `ask` sends unless it is told otherwise."""
+        return [(b"authorization", f"Bearer {self.token}".encode()), (b"content-type", b"application/json")]
 
     def get(self, path: str, **query: object) -> Json:
         """The JSON of a read that succeeds."""

@@ -7,6 +7,7 @@ import click
 
 import minibill
 from minibill.commands.campaign import campaign
+from minibill.commands.demo import demo
 from minibill.commands.migrate import migrate
 from minibill.commands.serve import serve
 from minibill.commands.token import token
@@ -24,6 +25,7 @@ def main() -> None:
     """
 
 
+main.add_command(demo)
 main.add_command(serve)
 main.add_command(token)
 main.add_command(migrate)

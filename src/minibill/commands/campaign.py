@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, BinaryIO, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import click
 import msgspec
@@ -271,7 +271,7 @@ def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
 
 @campaign.command("import")
 @click.argument("campaign_id", metavar="CAMPAIGN", type=campaign_id_of)
-@click.argument("file", metavar="FILE.csv", type=click.File("rb"))
+@click.argument("file", metavar="FILE.csv", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option(
     "--account-column",
     required=True,
@@ -318,7 +318,7 @@ def import_list(
     ctx: click.Context,
     *,
     campaign_id: str,
-    file: BinaryIO,
+    file: str,
     account_column: str,
     entity_type: str | None,
     amount_column: str | None,
@@ -478,9 +478,10 @@ def _change_state(campaign_id: str, verb: str, *, url: str, token: str, as_json:
 # --- import ---
 
 
-def _read(file: BinaryIO, layout: Layout) -> LossList:
+def _read(file: str, layout: Layout) -> LossList:
     try:
-        loss_list = read_loss_list(file.read(), layout=layout)
+        with click.open_file(file, "rb") as source:
+            loss_list = read_loss_list(source.read(), layout=layout)
     except OSError as error:
         raise Misuse(f"nothing was paid: the list can't be read: {error.strerror}") from None
     except UnreadableList as error:
@@ -688,9 +689,9 @@ def _refusal_lines(refusal: ServiceRefusal, *, batch: Batch | None) -> list[str]
     lines = [f"{refusal.code} ({refusal.status}): {_placed(refusal.detail, batch)}"]
     for name, value in refusal.facts.items():
         if isinstance(value, list):
-            lines += _listed([f"{name}: {_placed(_text(member), batch)}" for member in value])
+            lines += _listed([_placed(f"{name}: {_fact_text(name, member)}", batch) for member in value])
         else:
-            lines.append(f"  {name}: {_money(value) if _is_money(name, value) else _placed(_text(value), batch)}")
+            lines.append(_placed(f"  {name}: {_fact_text(name, value)}", batch))
     errors = [f"{path}: {message}" for path, message in refusal.errors]
     lines += _listed([_placed(error, batch) for error in errors if error not in refusal.detail])
     if batch is not None and refusal.code in _REFUSALS_OF_SIZE:
@@ -706,8 +707,19 @@ def _refusal_json(refusal: ServiceRefusal, batch: Batch | None) -> dict[str, Any
         "status": refusal.status,
         "detail": refusal.detail,
         "facts": refusal.facts,
+        # So that a program can tell the line of any `grants[3]` in the above.
+        "linesOfGrants": [item.line for item in batch.items] if batch else [],
         "errors": [{"line": _line_of(path, batch), "path": path, "message": message} for path, message in refusal.errors],
     }
+
+
+def _fact_text(name: str, value: object) -> str:
+    if isinstance(value, dict) and "path" in value:
+        others = [_fact_text(key, member) for key, member in value.items() if key != "path"]
+        return ": ".join([str(value["path"]), ", ".join(others)])
+    if isinstance(value, str):
+        return _money(value) if name.endswith("Micro") and re.fullmatch("-?[0-9]{1,30}", value) else value
+    return msgspec.json.encode(value).decode()
 
 
 def _placed(text: str, batch: Batch | None) -> str:
@@ -783,11 +795,3 @@ def _money(amount_micro: int | str) -> str:
     units, rest = divmod(abs(int(amount_micro)), MICRO_PER_UNIT)
     fraction = f".{rest:06}".rstrip("0") if rest else ""
     return f"{sign}{units:,}{fraction} units ({int(amount_micro)} micro)"
-
-
-def _is_money(name: str, value: object) -> bool:
-    return name.endswith("Micro") and isinstance(value, str) and re.fullmatch("-?[0-9]{1,30}", value) is not None
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

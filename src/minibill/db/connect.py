@@ -94,8 +94,11 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `DatabaseLocked` when another process holds it."""
+        """Raises `DatabaseLocked` when another process holds it, or the file has a second name that could be served."""
         real = Path(os.path.realpath(path))
+        if real.exists() and real.stat().st_nlink > 1:
+            # The write-ahead log goes by the file's name: under two names there would be two, and the book torn apart.
+            raise DatabaseLocked(f"{path} has more than one name (hard links); remove the others, or copy it with cp")
         self._file: TextIO = real.with_name(real.name + ".lock").open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,54 @@
+"""`python -m bench`: measures, prints, and writes bench/RESULTS.md. A number whose run was not in order is not printed."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench import batches, machine, singles
+from bench.report import Table, Unfit, markdown, show
+from bench.sizes import FULL, QUICK, Sizes
+
+BENCHMARKS: dict[str, Callable[[Sizes], Table]] = {
+    "batch": batches.in_process,
+    "batch-http": batches.over_http,
+    "mint": singles.mints,
+    "read": singles.reads,
+}
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+# Tables are wider than a log's usual 80 columns, and a table that is cut off says nothing.
+LOG_COLUMNS = 120
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer and shorter rounds: a look, not a result.")
+@click.option("--only", type=click.Choice(list(BENCHMARKS)), help="One benchmark.")
+def main(*, quick: bool, only: str | None) -> None:
+    """Measures minibill beside its baselines. A full run, without options, also writes bench/RESULTS.md."""
+    console = Console(width=None if sys.stdout.isatty() else LOG_COLUMNS)
+    described = machine.describe()
+    date = datetime.now(UTC).date().isoformat()
+    machine.use_generator_core()
+    console.print(f"[bold]minibill benchmarks[/bold], {date}", highlight=False)
+    for what, which in described:
+        console.print(f"  {what:<10} {which}", highlight=False)
+    tables = []
+    for name in [only] if only else BENCHMARKS:
+        try:
+            table = BENCHMARKS[name](QUICK if quick else FULL)
+        except Unfit as error:
+            raise click.ClickException(f"{name} was not in order, so it has no numbers: {error}") from None
+        show(console, table)
+        tables.append(table)
+    console.print("\nEvery book was checked afterwards and is whole; every answer was the expected one.")
+    if not quick and only is None:
+        RESULTS.write_text(markdown(described, date, tables), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The bare insert: the rows that real batches wrote, written again with nothing around them.
+
+They are read back from a finished book and go into a new one of the same schema, in the same batches: one executemany a
+table, one transaction and one COMMIT a batch. What comes out must be the same book, row for row.
+"""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.report import Unfit, require_whole
+from minibill.db.connect import open_reader, open_writer
+from minibill.db.migrate import migrate
+from minibill.db.queries import Row
+from minibill.db.sqlite import sqlite3
+
+# In the order in which foreign keys and triggers want them.
+BATCH_TABLES = ("credit_accounts", "credit_lots", "credit_ledger", "credit_grants", "admin_audit_log")
+
+INSERT_BALANCE = (
+    "INSERT INTO credit_balances (account_id, pool_id, available_micro, reserved_micro, entry_seq) VALUES (?, ?, ?, ?, ?)"
+)
+UPDATE_BALANCE = """
+UPDATE credit_balances
+   SET available_micro = ?,
+       reserved_micro = ?,
+       entry_seq = ?
+ WHERE account_id = ?
+   AND pool_id = ?
+"""
+CHARGE_CAMPAIGN = """
+UPDATE credit_campaigns
+   SET spent_micro = spent_micro + ?,
+       grant_count = grant_count + ?,
+       updated_at_us = ?
+ WHERE id = ?
+"""
+
+Named = dict[str, Any]
+
+
+class Statement(NamedTuple):
+    """One executemany."""
+
+    sql: str
+    rows: list[Row]
+
+
+class Captured(NamedTuple):
+    """What was in a book before its first batch, and what each batch wrote."""
+
+    before: list[Statement]
+    batches: list[list[Statement]]
+
+
+def capture(db: Path, *, with_triggers: bool) -> Captured:
+    """Reads back what the batches of a finished book wrote.
+
+    Its campaigns must have been there before the first batch. Triggers keep the balances; without them the balances are
+    written as one more table.
+    """
+    conn = open_reader(db)
+    try:
+        tables = {table: _rows(conn, table) for table in BATCH_TABLES}
+        keys = _rows(conn, "idempotency_keys")
+        campaigns = _rows(conn, "credit_campaigns")
+    finally:
+        conn.close()
+    audit = tables["admin_audit_log"]
+    times_us = [row["created_at_us"] for row in audit if row["action"] == "campaign.grant"]
+    before = [
+        *_drafts_activated(campaigns),
+        _insert("admin_audit_log", [r for r in audit if r["created_at_us"] < times_us[0]]),
+    ]
+    batches = []
+    for time_us, key in zip(times_us, keys, strict=True):
+        of_batch = {table: [row for row in rows if row["created_at_us"] == time_us] for table, rows in tables.items()}
+        statements = [_insert(table, rows) for table, rows in of_batch.items() if rows]
+        if not with_triggers:
+            statements += _balances(of_batch["credit_ledger"])
+        statements += [_charge(of_batch["credit_grants"]), _insert("idempotency_keys", [key])]
+        batches.append(statements)
+    return Captured(before, batches)
+
+
+def replay(captured: Captured, db: Path, *, like: Path, with_triggers: bool) -> list[float]:
+    """Writes it all into a new file; answers how many seconds each batch took. The file must come out equal to `like`."""
+    conn = open_writer(db)
+    try:
+        migrate(conn)
+        if not with_triggers:
+            for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+                conn.execute(f"DROP TRIGGER {name}")
+        _write(conn, captured.before)
+        seconds = [_write(conn, batch) for batch in captured.batches]
+    finally:
+        conn.close()
+    require_whole(db)
+    if _everything(db) != _everything(like):
+        raise Unfit("the bare insert did not write the rows that the batches wrote")
+    return seconds
+
+
+def commits_per_s(db: Path, count: int) -> float:
+    """How many transactions of a single row the disk takes in a second, one after the other."""
+    conn = open_writer(db)
+    try:
+        conn.execute("CREATE TABLE IF NOT EXISTS one_row (number INTEGER PRIMARY KEY) STRICT")
+        statement = [Statement("INSERT INTO one_row DEFAULT VALUES", [()])]
+        return count / sum(_write(conn, statement) for _ in range(count))
+    finally:
+        conn.close()
+
+
+def _write(conn: sqlite3.Connection, statements: list[Statement]) -> float:
+    began_s = time.perf_counter()
+    conn.execute("BEGIN IMMEDIATE")
+    for sql, rows in statements:
+        conn.executemany(sql, rows)
+    conn.execute("COMMIT")
+    return time.perf_counter() - began_s
+
+
+def _rows(conn: sqlite3.Connection, table: str) -> list[Named]:
+    # The first column of each of these tables is its key.
+    cursor = conn.execute(f"SELECT * FROM {table} ORDER BY 1")
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _insert(table: str, rows: list[Named]) -> Statement:
+    places = ", ".join("?" for _ in rows[0])
+    return Statement(f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES ({places})", [tuple(row.values()) for row in rows])
+
+
+def _drafts_activated(campaigns: list[Named]) -> list[Statement]:
+    drafts = [row | {"status": "draft", "spent_micro": 0, "grant_count": 0} for row in campaigns]
+    activate = Statement("UPDATE credit_campaigns SET status = 'active' WHERE id = ?", [(row["id"],) for row in campaigns])
+    return [_insert("credit_campaigns", drafts), activate]
+
+
+def _balances(entries: list[Named]) -> list[Statement]:
+    key = ("account_id", "pool_id")
+    after = ("available_after_micro", "reserved_after_micro", "entry_seq")
+    first = [tuple(entry[name] for name in key + after) for entry in entries if entry["entry_seq"] == 1]
+    later = [tuple(entry[name] for name in after + key) for entry in entries if entry["entry_seq"] > 1]
+    return [s for s in (Statement(INSERT_BALANCE, first), Statement(UPDATE_BALANCE, later)) if s.rows]
+
+
+def _charge(grants: list[Named]) -> Statement:
+    total_micro = sum(grant["amount_micro"] for grant in grants)
+    return Statement(CHARGE_CAMPAIGN, [(total_micro, len(grants), grants[0]["created_at_us"], grants[0]["campaign_id"])])
+
+
+def _everything(db: Path) -> dict[str, list[Row]]:
+    conn = open_reader(db)
+    try:
+        tables = conn.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('schema_migrations') ORDER BY name"
+        ).fetchall()
+        return {table: conn.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for (table,) in tables}
+    finally:
+        conn.close()

@@ -1,0 +1,61 @@
+"""The machine: what the numbers were measured on, and which core runs what."""
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from minibill.db import sqlite
+
+PACKAGES = ("litestar", "msgspec", "uvicorn", "uvloop", "httptools", "aiosqlite")
+
+
+def describe() -> list[tuple[str, str]]:
+    """Processor, versions and how the cores are shared out, as (what, which)."""
+    return [
+        ("processor", f"{_processor()}, {os.cpu_count()} cores"),
+        ("system", f"{platform.system()} {platform.machine()}"),
+        ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
+        ("SQLite", f"{sqlite.VERSION}, WAL, synchronous=FULL"),
+        *((name, version(name)) for name in PACKAGES),
+        ("cores", _sharing()),
+    ]
+
+
+@contextlib.contextmanager
+def on_server_core() -> Iterator[None]:
+    """What runs or is started inside has the server's core and no other, where the system allows that."""
+    if not _PINNED:
+        yield
+        return
+    os.sched_setaffinity(0, _CORES[:1])
+    try:
+        yield
+    finally:
+        use_generator_core()
+
+
+def use_generator_core() -> None:
+    """From now on this thread has the load generator's core and no other, where the system allows that."""
+    if _PINNED:
+        os.sched_setaffinity(0, _CORES[1:2])
+
+
+_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+_PINNED = len(_CORES) >= 2
+
+
+def _sharing() -> str:
+    if not _PINNED:
+        return "not pinned: there is one, or the system has no call for it"
+    return "pinned: servers, and what is measured in process, have one; the load generator has another"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,66 @@
+"""The no-op: what the framework and the server cost before they do anything. `python -m bench.noop` serves it.
+
+Same Litestar, same uvicorn settings as `minibill serve`; it decodes a body strictly and answers a few bytes of JSON.
+"""
+
+import asyncio
+import socket
+from typing import Any
+
+import msgspec
+import uvicorn
+import uvloop
+from litestar import Litestar, Request, Response, get, post
+
+from minibill.campaigns.structs import BatchBody
+from minibill.wire import Decoder
+
+
+class Small(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """A body of the size of a mint's."""
+
+    amount_micro: str
+    source_type: str
+
+
+class Done(msgspec.Struct):
+    done: int
+
+
+_SMALL, _BATCH, _ENCODER = msgspec.json.Decoder(Small, strict=True), Decoder(BatchBody), msgspec.json.Encoder()
+
+
+@post("/small", status_code=200)
+async def small(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Decodes a body of some 50 bytes."""
+    _SMALL.decode(await request.body())
+    return _done(1)
+
+
+@post("/batch", status_code=200)
+async def batch(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Decodes the body of a batch as minibill does, and leaves it at that."""
+    return _done(len(_BATCH.decode(await request.body()).grants))
+
+
+@get("/small")
+async def read(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Reads nothing."""
+    return _done(0)
+
+
+def _done(count: int) -> Response[bytes]:
+    return Response(_ENCODER.encode(Done(count)), media_type="application/json")
+
+
+async def _serve() -> None:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2_048)
+    app = Litestar([small, batch, read], openapi_config=None, logging_config=None)
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, proxy_headers=False)
+    print(f"the no-op is listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    await uvicorn.Server(config).serve([listener])
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve())

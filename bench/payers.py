@@ -1,0 +1,174 @@
+"""Payers: the same batches, in process and over HTTP."""
+
+import asyncio
+import random
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
+
+import msgspec
+import uvloop
+
+from bench.report import Unfit, require_whole
+from bench.servers import Client
+from minibill.audit import Origin
+from minibill.auth.scopes import EVERYTHING
+from minibill.auth.tokens import Caller
+from minibill.book import Book
+from minibill.campaigns.grants import pay_batch, read_items
+from minibill.campaigns.lifecycle import create_campaign, move_campaign
+from minibill.campaigns.structs import BatchBody
+from minibill.idempotency import Key, fingerprint
+from minibill.wire import Decoder
+
+T = TypeVar("T")
+
+BATCH_GRANTS = 1_000
+AMOUNT_MICRO = 1_000_000
+BUDGET_MICRO = 10**15
+
+_BODY = Decoder(BatchBody)
+
+
+class Paid(NamedTuple):
+    """One batch: how long it took, and what was sent and answered."""
+
+    seconds: float
+    request: bytes
+    answer: bytes
+
+
+class Payer(Protocol):
+    """Pays batches on an empty book of its own."""
+
+    def campaign(self) -> str: ...
+
+    def pay(self, campaign_id: str, body: bytes, key: str) -> Paid: ...
+
+
+class Payments(NamedTuple):
+    """Batches to accounts that they open, then to the same accounts, now there."""
+
+    new: list[Paid]
+    existing: list[Paid]
+
+
+def pay_batches(payer: Payer, batches: int) -> Payments:
+    """Pays so many batches of each kind."""
+    first, second = payer.campaign(), payer.campaign()
+    bodies = [new_entities(BATCH_GRANTS, seed=number) for number in range(batches)]
+    new = [payer.pay(first, body, f"new-{number}") for number, body in enumerate(bodies)]
+    bodies = [to_accounts(accounts_paid(paid.answer)) for paid in new]
+    existing = [payer.pay(second, body, f"existing-{number}") for number, body in enumerate(bodies)]
+    for paid in (*new, *existing):
+        if msgspec.json.decode(paid.answer)["totalGranted"] != BATCH_GRANTS:
+            raise Unfit(f"not all of a batch was granted: {paid.answer[:300]!r}")
+    return Payments(new, existing)
+
+
+def new_entities(count: int, *, seed: int = 0) -> bytes:
+    """The body of a batch to entities that have no account; another seed makes others."""
+    wallets = random.Random(seed)
+    return _body(
+        [{"entity": {"entityType": "person", "entityId": f"0x{wallets.getrandbits(160):040x}"}} for _ in range(count)]
+    )
+
+
+def to_accounts(account_ids: list[str]) -> bytes:
+    """The body of a batch to these accounts."""
+    return _body([{"accountId": account_id} for account_id in account_ids])
+
+
+def accounts_paid(answer: bytes) -> list[str]:
+    """The accounts of a batch's answer."""
+    return [grant["accountId"] for grant in msgspec.json.decode(answer)["grants"]]
+
+
+def _body(who: list[dict[str, Any]]) -> bytes:
+    return msgspec.json.encode({"grants": [{**one, "amountMicro": str(AMOUNT_MICRO)} for one in who]})
+
+
+class InProcess:
+    """Pays through `Book.write`; decoding is not timed."""
+
+    def __init__(self, db: Path) -> None:
+        self._db = db
+        self._caller = Caller("admin", "bench", None, frozenset({EVERYTHING}))
+        self._origin = Origin("127.0.0.1", "minibill-bench", "bench", None)
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._book = self._run(Book.open(self._db))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._run(self._book.close())
+        self._runner.close()
+        if kind is None:
+            require_whole(self._db)
+
+    def campaign(self) -> str:
+        answer = self._run(
+            self._book.write(
+                create_campaign, caller=self._caller, origin=self._origin, created_by="bench", name="Bench",
+                description=None, campaign_type="promotional", budget_micro=BUDGET_MICRO, grant_formula="fixed_amount",
+                grant_config=None, pool_id="general", per_wallet_cap_micro=AMOUNT_MICRO, starts_at_us=None,
+                expires_at_us=None, grant_ttl_seconds=None,
+            )
+        )  # fmt: skip
+        campaign_id: str = msgspec.json.decode(answer.body)["id"]
+        activation = self._book.write(
+            move_campaign, caller=self._caller, origin=self._origin, campaign_id=campaign_id, verb="activate"
+        )
+        self._run(activation)
+        return campaign_id
+
+    def pay(self, campaign_id: str, body: bytes, key: str) -> Paid:
+        return self._run(self._pay(campaign_id, body, key))
+
+    async def _pay(self, campaign_id: str, body: bytes, key: str) -> Paid:
+        items = read_items(_BODY.decode(body))
+        own_key = Key(self._caller.name, key, fingerprint("POST", campaign_id, body))
+        began_s = time.perf_counter()
+        written = await self._book.write(
+            pay_batch,
+            caller=self._caller,
+            origin=self._origin,
+            key=own_key,
+            campaign_id=campaign_id,
+            items=items,
+            force=False,
+            ceiling_micro=10**12,
+        )
+        seconds = time.perf_counter() - began_s
+        if written.status != 201 or written.replayed:
+            raise Unfit(f"a batch was answered {written.status}")
+        return Paid(seconds, body, written.body)
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(coroutine)
+
+
+class OverHttp:
+    """Pays through a server."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def campaign(self) -> str:
+        body = {
+            "name": "Bench",
+            "campaignType": "promotional",
+            "budgetMicro": str(BUDGET_MICRO),
+            "perWalletCapMicro": str(AMOUNT_MICRO),
+        }
+        campaign_id: str = msgspec.json.decode(self._client.post("/campaigns", msgspec.json.encode(body)))["id"]
+        self._client.post(f"/campaigns/{campaign_id}/activate")
+        return campaign_id
+
+    def pay(self, campaign_id: str, body: bytes, key: str) -> Paid:
+        request = self._client.request("POST", f"/campaigns/{campaign_id}/grants/batch", body, key=key)
+        began_s = time.perf_counter()
+        answer = self._client.sent(request)
+        return Paid(time.perf_counter() - began_s, body, answer)

@@ -1,0 +1,98 @@
+"""Servers: minibill and the no-op, each a process of its own on the server's core."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from bench.load import Connection, request_bytes
+from bench.machine import on_server_core
+from bench.report import Unfit, require_whole
+from minibill.auth.scopes import EVERYTHING
+from minibill.auth.tokens import sign_token
+from minibill.config import read_settings
+
+STOP_SECONDS_MAX = 15
+
+ENVIRONMENT = {
+    "BILLING_ADMIN_JWT_SECRET": "a secret that only benchmarks use, admin",
+    "BILLING_INTERNAL_JWT_SECRET": "a secret that only benchmarks use, service",
+    "MINIBILL_ADMIN_RATE_PER_MINUTE": "0",
+}
+
+PREFIX = "/admin/billing"
+
+
+def token() -> str:
+    """An admin token for the servers that are started here."""
+    return sign_token(read_settings(ENVIRONMENT), "admin", sub="bench", scopes=[EVERYTHING], ttl=3600)
+
+
+@contextlib.contextmanager
+def minibill(db: Path) -> Iterator[int]:
+    """`minibill serve` on this file; answers its port. Stopped afterwards, and the book checked."""
+    with _process(["-m", "minibill", "serve", "--dev", "--port", "0", "--db", str(db)]) as port:
+        yield port
+    require_whole(db)
+
+
+@contextlib.contextmanager
+def noop() -> Iterator[int]:
+    """The no-op server; answers its port."""
+    with _process(["-m", "bench.noop"]) as port:
+        yield port
+
+
+class Client:
+    """Sends what `minibill serve` expects."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = Connection(port)
+        self.headers = {"Authorization": f"Bearer {token()}"}
+
+    def request(self, method: str, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
+        """The bytes of a request, to be sent now or later."""
+        headers = self.headers if key is None else self.headers | {"Idempotency-Key": key}
+        return request_bytes(method, PREFIX + path, headers=headers, body=body)
+
+    def post(self, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
+        """The body of an answer that must be a success."""
+        return self.sent(self.request("POST", path, body or b"{}", key=key))
+
+    def sent(self, request: bytes) -> bytes:
+        """The body of an answer that must be a success."""
+        answer = self.connection.ask(request)
+        if answer.status not in (200, 201):
+            raise Unfit(f"{answer.status} {answer.body[:1000].decode(errors='replace')}")
+        return answer.body
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+
+@contextlib.contextmanager
+def _process(arguments: list[str]) -> Iterator[int]:
+    # A child inherits the core of the thread that starts it, and so do the child's own threads.
+    with on_server_core():
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
+        )
+    assert process.stdout is not None
+    try:
+        first_line = process.stdout.readline()
+        if "listening on http://" not in first_line:
+            raise Unfit(f"{' '.join(arguments[:3])} did not start: {first_line}")
+        yield int(first_line.strip().rpartition(":")[2])
+        process.terminate()
+        if process.wait(STOP_SECONDS_MAX) not in (0, -15):
+            raise Unfit(f"{' '.join(arguments[:3])} ended with {process.returncode}")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

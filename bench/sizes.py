@@ -1,0 +1,21 @@
+"""How much is measured: enough for medians that stand still, within three minutes, or 30 seconds for a quick look."""
+
+from typing import NamedTuple
+
+
+class Sizes(NamedTuple):
+    # Batches of each kind a book; books that are made one after the other.
+    batches: int
+    passes: int
+    # Runs of load of each kind, taken in turns, and how long each is.
+    rounds: int
+    seconds: float
+    # Single-row transactions a round.
+    commits: int
+    # The book that is read from: so many accounts have this many entries each.
+    read_accounts: int
+    read_entries: int
+
+
+FULL = Sizes(batches=15, passes=4, rounds=5, seconds=1.0, commits=1_000, read_accounts=1_000, read_entries=60)
+QUICK = Sizes(batches=4, passes=1, rounds=1, seconds=0.5, commits=300, read_accounts=1_000, read_entries=51)

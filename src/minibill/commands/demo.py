@@ -1,0 +1,161 @@
+"""`minibill demo`: a whole campaign on a fresh database, over HTTP, with what happened printed step by step.
+
+It starts a service of its own on a free port, in a folder that is deleted afterwards, and uses the same commands that an
+operator would.
+"""
+
+import csv
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import httpx
+
+from minibill.db.connect import open_reader
+from minibill.invariants import INVARIANTS, violations
+from minibill.money import MICRO_PER_UNIT
+
+WALLETS = 1_155
+BUDGET_MICRO = 2_000 * MICRO_PER_UNIT
+STOP_SECONDS_MAX = 15
+
+
+@click.command(epilog="\b\nExamples:\n  minibill demo\n  minibill demo --keep ./demo    to look around in afterwards")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Leave the database and the list in this folder.")
+def demo(*, keep: Path | None) -> None:
+    """Run a whole campaign on a fresh database and print what happened.
+
+    A reverse airdrop pays a list of 1,155 wallets what they lost, up to 5 units each, over HTTP, from a CSV file as messy as
+    real ones. Then the same list is paid again, to see that nothing is paid twice, and the book is checked.
+    """
+    with _folder(keep) as folder:
+        losses = folder / "losses.csv"
+        _write_losses(losses)
+        with _running_service(folder / "demo.db") as (url, token):
+            _tell(1, "A service runs on a fresh SQLite file", f"{url}   one process, one file")
+            campaign_id = _create_campaign(url, token)
+            _tell(2, "A campaign", f"{campaign_id}   reverse_airdrop, proportional_loss, budget 2,000 units, at most 5 a wallet")
+            _tell(3, f"A list of {WALLETS:,} wallets", "columns, decimals and booleans as an export has them")
+            arguments = [
+                "campaign", "import", campaign_id, str(losses), "--entity-type", "person", "--account-column", "User",
+                "--input-column", "lossMicro=ETH to recover", "--round", "down",
+            ]  # fmt: skip
+            _tell(4, "Paid", "$ minibill campaign import CAMPAIGN losses.csv --round down …")
+            _minibill(url, token, *arguments)
+            _tell(5, "Paid again: the same list, nothing is paid twice", "$ minibill campaign import …")
+            _minibill(url, token, *arguments)
+            _tell(6, "The campaign", "$ minibill campaign show CAMPAIGN")
+            _minibill(url, token, "campaign", "show", campaign_id)
+            _show_one_wallet(url, token, losses)
+        _check(folder / "demo.db")
+        if keep is not None:
+            click.echo(f"\nThe book is in {folder / 'demo.db'}: minibill serve --dev --db {folder / 'demo.db'}")
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="minibill-demo-") as folder:
+            yield Path(folder)
+        return
+    keep.mkdir(parents=True, exist_ok=True)
+    if (keep / "demo.db").exists():
+        raise click.UsageError(f"{keep / 'demo.db'} is there already; the demo wants a fresh database: name another folder")
+    yield keep
+
+
+@contextmanager
+def _running_service(db: Path) -> Iterator[tuple[str, str]]:
+    """A service in a process of its own; answers its URL and an admin token."""
+    command = [sys.executable, "-m", "minibill", "serve", "--dev", "--db", str(db), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = ""
+        while not (found := re.search(r"MINIBILL_URL=(\S+)\n.*MINIBILL_TOKEN=(\S+)\n", said)):
+            line = process.stdout.readline()
+            if not line:
+                raise click.ClickException("the demo's service did not start")
+            said += line
+        try:
+            yield found[1], found[2]
+        finally:
+            process.terminate()
+            process.wait(STOP_SECONDS_MAX)
+
+
+def _write_losses(file: Path) -> None:
+    """A made-up list like those that a reverse airdrop starts from: many small losses, a few large ones."""
+    chance = random.Random(2023)  # noqa: S311 - the same list every time, not a secret
+    with file.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["", "User", "ETH before hack", "% not recovered by user", "is_multisig", "ETH to recover"])
+        for number in range(WALLETS):
+            before = chance.lognormvariate(-1.5, 3)
+            wallet = f"0x{chance.getrandbits(160):040x}"
+            writer.writerow([number, wallet, f"{before:.15f}", "100.0", chance.random() < 0.05, f"{before * 0.866:.16f}"])
+
+
+def _create_campaign(url: str, token: str) -> str:
+    with httpx.Client(base_url=f"{url}/admin/billing", headers={"Authorization": f"Bearer {token}"}, trust_env=False) as http:
+        body = {
+            "name": "Made whole",
+            "campaignType": "reverse_airdrop",
+            "budgetMicro": str(BUDGET_MICRO),
+            "grantFormula": "proportional_loss",
+            "grantConfig": {"ratioBps": 10000, "minLossMicro": "10000"},
+        }
+        campaign_id: str = http.post("/campaigns", json=body).raise_for_status().json()["id"]
+        http.post(f"/campaigns/{campaign_id}/activate").raise_for_status()
+    return campaign_id
+
+
+def _minibill(url: str, token: str, *arguments: str) -> None:
+    environment = {**os.environ, "MINIBILL_URL": url, "MINIBILL_TOKEN": token}
+    sys.stdout.flush()
+    finished = subprocess.run([sys.executable, "-m", "minibill", *arguments], env=environment, check=False)
+    if finished.returncode != 0:
+        raise click.ClickException(f"minibill {arguments[0]} {arguments[1]} ended with {finished.returncode}")
+
+
+def _show_one_wallet(url: str, token: str, losses: Path) -> None:
+    with losses.open(encoding="utf-8", newline="") as handle:
+        wallet = max(csv.DictReader(handle), key=lambda row: len(row["ETH to recover"].partition(".")[0]))["User"]
+    with httpx.Client(base_url=f"{url}/admin/billing", headers={"Authorization": f"Bearer {token}"}, trust_env=False) as http:
+        query = {"entityType": "person", "entityId": wallet}
+        [account] = http.get("/accounts", params=query).raise_for_status().json()["items"]
+        [entry] = http.get(f"/accounts/{account['id']}/history").raise_for_status().json()["items"]
+    _tell(7, "One wallet's history", f"{wallet}  =  {account['id']}")
+    click.echo(
+        f"   entry {entry['entrySeq']}   {entry['entryType']}   {entry['amountMicro']:>8} micro   "
+        f"available after: {entry['availableAfterMicro']}   {entry['createdAt']}"
+    )
+
+
+def _check(db: Path) -> None:
+    conn = open_reader(db)
+    try:
+        wrong = violations(conn)
+        entries, lots, grants, audited = (
+            conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("credit_ledger", "credit_lots", "credit_grants", "admin_audit_log")
+        )
+    finally:
+        conn.close()
+    _tell(8, "The book, recomputed from its entries", f"{entries:,} entries, {lots:,} lots, {grants:,} grants, {audited} audit rows")
+    if wrong:
+        for name, rows in wrong.items():
+            click.echo(f"   broken: {name}: {rows[:3]}", err=True)
+        sys.exit(1)
+    click.echo(f"   {len(INVARIANTS) + 2} invariants hold: healthy")
+
+
+def _tell(number: int, what: str, more: str) -> None:
+    click.secho(f"\n{number}. {what}", bold=True)
+    click.echo(f"   {more}")

@@ -1,0 +1,249 @@
+"""The writer: groups, savepoints, answers after COMMIT, what happens when a commit fails."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minibill.db import writer as module
+from minibill.db.connect import open_reader, open_writer
+from minibill.db.sqlite import sqlite3
+from minibill.db.writer import Writer
+from minibill.problems import AmountTooLarge, InternalError, NotReady, Overloaded, StorageFull
+from tests.api import Loop
+
+SQLITE_IOERR = 10
+
+
+class Conn:
+    """The writer's connection, with its statements written down and faults on demand."""
+
+    def __init__(self, path: Path) -> None:
+        self.real = open_writer(path)
+        self.real.execute("CREATE TABLE notes (text TEXT NOT NULL) STRICT")
+        self.said: list[str] = []
+        self.fail: dict[str, sqlite3.Error] = {}
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        self.said.append(sql)
+        if sql in self.fail:
+            raise self.fail[sql]
+        return self.real.execute(sql, *values)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.real.in_transaction
+
+    def rollback(self) -> None:
+        self.real.rollback()
+
+
+class Fixture:
+    def __init__(self, path: Path, loop: Loop) -> None:
+        self.path, self.loop = path, loop
+        self.conn = Conn(path)
+        self.unknown: list[BaseException] = []
+        self.writer = Writer(self.conn, on_unknown_outcome=self.unknown.append)  # type: ignore[arg-type]
+
+    def notes(self) -> list[str]:
+        """What another connection sees: what is committed."""
+        conn = open_reader(self.path)
+        try:
+            return [text for (text,) in conn.execute("SELECT text FROM notes ORDER BY rowid")]
+        finally:
+            conn.close()
+
+    def together(self, *operations: Any, keep: bool = True) -> list[Any]:
+        """Runs operations that all wait when the writer gets to them; answers values and exceptions."""
+        gate = threading.Event()
+
+        async def run() -> list[Any]:
+            hold = asyncio.ensure_future(self.writer.run(lambda _: gate.wait(10)))
+            await asyncio.sleep(0)
+            tasks = [asyncio.ensure_future(self.writer.run(operation, keep=keep)) for operation in operations]
+            await asyncio.sleep(0)
+            gate.set()
+            await asyncio.gather(hold, return_exceptions=True)
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        return self.loop.run(run())
+
+
+def note(text: str) -> Any:
+    def operation(conn: sqlite3.Connection) -> str:
+        conn.execute("INSERT INTO notes VALUES (?)", (text,))
+        return text
+
+    return operation
+
+
+def note_and_raise(text: str, error: BaseException) -> Any:
+    def operation(conn: sqlite3.Connection) -> None:
+        conn.execute("INSERT INTO notes VALUES (?)", (text,))
+        raise error
+
+    return operation
+
+
+def sqlite_error(code: int) -> sqlite3.Error:
+    error = sqlite3.OperationalError("a fault made by the test")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.fixture
+def w(tmp_path: Path, loop: Loop) -> Iterator[Fixture]:
+    fixture = Fixture(tmp_path / "notes.db", loop)
+    yield fixture
+    fixture.writer.stop()
+    fixture.conn.real.close()
+
+
+def test_what_waits_together_is_committed_together(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GROUP_SECONDS_MAX", 60)
+    assert w.together(*[note(str(n)) for n in range(50)]) == [str(n) for n in range(50)]
+    assert (w.conn.said.count("BEGIN IMMEDIATE"), w.conn.said.count("COMMIT")) == (1, 1)
+    assert w.notes() == [str(n) for n in range(50)]
+
+
+def test_a_group_is_bounded_in_number_and_time(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GROUP_MAX", 10)
+    w.together(*[note(str(n)) for n in range(25)])
+    assert w.conn.said.count("COMMIT") >= 3
+    monkeypatch.setattr(module, "GROUP_SECONDS_MAX", 0)
+    before = w.conn.said.count("COMMIT")
+    w.together(note("a"), note("b"))
+    assert w.conn.said.count("COMMIT") == before + 3  # the one that held the gate, and one each
+
+
+def test_a_refusal_takes_back_its_own_work_and_its_neighbours_commit(w: Fixture) -> None:
+    refusal = AmountTooLarge("too large")
+    assert w.together(note("a"), note_and_raise("b", refusal), note("c")) == ["a", refusal, "c"]
+    assert w.notes() == ["a", "c"]
+
+
+def test_an_answer_goes_out_only_after_the_commit(w: Fixture) -> None:
+    seen: list[list[str]] = []
+
+    async def run() -> None:
+        await w.writer.run(note("a"))
+        seen.append(w.notes())
+
+    w.loop.run(run())
+    assert seen == [["a"]]
+    w.conn.fail["COMMIT"] = sqlite_error(SQLITE_IOERR)
+    [answer] = w.together(note("b"))
+    assert isinstance(answer, Exception)
+
+
+def test_what_is_not_kept_is_run_and_taken_back(w: Fixture) -> None:
+    assert w.together(note("a"), note("b"), keep=False) == ["a", "b"]
+    assert w.notes() == []
+
+
+def test_a_caller_that_is_cancelled_leaves_no_transaction_open_and_its_write_whole(w: Fixture) -> None:
+    gate = threading.Event()
+
+    def slow(conn: sqlite3.Connection) -> None:
+        conn.execute("INSERT INTO notes VALUES ('first')")
+        gate.wait(10)
+        conn.execute("INSERT INTO notes VALUES ('second')")
+
+    async def run() -> None:
+        task = asyncio.ensure_future(w.writer.run(slow))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        gate.set()
+        await w.writer.run(note("next"))
+
+    w.loop.run(run())
+    assert w.notes() == ["first", "second", "next"]
+
+
+def test_too_many_waiting_writes_are_refused_at_once(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUEUE_MAX", 2)
+    answers = w.together(*[note(str(n)) for n in range(4)])
+    refused = [a for a in answers if isinstance(a, Overloaded)]
+    assert refused and refused[0].headers == {"Retry-After": "1"}
+    assert w.notes() == [a for a in answers if isinstance(a, str)]
+
+
+def test_a_full_disk_inside_an_operation_is_storage_full_and_its_neighbours_commit(w: Fixture) -> None:
+    answers = w.together(note("a"), note_and_raise("b", sqlite_error(module.SQLITE_FULL)))
+    assert answers[0] == "a" and isinstance(answers[1], StorageFull)
+    assert w.notes() == ["a"]
+
+
+def test_a_real_full_file_is_storage_full_and_writes_resume_when_there_is_room(w: Fixture) -> None:
+    pages = w.conn.real.execute("PRAGMA page_count").fetchone()[0]
+    w.conn.real.execute(f"PRAGMA max_page_count = {pages + 2}")
+    [answer] = w.together(note("x" * 100_000))
+    assert isinstance(answer, StorageFull)
+    assert w.together(note("small")) == ["small"]
+    w.conn.real.execute("PRAGMA max_page_count = 1000000")
+    assert w.together(note("y" * 100_000)) == ["y" * 100_000]
+    assert w.notes() == ["small", "y" * 100_000]
+
+
+def test_a_full_disk_that_ends_the_transaction_fails_the_whole_group(w: Fixture) -> None:
+    def roll_back_all(conn: Any) -> None:
+        conn.execute("ROLLBACK")
+        raise sqlite_error(module.SQLITE_FULL)
+
+    answers = w.together(note("a"), roll_back_all, note("c"))
+    assert [type(a) for a in answers[:2]] == [StorageFull, StorageFull]
+    assert answers[2] == "c"
+    assert w.notes() == ["c"]
+
+
+def test_a_full_disk_at_commit_is_storage_full_for_all_and_the_writer_goes_on(w: Fixture) -> None:
+    w.conn.fail["COMMIT"] = sqlite_error(module.SQLITE_FULL)
+    assert [type(answer) for answer in w.together(note("a"), note("b"))] == [StorageFull, StorageFull]
+    del w.conn.fail["COMMIT"]
+    assert w.together(note("c")) == ["c"]
+    assert w.notes() == ["c"]
+    assert w.unknown == []
+
+
+def test_any_other_error_at_commit_is_an_unknown_outcome_and_the_writer_takes_nothing_more(w: Fixture) -> None:
+    fault = sqlite_error(SQLITE_IOERR)
+    w.conn.fail["COMMIT"] = fault
+
+    async def run() -> list[Any]:
+        first = await asyncio.gather(w.writer.run(note("a")), return_exceptions=True)
+        second = await asyncio.gather(w.writer.run(note("b")), return_exceptions=True)
+        return [*first, *second]
+
+    first, second = w.loop.run(run())
+    assert isinstance(first, InternalError) and isinstance(second, NotReady)
+    assert w.unknown == [fault]
+
+
+def test_another_program_that_holds_the_file_is_overloaded(w: Fixture) -> None:
+    w.conn.real.execute("PRAGMA busy_timeout = 20")
+    other = sqlite3.connect(w.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        assert isinstance(w.together(note("a"))[0], Overloaded)
+    finally:
+        other.close()
+    assert w.together(note("b")) == ["b"]
+
+
+def test_a_stop_finishes_what_was_taken_on_and_refuses_the_rest(tmp_path: Path, loop: Loop) -> None:
+    fixture = Fixture(tmp_path / "stop.db", loop)
+
+    async def run() -> list[Any]:
+        tasks = [asyncio.ensure_future(fixture.writer.run(note(str(n)))) for n in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(fixture.writer.stop)
+        late = await asyncio.gather(fixture.writer.run(note("late")), return_exceptions=True)
+        return [*await asyncio.gather(*tasks), *late]
+
+    *answers, late = loop.run(run())
+    assert answers == [str(n) for n in range(20)] == fixture.notes()
+    assert isinstance(late, NotReady)
+    fixture.conn.real.close()

@@ -1,0 +1,145 @@
+"""A small whole book, made by SQL alone: a row of every kind, in every state, for tests that break or refuse one thing.
+
+Ada (1) has a pending and a finalized reservation on one lot. The bot (2) overspent a grant in soft mode and owes 20 of 60.
+The guild (3) had its grant revoked, let a lot expire, and was priced in shadow mode. Times are small numbers: the book's
+newest entry is of time 1170.
+"""
+
+import shutil
+from pathlib import Path
+
+from minibill import audit
+from minibill.db.connect import open_writer
+
+# One campaign in each state; 6 is active but has not started at 2000, and 8 is over from then on.
+CAMPAIGNS = {"draft": 1, "active": 2, "paused": 3, "completed": 4, "expired": 5}
+STARTS_LATER, IS_OVER = 6, 8
+
+_ROWS = """
+INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100), (2, 'agent', 'bot', 110), (3, 'community', 'guild', 120);
+
+INSERT INTO credit_campaigns VALUES
+    (1, 'Draft', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', '{"amountMicro":"100"}', 'general', 500, NULL, NULL, NULL, 0, 'op', 200, 200),
+    (2, 'Active', 'why', 'reverse_airdrop', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 210, 210),
+    (3, 'Paused', NULL, 'loyalty', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, 300, 9000, 60, 0, 'op', 220, 220),
+    (4, 'Completed', NULL, 'referral', 'draft', 1000, 0, 'tiered', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 230, 230),
+    (5, 'Expired', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, 260, NULL, 0, 'op', 240, 240),
+    (6, 'Later', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, 2001, NULL, NULL, 0, 'op', 250, 250),
+    (7, 'Second', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 260, 260),
+    (8, 'Over', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, 2000, NULL, 0, 'op', 270, 270);
+UPDATE credit_campaigns SET status = 'active' WHERE id IN (2, 3, 4, 6, 7, 8);
+UPDATE credit_campaigns SET status = 'paused' WHERE id = 3;
+UPDATE credit_campaigns SET status = 'completed' WHERE id = 4;
+UPDATE credit_campaigns SET status = 'expired' WHERE id = 5;
+
+INSERT INTO credit_lots VALUES
+    (1, 1, 'general', 'deposit', 'order-1', 50, 1000, 1000, 0, 0, 0, 0, NULL, NULL, 1010),
+    (2, 2, 'general', 'grant', NULL, 50, 100, 100, 0, 0, 0, 0, NULL, NULL, 1070),
+    (3, 2, 'general', 'deposit', 'order-2', 50, 40, 40, 0, 0, 0, 0, NULL, NULL, 1110),
+    (4, 3, 'general', 'grant', NULL, 50, 100, 100, 0, 0, 0, 0, NULL, NULL, 1130),
+    (5, 3, 'general', 'purchase', 'order-3', 50, 50, 50, 0, 0, 0, 0, 1155, NULL, 1150),
+    (6, 1, 'general', 'grant', NULL, 50, 70, 70, 0, 0, 0, 0, NULL, '{"why":"thanks"}', 1060);
+
+INSERT INTO credit_reservations (
+    id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro,
+    community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us)
+VALUES
+    (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 1020),
+    (2, 1, 'general', 'live', 'pending', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 1030),
+    (3, 2, 'general', 'soft', 'pending', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 1080),
+    (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, 1170),
+    (5, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 1020),
+    (6, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 1020);
+INSERT INTO reservation_lots VALUES (1, 1, 1, 300), (2, 1, 1, 180), (3, 1, 2, 100);
+
+INSERT INTO credit_ledger VALUES
+    ( 1, 1, 'general', 1, 'deposit',        1,    NULL, 1000, 1000,    0, 1000,   0, NULL, NULL, 1010),
+    ( 2, 1, 'general', 2, 'reserve',        1,    1,    -300, -300,  300,  700, 300, NULL, NULL, 1020),
+    ( 3, 1, 'general', 3, 'reserve',        1,    2,    -180, -180,  180,  520, 480, NULL, NULL, 1030),
+    ( 4, 1, 'general', 4, 'finalize',       1,    2,    -150,    0, -150,  520, 330, NULL, NULL, 1040),
+    ( 5, 1, 'general', 5, 'release',        1,    2,      30,   30,  -30,  550, 300, NULL, NULL, 1050),
+    ( 6, 1, 'general', 6, 'grant',          6,    NULL,   70,   70,    0,  620, 300, NULL, NULL, 1060),
+    ( 7, 2, 'general', 1, 'grant',          2,    NULL,  100,  100,    0,  100,   0, NULL, NULL, 1070),
+    ( 8, 2, 'general', 2, 'reserve',        2,    3,    -100, -100,  100,    0, 100, NULL, NULL, 1080),
+    ( 9, 2, 'general', 3, 'finalize',       2,    3,    -100,    0, -100,    0,   0, NULL, NULL, 1090),
+    (10, 2, 'general', 4, 'debt_incurred',  NULL, 3,     -60,    0,    0,    0,   0, NULL, NULL, 1090),
+    (11, 2, 'general', 5, 'deposit',        3,    NULL,   40,   40,    0,   40,   0, NULL, NULL, 1110),
+    (12, 2, 'general', 6, 'debt_paid',      3,    NULL,  -40,  -40,    0,    0,   0, NULL, NULL, 1110),
+    (13, 3, 'general', 1, 'grant',          4,    NULL,  100,  100,    0,  100,   0, NULL, NULL, 1130),
+    (14, 3, 'general', 2, 'revoke',         4,    NULL, -100, -100,    0,    0,   0, NULL, NULL, 1140),
+    (15, 3, 'general', 3, 'grant',          5,    NULL,   50,   50,    0,   50,   0, NULL, NULL, 1150),
+    (16, 3, 'general', 4, 'expire',         5,    NULL,  -50,  -50,    0,    0,   0, NULL, NULL, 1160),
+    (17, 3, 'gpu',     1, 'shadow_reserve', NULL, 4,       0,    0,    0,    0,   0, NULL, '{"wouldHold":"80"}', 1170);
+
+UPDATE credit_lots SET available_micro = 550, reserved_micro = 300, consumed_micro = 150 WHERE id = 1;
+UPDATE credit_lots SET available_micro = 0, consumed_micro = original_micro WHERE id IN (2, 3);
+UPDATE credit_lots SET available_micro = 0, revoked_micro = original_micro WHERE id = 4;
+UPDATE credit_lots SET available_micro = 0, expired_micro = original_micro WHERE id = 5;
+
+UPDATE credit_reservations
+   SET status = 'finalized', actual_cost_micro = 150, finalized_micro = 150, overrun_micro = 0, absorbed_micro = 0,
+       released_micro = 30, closed_at_us = 1050
+ WHERE id = 2;
+UPDATE credit_reservations
+   SET status = 'finalized', actual_cost_micro = 160, finalized_micro = 100, overrun_micro = 60, absorbed_micro = 0,
+       released_micro = 0, closed_at_us = 1090
+ WHERE id = 3;
+UPDATE credit_reservations SET status = 'released', released_micro = 0, closed_at_us = 1050 WHERE id = 5;
+UPDATE credit_reservations SET status = 'expired', released_micro = 0, closed_at_us = 9000 WHERE id = 6;
+
+INSERT INTO credit_debts VALUES (1, 2, 3, 60, 0, 1090);
+UPDATE credit_debts SET paid_micro = 40 WHERE id = 1;
+
+INSERT INTO credit_grants (id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us)
+VALUES
+    (1, 2, 2, 2, 100, 'granted', 'fixed_amount', NULL, 1070),
+    (2, 2, 3, 4, 100, 'granted', 'fixed_amount', '{"lossMicro":"100"}', 1130);
+UPDATE credit_grants
+   SET status = 'revoked', revoked_at_us = 1140, revoked_micro = 100, revoked_consumed_micro = 0, revoked_reserved_micro = 0,
+       revoke_reason = 'a mistake'
+ WHERE id = 2;
+UPDATE credit_campaigns SET spent_micro = 100, grant_count = 2, updated_at_us = 1140 WHERE id = 2;
+
+INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, '{}', 1000);
+INSERT INTO revoked_tokens VALUES ('token-1', 1000);
+"""
+
+_AUDIT = (
+    (1, "op", "campaign.create", "campaign", "camp_2", "{}", None, None, None, None, 210),
+    (2, "op", "account.mint", "account", "acct_1", '{"after":1}', "192.0.2.7", "curl", "abc", "token-0", 1010),
+)
+
+
+def audit_rows() -> list[tuple[object, ...]]:
+    """The rows of the audit log, whole with their hashes."""
+    rows: list[tuple[object, ...]] = []
+    previous_hash = audit.NO_HASH
+    for row in _AUDIT:
+        own_hash = audit.row_hash(row, previous_hash)
+        rows.append((*row, previous_hash, own_hash))
+        previous_hash = own_hash
+    return rows
+
+
+def make_book(migrated_file: Path, folder: Path) -> Path:
+    """The book in a file of its own."""
+    path = folder / "book.db"
+    shutil.copyfile(migrated_file, path)
+    conn = open_writer(path)
+    try:
+        conn.executescript(f"BEGIN;\n{_ROWS}")
+        conn.executemany(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 13)})", audit_rows())
+        conn.execute("COMMIT")
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        conn.close()
+    return path
+
+
+def literal(value: object) -> str:
+    """A value as SQL has it."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bytes):
+        return f"x'{value.hex()}'"
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"

@@ -1,0 +1,662 @@
+"""Every rule of the schema is explained to callers, and really fires."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minibill.db import constraints
+from minibill.db.connect import open_writer
+from minibill.db.sqlite import sqlite3
+from minibill.problems import InternalError, Overloaded, Problem, StorageFull
+from tests.sql.book import CAMPAIGNS, IS_OVER, STARTS_LATER, audit_rows, literal, make_book
+
+MAX = 2**63 - 1
+YEAR_10000 = 253_402_300_800_000_000
+
+# What a caller is told when the database refuses what an operation should have refused before.
+ANSWERS = {
+    "lots_source_credits_once": (409, "source_already_credited"),
+    "lots_metadata_is_an_object": (400, "validation_error"),
+    "entries_metadata_is_an_object": (400, "validation_error"),
+    "reservations_metadata_is_an_object": (400, "validation_error"),
+    "grants_formula_input_is_an_object": (400, "validation_error"),
+    "balances_sum_fits_63_bits": (422, "amount_too_large"),
+    "campaigns_spent_within_budget": (422, "budget_exceeded"),
+    "campaigns_terms_are_locked_once_active": (422, "campaign_field_locked"),
+    "campaigns_ended_are_closed": (422, "campaign_field_locked"),
+    "grants_are_paid_by_an_active_campaign_in_its_time": (409, "campaign_not_active"),
+    "grants_are_within_the_cap": (422, "per_wallet_cap_exceeded"),
+}
+
+# One row a table that the book takes; a case changes what its rule is about and nothing else.
+VALID: dict[str, dict[str, object]] = {
+    "credit_accounts": {"entity_type": "person", "entity_id": "bea", "created_at_us": 2000},
+    "credit_lots": {
+        "id": 9, "account_id": 1, "pool_id": "general", "source_type": "deposit", "source_id": "order-9", "priority": 50,
+        "original_micro": 100, "available_micro": 100, "reserved_micro": 0, "consumed_micro": 0, "expired_micro": 0,
+        "revoked_micro": 0, "expires_at_us": None, "metadata": None, "created_at_us": 2000,
+    },
+    "credit_reservations": {
+        "account_id": 1, "pool_id": "general", "billing_mode": "live", "status": "pending", "list_micro": 100,
+        "discount_bps": 1000, "max_discount_micro": 10, "discount_micro": 10, "community_id": "guild", "tier": "gold",
+        "held_micro": 90, "expires_at_us": 3000, "description": None, "metadata": None, "created_at_us": 2000,
+    },
+    "reservation_lots": {"reservation_id": 1, "position": 2, "lot_id": 6, "reserved_micro": 10},
+    "credit_debts": {"account_id": 1, "reservation_id": 2, "original_micro": 10, "paid_micro": 0, "created_at_us": 2000},
+    "credit_ledger": {
+        "account_id": 1, "pool_id": "general", "entry_seq": 7, "entry_type": "deposit", "lot_id": 1, "reservation_id": None,
+        "amount_micro": 10, "available_delta_micro": 10, "reserved_delta_micro": 0, "available_after_micro": 630,
+        "reserved_after_micro": 300, "description": None, "metadata": None, "created_at_us": 2000,
+    },
+    "credit_campaigns": {
+        "name": "New", "description": None, "campaign_type": "loyalty", "status": "draft", "budget_micro": 1000,
+        "spent_micro": 0, "grant_formula": "fixed_amount", "grant_config": None, "pool_id": "general",
+        "per_wallet_cap_micro": 500, "starts_at_us": None, "expires_at_us": None, "grant_ttl_seconds": None, "grant_count": 0,
+        "created_by": "op", "created_at_us": 2000, "updated_at_us": 2000,
+    },
+    "credit_grants": {
+        "campaign_id": 2, "account_id": 1, "lot_id": 6, "amount_micro": 70, "status": "granted",
+        "grant_formula": "fixed_amount", "formula_input": None, "created_at_us": 2000,
+    },
+    "admin_audit_log": {
+        "seq": 3, "actor_id": "op", "action": "account.mint", "target_type": "account", "target_id": "acct_1", "details": "{}",
+        "created_at_us": 2000, "previous_hash": audit_rows()[-1][-1], "hash": bytes(32),
+    },
+    "idempotency_keys": {
+        "caller": "admin:op", "key": "key-2", "fingerprint": bytes(32), "status": 200, "body": b"{}", "created_at_us": 2000,
+    },
+    "revoked_tokens": {"token_id": "token-2", "revoked_at_us": 2000},
+}  # fmt: skip
+
+REVOKE = "UPDATE credit_grants SET status = 'revoked', revoked_at_us = 2000, "
+FINALIZE = "UPDATE credit_reservations SET status = 'finalized', closed_at_us = 2000, "
+
+
+def insert(table: str, **changes: object) -> str:
+    """An INSERT of the table's valid row with these changes."""
+    row = {**VALID[table], **changes}
+    return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(map(literal, row.values()))})"
+
+
+def entry(amount: int, available: int, reserved: int, entry_type: str, **changes: object) -> str:
+    """An INSERT of account 1's next entry, which moves these amounts and whose after-balances are right."""
+    return insert(
+        "credit_ledger",
+        entry_type=entry_type,
+        reservation_id=1,
+        amount_micro=amount,
+        available_delta_micro=available,
+        reserved_delta_micro=reserved,
+        available_after_micro=620 + available,
+        reserved_after_micro=300 + reserved,
+        **changes,
+    )
+
+
+def update(table: str, row_id: int, **changes: object) -> str:
+    """An UPDATE of one row."""
+    setting = ", ".join(f"{column} = {literal(value)}" for column, value in changes.items())
+    return f"UPDATE {table} SET {setting} WHERE id = {row_id}"
+
+
+def replace(table: str, row_id: int) -> str:
+    """A REPLACE of one row by itself: SQLite's way to delete without saying so."""
+    return f"REPLACE INTO {table} SELECT * FROM {table} WHERE id = {row_id}"
+
+
+BAD_POOLS = ("", "-gpu", "Gpu", "gpu pool", "gpü", "g" * 65)
+NO_OBJECTS = ("[]", "1", "{", "")
+
+LIFE_CYCLE = {
+    ("draft", "active"), ("draft", "expired"),
+    ("active", "paused"), ("active", "completed"), ("active", "expired"),
+    ("paused", "active"), ("paused", "completed"), ("paused", "expired"),
+}  # fmt: skip
+
+# The name of a rule, and the statements of which the last one breaks it.
+Case = tuple[str, tuple[str, ...]]
+
+
+def _rows_that_a_check_refuses() -> Iterator[Case]:
+    table: list[tuple[str, str, dict[str, object]]] = [
+        ("accounts_entity_type_is_known", "credit_accounts", {"entity_type": "robot"}),
+        ("accounts_entity_id_has_1_to_200_characters", "credit_accounts", {"entity_id": ""}),
+        ("accounts_entity_id_has_1_to_200_characters", "credit_accounts", {"entity_id": "e" * 201}),
+        ("accounts_one_per_entity", "credit_accounts", {"entity_id": "ada"}),
+        ("lots_source_type_is_known", "credit_lots", {"source_type": "gift"}),
+        ("lots_source_id_has_1_to_200_characters", "credit_lots", {"source_id": ""}),
+        ("lots_source_id_has_1_to_200_characters", "credit_lots", {"source_id": "s" * 201}),
+        ("lots_source_credits_once", "credit_lots", {"source_id": "order-1"}),
+        ("lots_priority_is_0_to_100", "credit_lots", {"priority": -1}),
+        ("lots_priority_is_0_to_100", "credit_lots", {"priority": 101}),
+        ("lots_original_is_positive", "credit_lots", {"original_micro": 0, "available_micro": 0}),
+        ("lots_consumed_is_not_negative", "credit_lots", {"consumed_micro": -1, "reserved_micro": 1}),
+        ("lots_expired_is_not_negative", "credit_lots", {"expired_micro": -1, "reserved_micro": 1}),
+        ("lots_revoked_is_not_negative", "credit_lots", {"revoked_micro": -1, "reserved_micro": 1}),
+        ("lots_expire_after_they_are_made", "credit_lots", {"expires_at_us": 2000}),
+        ("lots_expire_after_they_are_made", "credit_lots", {"expires_at_us": YEAR_10000}),
+        ("lots_parts_sum_to_original", "credit_lots", {"reserved_micro": 1}),
+        ("lots_begin_all_available", "credit_lots", {"available_micro": 99, "reserved_micro": 1}),
+        ("reservations_begin_pending", "credit_reservations", {"status": "released"}),
+        ("reservations_billing_mode_is_known", "credit_reservations", {"billing_mode": "free"}),
+        ("reservations_list_is_not_negative", "credit_reservations", {"list_micro": -1, "discount_micro": -1, "held_micro": 0}),
+        ("reservations_discount_is_0_to_10000_bps", "credit_reservations", {"discount_bps": -1}),
+        ("reservations_discount_is_0_to_10000_bps", "credit_reservations", {"discount_bps": 10_001}),
+        ("reservations_max_discount_is_not_negative", "credit_reservations", {"max_discount_micro": -1}),
+        ("reservations_discount_is_within_list_and_cap", "credit_reservations", {"discount_micro": -1, "held_micro": 101}),
+        ("reservations_discount_is_within_list_and_cap", "credit_reservations", {"discount_micro": 11, "held_micro": 89}),
+        ("reservations_discount_is_within_list_and_cap", "credit_reservations",
+         {"discount_micro": 101, "max_discount_micro": None, "held_micro": 0, "billing_mode": "soft"}),
+        ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations", {"held_micro": 89}),
+        ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations",
+         {"held_micro": 89, "billing_mode": "shadow"}),
+        ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations",
+         {"held_micro": 91, "billing_mode": "soft"}),
+        ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations",
+         {"held_micro": -1, "billing_mode": "soft"}),
+        ("reservations_expire_after_they_are_made", "credit_reservations", {"expires_at_us": 2000}),
+        ("reservations_expire_after_they_are_made", "credit_reservations", {"expires_at_us": YEAR_10000}),
+        ("reservation_lots_position_counts_from_1", "reservation_lots", {"position": 0}),
+        ("reservation_lots_hold_something", "reservation_lots", {"reserved_micro": 0}),
+        ("debts_original_is_positive", "credit_debts", {"original_micro": 0}),
+        ("debts_begin_unpaid", "credit_debts", {"paid_micro": 1}),
+        ("debts_one_per_reservation", "credit_debts", {"reservation_id": 3}),
+        ("entries_name_a_lot_unless_none_moves", "credit_ledger", {"lot_id": None}),
+        ("entries_times_do_not_decrease", "credit_ledger", {"created_at_us": 1169}),
+        ("entries_one_per_sequence_number", "credit_ledger", {"entry_seq": 6}),
+        ("entries_one_per_sequence_number", "credit_ledger", {"entry_seq": 1}),
+        ("campaigns_name_has_1_to_200_characters", "credit_campaigns", {"name": ""}),
+        ("campaigns_name_has_1_to_200_characters", "credit_campaigns", {"name": "n" * 201}),
+        ("campaigns_description_has_at_most_2000_characters", "credit_campaigns", {"description": "d" * 2001}),
+        ("campaigns_type_is_known", "credit_campaigns", {"campaign_type": "airdrop"}),
+        ("campaigns_spent_within_budget", "credit_campaigns", {"budget_micro": -1}),
+        ("campaigns_formula_is_known", "credit_campaigns", {"grant_formula": "guess"}),
+        ("campaigns_cap_is_not_negative", "credit_campaigns", {"per_wallet_cap_micro": -1}),
+        ("campaigns_expire_after_they_start", "credit_campaigns", {"starts_at_us": 3000, "expires_at_us": 3000}),
+        ("campaigns_grant_ttl_is_within_100_years", "credit_campaigns", {"grant_ttl_seconds": 0}),
+        ("campaigns_grant_ttl_is_within_100_years", "credit_campaigns", {"grant_ttl_seconds": 3_153_600_001}),
+        ("campaigns_begin_as_drafts", "credit_campaigns", {"status": "active"}),
+        ("campaigns_begin_as_drafts", "credit_campaigns", {"spent_micro": 1}),
+        ("campaigns_begin_as_drafts", "credit_campaigns", {"grant_count": 1}),
+        ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": ""}),
+        ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": "a" * 129}),
+        ("audit_hash_has_32_bytes", "admin_audit_log", {"hash": bytes(31)}),
+        ("audit_rows_follow_each_other", "admin_audit_log", {"seq": 4}),
+        ("audit_rows_follow_each_other", "admin_audit_log", {"seq": 2}),
+        ("audit_rows_follow_each_other", "admin_audit_log", {"previous_hash": bytes(32)}),
+        ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": ""}),
+        ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": "k" * 256}),
+        ("idempotency_fingerprint_has_32_bytes", "idempotency_keys", {"fingerprint": bytes(33)}),
+        ("idempotency_keeps_successes_only", "idempotency_keys", {"status": 199}),
+        ("idempotency_keeps_successes_only", "idempotency_keys", {"status": 300}),
+        ("idempotency_one_per_caller_and_key", "idempotency_keys", {"key": "key-1"}),
+        ("revoked_tokens_id_has_1_to_255_characters", "revoked_tokens", {"token_id": ""}),
+        ("revoked_tokens_id_has_1_to_255_characters", "revoked_tokens", {"token_id": "t" * 256}),
+    ]  # fmt: skip
+    for prefix, owner in (
+        ("lots", "credit_lots"),
+        ("reservations", "credit_reservations"),
+        ("entries", "credit_ledger"),
+        ("campaigns", "credit_campaigns"),
+    ):
+        table += [(f"{prefix}_pool_id_is_well_formed", owner, {"pool_id": pool}) for pool in BAD_POOLS]
+    for name, owner, column in (
+        ("lots_metadata_is_an_object", "credit_lots", "metadata"),
+        ("reservations_metadata_is_an_object", "credit_reservations", "metadata"),
+        ("entries_metadata_is_an_object", "credit_ledger", "metadata"),
+        ("campaigns_config_is_an_object", "credit_campaigns", "grant_config"),
+        ("grants_formula_input_is_an_object", "credit_grants", "formula_input"),
+        ("audit_details_are_an_object", "admin_audit_log", "details"),
+    ):
+        table += [(name, owner, {column: text}) for text in NO_OBJECTS]
+    for name, owner, changes in table:
+        yield name, (insert(owner, **changes),)
+
+
+def _changes_that_are_refused() -> Iterator[Case]:
+    lot, pending, debt = "UPDATE credit_lots SET ", "credit_reservations", "credit_debts"
+    yield "lots_available_is_not_negative", (lot + "available_micro = -1, consumed_micro = 701 WHERE id = 1",)
+    yield "lots_reserved_is_not_negative", (lot + "reserved_micro = -1, consumed_micro = 451 WHERE id = 1",)
+    yield "lots_parts_sum_to_original", (lot + "available_micro = 549 WHERE id = 1",)
+    yield "lots_ends_are_final", (lot + "consumed_micro = 149, available_micro = 551 WHERE id = 1",)
+    yield "lots_ends_are_final", (lot + "expired_micro = 49, available_micro = 1 WHERE id = 5",)
+    yield "lots_ends_are_final", (lot + "revoked_micro = 99, available_micro = 1 WHERE id = 4",)
+    for status in ("lost", "PENDING"):
+        yield "reservations_status_is_known", (update(pending, 1, status=status, released_micro=300, closed_at_us=2000),)
+    for name, amounts in (
+        ("reservations_actual_cost_is_not_negative",
+         "actual_cost_micro = -1, finalized_micro = 0, overrun_micro = 0, absorbed_micro = 0, released_micro = 300"),
+        ("reservations_finalized_is_within_held",
+         "actual_cost_micro = 301, finalized_micro = 301, overrun_micro = 0, absorbed_micro = 0, released_micro = -1"),
+        ("reservations_finalized_is_within_held",
+         "actual_cost_micro = 0, finalized_micro = -1, overrun_micro = 0, absorbed_micro = 0, released_micro = 301"),
+        ("reservations_overrun_is_not_negative",
+         "actual_cost_micro = 300, finalized_micro = 300, overrun_micro = -1, absorbed_micro = 0, released_micro = 0"),
+        ("reservations_absorbed_is_not_negative",
+         "actual_cost_micro = 300, finalized_micro = 300, overrun_micro = 0, absorbed_micro = -1, released_micro = 0"),
+        ("reservations_parts_sum_to_held",
+         "actual_cost_micro = 100, finalized_micro = 100, overrun_micro = 0, absorbed_micro = 0, released_micro = 199"),
+        ("reservations_have_a_cost_when_they_are_finalized", "released_micro = 300"),
+        ("reservations_have_a_cost_when_they_are_finalized",
+         "actual_cost_micro = 300, finalized_micro = 300, overrun_micro = 0, released_micro = 0"),
+    ):  # fmt: skip
+        yield name, (f"{FINALIZE}{amounts} WHERE id = 1",)
+    yield "reservations_have_a_cost_when_they_are_finalized", (update(pending, 1, actual_cost_micro=1),)
+    yield "reservations_parts_sum_to_held", (update(pending, 1, status="released", released_micro=299, closed_at_us=2000),)
+    once = "reservations_are_closed_once_they_are_not_pending"
+    yield once, (update(pending, 1, closed_at_us=2000),)
+    yield once, (update(pending, 1, released_micro=300),)
+    yield once, (update(pending, 1, status="released", released_micro=300),)
+    yield once, (update(pending, 1, status="released", closed_at_us=2000),)
+    for row_id in (2, 3, 5, 6):
+        yield "reservations_close_once", (update(pending, row_id, status="pending", released_micro=None, closed_at_us=None),)
+    yield "debts_are_not_paid_beyond_what_is_owed", (update(debt, 1, paid_micro=61),)
+    yield "debts_are_only_ever_paid", (update(debt, 1, paid_micro=39),)
+    yield "campaigns_spent_is_not_negative", (update("credit_campaigns", 2, spent_micro=-1),)
+    yield "campaigns_spent_within_budget", (update("credit_campaigns", 2, spent_micro=1001),)
+    yield "campaigns_spent_within_budget", (update("credit_campaigns", 2, budget_micro=99),)
+    yield "campaigns_expire_after_they_start", (update("credit_campaigns", 3, expires_at_us=300),)
+    for before, row_id in CAMPAIGNS.items():
+        for after in (*CAMPAIGNS, "lost"):
+            if after != before and (before, after) not in LIFE_CYCLE:
+                yield "campaigns_keep_to_their_life_cycle", (update("credit_campaigns", row_id, status=after),)
+    for changed in ("name = 'Other'", "description = 'other'", "budget_micro = 1001", "expires_at_us = 9001", "spent_micro = 1"):
+        for row_id in (CAMPAIGNS["completed"], CAMPAIGNS["expired"]):
+            yield "campaigns_ended_are_closed", (f"UPDATE credit_campaigns SET {changed} WHERE id = {row_id}",)
+    for changed in (
+        "campaign_type = 'referral'", "grant_formula = 'tiered'", "grant_config = '{}'", "pool_id = 'gpu'",
+        "per_wallet_cap_micro = 501", "starts_at_us = 301", "grant_ttl_seconds = 61",
+    ):  # fmt: skip
+        for row_id in (CAMPAIGNS["active"], CAMPAIGNS["paused"]):
+            yield (
+                "campaigns_terms_are_locked_once_active",
+                (f"UPDATE credit_campaigns SET {changed} WHERE id = {row_id}",),
+            )
+    for column, name in (
+        ("revoked_micro", "grants_revoked_within_amount"),
+        ("revoked_consumed_micro", "grants_revoked_consumed_within_amount"),
+        ("revoked_reserved_micro", "grants_revoked_reserved_within_amount"),
+    ):
+        for wrong in (-1, 101):
+            amounts = {"revoked_micro": 0, "revoked_consumed_micro": 0, "revoked_reserved_micro": 0, column: wrong}
+            setting = ", ".join(f"{amount} = {value}" for amount, value in amounts.items())
+            yield name, (f"{REVOKE} {setting}, revoke_reason = 'why' WHERE id = 1",)
+    nothing = "revoked_micro = 0, revoked_consumed_micro = 0, revoked_reserved_micro = 0"
+    for reason in ("", "r" * 501):
+        yield "grants_revoke_reason_has_1_to_500_characters", (f"{REVOKE} {nothing}, revoke_reason = '{reason}' WHERE id = 1",)
+    said = "grants_say_what_was_revoked_when_they_are_revoked"
+    yield said, (f"{REVOKE} {nothing} WHERE id = 1",)
+    yield said, (update("credit_grants", 1, revoke_reason="why"),)
+    yield said, (update("credit_grants", 1, revoked_at_us=2000),)
+    yield said, (update("credit_grants", 1, status="lost"),)
+    yield "grants_are_revoked_once", (update("credit_grants", 2, revoke_reason="another"),)
+    yield "grants_are_revoked_once", (update("credit_grants", 2, status="granted"),)
+
+
+def _grants_that_are_refused() -> Iterator[Case]:
+    in_time = "grants_are_paid_by_an_active_campaign_in_its_time"
+    for campaign in (*(CAMPAIGNS[s] for s in ("draft", "paused", "completed", "expired")), STARTS_LATER, IS_OVER, 99):
+        yield in_time, (insert("credit_grants", campaign_id=campaign),)
+    yield in_time, (insert("credit_grants", status="revoked"),)
+    new_lot = insert("credit_lots", account_id=1, source_type="grant", source_id=None, original_micro=501, available_micro=501)
+    yield "grants_are_within_the_cap", (new_lot, insert("credit_grants", lot_id=9, amount_micro=501))
+    own_lot = "grants_have_a_lot_of_their_own_account_and_amount"
+    yield own_lot, (insert("credit_grants", lot_id=99),)
+    yield own_lot, (insert("credit_grants", account_id=2, campaign_id=7),)
+    yield own_lot, (insert("credit_grants", amount_micro=69),)
+    for source in ({"source_type": "deposit", "source_id": None}, {"source_type": "grant", "source_id": "order-9"}):
+        yield own_lot, (insert("credit_lots", **source), insert("credit_grants", lot_id=9, amount_micro=100))
+    again = insert("credit_lots", account_id=2, source_type="grant", source_id=None)
+    yield (
+        "grants_once_per_campaign_and_account",
+        (again, insert("credit_grants", account_id=2, lot_id=9, amount_micro=100)),
+    )
+    yield "grants_one_per_lot", (insert("credit_grants", campaign_id=7, account_id=2, lot_id=2, amount_micro=100),)
+
+
+def _entries_that_are_refused() -> Iterator[Case]:
+    moves = "entries_move_what_their_type_says"
+    for entry_type in ("deposit", "grant"):
+        for amount, available, reserved in ((0, 0, 0), (-10, -10, 0), (10, 9, 0), (10, 10, 1), (10, 0, 10)):
+            yield moves, (entry(amount, available, reserved, entry_type),)
+    for amount, available, reserved in ((10, 10, -10), (0, 0, 0), (-10, -10, 0), (-10, -10, 9), (-10, 0, 10)):
+        yield moves, (entry(amount, available, reserved, "reserve"),)
+    for amount, available, reserved in ((-10, -10, 10), (0, 0, 0), (10, 10, 0), (10, 0, -10), (10, 10, -9)):
+        yield moves, (entry(amount, available, reserved, "release"),)
+    for amount, available, reserved in ((10, 10, 0), (0, 0, 0), (-10, 0, -10), (-10, -9, 0), (-10, 0, 0)):
+        yield moves, (entry(amount, available, reserved, "debt_paid"),)
+    for amount, available, reserved in ((10, 0, 0), (0, 0, 0), (-10, -10, 0), (-10, 0, -10)):
+        yield moves, (entry(amount, available, reserved, "debt_incurred", lot_id=None),)
+    for entry_type in ("shadow_reserve", "shadow_finalize"):
+        for amount, available, reserved in ((1, 0, 0), (-1, 0, 0), (0, -1, 0), (0, 0, 1)):
+            yield moves, (entry(amount, available, reserved, entry_type, lot_id=None),)
+    for entry_type in ("finalize", "expire", "revoke"):
+        for amount, available, reserved in ((10, 10, 0), (0, 0, 0), (-10, -10, -10), (-10, 0, 0), (-10, -10, 10), (-10, -4, -6)):
+            yield moves, (entry(amount, available, reserved, entry_type),)
+    for entry_type in ("gift", "", "Deposit"):
+        yield moves, (entry(10, 10, 0, entry_type), )
+        yield moves, (entry(-10, -10, 0, entry_type),)
+    for entry_type in ("debt_incurred", "shadow_reserve", "shadow_finalize"):
+        amount = -10 if entry_type == "debt_incurred" else 0
+        yield "entries_name_a_lot_unless_none_moves", (entry(amount, 0, 0, entry_type, lot_id=1),)
+    for entry_type, amount, available, reserved, lot_id in (
+        ("reserve", -10, -10, 10, 1),
+        ("release", 10, 10, -10, 1),
+        ("finalize", -10, 0, -10, 1),
+        ("debt_incurred", -10, 0, 0, None),
+        ("shadow_reserve", 0, 0, 0, None),
+        ("shadow_finalize", 0, 0, 0, None),
+    ):
+        row = {
+            "entry_type": entry_type, "lot_id": lot_id, "amount_micro": amount, "available_delta_micro": available,
+            "reserved_delta_micro": reserved, "available_after_micro": 620 + available, "reserved_after_micro": 300 + reserved,
+        }  # fmt: skip
+        yield "entries_name_the_reservation_that_acts", (insert("credit_ledger", **row),)
+
+
+def _balances_that_are_refused() -> Iterator[Case]:
+    yield "balances_available_is_not_negative", (entry(-621, -621, 0, "revoke"),)
+    yield "balances_reserved_is_not_negative", (entry(-301, 0, -301, "finalize"),)
+    room = MAX - 620 - 300
+    yield "balances_sum_fits_63_bits", (entry(room + 1, room + 1, 0, "deposit"),)
+    first = {"pool_id": "gpu", "available_after_micro": 10, "reserved_after_micro": 0}
+    yield "entries_follow_each_other", (insert("credit_ledger", **{**first, "entry_seq": 2}),)
+    yield "entries_follow_each_other", (insert("credit_ledger", **{**first, "entry_seq": 0}),)
+    begin = "balances_begin_with_the_first_entry"
+    yield begin, (insert("credit_ledger", **{**first, "entry_seq": 1, "available_after_micro": 11}),)
+    yield begin, (insert("credit_ledger", **{**first, "entry_seq": 1, "reserved_after_micro": 1}),)
+    yield begin, ("INSERT INTO credit_balances VALUES (1, 'gpu', 0, 0, 0)",)
+    yield begin, ("INSERT INTO credit_balances VALUES (1, 'gpu', 10, 0, 1)",)
+    follow = "balances_follow_the_entries"
+    yield follow, (insert("credit_ledger", entry_seq=8),)
+    yield follow, (insert("credit_ledger", entry_seq=0),)
+    yield follow, (insert("credit_ledger", available_after_micro=631),)
+    yield follow, (insert("credit_ledger", reserved_after_micro=301),)
+    for changed in (
+        "available_micro = 621", "reserved_micro = 301", "entry_seq = 5", "pool_id = 'gpu'", "account_id = 2, pool_id = 'x'",
+    ):  # fmt: skip
+        yield follow, (f"UPDATE credit_balances SET {changed} WHERE account_id = 1",)
+
+
+def _rows_that_stay() -> Iterator[Case]:
+    """Append-only tables, and the columns of the others that never change."""
+    for table, prefix, where in (
+        ("credit_accounts", "accounts", "id = 1"),
+        ("credit_lots", "lots", "id = 6"),
+        ("credit_reservations", "reservations", "id = 4"),
+        ("reservation_lots", "reservation_lots", "reservation_id = 1"),
+        ("credit_debts", "debts", "id = 1"),
+        ("credit_ledger", "entries", "id = 17"),
+        ("credit_balances", "balances", "account_id = 3"),
+        ("credit_campaigns", "campaigns", "id = 1"),
+        ("credit_grants", "grants", "id = 1"),
+        ("admin_audit_log", "audit_rows", "seq = 2"),
+    ):
+        yield f"{prefix}_are_never_deleted", (f"DELETE FROM {table} WHERE {where}",)
+    for table, prefix in (
+        ("credit_accounts", "accounts"), ("credit_debts", "debts"), ("credit_ledger", "entries"),
+        ("credit_campaigns", "campaigns"), ("credit_lots", "lots"),
+    ):  # fmt: skip
+        # The lot and the campaign are ones that a BEFORE INSERT trigger would take.
+        yield f"{prefix}_are_never_deleted", (*_unpaid(table), replace(table, 6 if table == "credit_lots" else 1))
+    for table, prefix, where, column in (
+        ("credit_accounts", "accounts", "id = 1", "entity_id"),
+        ("reservation_lots", "reservation_lots", "reservation_id = 1", "reserved_micro"),
+        ("credit_ledger", "entries", "id = 1", "description"),
+        ("admin_audit_log", "audit_rows", "seq = 1", "details"),
+        ("idempotency_keys", "idempotency_answers", "id = 1", "body"),
+    ):
+        yield f"{prefix}_are_never_changed", (f"UPDATE {table} SET {column} = {column} WHERE {where}",)
+    for table, name, row_id, columns in (
+        ("credit_lots", "lots_terms_are_fixed", 1,
+         "id account_id pool_id source_type source_id priority original_micro expires_at_us metadata created_at_us"),
+        ("credit_reservations", "reservations_terms_are_fixed", 1,
+         "id account_id pool_id billing_mode list_micro discount_bps max_discount_micro discount_micro community_id tier "
+         "held_micro expires_at_us description metadata created_at_us"),
+        ("credit_grants", "grants_terms_are_fixed", 1,
+         "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us"),
+        ("credit_debts", "debts_are_only_ever_paid", 1, "id account_id reservation_id original_micro created_at_us"),
+    ):  # fmt: skip
+        for column in columns.split():
+            yield name, (f"UPDATE {table} SET {column} = 7 WHERE id = {row_id}",)
+
+
+def _unpaid(table: str) -> tuple[str, ...]:
+    # Replacing the debt by itself would be refused earlier, as one that begins paid: an insert comes before its conflicts.
+    return ("DROP TRIGGER debts_begin_unpaid",) if table == "credit_debts" else ()
+
+
+CASES: list[Case] = [
+    *_rows_that_a_check_refuses(),
+    *_changes_that_are_refused(),
+    *_grants_that_are_refused(),
+    *_entries_that_are_refused(),
+    *_balances_that_are_refused(),
+    *_rows_that_stay(),
+]
+
+
+def _ids(cases: list[Case]) -> list[str]:
+    seen: Counter[str] = Counter()
+    found = []
+    for name, _ in cases:
+        seen[name] += 1
+        found.append(f"{name}-{seen[name]}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def book(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """One small book; every test takes back what it did."""
+    conn = open_writer(make_book(migrated_file, tmp_path_factory.mktemp("constraints")))
+    yield conn
+    conn.close()
+
+
+@pytest.fixture
+def conn(book: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """The book in a transaction that is taken back."""
+    book.execute("BEGIN IMMEDIATE")
+    yield book
+    book.execute("ROLLBACK")
+
+
+def everything(conn: sqlite3.Connection) -> list[object]:
+    """All rows of all tables."""
+    tables = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
+    return [conn.execute(f"SELECT * FROM {table}").fetchall() for (table,) in tables]
+
+
+def refusal_of(conn: sqlite3.Connection, statements: tuple[str, ...]) -> sqlite3.Error:
+    """The error of the last of these statements; the others must succeed, and it must leave nothing."""
+    for statement in statements[:-1]:
+        conn.execute(statement)
+    before = everything(conn)
+    with pytest.raises(sqlite3.Error) as raised:
+        conn.execute(statements[-1])
+    assert everything(conn) == before
+    return raised.value
+
+
+# --- the tables of names are those of the schema ---
+
+
+def schema_sql(conn: sqlite3.Connection, kind: str) -> dict[str, str]:
+    """The statements of the schema, without comments; what keeps track of the migrations is not of the book."""
+    rows = conn.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = ? AND sql IS NOT NULL AND tbl_name <> 'schema_migrations'", (kind,)
+    )
+    return {name: re.sub(r"--[^\n]*", "", sql) for name, sql in rows}
+
+
+def named_checks(conn: sqlite3.Connection) -> list[str]:
+    return [name for sql in schema_sql(conn, "table").values() for name in re.findall(r"CONSTRAINT\s+(\w+)\s+CHECK\b", sql)]
+
+
+def unique_indexes(conn: sqlite3.Connection) -> dict[str, str]:
+    """The name of each UNIQUE index, and its columns as SQLite names them in an error."""
+    found = {}
+    for name, sql in schema_sql(conn, "index").items():
+        if sql.startswith("CREATE UNIQUE INDEX"):
+            [table] = conn.execute("SELECT tbl_name FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+            columns = conn.execute("SELECT name FROM pragma_index_info(?) ORDER BY seqno", (name,)).fetchall()
+            found[name] = ", ".join(f"{table}.{column}" for (column,) in columns)
+    return found
+
+
+def raising_triggers(conn: sqlite3.Connection) -> dict[str, list[str]]:
+    """The triggers that refuse, and the names with which they do."""
+    found = {name: re.findall(r"RAISE\s*\(\s*\w+\s*,\s*'([^']*)'", sql) for name, sql in schema_sql(conn, "trigger").items()}
+    return {name: raised for name, raised in found.items() if raised}
+
+
+def test_every_rule_of_the_schema_is_a_refusal_or_declared_internal(conn: sqlite3.Connection) -> None:
+    rules = [*named_checks(conn), *unique_indexes(conn), *raising_triggers(conn)]
+    assert sorted(rules) == sorted(constraints.REFUSALS.keys() | constraints.INTERNAL)
+
+
+def test_no_rule_is_both_a_refusal_and_internal() -> None:
+    assert constraints.REFUSALS.keys() & constraints.INTERNAL == set()
+
+
+def test_every_check_has_a_name(conn: sqlite3.Connection) -> None:
+    all_checks = sum(len(re.findall(r"\bCHECK\s*\(", sql)) for sql in schema_sql(conn, "table").values())
+    assert len(named_checks(conn)) == all_checks
+
+
+def test_a_trigger_refuses_in_its_own_name(conn: sqlite3.Connection) -> None:
+    assert {name: set(raised) for name, raised in raising_triggers(conn).items()} == {
+        name: {name} for name in raising_triggers(conn)
+    }
+
+
+def test_every_unique_index_is_known_by_its_columns(conn: sqlite3.Connection) -> None:
+    indexes = unique_indexes(conn)
+    assert {columns: name for name, columns in indexes.items()} == constraints.UNIQUE_COLUMNS
+    assert len(set(indexes.values())) == len(indexes), "two UNIQUE indexes on the same columns: SQLite names only the columns"
+
+
+def test_no_table_has_a_unique_constraint_without_a_name(conn: sqlite3.Connection) -> None:
+    unnamed = conn.execute(
+        "SELECT t.name, i.name FROM sqlite_schema t, pragma_index_list(t.name) i WHERE t.type = 'table' AND i.origin = 'u'"
+    ).fetchall()
+    assert unnamed == []
+
+
+def test_every_table_is_strict(conn: sqlite3.Connection) -> None:
+    lax = conn.execute(
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%' AND strict = 0"
+    ).fetchall()
+    assert lax == []
+
+
+# --- each of them fires ---
+
+
+def test_every_rule_has_a_case() -> None:
+    assert {name for name, _ in CASES} == constraints.REFUSALS.keys() | constraints.INTERNAL
+
+
+@pytest.mark.parametrize(("name", "statements"), CASES, ids=_ids(CASES))
+def test_a_rule_refuses_what_breaks_it_and_says_so(conn: sqlite3.Connection, name: str, statements: tuple[str, ...]) -> None:
+    error = refusal_of(conn, statements)
+    assert constraints.constraint_of(error) == name
+    explained = constraints.explain(error)
+    assert isinstance(explained, Problem)
+    if name in ANSWERS:
+        assert (explained.status, explained.code) == ANSWERS[name]
+    else:
+        assert type(explained) is InternalError
+        assert explained.__cause__ is error
+    assert name not in f"{explained.title} {explained.detail} {explained.facts}", "a caller sees no names of the schema"
+
+
+def test_every_refusal_has_its_answer_here() -> None:
+    assert ANSWERS.keys() == constraints.REFUSALS.keys()
+
+
+ACCEPTED = [
+    *(insert(table) for table in VALID),
+    insert("credit_lots", source_id=None, expires_at_us=2001, priority=0, metadata="{}", pool_id="g" * 64),
+    insert("credit_lots", source_id="s" * 200, expires_at_us=YEAR_10000 - 1, priority=100, pool_id="0a:._-"),
+    insert("credit_reservations", billing_mode="soft", held_micro=0),
+    insert("credit_reservations", list_micro=0, discount_micro=0, held_micro=0, max_discount_micro=None),
+    insert("credit_reservations", discount_bps=10_000, discount_micro=100, max_discount_micro=None, held_micro=0),
+    entry(MAX - 920, MAX - 920, 0, "deposit"),
+    entry(-620, -620, 620, "reserve"),
+    entry(-300, 0, -300, "expire"),
+    entry(-620, -620, 0, "revoke"),
+    insert("credit_ledger", created_at_us=1170),
+    insert("credit_grants", campaign_id=STARTS_LATER, created_at_us=2001),
+    insert("credit_grants", campaign_id=IS_OVER, created_at_us=1999),
+    insert("credit_campaigns", description="d" * 2000, starts_at_us=3000, expires_at_us=3001, grant_ttl_seconds=3_153_600_000),
+    update("credit_campaigns", 2, spent_micro=1000, budget_micro=1000, name="Other", expires_at_us=9000),
+    update("credit_campaigns", 1, pool_id="gpu", per_wallet_cap_micro=0, campaign_type="referral", starts_at_us=1),
+    *(update("credit_campaigns", CAMPAIGNS[before], status=after) for before, after in sorted(LIFE_CYCLE)),
+    update("credit_debts", 1, paid_micro=60),
+    "DELETE FROM idempotency_keys",
+    "DELETE FROM revoked_tokens",
+]
+
+
+@pytest.mark.parametrize("statement", ACCEPTED)
+def test_what_lies_just_inside_every_rule_is_taken(conn: sqlite3.Connection, statement: str) -> None:
+    assert conn.execute(statement).rowcount == 1
+
+
+def test_a_revoked_campaign_spends_less_also_when_it_has_ended(conn: sqlite3.Connection) -> None:
+    conn.execute("UPDATE credit_campaigns SET status = 'completed' WHERE id = 2")
+    assert conn.execute("UPDATE credit_campaigns SET spent_micro = spent_micro - 1 WHERE id = 2").rowcount == 1
+
+
+# --- what has no name of ours ---
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (insert("credit_accounts", entity_id=None), "NOT NULL constraint failed: credit_accounts.entity_id"),
+        (insert("credit_lots", account_id=99), "FOREIGN KEY constraint failed"),
+        (insert("credit_ledger", lot_id=99), "FOREIGN KEY constraint failed"),
+        (insert("credit_lots", priority="high"), "cannot store TEXT value in INTEGER column credit_lots.priority"),
+        ("INSERT INTO reservation_lots VALUES (1, 1, 6, 1)",
+         "UNIQUE constraint failed: reservation_lots.reservation_id, reservation_lots.position"),
+        ("SELECT * FROM nowhere", "no such table: nowhere"),
+    ],
+)  # fmt: skip
+def test_what_no_rule_of_ours_names_is_an_internal_error(conn: sqlite3.Connection, statement: str, message: str) -> None:
+    error = refusal_of(conn, (statement,))
+    assert str(error) == message
+    assert constraints.constraint_of(error) is None
+    explained = constraints.explain(error)
+    assert type(explained) is InternalError
+    assert message not in explained.detail
+
+
+def test_a_full_disk_is_storage_full(migrated_file: Path, tmp_path: Path) -> None:
+    conn = open_writer(make_book(migrated_file, tmp_path))
+    try:
+        [pages] = conn.execute("PRAGMA page_count").fetchone()
+        conn.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(sqlite3.Error) as raised:
+            conn.execute(insert("idempotency_keys", body=bytes(1_000_000)))
+        assert type(constraints.explain(raised.value)) is StorageFull
+    finally:
+        conn.close()
+
+
+def test_a_file_that_another_program_holds_is_overloaded(migrated_file: Path, tmp_path: Path) -> None:
+    path = make_book(migrated_file, tmp_path)
+    other, conn = open_writer(path), open_writer(path)
+    try:
+        conn.execute("PRAGMA busy_timeout = 0")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.Error) as raised:
+            conn.execute("BEGIN IMMEDIATE")
+        assert type(constraints.explain(raised.value)) is Overloaded
+    finally:
+        other.close()
+        conn.close()

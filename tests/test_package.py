@@ -1,0 +1,47 @@
+"""The wheel: it has the SQL inside, and works in a fresh environment that has nothing but it and its dependencies."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import minibill
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT))
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_wheel_holds_every_sql_file(wheel: Path) -> None:
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".sql")}
+    assert inside == {f"minibill/{file.relative_to(ROOT)}" for file in (ROOT / "sql").rglob("*.sql")}
+
+
+def test_the_wheel_migrates_from_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", str(venv))
+    # The versions of the lock, without its hashes: pip has none for the wheel that was built just now.
+    lock = (ROOT / "requirements.lock").read_text()
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("\n".join(re.findall(r"^[\w.-]+==[^\\\n]+", lock, re.MULTILINE)))
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run(*pip, "--constraint", str(constraints), str(wheel))
+    command = str(venv / "bin" / "minibill")
+    assert run(command, "--version", cwd=tmp_path).split() == ["minibill,", "version", minibill.__version__]
+    assert "applied 0001 book" in run(command, "migrate", "--db", "new.db", cwd=tmp_path)
+    assert (tmp_path / "new.db").exists()

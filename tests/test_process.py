@@ -1,0 +1,170 @@
+"""Section 8: the process, as far as a subprocess shows it: start, stop, kill, a second server, secrets."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from minibill.db.connect import open_reader
+from minibill.invariants import violations
+from tests.api import SECRETS
+
+SERVE = [sys.executable, "-m", "minibill", "serve"]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MINIBILL_", "BILLING_"))}
+    return {**clean, "MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **settings}
+
+
+class Server:
+    def __init__(self, db: Path, *options: str) -> None:
+        command = [*SERVE, "--dev", "--port", "0", "--db", str(db), *options]
+        self.process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        said = ""
+        while not (found := re.search(r"MINIBILL_URL=(\S+)\n.*MINIBILL_TOKEN=(\S+)\n", said)):
+            line = self.process.stdout.readline()
+            assert line, "the service ended before it was ready"
+            said += line
+        self.first_line = said.splitlines()[0]
+        self.http = httpx.Client(
+            base_url=f"{found[1]}/admin/billing", headers={"Authorization": f"Bearer {found[2]}"}, trust_env=False
+        )
+
+    def end(self, signum: int = signal.SIGTERM) -> int:
+        self.process.send_signal(signum)
+        code = self.process.wait(15)
+        self.http.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+@contextlib.contextmanager
+def serving(db: Path) -> Iterator[Server]:
+    server = Server(db)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.end()
+
+
+def mint(server: Server, account: str, number: int) -> int:
+    body = {"amountMicro": "1", "sourceId": f"order-{number}"}
+    return server.http.post(f"/accounts/{account}/mint", json=body).status_code
+
+
+def open_account(server: Server) -> str:
+    account: str = server.http.post("/accounts", json={"entityType": "person", "entityId": "ada"}).json()["id"]
+    return account
+
+
+def test_port_0_picks_a_free_one_and_the_first_line_says_which(tmp_path: Path) -> None:
+    with serving(tmp_path / "book.db") as server:
+        assert re.fullmatch(r"minibill is listening on http://127\.0\.0\.1:[0-9]+", server.first_line)
+
+
+def test_sigterm_ends_with_0_and_leaves_one_whole_file(tmp_path: Path) -> None:
+    with serving(tmp_path / "book.db") as server:
+        account = open_account(server)
+        assert mint(server, account, 1) == 201
+        assert server.end() == 0
+    assert not (tmp_path / "book.db-wal").exists()
+
+
+def test_a_half_sent_body_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    with serving(tmp_path / "book.db") as server:
+        url = server.http.base_url
+        with socket.create_connection((url.host, url.port or 0)) as half:
+            head = f"POST {url.path}/accounts HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nContent-Type: application/json\r\n"
+            token = server.http.headers["Authorization"]
+            half.sendall(f"{head}Authorization: {token}\r\n\r\n{{".encode())
+            time.sleep(0.1)
+            began = time.monotonic()
+            assert server.end() == 0
+            assert time.monotonic() - began < 11
+
+
+def test_kill_9_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    db = tmp_path / "book.db"
+    with serving(db) as server:
+        account = open_account(server)
+        assert [mint(server, account, n) for n in range(50)] == [201] * 50
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+    with serving(db) as server:
+        # Sent again, each is known; sent for the first time, it is new.
+        assert [mint(server, account, n) for n in range(51)] == [200] * 50 + [201]
+        assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "51"
+    conn = open_reader(db)
+    assert violations(conn) == {}
+    conn.close()
+
+
+@pytest.mark.parametrize("link", ["same name", "symbolic link", "another directory"])
+def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path, link: str) -> None:
+    db = tmp_path / "book.db"
+    with serving(db) as server:
+        other = db
+        if link == "symbolic link":
+            other = tmp_path / "link.db"
+            other.symlink_to(db)
+        elif link == "another directory":
+            (tmp_path / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
+            other = tmp_path / "elsewhere" / "book.db"
+        second = subprocess.run(
+            [*SERVE, "--db", str(other), "--port", "0"], env=environment(**SECRETS), capture_output=True, text=True, timeout=30
+        )
+        assert second.returncode == 2
+        assert str(server.process.pid) in second.stderr and "Traceback" not in second.stderr
+        assert mint(server, open_account(server), 1) == 201
+
+
+def test_a_hard_link_to_a_served_file_is_refused(tmp_path: Path) -> None:
+    db, other = tmp_path / "book.db", tmp_path / "hard.db"
+    with serving(db):
+        other.hardlink_to(db)
+        second = subprocess.run(
+            [*SERVE, "--db", str(other), "--port", "0"], env=environment(**SECRETS), capture_output=True, text=True, timeout=30
+        )
+        assert second.returncode == 2 and "Traceback" not in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "BILLING_ADMIN_JWT_SECRET"),
+        ({**SECRETS, "BILLING_INTERNAL_JWT_SECRET": "x" * 31}, "32 bytes"),
+        ({**SECRETS, "MINIBILL_CEILING_MICRO": "1e12"}, "MINIBILL_CEILING_MICRO"),
+        ({**SECRETS, "MINIBILL_MAX_BODY_BYTES": "0"}, "MINIBILL_MAX_BODY_BYTES"),
+        ({**SECRETS, "MINIBILL_ADMIN_JWT_ISSUER": " "}, "MINIBILL_ADMIN_JWT_ISSUER"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_clear_line(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+    command = [*SERVE, "--db", str(tmp_path / "book.db"), "--port", "0"]
+    clean = {k: v for k, v in environment().items() if not k.startswith("MINIBILL_")}
+    result = subprocess.run(command, env=clean | settings, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 2
+    assert said in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "book.db").exists()
+
+
+def test_development_secrets_are_kept_and_only_the_owner_may_read_them(tmp_path: Path) -> None:
+    db = tmp_path / "book.db"
+    with serving(db) as server:
+        first = server.http.headers["Authorization"]
+    secrets = tmp_path / "book.db.secrets"
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
+    with serving(db) as server:
+        assert server.http.get("/campaigns", headers={"Authorization": first}).status_code == 200
