@@ -98,8 +98,8 @@ class Book:
     ) -> Written:
         """Runs an operation that writes, and answers once it is on disk.
 
-        With a key, the first success is answered again, byte for byte. A dry run does all of it, adds `"dryRun": true` to the
-        answer and takes everything back. What an admin does is audited. Raises what the operation raises.
+        With a key, the first success is answered again, byte for byte. A dry run does all of it, adds `"dryRun": true` to
+        the answer and takes everything back. What an admin does is audited. Raises what the operation raises.
         """
 
         def run(conn: sqlite3.Connection) -> Written:

@@ -1,4 +1,4 @@
-"""Settings: every one with its default, unit and reason, read from the environment once and checked before anything starts."""
+"""Settings: each with its default, unit and reason, read from the environment once and checked before anything starts."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

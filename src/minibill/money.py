@@ -10,7 +10,7 @@ _EXPECTED = f"expected a string of decimal digits without sign or leading zero, 
 def parse_micro(value: object) -> int:
     """The amount that a request names.
 
-    Raises ValueError, with a message for the caller, for anything but `"0"` or a string of ASCII digits without leading zero.
+    Raises ValueError, with a message for the caller, for anything but a string of ASCII digits without leading zero.
     """
     if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS:
         raise ValueError(_EXPECTED)

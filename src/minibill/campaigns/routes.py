@@ -164,8 +164,8 @@ async def _require_campaign(call: Call) -> CampaignRow:
 
 def _grant(row: Row) -> Grant:
     (
-        key, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
-        revoked_micro, revoke_reason,
+        key, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us,
+        revoked_at_us, revoked_micro, revoke_reason,
     ) = row  # fmt: skip
     return Grant(
         grant_id=ids.encode(ids.GRANT, key),

@@ -28,7 +28,7 @@ STOP_SECONDS_MAX = 15
 
 
 @click.command(epilog="\b\nExamples:\n  minibill demo\n  minibill demo --keep ./demo    to look around in afterwards")
-@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Leave the database and the list in this folder.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Leave the database and the list here.")
 def demo(*, keep: Path | None) -> None:
     """Run a whole campaign on a fresh database and print what happened.
 
@@ -41,7 +41,7 @@ def demo(*, keep: Path | None) -> None:
         with _running_service(folder / "demo.db") as (url, token):
             _tell(1, "A service runs on a fresh SQLite file", f"{url}   one process, one file")
             campaign_id = _create_campaign(url, token)
-            _tell(2, "A campaign", f"{campaign_id}   reverse_airdrop, proportional_loss, budget 2,000 units, at most 5 a wallet")
+            _tell(2, "A campaign", f"{campaign_id}   reverse_airdrop, proportional_loss, 2,000 units, at most 5 a wallet")
             _tell(3, f"A list of {WALLETS:,} wallets", "columns, decimals and booleans as an export has them")
             arguments = [
                 "campaign", "import", campaign_id, str(losses), "--entity-type", "person", "--account-column", "User",
@@ -103,7 +103,7 @@ def _write_losses(file: Path) -> None:
 
 
 def _create_campaign(url: str, token: str) -> str:
-    with httpx.Client(base_url=f"{url}/admin/billing", headers={"Authorization": f"Bearer {token}"}, trust_env=False) as http:
+    with _admin(url, token) as http:
         body = {
             "name": "Made whole",
             "campaignType": "reverse_airdrop",
@@ -114,6 +114,11 @@ def _create_campaign(url: str, token: str) -> str:
         campaign_id: str = http.post("/campaigns", json=body).raise_for_status().json()["id"]
         http.post(f"/campaigns/{campaign_id}/activate").raise_for_status()
     return campaign_id
+
+
+def _admin(url: str, token: str) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.Client(base_url=f"{url}/admin/billing", headers=headers, trust_env=False)
 
 
 def _minibill(url: str, token: str, *arguments: str) -> None:
@@ -127,7 +132,7 @@ def _minibill(url: str, token: str, *arguments: str) -> None:
 def _show_one_wallet(url: str, token: str, losses: Path) -> None:
     with losses.open(encoding="utf-8", newline="") as handle:
         wallet = max(csv.DictReader(handle), key=lambda row: len(row["ETH to recover"].partition(".")[0]))["User"]
-    with httpx.Client(base_url=f"{url}/admin/billing", headers={"Authorization": f"Bearer {token}"}, trust_env=False) as http:
+    with _admin(url, token) as http:
         query = {"entityType": "person", "entityId": wallet}
         [account] = http.get("/accounts", params=query).raise_for_status().json()["items"]
         [entry] = http.get(f"/accounts/{account['id']}/history").raise_for_status().json()["items"]
@@ -148,7 +153,8 @@ def _check(db: Path) -> None:
         )
     finally:
         conn.close()
-    _tell(8, "The book, recomputed from its entries", f"{entries:,} entries, {lots:,} lots, {grants:,} grants, {audited} audit rows")
+    counts = f"{entries:,} entries, {lots:,} lots, {grants:,} grants, {audited} audit rows"
+    _tell(8, "The book, recomputed from its entries", counts)
     if wrong:
         for name, rows in wrong.items():
             click.echo(f"   broken: {name}: {rows[:3]}", err=True)

@@ -64,6 +64,7 @@ def post(conn: sqlite3.Connection, movements: Iterable[Movement], *, balances: B
         balances[m.account_id, m.pool_id] = PoolBalance(available_micro, reserved_micro, entry_seq)
         rows.append((
             m.account_id, m.pool_id, entry_seq, m.entry_type, m.lot_id, m.reservation_id, m.amount_micro,
-            m.available_delta_micro, m.reserved_delta_micro, available_micro, reserved_micro, m.description, m.metadata, now_us,
+            m.available_delta_micro, m.reserved_delta_micro, available_micro, reserved_micro, m.description, m.metadata,
+            now_us,
         ))  # fmt: skip
     SQL.insert_entries.many(conn, rows)

@@ -49,8 +49,8 @@ async def balance(readers: Readers, *, account_id: str, pool_id: str | None, at_
 def lot_answer(row: Row) -> Lot:
     """A lot as it is answered, from a row of `lots_page`."""
     (
-        key, account_id, pool_id, source_type, source_id, priority, original, available, reserved, consumed, expired, revoked,
-        state, expires_at_us, metadata, created_at_us,
+        key, account_id, pool_id, source_type, source_id, priority, original, available, reserved, consumed, expired,
+        revoked, state, expires_at_us, metadata, created_at_us,
     ) = row  # fmt: skip
     return Lot(
         id=ids.encode(ids.LOT, key),
@@ -75,8 +75,8 @@ def lot_answer(row: Row) -> Lot:
 def entry_answer(row: Row) -> Entry:
     """An entry as it is answered, from a row of `history_page`."""
     (
-        key, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount, available_delta, reserved_delta, available_after,
-        reserved_after, description, metadata, created_at_us,
+        key, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount, available_delta, reserved_delta,
+        available_after, reserved_after, description, metadata, created_at_us,
     ) = row  # fmt: skip
     return Entry(
         id=ids.encode(ids.ENTRY, key),
