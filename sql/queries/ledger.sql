@@ -26,30 +26,67 @@ SELECT id, account_id, pool_id, priority, original_micro, expires_at_us
  WHERE source_type = :source_type
    AND source_id = :source_id;
 
--- name: expire_lot
+-- name: move_lot
+-- Moves credits between the parts of a lot; lots_parts_sum_to_original refuses what does not add up to nothing.
 UPDATE credit_lots
-   SET available_micro = 0,
-       expired_micro = expired_micro + available_micro
+   SET available_micro = available_micro + :available_delta_micro,
+       reserved_micro = reserved_micro + :reserved_delta_micro,
+       consumed_micro = consumed_micro + :consumed_delta_micro,
+       expired_micro = expired_micro + :expired_delta_micro
  WHERE id = :lot_id;
+
+-- name: lots_in_drawdown_order
+SELECT id, available_micro
+  FROM credit_lots
+ WHERE account_id = :account_id
+   AND pool_id = :pool_id
+   AND available_micro > 0
+ ORDER BY priority, coalesce(expires_at_us, 9223372036854775807), id;
+
+-- name: anything_due
+-- Whether a write that touches this account has anything to settle first.
+SELECT EXISTS (
+           SELECT 1
+             FROM credit_lots
+            WHERE account_id = :account_id
+              AND available_micro > 0
+              AND expires_at_us IS NOT NULL
+              AND expires_at_us <= :now_us)
+    OR EXISTS (
+           SELECT 1
+             FROM credit_reservations
+            WHERE account_id = :account_id
+              AND status = 'pending'
+              AND expires_at_us <= :now_us);
 
 -- name: lots_due_of_accounts
 -- :account_ids is a JSON array of keys.
-SELECT l.id, l.account_id, l.pool_id, l.available_micro
+SELECT l.expires_at_us, l.id
   FROM json_each(:account_ids) j
   JOIN credit_lots l ON l.account_id = j.value
  WHERE l.available_micro > 0
    AND l.expires_at_us IS NOT NULL
-   AND l.expires_at_us <= :now_us
- ORDER BY l.expires_at_us, l.id;
+   AND l.expires_at_us <= :now_us;
 
 -- name: lots_due
-SELECT id, account_id, pool_id, available_micro
+SELECT expires_at_us, id
   FROM credit_lots
  WHERE available_micro > 0
    AND expires_at_us IS NOT NULL
    AND expires_at_us <= :now_us
  ORDER BY expires_at_us, id
  LIMIT :count;
+
+-- name: lots_by_id
+-- :lot_ids is a JSON array of keys.
+SELECT l.id, l.account_id, l.pool_id, l.available_micro, l.expires_at_us
+  FROM json_each(:lot_ids) j
+  JOIN credit_lots l ON l.id = j.value;
+
+-- name: balances_of_account
+SELECT account_id, pool_id, available_micro, reserved_micro, entry_seq
+  FROM credit_balances
+ WHERE account_id = :account_id;
 
 -- name: balances_of_accounts
 -- :account_ids is a JSON array of keys.
@@ -66,17 +103,31 @@ VALUES (
     :available_after_micro, :reserved_after_micro, :description, :metadata, :now_us);
 
 -- name: balance_now
--- What is due and not yet written down is not available.
+-- What is due counts as settled: expired lots have nothing available, and overdue reservations hold nothing.
+WITH overdue AS MATERIALIZED (
+    SELECT l.pool_id,
+           sum(h.reserved_micro) AS held_micro,
+           sum(iif(l.expires_at_us <= :now_us, 0, h.reserved_micro)) AS returned_micro
+      FROM credit_reservations r
+      JOIN reservation_lots h ON h.reservation_id = r.id
+      JOIN credit_lots l ON l.id = h.lot_id
+     WHERE r.account_id = :account_id
+       AND r.status = 'pending'
+       AND r.expires_at_us <= :now_us
+     GROUP BY l.pool_id),
+expired AS MATERIALIZED (
+    SELECT pool_id, sum(available_micro) AS expired_micro
+      FROM credit_lots
+     WHERE account_id = :account_id
+       AND available_micro > 0
+       AND expires_at_us IS NOT NULL
+       AND expires_at_us <= :now_us
+     GROUP BY pool_id)
 SELECT b.pool_id,
-       b.available_micro - coalesce((
-           SELECT sum(l.available_micro)
-             FROM credit_lots l
-            WHERE l.account_id = b.account_id
-              AND l.pool_id = b.pool_id
-              AND l.available_micro > 0
-              AND l.expires_at_us IS NOT NULL
-              AND l.expires_at_us <= :now_us), 0),
-       b.reserved_micro
+       b.available_micro
+           - coalesce((SELECT expired_micro FROM expired WHERE pool_id = b.pool_id), 0)
+           + coalesce((SELECT returned_micro FROM overdue WHERE pool_id = b.pool_id), 0),
+       b.reserved_micro - coalesce((SELECT held_micro FROM overdue WHERE pool_id = b.pool_id), 0)
   FROM credit_balances b
  WHERE b.account_id = :account_id
  ORDER BY b.pool_id;
@@ -88,17 +139,42 @@ SELECT coalesce(sum(original_micro - paid_micro), 0)
    AND paid_micro < original_micro;
 
 -- name: balance_at
--- The newest entry up to then, less what lots held that had expired by then although that was written down later.
+-- The newest entry up to then, put right for what was due then and written down later: lots that had expired held nothing
+-- available, and reservations that were overdue held nothing.
+WITH overdue AS MATERIALIZED (
+    SELECT id
+      FROM credit_reservations
+     WHERE account_id = :account_id
+       AND status = 'pending'
+       AND expires_at_us <= :at_us
+     UNION ALL
+    SELECT id
+      FROM credit_reservations
+     WHERE account_id = :account_id
+       AND status = 'expired'
+       AND closed_at_us > :at_us
+       AND expires_at_us <= :at_us),
+held AS MATERIALIZED (
+    SELECT l.pool_id,
+           sum(h.reserved_micro) AS held_micro,
+           sum(iif(l.expires_at_us <= :at_us, 0, h.reserved_micro)) AS returned_micro
+      FROM overdue o
+      JOIN reservation_lots h ON h.reservation_id = o.id
+      JOIN credit_lots l ON l.id = h.lot_id
+     GROUP BY l.pool_id),
+expired AS MATERIALIZED (
+    SELECT l.pool_id, sum(e.available_delta_micro) AS expired_micro
+      FROM credit_lots l
+      JOIN credit_ledger e ON e.lot_id = l.id
+     WHERE l.account_id = :account_id
+       AND l.expires_at_us <= :at_us
+       AND e.created_at_us <= :at_us
+     GROUP BY l.pool_id)
 SELECT e.pool_id,
-       e.available_after_micro - coalesce((
-           SELECT sum(x.available_delta_micro)
-             FROM credit_lots l
-             JOIN credit_ledger x ON x.lot_id = l.id
-            WHERE l.account_id = b.account_id
-              AND l.pool_id = b.pool_id
-              AND l.expires_at_us <= :at_us
-              AND x.created_at_us <= :at_us), 0),
-       e.reserved_after_micro
+       e.available_after_micro
+           - coalesce((SELECT expired_micro FROM expired WHERE pool_id = e.pool_id), 0)
+           + coalesce((SELECT returned_micro FROM held WHERE pool_id = e.pool_id), 0),
+       e.reserved_after_micro - coalesce((SELECT held_micro FROM held WHERE pool_id = e.pool_id), 0)
   FROM credit_balances b
   JOIN credit_ledger e
     ON e.account_id = b.account_id
@@ -122,16 +198,22 @@ SELECT coalesce(sum(CASE entry_type WHEN 'debt_incurred' THEN -amount_micro ELSE
    AND entry_type IN ('debt_incurred', 'debt_paid');
 
 -- name: lots_page
--- Oldest first. A lot that is due shows as expired before that is written down. The state is no index's: a page reads the
--- lots of one account.
-SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro, available_micro, reserved_micro, consumed_micro,
-       expired_micro, revoked_micro, state, expires_at_us, metadata, created_at_us
-  FROM (
+-- Oldest first. What is due shows as settled before that is written down. The state is no index's: a page reads the lots of
+-- one account.
+WITH overdue AS MATERIALIZED (
+    SELECT h.lot_id, sum(h.reserved_micro) AS held_micro
+      FROM credit_reservations r
+      JOIN reservation_lots h ON h.reservation_id = r.id
+     WHERE r.account_id = :account_id
+       AND r.status = 'pending'
+       AND r.expires_at_us <= :now_us
+     GROUP BY h.lot_id),
+settled AS (
     SELECT l.id, l.account_id, l.pool_id, l.source_type, l.source_id, l.priority, l.original_micro,
-           iif(l.expires_at_us <= :now_us, 0, l.available_micro) AS available_micro,
-           l.reserved_micro,
+           iif(l.expires_at_us <= :now_us, 0, l.available_micro + coalesce(o.held_micro, 0)) AS available_micro,
+           l.reserved_micro - coalesce(o.held_micro, 0) AS reserved_micro,
            l.consumed_micro,
-           l.expired_micro + iif(l.expires_at_us <= :now_us, l.available_micro, 0) AS expired_micro,
+           l.expired_micro + iif(l.expires_at_us <= :now_us, l.available_micro + coalesce(o.held_micro, 0), 0) AS expired_micro,
            l.revoked_micro,
            CASE
                WHEN l.revoked_micro > 0 THEN 'revoked'
@@ -141,8 +223,12 @@ SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro
            END AS state,
            l.expires_at_us, l.metadata, l.created_at_us
       FROM credit_lots l
+      LEFT JOIN overdue o ON o.lot_id = l.id
      WHERE l.account_id = :account_id
        AND l.id > :after_id)
+SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro, available_micro, reserved_micro, consumed_micro,
+       expired_micro, revoked_micro, state, expires_at_us, metadata, created_at_us
+  FROM settled
  WHERE :state IS NULL OR state = :state
  ORDER BY id
  LIMIT :count;

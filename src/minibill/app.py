@@ -31,6 +31,10 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("GET", "/accounts/{account_id:str}/lots", ledger.list_lots, READ),
     ("GET", "/accounts/{account_id:str}/history", ledger.list_history, READ),
     ("POST", "/accounts/{account_id:str}/mint", ledger.mint_credits, MINT_WRITE),
+    ("POST", "/accounts/{account_id:str}/reservations", ledger.reserve_for, ACCOUNTS_WRITE),
+    ("GET", "/reservations/{reservation_id:str}", ledger.show_reservation, READ),
+    ("POST", "/reservations/{reservation_id:str}/finalize", ledger.finalize_one, ACCOUNTS_WRITE),
+    ("POST", "/reservations/{reservation_id:str}/release", ledger.release_one, ACCOUNTS_WRITE),
     ("POST", "/campaigns", campaigns.create, CAMPAIGNS_WRITE),
     ("GET", "/campaigns", campaigns.list_campaigns, READ),
     ("GET", "/campaigns/{campaign_id:str}", campaigns.show, READ),
@@ -43,6 +47,14 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
     ("GET", "/clock", system.show_clock, READ),
     ("POST", "/clock/advance", system.advance_clock, OPS_WRITE),
+)
+
+# Method, path under /api/internal/billing, handler: what services call, thousands of times a second.
+INTERNAL: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/reservations", ledger.reserve_any),
+    ("GET", "/reservations/{reservation_id:str}", ledger.show_reservation),
+    ("POST", "/finalize", ledger.finalize_named),
+    ("POST", "/release", ledger.release_named),
 )
 
 PUBLIC: tuple[tuple[str, Handler], ...] = (
@@ -80,4 +92,7 @@ def create_app(book: Book, settings: Settings, *, denied_tokens: set[str], has_t
 
 def _handlers() -> list[HTTPRouteHandler]:
     admin = [route(method, f"/admin/billing{path}", handler, "admin", scope) for method, path, handler, scope in ADMIN]
-    return admin + [public_route(path, handler) for path, handler in PUBLIC]
+    internal = [
+        route(method, f"/api/internal/billing{path}", handler, "service", None) for method, path, handler in INTERNAL
+    ]
+    return admin + internal + [public_route(path, handler) for path, handler in PUBLIC]

@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_token_max_ttl: int
     admin_rate_per_minute: int
     service_rate_per_minute: int
+    billing_mode: str
     ceiling_micro: int
     max_body_bytes: int
     trusted_proxies: str
@@ -67,6 +68,15 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     return read
 
 
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return value
+
+    return read
+
+
 SETTINGS = (
     Setting("BILLING_ADMIN_JWT_SECRET", "admin_secret", None, "text, 32 bytes or more",
             "signs admin tokens; required unless --dev", _secret),
@@ -88,6 +98,8 @@ SETTINGS = (
             "per admin; 0 turns this limit and the one on bad tokens off", _whole(0, 1_000_000)),
     Setting("MINIBILL_SERVICE_RATE_PER_MINUTE", "service_rate_per_minute", "0", "requests a minute",
             "per service; 0 for no limit", _whole(0, 100_000_000)),
+    Setting("MINIBILL_BILLING_MODE", "billing_mode", "live", "live, soft or shadow",
+            "how a reservation that names no mode is charged", _one_of("live", "soft", "shadow")),
     Setting("MINIBILL_CEILING_MICRO", "ceiling_micro", "1000000000000", "micro-units",
             "the most that one request may move: a slip of the decimal point stops here", _whole(1, MAX_MICRO)),
     Setting("MINIBILL_MAX_BODY_BYTES", "max_body_bytes", "1048576", "bytes",

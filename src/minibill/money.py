@@ -1,5 +1,7 @@
 """Money: integer micro-units, 1,000,000 to the unit; decimal strings outside."""
 
+from minibill.problems import AmountTooLarge
+
 MICRO_PER_UNIT = 1_000_000
 MAX_MICRO = 2**63 - 1
 
@@ -22,8 +24,11 @@ def parse_micro(value: object) -> int:
     return amount
 
 
-def parse_bps(value: object, *, lowest: int, highest: int) -> int:
-    """A rate in basis points within its range; ValueError for anything but an integer."""
-    if type(value) is not int or not lowest <= value <= highest:
-        raise ValueError(f"expected an integer from {lowest} to {highest}")
-    return value
+def require_within_ceiling(amount_micro: int, ceiling_micro: int) -> None:
+    """Raises `AmountTooLarge` for more than one request may move."""
+    if amount_micro > ceiling_micro:
+        raise AmountTooLarge(
+            f"one request moves at most {ceiling_micro} micro-units",
+            limit_micro=str(ceiling_micro),
+            requested_micro=str(amount_micro),
+        )

@@ -101,6 +101,24 @@ class InsufficientScope(Problem):
         super().__init__(f"this needs the scope {scope}", required_scope=scope)
 
 
+# --- 402 ---
+
+
+class InsufficientBalance(Problem):
+    """The pool's live credits do not cover the amount; nothing is held."""
+
+    code, status, title = "insufficient_balance", 402, "Not enough credits"
+
+    def __init__(self, *, available_micro: int, requested_micro: int, list_micro: int, pool_id: str) -> None:
+        super().__init__(
+            f"the pool {pool_id} has {available_micro} micro-units available and {requested_micro} were to be held",
+            available_micro=str(available_micro),
+            requested_micro=str(requested_micro),
+            list_micro=str(list_micro),
+            pool_id=pool_id,
+        )
+
+
 # --- 404, 405, 413, 415 ---
 
 
@@ -126,6 +144,15 @@ class CampaignNotFound(Problem):
 
     def __init__(self, campaign_id: str) -> None:
         super().__init__("no campaign has this id", campaign_id=campaign_id)
+
+
+class ReservationNotFound(Problem):
+    """No such reservation."""
+
+    code, status, title = "reservation_not_found", 404, "No such reservation"
+
+    def __init__(self, reservation_id: str) -> None:
+        super().__init__("no reservation has this id", reservation_id=reservation_id)
 
 
 class MethodNotAllowed(Problem):
@@ -163,6 +190,18 @@ class CampaignNotActive(Problem):
     """The campaign pays nothing now."""
 
     code, status, title = "campaign_not_active", 409, "The campaign is not active"
+
+
+class ReservationNotPending(Problem):
+    """The reservation has ended: it was finalized or released, or its time is over."""
+
+    code, status, title = "reservation_not_pending", 409, "The reservation is not pending"
+
+
+class ReservationConflict(Problem):
+    """The reservation was finalized with another cost."""
+
+    code, status, title = "reservation_conflict", 409, "The reservation was finalized with another cost"
 
 
 class SourceAlreadyCredited(Problem):

@@ -17,7 +17,7 @@ from minibill.campaigns.lifecycle import (
 from minibill.campaigns.structs import BatchBody, CampaignsQuery, CreateBody, EditBody, Grant, GrantsQuery
 from minibill.clock import format_time
 from minibill.db.queries import Row
-from minibill.ledger.mint import DEFAULT_POOL
+from minibill.ledger.drawdown import DEFAULT_POOL
 from minibill.problems import CampaignNotFound
 from minibill.web import Call
 from minibill.wire import Decoder, NoBody, Query, json_object, optional_raw, optional_time

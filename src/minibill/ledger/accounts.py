@@ -34,6 +34,15 @@ def require_account(conn: sqlite3.Connection, account_id: str) -> int:
     return key
 
 
+def require_account_of(conn: sqlite3.Connection, entity_type: str, entity_id: str) -> int:
+    """The key of the account of an entity that must have one; raises `AccountNotFound`."""
+    row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
+    if row is None:
+        raise AccountNotFound(f"{entity_type}:{entity_id}")
+    key: int = row[0]
+    return key
+
+
 def account_answer(row: Row) -> Account:
     """An account as it is answered, from `id, entity_type, entity_id, created_at_us`."""
     key, entity_type, entity_id, created_at_us = row

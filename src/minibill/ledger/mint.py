@@ -7,17 +7,17 @@ from minibill.clock import US_PER_SECOND
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import require_account
-from minibill.ledger.posting import EMPTY, Balances, Movement, PoolBalance, load_balances, post
+from minibill.ledger.debts import PayableLot, pay_debts
+from minibill.ledger.posting import EMPTY, Balances, Movement, amounts, load_balances, post
 from minibill.ledger.settle import settle
-from minibill.ledger.structs import Minted, PoolAmounts
-from minibill.money import MAX_MICRO
+from minibill.ledger.structs import Minted
+from minibill.money import MAX_MICRO, require_within_ceiling
 from minibill.outcome import Outcome
 from minibill.problems import AmountTooLarge, FieldError, InvalidRequest, SourceAlreadyCredited
 from minibill.wire import optional_time
 
 SQL = queries("ledger")
 
-DEFAULT_POOL = "general"
 DEFAULT_PRIORITY = 50
 
 
@@ -64,12 +64,7 @@ def mint(
             return _credited_before(first, key, account_id, amount_micro, source_type, source_id, balances)
     if expires_at_us is not None and expires_at_us <= now_us:
         raise InvalidRequest(FieldError("expiresAt", "expected a time in the future"))
-    if amount_micro > ceiling_micro:
-        raise AmountTooLarge(
-            f"one request moves at most {ceiling_micro} micro-units",
-            limit_micro=str(ceiling_micro),
-            requested_micro=str(amount_micro),
-        )
+    require_within_ceiling(amount_micro, ceiling_micro)
     before = balances.get((key, pool_id), EMPTY)
     lot = NewLot(
         key,
@@ -92,7 +87,7 @@ def mint(
         priority=priority,
         expires_at=optional_time(expires_at_us),
         duplicate=False,
-        balance=_amounts(after),
+        balance=amounts(after),
     )
     details = {
         "lotId": answer.lot_id,
@@ -100,14 +95,14 @@ def mint(
         "poolId": pool_id,
         "sourceType": source_type,
         "sourceId": source_id,
-        "before": _amounts(before),
-        "after": _amounts(after),
+        "before": amounts(before),
+        "after": amounts(after),
     }
     return Outcome(201, answer, "account.mint", "account", account_id, details)
 
 
 def insert_lots(conn: sqlite3.Connection, lots: list[NewLot], *, balances: Balances, now_us: int) -> int:
-    """Makes lots and their entries, and moves `balances` along; answers the first key, the others follow it.
+    """Makes lots and their entries, pays open debts, moves `balances` along; answers the first key, the others follow it.
 
     Raises `AmountTooLarge` when an account would hold more than 2^63-1. What is due on the accounts must be settled.
     """
@@ -130,6 +125,10 @@ def insert_lots(conn: sqlite3.Connection, lots: list[NewLot], *, balances: Balan
         )
         for lot_id, lot in enumerate(lots, first_id)
     ]  # fmt: skip
+    payable = [
+        PayableLot(lot_id, lot.account_id, lot.pool_id, lot.amount_micro) for lot_id, lot in enumerate(lots, first_id)
+    ]
+    movements += pay_debts(conn, payable)
     post(conn, movements, balances=balances, now_us=now_us)
     return first_id
 
@@ -172,11 +171,7 @@ def _credited_before(
         priority=priority,
         expires_at=optional_time(expires_at_us),
         duplicate=True,
-        balance=_amounts(balances.get((key, pool_id), EMPTY)),
+        balance=amounts(balances.get((key, pool_id), EMPTY)),
     )
     details = {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
     return Outcome(200, answer, "account.mint", "account", account_id, details)
-
-
-def _amounts(balance: PoolBalance) -> PoolAmounts:
-    return PoolAmounts(str(balance.available_micro), str(balance.reserved_micro))

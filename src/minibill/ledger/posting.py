@@ -7,10 +7,10 @@ it leaves. The database checks both, and moves `credit_balances` by the entry al
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.structs import PoolAmounts
+from minibill.wire import encode
 
 SQL = queries("ledger")
 
@@ -40,13 +40,41 @@ class PoolBalance(NamedTuple):
 
 EMPTY = PoolBalance(0, 0, 0)
 
+
+class LotMoves:
+    """What an operation moves between the parts of lots, summed up by lot and written at once."""
+
+    __slots__ = ("_moves",)
+
+    def __init__(self) -> None:
+        self._moves: dict[int, list[int]] = {}
+
+    def add(self, lot_id: int, *, available: int = 0, reserved: int = 0, consumed: int = 0, expired: int = 0) -> None:
+        """Adds micro-units to the parts of a lot, or takes them away."""
+        move = self._moves.get(lot_id)
+        if move is None:
+            self._moves[lot_id] = [available, reserved, consumed, expired]
+            return
+        move[0] += available
+        move[1] += reserved
+        move[2] += consumed
+        move[3] += expired
+
+    def write(self, conn: sqlite3.Connection) -> None:
+        """Writes them all; before the entries that speak of them."""
+        SQL.move_lot.many(conn, [(*move, lot_id) for lot_id, move in self._moves.items()])
+
+
 # By account and pool.
 Balances = dict[tuple[int, str], PoolBalance]
 
 
 def load_balances(conn: sqlite3.Connection, account_ids: Sequence[int]) -> Balances:
     """The balances of every pool of these accounts, as the ledger has them."""
-    rows = SQL.balances_of_accounts.all(conn, account_ids=msgspec.json.encode(account_ids).decode())
+    if len(account_ids) == 1:
+        rows = SQL.balances_of_account.all(conn, account_id=account_ids[0])
+    else:
+        rows = SQL.balances_of_accounts.all(conn, account_ids=encode(account_ids).decode())
     return {(account_id, pool_id): PoolBalance(*rest) for account_id, pool_id, *rest in rows}
 
 
@@ -68,3 +96,8 @@ def post(conn: sqlite3.Connection, movements: Iterable[Movement], *, balances: B
             now_us,
         ))  # fmt: skip
     SQL.insert_entries.many(conn, rows)
+
+
+def amounts(balance: PoolBalance) -> PoolAmounts:
+    """A balance as it is answered."""
+    return PoolAmounts(str(balance.available_micro), str(balance.reserved_micro))

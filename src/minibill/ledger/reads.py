@@ -4,12 +4,14 @@ from minibill import ids
 from minibill.clock import format_time
 from minibill.db.queries import Row, queries
 from minibill.db.readers import Readers
+from minibill.ledger.reservations import ReservationRow
 from minibill.ledger.structs import Balance, Entry, Lot, PoolBalance
-from minibill.problems import AccountNotFound
+from minibill.problems import AccountNotFound, ReservationNotFound
 from minibill.wire import optional_raw, optional_time
 
 ACCOUNTS = queries("accounts")
 SQL = queries("ledger")
+RESERVATIONS = queries("reservations")
 
 
 async def require_account(readers: Readers, account_id: str) -> Row:
@@ -44,6 +46,15 @@ async def balance(readers: Readers, *, account_id: str, pool_id: str | None, at_
         total_reserved_micro=str(sum(reserved for _, _, reserved in rows)),
         debt_micro=str(debt[0]),
     )
+
+
+async def reservation(readers: Readers, reservation_id: str) -> tuple[ReservationRow, list[Row]]:
+    """A reservation that must exist, with the rows of its lots; raises `ReservationNotFound`."""
+    key = ids.decode(ids.RESERVATION, reservation_id)
+    row = None if key is None else await readers.one(RESERVATIONS.find_reservation, reservation_id=key)
+    if row is None:
+        raise ReservationNotFound(reservation_id)
+    return ReservationRow(*row), await readers.all(RESERVATIONS.lots_of_reservation, reservation_id=key)
 
 
 def lot_answer(row: Row) -> Lot:

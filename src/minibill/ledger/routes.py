@@ -5,13 +5,29 @@ from litestar import Response
 from minibill.clock import MAX_TIME_US, MIN_TIME_US
 from minibill.ledger import reads
 from minibill.ledger.accounts import account_answer, open_account
-from minibill.ledger.mint import DEFAULT_POOL, DEFAULT_PRIORITY, mint
-from minibill.ledger.structs import AccountsQuery, BalanceQuery, HistoryQuery, LotsQuery, MintBody
+from minibill.ledger.drawdown import DEFAULT_POOL
+from minibill.ledger.finalize import finalize, release
+from minibill.ledger.mint import DEFAULT_PRIORITY, mint
+from minibill.ledger.reservations import DEFAULT_TTL_SECONDS, reservation_answer, reserve
+from minibill.ledger.structs import (
+    AccountsQuery,
+    AdminFinalizeBody,
+    AdminReserveBody,
+    BalanceQuery,
+    FinalizeBody,
+    HistoryQuery,
+    LotsQuery,
+    MintBody,
+    ReleaseBody,
+    ReserveBody,
+)
 from minibill.problems import FieldError, InvalidRequest
 from minibill.web import Call
-from minibill.wire import Decoder, Entity, Query, json_object
+from minibill.wire import Decoder, Entity, NoBody, Query, json_object
 
-_ENTITY, _MINT = Decoder(Entity), Decoder(MintBody)
+_ENTITY, _MINT, _NOTHING = Decoder(Entity), Decoder(MintBody), Decoder(NoBody)
+_RESERVE, _ADMIN_RESERVE = Decoder(ReserveBody), Decoder(AdminReserveBody)
+_FINALIZE, _ADMIN_FINALIZE, _RELEASE = Decoder(FinalizeBody), Decoder(AdminFinalizeBody), Decoder(ReleaseBody)
 
 # An id below every row's.
 _BEFORE_ALL = 0
@@ -108,5 +124,77 @@ async def mint_credits(call: Call) -> Response[bytes]:
         expires_at_us=None if body.expires_at is None else int(body.expires_at),
         description=body.description,
         metadata=json_object(body.metadata, "metadata"),
+        ceiling_micro=call.service.settings.ceiling_micro,
+    )
+
+
+async def reserve_any(call: Call) -> Response[bytes]:
+    """Holds credits of the account that the body names."""
+    body = await call.read(_RESERVE)
+    if (body.account_id is None) == (body.entity is None):
+        raise InvalidRequest(FieldError("accountId", "expected exactly one of accountId and entity"))
+    entity = None if body.entity is None else (body.entity.entity_type, body.entity.entity_id)
+    return await _reserve(call, body, account_id=body.account_id, entity=entity)
+
+
+async def reserve_for(call: Call) -> Response[bytes]:
+    """Holds credits of the account that the path names."""
+    return await _reserve(call, await call.read(_ADMIN_RESERVE), account_id=call.segment("account_id"), entity=None)
+
+
+async def finalize_named(call: Call) -> Response[bytes]:
+    """Charges the reservation that the body names."""
+    body = await call.read(_FINALIZE)
+    return await _finalize(call, body.reservation_id, body)
+
+
+async def finalize_one(call: Call) -> Response[bytes]:
+    """Charges the reservation that the path names."""
+    return await _finalize(call, call.segment("reservation_id"), await call.read(_ADMIN_FINALIZE))
+
+
+async def release_named(call: Call) -> Response[bytes]:
+    """Gives back the reservation that the body names."""
+    body = await call.read(_RELEASE)
+    return await call.write(release, reservation_id=body.reservation_id)
+
+
+async def release_one(call: Call) -> Response[bytes]:
+    """Gives back the reservation that the path names."""
+    await call.read(_NOTHING)
+    return await call.write(release, reservation_id=call.segment("reservation_id"))
+
+
+async def show_reservation(call: Call) -> Response[bytes]:
+    """One reservation."""
+    call.parameters(Query)
+    book = call.service.book
+    row, lots = await reads.reservation(book.readers, call.segment("reservation_id"))
+    return call.answer(reservation_answer(row, lots, now_us=book.clock.now_us()))
+
+
+async def _reserve(
+    call: Call, body: AdminReserveBody, *, account_id: str | None, entity: tuple[str, str] | None
+) -> Response[bytes]:
+    settings = call.service.settings
+    return await call.write(
+        reserve,
+        account_id=account_id,
+        entity=entity,
+        pool_id=body.pool_id or DEFAULT_POOL,
+        list_micro=int(body.amount_micro),
+        ttl_seconds=DEFAULT_TTL_SECONDS if body.ttl_seconds is None else body.ttl_seconds,
+        billing_mode=body.billing_mode or settings.billing_mode,
+        description=body.description,
+        metadata=json_object(body.metadata, "metadata"),
+        ceiling_micro=settings.ceiling_micro,
+    )
+
+
+async def _finalize(call: Call, reservation_id: str, body: AdminFinalizeBody) -> Response[bytes]:
+    return await call.write(
+        finalize,
+        reservation_id=reservation_id,
+        actual_cost_micro=int(body.actual_cost_micro),
         ceiling_micro=call.service.settings.ceiling_micro,
     )

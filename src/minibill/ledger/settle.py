@@ -1,39 +1,141 @@
-"""What is due: lots whose time is over. Settled by any write that touches the account, and by the sweep for the others."""
+"""What is due: lots whose time is over, and reservations that were neither finalized nor released in theirs.
 
+Settled by any write that touches the account, and by the sweep for the others. Both go through what is due in the order in
+which it fell due, so that the entries are the same whenever they are written.
+"""
+
+import heapq
 from collections.abc import Sequence
 
 import msgspec
 
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.posting import Movement, load_balances, post
+from minibill.ledger.posting import LotMoves, Movement, load_balances, post
+from minibill.wire import encode
 
 SQL = queries("ledger")
+RESERVATIONS = queries("reservations")
 
-# Lots that one slice of the sweep expires: a few milliseconds, so that it never holds up other writes for long.
-SWEEP_LOTS_MAX = 500
+# What one slice of the sweep settles: a few milliseconds, so that it never holds up other writes for long.
+SWEEP_MAX = 500
+
+# Of what falls due at the same moment, lots come first: what returns to them at that moment is expired.
+_LOT, _RESERVATION = 0, 1
+
+
+class _Lot(msgspec.Struct):
+    """A lot while it is being settled."""
+
+    account_id: int
+    pool_id: str
+    available_micro: int
+    expires_at_us: int | None
 
 
 def settle(conn: sqlite3.Connection, account_ids: Sequence[int], *, now_us: int) -> None:
     """Writes down what is due on these accounts at `now_us`."""
-    due = SQL.lots_due_of_accounts.all(conn, account_ids=msgspec.json.encode(account_ids).decode(), now_us=now_us)
-    if due:
-        _expire(conn, due, now_us=now_us)
+    if len(account_ids) == 1:
+        due = SQL.anything_due.one(conn, account_id=account_ids[0], now_us=now_us)
+        assert due is not None
+        if not due[0]:
+            return
+    keys = encode(account_ids).decode()
+    lots = SQL.lots_due_of_accounts.all(conn, account_ids=keys, now_us=now_us)
+    reservations = RESERVATIONS.reservations_due_of_accounts.all(conn, account_ids=keys, now_us=now_us)
+    _settle(conn, lots, reservations, now_us=now_us, at_most=None)
 
 
 def sweep(conn: sqlite3.Connection, *, now_us: int) -> int:
-    """Writes down what is due anywhere, a slice of it; answers how many lots it settled, 0 when nothing is left."""
-    due = SQL.lots_due.all(conn, now_us=now_us, count=SWEEP_LOTS_MAX)
-    if due:
-        _expire(conn, due, now_us=now_us)
-    return len(due)
+    """Writes down what is due anywhere, a slice of it; answers how much it settled, 0 when nothing is left."""
+    lots = SQL.lots_due.all(conn, now_us=now_us, count=SWEEP_MAX)
+    reservations = RESERVATIONS.reservations_due.all(conn, now_us=now_us, count=SWEEP_MAX)
+    return _settle(conn, lots, reservations, now_us=now_us, at_most=SWEEP_MAX)
 
 
-def _expire(conn: sqlite3.Connection, due: list[Row], *, now_us: int) -> None:
-    balances = load_balances(conn, list({account_id for _, account_id, _, _ in due}))
-    SQL.expire_lot.many(conn, [(lot_id,) for lot_id, *_ in due])
-    movements = [
-        Movement(account_id, pool_id, "expire", -available_micro, -available_micro, 0, lot_id=lot_id)
-        for lot_id, account_id, pool_id, available_micro in due
-    ]
+def _settle(
+    conn: sqlite3.Connection, lots_due: list[Row], reservations_due: list[Row], *, now_us: int, at_most: int | None
+) -> int:
+    """`lots_due` are (time, lot), `reservations_due` are (time, reservation, account)."""
+    if not lots_due and not reservations_due:
+        return 0
+    events = [(due_us, _LOT, lot_id) for due_us, lot_id in lots_due]
+    events += [(due_us, _RESERVATION, reservation_id) for due_us, reservation_id, _ in reservations_due]
+    heapq.heapify(events)
+    holds = _holds(conn, [reservation_id for _, reservation_id, _ in reservations_due])
+    held_lots = {lot_id for lots in holds.values() for lot_id, _ in lots}
+    lots = _load_lots(conn, {lot_id for _, lot_id in lots_due} | held_lots)
+
+    moves, movements, ended = LotMoves(), list[Movement](), list[int]()
+    settled = 0
+    while events and (at_most is None or settled < at_most):
+        due_us, kind, key = heapq.heappop(events)
+        settled += 1
+        if kind == _LOT:
+            _expire_lot(key, lots[key], moves, movements)
+            continue
+        ended.append(key)
+        for lot_id, reserved_micro in holds.get(key, ()):
+            lot = lots[lot_id]
+            _return_to_lot(key, lot_id, lot, reserved_micro, due_us, moves, movements)
+            if lot.available_micro and lot.expires_at_us is not None and due_us < lot.expires_at_us <= now_us:
+                heapq.heappush(events, (lot.expires_at_us, _LOT, lot_id))
+    moves.write(conn)
+    RESERVATIONS.end_reservations.many(conn, [("expired", now_us, key) for key in ended])
+    balances = load_balances(conn, list({m.account_id for m in movements}))
     post(conn, movements, balances=balances, now_us=now_us)
+    return settled
+
+
+def _expire_lot(lot_id: int, lot: _Lot, moves: LotMoves, movements: list[Movement]) -> None:
+    amount_micro = lot.available_micro
+    if amount_micro == 0:
+        return
+    lot.available_micro = 0
+    moves.add(lot_id, available=-amount_micro, expired=amount_micro)
+    movements.append(Movement(lot.account_id, lot.pool_id, "expire", -amount_micro, -amount_micro, 0, lot_id))
+
+
+def _return_to_lot(
+    reservation_id: int, lot_id: int, lot: _Lot, amount_micro: int, at_us: int, moves: LotMoves, movements: list[Movement]
+) -> None:
+    movements.append(
+        returned(
+            lot.account_id, lot.pool_id, lot_id, reservation_id, amount_micro, expires_at_us=lot.expires_at_us, at_us=at_us,
+            moves=moves,
+        )
+    )  # fmt: skip
+    lot.available_micro += movements[-1].available_delta_micro
+
+
+def returned(
+    account_id: int,
+    pool_id: str,
+    lot_id: int,
+    reservation_id: int,
+    amount_micro: int,
+    *,
+    expires_at_us: int | None,
+    at_us: int,
+    moves: LotMoves,
+) -> Movement:
+    """Credits that a reservation gives back to a lot at `at_us`: available again, or expired when the lot is."""
+    if expires_at_us is not None and expires_at_us <= at_us:
+        moves.add(lot_id, reserved=-amount_micro, expired=amount_micro)
+        return Movement(account_id, pool_id, "expire", -amount_micro, 0, -amount_micro, lot_id, reservation_id)
+    moves.add(lot_id, available=amount_micro, reserved=-amount_micro)
+    return Movement(account_id, pool_id, "release", amount_micro, amount_micro, -amount_micro, lot_id, reservation_id)
+
+
+def _holds(conn: sqlite3.Connection, reservation_ids: list[int]) -> dict[int, list[tuple[int, int]]]:
+    holds: dict[int, list[tuple[int, int]]] = {}
+    if reservation_ids:
+        keys = encode(reservation_ids).decode()
+        for reservation_id, lot_id, reserved_micro in RESERVATIONS.lots_of_reservations.all(conn, reservation_ids=keys):
+            holds.setdefault(reservation_id, []).append((lot_id, reserved_micro))
+    return holds
+
+
+def _load_lots(conn: sqlite3.Connection, lot_ids: set[int]) -> dict[int, _Lot]:
+    rows = SQL.lots_by_id.all(conn, lot_ids=encode(list(lot_ids)).decode())
+    return {lot_id: _Lot(*rest) for lot_id, *rest in rows}

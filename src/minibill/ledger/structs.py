@@ -7,8 +7,10 @@ from msgspec import Meta, Raw
 
 from minibill.wire import (
     Answer,
+    AnyId,
     Body,
     Description,
+    Entity,
     EntityType,
     Micro,
     PageQuery,
@@ -18,6 +20,7 @@ from minibill.wire import (
     TimeUs,
 )
 
+BillingMode = Literal["live", "soft", "shadow"]
 LotState = Literal["live", "spent", "expired", "revoked"]
 EntryType = Literal[
     "deposit", "grant", "reserve", "finalize", "release", "expire", "revoke", "debt_incurred", "debt_paid", "shadow_reserve",
@@ -36,6 +39,36 @@ class MintBody(Body, frozen=True):
     expires_at: TimeUs | None = None
     description: Description | None = None
     metadata: Raw = Raw()
+
+
+class AdminReserveBody(Body, frozen=True):
+    """Credits to be held; the path names the account."""
+
+    amount_micro: Micro
+    pool_id: PoolId | None = None
+    ttl_seconds: Annotated[int, Meta(ge=1, le=86_400)] | None = None
+    billing_mode: BillingMode | None = None
+    description: Description | None = None
+    metadata: Raw = Raw()
+
+
+class ReserveBody(AdminReserveBody, frozen=True, kw_only=True):
+    """Credits to be held of one account."""
+
+    account_id: AnyId | None = None
+    entity: Entity | None = None
+
+
+class AdminFinalizeBody(Body, frozen=True):
+    actual_cost_micro: Micro
+
+
+class FinalizeBody(AdminFinalizeBody, frozen=True, kw_only=True):
+    reservation_id: AnyId
+
+
+class ReleaseBody(Body, frozen=True):
+    reservation_id: AnyId
 
 
 class AccountsQuery(PageQuery, frozen=True):
@@ -135,3 +168,52 @@ class Entry(Answer):
     description: str | None
     metadata: Raw | None
     created_at: str
+
+
+class Allocation(Answer):
+    """What a reservation holds of one lot."""
+
+    lot_id: str
+    reserved_micro: str
+
+
+class Reserved(Answer):
+    reservation_id: str
+    account_id: str
+    pool_id: str
+    list_micro: str
+    discount_bps: int
+    discount_micro: str
+    total_reserved_micro: str
+    status: str
+    billing_mode: str
+    expires_at: str
+    lot_allocations: list[Allocation]
+
+
+class Reservation(Reserved):
+    """A reservation as it is read: what reserving and finalizing answered. Null is what has not happened."""
+
+    finalized_micro: str | None
+    released_micro: str | None
+    overrun_micro: str | None
+    absorbed_micro: str | None
+    finalized_at: str | None
+    created_at: str
+
+
+class Finalized(Answer):
+    reservation_id: str
+    account_id: str
+    finalized_micro: str
+    released_micro: str
+    overrun_micro: str
+    absorbed_micro: str
+    billing_mode: str
+    finalized_at: str
+
+
+class Released(Answer):
+    reservation_id: str
+    account_id: str
+    released_micro: str

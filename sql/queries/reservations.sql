@@ -1,0 +1,86 @@
+-- Reservations, what they hold, and debts.
+
+-- name: insert_reservation
+INSERT INTO credit_reservations (
+    account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id, tier,
+    held_micro, expires_at_us, description, metadata, created_at_us)
+VALUES (
+    :account_id, :pool_id, :billing_mode, 'pending', :list_micro, 0, NULL, 0, NULL, NULL,
+    :held_micro, :expires_at_us, :description, :metadata, :now_us);
+
+-- name: insert_reservation_lots
+INSERT INTO reservation_lots (reservation_id, position, lot_id, reserved_micro)
+VALUES (:reservation_id, :position, :lot_id, :reserved_micro);
+
+-- name: find_reservation
+SELECT id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, discount_micro, held_micro, expires_at_us,
+       actual_cost_micro, finalized_micro, released_micro, overrun_micro, absorbed_micro, closed_at_us, created_at_us
+  FROM credit_reservations
+ WHERE id = :reservation_id;
+
+-- name: lots_of_reservation
+-- In the order in which they were reserved, with what the lot is now.
+SELECT h.lot_id, h.reserved_micro, l.pool_id, l.expires_at_us
+  FROM reservation_lots h
+  JOIN credit_lots l ON l.id = h.lot_id
+ WHERE h.reservation_id = :reservation_id
+ ORDER BY h.position;
+
+-- name: finalize_reservation
+UPDATE credit_reservations
+   SET status = 'finalized',
+       actual_cost_micro = :actual_cost_micro,
+       finalized_micro = :finalized_micro,
+       released_micro = held_micro - :finalized_micro,
+       overrun_micro = :overrun_micro,
+       absorbed_micro = :absorbed_micro,
+       closed_at_us = :now_us
+ WHERE id = :reservation_id;
+
+-- name: end_reservations
+-- Gives all of it back: `released` by a caller, or `expired`.
+UPDATE credit_reservations
+   SET status = :status,
+       released_micro = held_micro,
+       closed_at_us = :now_us
+ WHERE id = :reservation_id;
+
+-- name: reservations_due_of_accounts
+-- :account_ids is a JSON array of keys.
+SELECT r.expires_at_us, r.id, r.account_id
+  FROM json_each(:account_ids) j
+  JOIN credit_reservations r ON r.account_id = j.value
+ WHERE r.status = 'pending'
+   AND r.expires_at_us <= :now_us;
+
+-- name: reservations_due
+SELECT expires_at_us, id, account_id
+  FROM credit_reservations
+ WHERE status = 'pending'
+   AND expires_at_us <= :now_us
+ ORDER BY expires_at_us, id
+ LIMIT :count;
+
+-- name: lots_of_reservations
+-- :reservation_ids is a JSON array of keys. Shadows have none.
+SELECT h.reservation_id, h.lot_id, h.reserved_micro
+  FROM json_each(:reservation_ids) j
+  JOIN reservation_lots h ON h.reservation_id = j.value
+ ORDER BY h.reservation_id, h.position;
+
+-- name: insert_debt
+INSERT INTO credit_debts (account_id, reservation_id, original_micro, paid_micro, created_at_us)
+VALUES (:account_id, :reservation_id, :owed_micro, 0, :now_us);
+
+-- name: open_debts
+-- Oldest first; :account_ids is a JSON array of keys.
+SELECT d.account_id, d.id, d.reservation_id, d.original_micro - d.paid_micro
+  FROM json_each(:account_ids) j
+  JOIN credit_debts d ON d.account_id = j.value
+ WHERE d.paid_micro < d.original_micro
+ ORDER BY d.id;
+
+-- name: pay_debt
+UPDATE credit_debts
+   SET paid_micro = paid_micro + :paid_micro
+ WHERE id = :debt_id;

@@ -1,0 +1,57 @@
+"""Debts: what soft mode charged beyond what was there. Any later credits pay them first, oldest first."""
+
+import msgspec
+
+from minibill import ids
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.posting import LotMoves, Movement
+from minibill.wire import encode
+
+SQL = queries("reservations")
+
+
+class PayableLot(msgspec.Struct):
+    """A lot that was just made, and what it still has."""
+
+    lot_id: int
+    account_id: int
+    pool_id: str
+    available_micro: int
+
+
+def incur_debt(
+    conn: sqlite3.Connection, *, account_id: int, pool_id: str, reservation_id: int, owed_micro: int, now_us: int
+) -> Movement:
+    """Writes a debt down; answers the entry that says so."""
+    SQL.insert_debt.run(conn, account_id=account_id, reservation_id=reservation_id, owed_micro=owed_micro, now_us=now_us)
+    return Movement(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id)
+
+
+def pay_debts(conn: sqlite3.Connection, lots: list[PayableLot]) -> list[Movement]:
+    """Pays the open debts of the accounts of new lots as far as these go; answers the entries that say so."""
+    account_ids = encode([lot.account_id for lot in lots]).decode()
+    open_debts: dict[int, list[Row]] = {}
+    for row in SQL.open_debts.all(conn, account_ids=account_ids):
+        open_debts.setdefault(row[0], []).append(row)
+    if not open_debts:
+        return []
+    moves, movements, payments = LotMoves(), list[Movement](), list[tuple[int, int]]()
+    for lot in lots:
+        # A batch has one lot an account; a later one finds what the first left over by asking again.
+        for _, debt_id, reservation_id, owed_micro in open_debts.pop(lot.account_id, ()):
+            paid_micro = min(owed_micro, lot.available_micro)
+            if not paid_micro:
+                break
+            lot.available_micro -= paid_micro
+            moves.add(lot.lot_id, available=-paid_micro, consumed=paid_micro)
+            payments.append((paid_micro, debt_id))
+            metadata = encode({"debtReservationId": ids.encode(ids.RESERVATION, reservation_id)}).decode()
+            movements.append(
+                Movement(
+                    lot.account_id, lot.pool_id, "debt_paid", -paid_micro, -paid_micro, 0, lot.lot_id, metadata=metadata
+                )
+            )  # fmt: skip
+    moves.write(conn)
+    SQL.pay_debt.many(conn, payments)
+    return movements

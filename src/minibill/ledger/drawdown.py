@@ -1,0 +1,56 @@
+"""Which lots a spend draws on: the pool's own, then those of `general`, each in drawdown order. Source: contract, section 3.
+
+What is due on the account must be settled first; the lots that are left are live.
+"""
+
+from typing import NamedTuple
+
+from minibill.db.queries import queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.posting import EMPTY, Balances
+
+SQL = queries("ledger")
+
+DEFAULT_POOL = "general"
+
+# Lots that are read at a time: most spends need one or two.
+_LOTS_AT_A_TIME = 8
+
+
+class Draw(NamedTuple):
+    """What is taken from one lot."""
+
+    lot_id: int
+    pool_id: str
+    amount_micro: int
+
+
+def pools_of(pool_id: str) -> tuple[str, ...]:
+    """The pools that a spend from this one may draw on, in their order."""
+    return (pool_id,) if pool_id == DEFAULT_POOL else (pool_id, DEFAULT_POOL)
+
+
+def available_micro(balances: Balances, account_id: int, pool_id: str) -> int:
+    """What a spend from this pool can draw on."""
+    return sum(balances.get((account_id, pool), EMPTY).available_micro for pool in pools_of(pool_id))
+
+
+def draw(conn: sqlite3.Connection, *, account_id: int, pool_id: str, amount_micro: int) -> list[Draw]:
+    """Chooses lots for an amount, in drawdown order; less than the amount when there is less. Changes nothing."""
+    draws: list[Draw] = []
+    left_micro = amount_micro
+    query = SQL.lots_in_drawdown_order
+    for pool in pools_of(pool_id):
+        if not left_micro:
+            break
+        cursor = conn.execute(query.sql, (account_id, pool))
+        while left_micro and (rows := cursor.fetchmany(_LOTS_AT_A_TIME)):
+            for lot_id, lot_available_micro in rows:
+                taken_micro = min(left_micro, lot_available_micro)
+                draws.append(Draw(lot_id, pool, taken_micro))
+                left_micro -= taken_micro
+                if not left_micro:
+                    break
+        # An open SELECT would still be reading the index that the caller is about to change.
+        cursor.close()
+    return draws

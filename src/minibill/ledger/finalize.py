@@ -1,0 +1,199 @@
+"""The end of a reservation that its holder asks for: finalize charges what the work cost, release charges nothing."""
+
+from typing import NamedTuple
+
+from minibill import ids
+from minibill.clock import format_time
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.debts import incur_debt
+from minibill.ledger.drawdown import draw
+from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, load_balances, post
+from minibill.ledger.reservations import ReservationRow, require_reservation
+from minibill.ledger.settle import returned, settle
+from minibill.ledger.structs import Finalized, PoolAmounts, Released
+from minibill.money import require_within_ceiling
+from minibill.outcome import Outcome
+from minibill.problems import ReservationConflict, ReservationNotPending
+from minibill.wire import encode
+
+SQL = queries("reservations")
+
+
+class Charge(NamedTuple):
+    """What a cost comes to against what was held, all in micro-units."""
+
+    finalized_micro: int
+    overrun_micro: int
+    absorbed_micro: int
+
+
+def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
+    """Splits a cost: live mode absorbs what is above the reservation, the others count it as overrun."""
+    over_micro = max(0, cost_micro - held_micro)
+    if billing_mode == "live":
+        return Charge(cost_micro - over_micro, 0, over_micro)
+    return Charge(cost_micro - over_micro, over_micro, 0)
+
+
+def finalize(
+    conn: sqlite3.Connection, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, now_us: int
+) -> Outcome:
+    """Charges a reservation with what the work cost and gives the rest back; again with the same cost is the same answer.
+
+    Raises `ReservationNotFound`, `ReservationNotPending`, `ReservationConflict` for another cost than before, and
+    `AmountTooLarge`. Source: contract, section 3.
+    """
+    row = _settled(conn, reservation_id, now_us)
+    if row.status == "finalized":
+        return _finalized_before(row, actual_cost_micro)
+    _require_pending(row)
+    charged = charge(actual_cost_micro, held_micro=row.held_micro, billing_mode=row.billing_mode)
+    soft_overrun_micro = charged.overrun_micro if row.billing_mode == "soft" else 0
+    require_within_ceiling(charged.finalized_micro + soft_overrun_micro, ceiling_micro)
+
+    balances = load_balances(conn, [row.account_id])
+    before = dict(balances)
+    if row.billing_mode == "shadow":
+        movements = [_shadow(row, actual_cost_micro, charged)]
+    else:
+        movements = _spend_and_return(conn, row, charged.finalized_micro, now_us=now_us)
+    post(conn, movements, balances=balances, now_us=now_us)
+    if soft_overrun_micro:
+        _charge_overrun(conn, row, soft_overrun_micro, balances, now_us=now_us)
+    SQL.finalize_reservation.run(
+        conn, reservation_id=row.id, actual_cost_micro=actual_cost_micro, now_us=now_us, **charged._asdict()
+    )
+    answer = _finalized(row, charged, now_us)
+    details = {"actualCostMicro": str(actual_cost_micro), "answer": answer, **_moved(row, before, balances)}
+    return Outcome(200, answer, "reservation.finalize", "reservation", reservation_id, details)
+
+
+def release(conn: sqlite3.Connection, *, reservation_id: str, now_us: int) -> Outcome:
+    """Gives all of a reservation back; again is the same answer.
+
+    Raises `ReservationNotFound`, and `ReservationNotPending` once it is finalized or overdue. Source: contract, section 3.
+    """
+    row = _settled(conn, reservation_id, now_us)
+    balances = load_balances(conn, [row.account_id])
+    before = dict(balances)
+    if row.status != "released":
+        _require_pending(row)
+        movements = _spend_and_return(conn, row, 0, now_us=now_us)
+        post(conn, movements, balances=balances, now_us=now_us)
+        SQL.end_reservations.run(conn, reservation_id=row.id, status="released", now_us=now_us)
+    account_id = ids.encode(ids.ACCOUNT, row.account_id)
+    answer = Released(reservation_id, account_id, str(row.held_micro))
+    details = {"accountId": account_id, "releasedMicro": answer.released_micro, **_moved(row, before, balances)}
+    return Outcome(200, answer, "reservation.release", "reservation", reservation_id, details)
+
+
+def _settled(conn: sqlite3.Connection, reservation_id: str, now_us: int) -> ReservationRow:
+    """The reservation after what is due on its account is written down, which may have ended it."""
+    row = require_reservation(conn, reservation_id)
+    settle(conn, [row.account_id], now_us=now_us)
+    return require_reservation(conn, reservation_id) if row.expires_at_us <= now_us else row
+
+
+def _moved(row: ReservationRow, before: Balances, after: Balances) -> dict[str, dict[str, PoolAmounts]]:
+    """The balances of the account's pools before and after, for the audit log."""
+    return {
+        name: {pool: amounts(balance) for (account, pool), balance in balances.items() if account == row.account_id}
+        for name, balances in (("before", before), ("after", after))
+    }
+
+
+def _require_pending(row: ReservationRow) -> None:
+    if row.status != "pending":
+        raise ReservationNotPending(
+            f"the reservation is {row.status}",
+            reservation_id=ids.encode(ids.RESERVATION, row.id),
+            reservation_status=row.status,
+        )
+
+
+def _spend_and_return(conn: sqlite3.Connection, row: ReservationRow, cost_micro: int, *, now_us: int) -> list[Movement]:
+    """Takes a cost out of what is held, in the order in which it was reserved, and gives the rest back to its lots."""
+    lots: list[Row] = SQL.lots_of_reservation.all(conn, reservation_id=row.id)
+    moves, spent, back = LotMoves(), list[Movement](), list[Movement]()
+    left_micro = cost_micro
+    for lot_id, reserved_micro, pool_id, expires_at_us in lots:
+        spent_micro = min(left_micro, reserved_micro)
+        left_micro -= spent_micro
+        if spent_micro:
+            moves.add(lot_id, reserved=-spent_micro, consumed=spent_micro)
+            spent.append(Movement(row.account_id, pool_id, "finalize", -spent_micro, 0, -spent_micro, lot_id, row.id))
+        if spent_micro < reserved_micro:
+            back.append(
+                returned(
+                    row.account_id, pool_id, lot_id, row.id, reserved_micro - spent_micro,
+                    expires_at_us=expires_at_us, at_us=now_us, moves=moves,
+                )
+            )  # fmt: skip
+    moves.write(conn)
+    return spent + back
+
+
+def _charge_overrun(
+    conn: sqlite3.Connection, row: ReservationRow, overrun_micro: int, balances: Balances, *, now_us: int
+) -> None:
+    """Charges what is above the reservation to lots in drawdown order, and the rest as a debt."""
+    draws = draw(conn, account_id=row.account_id, pool_id=row.pool_id, amount_micro=overrun_micro)
+    moves = LotMoves()
+    for d in draws:
+        moves.add(d.lot_id, available=-d.amount_micro, consumed=d.amount_micro)
+    moves.write(conn)
+    movements = [
+        Movement(row.account_id, d.pool_id, "finalize", -d.amount_micro, -d.amount_micro, 0, d.lot_id, row.id) for d in draws
+    ]
+    owed_micro = overrun_micro - sum(d.amount_micro for d in draws)
+    if owed_micro:
+        movements.append(
+            incur_debt(
+                conn,
+                account_id=row.account_id,
+                pool_id=row.pool_id,
+                reservation_id=row.id,
+                owed_micro=owed_micro,
+                now_us=now_us,
+            )
+        )
+    post(conn, movements, balances=balances, now_us=now_us)
+
+
+def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge) -> Movement:
+    figures = {
+        "actualCostMicro": str(actual_cost_micro),
+        "finalizedMicro": str(charged.finalized_micro),
+        "overrunMicro": str(charged.overrun_micro),
+    }
+    metadata = encode(figures).decode()
+    return Movement(row.account_id, row.pool_id, "shadow_finalize", 0, 0, 0, None, row.id, metadata=metadata)
+
+
+def _finalized_before(row: ReservationRow, actual_cost_micro: int) -> Outcome:
+    assert row.actual_cost_micro is not None
+    assert row.closed_at_us is not None
+    if row.actual_cost_micro != actual_cost_micro:
+        raise ReservationConflict(
+            f"the reservation was finalized with {row.actual_cost_micro} micro-units",
+            finalized_with_micro=str(row.actual_cost_micro),
+            actual_cost_micro=str(actual_cost_micro),
+        )
+    charged = charge(actual_cost_micro, held_micro=row.held_micro, billing_mode=row.billing_mode)
+    answer = _finalized(row, charged, row.closed_at_us)
+    details = {"accountId": answer.account_id, "duplicate": True}
+    return Outcome(200, answer, "reservation.finalize", "reservation", answer.reservation_id, details)
+
+
+def _finalized(row: ReservationRow, charged: Charge, finalized_at_us: int) -> Finalized:
+    return Finalized(
+        reservation_id=ids.encode(ids.RESERVATION, row.id),
+        account_id=ids.encode(ids.ACCOUNT, row.account_id),
+        finalized_micro=str(charged.finalized_micro),
+        released_micro=str(row.held_micro - charged.finalized_micro),
+        overrun_micro=str(charged.overrun_micro),
+        absorbed_micro=str(charged.absorbed_micro),
+        billing_mode=row.billing_mode,
+        finalized_at=format_time(finalized_at_us),
+    )

@@ -1,0 +1,184 @@
+"""Reservations: credits set aside but not yet spent. finalize.py spends them and gives them back, settle.py lets them fall due."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from minibill import ids
+from minibill.clock import US_PER_SECOND, format_time
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.accounts import require_account, require_account_of
+from minibill.ledger.drawdown import Draw, available_micro, draw
+from minibill.ledger.posting import LotMoves, Movement, load_balances, post
+from minibill.ledger.settle import settle
+from minibill.ledger.structs import Allocation, Reservation, Reserved
+from minibill.money import require_within_ceiling
+from minibill.outcome import Outcome
+from minibill.problems import InsufficientBalance, ReservationNotFound
+from minibill.wire import encode, optional_time
+
+SQL = queries("reservations")
+
+DEFAULT_TTL_SECONDS = 300
+
+
+class ReservationRow(NamedTuple):
+    """A row of `credit_reservations`."""
+
+    id: int
+    account_id: int
+    pool_id: str
+    billing_mode: str
+    status: str
+    list_micro: int
+    discount_bps: int
+    discount_micro: int
+    held_micro: int
+    expires_at_us: int
+    actual_cost_micro: int | None
+    finalized_micro: int | None
+    released_micro: int | None
+    overrun_micro: int | None
+    absorbed_micro: int | None
+    closed_at_us: int | None
+    created_at_us: int
+
+
+def reserve(
+    conn: sqlite3.Connection,
+    *,
+    account_id: str | None,
+    entity: tuple[str, str] | None,
+    pool_id: str,
+    list_micro: int,
+    ttl_seconds: int,
+    billing_mode: str,
+    description: str | None,
+    metadata: str | None,
+    ceiling_micro: int,
+    now_us: int,
+) -> Outcome:
+    """Holds credits of an account, lot by lot in drawdown order, until they are finalized, released or overdue.
+
+    Raises `AccountNotFound`, `AmountTooLarge`, and in live mode `InsufficientBalance`; nothing is held then. Soft mode holds
+    what there is; shadow mode holds nothing and writes down what it would have held. Source: contract, section 3.
+    """
+    key = require_account_of(conn, *entity) if entity is not None else require_account(conn, account_id or "")
+    require_within_ceiling(list_micro, ceiling_micro)
+    settle(conn, [key], now_us=now_us)
+    balances = load_balances(conn, [key])
+    held_micro, draws = list_micro, list[Draw]()
+    if billing_mode != "shadow":
+        there_micro = available_micro(balances, key, pool_id)
+        if there_micro < list_micro:
+            if billing_mode == "live":
+                raise InsufficientBalance(
+                    available_micro=there_micro, requested_micro=list_micro, list_micro=list_micro, pool_id=pool_id
+                )
+            held_micro = there_micro
+        draws = draw(conn, account_id=key, pool_id=pool_id, amount_micro=held_micro)
+    expires_at_us = now_us + ttl_seconds * US_PER_SECOND
+    reservation_id = SQL.insert_reservation.run(
+        conn,
+        account_id=key,
+        pool_id=pool_id,
+        billing_mode=billing_mode,
+        list_micro=list_micro,
+        held_micro=held_micro,
+        expires_at_us=expires_at_us,
+        description=description,
+        metadata=metadata,
+        now_us=now_us,
+    ).lastrowid
+    assert reservation_id is not None
+    if billing_mode == "shadow":
+        noted = _shadow_metadata({"listMicro": str(list_micro), "wouldReserveMicro": str(held_micro)}, metadata)
+        shadow = Movement(key, pool_id, "shadow_reserve", 0, 0, 0, None, reservation_id, description, noted)
+        post(conn, [shadow], balances=balances, now_us=now_us)
+    elif draws:
+        _hold(conn, reservation_id, draws)
+        movements = [
+            Movement(key, d.pool_id, "reserve", -d.amount_micro, -d.amount_micro, d.amount_micro, d.lot_id, reservation_id,
+                     description, metadata)
+            for d in draws
+        ]  # fmt: skip
+        post(conn, movements, balances=balances, now_us=now_us)
+    answer = Reserved(
+        reservation_id=ids.encode(ids.RESERVATION, reservation_id),
+        account_id=ids.encode(ids.ACCOUNT, key),
+        pool_id=pool_id,
+        list_micro=str(list_micro),
+        discount_bps=0,
+        discount_micro="0",
+        total_reserved_micro=str(held_micro),
+        status="pending",
+        billing_mode=billing_mode,
+        expires_at=format_time(expires_at_us),
+        lot_allocations=[Allocation(ids.encode(ids.LOT, d.lot_id), str(d.amount_micro)) for d in draws],
+    )
+    after = available_micro(balances, key, pool_id)
+    details = {
+        "reservationId": answer.reservation_id,
+        "poolId": pool_id,
+        "listMicro": answer.list_micro,
+        "totalReservedMicro": answer.total_reserved_micro,
+        "billingMode": billing_mode,
+        "availableBeforeMicro": str(after + sum(d.amount_micro for d in draws)),
+        "availableAfterMicro": str(after),
+    }
+    return Outcome(201, answer, "reservation.reserve", "account", answer.account_id, details)
+
+
+def require_reservation(conn: sqlite3.Connection, reservation_id: str) -> ReservationRow:
+    """A reservation that must exist; raises `ReservationNotFound`."""
+    key = ids.decode(ids.RESERVATION, reservation_id)
+    row = None if key is None else SQL.find_reservation.one(conn, reservation_id=key)
+    if row is None:
+        raise ReservationNotFound(reservation_id)
+    return ReservationRow(*row)
+
+
+def reservation_answer(row: ReservationRow, lots: list[Row], *, now_us: int) -> Reservation:
+    """A reservation as it is answered at that time: overdue is expired, whether or not that is written down.
+
+    `lots` are rows of `lots_of_reservation`.
+    """
+    overdue = row.status == "pending" and row.expires_at_us <= now_us
+    return Reservation(
+        reservation_id=ids.encode(ids.RESERVATION, row.id),
+        account_id=ids.encode(ids.ACCOUNT, row.account_id),
+        pool_id=row.pool_id,
+        list_micro=str(row.list_micro),
+        discount_bps=row.discount_bps,
+        discount_micro=str(row.discount_micro),
+        total_reserved_micro=str(row.held_micro),
+        status="expired" if overdue else row.status,
+        billing_mode=row.billing_mode,
+        expires_at=format_time(row.expires_at_us),
+        lot_allocations=[Allocation(ids.encode(ids.LOT, lot_id), str(reserved)) for lot_id, reserved, _, _ in lots],
+        finalized_micro=_optional_micro(row.finalized_micro),
+        released_micro=_optional_micro(row.held_micro if overdue else row.released_micro),
+        overrun_micro=_optional_micro(row.overrun_micro),
+        absorbed_micro=_optional_micro(row.absorbed_micro),
+        finalized_at=optional_time(row.closed_at_us) if row.status == "finalized" else None,
+        created_at=format_time(row.created_at_us),
+    )
+
+
+def _hold(conn: sqlite3.Connection, reservation_id: int, draws: list[Draw]) -> None:
+    moves = LotMoves()
+    for d in draws:
+        moves.add(d.lot_id, available=-d.amount_micro, reserved=d.amount_micro)
+    moves.write(conn)
+    SQL.insert_reservation_lots.many(
+        conn, [(reservation_id, position, d.lot_id, d.amount_micro) for position, d in enumerate(draws, 1)]
+    )
+
+
+def _shadow_metadata(figures: dict[str, Any], metadata: str | None) -> str:
+    return encode(figures if metadata is None else figures | {"metadata": msgspec.Raw(metadata)}).decode()
+
+
+def _optional_micro(amount_micro: int | None) -> str | None:
+    return None if amount_micro is None else str(amount_micro)
