@@ -535,7 +535,6 @@ CREATE TABLE idempotency_keys (
 ) STRICT;
 
 CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (caller, key);
-CREATE INDEX idempotency_by_age ON idempotency_keys (created_at_us);
 
 CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotency_keys
 BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;

@@ -11,6 +11,25 @@ SELECT id, entity_type, entity_id, created_at_us
  WHERE entity_id = :entity_id
    AND entity_type = :entity_type;
 
+-- name: find_account_and_what_is_due
+-- Whether a write that touches this account has anything to settle first.
+SELECT a.id,
+       EXISTS (
+           SELECT 1
+             FROM credit_lots l
+            WHERE l.account_id = a.id
+              AND l.available_micro > 0
+              AND l.expires_at_us IS NOT NULL
+              AND l.expires_at_us <= :now_us)
+    OR EXISTS (
+           SELECT 1
+             FROM credit_reservations r
+            WHERE r.account_id = a.id
+              AND r.status = 'pending'
+              AND r.expires_at_us <= :now_us)
+  FROM credit_accounts a
+ WHERE a.id = :account_id;
+
 -- name: open_account
 INSERT INTO credit_accounts (entity_type, entity_id, created_at_us)
 VALUES (:entity_type, :entity_id, :now_us)

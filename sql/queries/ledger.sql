@@ -43,22 +43,6 @@ SELECT id, available_micro
    AND available_micro > 0
  ORDER BY priority, coalesce(expires_at_us, 9223372036854775807), id;
 
--- name: anything_due
--- Whether a write that touches this account has anything to settle first.
-SELECT EXISTS (
-           SELECT 1
-             FROM credit_lots
-            WHERE account_id = :account_id
-              AND available_micro > 0
-              AND expires_at_us IS NOT NULL
-              AND expires_at_us <= :now_us)
-    OR EXISTS (
-           SELECT 1
-             FROM credit_reservations
-            WHERE account_id = :account_id
-              AND status = 'pending'
-              AND expires_at_us <= :now_us);
-
 -- name: lots_due_of_accounts
 -- :account_ids is a JSON array of keys.
 SELECT l.expires_at_us, l.id

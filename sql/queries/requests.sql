@@ -11,14 +11,14 @@ INSERT INTO idempotency_keys (caller, key, fingerprint, status, body, created_at
 VALUES (:caller, :key, :fingerprint, :status, :body, :real_now_us);
 
 -- name: prune_keys
--- A slice of what is older than it must be kept.
+-- A slice of what is older than it must be kept. Ids grow with time, so the oldest are the first.
 DELETE FROM idempotency_keys
  WHERE id IN (
     SELECT id
       FROM idempotency_keys
-     WHERE created_at_us < :before_us
-     ORDER BY created_at_us
-     LIMIT :count);
+     ORDER BY id
+     LIMIT :count)
+   AND created_at_us < :before_us;
 
 -- name: revoke_token
 INSERT INTO revoked_tokens (token_id, revoked_at_us)

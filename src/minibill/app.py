@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
-from litestar import Litestar
-from litestar.handlers import HTTPRouteHandler
+from litestar import Litestar, Request, Response
 from litestar.types import ASGIApp
 
 from minibill import system
@@ -19,8 +19,7 @@ from minibill.config import Settings
 from minibill.cursors import Cursors
 from minibill.jobs import run_jobs
 from minibill.ledger import routes as ledger
-from minibill.problems import Problem
-from minibill.web import Call, Handler, Service, public_route, render, route
+from minibill.web import CONTEXT, Context, Handler, Route, Service, problem_reply
 
 # Method, path under /admin/billing, handler, scope. {name:str} is what a handler calls a segment.
 ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
@@ -79,20 +78,25 @@ def create_app(book: Book, settings: Settings, *, denied_tokens: set[str], has_t
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    routes = _routes()
     app = Litestar(
-        route_handlers=_handlers(),
-        request_class=Call,
-        exception_handlers={Problem: render, Exception: render},
+        route_handlers=[route.for_litestar() for route in routes],
+        exception_handlers={Exception: _render},
         lifespan=[jobs],
         openapi_config=None,
         logging_config=None,
     )
-    return Gate(app, service)
+    return Gate(app, service, direct=[route for route in routes if route.kind == "service" and route.method == "POST"])
 
 
-def _handlers() -> list[HTTPRouteHandler]:
-    admin = [route(method, f"/admin/billing{path}", handler, "admin", scope) for method, path, handler, scope in ADMIN]
-    internal = [
-        route(method, f"/api/internal/billing{path}", handler, "service", None) for method, path, handler in INTERNAL
-    ]
-    return admin + internal + [public_route(path, handler) for path, handler in PUBLIC]
+def _routes() -> list[Route]:
+    routes = [Route(method, f"/admin/billing{path}", handler, "admin", scope) for method, path, handler, scope in ADMIN]
+    routes += [Route(method, f"/api/internal/billing{path}", handler, "service", None) for method, path, handler in INTERNAL]
+    return routes + [Route("GET", path, handler, None, None) for path, handler in PUBLIC]
+
+
+def _render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """What the framework itself refuses: an unknown path, another method."""
+    context: Context = request.scope[CONTEXT]  # type: ignore[literal-required]
+    reply = problem_reply(error, context.request_id)
+    return Response(reply.body, status_code=reply.status, media_type=reply.media_type.decode(), headers=reply.headers)

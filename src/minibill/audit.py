@@ -35,7 +35,7 @@ def append(conn: sqlite3.Connection, outcome: Outcome, *, actor_id: str, origin:
     """Adds the row of one admin write, in the transaction of its effect. Source: contract, section 2."""
     last = SQL.last_audit_row.one(conn)
     seq, previous_hash = (1, NO_HASH) if last is None else (last[0] + 1, last[1])
-    details = msgspec.json.encode(outcome.details).decode()
+    details = msgspec.json.encode(outcome.details()).decode()
     row = (
         seq, actor_id, outcome.action, outcome.target_type, outcome.target_id, details, origin.ip, origin.user_agent,
         origin.correlation_id, origin.token_id, now_us,

@@ -46,7 +46,15 @@ def find(conn: sqlite3.Connection, key: Key) -> Kept | None:
 
 def keep(conn: sqlite3.Connection, key: Key, kept: Kept) -> None:
     """Keeps the answer of a success, in the transaction of its effect."""
-    SQL.keep_key.run(conn, **key._asdict(), **kept._asdict(), real_now_us=real_now_us())
+    SQL.keep_key.run(
+        conn,
+        caller=key.caller,
+        key=key.key,
+        fingerprint=key.fingerprint,
+        status=kept.status,
+        body=kept.body,
+        real_now_us=real_now_us(),
+    )
 
 
 def prune(conn: sqlite3.Connection) -> int:

@@ -16,7 +16,8 @@ ID_CHARACTERS_MAX = 64
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _DIGITS = 13  # 13 * 5 = 65 bits hold every rowid
-_VALUE = {character: value for value, character in enumerate(_ALPHABET)}
+# To the digits that int() knows; whatever else int() would take ("_", " ", "+", "i") becomes a sign that it does not.
+_TO_DIGITS = dict.fromkeys(range(128), "!") | dict(zip(map(ord, _ALPHABET), "0123456789abcdefghijklmnopqrstuv", strict=True))
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 _ROWID_MAX = 2**63 - 1
 
@@ -35,10 +36,11 @@ def decode(prefix: str, text: str) -> int | None:
     """The key that an outside form names; None for anything that `encode` did not make."""
     if len(text) != len(prefix) + _DIGITS or not text.startswith(prefix):
         return None
-    number = 0
-    for character in text[len(prefix) :]:
-        value = _VALUE.get(character)
-        if value is None:
-            return None
-        number = number << 5 | value
+    digits = text[len(prefix) :]
+    if not digits.isascii():
+        return None
+    try:
+        number = int(digits.translate(_TO_DIGITS), 32)
+    except ValueError:
+        return None
     return number if number <= _ROWID_MAX else None

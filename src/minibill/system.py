@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-from litestar import Response
 from msgspec import Meta
 
 from minibill.clock import format_time
 from minibill.problems import NotFound, NotReady
-from minibill.web import Call
+from minibill.web import Call, Reply
 from minibill.wire import Answer, Body, Decoder, Query
 
 # Ten years in one step: more is a slip.
@@ -29,12 +28,12 @@ class Now(Answer):
 _ADVANCE = Decoder(AdvanceBody)
 
 
-async def live(call: Call) -> Response[bytes]:
+async def live(call: Call) -> Reply:
     """200 once the process runs."""
     return call.answer(Health("live"))
 
 
-async def ready(call: Call) -> Response[bytes]:
+async def ready(call: Call) -> Reply:
     """200 when the book is migrated and takes writes, else 503 with the reason."""
     problem = call.service.book.writer.problem
     if problem is not None:
@@ -42,14 +41,14 @@ async def ready(call: Call) -> Response[bytes]:
     return call.answer(Health("ready"))
 
 
-async def show_clock(call: Call) -> Response[bytes]:
+async def show_clock(call: Call) -> Reply:
     """The time that the book goes by; 404 without --test-clock."""
     _require_test_clock(call)
     call.parameters(Query)
     return call.answer(Now(format_time(call.service.book.clock.now_us())))
 
 
-async def advance_clock(call: Call) -> Response[bytes]:
+async def advance_clock(call: Call) -> Reply:
     """Moves the book's time forward and settles what falls due; 404 without --test-clock."""
     _require_test_clock(call)
     body = await call.read(_ADVANCE)

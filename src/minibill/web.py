@@ -1,19 +1,20 @@
 """HTTP conventions: what every request and answer has in common. The features' routes.py say what is particular.
 
-A handler takes a `Call` and answers a `Response`; `route` makes it one of Litestar's and puts authority before it.
+A handler takes a `Call` and answers a `Reply`. Litestar routes to it; what services call thousands of times a second is
+handed to it by the gate directly, since the framework's own share of such a request is more than the ledger's.
 """
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from litestar import Request, Response
-from litestar.datastructures import State
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from minibill import idempotency
 from minibill.audit import Origin
@@ -50,6 +51,7 @@ P = TypeVar("P", bound=PageQuery)
 BODY_SECONDS_MAX = 10
 
 KEY_CHARACTERS_MAX = 255
+_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 USER_AGENT_CHARACTERS_MAX = 500
 
 # Where the gate leaves what it found out about a request.
@@ -82,13 +84,28 @@ class WriteQuery(Query, frozen=True):
     dry_run: Flag | None = None
 
 
-class Call(Request[None, None, State]):
+class Reply(NamedTuple):
+    """What a request is answered with: bytes of JSON."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] | None = None
+    media_type: bytes = b"application/json"
+
+
+class Call:
     """One request, with the ways in which handlers read it and answer it."""
 
-    @property
-    def context(self) -> Context:
-        context: Context = self.scope[CONTEXT]  # type: ignore[literal-required]
-        return context
+    __slots__ = ("_body", "_receive", "context", "method", "path", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        request: Any = scope
+        self.scope = request
+        self.context: Context = request[CONTEXT]
+        self.method: str = request["method"]
+        self.path: str = request["path"]
+        self._receive = receive
+        self._body: bytes | None = None
 
     @property
     def service(self) -> Service:
@@ -100,14 +117,14 @@ class Call(Request[None, None, State]):
         if caller is None or caller.kind != kind:
             raise Unauthorized
         if scope is not None and not caller.may(scope):
-            log.warning("refused %s %s to %r: lacks %s", self.method, self.url.path, caller.sub, scope)
+            log.warning("refused %s %s to %r: lacks %s", self.method, self.path, caller.sub, scope)
             raise InsufficientScope(scope)
 
     # --- reading ---
 
     def segment(self, name: str) -> str:
         """A variable part of the path."""
-        value: str = self.path_params[name]
+        value: str = self.scope["path_params"][name]
         return value
 
     async def read(self, decoder: Decoder[T]) -> T:
@@ -138,7 +155,7 @@ class Call(Request[None, None, State]):
         query = self.parameters(expected)
         if query.cursor is None:
             return query, None
-        filters, position = self.service.cursors.read(query.cursor, self.url.path)
+        filters, position = self.service.cursors.read(query.cursor, self.path)
         given = _filters(query)
         if any(value is not None and value != filters.get(name) for name, value in given.items()):
             raise InvalidCursor("the cursor was made with other filters")
@@ -150,9 +167,9 @@ class Call(Request[None, None, State]):
 
     # --- answering ---
 
-    def answer(self, answer: Answer, status: int = 200) -> Response[bytes]:
+    def answer(self, answer: Answer, status: int = 200) -> Reply:
         """An answer as JSON."""
-        return Response(encode(answer), status_code=status, media_type="application/json")
+        return Reply(status, encode(answer))
 
     def page_answer(
         self,
@@ -161,15 +178,15 @@ class Call(Request[None, None, State]):
         *,
         item: Callable[[Row], Answer],
         position: Callable[[Row], list[int]],
-    ) -> Response[bytes]:
+    ) -> Reply:
         """A page from one row more than it holds, where there are more."""
         shown = rows[: query.limit]
         cursor = None
         if len(rows) > query.limit:
-            cursor = self.service.cursors.make(self.url.path, _filters(query), position(shown[-1]))
+            cursor = self.service.cursors.make(self.path, _filters(query), position(shown[-1]))
         return self.answer(Page([item(row) for row in shown], cursor))
 
-    async def write(self, operation: Callable[..., Outcome], **arguments: object) -> Response[bytes]:
+    async def write(self, operation: Callable[..., Outcome], **arguments: object) -> Reply:
         """Runs an operation that writes, with this request's caller, key and `dryRun`, and answers what it came to."""
         context = self.context
         assert context.caller is not None
@@ -184,12 +201,19 @@ class Call(Request[None, None, State]):
             **arguments,
         )
         headers = {"Idempotency-Replayed": "true"} if written.replayed else None
-        return Response(written.body, status_code=written.status, media_type="application/json", headers=headers)
+        return Reply(written.status, written.body, headers)
 
     # --- inside ---
 
+    def _header(self, name: bytes) -> str | None:
+        for own, value in self.scope["headers"]:
+            if own == name:
+                text: str = value.decode("latin-1")
+                return text
+        return None
+
     def _origin(self) -> Origin:
-        agent = self.headers.get("user-agent")
+        agent = self._header(b"user-agent")
         context = self.context
         caller = context.caller
         return Origin(
@@ -204,22 +228,20 @@ class Call(Request[None, None, State]):
         if not keys:
             return None
         [text, *others] = keys
-        if others or not 1 <= len(text) <= KEY_CHARACTERS_MAX or not all(0x21 <= byte <= 0x7E for byte in text):
+        if others or not _KEY.fullmatch(text):
             raise InvalidIdempotencyKey(f"expected one key of 1 to {KEY_CHARACTERS_MAX} visible ASCII characters")
-        return idempotency.Key(caller.name, text.decode(), idempotency.fingerprint(self.method, self.url.path, body))
+        return idempotency.Key(caller.name, text.decode(), idempotency.fingerprint(self.method, self.path, body))
 
     async def _read_body(self) -> bytes:
-        read: bytes | None = self.scope.get("minibill_body")  # type: ignore[assignment]
-        if read is None:
-            read = await self._receive_body()
-            if read:
-                _require_json_type(self.headers.get("content-type"))
-            self.scope["minibill_body"] = read  # type: ignore[typeddict-unknown-key]
-        return read
+        if self._body is None:
+            self._body = await self._receive_body()
+            if self._body:
+                _require_json_type(self._header(b"content-type"))
+        return self._body
 
     async def _receive_body(self) -> bytes:
         limit = self.service.settings.max_body_bytes
-        length = self.headers.get("content-length", "0")
+        length = self._header(b"content-length") or "0"
         if length.isdigit() and int(length[:20]) > limit:
             raise _too_large(limit)
         parts: list[bytes] = []
@@ -227,14 +249,14 @@ class Call(Request[None, None, State]):
         try:
             async with asyncio.timeout(BODY_SECONDS_MAX):
                 while True:
-                    message = await self.receive()
+                    message: Any = await self._receive()
                     if message["type"] == "http.disconnect":
                         raise MalformedJson("the body did not arrive whole")
                     if part := message.get("body", b""):
-                        size += len(part)  # type: ignore[arg-type]
+                        size += len(part)
                         if size > limit:
                             raise _too_large(limit)
-                        parts.append(part)  # type: ignore[arg-type]
+                        parts.append(part)
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
@@ -243,29 +265,45 @@ class Call(Request[None, None, State]):
             ) from None
 
 
-Handler = Callable[[Call], Awaitable[Response[bytes]]]
+Handler = Callable[[Call], Awaitable[Reply]]
 
 
-def route(method: str, path: str, handler: Handler, kind: Kind, scope: str | None) -> HTTPRouteHandler:
-    """A handler behind its authority: who may call it is checked before anything of the request is read."""
+class Route(NamedTuple):
+    """A method and path, who may call it (`kind` None: anybody), and what answers."""
 
-    async def handle(request: Call) -> Response[bytes]:
-        request.authorize(kind, scope)
-        return await handler(request)
+    method: str
+    path: str
+    handler: Handler
+    kind: Kind | None
+    scope: str | None
 
-    handle.__name__ = handler.__name__
-    handle.__doc__ = handler.__doc__
-    return HTTPRouteHandler(path, http_method=method, status_code=200, opt={"scope": scope, "kind": kind})(handle)  # type: ignore[arg-type]
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request that was routed here. Authority is checked before anything of the request is read."""
+        try:
+            call = Call(scope, receive)
+            if self.kind is not None:
+                call.authorize(self.kind, self.scope)
+            reply = await self.handler(call)
+        except Exception as error:
+            reply = problem_reply(error, scope[CONTEXT].request_id)  # type: ignore[literal-required]
+        await send_reply(reply, send)
+
+    def for_litestar(self) -> HTTPRouteHandler:
+        """The same as one of Litestar's handlers."""
+
+        async def handle() -> ASGIApp:
+            return self.serve
+
+        return HTTPRouteHandler(self.path, http_method=self.method, status_code=200)(handle)  # type: ignore[arg-type]
 
 
-def public_route(path: str, handler: Handler) -> HTTPRouteHandler:
-    """A GET that needs no token."""
-
-    async def handle(request: Call) -> Response[bytes]:
-        return await handler(request)
-
-    handle.__name__ = handler.__name__
-    return HTTPRouteHandler(path, http_method="GET", status_code=200)(handle)
+async def send_reply(reply: Reply, send: Send) -> None:
+    """Sends an answer."""
+    headers = [(b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body))]
+    if reply.headers:
+        headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
 
 # --- problems ---
@@ -286,18 +324,12 @@ def problem_body(problem: Problem, request_id: str) -> bytes:
     return msgspec.json.encode(members)
 
 
-def render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def problem_reply(error: Exception, request_id: str) -> Reply:
     """Any exception as the problem that it comes to. What is not a refusal is logged and answered without a hint."""
-    context: Context = request.scope[CONTEXT]  # type: ignore[literal-required]
     problem = as_problem(error)
     if isinstance(problem, InternalError):
-        log.error("request %s failed", context.request_id, exc_info=error)
-    return Response(
-        problem_body(problem, context.request_id),
-        status_code=problem.status,
-        media_type="application/problem+json",
-        headers=problem.headers,
-    )
+        log.error("request %s failed", request_id, exc_info=error)
+    return Reply(problem.status, problem_body(problem, request_id), problem.headers, b"application/problem+json")
 
 
 def as_problem(error: Exception) -> Problem:

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Iterable
 from itertools import count
-from typing import Any
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +15,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from minibill.auth.rate_limit import Allowance, RateLimit
 from minibill.auth.tokens import Caller, Kind
 from minibill.problems import NotFound, Problem, RateLimited, Unauthorized
-from minibill.web import CONTEXT, Context, Service, as_problem, problem_body
+from minibill.web import CONTEXT, Context, Route, Service, problem_reply, send_reply
 
 log = logging.getLogger("minibill.auth")
 
@@ -33,8 +32,10 @@ Headers = list[tuple[bytes, bytes]]
 class Gate:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, *, direct: list[Route]) -> None:
+        """`direct` are routes without variable parts that are answered without asking the framework."""
         self._app = app
+        self._direct = {(route.method, route.path): route.serve for route in direct}
         self._service = service
         settings = service.settings
         self._limits: dict[Kind, RateLimit | None] = {
@@ -69,10 +70,11 @@ class Gate:
         try:
             caller = self._admit(scope["path"], headers, ip, common)
         except Problem as problem:
-            await _send_problem(problem, request_id, send_with_common)
+            await send_reply(problem_reply(problem, request_id), send_with_common)
             return
         scope[CONTEXT] = Context(self._service, request_id, correlation_id, ip, caller)  # type: ignore[literal-required]
-        await self._app(scope, receive, send_with_common)
+        answer = self._direct.get((scope["method"], scope["path"]), self._app)
+        await answer(scope, receive, send_with_common)
 
     def _admit(self, path: str, headers: Headers, ip: str | None, common: Headers) -> Caller | None:
         if "//" in path:
@@ -142,17 +144,3 @@ def _rate_limited(allowance: Allowance) -> RateLimited:
         f"at most {allowance.limit} requests a minute; try again in {allowance.reset_seconds} s",
         headers={"Retry-After": str(allowance.reset_seconds)},
     )
-
-
-async def _send_problem(error: Exception, request_id: str, send: Send) -> None:
-    problem = as_problem(error)
-    body = problem_body(problem, request_id)
-    headers: Headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", b"%d" % len(body)),
-        *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
-    ]
-    start: Any = {"type": "http.response.start", "status": problem.status, "headers": headers}
-    end: Any = {"type": "http.response.body", "body": body, "more_body": False}
-    await send(start)
-    await send(end)

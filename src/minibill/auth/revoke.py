@@ -1,7 +1,5 @@
 """Revoking a token: its id goes on the deny list until the token would have expired anyway."""
 
-from litestar import Response
-
 from minibill.auth.tokens import CLOCK_SKEW_SECONDS, SERVICE_TOKEN_MAX_TTL
 from minibill.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.config import Settings
@@ -9,7 +7,7 @@ from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.outcome import Outcome
 from minibill.problems import FieldError, InvalidRequest
-from minibill.web import Call
+from minibill.web import Call, Reply
 from minibill.wire import Answer, Decoder, NoBody
 
 SQL = queries("requests")
@@ -29,7 +27,7 @@ def revoke_token(conn: sqlite3.Connection, *, token_id: str, now_us: int) -> Out
     real_us = real_now_us()
     SQL.revoke_token.run(conn, token_id=token_id, real_now_us=real_us)
     answer = RevokedToken(token_id, format_time(real_us))
-    return Outcome(200, answer, "token.revoke", "token", token_id, {"at": format_time(now_us)})
+    return Outcome(200, answer, "token.revoke", "token", token_id, lambda: {"at": format_time(now_us)})
 
 
 def forget_expired(conn: sqlite3.Connection, settings: Settings) -> int:
@@ -38,7 +36,7 @@ def forget_expired(conn: sqlite3.Connection, settings: Settings) -> int:
     return SQL.prune_tokens.run(conn, before_us=real_now_us() - longest * US_PER_SECOND).rowcount
 
 
-async def revoke(call: Call) -> Response[bytes]:
+async def revoke(call: Call) -> Reply:
     """Revokes a token id."""
     await call.read(_NOTHING)
     token_id = call.segment("token_id")

@@ -147,7 +147,7 @@ def pay_batch(
         remaining_micro=str(remaining_micro),
         grants=results,
     )
-    details = {
+    details = lambda: {
         "totalGranted": answer.total_granted,
         "totalDuplicates": answer.total_duplicates,
         "totalSkipped": answer.total_skipped,

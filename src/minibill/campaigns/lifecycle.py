@@ -93,7 +93,7 @@ def create_campaign(
     row = SQL.create_campaign.one(conn, created_by=created_by, now_us=now_us, **fields)
     assert row is not None
     answer = campaign_answer(_load(conn, row[0]), now_us=now_us)
-    return Outcome(201, answer, "campaign.create", "campaign", answer.id, {"campaign": answer})
+    return Outcome(201, answer, "campaign.create", "campaign", answer.id, lambda: {"campaign": answer})
 
 
 def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[str, Any], now_us: int) -> Outcome:
@@ -121,7 +121,7 @@ def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[s
         _require_sense(fields, ends_anew="expires_at_us" in changes, now_us=now_us)
         SQL.edit_campaign.run(conn, campaign_id=campaign.id, now_us=now_us, **fields)
     answer = campaign_answer(_load(conn, campaign.id), now_us=now_us)
-    details = {"changed": sorted(_WIRE_NAMES[name] for name in changes), "before": before, "after": answer}
+    details = lambda: {"changed": sorted(_WIRE_NAMES[name] for name in changes), "before": before, "after": answer}
     return Outcome(200, answer, "campaign.edit", "campaign", campaign_id, details)
 
 
@@ -136,7 +136,7 @@ def move_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_
         raise InvalidTransition(status, target)
     SQL.move_campaign.run(conn, campaign_id=campaign.id, status=target, now_us=now_us)
     answer = campaign_answer(_load(conn, campaign.id), now_us=now_us)
-    return Outcome(200, answer, f"campaign.{verb}", "campaign", campaign_id, {"from": status, "to": target})
+    return Outcome(200, answer, f"campaign.{verb}", "campaign", campaign_id, lambda: {"from": status, "to": target})
 
 
 def expire_campaigns(conn: sqlite3.Connection, *, now_us: int) -> int:

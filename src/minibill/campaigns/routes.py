@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from litestar import Response
-
 from minibill import ids
 from minibill.campaigns.grants import pay_batch, read_items
 from minibill.campaigns.lifecycle import (
@@ -19,7 +17,7 @@ from minibill.clock import format_time
 from minibill.db.queries import Row
 from minibill.ledger.drawdown import DEFAULT_POOL
 from minibill.problems import CampaignNotFound
-from minibill.web import Call
+from minibill.web import Call, Reply
 from minibill.wire import Decoder, NoBody, Query, json_object, optional_raw, optional_time
 
 _CREATE, _EDIT, _BATCH, _NOTHING = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody), Decoder(NoBody)
@@ -30,7 +28,7 @@ DEFAULT_CAP_MICRO = 5_000_000
 _AFTER_ALL = 2**63 - 1
 
 
-async def create(call: Call) -> Response[bytes]:
+async def create(call: Call) -> Reply:
     """Makes a campaign, as a draft."""
     fields = _fields(await call.read(_CREATE))
     caller = call.context.caller
@@ -48,28 +46,28 @@ async def create(call: Call) -> Response[bytes]:
     return await call.write(create_campaign, created_by=caller.sub, **(defaults | fields))
 
 
-async def edit(call: Call) -> Response[bytes]:
+async def edit(call: Call) -> Reply:
     """Changes what the body names."""
     changes = _fields(await call.read(_EDIT))
     return await call.write(edit_campaign, campaign_id=call.segment("campaign_id"), changes=changes)
 
 
-async def activate(call: Call) -> Response[bytes]:
+async def activate(call: Call) -> Reply:
     """Lets a campaign pay."""
     return await _move(call, "activate")
 
 
-async def pause(call: Call) -> Response[bytes]:
+async def pause(call: Call) -> Reply:
     """Stops a campaign from paying, for a while."""
     return await _move(call, "pause")
 
 
-async def complete(call: Call) -> Response[bytes]:
+async def complete(call: Call) -> Reply:
     """Ends a campaign."""
     return await _move(call, "complete")
 
 
-async def list_campaigns(call: Call) -> Response[bytes]:
+async def list_campaigns(call: Call) -> Reply:
     """Campaigns, newest first."""
     query, position = call.page(CampaignsQuery)
     [before_id] = position or [_AFTER_ALL]
@@ -88,14 +86,14 @@ async def list_campaigns(call: Call) -> Response[bytes]:
     )
 
 
-async def show(call: Call) -> Response[bytes]:
+async def show(call: Call) -> Reply:
     """One campaign."""
     call.parameters(Query)
     campaign = await _require_campaign(call)
     return call.answer(campaign_answer(campaign, now_us=call.service.book.clock.now_us()))
 
 
-async def pay(call: Call) -> Response[bytes]:
+async def pay(call: Call) -> Reply:
     """Pays a batch of grants, each account once."""
     body = await call.read(_BATCH)
     return await call.write(
@@ -107,7 +105,7 @@ async def pay(call: Call) -> Response[bytes]:
     )
 
 
-async def list_grants(call: Call) -> Response[bytes]:
+async def list_grants(call: Call) -> Reply:
     """The grants of a campaign, in the order in which they were paid."""
     query, position = call.page(GrantsQuery)
     [after_id] = position or [0]
@@ -148,7 +146,7 @@ def _integer(value: int | None) -> int | None:
     return None if value is None else int(value)
 
 
-async def _move(call: Call, verb: str) -> Response[bytes]:
+async def _move(call: Call, verb: str) -> Reply:
     await call.read(_NOTHING)
     return await call.write(move_campaign, campaign_id=call.segment("campaign_id"), verb=verb)
 

@@ -22,25 +22,16 @@ def open_account(conn: sqlite3.Connection, *, entity_type: str, entity_id: str, 
         row = (opened[0], entity_type, entity_id, now_us)
         status = 201
     answer = account_answer(row)
-    details = {"entityType": entity_type, "entityId": entity_id, "existed": status == 200}
+    details = lambda: {"entityType": entity_type, "entityId": entity_id, "existed": status == 200}
     return Outcome(status, answer, "account.open", "account", answer.id, details)
 
 
-def require_account(conn: sqlite3.Connection, account_id: str) -> int:
-    """The key of an account that must exist; raises `AccountNotFound`."""
-    key = ids.decode(ids.ACCOUNT, account_id)
-    if key is None or SQL.find_account.one(conn, account_id=key) is None:
-        raise AccountNotFound(account_id)
-    return key
-
-
-def require_account_of(conn: sqlite3.Connection, entity_type: str, entity_id: str) -> int:
-    """The key of the account of an entity that must have one; raises `AccountNotFound`."""
+def account_of_entity(conn: sqlite3.Connection, entity_type: str, entity_id: str) -> str:
+    """The id of the account of an entity that must have one; raises `AccountNotFound`."""
     row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
     if row is None:
         raise AccountNotFound(f"{entity_type}:{entity_id}")
-    key: int = row[0]
-    return key
+    return ids.encode(ids.ACCOUNT, row[0])
 
 
 def account_answer(row: Row) -> Account:

@@ -9,8 +9,8 @@ from minibill.db.sqlite import sqlite3
 from minibill.ledger.debts import incur_debt
 from minibill.ledger.drawdown import draw
 from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, load_balances, post
-from minibill.ledger.reservations import ReservationRow, require_reservation
-from minibill.ledger.settle import returned, settle
+from minibill.ledger.reservations import ReservationRow, settled_reservation
+from minibill.ledger.settle import returned
 from minibill.ledger.structs import Finalized, PoolAmounts, Released
 from minibill.money import require_within_ceiling
 from minibill.outcome import Outcome
@@ -44,7 +44,7 @@ def finalize(
     Raises `ReservationNotFound`, `ReservationNotPending`, `ReservationConflict` for another cost than before, and
     `AmountTooLarge`. Source: contract, section 3.
     """
-    row = _settled(conn, reservation_id, now_us)
+    row = settled_reservation(conn, reservation_id, now_us=now_us)
     if row.status == "finalized":
         return _finalized_before(row, actual_cost_micro)
     _require_pending(row)
@@ -65,7 +65,7 @@ def finalize(
         conn, reservation_id=row.id, actual_cost_micro=actual_cost_micro, now_us=now_us, **charged._asdict()
     )
     answer = _finalized(row, charged, now_us)
-    details = {"actualCostMicro": str(actual_cost_micro), "answer": answer, **_moved(row, before, balances)}
+    details = lambda: {"actualCostMicro": str(actual_cost_micro), "answer": answer, **_moved(row, before, balances)}
     return Outcome(200, answer, "reservation.finalize", "reservation", reservation_id, details)
 
 
@@ -74,7 +74,7 @@ def release(conn: sqlite3.Connection, *, reservation_id: str, now_us: int) -> Ou
 
     Raises `ReservationNotFound`, and `ReservationNotPending` once it is finalized or overdue. Source: contract, section 3.
     """
-    row = _settled(conn, reservation_id, now_us)
+    row = settled_reservation(conn, reservation_id, now_us=now_us)
     balances = load_balances(conn, [row.account_id])
     before = dict(balances)
     if row.status != "released":
@@ -84,15 +84,8 @@ def release(conn: sqlite3.Connection, *, reservation_id: str, now_us: int) -> Ou
         SQL.end_reservations.run(conn, reservation_id=row.id, status="released", now_us=now_us)
     account_id = ids.encode(ids.ACCOUNT, row.account_id)
     answer = Released(reservation_id, account_id, str(row.held_micro))
-    details = {"accountId": account_id, "releasedMicro": answer.released_micro, **_moved(row, before, balances)}
+    details = lambda: {"accountId": account_id, "releasedMicro": answer.released_micro, **_moved(row, before, balances)}
     return Outcome(200, answer, "reservation.release", "reservation", reservation_id, details)
-
-
-def _settled(conn: sqlite3.Connection, reservation_id: str, now_us: int) -> ReservationRow:
-    """The reservation after what is due on its account is written down, which may have ended it."""
-    row = require_reservation(conn, reservation_id)
-    settle(conn, [row.account_id], now_us=now_us)
-    return require_reservation(conn, reservation_id) if row.expires_at_us <= now_us else row
 
 
 def _moved(row: ReservationRow, before: Balances, after: Balances) -> dict[str, dict[str, PoolAmounts]]:
@@ -182,7 +175,7 @@ def _finalized_before(row: ReservationRow, actual_cost_micro: int) -> Outcome:
         )
     charged = charge(actual_cost_micro, held_micro=row.held_micro, billing_mode=row.billing_mode)
     answer = _finalized(row, charged, row.closed_at_us)
-    details = {"accountId": answer.account_id, "duplicate": True}
+    details = lambda: {"accountId": answer.account_id, "duplicate": True}
     return Outcome(200, answer, "reservation.finalize", "reservation", answer.reservation_id, details)
 
 

@@ -6,10 +6,9 @@ from minibill import ids
 from minibill.clock import US_PER_SECOND
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.accounts import require_account
 from minibill.ledger.debts import PayableLot, pay_debts
 from minibill.ledger.posting import EMPTY, Balances, Movement, amounts, load_balances, post
-from minibill.ledger.settle import settle
+from minibill.ledger.settle import settled_account
 from minibill.ledger.structs import Minted
 from minibill.money import MAX_MICRO, require_within_ceiling
 from minibill.outcome import Outcome
@@ -55,8 +54,7 @@ def mint(
     Raises `AccountNotFound`, `SourceAlreadyCredited`, `AmountTooLarge`, and `InvalidRequest` for an expiry that is not in
     the future. Source: contract, section 3.
     """
-    key = require_account(conn, account_id)
-    settle(conn, [key], now_us=now_us)
+    key = settled_account(conn, account_id, now_us=now_us)
     balances = load_balances(conn, [key])
     if source_id is not None:
         first = SQL.find_lot_of_source.one(conn, source_type=source_type, source_id=source_id)
@@ -89,7 +87,7 @@ def mint(
         duplicate=False,
         balance=amounts(after),
     )
-    details = {
+    details = lambda: {
         "lotId": answer.lot_id,
         "amountMicro": answer.amount_micro,
         "poolId": pool_id,
@@ -173,5 +171,5 @@ def _credited_before(
         duplicate=True,
         balance=amounts(balances.get((key, pool_id), EMPTY)),
     )
-    details = {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
+    details = lambda: {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
     return Outcome(200, answer, "account.mint", "account", account_id, details)

@@ -1,4 +1,4 @@
-"""Reservations: credits set aside but not yet spent. finalize.py spends them and gives them back, settle.py lets them fall due."""
+"""Reservations: credits set aside but not yet spent. finalize.py ends them, settle.py lets them fall due."""
 
 from typing import Any, NamedTuple
 
@@ -8,10 +8,10 @@ from minibill import ids
 from minibill.clock import US_PER_SECOND, format_time
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.accounts import require_account, require_account_of
+from minibill.ledger.accounts import account_of_entity
 from minibill.ledger.drawdown import Draw, available_micro, draw
 from minibill.ledger.posting import LotMoves, Movement, load_balances, post
-from minibill.ledger.settle import settle
+from minibill.ledger.settle import settle, settled_account
 from minibill.ledger.structs import Allocation, Reservation, Reserved
 from minibill.money import require_within_ceiling
 from minibill.outcome import Outcome
@@ -64,9 +64,10 @@ def reserve(
     Raises `AccountNotFound`, `AmountTooLarge`, and in live mode `InsufficientBalance`; nothing is held then. Soft mode holds
     what there is; shadow mode holds nothing and writes down what it would have held. Source: contract, section 3.
     """
-    key = require_account_of(conn, *entity) if entity is not None else require_account(conn, account_id or "")
+    if entity is not None:
+        account_id = account_of_entity(conn, *entity)
+    key = settled_account(conn, account_id or "", now_us=now_us)
     require_within_ceiling(list_micro, ceiling_micro)
-    settle(conn, [key], now_us=now_us)
     balances = load_balances(conn, [key])
     held_micro, draws = list_micro, list[Draw]()
     if billing_mode != "shadow":
@@ -118,7 +119,7 @@ def reserve(
         lot_allocations=[Allocation(ids.encode(ids.LOT, d.lot_id), str(d.amount_micro)) for d in draws],
     )
     after = available_micro(balances, key, pool_id)
-    details = {
+    details = lambda: {
         "reservationId": answer.reservation_id,
         "poolId": pool_id,
         "listMicro": answer.list_micro,
@@ -130,13 +131,19 @@ def reserve(
     return Outcome(201, answer, "reservation.reserve", "account", answer.account_id, details)
 
 
-def require_reservation(conn: sqlite3.Connection, reservation_id: str) -> ReservationRow:
-    """A reservation that must exist; raises `ReservationNotFound`."""
+def settled_reservation(conn: sqlite3.Connection, reservation_id: str, *, now_us: int) -> ReservationRow:
+    """A reservation that must exist, with all that is due on its account written down; raises `ReservationNotFound`."""
     key = ids.decode(ids.RESERVATION, reservation_id)
-    row = None if key is None else SQL.find_reservation.one(conn, reservation_id=key)
+    row = None if key is None else SQL.find_reservation_and_what_is_due.one(conn, reservation_id=key, now_us=now_us)
     if row is None:
         raise ReservationNotFound(reservation_id)
-    return ReservationRow(*row)
+    *columns, anything_due = row
+    if anything_due:
+        settle(conn, [columns[1]], now_us=now_us)
+        again = SQL.find_reservation.one(conn, reservation_id=key)
+        assert again is not None
+        return ReservationRow(*again)
+    return ReservationRow(*columns)
 
 
 def reservation_answer(row: ReservationRow, lots: list[Row], *, now_us: int) -> Reservation:

@@ -1,7 +1,5 @@
 """Accounts and the ledger over HTTP."""
 
-from litestar import Response
-
 from minibill.clock import MAX_TIME_US, MIN_TIME_US
 from minibill.ledger import reads
 from minibill.ledger.accounts import account_answer, open_account
@@ -22,7 +20,7 @@ from minibill.ledger.structs import (
     ReserveBody,
 )
 from minibill.problems import FieldError, InvalidRequest
-from minibill.web import Call
+from minibill.web import Call, Reply
 from minibill.wire import Decoder, Entity, NoBody, Query, json_object
 
 _ENTITY, _MINT, _NOTHING = Decoder(Entity), Decoder(MintBody), Decoder(NoBody)
@@ -33,13 +31,13 @@ _FINALIZE, _ADMIN_FINALIZE, _RELEASE = Decoder(FinalizeBody), Decoder(AdminFinal
 _BEFORE_ALL = 0
 
 
-async def open_one(call: Call) -> Response[bytes]:
+async def open_one(call: Call) -> Reply:
     """Opens the account of an entity, or finds it."""
     body = await call.read(_ENTITY)
     return await call.write(open_account, entity_type=body.entity_type, entity_id=body.entity_id)
 
 
-async def list_accounts(call: Call) -> Response[bytes]:
+async def list_accounts(call: Call) -> Reply:
     """Accounts, oldest first."""
     query, position = call.page(AccountsQuery)
     [after_id] = position or [_BEFORE_ALL]
@@ -58,14 +56,14 @@ async def list_accounts(call: Call) -> Response[bytes]:
     return call.page_answer(query, rows, item=account_answer, position=lambda row: [row[0]])
 
 
-async def show_account(call: Call) -> Response[bytes]:
+async def show_account(call: Call) -> Reply:
     """One account."""
     call.parameters(Query)
     row = await reads.require_account(call.service.book.readers, call.segment("account_id"))
     return call.answer(account_answer(row))
 
 
-async def show_balance(call: Call) -> Response[bytes]:
+async def show_balance(call: Call) -> Reply:
     """What an account has, now or at a past moment."""
     query = call.parameters(BalanceQuery)
     book = call.service.book
@@ -79,7 +77,7 @@ async def show_balance(call: Call) -> Response[bytes]:
     return call.answer(answer)
 
 
-async def list_lots(call: Call) -> Response[bytes]:
+async def list_lots(call: Call) -> Reply:
     """The lots of an account, oldest first."""
     query, position = call.page(LotsQuery)
     [after_id] = position or [_BEFORE_ALL]
@@ -92,7 +90,7 @@ async def list_lots(call: Call) -> Response[bytes]:
     return call.page_answer(query, rows, item=reads.lot_answer, position=lambda row: [row[0]])
 
 
-async def list_history(call: Call) -> Response[bytes]:
+async def list_history(call: Call) -> Reply:
     """The entries of an account, newest first."""
     query, position = call.page(HistoryQuery)
     # The end of the interval is open, so no entry of that very time is before (to, 0).
@@ -108,7 +106,7 @@ async def list_history(call: Call) -> Response[bytes]:
     return call.page_answer(query, rows, item=reads.entry_answer, position=lambda row: [row[-1], row[0]])
 
 
-async def mint_credits(call: Call) -> Response[bytes]:
+async def mint_credits(call: Call) -> Reply:
     """Makes a lot of credits."""
     body = await call.read(_MINT)
     if body.amount_micro == 0:
@@ -128,7 +126,7 @@ async def mint_credits(call: Call) -> Response[bytes]:
     )
 
 
-async def reserve_any(call: Call) -> Response[bytes]:
+async def reserve_any(call: Call) -> Reply:
     """Holds credits of the account that the body names."""
     body = await call.read(_RESERVE)
     if (body.account_id is None) == (body.entity is None):
@@ -137,35 +135,35 @@ async def reserve_any(call: Call) -> Response[bytes]:
     return await _reserve(call, body, account_id=body.account_id, entity=entity)
 
 
-async def reserve_for(call: Call) -> Response[bytes]:
+async def reserve_for(call: Call) -> Reply:
     """Holds credits of the account that the path names."""
     return await _reserve(call, await call.read(_ADMIN_RESERVE), account_id=call.segment("account_id"), entity=None)
 
 
-async def finalize_named(call: Call) -> Response[bytes]:
+async def finalize_named(call: Call) -> Reply:
     """Charges the reservation that the body names."""
     body = await call.read(_FINALIZE)
     return await _finalize(call, body.reservation_id, body)
 
 
-async def finalize_one(call: Call) -> Response[bytes]:
+async def finalize_one(call: Call) -> Reply:
     """Charges the reservation that the path names."""
     return await _finalize(call, call.segment("reservation_id"), await call.read(_ADMIN_FINALIZE))
 
 
-async def release_named(call: Call) -> Response[bytes]:
+async def release_named(call: Call) -> Reply:
     """Gives back the reservation that the body names."""
     body = await call.read(_RELEASE)
     return await call.write(release, reservation_id=body.reservation_id)
 
 
-async def release_one(call: Call) -> Response[bytes]:
+async def release_one(call: Call) -> Reply:
     """Gives back the reservation that the path names."""
     await call.read(_NOTHING)
     return await call.write(release, reservation_id=call.segment("reservation_id"))
 
 
-async def show_reservation(call: Call) -> Response[bytes]:
+async def show_reservation(call: Call) -> Reply:
     """One reservation."""
     call.parameters(Query)
     book = call.service.book
@@ -173,9 +171,7 @@ async def show_reservation(call: Call) -> Response[bytes]:
     return call.answer(reservation_answer(row, lots, now_us=book.clock.now_us()))
 
 
-async def _reserve(
-    call: Call, body: AdminReserveBody, *, account_id: str | None, entity: tuple[str, str] | None
-) -> Response[bytes]:
+async def _reserve(call: Call, body: AdminReserveBody, *, account_id: str | None, entity: tuple[str, str] | None) -> Reply:
     settings = call.service.settings
     return await call.write(
         reserve,
@@ -191,7 +187,7 @@ async def _reserve(
     )
 
 
-async def _finalize(call: Call, reservation_id: str, body: AdminFinalizeBody) -> Response[bytes]:
+async def _finalize(call: Call, reservation_id: str, body: AdminFinalizeBody) -> Reply:
     return await call.write(
         finalize,
         reservation_id=reservation_id,

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 
 import msgspec
 
+from minibill import ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.posting import LotMoves, Movement, load_balances, post
+from minibill.problems import AccountNotFound
 from minibill.wire import encode
 
 SQL = queries("ledger")
+ACCOUNTS = queries("accounts")
 RESERVATIONS = queries("reservations")
 
 # What one slice of the sweep settles: a few milliseconds, so that it never holds up other writes for long.
@@ -33,13 +36,20 @@ class _Lot(msgspec.Struct):
     expires_at_us: int | None
 
 
+def settled_account(conn: sqlite3.Connection, account_id: str, *, now_us: int) -> int:
+    """The key of an account that must exist, with all that is due on it written down; raises `AccountNotFound`."""
+    key = ids.decode(ids.ACCOUNT, account_id)
+    row = None if key is None else ACCOUNTS.find_account_and_what_is_due.one(conn, account_id=key, now_us=now_us)
+    if row is None:
+        raise AccountNotFound(account_id)
+    if row[1]:
+        settle(conn, [row[0]], now_us=now_us)
+    found: int = row[0]
+    return found
+
+
 def settle(conn: sqlite3.Connection, account_ids: Sequence[int], *, now_us: int) -> None:
     """Writes down what is due on these accounts at `now_us`."""
-    if len(account_ids) == 1:
-        due = SQL.anything_due.one(conn, account_id=account_ids[0], now_us=now_us)
-        assert due is not None
-        if not due[0]:
-            return
     keys = encode(account_ids).decode()
     lots = SQL.lots_due_of_accounts.all(conn, account_ids=keys, now_us=now_us)
     reservations = RESERVATIONS.reservations_due_of_accounts.all(conn, account_ids=keys, now_us=now_us)
