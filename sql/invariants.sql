@@ -117,7 +117,7 @@ SELECT r.id
 -- name: debts_are_what_the_entries_say
 SELECT a.id
   FROM credit_accounts a
-  JOIN (
+  LEFT JOIN (
     SELECT account_id, sum(original_micro) AS original_micro, sum(paid_micro) AS paid_micro
       FROM credit_debts
      GROUP BY account_id) d ON d.account_id = a.id

@@ -55,8 +55,8 @@ class Api:
         denied = loop.run(self.book.denied_tokens())
         self.app = create_app(self.book, self.settings, denied_tokens=denied, has_test_clock=True)
         self.http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.app, client=("192.0.2.7", 4711)),
-            base_url="http://minibill.test",  # type: ignore[arg-type]
+            transport=httpx.ASGITransport(self.app, client=("192.0.2.7", 4711)),  # type: ignore[arg-type]
+            base_url="http://minibill.test",
         )
         self.token = self.sign()
         self._stopped = False
@@ -115,8 +115,8 @@ class Api:
         if headers is None:
             headers = self.admin_headers()
         scope: Json = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http", "path": path,
-            "raw_path": path.encode(), "query_string": query, "headers": list(headers), "root_path": "",
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+            "path": path, "raw_path": path.encode(), "query_string": query, "headers": list(headers), "root_path": "",
             "server": ("minibill.test", 80), "client": (address, 4711), "state": {}, "extensions": {},
         }  # fmt: skip
         coming, sent = iter(messages), list[Json]()
@@ -141,7 +141,7 @@ class Api:
         """What `ask` sends unless it is told otherwise."""
         return [(b"authorization", f"Bearer {self.token}".encode()), (b"content-type", b"application/json")]
 
-    def get(self, path: str, **query: object) -> Json:
+    def get(self, path: str, **query: Any) -> Json:
         """The JSON of a read that succeeds."""
         return done(self.call("GET", path, **query))
 
@@ -215,6 +215,19 @@ class Api:
             return [conn.execute(f"SELECT * FROM {table}").fetchall() for (table,) in tables]
         finally:
             conn.close()
+
+    def audited(self, action: str) -> list[dict[str, Json]]:
+        """The rows of the audit log with this action, oldest first, by column; `details` decoded."""
+        from minibill.db.connect import open_reader
+
+        conn = open_reader(self.book.path)
+        try:
+            cursor = conn.execute("SELECT * FROM admin_audit_log WHERE action = ? ORDER BY seq", (action,))
+            names = [column[0] for column in cursor.description]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        finally:
+            conn.close()
+        return [row | {"details": json.loads(row["details"])} for row in rows]
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

@@ -88,7 +88,9 @@ def test_a_half_sent_body_does_not_hold_up_a_stop(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db") as server:
         url = server.http.base_url
         with socket.create_connection((url.host, url.port or 0)) as half:
-            head = f"POST {url.path}/accounts HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nContent-Type: application/json\r\n"
+            head = (
+                f"POST {url.path}/accounts HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nContent-Type: application/json\r\n"
+            )
             token = server.http.headers["Authorization"]
             half.sendall(f"{head}Authorization: {token}\r\n\r\n{{".encode())
             time.sleep(0.1)
@@ -124,7 +126,11 @@ def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path, link: str) 
             (tmp_path / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
             other = tmp_path / "elsewhere" / "book.db"
         second = subprocess.run(
-            [*SERVE, "--db", str(other), "--port", "0"], env=environment(**SECRETS), capture_output=True, text=True, timeout=30
+            [*SERVE, "--db", str(other), "--port", "0"],
+            env=environment(**SECRETS),
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         assert second.returncode == 2
         assert str(server.process.pid) in second.stderr and "Traceback" not in second.stderr
@@ -136,7 +142,11 @@ def test_a_hard_link_to_a_served_file_is_refused(tmp_path: Path) -> None:
     with serving(db):
         other.hardlink_to(db)
         second = subprocess.run(
-            [*SERVE, "--db", str(other), "--port", "0"], env=environment(**SECRETS), capture_output=True, text=True, timeout=30
+            [*SERVE, "--db", str(other), "--port", "0"],
+            env=environment(**SECRETS),
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         assert second.returncode == 2 and "Traceback" not in second.stderr
 

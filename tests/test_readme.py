@@ -24,7 +24,9 @@ def test_the_tour_works_when_it_is_pasted(tmp_path: Path) -> None:
         }
         (tmp_path / ".venv").symlink_to(ROOT / ".venv")
         script = "set -euo pipefail\n" + "\n".join(BLOCKS)
-        result = subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(
+            ["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
     assert result.returncode == 0, result.stderr
     answers = [line for line in result.stdout.splitlines() if line.startswith("{")]
     assert [bool(re.search(r'"duplicate":true', line)) for line in answers[1:3]] == [False, True]

@@ -218,15 +218,14 @@ SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro
  LIMIT :count;
 
 -- name: history_page
--- Newest first. Pool and type are no index's: the index by account is in the order of the answer. The + keeps the planner
--- from the index by pool, which would sort.
+-- Newest first. Pool and type are no index's: the index by account is in the order of the answer.
 SELECT id, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
        available_after_micro, reserved_after_micro, description, metadata, created_at_us
   FROM credit_ledger
  WHERE account_id = :account_id
    AND (created_at_us, id) < (:before_us, :before_id)
    AND created_at_us >= :from_us
-   AND (:pool_id IS NULL OR +pool_id = :pool_id)
+   AND (:pool_id IS NULL OR pool_id = :pool_id)
    AND (:entry_type IS NULL OR entry_type = :entry_type)
  ORDER BY created_at_us DESC, id DESC
  LIMIT :count;

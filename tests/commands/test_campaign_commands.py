@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import pytest
 from tests.api import UNIT, Api
 
 from minibill.commands import campaign as commands
+from minibill.commands import campaign_import
 from minibill.commands.client import (
     BACKOFF_S,
     RETRY_AFTER_MAX_S,
@@ -111,7 +113,8 @@ def waits() -> list[float]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, line: Line, waits: list[float]) -> Callable[..., click.testing.Result]:
     """Runs `minibill campaign …` to its end: `run("show", campaign, exit_code=1)`."""
-    monkeypatch.setattr(commands, "Service", functools.partial(Service, transport=line, sleep=waits.append))
+    for module in (commands, campaign_import):
+        monkeypatch.setattr(module, "Service", functools.partial(Service, transport=line, sleep=waits.append))
 
     def run(*arguments: object, exit_code: int = 0, stdin: bytes | None = None) -> click.testing.Result:
         access = ["--url", URL, "--token", line.api.token]
@@ -411,11 +414,16 @@ def test_errors_of_a_request_are_named_by_line(api: Api, run: Callable[..., clic
 
 @pytest.mark.parametrize(("status", "code"), [(401, "unauthorized"), (403, "insufficient_scope")])
 def test_a_token_that_is_not_accepted_is_wrong_configuration(
-    pay: Callable[..., click.testing.Result], line: Line, status: int, code: str
+    run: Callable[..., click.testing.Result],
+    pay: Callable[..., click.testing.Result],
+    line: Line,
+    status: int,
+    code: str,
 ) -> None:
-    line.faults = [problem(status, code)]
+    line.faults = [problem(status, code)] * 2
     assert code in pay("camp_1", people(1), exit_code=2).stderr
-    assert len(line.requests) == 1
+    assert code in run("show", "camp_1", exit_code=2).stderr
+    assert len(line.requests) == 2
 
 
 def test_an_interrupted_import_says_what_was_paid_and_what_is_in_doubt_and_can_be_run_again(
@@ -480,6 +488,21 @@ def test_the_rate_limit_is_waited_for_as_long_as_the_service_says(
     assert line.keys[1] == line.keys[2] != line.keys[0]
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_bar_says_that_it_waits_and_is_only_there_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with campaign_import._progress(3, dry_run=False) as bar:
+        bar.advance(1)
+        bar.wait(37, "rate limit")
+    assert ("waiting 37 s (rate limit)" in screen.getvalue()) is is_terminal
+    assert ("1/3" in screen.getvalue()) is is_terminal
+
+
 def test_a_service_that_restarts_midway_is_waited_for(
     api: Api, pay: Callable[..., click.testing.Result], line: Line, waits: list[float]
 ) -> None:
@@ -510,6 +533,17 @@ def test_a_service_that_goes_away_for_good_leaves_the_last_batch_in_doubt(
     assert re.search(r"granted +2 ", result.stdout)
     assert "lines 4 to 5 were on their way and may have been paid" in result.stderr
     assert len(line.requests) == 1 + len(BACKOFF_S) + 1
+
+
+def test_a_refusal_after_a_lost_answer_leaves_the_batch_in_doubt(
+    api: Api, pay: Callable[..., click.testing.Result], line: Line
+) -> None:
+    campaign = api.campaign()
+    for lost in (ANSWER_IS_LOST, Afterwards(lambda: httpx.Response(504))):
+        line.faults = [lost, problem(401, "unauthorized")]
+        result = pay(campaign, people(2), *PERSON, exit_code=2)
+        assert "lines 2 to 3 were on their way and may have been paid" in result.stderr
+        assert "Nothing new was paid" not in result.stderr
 
 
 def service(handler: Callable[[httpx.Request], httpx.Response], **options: Any) -> Service:

@@ -120,6 +120,11 @@ def test_input_that_ends_in_micro_is_an_amount_and_any_other_is_kept_as_it_is_wr
     ]
 
 
+def test_evidence_keeps_its_line_ends() -> None:
+    [grant] = grants(read('who,note\r\na,"two\r\nlines"\r\n', amount_column=None, input_columns={"note": "note"}))
+    assert grant["formulaInput"] == {"note": "two\r\nlines"}
+
+
 def test_an_amount_and_input_go_together() -> None:
     [grant] = grants(read("who,amount\nacct_1,1\n", input_columns={"lossMicro": "amount"}))
     assert grant["amountMicro"] == grant["formulaInput"]["lossMicro"] == "1000000"

@@ -18,15 +18,18 @@ STARTS_LATER, IS_OVER = 6, 8
 _ROWS = """
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100), (2, 'agent', 'bot', 110), (3, 'community', 'guild', 120);
 
-INSERT INTO credit_campaigns VALUES
-    (1, 'Draft', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', '{"amountMicro":"100"}', 'general', 500, NULL, NULL, NULL, 0, 'op', 200, 200),
-    (2, 'Active', 'why', 'reverse_airdrop', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 210, 210),
-    (3, 'Paused', NULL, 'loyalty', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, 300, 9000, 60, 0, 'op', 220, 220),
-    (4, 'Completed', NULL, 'referral', 'draft', 1000, 0, 'tiered', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 230, 230),
-    (5, 'Expired', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, 260, NULL, 0, 'op', 240, 240),
-    (6, 'Later', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, 2001, NULL, NULL, 0, 'op', 250, 250),
-    (7, 'Second', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 260, 260),
-    (8, 'Over', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, 2000, NULL, 0, 'op', 270, 270);
+INSERT INTO credit_campaigns
+SELECT column1, column2, NULL, column3, 'draft', 1000, 0, column4, NULL, 'general', 500, column5, column6, column7,
+       0, 'op', 200, 200
+  FROM (VALUES
+    (1, 'Draft', 'promotional', 'fixed_amount', NULL, NULL, NULL),
+    (2, 'Active', 'reverse_airdrop', 'fixed_amount', NULL, NULL, NULL),
+    (3, 'Paused', 'loyalty', 'fixed_amount', 300, 9000, 60),
+    (4, 'Completed', 'referral', 'tiered', NULL, NULL, NULL),
+    (5, 'Expired', 'promotional', 'fixed_amount', NULL, 260, NULL),
+    (6, 'Later', 'promotional', 'fixed_amount', 2001, NULL, NULL),
+    (7, 'Second', 'promotional', 'fixed_amount', NULL, NULL, NULL),
+    (8, 'Over', 'promotional', 'fixed_amount', NULL, 2000, NULL));
 UPDATE credit_campaigns SET status = 'active' WHERE id IN (2, 3, 4, 6, 7, 8);
 UPDATE credit_campaigns SET status = 'paused' WHERE id = 3;
 UPDATE credit_campaigns SET status = 'completed' WHERE id = 4;
@@ -90,7 +93,8 @@ UPDATE credit_reservations SET status = 'expired', released_micro = 0, closed_at
 INSERT INTO credit_debts VALUES (1, 2, 3, 60, 0, 1090);
 UPDATE credit_debts SET paid_micro = 40 WHERE id = 1;
 
-INSERT INTO credit_grants (id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us)
+INSERT INTO credit_grants (
+    id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us)
 VALUES
     (1, 2, 2, 2, 100, 'granted', 'fixed_amount', NULL, 1070),
     (2, 2, 3, 4, 100, 'granted', 'fixed_amount', '{"lossMicro":"100"}', 1130);
@@ -100,7 +104,7 @@ UPDATE credit_grants
  WHERE id = 2;
 UPDATE credit_campaigns SET spent_micro = 100, grant_count = 2, updated_at_us = 1140 WHERE id = 2;
 
-INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, '{}', 1000);
+INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 """
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sql.book import CAMPAIGNS, IS_OVER, STARTS_LATER, audit_rows, literal, make_book
 
 from minibill.db import constraints
 from minibill.db.connect import open_writer
 from minibill.db.sqlite import sqlite3
 from minibill.problems import InternalError, Overloaded, Problem, StorageFull
-from tests.sql.book import CAMPAIGNS, IS_OVER, STARTS_LATER, audit_rows, literal, make_book
 
 MAX = 2**63 - 1
 YEAR_10000 = 253_402_300_800_000_000
@@ -54,25 +54,22 @@ VALID: dict[str, dict[str, object]] = {
     "credit_campaigns": {
         "name": "New", "description": None, "campaign_type": "loyalty", "status": "draft", "budget_micro": 1000,
         "spent_micro": 0, "grant_formula": "fixed_amount", "grant_config": None, "pool_id": "general",
-        "per_wallet_cap_micro": 500, "starts_at_us": None, "expires_at_us": None, "grant_ttl_seconds": None, "grant_count": 0,
-        "created_by": "op", "created_at_us": 2000, "updated_at_us": 2000,
+        "per_wallet_cap_micro": 500, "starts_at_us": None, "expires_at_us": None, "grant_ttl_seconds": None,
+        "grant_count": 0, "created_by": "op", "created_at_us": 2000, "updated_at_us": 2000,
     },
     "credit_grants": {
         "campaign_id": 2, "account_id": 1, "lot_id": 6, "amount_micro": 70, "status": "granted",
         "grant_formula": "fixed_amount", "formula_input": None, "created_at_us": 2000,
     },
     "admin_audit_log": {
-        "seq": 3, "actor_id": "op", "action": "account.mint", "target_type": "account", "target_id": "acct_1", "details": "{}",
-        "created_at_us": 2000, "previous_hash": audit_rows()[-1][-1], "hash": bytes(32),
+        "seq": 3, "actor_id": "op", "action": "account.mint", "target_type": "account", "target_id": "acct_1",
+        "details": "{}", "created_at_us": 2000, "previous_hash": audit_rows()[-1][-1], "hash": bytes(32),
     },
     "idempotency_keys": {
         "caller": "admin:op", "key": "key-2", "fingerprint": bytes(32), "status": 200, "body": b"{}", "created_at_us": 2000,
     },
     "revoked_tokens": {"token_id": "token-2", "revoked_at_us": 2000},
 }  # fmt: skip
-
-REVOKE = "UPDATE credit_grants SET status = 'revoked', revoked_at_us = 2000, "
-FINALIZE = "UPDATE credit_reservations SET status = 'finalized', closed_at_us = 2000, "
 
 
 def insert(table: str, **changes: object) -> str:
@@ -83,17 +80,16 @@ def insert(table: str, **changes: object) -> str:
 
 def entry(amount: int, available: int, reserved: int, entry_type: str, **changes: object) -> str:
     """An INSERT of account 1's next entry, which moves these amounts and whose after-balances are right."""
-    return insert(
-        "credit_ledger",
-        entry_type=entry_type,
-        reservation_id=1,
-        amount_micro=amount,
-        available_delta_micro=available,
-        reserved_delta_micro=reserved,
-        available_after_micro=620 + available,
-        reserved_after_micro=300 + reserved,
-        **changes,
-    )
+    row = {
+        "entry_type": entry_type,
+        "reservation_id": 1,
+        "amount_micro": amount,
+        "available_delta_micro": available,
+        "reserved_delta_micro": reserved,
+        "available_after_micro": 620 + available,
+        "reserved_after_micro": 300 + reserved,
+    }
+    return insert("credit_ledger", **(row | changes))
 
 
 def update(table: str, row_id: int, **changes: object) -> str:
@@ -142,7 +138,8 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("lots_begin_all_available", "credit_lots", {"available_micro": 99, "reserved_micro": 1}),
         ("reservations_begin_pending", "credit_reservations", {"status": "released"}),
         ("reservations_billing_mode_is_known", "credit_reservations", {"billing_mode": "free"}),
-        ("reservations_list_is_not_negative", "credit_reservations", {"list_micro": -1, "discount_micro": -1, "held_micro": 0}),
+        ("reservations_list_is_not_negative", "credit_reservations",
+         {"list_micro": -1, "discount_micro": -1, "held_micro": 0}),
         ("reservations_discount_is_0_to_10000_bps", "credit_reservations", {"discount_bps": -1}),
         ("reservations_discount_is_0_to_10000_bps", "credit_reservations", {"discount_bps": 10_001}),
         ("reservations_max_discount_is_not_negative", "credit_reservations", {"max_discount_micro": -1}),
@@ -216,82 +213,108 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         yield name, (insert(owner, **changes),)
 
 
-def _changes_that_are_refused() -> Iterator[Case]:
-    lot, pending, debt = "UPDATE credit_lots SET ", "credit_reservations", "credit_debts"
-    yield "lots_available_is_not_negative", (lot + "available_micro = -1, consumed_micro = 701 WHERE id = 1",)
-    yield "lots_reserved_is_not_negative", (lot + "reserved_micro = -1, consumed_micro = 451 WHERE id = 1",)
-    yield "lots_parts_sum_to_original", (lot + "available_micro = 549 WHERE id = 1",)
-    yield "lots_ends_are_final", (lot + "consumed_micro = 149, available_micro = 551 WHERE id = 1",)
-    yield "lots_ends_are_final", (lot + "expired_micro = 49, available_micro = 1 WHERE id = 5",)
-    yield "lots_ends_are_final", (lot + "revoked_micro = 99, available_micro = 1 WHERE id = 4",)
-    for status in ("lost", "PENDING"):
-        yield "reservations_status_is_known", (update(pending, 1, status=status, released_micro=300, closed_at_us=2000),)
-    for name, amounts in (
-        ("reservations_actual_cost_is_not_negative",
-         "actual_cost_micro = -1, finalized_micro = 0, overrun_micro = 0, absorbed_micro = 0, released_micro = 300"),
-        ("reservations_finalized_is_within_held",
-         "actual_cost_micro = 301, finalized_micro = 301, overrun_micro = 0, absorbed_micro = 0, released_micro = -1"),
-        ("reservations_finalized_is_within_held",
-         "actual_cost_micro = 0, finalized_micro = -1, overrun_micro = 0, absorbed_micro = 0, released_micro = 301"),
-        ("reservations_overrun_is_not_negative",
-         "actual_cost_micro = 300, finalized_micro = 300, overrun_micro = -1, absorbed_micro = 0, released_micro = 0"),
-        ("reservations_absorbed_is_not_negative",
-         "actual_cost_micro = 300, finalized_micro = 300, overrun_micro = 0, absorbed_micro = -1, released_micro = 0"),
-        ("reservations_parts_sum_to_held",
-         "actual_cost_micro = 100, finalized_micro = 100, overrun_micro = 0, absorbed_micro = 0, released_micro = 199"),
-        ("reservations_have_a_cost_when_they_are_finalized", "released_micro = 300"),
-        ("reservations_have_a_cost_when_they_are_finalized",
-         "actual_cost_micro = 300, finalized_micro = 300, overrun_micro = 0, released_micro = 0"),
-    ):  # fmt: skip
-        yield name, (f"{FINALIZE}{amounts} WHERE id = 1",)
-    yield "reservations_have_a_cost_when_they_are_finalized", (update(pending, 1, actual_cost_micro=1),)
-    yield "reservations_parts_sum_to_held", (update(pending, 1, status="released", released_micro=299, closed_at_us=2000),)
-    once = "reservations_are_closed_once_they_are_not_pending"
-    yield once, (update(pending, 1, closed_at_us=2000),)
-    yield once, (update(pending, 1, released_micro=300),)
-    yield once, (update(pending, 1, status="released", released_micro=300),)
-    yield once, (update(pending, 1, status="released", closed_at_us=2000),)
-    for row_id in (2, 3, 5, 6):
-        yield "reservations_close_once", (update(pending, row_id, status="pending", released_micro=None, closed_at_us=None),)
-    yield "debts_are_not_paid_beyond_what_is_owed", (update(debt, 1, paid_micro=61),)
-    yield "debts_are_only_ever_paid", (update(debt, 1, paid_micro=39),)
-    yield "campaigns_spent_is_not_negative", (update("credit_campaigns", 2, spent_micro=-1),)
-    yield "campaigns_spent_within_budget", (update("credit_campaigns", 2, spent_micro=1001),)
-    yield "campaigns_spent_within_budget", (update("credit_campaigns", 2, budget_micro=99),)
-    yield "campaigns_expire_after_they_start", (update("credit_campaigns", 3, expires_at_us=300),)
-    for before, row_id in CAMPAIGNS.items():
-        for after in (*CAMPAIGNS, "lost"):
-            if after != before and (before, after) not in LIFE_CYCLE:
-                yield "campaigns_keep_to_their_life_cycle", (update("credit_campaigns", row_id, status=after),)
-    for changed in ("name = 'Other'", "description = 'other'", "budget_micro = 1001", "expires_at_us = 9001", "spent_micro = 1"):
-        for row_id in (CAMPAIGNS["completed"], CAMPAIGNS["expired"]):
-            yield "campaigns_ended_are_closed", (f"UPDATE credit_campaigns SET {changed} WHERE id = {row_id}",)
-    for changed in (
-        "campaign_type = 'referral'", "grant_formula = 'tiered'", "grant_config = '{}'", "pool_id = 'gpu'",
-        "per_wallet_cap_micro = 501", "starts_at_us = 301", "grant_ttl_seconds = 61",
-    ):  # fmt: skip
-        for row_id in (CAMPAIGNS["active"], CAMPAIGNS["paused"]):
-            yield (
-                "campaigns_terms_are_locked_once_active",
-                (f"UPDATE credit_campaigns SET {changed} WHERE id = {row_id}",),
-            )
-    for column, name in (
-        ("revoked_micro", "grants_revoked_within_amount"),
-        ("revoked_consumed_micro", "grants_revoked_consumed_within_amount"),
-        ("revoked_reserved_micro", "grants_revoked_reserved_within_amount"),
+def _changes_of_lots_and_debts_that_are_refused() -> Iterator[Case]:
+    for name, changes in (
+        ("lots_available_is_not_negative", "available_micro = -1, consumed_micro = 701 WHERE id = 1"),
+        ("lots_reserved_is_not_negative", "reserved_micro = -1, consumed_micro = 451 WHERE id = 1"),
+        ("lots_parts_sum_to_original", "available_micro = 549 WHERE id = 1"),
+        ("lots_ends_are_final", "consumed_micro = 149, available_micro = 551 WHERE id = 1"),
+        ("lots_ends_are_final", "expired_micro = 49, available_micro = 1 WHERE id = 5"),
+        ("lots_ends_are_final", "revoked_micro = 99, available_micro = 1 WHERE id = 4"),
     ):
-        for wrong in (-1, 101):
-            amounts = {"revoked_micro": 0, "revoked_consumed_micro": 0, "revoked_reserved_micro": 0, column: wrong}
-            setting = ", ".join(f"{amount} = {value}" for amount, value in amounts.items())
-            yield name, (f"{REVOKE} {setting}, revoke_reason = 'why' WHERE id = 1",)
-    nothing = "revoked_micro = 0, revoked_consumed_micro = 0, revoked_reserved_micro = 0"
-    for reason in ("", "r" * 501):
-        yield "grants_revoke_reason_has_1_to_500_characters", (f"{REVOKE} {nothing}, revoke_reason = '{reason}' WHERE id = 1",)
+        yield name, (f"UPDATE credit_lots SET {changes}",)
+    yield "debts_are_not_paid_beyond_what_is_owed", (update("credit_debts", 1, paid_micro=61),)
+    yield "debts_are_only_ever_paid", (update("credit_debts", 1, paid_micro=39),)
+
+
+def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
+    # How the pending reservation, which holds 300, is finalized: cost, finalized, overrun, absorbed, released.
+    for name, amounts in (
+        ("reservations_actual_cost_is_not_negative", (-1, 0, 0, 0, 300)),
+        ("reservations_finalized_is_within_held", (301, 301, 0, 0, -1)),
+        ("reservations_finalized_is_within_held", (0, -1, 0, 0, 301)),
+        ("reservations_overrun_is_not_negative", (300, 300, -1, 0, 0)),
+        ("reservations_absorbed_is_not_negative", (300, 300, 0, -1, 0)),
+        ("reservations_parts_sum_to_held", (100, 100, 0, 0, 199)),
+        ("reservations_have_a_cost_when_they_are_finalized", (None, None, None, None, 300)),
+        ("reservations_have_a_cost_when_they_are_finalized", (None, 300, 0, 0, 0)),
+        ("reservations_have_a_cost_when_they_are_finalized", (300, None, 0, 0, 300)),
+        ("reservations_have_a_cost_when_they_are_finalized", (300, 300, None, 0, 0)),
+        ("reservations_have_a_cost_when_they_are_finalized", (300, 300, 0, None, 0)),
+    ):
+        columns = ("actual_cost_micro", "finalized_micro", "overrun_micro", "absorbed_micro", "released_micro")
+        closing = {"status": "finalized", "closed_at_us": 2000, **dict(zip(columns, amounts, strict=True))}
+        yield name, (update("credit_reservations", 1, **closing),)
+    once = "reservations_are_closed_once_they_are_not_pending"
+    table: list[tuple[str, dict[str, object]]] = [
+        ("reservations_have_a_cost_when_they_are_finalized", {"actual_cost_micro": 1}),
+        ("reservations_parts_sum_to_held", {"status": "released", "released_micro": 299, "closed_at_us": 2000}),
+        ("reservations_status_is_known", {"status": "lost", "released_micro": 300, "closed_at_us": 2000}),
+        ("reservations_status_is_known", {"status": "PENDING", "released_micro": 300, "closed_at_us": 2000}),
+        (once, {"closed_at_us": 2000}),
+        (once, {"released_micro": 300}),
+        (once, {"status": "released", "released_micro": 300}),
+        (once, {"status": "released", "closed_at_us": 2000}),
+    ]
+    for name, changes in table:
+        yield name, (update("credit_reservations", 1, **changes),)
+    for row_id in (2, 3, 5, 6):
+        again = update("credit_reservations", row_id, status="pending", released_micro=None, closed_at_us=None)
+        yield "reservations_close_once", (again,)
+
+
+def _changes_of_campaigns_that_are_refused() -> Iterator[Case]:
+    table: list[tuple[str, tuple[str, ...], dict[str, object]]] = [
+        ("campaigns_spent_is_not_negative", ("active",), {"spent_micro": -1}),
+        ("campaigns_spent_within_budget", ("active",), {"spent_micro": 1001}),
+        ("campaigns_spent_within_budget", ("active",), {"budget_micro": 99}),
+        ("campaigns_expire_after_they_start", ("paused",), {"expires_at_us": 300}),
+    ]
+    ended: dict[str, object] = {
+        "name": "Other", "description": "other", "budget_micro": 1001, "expires_at_us": 9001, "spent_micro": 1,
+    }  # fmt: skip
+    terms: dict[str, object] = {
+        "campaign_type": "x", "grant_formula": "x", "grant_config": "{}", "pool_id": "gpu", "per_wallet_cap_micro": 501,
+        "starts_at_us": 301, "grant_ttl_seconds": 61,
+    }  # fmt: skip
+    table += [("campaigns_ended_are_closed", ("completed", "expired"), {column: value}) for column, value in ended.items()]
+    table += [
+        ("campaigns_terms_are_locked_once_active", ("active", "paused", "completed", "expired"), {column: value})
+        for column, value in terms.items()
+    ]
+    table += [
+        ("campaigns_keep_to_their_life_cycle", (before,), {"status": after})
+        for before in CAMPAIGNS
+        for after in (*CAMPAIGNS, "lost")
+        if after != before and (before, after) not in LIFE_CYCLE
+    ]
+    for name, statuses, changes in table:
+        for status in statuses:
+            yield name, (update("credit_campaigns", CAMPAIGNS[status], **changes),)
+
+
+def _changes_of_grants_that_are_refused() -> Iterator[Case]:
+    revoked: dict[str, object] = {
+        "status": "revoked", "revoked_at_us": 2000, "revoked_micro": 0, "revoked_consumed_micro": 0,
+        "revoked_reserved_micro": 0, "revoke_reason": "why",
+    }  # fmt: skip
     said = "grants_say_what_was_revoked_when_they_are_revoked"
-    yield said, (f"{REVOKE} {nothing} WHERE id = 1",)
-    yield said, (update("credit_grants", 1, revoke_reason="why"),)
-    yield said, (update("credit_grants", 1, revoked_at_us=2000),)
-    yield said, (update("credit_grants", 1, status="lost"),)
+    table: list[tuple[str, dict[str, object]]] = [
+        ("grants_revoked_within_amount", revoked | {"revoked_micro": -1}),
+        ("grants_revoked_within_amount", revoked | {"revoked_micro": 101}),
+        ("grants_revoked_consumed_within_amount", revoked | {"revoked_consumed_micro": -1}),
+        ("grants_revoked_consumed_within_amount", revoked | {"revoked_consumed_micro": 101}),
+        ("grants_revoked_reserved_within_amount", revoked | {"revoked_reserved_micro": -1}),
+        ("grants_revoked_reserved_within_amount", revoked | {"revoked_reserved_micro": 101}),
+        ("grants_revoke_reason_has_1_to_500_characters", revoked | {"revoke_reason": ""}),
+        ("grants_revoke_reason_has_1_to_500_characters", revoked | {"revoke_reason": "r" * 501}),
+        (said, revoked | {"status": "lost"}),
+    ]
+    # Revoked without saying one of them; granted, and saying one of them.
+    for column in sorted(revoked.keys() - {"status"}):
+        table += [(said, revoked | {column: None}), (said, {column: revoked[column]})]
+    for name, changes in table:
+        yield name, (update("credit_grants", 1, **changes),)
     yield "grants_are_revoked_once", (update("credit_grants", 2, revoke_reason="another"),)
     yield "grants_are_revoked_once", (update("credit_grants", 2, status="granted"),)
 
@@ -301,7 +324,9 @@ def _grants_that_are_refused() -> Iterator[Case]:
     for campaign in (*(CAMPAIGNS[s] for s in ("draft", "paused", "completed", "expired")), STARTS_LATER, IS_OVER, 99):
         yield in_time, (insert("credit_grants", campaign_id=campaign),)
     yield in_time, (insert("credit_grants", status="revoked"),)
-    new_lot = insert("credit_lots", account_id=1, source_type="grant", source_id=None, original_micro=501, available_micro=501)
+    new_lot = insert(
+        "credit_lots", account_id=1, source_type="grant", source_id=None, original_micro=501, available_micro=501
+    )
     yield "grants_are_within_the_cap", (new_lot, insert("credit_grants", lot_id=9, amount_micro=501))
     own_lot = "grants_have_a_lot_of_their_own_account_and_amount"
     yield own_lot, (insert("credit_grants", lot_id=99),)
@@ -317,44 +342,55 @@ def _grants_that_are_refused() -> Iterator[Case]:
     yield "grants_one_per_lot", (insert("credit_grants", campaign_id=7, account_id=2, lot_id=2, amount_micro=100),)
 
 
+_GRANTED = ((0, 0, 0), (-10, -10, 0), (10, 9, 0), (10, 10, 1), (10, 0, 10))
+_TAKEN = ((10, 10, 0), (0, 0, 0), (-10, -10, -10), (-10, 0, 0), (-10, -10, 10), (-10, -4, -6))
+_SHADOW = ((1, 0, 0), (-1, 0, 0), (0, -1, 0), (0, 0, 1))
+
+# What an entry of a type can't be: its amount, and what it does to the available and the reserved credits.
+WRONG_MOVES = {
+    "deposit": _GRANTED,
+    "grant": _GRANTED,
+    "reserve": ((10, 10, -10), (0, 0, 0), (-10, -10, 0), (-10, -10, 9), (-10, 0, 10)),
+    "release": ((-10, -10, 10), (0, 0, 0), (10, 10, 0), (10, 0, -10), (10, 10, -9)),
+    "finalize": _TAKEN,
+    "expire": _TAKEN,
+    "revoke": _TAKEN,
+    "debt_paid": ((10, 10, 0), (0, 0, 0), (-10, 0, -10), (-10, -9, 0), (-10, 0, 0)),
+    "debt_incurred": ((10, 0, 0), (0, 0, 0), (-10, -10, 0), (-10, 0, -10)),
+    "shadow_reserve": _SHADOW,
+    "shadow_finalize": _SHADOW,
+    "gift": ((10, 10, 0), (-10, -10, 0), (0, 0, 0)),
+    "Deposit": ((10, 10, 0),),
+    "": ((10, 10, 0), (-10, 0, -10)),
+}
+WITHOUT_A_LOT = ("debt_incurred", "shadow_reserve", "shadow_finalize")
+
+# What an entry of a type is, where a reservation must act.
+MOVES_OF_A_RESERVATION = {
+    "reserve": (-10, -10, 10),
+    "release": (10, 10, -10),
+    "finalize": (-10, 0, -10),
+    "debt_incurred": (-10, 0, 0),
+    "shadow_reserve": (0, 0, 0),
+    "shadow_finalize": (0, 0, 0),
+}
+MOVES_OF_A_LOT_ALONE = {"deposit": (10, 10, 0), "grant": (10, 10, 0), "expire": (-10, -10, 0), "revoke": (-10, -10, 0)}
+
+
+def lot_of(entry_type: str) -> int | None:
+    return None if entry_type in WITHOUT_A_LOT else 1
+
+
 def _entries_that_are_refused() -> Iterator[Case]:
-    moves = "entries_move_what_their_type_says"
-    for entry_type in ("deposit", "grant"):
-        for amount, available, reserved in ((0, 0, 0), (-10, -10, 0), (10, 9, 0), (10, 10, 1), (10, 0, 10)):
-            yield moves, (entry(amount, available, reserved, entry_type),)
-    for amount, available, reserved in ((10, 10, -10), (0, 0, 0), (-10, -10, 0), (-10, -10, 9), (-10, 0, 10)):
-        yield moves, (entry(amount, available, reserved, "reserve"),)
-    for amount, available, reserved in ((-10, -10, 10), (0, 0, 0), (10, 10, 0), (10, 0, -10), (10, 10, -9)):
-        yield moves, (entry(amount, available, reserved, "release"),)
-    for amount, available, reserved in ((10, 10, 0), (0, 0, 0), (-10, 0, -10), (-10, -9, 0), (-10, 0, 0)):
-        yield moves, (entry(amount, available, reserved, "debt_paid"),)
-    for amount, available, reserved in ((10, 0, 0), (0, 0, 0), (-10, -10, 0), (-10, 0, -10)):
-        yield moves, (entry(amount, available, reserved, "debt_incurred", lot_id=None),)
-    for entry_type in ("shadow_reserve", "shadow_finalize"):
-        for amount, available, reserved in ((1, 0, 0), (-1, 0, 0), (0, -1, 0), (0, 0, 1)):
-            yield moves, (entry(amount, available, reserved, entry_type, lot_id=None),)
-    for entry_type in ("finalize", "expire", "revoke"):
-        for amount, available, reserved in ((10, 10, 0), (0, 0, 0), (-10, -10, -10), (-10, 0, 0), (-10, -10, 10), (-10, -4, -6)):
-            yield moves, (entry(amount, available, reserved, entry_type),)
-    for entry_type in ("gift", "", "Deposit"):
-        yield moves, (entry(10, 10, 0, entry_type), )
-        yield moves, (entry(-10, -10, 0, entry_type),)
-    for entry_type in ("debt_incurred", "shadow_reserve", "shadow_finalize"):
-        amount = -10 if entry_type == "debt_incurred" else 0
-        yield "entries_name_a_lot_unless_none_moves", (entry(amount, 0, 0, entry_type, lot_id=1),)
-    for entry_type, amount, available, reserved, lot_id in (
-        ("reserve", -10, -10, 10, 1),
-        ("release", 10, 10, -10, 1),
-        ("finalize", -10, 0, -10, 1),
-        ("debt_incurred", -10, 0, 0, None),
-        ("shadow_reserve", 0, 0, 0, None),
-        ("shadow_finalize", 0, 0, 0, None),
-    ):
-        row = {
-            "entry_type": entry_type, "lot_id": lot_id, "amount_micro": amount, "available_delta_micro": available,
-            "reserved_delta_micro": reserved, "available_after_micro": 620 + available, "reserved_after_micro": 300 + reserved,
-        }  # fmt: skip
-        yield "entries_name_the_reservation_that_acts", (insert("credit_ledger", **row),)
+    for entry_type, moves in WRONG_MOVES.items():
+        for move in moves:
+            yield "entries_move_what_their_type_says", (entry(*move, entry_type, lot_id=lot_of(entry_type)),)
+    for entry_type, move in MOVES_OF_A_RESERVATION.items():
+        nobody_acts = entry(*move, entry_type, lot_id=lot_of(entry_type), reservation_id=None)
+        yield "entries_name_the_reservation_that_acts", (nobody_acts,)
+    for entry_type, move in (MOVES_OF_A_RESERVATION | MOVES_OF_A_LOT_ALONE).items():
+        wrong_lot = 1 if entry_type in WITHOUT_A_LOT else None
+        yield "entries_name_a_lot_unless_none_moves", (entry(*move, entry_type, lot_id=wrong_lot),)
 
 
 def _balances_that_are_refused() -> Iterator[Case]:
@@ -396,12 +432,18 @@ def _rows_that_stay() -> Iterator[Case]:
         ("admin_audit_log", "audit_rows", "seq = 2"),
     ):
         yield f"{prefix}_are_never_deleted", (f"DELETE FROM {table} WHERE {where}",)
-    for table, prefix in (
-        ("credit_accounts", "accounts"), ("credit_debts", "debts"), ("credit_ledger", "entries"),
-        ("credit_campaigns", "campaigns"), ("credit_lots", "lots"),
-    ):  # fmt: skip
-        # The lot and the campaign are ones that a BEFORE INSERT trigger would take.
-        yield f"{prefix}_are_never_deleted", (*_unpaid(table), replace(table, 6 if table == "credit_lots" else 1))
+    # The rows are ones that the triggers before an insert would take: an insert comes before its conflicts.
+    for table, prefix, row_id in (
+        ("credit_accounts", "accounts", 1),
+        ("credit_lots", "lots", 6),
+        ("credit_reservations", "reservations", 4),
+        ("credit_ledger", "entries", 17),
+        ("credit_campaigns", "campaigns", 1),
+        ("credit_grants", "grants", 1),
+    ):
+        yield f"{prefix}_are_never_deleted", (replace(table, row_id),)
+    # The debt is half paid, so that trigger would be the first to refuse it.
+    yield "debts_are_never_deleted", ("DROP TRIGGER debts_begin_unpaid", replace("credit_debts", 1))
     for table, prefix, where, column in (
         ("credit_accounts", "accounts", "id = 1", "entity_id"),
         ("reservation_lots", "reservation_lots", "reservation_id = 1", "reserved_micro"),
@@ -414,8 +456,8 @@ def _rows_that_stay() -> Iterator[Case]:
         ("credit_lots", "lots_terms_are_fixed", 1,
          "id account_id pool_id source_type source_id priority original_micro expires_at_us metadata created_at_us"),
         ("credit_reservations", "reservations_terms_are_fixed", 1,
-         "id account_id pool_id billing_mode list_micro discount_bps max_discount_micro discount_micro community_id tier "
-         "held_micro expires_at_us description metadata created_at_us"),
+         """id account_id pool_id billing_mode list_micro discount_bps max_discount_micro discount_micro community_id tier
+            held_micro expires_at_us description metadata created_at_us"""),
         ("credit_grants", "grants_terms_are_fixed", 1,
          "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us"),
         ("credit_debts", "debts_are_only_ever_paid", 1, "id account_id reservation_id original_micro created_at_us"),
@@ -424,14 +466,12 @@ def _rows_that_stay() -> Iterator[Case]:
             yield name, (f"UPDATE {table} SET {column} = 7 WHERE id = {row_id}",)
 
 
-def _unpaid(table: str) -> tuple[str, ...]:
-    # Replacing the debt by itself would be refused earlier, as one that begins paid: an insert comes before its conflicts.
-    return ("DROP TRIGGER debts_begin_unpaid",) if table == "credit_debts" else ()
-
-
 CASES: list[Case] = [
     *_rows_that_a_check_refuses(),
-    *_changes_that_are_refused(),
+    *_changes_of_lots_and_debts_that_are_refused(),
+    *_changes_of_reservations_that_are_refused(),
+    *_changes_of_campaigns_that_are_refused(),
+    *_changes_of_grants_that_are_refused(),
     *_grants_that_are_refused(),
     *_entries_that_are_refused(),
     *_balances_that_are_refused(),
@@ -536,7 +576,9 @@ def test_a_trigger_refuses_in_its_own_name(conn: sqlite3.Connection) -> None:
 def test_every_unique_index_is_known_by_its_columns(conn: sqlite3.Connection) -> None:
     indexes = unique_indexes(conn)
     assert {columns: name for name, columns in indexes.items()} == constraints.UNIQUE_COLUMNS
-    assert len(set(indexes.values())) == len(indexes), "two UNIQUE indexes on the same columns: SQLite names only the columns"
+    assert len(set(indexes.values())) == len(indexes), (
+        "two UNIQUE indexes on the same columns: SQLite names only the columns"
+    )
 
 
 def test_no_table_has_a_unique_constraint_without_a_name(conn: sqlite3.Connection) -> None:
@@ -590,9 +632,13 @@ ACCEPTED = [
     entry(-300, 0, -300, "expire"),
     entry(-620, -620, 0, "revoke"),
     insert("credit_ledger", created_at_us=1170),
+    *(entry(*move, kind, lot_id=lot_of(kind)) for kind, move in MOVES_OF_A_RESERVATION.items()),
+    *(entry(*move, kind, reservation_id=None) for kind, move in MOVES_OF_A_LOT_ALONE.items()),
     insert("credit_grants", campaign_id=STARTS_LATER, created_at_us=2001),
     insert("credit_grants", campaign_id=IS_OVER, created_at_us=1999),
-    insert("credit_campaigns", description="d" * 2000, starts_at_us=3000, expires_at_us=3001, grant_ttl_seconds=3_153_600_000),
+    insert(
+        "credit_campaigns", description="d" * 2000, starts_at_us=3000, expires_at_us=3001, grant_ttl_seconds=3_153_600_000
+    ),
     update("credit_campaigns", 2, spent_micro=1000, budget_micro=1000, name="Other", expires_at_us=9000),
     update("credit_campaigns", 1, pool_id="gpu", per_wallet_cap_micro=0, campaign_type="referral", starts_at_us=1),
     *(update("credit_campaigns", CAMPAIGNS[before], status=after) for before, after in sorted(LIFE_CYCLE)),

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import httpx
 import msgspec
@@ -26,17 +26,25 @@ _STANDARD_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", 
 _URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?", re.IGNORECASE)
 _TOKEN = re.compile(r"[!-~]+")
 
+# An amount in an answer.
+Micro = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}\Z")]
+
+T = TypeVar("T")
+
 
 class ServiceError(Exception):
-    """A request came to nothing; the message is one line for the user."""
+    """A request came to nothing; the message is one line for the user.
+
+    If `may_have_arrived`, an answer was lost on the way, so that what became of the request is not known.
+    """
+
+    def __init__(self, message: str, *, may_have_arrived: bool = False) -> None:
+        super().__init__(message)
+        self.may_have_arrived = may_have_arrived
 
 
 class Unreachable(ServiceError):
-    """No answer, or none that minibill gives. If `may_have_arrived`, what became of the request is not known."""
-
-    def __init__(self, message: str, *, may_have_arrived: bool) -> None:
-        super().__init__(message)
-        self.may_have_arrived = may_have_arrived
+    """No answer, or none that minibill gives."""
 
 
 class WrongAccess(ServiceError):
@@ -44,22 +52,23 @@ class WrongAccess(ServiceError):
 
 
 class ServiceRefusal(ServiceError):
-    """The service said no, and nothing changed: its problem+json."""
+    """The service said no: its problem+json. Unless an earlier try `may_have_arrived`, nothing changed.
 
-    def __init__(
-        self, *, code: str, status: int, detail: str, errors: list[tuple[str, str]], problem: dict[str, Any]
-    ) -> None:
-        super().__init__(f"{code} ({status}): {detail}")
-        self.code = code
+    `facts` are the members that explain this refusal, beyond those that every problem has.
+    """
+
+    def __init__(self, status: int, problem: dict[str, Any], *, may_have_arrived: bool) -> None:
+        self.code: str = problem["code"]
         self.status = status
-        self.detail = detail
-        self.errors = errors
-        self.problem = problem
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The members that explain this refusal, beyond those that every problem has."""
-        return {name: value for name, value in self.problem.items() if name not in _STANDARD_MEMBERS}
+        self.detail = str(problem.get("detail") or problem.get("title") or "no reason given")
+        super().__init__(f"{self.code} ({status}): {self.detail}", may_have_arrived=may_have_arrived)
+        errors = problem.get("errors")
+        self.errors = [
+            (str(error.get("path", "")), str(error.get("message", "")))
+            for error in (errors if isinstance(errors, list) else [])
+            if isinstance(error, dict)
+        ]
+        self.facts = {name: value for name, value in problem.items() if name not in _STANDARD_MEMBERS}
 
     @property
     def is_of_access(self) -> bool:
@@ -135,18 +144,20 @@ class Service:
                 self._wait(BACKOFF_S[tries - 1], "the service can't be reached")
                 continue
             self._met = True
+            # A proxy's word that it got no answer: the service may have had the request all the same.
+            may_have_arrived |= response.status_code in (502, 504)
             retry_after_s = _retry_after_s(response)
             if response.status_code in _BUSY_STATUSES and tries <= len(BACKOFF_S) and retry_after_s <= RETRY_AFTER_MAX_S:
                 reason = "rate limit" if response.status_code == 429 else "the service is busy"
                 self._wait(max(BACKOFF_S[tries - 1], retry_after_s), reason)
                 continue
-            return self._answer(response)
+            return self._answer(response, may_have_arrived)
 
     def _wait(self, seconds: float, reason: str) -> None:
         self._on_wait(seconds, reason)
         self._sleep(seconds)
 
-    def _answer(self, response: httpx.Response) -> dict[str, Any]:
+    def _answer(self, response: httpx.Response, may_have_arrived: bool) -> dict[str, Any]:
         try:
             answer = msgspec.json.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -155,11 +166,24 @@ class Service:
             if response.is_success:
                 return answer
             if isinstance(answer.get("code"), str):
-                raise _refusal(response.status_code, answer)
+                raise ServiceRefusal(response.status_code, answer, may_have_arrived=may_have_arrived)
         raise Unreachable(
             f"{self._url} does not answer like minibill (status {response.status_code}); is the URL right?",
             may_have_arrived=True,
         )
+
+
+def read_answer(answer: dict[str, Any], expected: type[T]) -> T:
+    """The members in use of what a path should answer; Unreachable if it is something else."""
+    try:
+        return msgspec.convert(answer, expected)
+    except msgspec.ValidationError as error:
+        raise no_such_answer(str(error)) from None
+
+
+def no_such_answer(why: str) -> Unreachable:
+    """For what a request was answered with success, but not as minibill would."""
+    return Unreachable(f"the service does not answer like minibill: {why}", may_have_arrived=True)
 
 
 def _checked_url(url: str) -> str:
@@ -186,18 +210,3 @@ def _retry_after_s(response: httpx.Response) -> int:
 
 def _reason(error: httpx.RequestError) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _refusal(status: int, problem: dict[str, Any]) -> ServiceRefusal:
-    errors = problem.get("errors")
-    return ServiceRefusal(
-        code=problem["code"],
-        status=status,
-        detail=str(problem.get("detail") or problem.get("title") or "no reason given"),
-        errors=[
-            (str(error.get("path", "")), str(error.get("message", "")))
-            for error in (errors if isinstance(errors, list) else [])
-            if isinstance(error, dict)
-        ],
-        problem=problem,
-    )

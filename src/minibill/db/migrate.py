@@ -24,6 +24,8 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 class Migration(NamedTuple):
+    """One file of sql/migrations."""
+
     version: int
     name: str
     sql: str

@@ -1,0 +1,247 @@
+"""The report of `minibill campaign import`: what became of every row, how that is told, and the exit code it comes to.
+
+Figures go to stdout; faults, with places in a batch as lines of the file, to stderr.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+import msgspec
+
+from minibill.commands.client import Micro, ServiceRefusal, no_such_answer, read_answer
+from minibill.commands.loss_list import BadRow, Batch
+from minibill.commands.output import Misuse, listed, money, print_json, refusal_text
+
+EXIT_DONE, EXIT_NO, EXIT_MISUSE, EXIT_INTERRUPTED = 0, 1, Misuse.exit_code, 130
+
+_GRANT_PATH = re.compile(r"\bgrants\[([0-9]{1,6})\](\.?)")
+# A smaller batch gets past these, so say so.
+_REFUSALS_OF_SIZE = frozenset({"amount_too_large", "payload_too_large", "batch_too_large"})
+
+
+class GrantView(msgspec.Struct, rename="camel"):
+    """What one item of a batch came to."""
+
+    status: str
+    duplicate: bool
+    code: str | None = None
+    reason: str | None = None
+
+
+class BatchView(msgspec.Struct, rename="camel"):
+    """What a batch came to, its items in the order sent."""
+
+    total_granted: int
+    total_amount_micro: Micro
+    remaining_micro: Micro
+    grants: list[GrantView]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why an import did not get to the end: a word for programs, lines for people."""
+
+    why: str
+    message: str
+    exit_code: int
+    facts: Mapping[str, Any]
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What an import came to, so far or as a whole. `stop` says why it did not get to the end."""
+
+    campaign_id: str
+    dry_run: bool
+    bad_rows: Sequence[BadRow]
+    batches: int = 0
+    granted: int = 0
+    granted_micro: int = 0
+    remaining_micro: int | None = None
+    duplicates: list[tuple[int, str]] = field(default_factory=list)
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+    failed: list[tuple[int, str, str]] = field(default_factory=list)
+    stop: Stop | None = None
+
+    def add(self, batch: Batch, answer: dict[str, Any]) -> None:
+        """Takes in what the service says became of one batch."""
+        paid = read_answer(answer, BatchView)
+        if len(paid.grants) != len(batch.items):
+            raise no_such_answer(f"{len(paid.grants)} grants for {len(batch.items)} asked for")
+        self.batches += 1
+        self.granted += paid.total_granted
+        amount_micro, remaining_micro = int(paid.total_amount_micro), int(paid.remaining_micro)
+        self.granted_micro += amount_micro
+        # The dry runs of the batches know nothing of each other: each answers what it alone would leave.
+        self.remaining_micro = remaining_micro + (amount_micro - self.granted_micro if self.dry_run else 0)
+        for item, grant in zip(batch.items, paid.grants, strict=True):
+            if grant.duplicate:
+                self.duplicates.append((item.line, grant.status))
+            elif grant.status == "skipped":
+                self.skipped.append((item.line, grant.reason or "no_reason_given"))
+            elif grant.status != "granted":
+                self.failed.append((item.line, item.account, grant.code or grant.status))
+
+    def stop_at_bad_rows(self, *, good: int) -> None:
+        """Nothing is sent, because rows can't be read."""
+        bad = len(self.bad_rows)
+        advice = "; correct them, or pay the others with --skip-bad-rows" if good else ""
+        self.stop_early("bad_rows", f"nothing was paid: {bad} of {bad + good} rows can't be paid{advice}", EXIT_MISUSE)
+
+    def stop_at_refusal(self, refusal: ServiceRefusal, batch: Batch) -> None:
+        """The service has refused a batch as a whole."""
+        message = _placed(refusal_text(refusal), batch)
+        if refusal.code in _REFUSALS_OF_SIZE:
+            message += "\n  a smaller --batch-size may help"
+        self.stop_early(
+            "refused",
+            message,
+            EXIT_MISUSE if refusal.is_of_access else EXIT_NO,
+            facts=_refusal_json(refusal, batch),
+            in_doubt=batch if refusal.may_have_arrived else None,
+        )
+
+    def stop_early(
+        self,
+        why: str,
+        message: str,
+        exit_code: int,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        in_doubt: Batch | None = None,
+    ) -> None:
+        """It does not get to the end. A batch is in doubt when its answer is missing: it may have been paid."""
+        facts = facts or {}
+        if in_doubt is not None and not self.dry_run:
+            first, last = in_doubt.items[0].line, in_doubt.items[-1].line
+            message += f"\nlines {first} to {last} were on their way and may have been paid"
+            facts = {**facts, "mayHaveBeenPaid": {"firstLine": first, "lastLine": last}}
+        self.stop = Stop(why, message, exit_code, facts)
+
+    @property
+    def over_budget_micro(self) -> int:
+        """By how much a dry run of the whole list would exceed the budget."""
+        return max(0, -(self.remaining_micro or 0))
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        if self.stop is not None:
+            return self.stop.exit_code
+        return EXIT_NO if self.failed or self.bad_rows or self.over_budget_micro else EXIT_DONE
+
+
+def tell_bad_rows(bad_rows: Sequence[BadRow]) -> None:
+    """The rows that can't be paid, on stderr, before anything is sent."""
+    for text in listed([f"line {row.line}: {row.reason}" for row in bad_rows]):
+        click.echo(text, err=True)
+
+
+def tell(report: Report, *, as_json: bool) -> None:
+    """The figures on stdout; on stderr why it stopped, or why it is a no although it got to the end."""
+    if as_json:
+        print_json(_report_json(report))
+    elif report.batches:
+        click.echo("\n".join(_report_lines(report)))
+    if report.over_budget_micro:
+        click.echo(f"Error: the whole list would exceed the budget by {money(report.over_budget_micro)}", err=True)
+    if report.stop is not None:
+        click.echo(f"Error: {report.stop.message}", err=True)
+        if report.stop.why != "bad_rows" and not report.dry_run:
+            nothing = "" if report.granted or "mayHaveBeenPaid" in report.stop.facts else "Nothing new was paid. "
+            click.echo(f"{nothing}It is safe to run this again: who was paid is not paid twice.", err=True)
+
+
+# --- for people ---
+
+
+def _report_lines(report: Report) -> list[str]:
+    revoked = sum(status == "revoked" for _, status in report.duplicates)
+    lines = [
+        f"granted     {report.granted} ({money(report.granted_micro)})",
+        f"duplicates  {len(report.duplicates)}" + (f" ({revoked} of them were revoked and stay so)" if revoked else ""),
+        f"skipped     {_counted([reason for _, reason in report.skipped])}",
+        f"failed      {len(report.failed)}",
+    ]
+    for code in dict.fromkeys(code for _, _, code in report.failed):
+        failed_lines = [line for line, _, of in report.failed if of == code]
+        lines.append(f"            {code}: {_lines_of(failed_lines)}")
+    if report.bad_rows:
+        lines.append(f"left out    {len(report.bad_rows)}: {_lines_of([row.line for row in report.bad_rows])}")
+    if report.remaining_micro is not None and not report.over_budget_micro:
+        lines.append(f"remaining   {money(report.remaining_micro)}")
+    if report.dry_run:
+        lines.insert(0, "dry run, nothing was paid; it would come to:")
+    elif report.stop is not None:
+        lines.insert(0, "stopped before the end; until then:")
+    elif not report.granted:
+        lines.append("nothing new was paid")
+    return lines
+
+
+def _lines_of(numbers: list[int]) -> str:
+    return f"{'line' if len(numbers) == 1 else 'lines'} {', '.join(map(str, numbers))}"
+
+
+def _counted(reasons: list[str]) -> str:
+    """`315 (300 comes_to_zero, 15 amount_is_zero)`."""
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common())
+    return f"{len(reasons)} ({counts})" if reasons else "0"
+
+
+def _placed(text: str, batch: Batch) -> str:
+    """`grants[3].amountMicro` as `line 5, amountMicro`."""
+
+    def place(found: re.Match[str]) -> str:
+        line = _line_of(found[0], batch)
+        return found[0] if line is None else f"line {line}" + (", " if found[2] else "")
+
+    return _GRANT_PATH.sub(place, text)
+
+
+def _line_of(path: str, batch: Batch) -> int | None:
+    found = _GRANT_PATH.match(path)
+    if not found or int(found[1]) >= len(batch.items):
+        return None
+    return batch.items[int(found[1])].line
+
+
+# --- for programs ---
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    """The report for programs: the API's own names, and the line of every row that was not paid."""
+    stop = report.stop
+    return {
+        "campaignId": report.campaign_id,
+        "dryRun": report.dry_run,
+        "batches": report.batches,
+        "totalGranted": report.granted,
+        "totalDuplicates": len(report.duplicates),
+        "totalSkipped": len(report.skipped),
+        "totalFailed": len(report.failed),
+        "totalAmountMicro": str(report.granted_micro),
+        "remainingMicro": None if report.remaining_micro is None else str(report.remaining_micro),
+        "overBudgetMicro": str(report.over_budget_micro),
+        "duplicates": [{"line": line, "status": status} for line, status in report.duplicates],
+        "skipped": [{"line": line, "reason": reason} for line, reason in report.skipped],
+        "failed": [{"line": line, "account": account, "code": code} for line, account, code in report.failed],
+        "badRows": [{"line": row.line, "reason": row.reason} for row in report.bad_rows],
+        "stopped": None if stop is None else {"why": stop.why, "message": stop.message, **stop.facts},
+    }
+
+
+def _refusal_json(refusal: ServiceRefusal, batch: Batch) -> dict[str, Any]:
+    return {
+        "code": refusal.code,
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "facts": refusal.facts,
+        # So that a program can tell the line of any `grants[3]` in the above.
+        "linesOfGrants": [item.line for item in batch.items],
+        "errors": [{"line": _line_of(path, batch), "path": path, "message": message} for path, message in refusal.errors],
+    }

@@ -1,0 +1,108 @@
+"""What the commands of `minibill campaign` have in common: whom and what to ask, amounts and refusals for people, JSON."""
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from minibill.commands.client import ServiceRefusal
+from minibill.money import MICRO_PER_UNIT
+
+# More would scroll the first, which is the one to mend, off the screen; --json has them all.
+LISTED_MAX = 20
+
+_CAMPAIGN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Misuse(click.ClickException):
+    """The command can't be carried out as it was given or configured; printed as one line."""
+
+    exit_code = 2
+
+
+# --- options ---
+
+
+def campaign_id_of(text: str) -> str:
+    """An id that can't change the path it is put in."""
+    if not _CAMPAIGN_ID.fullmatch(text):
+        raise click.BadParameter(f"{text!r}: expected a campaign's id, camp_ and so on")
+    return text
+
+
+campaign_argument = click.argument("campaign_id", metavar="CAMPAIGN", type=campaign_id_of)
+
+
+def access_options(command: Command) -> Command:
+    """The options of every command here: which service, who asks, and how to answer."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, for programs."),
+        click.option(
+            "--token",
+            envvar="MINIBILL_TOKEN",
+            show_envvar=True,
+            required=True,
+            help="Admin token; `minibill token` prints one. The environment keeps it out of the process list.",
+        ),
+        click.option(
+            "--url",
+            envvar="MINIBILL_URL",
+            show_envvar=True,
+            default="http://127.0.0.1:8080",
+            show_default=True,
+            help="Where the service runs.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+# --- for people ---
+
+
+def money(amount_micro: int) -> str:
+    """`1,234.5 units (1234500000 micro)`."""
+    sign = "-" if amount_micro < 0 else ""
+    units, rest = divmod(abs(amount_micro), MICRO_PER_UNIT)
+    fraction = f".{rest:06}".rstrip("0") if rest else ""
+    return f"{sign}{units:,}{fraction} units ({amount_micro} micro)"
+
+
+def listed(texts: list[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    more = [f"and {len(texts) - LISTED_MAX} more"] if len(texts) > LISTED_MAX else []
+    return texts[:LISTED_MAX] + more
+
+
+def refusal_text(refusal: ServiceRefusal) -> str:
+    """The refusal with all that explains it, a line each."""
+    reasons: list[str] = []
+    for name, value in refusal.facts.items():
+        members = value if isinstance(value, list) else [value]
+        reasons += listed([f"{name}: {_fact_text(name, member)}" for member in members])
+    errors = [f"{path}: {message}" for path, message in refusal.errors]
+    reasons += listed([error for error in errors if error not in refusal.detail])
+    if refusal.status == 401:
+        reasons.append("tokens do not live long; `minibill token` prints a new one")
+    return "\n  ".join([str(refusal), *reasons])
+
+
+def _fact_text(name: str, value: object) -> str:
+    if isinstance(value, dict) and "path" in value:
+        others = [_fact_text(key, member) for key, member in value.items() if key != "path"]
+        return f"{value['path']}: {', '.join(others)}"
+    if isinstance(value, str):
+        return money(int(value)) if name.endswith("Micro") and re.fullmatch("-?[0-9]{1,30}", value) else value
+    return msgspec.json.encode(value).decode()
+
+
+# --- for programs ---
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """The answer to --json: one line on stdout."""
+    click.echo(msgspec.json.encode(value).decode())

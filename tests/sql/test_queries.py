@@ -1,0 +1,298 @@
+"""The named queries: found by index, used, and bound as they are written; and the parser that loads them."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import minibill
+from minibill.db.connect import open_reader
+from minibill.db.queries import Query, every_query, queries, read_queries, sql_folder
+from minibill.db.sqlite import sqlite3
+
+SOURCE = Path(minibill.__file__).parent
+
+# Reads of a whole table that are meant: what the plan says, and why it is no harm.
+SCANS = {
+    ("newest_time", "SCAN credit_ledger"): "one row: the last by rowid",
+    ("newest_time", "SCAN credit_accounts"): "one row: the last by rowid",
+    ("newest_time", "SCAN credit_reservations"): "one row: the last by rowid",
+    ("newest_time", "SCAN admin_audit_log"): "one row: the last by rowid",
+    ("last_audit_row", "SCAN admin_audit_log"): "one row: the last by rowid",
+    ("revoked_tokens", "SCAN revoked_tokens"): "the whole deny list is what a start loads, and it is pruned",
+    ("prune_tokens", "SCAN revoked_tokens"): "a deny list holds tokens of the last hour or so",
+}
+
+# Sorts that no index does, and what bounds them.
+SORTS = {
+    "accounts_page_by_entity_id": "seven rows at most, one per entity type",
+    "campaigns_page_expired": "two indexes are joined by OR; campaigns are made by hand, and so few",
+    "lots_due_of_accounts": "what is due on the accounts of one batch; settled once",
+    "balance_at": "the pools of one account",
+}
+
+# json_each is a table of the request, constant rows and subqueries are no tables.
+_HARMLESS_SCAN = re.compile(r"SCAN (\w+ VIRTUAL TABLE INDEX .*|CONSTANT ROW|\(.*\)|\d+ CONSTANT ROWS?)")
+
+
+class Use(NamedTuple):
+    """Where a module says NAME.query, and the call around it, if it is one that runs the query."""
+
+    file: str
+    feature: str
+    query: str
+    how: str | None
+    arguments: frozenset[str]
+
+
+@pytest.fixture(scope="module")
+def conn(migrated_file: Path) -> Iterator[sqlite3.Connection]:
+    """A book that nobody has run ANALYZE on, like every book."""
+    conn = open_reader(migrated_file)
+    assert conn.execute("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'sqlite_stat%'").fetchone() == (0,)
+    yield conn
+    conn.close()
+
+
+def plan(conn: sqlite3.Connection, query: Query) -> list[str]:
+    rows = conn.execute(f"EXPLAIN QUERY PLAN {query.sql}", [None] * len(query.parameters)).fetchall()
+    return [detail for *_, detail in rows]
+
+
+def by_name(query: Query) -> str:
+    return query.name
+
+
+# --- plans ---
+
+
+@pytest.mark.parametrize("query", every_query(), ids=by_name)
+def test_a_query_reads_no_whole_table(conn: sqlite3.Connection, query: Query) -> None:
+    scans = {step for step in plan(conn, query) if step.startswith("SCAN") and not _HARMLESS_SCAN.fullmatch(step)}
+    declared = {step for name, step in SCANS if name == query.name}
+    assert scans == declared
+
+
+@pytest.mark.parametrize("query", every_query(), ids=by_name)
+def test_a_query_sorts_nothing_that_can_grow(conn: sqlite3.Connection, query: Query) -> None:
+    sorts = any("USE TEMP B-TREE FOR" in step and "ORDER BY" in step for step in plan(conn, query))
+    assert sorts == (query.name in SORTS)
+
+
+def test_what_is_declared_is_about_queries_that_there_are() -> None:
+    assert {name for name, _ in SCANS} | SORTS.keys() <= {query.name for query in every_query()}
+
+
+def test_a_scan_would_be_seen(conn: sqlite3.Connection) -> None:
+    [step] = plan(conn, Query("probe", "SELECT id FROM credit_lots WHERE metadata = :text"))
+    assert step == "SCAN credit_lots"
+    assert not _HARMLESS_SCAN.fullmatch(step)
+
+
+# --- names, and who uses them ---
+
+
+def every_name() -> list[tuple[str, str]]:
+    """File and name of each query as the files have them, repetitions and all."""
+    return [
+        (file.stem, query.name) for file in sorted((sql_folder() / "queries").glob("*.sql")) for query in read_queries(file)
+    ]
+
+
+def every_use() -> list[Use]:
+    """Every NAME.query of the package, where NAME = queries("feature") is said in that module or one that it imports."""
+    trees = {file: ast.parse(file.read_text("utf-8")) for file in sorted(SOURCE.rglob("*.py"))}
+    own = {_module_of(file): _features_of(tree) for file, tree in trees.items()}
+    found = []
+    for file, tree in trees.items():
+        names = dict(own[_module_of(file)])
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                for imported in node.names:
+                    alias = imported.asname or imported.name
+                    there = own.get(f"{node.module}.{imported.name}", {})
+                    names |= {f"{alias}.{name}": feature for name, feature in there.items()}
+                    if imported.name in own.get(str(node.module), {}):
+                        names[alias] = own[str(node.module)][imported.name]
+        calls = _calls_of(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in names:
+                how, arguments = calls.get(node, (None, frozenset()))
+                found.append(Use(str(file.relative_to(SOURCE)), names[ast.unparse(node.value)], node.attr, how, arguments))
+    return found
+
+
+def _module_of(file: Path) -> str:
+    return ".".join(("minibill", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def _features_of(tree: ast.Module) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for node in tree.body:
+        match node:
+            case ast.Assign(
+                targets=[ast.Name(id=name)],
+                value=ast.Call(func=ast.Name(id="queries"), args=[ast.Constant(value=str(feature))]),
+            ):
+                names[name] = feature
+    return names
+
+
+def _calls_of(tree: ast.Module) -> dict[ast.AST, tuple[str, frozenset[str]]]:
+    """The calls that run a query, SQL.query.one(conn, name=value) or readers.one(SQL.query, name=value), by the query."""
+    calls: dict[ast.AST, tuple[str, frozenset[str]]] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Attribute() as query, attr=("one" | "all" | "run") as how), args=[_]):
+                calls[query] = (how, _names_of(node))
+        match node:
+            case ast.Call(func=ast.Attribute(attr=("one" | "all") as how), args=[ast.Attribute() as query]):
+                calls[query] = (how, _names_of(node))
+    return calls
+
+
+def _names_of(call: ast.Call) -> frozenset[str]:
+    return frozenset("**" if keyword.arg is None else keyword.arg for keyword in call.keywords)
+
+
+def test_no_two_queries_have_one_name() -> None:
+    names = [name for _, name in every_name()]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_every_query_is_used() -> None:
+    used = {(use.feature, use.query) for use in every_use()}
+    assert [name for name in every_name() if name not in used] == []
+
+
+def test_every_query_that_is_used_is_there() -> None:
+    there = set(every_name())
+    assert [use for use in every_use() if (use.feature, use.query) not in there] == []
+
+
+def test_every_call_names_the_parameters_of_its_query_and_no_others() -> None:
+    parameters = {(file, query.name): frozenset(query.parameters) for file, _ in every_name() for query in queries(file)}
+    calls = [use for use in every_use() if use.how is not None and "**" not in use.arguments]
+    assert calls
+    wrong = [use for use in calls if use.arguments != parameters.get((use.feature, use.query))]
+    assert wrong == []
+
+
+def test_a_query_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no query is named nobody"):
+        _ = queries("ledger").nobody
+
+
+# --- what is bound ---
+
+
+_INSERT = re.compile(r"INSERT INTO (\w+) \(([^()]*)\)\s+VALUES \(([^()]*)\)")
+
+# Columns whose parameter has another name, because callers know it by that.
+BOUND_AS = {
+    "id": {"account_id", "lot_id", "grant_id", "entry_id", "reservation_id", "campaign_id", "debt_id"},
+    "created_at_us": {"now_us", "real_now_us"},
+    "updated_at_us": {"now_us"},
+    "revoked_at_us": {"now_us", "real_now_us"},
+    "original_micro": {"amount_micro"},
+    "available_micro": {"amount_micro"},
+}
+
+
+def inserts() -> list[Query]:
+    return [query for query in every_query() if query.sql.startswith("INSERT")]
+
+
+@pytest.mark.parametrize("query", inserts(), ids=by_name)
+def test_an_insert_gives_each_column_the_parameter_of_its_name(query: Query) -> None:
+    found = _INSERT.match(query.sql)
+    if found is None:
+        pytest.fail(f"{query.name} is no INSERT INTO table (columns) VALUES (values)")
+    columns = [column.strip() for column in found[2].split(",")]
+    values = [value.strip() for value in found[3].split(",")]
+    assert len(columns) == len(values)
+    parameters = iter(query.parameters)
+    for column, value in zip(columns, values, strict=True):
+        if value == "?":
+            assert next(parameters) in {column, *BOUND_AS.get(column, ())}, column
+        else:
+            assert re.fullmatch(r"[0-9]+|'\w+'|NULL", value), f"{column}: {value} is neither a parameter nor a literal"
+
+
+def test_the_queries_that_run_once_per_row_are_inserts_that_are_checked_here() -> None:
+    checked = {query.name for query in inserts()}
+    assert {"insert_lots", "insert_entries", "insert_grants", "append_audit_row", "open_accounts"} <= checked
+
+
+@pytest.mark.parametrize("query", [*every_query(), *read_queries(sql_folder() / "invariants.sql")], ids=by_name)
+def test_every_parameter_of_a_query_was_understood(query: Query) -> None:
+    """A name with a digit or a capital would be left behind, in part or as a whole."""
+    between = re.sub(r"'(?:[^']|'')*'", "''", query.sql)
+    assert not re.search(r"[:@$]\w|\?\w", between)
+    assert between.count("?") == len(query.parameters)
+    assert "--" not in between
+    assert ";" not in between, "one statement a query"
+
+
+def test_the_invariants_have_no_parameters_and_no_two_have_one_name() -> None:
+    found = list(read_queries(sql_folder() / "invariants.sql"))
+    assert len({query.name for query in found}) == len(found)
+    assert [query.name for query in found if query.parameters] == []
+
+
+# --- the parser ---
+
+
+@pytest.mark.parametrize(
+    ("text", "sql", "parameters"),
+    [
+        ("SELECT :a;\n", "SELECT ?", ("a",)),
+        ("SELECT :b, :a, :b", "SELECT ?, ?, ?", ("b", "a", "b")),
+        ("SELECT ':a', :a", "SELECT ':a', ?", ("a",)),
+        ("SELECT 'it''s :a' || :b", "SELECT 'it''s :a' || ?", ("b",)),
+        ("SELECT '-- :a' || :b", "SELECT '-- :a' || ?", ("b",)),
+        ("SELECT '' || :a", "SELECT '' || ?", ("a",)),
+        ("-- It's :a\nSELECT :b", "SELECT ?", ("b",)),
+        ("SELECT :a -- the caller's :b and 'that'\n     , :c", "SELECT ? \n     , ?", ("a", "c")),
+        ("SELECT 1; -- the rest isn't here: nothing\n", "SELECT 1", ()),
+        ("SELECT 1\n-- 'unclosed", "SELECT 1", ()),
+        ("SELECT x->>1, y::b FROM t WHERE id=:id_of_it", "SELECT x->>1, y::b FROM t WHERE id=?", ("id_of_it",)),
+        ("VALUES (:a,:b)", "VALUES (?,?)", ("a", "b")),
+        ("SELECT 1", "SELECT 1", ()),
+    ],
+)
+def test_parameters_are_found_outside_of_literals_and_comments(text: str, sql: str, parameters: tuple[str, ...]) -> None:
+    query = Query("probe", text)
+    assert (query.sql, query.parameters) == (sql, parameters)
+
+
+def test_a_file_holds_as_many_queries_as_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "probe.sql"
+    file.write_text(
+        "-- A preamble: it's no query.\n\n-- name: one\n-- Isn't :much.\nSELECT :a;\n\n-- name: two\nSELECT '-- name: x';\n"
+    )
+    assert [(query.name, query.sql) for query in read_queries(file)] == [("one", "SELECT ?"), ("two", "SELECT '-- name: x'")]
+
+
+def test_values_are_bound_by_name_and_in_rows(migrated_file: Path) -> None:
+    conn = open_reader(migrated_file)
+    try:
+        query = Query("probe", "SELECT :b || ':a', :a, :b")
+        assert query.parameters == ("b", "a", "b")
+        assert query.one(conn, a=1, b="x") == ("x:a", 1, "x")
+        assert query.all(conn, a=None, b="y") == [("y:a", None, "y")]
+        with pytest.raises(KeyError, match="b"):
+            query.one(conn, a=1)
+    finally:
+        conn.close()
+    memory = sqlite3.connect(":memory:")
+    try:
+        memory.execute("CREATE TABLE t (x, y)")
+        Query("probe", "INSERT INTO t (x, y) VALUES (:y, :x)").many(memory, [(1, 2), (3, 4)])
+        assert Query("probe", "SELECT x, y FROM t").all(memory) == [(1, 2), (3, 4)]
+        assert Query("probe", "SELECT x FROM t WHERE x > :x").one(memory, x=9) is None
+    finally:
+        memory.close()

@@ -1,0 +1,313 @@
+"""Style as a test: import directions, banned calls, and that nothing which a user meets is undocumented."""
+
+import ast
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+import minibill
+from minibill.cli import main
+from minibill.config import OTHER_VARIABLES, SETTINGS, Setting
+from minibill.problems import Problem
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "minibill"
+SOURCES = {str(file.relative_to(PACKAGE)): file for file in sorted(PACKAGE.rglob("*.py"))}
+SQL_FILES = sorted((ROOT / "sql").rglob("*.sql"))
+
+# A file that is longer does more than one thing.
+LINES_MAX = 450
+
+TREES = {name: ast.parse(file.read_text("utf-8")) for name, file in SOURCES.items()}
+
+
+def find(pattern: str, text: str) -> list[str]:
+    return [match[0] for match in re.finditer(pattern, text)]
+
+
+# --- import directions ---
+
+
+class Direction(NamedTuple):
+    """What the modules under `folder` may not import, except those files that may."""
+
+    folder: str
+    banned: tuple[str, ...]
+    exceptions: dict[str, tuple[str, ...]]
+
+
+_FACES = ("web", "app", "book", "cli", "commands", "system", "jobs")
+_FEATURES = ("ledger", "campaigns", "discounts")
+
+DIRECTIONS = (
+    # The database knows no feature: it raises problems, and that is all it knows of callers.
+    Direction("db/", (*_FACES, *_FEATURES, "auth", "audit", "idempotency", "outcome", "wire", "config", "invariants"), {}),
+    # Credits know nothing of what they are given for. Routes are HTTP, and so may know what HTTP has in common.
+    Direction("ledger/", (*_FACES, "campaigns", "discounts", "auth"), {"ledger/routes.py": ("web",)}),
+    Direction("campaigns/", (*_FACES, "discounts", "auth"), {"campaigns/routes.py": ("web",)}),
+    Direction("discounts/", (*_FACES, "campaigns", "auth"), {"discounts/routes.py": ("web",)}),
+    # Arithmetic takes values and answers values.
+    Direction("campaigns/formulas.py", ("db", "clock", "ids", "ledger"), {}),
+    Direction("money.py", ("",), {}),
+    Direction("clock.py", ("",), {}),
+    # A client of the service goes in by HTTP: it opens no book.
+    Direction("commands/client.py", ("db", "book", "app", *(f for f in _FEATURES if f != "campaigns")), {}),
+    Direction("commands/campaign", ("db", "book", "app", "ledger", "discounts"), {}),
+)
+
+
+def imports_of(tree: ast.Module) -> set[str]:
+    """The modules of minibill that a module imports anywhere, without the leading `minibill.`"""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            # from minibill import ids; from minibill.ledger import reads: the name may be a module.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("minibill.") for name in found if name.startswith("minibill.")}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS, ids=lambda direction: direction.folder)
+def test_imports_go_one_way(direction: Direction) -> None:
+    wrong = []
+    for name, tree in TREES.items():
+        if not name.startswith(direction.folder):
+            continue
+        allowed = direction.exceptions.get(name, ())
+        for imported in sorted(imports_of(tree)):
+            over = [banned for banned in direction.banned if banned not in allowed]
+            if any(not banned or imported.split(".")[0] == banned for banned in over):
+                wrong.append(f"{name} imports {imported}")
+    assert wrong == []
+
+
+def test_the_directions_are_about_files_that_there_are() -> None:
+    # The discounts are still to come; that they import nothing they should not holds from their first line.
+    folders = {direction.folder for direction in DIRECTIONS} - {"discounts/"}
+    assert {folder for folder in folders if not any(name.startswith(folder) for name in SOURCES)} == set()
+    assert {name for direction in DIRECTIONS for name in direction.exceptions} - SOURCES.keys() <= {"discounts/routes.py"}
+
+
+# Whose SQL is whose: others call the operations of a feature, never its statements. The book asks for its newest time.
+OWNERS = {
+    "accounts": ("ledger/",),
+    "ledger": ("ledger/", "book.py"),
+    "campaigns": ("campaigns/",),
+    "discounts": ("discounts/",),
+}
+
+
+def test_a_features_sql_is_run_by_the_feature_alone() -> None:
+    wrong = []
+    seen = set()
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(func=ast.Name(id="queries"), args=[ast.Constant(value=str(feature))]):
+                    seen.add(feature)
+                    if feature in OWNERS and not name.startswith(OWNERS[feature]):
+                        wrong.append(f"{name} runs the statements of {feature}")
+    assert wrong == []
+    assert seen >= {"accounts", "ledger", "campaigns"}
+
+
+# --- banned calls ---
+
+
+# Only clock.py reads the clock. The time at which a migration was applied is the machine's; migrate.py says why.
+_CLOCKS = r"time\.(?:time|monotonic|perf_counter)(?:_ns)?|(?:datetime\.)?(?:datetime|date)\.(?:now|utcnow|today)"
+MAY_READ_THE_CLOCK = {"clock.py": {"time.time_ns", "time.monotonic"}, "db/migrate.py": {"time.time_ns"}}
+
+
+def clock_reads(tree: ast.Module) -> set[str]:
+    """What a module says of the machine's clock, called or handed on."""
+    read = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    by_name = {
+        f"time.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "time"
+        for alias in node.names
+    }
+    return {name for name in read | by_name if re.fullmatch(_CLOCKS, name)}
+
+
+def test_only_the_clock_reads_the_clock() -> None:
+    assert {name: read for name, tree in TREES.items() if (read := clock_reads(tree))} == MAY_READ_THE_CLOCK
+
+
+def test_no_amount_becomes_a_float() -> None:
+    calls = [
+        f"{name}:{node.lineno}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("float", "builtins.float")
+    ]
+    assert calls == []
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_text_is_printed_but_by_commands(name: str) -> None:
+    prints = [n.lineno for n in ast.walk(TREES[name]) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
+    # python -m minibill.db.migrate prints the schema.
+    assert prints == [] or name.startswith("commands/") or name == "db/migrate.py"
+
+
+BANNED_SQL = {
+    "SQL never reads the clock": (
+        r"(?i)\b(?:datetime|date|time|julianday|unixepoch|strftime|timediff)\s*\(|\bCURRENT_(?:TIME|DATE|TIMESTAMP)\b"
+    ),
+    "columns are listed": r"(?i)\bSELECT\s+(?:DISTINCT\s+)?\*|\b\w+\.\*",
+    "money is INTEGER": r"(?i)\b(?:REAL|FLOAT|DOUBLE|NUMERIC|DECIMAL)\b",
+    "a page is found by its key, not by counting": r"(?i)\bOFFSET\b",
+    "what is random can't be tried again": r"(?i)\brandom(?:blob)?\s*\(",
+}
+
+
+@pytest.mark.parametrize("rule", BANNED_SQL)
+def test_sql_keeps_to_its_rules(rule: str) -> None:
+    found = {}
+    for file in SQL_FILES:
+        between = re.sub(r"--[^\n]*", "", file.read_text("utf-8"))
+        if matches := find(BANNED_SQL[rule], between):
+            found[file.name] = matches
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "sql"),
+    [
+        ("SQL never reads the clock", "datetime('now')"),
+        ("SQL never reads the clock", "DEFAULT CURRENT_TIMESTAMP"),
+        ("SQL never reads the clock", "unixepoch()"),
+        ("columns are listed", "SELECT *\n  FROM x"),
+        ("columns are listed", "SELECT a.* FROM a"),
+        ("money is INTEGER", "amount REAL NOT NULL"),
+        ("a page is found by its key, not by counting", "LIMIT 5 OFFSET 5"),
+        ("what is random can't be tried again", "random()"),
+    ],
+)
+def test_what_is_banned_would_be_found(rule: str, sql: str) -> None:
+    assert find(BANNED_SQL[rule], sql) != []
+
+
+@pytest.mark.parametrize("sql", ["SELECT count(*) FROM x", "created_at_us INTEGER", "SELECT x FROM realms", "(1 * 2)"])
+def test_what_is_not_banned_is_not_found(sql: str) -> None:
+    assert [rule for rule, pattern in BANNED_SQL.items() if find(pattern, sql)] == []
+
+
+def test_a_moment_in_sql_says_its_unit() -> None:
+    schema = re.sub(r"--[^\n]*", "", (ROOT / "sql" / "schema.sql").read_text("utf-8"))
+    columns = re.findall(r"^    (\w+)\s+(?:INTEGER|TEXT|BLOB)\b", schema, re.MULTILINE)
+    assert "created_at_us" in columns
+    assert [column for column in columns if re.search(r"_at$|_time$|_seconds_at|_ms$", column)] == []
+    assert [column for column in columns if re.search(r"amount$|budget$|spent$|_cap$|available$|reserved$", column)] == []
+
+
+# --- files ---
+
+
+def test_a_file_is_of_a_size_to_be_read() -> None:
+    lengths = {name: len(file.read_text("utf-8").splitlines()) for name, file in SOURCES.items()}
+    assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
+
+
+# The fields of a struct of the wire are named in the contract; a docstring would say them again.
+_WIRE = {"Answer", "Body", "Query", "PageQuery"}
+
+
+def undocumented(name: str, tree: ast.Module) -> Iterator[str]:
+    if tree.body and not ast.get_docstring(tree):
+        yield name
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        is_wire = isinstance(node, ast.ClassDef) and not _WIRE.isdisjoint(map(ast.unparse, node.bases))
+        if not is_wire and not ast.get_docstring(node):
+            yield f"{name}: {node.name}"
+
+
+def test_every_module_and_all_that_is_public_in_it_says_what_it_is() -> None:
+    assert [missing for name, tree in TREES.items() for missing in undocumented(name, tree)] == []
+
+
+# --- what users meet is written down ---
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINES = [line for file in DOCUMENTS for line in file.read_text("utf-8").splitlines()]
+# What stands between backticks, a line at a time.
+CODE = [code for line in LINES for code in re.findall(r"`([^`]+)`", line)]
+VARIABLE = r"\b(?:MINIBILL|BILLING)_[A-Z][A-Z0-9_]*[A-Z0-9]\b"
+
+KNOWN_VARIABLES = {setting.variable for setting in SETTINGS} | OTHER_VARIABLES
+
+
+def every_problem() -> list[type[Problem]]:
+    """All refusals of the package, wherever they are."""
+    for module in pkgutil.walk_packages(minibill.__path__, "minibill."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+    def below(kind: type[Problem]) -> Iterator[type[Problem]]:
+        for subclass in kind.__subclasses__():
+            yield subclass
+            yield from below(subclass)
+
+    return [kind for kind in below(Problem) if kind.__module__.startswith("minibill.")]
+
+
+def every_command(group: click.Group = main, prefix: str = "minibill") -> Iterator[str]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}"
+
+
+@pytest.mark.parametrize("problem", every_problem(), ids=lambda problem: problem.__name__)
+def test_an_error_code_is_documented_with_its_status(problem: type[Problem]) -> None:
+    lines = [line for line in LINES if f"`{problem.code}`" in line]
+    assert any(re.search(rf"\b{problem.status}\b", line) for line in lines), f"{problem.status} `{problem.code}` in {lines}"
+
+
+def test_an_error_code_is_one_problem() -> None:
+    codes = [problem.code for problem in every_problem()]
+    assert sorted(codes) == sorted(set(codes))
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.variable)
+def test_a_setting_is_documented_with_its_default(setting: Setting) -> None:
+    rows = [line for line in LINES if line.startswith("|") and f"`{setting.variable}`" in line.split("|")[1]]
+    assert len(rows) == 1
+    assert not setting.default or re.search(rf"\| `?{re.escape(setting.default)}`? \|", rows[0]), rows[0]
+
+
+@pytest.mark.parametrize("variable", sorted(OTHER_VARIABLES))
+def test_a_variable_of_a_command_is_documented(variable: str) -> None:
+    assert variable in CODE
+
+
+@pytest.mark.parametrize("command", list(every_command()))
+def test_a_command_is_documented(command: str) -> None:
+    assert any(re.match(rf"{command}(?: |$)", code) for code in CODE)
+
+
+def test_every_variable_in_the_sources_is_a_setting() -> None:
+    named = {variable for file in SOURCES.values() for variable in find(VARIABLE, file.read_text("utf-8"))}
+    assert named == KNOWN_VARIABLES
+
+
+def test_the_documents_name_no_setting_and_no_command_that_is_not_there() -> None:
+    assert {variable for line in LINES for variable in find(VARIABLE, line)} - KNOWN_VARIABLES == set()
+    groups = {command.rpartition(" ")[0] for command in every_command()}
+    known = {*every_command(), *groups}
+    named = {match[0] for code in CODE if (match := re.match(r"minibill(?: [a-z]+)+", code))}
+    assert {name for name in named if not any(name == k or name.startswith(f"{k} ") for k in known - {"minibill"})} == set()
