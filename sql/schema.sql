@@ -146,11 +146,11 @@ CREATE TABLE credit_reservations (
                AND (status = 'finalized') = (absorbed_micro IS NOT NULL))
 ) STRICT;
 
-CREATE INDEX reservations_by_account ON credit_reservations (account_id);
-
 CREATE INDEX reservations_due_by_account ON credit_reservations (account_id, expires_at_us) WHERE status = 'pending';
 
 CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE status = 'pending';
+
+CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
 
 CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
@@ -178,8 +178,6 @@ CREATE TABLE reservation_lots (
     reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_hold_something CHECK (reserved_micro > 0),
     PRIMARY KEY (reservation_id, position)
 ) STRICT, WITHOUT ROWID;
-
-CREATE INDEX reservation_lots_by_lot ON reservation_lots (lot_id);
 
 CREATE TRIGGER reservation_lots_are_never_changed BEFORE UPDATE ON reservation_lots
 BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_changed'); END;
@@ -268,6 +266,9 @@ CREATE UNIQUE INDEX entries_one_per_sequence_number ON credit_ledger (account_id
 CREATE INDEX entries_by_account ON credit_ledger (account_id, created_at_us);
 
 CREATE INDEX entries_by_lot ON credit_ledger (lot_id) WHERE lot_id IS NOT NULL;
+
+CREATE INDEX entries_of_debts ON credit_ledger (account_id, created_at_us)
+    WHERE entry_type IN ('debt_incurred', 'debt_paid');
 
 CREATE TRIGGER entries_are_never_changed BEFORE UPDATE ON credit_ledger
 BEGIN SELECT RAISE(ABORT, 'entries_are_never_changed'); END;
@@ -521,8 +522,6 @@ CREATE TABLE idempotency_keys (
 ) STRICT;
 
 CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (caller, key);
-
-CREATE INDEX idempotency_by_age ON idempotency_keys (created_at_us);
 
 CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotency_keys
 BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;

@@ -91,7 +91,7 @@ SELECT h.reservation_id, h.lot_id, h.reserved_micro
 
 -- name: insert_debt
 INSERT INTO credit_debts (account_id, reservation_id, original_micro, paid_micro, created_at_us)
-VALUES (:account_id, :reservation_id, :owed_micro, 0, :now_us);
+VALUES (:account_id, :reservation_id, :original_micro, 0, :now_us);
 
 -- name: open_debts
 -- Oldest first; :account_ids is a JSON array of keys.

@@ -1,7 +1,5 @@
 """Money: integer micro-units, 1,000,000 to the unit; decimal strings outside."""
 
-from minibill.problems import AmountTooLarge
-
 MICRO_PER_UNIT = 1_000_000
 MAX_MICRO = 2**63 - 1
 
@@ -22,13 +20,3 @@ def parse_micro(value: object) -> int:
     if amount > MAX_MICRO:
         raise ValueError(_EXPECTED)
     return amount
-
-
-def require_within_ceiling(amount_micro: int, ceiling_micro: int) -> None:
-    """Raises `AmountTooLarge` for more than one request may move."""
-    if amount_micro > ceiling_micro:
-        raise AmountTooLarge(
-            f"one request moves at most {ceiling_micro} micro-units",
-            limit_micro=str(ceiling_micro),
-            requested_micro=str(amount_micro),
-        )

@@ -18,7 +18,6 @@ from typing import Any
 import click.testing
 import httpx
 import pytest
-from tests.api import UNIT, Api
 
 from minibill.commands import campaign as commands
 from minibill.commands import campaign_import
@@ -31,6 +30,7 @@ from minibill.commands.client import (
     Unreachable,
     WrongAccess,
 )
+from tests.api import UNIT, Api
 
 URL = "http://minibill.test"
 

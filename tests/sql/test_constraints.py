@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sql.book import CAMPAIGNS, IS_OVER, STARTS_LATER, audit_rows, literal, make_book
 
 from minibill.db import constraints
 from minibill.db.connect import open_writer
 from minibill.db.sqlite import sqlite3
 from minibill.problems import InternalError, Overloaded, Problem, StorageFull
+from tests.sql.book import CAMPAIGNS, IS_OVER, STARTS_LATER, audit_rows, literal, make_book
 
 MAX = 2**63 - 1
 YEAR_10000 = 253_402_300_800_000_000

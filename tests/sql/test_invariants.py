@@ -6,11 +6,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.sql.book import make_book
 
 from minibill.db.connect import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
 from minibill.invariants import INVARIANTS, violations
+from tests.sql.book import make_book
 
 # By invariant: what harm is done to the small book, and the rows that the invariant must answer.
 HARMS: dict[str, list[tuple[str, list[tuple[object, ...]]]]] = {

@@ -23,6 +23,8 @@ SCANS = {
     ("newest_time", "SCAN admin_audit_log"): "one row: the last by rowid",
     ("last_audit_row", "SCAN admin_audit_log"): "one row: the last by rowid",
     ("revoked_tokens", "SCAN revoked_tokens"): "the whole deny list is what a start loads, and it is pruned",
+    ("prune_keys", "SCAN idempotency_keys"): "the first rows by rowid, up to LIMIT",
+    ("balance_at", "SCAN o"): "the overdue reservations of one account, chosen by index just before",
     ("prune_tokens", "SCAN revoked_tokens"): "a deny list holds tokens of the last hour or so",
 }
 
@@ -30,7 +32,8 @@ SCANS = {
 SORTS = {
     "accounts_page_by_entity_id": "seven rows at most, one per entity type",
     "campaigns_page_expired": "two indexes are joined by OR; campaigns are made by hand, and so few",
-    "lots_due_of_accounts": "what is due on the accounts of one batch; settled once",
+    "lots_of_reservations": "what the overdue reservations of one slice hold",
+    "open_debts": "the unpaid debts of the accounts of one request",
     "balance_at": "the pools of one account",
 }
 
@@ -284,7 +287,7 @@ def test_values_are_bound_by_name_and_in_rows(migrated_file: Path) -> None:
         assert query.parameters == ("b", "a", "b")
         assert query.one(conn, a=1, b="x") == ("x:a", 1, "x")
         assert query.all(conn, a=None, b="y") == [("y:a", None, "y")]
-        with pytest.raises(KeyError, match="b"):
+        with pytest.raises(TypeError, match="'b'"):
             query.one(conn, a=1)
     finally:
         conn.close()

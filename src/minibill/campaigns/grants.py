@@ -16,12 +16,12 @@ from minibill.clock import format_time
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import accounts_of_entities, existing_accounts, open_accounts
+from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.mint import DEFAULT_PRIORITY, NewLot, insert_lots, lot_expiry_us
 from minibill.ledger.posting import load_balances
 from minibill.ledger.settle import settle
 from minibill.outcome import Outcome
 from minibill.problems import (
-    AmountTooLarge,
     BatchTooLarge,
     BudgetExceeded,
     CampaignNotActive,
@@ -284,12 +284,7 @@ def _refuse_over_limits(
             remaining_micro=str(remaining_micro),
             requested_micro=str(total_micro),
         )
-    if total_micro > ceiling_micro:
-        raise AmountTooLarge(
-            f"one request moves at most {ceiling_micro} micro-units",
-            limit_micro=str(ceiling_micro),
-            requested_micro=str(total_micro),
-        )
+    require_within_ceiling(total_micro, ceiling_micro)
 
 
 def _listed(judged: list[Judged]) -> list[dict[str, str]]:

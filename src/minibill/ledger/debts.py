@@ -24,7 +24,7 @@ def incur_debt(
     conn: sqlite3.Connection, *, account_id: int, pool_id: str, reservation_id: int, owed_micro: int, now_us: int
 ) -> Movement:
     """Writes a debt down; answers the entry that says so."""
-    SQL.insert_debt.run(conn, account_id=account_id, reservation_id=reservation_id, owed_micro=owed_micro, now_us=now_us)
+    SQL.insert_debt.run(conn, account_id=account_id, reservation_id=reservation_id, original_micro=owed_micro, now_us=now_us)
     return Movement(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id)
 
 

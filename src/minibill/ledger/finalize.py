@@ -6,13 +6,13 @@ from minibill import ids
 from minibill.clock import format_time
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.debts import incur_debt
 from minibill.ledger.drawdown import draw
 from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, load_balances, post
 from minibill.ledger.reservations import ReservationRow, settled_reservation
 from minibill.ledger.settle import returned
 from minibill.ledger.structs import Finalized, PoolAmounts, Released
-from minibill.money import require_within_ceiling
 from minibill.outcome import Outcome
 from minibill.problems import ReservationConflict, ReservationNotPending
 from minibill.wire import encode

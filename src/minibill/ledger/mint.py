@@ -6,11 +6,12 @@ from minibill import ids
 from minibill.clock import US_PER_SECOND
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.debts import PayableLot, pay_debts
 from minibill.ledger.posting import EMPTY, Balances, Movement, amounts, load_balances, post
 from minibill.ledger.settle import settled_account
 from minibill.ledger.structs import Minted
-from minibill.money import MAX_MICRO, require_within_ceiling
+from minibill.money import MAX_MICRO
 from minibill.outcome import Outcome
 from minibill.problems import AmountTooLarge, FieldError, InvalidRequest, SourceAlreadyCredited
 from minibill.wire import optional_time

@@ -9,11 +9,11 @@ from minibill.clock import US_PER_SECOND, format_time
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import account_of_entity
+from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.drawdown import Draw, available_micro, draw
 from minibill.ledger.posting import LotMoves, Movement, load_balances, post
 from minibill.ledger.settle import settle, settled_account
 from minibill.ledger.structs import Allocation, Reservation, Reserved
-from minibill.money import require_within_ceiling
 from minibill.outcome import Outcome
 from minibill.problems import InsufficientBalance, ReservationNotFound
 from minibill.wire import encode, optional_time

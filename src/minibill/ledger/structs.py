@@ -60,10 +60,14 @@ class ReserveBody(AdminReserveBody, frozen=True, kw_only=True):
 
 
 class AdminFinalizeBody(Body, frozen=True):
+    """What the work cost, at list price; the path names the reservation."""
+
     actual_cost_micro: Micro
 
 
 class FinalizeBody(AdminFinalizeBody, frozen=True, kw_only=True):
+    """What the work cost, and for which reservation."""
+
     reservation_id: AnyId
 
 
