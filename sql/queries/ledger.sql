@@ -87,6 +87,7 @@ VALUES (
     :available_after_micro, :reserved_after_micro, :description, :metadata, :now_us);
 
 -- name: balance_now
+-- First a row of the account's debt, without a pool; then its pools. No row: there is no such account.
 -- What is due counts as settled: expired lots have nothing available, and overdue reservations hold nothing.
 WITH overdue AS MATERIALIZED (
     SELECT l.pool_id,
@@ -107,6 +108,15 @@ expired AS MATERIALIZED (
        AND expires_at_us IS NOT NULL
        AND expires_at_us <= :now_us
      GROUP BY pool_id)
+SELECT NULL AS pool_id,
+       coalesce((SELECT sum(original_micro - paid_micro)
+                   FROM credit_debts
+                  WHERE account_id = :account_id
+                    AND paid_micro < original_micro), 0),
+       0
+  FROM credit_accounts
+ WHERE id = :account_id
+ UNION ALL
 SELECT b.pool_id,
        b.available_micro
            - coalesce((SELECT expired_micro FROM expired WHERE pool_id = b.pool_id), 0)
@@ -114,15 +124,10 @@ SELECT b.pool_id,
        b.reserved_micro - coalesce((SELECT held_micro FROM overdue WHERE pool_id = b.pool_id), 0)
   FROM credit_balances b
  WHERE b.account_id = :account_id
- ORDER BY b.pool_id;
-
--- name: debt_now
-SELECT coalesce(sum(original_micro - paid_micro), 0)
-  FROM credit_debts
- WHERE account_id = :account_id
-   AND paid_micro < original_micro;
+ ORDER BY pool_id;
 
 -- name: balance_at
+-- The same rows for a past moment.
 -- The newest entry up to then, put right for what was due then and written down later: lots that had expired held nothing
 -- available, and reservations that were overdue held nothing.
 WITH overdue AS MATERIALIZED (
@@ -154,6 +159,16 @@ expired AS MATERIALIZED (
        AND l.expires_at_us <= :at_us
        AND e.created_at_us <= :at_us
      GROUP BY l.pool_id)
+SELECT NULL AS pool_id,
+       coalesce((SELECT sum(CASE entry_type WHEN 'debt_incurred' THEN -amount_micro ELSE amount_micro END)
+                   FROM credit_ledger
+                  WHERE account_id = :account_id
+                    AND created_at_us <= :at_us
+                    AND entry_type IN ('debt_incurred', 'debt_paid')), 0),
+       0
+  FROM credit_accounts
+ WHERE id = :account_id
+ UNION ALL
 SELECT e.pool_id,
        e.available_after_micro
            - coalesce((SELECT expired_micro FROM expired WHERE pool_id = e.pool_id), 0)
@@ -172,14 +187,7 @@ SELECT e.pool_id,
         ORDER BY x.entry_seq DESC
         LIMIT 1)
  WHERE b.account_id = :account_id
- ORDER BY b.pool_id;
-
--- name: debt_at
-SELECT coalesce(sum(CASE entry_type WHEN 'debt_incurred' THEN -amount_micro ELSE amount_micro END), 0)
-  FROM credit_ledger
- WHERE account_id = :account_id
-   AND created_at_us <= :at_us
-   AND entry_type IN ('debt_incurred', 'debt_paid');
+ ORDER BY pool_id;
 
 -- name: lots_page
 -- Oldest first. What is due shows as settled before that is written down. The state is no index's: a page reads the lots of

@@ -242,7 +242,7 @@ class Call:
     async def _receive_body(self) -> bytes:
         limit = self.service.settings.max_body_bytes
         length = self._header(b"content-length") or "0"
-        if length.isdigit() and int(length[:20]) > limit:
+        if length.isascii() and length.isdigit() and int(length[:20]) > limit:
             raise _too_large(limit)
         parts: list[bytes] = []
         size = 0
@@ -354,7 +354,7 @@ def _camel(name: str) -> str:
 
 def _filters(query: PageQuery) -> dict[str, Any]:
     return {
-        field.encode_name: value
+        field.encode_name: int(value) if isinstance(value, int) else value
         for field in msgspec.structs.fields(query)
         if field.name not in ("limit", "cursor") and (value := getattr(query, field.name)) is not None
     }

@@ -48,6 +48,14 @@ _EXPECTED = {
     _NO_NUL: "expected text without the character U+0000",
 }
 
+# msgspec's words for what does not fit: what, and where if it is not at the top.
+_WHERE = r"(?: - at `\$([^`]*)`)?"
+_UNKNOWN_OR_MISSING = re.compile(rf"Object (contains unknown|missing required) field `(.*?)`{_WHERE}", re.DOTALL)
+_ANY_ERROR = re.compile(rf"(.*?){_WHERE}", re.DOTALL)
+
+# How much of a caller's own word an answer repeats.
+NAME_CHARACTERS_MAX = 100
+
 PoolId = Annotated[str, Meta(pattern=_POOL_ID)]
 EntityType = Literal["agent", "person", "community", "mod", "protocol", "foundation", "commons"]
 # Text without NUL, at which SQLite's functions stop.
@@ -142,10 +150,10 @@ def convert(values: dict[str, str], expected: type[T]) -> T:
         raise invalid(str(error)) from None
 
 
-def json_object(raw: msgspec.Raw | None, path: str) -> str | None:
+def json_object(raw: msgspec.Raw | None, path: str, *, bytes_max: int = OBJECT_BYTES_MAX) -> str | None:
     """The text of a JSON object as it was sent; None where there is none or `null`.
 
-    Raises `InvalidRequest` for another kind of JSON, and for more than 4 KiB or 100 levels of it.
+    Raises `InvalidRequest` for another kind of JSON, and for more than `bytes_max` or 100 levels of it.
     """
     if raw is None:
         return None
@@ -154,8 +162,8 @@ def json_object(raw: msgspec.Raw | None, path: str) -> str | None:
         return None
     if text[:1] != b"{":
         raise InvalidRequest(FieldError(path, "expected an object"))
-    if len(text) > OBJECT_BYTES_MAX:
-        raise InvalidRequest(FieldError(path, f"expected an object of at most {OBJECT_BYTES_MAX} bytes"))
+    if len(text) > bytes_max:
+        raise InvalidRequest(FieldError(path, f"expected an object of at most {bytes_max} bytes"))
     if text.count(b"{") + text.count(b"[") > OBJECT_DEPTH_MAX and _depth(text) > OBJECT_DEPTH_MAX:
         raise InvalidRequest(FieldError(path, f"expected an object of at most {OBJECT_DEPTH_MAX} levels"))
     return text.decode()
@@ -163,12 +171,14 @@ def json_object(raw: msgspec.Raw | None, path: str) -> str | None:
 
 def invalid(message: str) -> InvalidRequest:
     """The refusal that a msgspec error comes to: `Expected … - at `$.a[0]``."""
-    what, _, where = message.partition(" - at `$")
-    path = where.rstrip("`").lstrip(".")
-    if found := re.match(r"Object (contains unknown|missing required) field `(.*)`", what, re.DOTALL):
-        path = f"{path}.{found[2][:100]}" if path else found[2][:100]
-        what = "is required" if found[1] == "missing required" else "is not known here"
-    elif found := re.match(r"Expected `str` matching regex (.*)", what, re.DOTALL):
+    if found := _UNKNOWN_OR_MISSING.fullmatch(message):
+        kind, name, where = found[1], found[2][:NAME_CHARACTERS_MAX], (found[3] or "").lstrip(".")
+        path = f"{where}.{name}" if where else name
+        return InvalidRequest(FieldError(path, "is required" if kind == "missing required" else "is not known here"))
+    found = _ANY_ERROR.fullmatch(message)
+    assert found is not None
+    what, path = found[1], (found[2] or "").lstrip(".")
+    if found := re.match(r"Expected `str` matching regex (.*)", what, re.DOTALL):
         what = next((text for pattern, text in _EXPECTED.items() if repr(pattern) == found[1]), what)
     return InvalidRequest(FieldError(path, what))
 

@@ -24,6 +24,9 @@ _CREATE, _EDIT, _BATCH, _NOTHING = Decoder(CreateBody), Decoder(EditBody), Decod
 
 DEFAULT_CAP_MICRO = 5_000_000
 
+# A table of as many brackets as a formula takes, with the longest amounts.
+CONFIG_BYTES_MAX = 131_072
+
 # An id above every row's.
 _AFTER_ALL = 2**63 - 1
 
@@ -89,7 +92,7 @@ async def list_campaigns(call: Call) -> Reply:
 async def show(call: Call) -> Reply:
     """One campaign."""
     call.parameters(Query)
-    campaign = await _require_campaign(call)
+    campaign = _require_campaign(call)
     return call.answer(campaign_answer(campaign, now_us=call.service.book.clock.now_us()))
 
 
@@ -109,7 +112,7 @@ async def list_grants(call: Call) -> Reply:
     """The grants of a campaign, in the order in which they were paid."""
     query, position = call.page(GrantsQuery)
     [after_id] = position or [0]
-    campaign = await _require_campaign(call)
+    campaign = _require_campaign(call)
     readers = call.service.book.readers
     values: dict[str, Any] = {"campaign_id": campaign.id, "after_id": after_id, "count": query.limit + 1}
     if query.account_id is not None:
@@ -132,7 +135,7 @@ def _fields(body: CreateBody | EditBody) -> dict[str, Any]:
         "campaign_type": body.campaign_type,
         "budget_micro": _integer(body.budget_micro),
         "grant_formula": body.grant_formula,
-        "grant_config": json_object(body.grant_config, "grantConfig"),
+        "grant_config": json_object(body.grant_config, "grantConfig", bytes_max=CONFIG_BYTES_MAX),
         "pool_id": body.pool_id,
         "per_wallet_cap_micro": _integer(body.per_wallet_cap_micro),
         "starts_at_us": _integer(body.starts_at),
@@ -151,13 +154,13 @@ async def _move(call: Call, verb: str) -> Reply:
     return await call.write(move_campaign, campaign_id=call.segment("campaign_id"), verb=verb)
 
 
-async def _require_campaign(call: Call) -> CampaignRow:
+def _require_campaign(call: Call) -> CampaignRow:
     campaign_id = call.segment("campaign_id")
     key = ids.decode(ids.CAMPAIGN, campaign_id)
-    row = None if key is None else await call.service.book.readers.one(SQL.find_campaign, campaign_id=key)
-    if row is None:
+    rows = [] if key is None else call.service.book.readers.at_once(SQL.find_campaign, campaign_id=key)
+    if not rows:
         raise CampaignNotFound(campaign_id)
-    return CampaignRow(*row)
+    return CampaignRow(*rows[0])
 
 
 def _grant(row: Row) -> Grant:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -26,6 +27,9 @@ from minibill.db.sqlite import SqliteTooOld
 
 # Requests that are under way have this long when the service stops; closing the book has the rest of the 10 s.
 STOP_SECONDS = 8
+
+# Objects that are made before the youngest are looked at: some hundred requests.
+GC_THRESHOLD = 20_000
 
 # Connections that the kernel holds until they are taken on.
 BACKLOG = 2_048
@@ -112,6 +116,7 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
                 forwarded_allow_ips=settings.trusted_proxies or None,
             )
         )
+        _tame_garbage_collection()
         _announce(listener, settings, dev=dev)
         await server.serve([listener])
     finally:
@@ -131,6 +136,16 @@ class _Server(uvicorn.Server):
         finally:
             for signum in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(signum)
+
+
+def _tame_garbage_collection() -> None:
+    """What is there by now stays: it is taken out of the collector's sight, and what comes is looked at less often.
+
+    Without this a full collection held up every request for up to 34 ms at 64 connections.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 100)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,4 +1,7 @@
-"""Readers: a few read-only connections, each on a thread of its own, through aiosqlite.
+"""Readers: read-only connections at the newest committed state.
+
+Pages are read through aiosqlite, on a few threads, so that a long one holds up nobody. What finds a single row by its key is
+read at once, on the event loop: that takes 5-20 µs, where a thread and back take 100.
 
 Each read is one statement and is fetched whole: a SELECT left open would pin the WAL.
 """
@@ -12,6 +15,7 @@ import aiosqlite
 
 from minibill.db.connect import open_reader
 from minibill.db.queries import Query, Row
+from minibill.db.sqlite import sqlite3
 
 # Reads are short; two threads keep one long page from delaying the others.
 READERS = 2
@@ -23,9 +27,10 @@ _CHUNK_ROWS = 1_024
 class Readers:
     """Reads at the newest committed state."""
 
-    def __init__(self, connections: list[aiosqlite.Connection]) -> None:
+    def __init__(self, connections: list[aiosqlite.Connection], direct: sqlite3.Connection) -> None:
         self._connections = connections
         self._turns = itertools.cycle(connections)
+        self._direct = direct
 
     @classmethod
     async def open(cls, path: Path) -> "Readers":
@@ -34,7 +39,7 @@ class Readers:
         for _ in range(READERS):
             connection = aiosqlite.Connection(partial(open_reader, path), iter_chunk_size=_CHUNK_ROWS)
             connections.append(await connection)
-        return cls(connections)
+        return cls(connections, open_reader(path))
 
     async def all(self, query: Query, **named: Any) -> list[Row]:
         """Every row of a named query."""
@@ -42,12 +47,12 @@ class Readers:
         found: list[Row] = rows
         return found
 
-    async def one(self, query: Query, **named: Any) -> Row | None:
-        """The first row, or None."""
-        rows = await self.all(query, **named)
-        return rows[0] if rows else None
+    def at_once(self, query: Query, **named: Any) -> list[Row]:
+        """Every row of a query that reads a few rows by key, without leaving the event loop."""
+        return query.all(self._direct, **named)
 
     async def close(self) -> None:
         """Closes every connection."""
+        self._direct.close()
         for connection in self._connections:
             await connection.close()

@@ -14,13 +14,13 @@ SQL = queries("ledger")
 RESERVATIONS = queries("reservations")
 
 
-async def require_account(readers: Readers, account_id: str) -> Row:
+def require_account(readers: Readers, account_id: str) -> Row:
     """`id, entity_type, entity_id, created_at_us` of an account that must exist; raises `AccountNotFound`."""
     key = ids.decode(ids.ACCOUNT, account_id)
-    row = None if key is None else await readers.one(ACCOUNTS.find_account, account_id=key)
-    if row is None:
+    rows = [] if key is None else readers.at_once(ACCOUNTS.find_account, account_id=key)
+    if not rows:
         raise AccountNotFound(account_id)
-    return row
+    return rows[0]
 
 
 async def balance(readers: Readers, *, account_id: str, pool_id: str | None, at_us: int | None, now_us: int) -> Balance:
@@ -28,14 +28,16 @@ async def balance(readers: Readers, *, account_id: str, pool_id: str | None, at_
 
     Source: contract, section 3.
     """
-    key = (await require_account(readers, account_id))[0]
+    key = ids.decode(ids.ACCOUNT, account_id)
+    # An id that none has finds no row; no key is negative.
+    values = {"account_id": -1 if key is None else key}
     if at_us is None:
-        rows = await readers.all(SQL.balance_now, account_id=key, now_us=now_us)
-        debt = await readers.one(SQL.debt_now, account_id=key)
+        rows = readers.at_once(SQL.balance_now, now_us=now_us, **values)
     else:
-        rows = await readers.all(SQL.balance_at, account_id=key, at_us=at_us)
-        debt = await readers.one(SQL.debt_at, account_id=key, at_us=at_us)
-    assert debt is not None
+        rows = await readers.all(SQL.balance_at, at_us=at_us, **values)
+    if not rows:
+        raise AccountNotFound(account_id)
+    (_, debt_micro, _), *rows = rows
     if pool_id is not None:
         rows = [row for row in rows if row[0] == pool_id] or [(pool_id, 0, 0)]
     return Balance(
@@ -44,17 +46,17 @@ async def balance(readers: Readers, *, account_id: str, pool_id: str | None, at_
         pools=[PoolBalance(pool, str(available), str(reserved)) for pool, available, reserved in rows],
         total_available_micro=str(sum(available for _, available, _ in rows)),
         total_reserved_micro=str(sum(reserved for _, _, reserved in rows)),
-        debt_micro=str(debt[0]),
+        debt_micro=str(debt_micro),
     )
 
 
 async def reservation(readers: Readers, reservation_id: str) -> tuple[ReservationRow, list[Row]]:
     """A reservation that must exist, with the rows of its lots; raises `ReservationNotFound`."""
     key = ids.decode(ids.RESERVATION, reservation_id)
-    row = None if key is None else await readers.one(RESERVATIONS.find_reservation, reservation_id=key)
-    if row is None:
+    rows = [] if key is None else readers.at_once(RESERVATIONS.find_reservation, reservation_id=key)
+    if not rows:
         raise ReservationNotFound(reservation_id)
-    return ReservationRow(*row), await readers.all(RESERVATIONS.lots_of_reservation, reservation_id=key)
+    return ReservationRow(*rows[0]), await readers.all(RESERVATIONS.lots_of_reservation, reservation_id=key)
 
 
 def lot_answer(row: Row) -> Lot:

@@ -59,7 +59,7 @@ async def list_accounts(call: Call) -> Reply:
 async def show_account(call: Call) -> Reply:
     """One account."""
     call.parameters(Query)
-    row = await reads.require_account(call.service.book.readers, call.segment("account_id"))
+    row = reads.require_account(call.service.book.readers, call.segment("account_id"))
     return call.answer(account_answer(row))
 
 
@@ -82,7 +82,7 @@ async def list_lots(call: Call) -> Reply:
     query, position = call.page(LotsQuery)
     [after_id] = position or [_BEFORE_ALL]
     book = call.service.book
-    account = await reads.require_account(book.readers, call.segment("account_id"))
+    account = reads.require_account(book.readers, call.segment("account_id"))
     rows = await book.readers.all(
         reads.SQL.lots_page,
         account_id=account[0], state=query.state, after_id=after_id, now_us=book.clock.now_us(), count=query.limit + 1,
@@ -96,7 +96,7 @@ async def list_history(call: Call) -> Reply:
     # The end of the interval is open, so no entry of that very time is before (to, 0).
     before_us, before_id = position or [MAX_TIME_US + 1 if query.to is None else int(query.to), _BEFORE_ALL]
     readers = call.service.book.readers
-    account = await reads.require_account(readers, call.segment("account_id"))
+    account = reads.require_account(readers, call.segment("account_id"))
     rows = await readers.all(
         reads.SQL.history_page,
         account_id=account[0], pool_id=query.pool_id, entry_type=query.entry_type,
