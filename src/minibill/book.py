@@ -134,7 +134,7 @@ class Book:
 
     async def close(self) -> None:
         """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""
-        self.writer.stop()
+        await self.writer.stop()
         await self.readers.close()
         self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._conn.close()

@@ -1,7 +1,7 @@
 """The writer: groups, savepoints, answers after COMMIT, what happens when a commit fails."""
 
 import asyncio
-import threading
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 
 from minibill.db import writer as module
 from minibill.db.connect import open_reader, open_writer
+from minibill.db.constraints import SQLITE_FULL
 from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
 from minibill.problems import AmountTooLarge, InternalError, NotReady, Overloaded, StorageFull
@@ -46,7 +47,10 @@ class Fixture:
         self.path, self.loop = path, loop
         self.conn = Conn(path)
         self.unknown: list[BaseException] = []
-        self.writer = Writer(self.conn, on_unknown_outcome=self.unknown.append)  # type: ignore[arg-type]
+        self.writer = loop.run(self._open())
+
+    async def _open(self) -> Writer:
+        return Writer(self.conn, on_unknown_outcome=self.unknown.append)  # type: ignore[arg-type]
 
     def notes(self) -> list[str]:
         """What another connection sees: what is committed."""
@@ -57,17 +61,10 @@ class Fixture:
             conn.close()
 
     def together(self, *operations: Any, keep: bool = True) -> list[Any]:
-        """Runs operations that all wait when the writer gets to them; answers values and exceptions."""
-        gate = threading.Event()
+        """Runs operations that come in with one turn of the loop; answers values and exceptions."""
 
         async def run() -> list[Any]:
-            hold = asyncio.ensure_future(self.writer.run(lambda _: gate.wait(10)))
-            await asyncio.sleep(0)
-            tasks = [asyncio.ensure_future(self.writer.run(operation, keep=keep)) for operation in operations]
-            await asyncio.sleep(0)
-            gate.set()
-            await asyncio.gather(hold, return_exceptions=True)
-            return await asyncio.gather(*tasks, return_exceptions=True)
+            return await asyncio.gather(*[self.writer.run(o, keep=keep) for o in operations], return_exceptions=True)
 
         return self.loop.run(run())
 
@@ -98,7 +95,7 @@ def sqlite_error(code: int) -> sqlite3.Error:
 def w(tmp_path: Path, loop: Loop) -> Iterator[Fixture]:
     fixture = Fixture(tmp_path / "notes.db", loop)
     yield fixture
-    fixture.writer.stop()
+    loop.run(fixture.writer.stop())
     fixture.conn.real.close()
 
 
@@ -114,9 +111,11 @@ def test_a_group_is_bounded_in_number_and_time(w: Fixture, monkeypatch: pytest.M
     w.together(*[note(str(n)) for n in range(25)])
     assert w.conn.said.count("COMMIT") >= 3
     monkeypatch.setattr(module, "GROUP_SECONDS_MAX", 0)
+    clock = itertools.count()
+    monkeypatch.setattr(module, "monotonic_s", lambda: next(clock) / 2)
     before = w.conn.said.count("COMMIT")
     w.together(note("a"), note("b"))
-    assert w.conn.said.count("COMMIT") == before + 3  # the one that held the gate, and one each
+    assert w.conn.said.count("COMMIT") == before + 2
 
 
 def test_a_refusal_takes_back_its_own_work_and_its_neighbours_commit(w: Fixture) -> None:
@@ -145,22 +144,18 @@ def test_what_is_not_kept_is_run_and_taken_back(w: Fixture) -> None:
 
 
 def test_a_caller_that_is_cancelled_leaves_no_transaction_open_and_its_write_whole(w: Fixture) -> None:
-    gate = threading.Event()
-
-    def slow(conn: sqlite3.Connection) -> None:
-        conn.execute("INSERT INTO notes VALUES ('first')")
-        gate.wait(10)
-        conn.execute("INSERT INTO notes VALUES ('second')")
-
     async def run() -> None:
-        task = asyncio.ensure_future(w.writer.run(slow))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        gate.set()
-        await w.writer.run(note("next"))
+        for turns in range(8):
+            task = asyncio.ensure_future(w.writer.run(note(str(turns))))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+        await w.writer.run(note("last"))
 
     w.loop.run(run())
-    assert w.notes() == ["first", "second", "next"]
+    # The first was cancelled before it was taken on; each of the others was run to its end, whoever waited for it.
+    assert w.notes() == [*map(str, range(1, 8)), "last"]
+    assert not w.conn.in_transaction
 
 
 def test_too_many_waiting_writes_are_refused_at_once(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +167,7 @@ def test_too_many_waiting_writes_are_refused_at_once(w: Fixture, monkeypatch: py
 
 
 def test_a_full_disk_inside_an_operation_is_storage_full_and_its_neighbours_commit(w: Fixture) -> None:
-    answers = w.together(note("a"), note_and_raise("b", sqlite_error(module.SQLITE_FULL)))
+    answers = w.together(note("a"), note_and_raise("b", sqlite_error(SQLITE_FULL)))
     assert answers[0] == "a" and isinstance(answers[1], StorageFull)
     assert w.notes() == ["a"]
 
@@ -191,7 +186,7 @@ def test_a_real_full_file_is_storage_full_and_writes_resume_when_there_is_room(w
 def test_a_full_disk_that_ends_the_transaction_fails_the_whole_group(w: Fixture) -> None:
     def roll_back_all(conn: Any) -> None:
         conn.execute("ROLLBACK")
-        raise sqlite_error(module.SQLITE_FULL)
+        raise sqlite_error(SQLITE_FULL)
 
     answers = w.together(note("a"), roll_back_all, note("c"))
     assert [type(a) for a in answers[:2]] == [StorageFull, StorageFull]
@@ -200,7 +195,7 @@ def test_a_full_disk_that_ends_the_transaction_fails_the_whole_group(w: Fixture)
 
 
 def test_a_full_disk_at_commit_is_storage_full_for_all_and_the_writer_goes_on(w: Fixture) -> None:
-    w.conn.fail["COMMIT"] = sqlite_error(module.SQLITE_FULL)
+    w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
     assert [type(answer) for answer in w.together(note("a"), note("b"))] == [StorageFull, StorageFull]
     del w.conn.fail["COMMIT"]
     assert w.together(note("c")) == ["c"]
@@ -222,8 +217,8 @@ def test_any_other_error_at_commit_is_an_unknown_outcome_and_the_writer_takes_no
     assert w.unknown == [fault]
 
 
-def test_another_program_that_holds_the_file_is_overloaded(w: Fixture) -> None:
-    w.conn.real.execute("PRAGMA busy_timeout = 20")
+def test_another_program_that_holds_the_file_is_overloaded(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_SECONDS_MAX", 0.03)
     other = sqlite3.connect(w.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
@@ -233,13 +228,25 @@ def test_another_program_that_holds_the_file_is_overloaded(w: Fixture) -> None:
     assert w.together(note("b")) == ["b"]
 
 
+def test_another_program_that_lets_go_in_time_is_only_waited_for(w: Fixture) -> None:
+    other = sqlite3.connect(w.path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def run() -> list[Any]:
+        asyncio.get_running_loop().call_later(0.05, other.close)
+        return list(await asyncio.gather(w.writer.run(note("a")), w.writer.run(note("b"))))
+
+    assert w.loop.run(run()) == ["a", "b"]
+    assert w.notes() == ["a", "b"]
+
+
 def test_a_stop_finishes_what_was_taken_on_and_refuses_the_rest(tmp_path: Path, loop: Loop) -> None:
     fixture = Fixture(tmp_path / "stop.db", loop)
 
     async def run() -> list[Any]:
         tasks = [asyncio.ensure_future(fixture.writer.run(note(str(n)))) for n in range(20)]
         await asyncio.sleep(0)
-        await asyncio.to_thread(fixture.writer.stop)
+        await fixture.writer.stop()
         late = await asyncio.gather(fixture.writer.run(note("late")), return_exceptions=True)
         return [*await asyncio.gather(*tasks), *late]
 

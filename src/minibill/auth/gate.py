@@ -44,7 +44,8 @@ class Gate:
         }
         # 0 turns the limit on admins off, and with it this one.
         self._bad_tokens = _limit(BAD_TOKENS_PER_MINUTE if settings.admin_rate_per_minute else 0)
-        self._request_ids = (f"req_{os.urandom(6).hex()}{number:x}" for number in count(1))
+        start = os.urandom(8).hex()
+        self._request_ids = (f"req_{start}{number:06x}" for number in count(1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:

@@ -176,9 +176,15 @@ def constraint_of(error: sqlite3.Error) -> str | None:
     return text if text in INTERNAL or text in REFUSALS else None
 
 
+def error_code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code of an error; 0 where there is none."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
 def explain(error: sqlite3.Error) -> Exception:
     """What to raise to the caller of an operation in which SQLite raised `error`."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = error_code(error)
     if code == SQLITE_FULL:
         return StorageFull()
     if code == SQLITE_BUSY:

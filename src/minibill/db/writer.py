@@ -1,19 +1,24 @@
-"""The writer: one thread that owns the one connection that writes.
+"""The writer: the one connection that writes, and who uses it when.
 
 Operations are plain functions of a connection. As many as are waiting share one transaction and so one sync of the disk,
 each in a savepoint of its own: a refusal takes back its own work and its neighbours commit. Answers go out after the COMMIT.
 Nothing is awaited between BEGIN and COMMIT, so a client that goes away can't leave half a write behind.
+
+Operations run on the event loop, and only what waits for the disk or for a lock, BEGIN and COMMIT, runs on a thread.
+Operations on a thread of their own were measured too: they fight the event loop for the interpreter at every statement.
 """
 
 import asyncio
 import logging
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from minibill.clock import monotonic_s
-from minibill.db.constraints import explain
+from minibill.db.constraints import SQLITE_BUSY, SQLITE_FULL, error_code, explain
 from minibill.db.sqlite import sqlite3
 from minibill.problems import InternalError, NotReady, Overloaded, StorageFull
 
@@ -26,11 +31,13 @@ Operation = Callable[[sqlite3.Connection], T]
 QUEUE_MAX = 2_000
 
 # A group closes when it holds this many operations, or has run this long: what waits for its COMMIT must not wait for a
-# second large batch.
+# second large batch, and the event loop has others to serve.
 GROUP_MAX = 256
 GROUP_SECONDS_MAX = 0.010
 
-SQLITE_FULL = 13
+# How long a group waits for another program that holds the file, and how often it looks.
+LOCK_SECONDS_MAX = 5.0
+LOCK_POLL_SECONDS = 0.01
 
 
 class _Job(NamedTuple):
@@ -46,25 +53,26 @@ class _Result(NamedTuple):
 
 
 class Writer:
-    """Runs operations on `conn`, in the order in which they come.
+    """Runs operations on `conn`, in the order in which they come; used from one event loop.
 
-    `on_unknown_outcome` is called from the writer's thread when a COMMIT fails in a way that leaves open whether it
-    happened. The process must end then: only a restart can tell. The writer takes nothing more.
+    `on_unknown_outcome` is called from the thread when a COMMIT fails in a way that leaves open whether it happened. The
+    process must end then: only a restart can tell. The writer takes nothing more.
     """
 
     def __init__(self, conn: sqlite3.Connection, *, on_unknown_outcome: Callable[[BaseException], None]) -> None:
+        # The event loop never waits for a lock; the thread does, with a limit of its own.
+        conn.execute("PRAGMA busy_timeout = 0")
         self._conn = conn
         self._on_unknown_outcome = on_unknown_outcome
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._waiting: deque[_Job] = deque()
+        self._busy = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._stopping = False
         self._broken: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="minibill-writer", daemon=True)
+        self._disk: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._wait_for_the_disk, name="minibill-disk", daemon=True)
         self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many operations wait."""
-        return self._jobs.qsize()
 
     @property
     def problem(self) -> str | None:
@@ -82,63 +90,58 @@ class Writer:
         """
         if (problem := self.problem) is not None:
             raise NotReady(problem)
-        if self._jobs.qsize() >= QUEUE_MAX:
+        if len(self._waiting) >= QUEUE_MAX:
             raise Overloaded
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(operation, keep, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append(_Job(operation, keep, future))
+        if not self._busy:
+            self._busy = True
+            self._idle.clear()
+            # Not at once: what else has come in with this turn of the loop joins the group.
+            loop.call_soon(self._begin, loop)
         return await future
 
-    def stop(self) -> None:
-        """Finishes what was taken on and ends the thread; blocks until then."""
+    async def stop(self) -> None:
+        """Finishes what was taken on and ends the thread; nothing is taken on from now on."""
         self._stopping = True
-        self._jobs.put(None)
-        self._thread.join()
+        await self._idle.wait()
+        self._disk.put(None)
+        await asyncio.to_thread(self._thread.join)
 
-    # --- the writer's thread ---
+    # --- on the event loop ---
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._run_group(job)
-
-    def _run_group(self, first: _Job) -> None:
-        results: list[_Result] = []
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._conn.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            _answer([_Result(first, None, explain(error))])
+            if error_code(error) == SQLITE_BUSY:
+                self._disk.put(lambda: self._begin_patiently(loop))
+            else:
+                self._refuse_next(loop, error)
             return
-        stop = self._run_operations(first, results)
-        if self._conn.in_transaction:
-            self._commit(results)
-        _answer(results)
-        if stop:
-            # The end of the queue came with this group; leave it for the loop to see.
-            self._jobs.put(None)
+        self._run_group(loop)
 
-    def _run_operations(self, first: _Job, results: list[_Result]) -> bool:
-        """Runs `first` and what waits behind it; answers whether the end of the queue was reached."""
-        job: _Job | None = first
+    def _run_group(self, loop: asyncio.AbstractEventLoop) -> None:
+        conn, waiting = self._conn, self._waiting
+        results: list[_Result] = []
         began_s = monotonic_s()
-        while job is not None:
-            results.append(self._run_one(job))
-            if not self._conn.in_transaction:
+        while waiting:
+            results.append(self._run_one(waiting.popleft()))
+            if not conn.in_transaction:
                 # SQLite gave up the whole transaction, and with it the neighbours' work.
-                results[:] = [r if r.error else r._replace(value=None, error=StorageFull()) for r in results]
-                return False
+                self._finish(loop, _failed(results, StorageFull()))
+                return
             if len(results) >= GROUP_MAX or monotonic_s() - began_s > GROUP_SECONDS_MAX:
-                return False
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return False
-        return True
+                break
+        self._disk.put(lambda: self._commit(loop, results))
 
     def _run_one(self, job: _Job) -> _Result:
         conn = self._conn
         conn.execute("SAVEPOINT operation")
         try:
             value = job.operation(conn)
-        except BaseException as error:
+        except Exception as error:
             if conn.in_transaction:
                 conn.execute("ROLLBACK TO operation")
                 conn.execute("RELEASE operation")
@@ -148,40 +151,64 @@ class Writer:
         conn.execute("RELEASE operation")
         return _Result(job, value, None)
 
-    def _commit(self, results: list[_Result]) -> None:
+    def _finish(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
+        """Answers a group, and goes on with what has come in meanwhile."""
+        for job, value, error in results:
+            if job.future.done():
+                continue
+            if error is not None:
+                job.future.set_exception(error)
+            else:
+                job.future.set_result(value)
+        if self._waiting:
+            # Not at once: who was answered just now, and comes again at once, joins the group.
+            loop.call_soon(self._begin, loop)
+        else:
+            self._busy = False
+            self._idle.set()
+
+    def _refuse_next(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
+        """Answers one operation for which no transaction could be begun; the next one tries again."""
+        self._finish(loop, [_Result(self._waiting.popleft(), None, explain(error))])
+
+    # --- on the thread ---
+
+    def _wait_for_the_disk(self) -> None:
+        while (task := self._disk.get()) is not None:
+            task()
+
+    def _begin_patiently(self, loop: asyncio.AbstractEventLoop) -> None:
+        deadline_s = monotonic_s() + LOCK_SECONDS_MAX
+        while True:
+            try:
+                self._conn.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                if error_code(error) == SQLITE_BUSY and monotonic_s() < deadline_s:
+                    time.sleep(LOCK_POLL_SECONDS)
+                    continue
+                loop.call_soon_threadsafe(self._refuse_next, loop, error)
+                return
+            loop.call_soon_threadsafe(self._run_group, loop)
+            return
+
+    def _commit(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
         try:
             self._conn.execute("COMMIT")
         except sqlite3.Error as error:
-            failure: BaseException
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_FULL:
-                if self._conn.in_transaction:
-                    self._conn.rollback()
-                failure = StorageFull()
-            else:
-                log.critical("COMMIT failed, its outcome is unknown: %s", error)
-                self._broken = error
-                self._on_unknown_outcome(error)
-                failure = InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
-            results[:] = [r if r.error else r._replace(value=None, error=failure) for r in results]
+            results = _failed(results, self._failed_commit(error))
+        loop.call_soon_threadsafe(self._finish, loop, results)
+
+    def _failed_commit(self, error: sqlite3.Error) -> Exception:
+        if error_code(error) == SQLITE_FULL:
+            if self._conn.in_transaction:
+                self._conn.rollback()
+            return StorageFull()
+        log.critical("COMMIT failed, its outcome is unknown: %s", error)
+        self._broken = error
+        self._on_unknown_outcome(error)
+        return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
 
 
-def _answer(results: list[_Result]) -> None:
-    """Hands results to the event loops that wait for them, one wake-up a loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Result]] = {}
-    for result in results:
-        loops.setdefault(result.job.future.get_loop(), []).append(result)
-    for loop, theirs in loops.items():
-        try:
-            loop.call_soon_threadsafe(_settle, theirs)
-        except RuntimeError:
-            log.warning("%d answers found their event loop closed", len(theirs))
-
-
-def _settle(results: list[_Result]) -> None:
-    for result in results:
-        if result.job.future.done():
-            continue
-        if result.error is not None:
-            result.job.future.set_exception(result.error)
-        else:
-            result.job.future.set_result(result.value)
+def _failed(results: list[_Result], error: Exception) -> list[_Result]:
+    """The same results, with the successes taken back."""
+    return [result if result.error else result._replace(value=None, error=error) for result in results]

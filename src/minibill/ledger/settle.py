@@ -21,7 +21,7 @@ ACCOUNTS = queries("accounts")
 RESERVATIONS = queries("reservations")
 
 # What one slice of the sweep settles: a few milliseconds, so that it never holds up other writes for long.
-SWEEP_MAX = 500
+SWEEP_MAX = 200
 
 # Of what falls due at the same moment, lots come first: what returns to them at that moment is expired.
 _LOT, _RESERVATION = 0, 1
