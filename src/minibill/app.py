@@ -62,10 +62,10 @@ PUBLIC: tuple[tuple[str, Handler], ...] = (
 )
 
 
-def create_app(book: Book, settings: Settings, *, denied_tokens: set[str], has_test_clock: bool = False) -> ASGIApp:
+def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) -> ASGIApp:
     """The service on an open book, as an ASGI application; its background jobs run while its lifespan does."""
     verifier = TokenVerifier(settings)
-    verifier.replace_denied(denied_tokens)
+    verifier.replace_denied(book.denied_tokens())
     service = Service(book, settings, verifier, Cursors(settings), has_test_clock)
 
     @contextlib.asynccontextmanager

@@ -4,6 +4,7 @@ HTTP routes, the command line and the tests all write through `Book.write` and r
 idempotency, dry runs and the audit log are in one place and hold for every write.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from minibill.db.writer import Writer
 from minibill.ledger.settle import sweep
 from minibill.outcome import Outcome
 from minibill.wire import encode
+
+log = logging.getLogger("minibill.book")
 
 LEDGER = queries("ledger")
 REQUESTS = queries("requests")
@@ -128,15 +131,19 @@ class Book:
         while await self.writer.run(idempotency.prune):
             pass
 
-    async def denied_tokens(self) -> set[str]:
-        """The ids of the tokens that were revoked."""
-        return {row[0] for row in await self.readers.all(REQUESTS.revoked_tokens)}
+    def denied_tokens(self) -> set[str]:
+        """The ids of the tokens that were revoked. Read at once, so that none is revoked between reading and using it."""
+        return {token_id for token_id, _ in self.readers.at_once(REQUESTS.revoked_tokens)}
 
     async def close(self) -> None:
         """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""
         await self.writer.stop()
         await self.readers.close()
-        self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        try:
+            self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            # Nothing is lost: what was answered is in the WAL, and the next start goes on from there.
+            log.warning("the write-ahead log was not folded into the file: %s", error)
         self._conn.close()
         self._lock.release()
 

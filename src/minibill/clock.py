@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 US_PER_SECOND = 1_000_000
 MIN_TIME_US = -62_135_596_800_000_000  # the beginning of the year 1
 MAX_TIME_US = 253_402_300_799_999_999  # the end of the year 9999
+# The test clock stops short of that, so that what is made then still has room to expire later.
+ADVANCE_MAX_US = MAX_TIME_US - 200 * 365 * 86_400 * US_PER_SECOND
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
@@ -44,7 +46,7 @@ class Clock:
         """Moves the book's time forward, for tests; answers the new time."""
         with self._lock:
             now_us = max(self._last_us, real_now_us() + self._offset_us)
-            self._last_us = min(now_us + seconds * US_PER_SECOND, MAX_TIME_US)
+            self._last_us = max(now_us, min(now_us + seconds * US_PER_SECOND, ADVANCE_MAX_US))
             self._offset_us = self._last_us - real_now_us()
             return self._last_us
 

@@ -26,7 +26,7 @@ async def run_jobs(service: Service) -> None:
                 pruned_s = monotonic_s()
                 await service.book.prune()
                 await service.book.writer.run(lambda conn: forget_expired(conn, service.settings))
-                service.verifier.replace_denied(await service.book.denied_tokens())
+                service.verifier.replace_denied(service.book.denied_tokens())
         except Problem as problem:
             log.warning("a background job was put off: %s", problem.detail)
         except Exception:

@@ -4,7 +4,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from minibill.clock import format_time
+from minibill.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, format_time
+from minibill.db.sqlite import sqlite3
+from minibill.outcome import Outcome
 from minibill.problems import NotFound, NotReady
 from minibill.web import Call, Reply
 from minibill.wire import Answer, Body, Decoder, Query
@@ -52,11 +54,19 @@ async def advance_clock(call: Call) -> Reply:
     """Moves the book's time forward and settles what falls due; 404 without --test-clock."""
     _require_test_clock(call)
     body = await call.read(_ADVANCE)
-    call.parameters(Query)
     book = call.service.book
-    now_us = book.clock.advance(body.seconds)
+    reply = await call.write(advance, clock=book.clock, seconds=body.seconds, really=not call.is_dry_run)
     await book.sweep()
-    return call.answer(Now(format_time(now_us)))
+    return reply
+
+
+def advance(_: sqlite3.Connection, *, clock: Clock, seconds: int, really: bool, now_us: int) -> Outcome:
+    """Moves the clock, which no rollback would move back: a dry run only says where it would be."""
+    after_us = clock.advance(seconds) if really else min(now_us + seconds * US_PER_SECOND, ADVANCE_MAX_US)
+    answer = Now(format_time(after_us))
+    return Outcome(
+        200, answer, "clock.advance", "clock", "book", lambda: {"before": format_time(now_us), "after": answer.now}
+    )
 
 
 def _require_test_clock(call: Call) -> None:

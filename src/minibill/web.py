@@ -186,6 +186,11 @@ class Call:
             cursor = self.service.cursors.make(self.path, _filters(query), position(shown[-1]))
         return self.answer(Page([item(row) for row in shown], cursor))
 
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether a write is to be taken back."""
+        return bool(self.parameters(WriteQuery).dry_run)
+
     async def write(self, operation: Callable[..., Outcome], **arguments: object) -> Reply:
         """Runs an operation that writes, with this request's caller, key and `dryRun`, and answers what it came to."""
         context = self.context
@@ -197,7 +202,7 @@ class Call:
             caller=context.caller,
             origin=self._origin(),
             key=key,
-            dry_run=bool(self.parameters(WriteQuery).dry_run),
+            dry_run=self.is_dry_run,
             **arguments,
         )
         headers = {"Idempotency-Replayed": "true"} if written.replayed else None

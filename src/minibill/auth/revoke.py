@@ -44,5 +44,5 @@ async def revoke(call: Call) -> Reply:
         raise InvalidRequest(FieldError("tokenId", f"expected 1 to {TOKEN_ID_CHARACTERS_MAX} characters without U+0000"))
     response = await call.write(revoke_token, token_id=token_id)
     # Only now is it on disk; a dry run is not. The list in memory follows what the database says.
-    call.service.verifier.replace_denied(await call.service.book.denied_tokens())
+    call.service.verifier.replace_denied(call.service.book.denied_tokens())
     return response

@@ -90,10 +90,6 @@ class TokenVerifier:
         self._remembered: OrderedDict[tuple[Kind, bytes], _Verified] = OrderedDict()
         self._denied: set[str] = set()
 
-    def deny(self, token_id: str) -> None:
-        """From now on tokens with this id are refused."""
-        self._denied.add(token_id)
-
     def replace_denied(self, token_ids: set[str]) -> None:
         """Takes over the deny list as the database has it."""
         self._denied = token_ids

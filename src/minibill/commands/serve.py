@@ -23,7 +23,7 @@ from minibill.book import Book
 from minibill.config import SETTINGS, ConfigurationError, Settings, read_settings, unknown_variables
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
-from minibill.db.sqlite import SqliteTooOld
+from minibill.db.sqlite import SqliteTooOld, sqlite3
 
 # Requests that are under way have this long when the service stops; closing the book has the rest of the 10 s.
 STOP_SECONDS = 8
@@ -100,11 +100,11 @@ def serve(*, db: Path, host: str, port: int, dev: bool, test_clock: bool) -> Non
 async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool) -> None:
     try:
         book = await Book.open(db)
-    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, OSError) as error:
+    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, sqlite3.Error, OSError) as error:
         raise click.UsageError(f"can't open {db}: {error}") from None
     try:
         listener = _listen(host, port)
-        app = create_app(book, settings, denied_tokens=await book.denied_tokens(), has_test_clock=test_clock)
+        app = create_app(book, settings, has_test_clock=test_clock)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -119,6 +119,8 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
         _tame_garbage_collection()
         _announce(listener, settings, dev=dev)
         await server.serve([listener])
+        if not server.started:
+            raise click.ClickException("the service did not start; the lines above say why")
     finally:
         await book.close()
 

@@ -129,8 +129,8 @@ class Writer:
         while waiting:
             results.append(self._run_one(waiting.popleft()))
             if not conn.in_transaction:
-                # SQLite gave up the whole transaction, and with it the neighbours' work.
-                self._finish(loop, _failed(results, StorageFull()))
+                # The whole transaction is gone, and with it the neighbours' work.
+                self._finish(loop, _failed(results, _lost_by(results[-1].error)))
                 return
             if len(results) >= GROUP_MAX or monotonic_s() - began_s > GROUP_SECONDS_MAX:
                 break
@@ -138,17 +138,23 @@ class Writer:
 
     def _run_one(self, job: _Job) -> _Result:
         conn = self._conn
-        conn.execute("SAVEPOINT operation")
         try:
-            value = job.operation(conn)
-        except Exception as error:
-            if conn.in_transaction:
+            conn.execute("SAVEPOINT operation")
+            try:
+                value = job.operation(conn)
+            except Exception as error:
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK TO operation")
+                    conn.execute("RELEASE operation")
+                return _Result(job, None, explain(error) if isinstance(error, sqlite3.Error) else error)
+            if not job.keep:
                 conn.execute("ROLLBACK TO operation")
-                conn.execute("RELEASE operation")
-            return _Result(job, None, explain(error) if isinstance(error, sqlite3.Error) else error)
-        if not job.keep:
-            conn.execute("ROLLBACK TO operation")
-        conn.execute("RELEASE operation")
+            conn.execute("RELEASE operation")
+        except sqlite3.Error as error:
+            # Not the operation failed but what keeps it apart from its neighbours: none of them may be committed.
+            if conn.in_transaction:
+                conn.rollback()
+            return _Result(job, None, explain(error))
         return _Result(job, value, None)
 
     def _finish(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
@@ -207,6 +213,11 @@ class Writer:
         self._broken = error
         self._on_unknown_outcome(error)
         return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
+
+
+def _lost_by(error: BaseException | None) -> Exception:
+    """What the neighbours of an operation are told when it took the whole transaction with it."""
+    return error if isinstance(error, StorageFull) else InternalError("an internal error; nothing was changed")
 
 
 def _failed(results: list[_Result], error: Exception) -> list[_Result]:
