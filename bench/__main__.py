@@ -31,16 +31,18 @@ LOG_COLUMNS = 120
 def main(*, quick: bool, only: str | None) -> None:
     """Measures minibill beside its baselines. A full run, without options, also writes bench/RESULTS.md."""
     console = Console(width=None if sys.stdout.isatty() else LOG_COLUMNS)
-    described = machine.describe()
+    described, source = machine.describe(), machine.source()
     date = datetime.now(UTC).date().isoformat()
     machine.use_generator_core()
     console.print(f"[bold]minibill benchmarks[/bold], {date}", highlight=False)
     for what, which in described:
-        console.print(f"  {what:<10} {which}", highlight=False)
+        console.print(f"  {what:<12} {which}", highlight=False)
     tables = []
     for name in [only] if only else BENCHMARKS:
         try:
             table = BENCHMARKS[name](QUICK if quick else FULL)
+            if machine.source() != source:
+                raise Unfit("the source was changed while it ran")
         except Unfit as error:
             raise click.ClickException(f"{name} was not in order, so it has no numbers: {error}") from None
         show(console, table)

@@ -102,10 +102,10 @@ def replay(captured: Captured, db: Path, *, like: Path, with_triggers: bool) -> 
 
 
 def commits_per_s(db: Path, count: int) -> float:
-    """How many transactions of a single row the disk takes in a second, one after the other."""
+    """How many transactions of a single row a new file takes in a second, one after the other."""
     conn = open_writer(db)
     try:
-        conn.execute("CREATE TABLE IF NOT EXISTS one_row (number INTEGER PRIMARY KEY) STRICT")
+        conn.execute("CREATE TABLE one_row (number INTEGER PRIMARY KEY) STRICT")
         statement = [Statement("INSERT INTO one_row DEFAULT VALUES", [()])]
         return count / sum(_write(conn, statement) for _ in range(count))
     finally:

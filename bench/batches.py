@@ -51,8 +51,8 @@ def in_process(sizes: Sizes) -> Table:
             without_triggers.add(*_replay(db, sizes.batches, with_triggers=False))
     return _table(
         "Batches in process",
-        f"{sizes.passes} books of {sizes.batches} batches of each kind; each batch has an idempotency key and is audited. The "
-        "bare insert writes every row that the batch wrote, the audit row and the kept answer among them, with one "
+        f"{sizes.passes} books of {sizes.batches} batches of each kind; each batch has an idempotency key and is audited. "
+        "The bare insert writes every row that the batch wrote, the audit row and the kept answer among them, with one "
         "executemany a table and one COMMIT, into the same schema; it comes out as the same book, row for row. Ratios are "
         "to the bare insert.",
         [ours, inserted, without_triggers],
@@ -76,10 +76,10 @@ def over_http(sizes: Sizes) -> Table:
             sent_bytes, answered_bytes = len(payments.new[0].request), len(payments.new[0].answer)
     return _table(
         "Batches over HTTP",
-        f"{sizes.passes} books of {sizes.batches} batches of each kind, one after the other on one connection. A batch to new "
-        f"entities is {sent_bytes:,} bytes and its answer {answered_bytes:,}. In process is as in the table above, measured "
-        "anew. The no-op has the same framework and server, decodes the same body and answers a few bytes. Ratios are to in "
-        "process.",
+        f"{sizes.passes} books of {sizes.batches} batches of each kind, one after the other on one connection. A batch to "
+        f"new entities is {sent_bytes:,} bytes and its answer {answered_bytes:,}. In process is as in the table above, "
+        "measured anew. The no-op has the same framework and server, decodes the same body and answers a few bytes. Ratios "
+        "are to in process.",
         [ours, inside, noop],
         base=inside,
         at_most=HTTP_TO_IN_PROCESS_MAX,
@@ -128,7 +128,7 @@ def _table(title: str, about: str, ways: list[Timed], *, base: Timed, at_most: f
         verdict(f"new entities, to {base.how}", new.ratio, at_most),
         verdict(f"existing accounts, to {base.how}", existing.ratio, at_most),
     )
-    return Table(title, about, COLUMNS, new.rows + existing.rows, verdicts)
+    return Table(title, about, COLUMNS, new.rows + existing.rows, ("1,000 grants to", "how"), verdicts)
 
 
 def _kind(name: str, ways: list[tuple[str, list[float]]], base: list[float]) -> Kind:

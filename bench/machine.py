@@ -1,13 +1,16 @@
 """The machine: what the numbers were measured on, and which core runs what."""
 
 import contextlib
+import hashlib
 import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import minibill
 from minibill.db import sqlite
+from minibill.db.queries import sql_folder
 
 PACKAGES = ("litestar", "msgspec", "uvicorn", "uvloop", "httptools", "aiosqlite")
 
@@ -15,13 +18,21 @@ PACKAGES = ("litestar", "msgspec", "uvicorn", "uvloop", "httptools", "aiosqlite"
 def describe() -> list[tuple[str, str]]:
     """Processor, versions and how the cores are shared out, as (what, which)."""
     return [
+        ("minibill", f"{minibill.__version__}, source {source()}"),
         ("processor", f"{_processor()}, {os.cpu_count()} cores"),
         ("system", f"{platform.system()} {platform.machine()}"),
         ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
         ("SQLite", f"{sqlite.VERSION}, WAL, synchronous=FULL"),
         *((name, version(name)) for name in PACKAGES),
         ("cores", _sharing()),
+        ("load before", f"{os.getloadavg()[0]:.1f} processes: what else runs takes its time from the measurements"),
     ]
+
+
+def source() -> str:
+    """What is measured, as a hash over the package's Python and SQL: numbers of two sources are not of one run."""
+    files = sorted(Path(minibill.__file__).parent.rglob("*.py")) + sorted(sql_folder().rglob("*.sql"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ class Table(NamedTuple):
     about: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
+    # Columns of text; the others are numbers.
+    left: tuple[str, ...]
     verdicts: tuple[str, ...] = ()
 
 
@@ -39,12 +41,13 @@ def require_whole(path: Path) -> None:
 def show(console: Console, table: Table) -> None:
     """Prints a table."""
     grid = RichTable(title=table.title, title_justify="left", title_style="bold", caption_justify="left")
-    for number, column in enumerate(table.columns):
-        grid.add_column(column, justify="left" if number == 0 else "right")
+    for column in table.columns:
+        grid.add_column(column, justify="left" if column in table.left else "right")
     for row in table.rows:
         grid.add_row(*row)
-    console.print(f"\n[dim]{table.about}[/dim]", highlight=False)
+    console.print()
     console.print(grid)
+    console.print(f"[dim]{table.about}[/dim]", highlight=False)
     for verdict in table.verdicts:
         console.print(verdict, highlight=False)
 
@@ -54,7 +57,7 @@ def markdown(machine: Iterable[tuple[str, str]], date: str, tables: Iterable[Tab
     parts = [f"# Measurements of {date}", "Made by `make bench`. Numbers compare only with others of the same run."]
     parts.append("\n".join(f"- {what}: {which}" for what, which in machine))
     for table in tables:
-        rule = ["---", *("---:" for _ in table.columns[1:])]
+        rule = ["---" if column in table.left else "---:" for column in table.columns]
         parts += [f"## {table.title}", table.about, "\n".join(_line(row) for row in (table.columns, rule, *table.rows))]
         if table.verdicts:
             parts.append("\n".join(f"- {verdict}" for verdict in table.verdicts))

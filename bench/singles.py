@@ -53,14 +53,15 @@ def mints(sizes: Sizes) -> Table:
         if _lots(db) - lots_before != sent["mint"]:
             raise Unfit(f"{sent['mint']} mints were answered and {_lots(db) - lots_before} lots are there")
         with on_server_core():
-            commits = [bare.commits_per_s(Path(folder, "bare.db"), sizes.commits) for _ in range(sizes.rounds)]
+            commits = [bare.commits_per_s(Path(folder, f"bare-{n}.db"), sizes.commits) for n in range(sizes.rounds)]
     rows.append(("1", "the disk: one bare row a COMMIT", number(statistics.median(commits)), "", "", ""))
     return Table(
         "Single mints over HTTP",
-        f"Medians of {sizes.rounds} runs of {sizes.seconds} s of each kind, taken in turns. Every mint has an idempotency key, "
-        f"goes to one of {MINT_ACCOUNTS:,} accounts in turn, is audited, and is on disk before it is answered.",
+        f"Medians of {sizes.rounds} runs of {sizes.seconds} s of each kind, taken in turns. Every mint has an idempotency "
+        f"key, goes to one of {MINT_ACCOUNTS:,} accounts in turn, is audited, and is on disk before it is answered.",
         COLUMNS,
         rows,
+        ("request",),
     )
 
 
@@ -84,10 +85,11 @@ def reads(sizes: Sizes) -> Table:
             )
     return Table(
         "Balance and history over HTTP",
-        f"Medians of {sizes.rounds} runs of {sizes.seconds} s of each kind, taken in turns, over {sizes.read_accounts:,} accounts "
-        f"of {sizes.read_entries} entries each. A history page is the newest 50 of them, {page_bytes:,} bytes.",
+        f"Medians of {sizes.rounds} runs of {sizes.seconds} s of each kind, taken in turns, over {sizes.read_accounts:,} "
+        f"accounts of {sizes.read_entries} entries each. A history page is the newest 50 of them, {page_bytes:,} bytes.",
         COLUMNS,
         rows,
+        ("request",),
     )
 
 
@@ -123,10 +125,11 @@ def _median(loads: list[Load], of: Callable[[Load], float]) -> float:
 def _mints(client: servers.Client, accounts: list[str]) -> Iterator[bytes]:
     body = msgspec.json.encode({"amountMicro": "1000000", "sourceType": "deposit"})
     # One request per account, made beforehand; only the key changes, since making requests takes the generator's time.
-    made = [client.request("POST", f"/accounts/{account}/mint", body, key="0" * 12) for account in accounts]
-    split = [request.split(b"0" * 12, 1) for request in made]
-    for number, (head, tail) in enumerate(itertools.cycle(split)):
-        yield b"%b%012d%b" % (head, number, tail)
+    place = "#" * 12
+    made = [client.request("POST", f"/accounts/{account}/mint", body, key=place) for account in accounts]
+    split = [request.split(place.encode()) for request in made]
+    for count, (head, tail) in enumerate(itertools.cycle(split)):
+        yield b"%b%012d%b" % (head, count, tail)
 
 
 def _lots(db: Path) -> int:
@@ -143,6 +146,6 @@ def _book_with_history(db: Path, sizes: Sizes) -> list[str]:
     with InProcess(db) as payer:
         accounts = accounts_paid(payer.pay(payer.campaign(), new_entities(sizes.read_accounts), "accounts").answer)
         body = to_accounts(accounts)
-        for number in range(1, sizes.read_entries):
-            payer.pay(payer.campaign(), body, f"grants-{number}")
+        for count in range(1, sizes.read_entries):
+            payer.pay(payer.campaign(), body, f"grants-{count}")
     return accounts

@@ -17,5 +17,5 @@ class Sizes(NamedTuple):
     read_entries: int
 
 
-FULL = Sizes(batches=15, passes=4, rounds=5, seconds=1.0, commits=1_000, read_accounts=1_000, read_entries=60)
-QUICK = Sizes(batches=4, passes=1, rounds=1, seconds=0.5, commits=300, read_accounts=1_000, read_entries=51)
+FULL = Sizes(batches=15, passes=3, rounds=5, seconds=0.7, commits=1_000, read_accounts=1_000, read_entries=60)
+QUICK = Sizes(batches=4, passes=1, rounds=1, seconds=0.4, commits=300, read_accounts=200, read_entries=51)

@@ -81,16 +81,17 @@ class Api:
         key: str | None = None,
         headers: dict[str, str] | None = None,
         raw: bytes | None = None,
+        root: str = "/admin/billing",
         **query: object,
     ) -> httpx.Response:
-        """One request under /admin/billing; `raw` is sent as it is."""
+        """One request under /admin/billing, or another `root`; `raw` is sent as it is."""
         sent = {"Authorization": f"Bearer {token or self.token}", "Content-Type": "application/json"}
         if key is not None:
             sent["Idempotency-Key"] = key
         content = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
         request = self.http.build_request(
             method,
-            f"/admin/billing{path}",
+            f"{root}{path}",
             content=content,
             headers={**sent, **(headers or {})},
             params={name.rstrip("_"): str(value) for name, value in query.items()} or None,
@@ -175,6 +176,33 @@ class Api:
         from minibill.clock import format_time
 
         return format_time(self.book.clock.now_us() + seconds * UNIT)
+
+    # --- reservations, as a service makes them ---
+
+    def internal(
+        self, method: str, path: str, body: Json = None, *, token: str | None = None, **options: Any
+    ) -> httpx.Response:
+        """One request under /api/internal/billing, with a service token."""
+        return self.call(method, path, body, token=token or self.sign_service(), root="/api/internal/billing", **options)
+
+    def sign_service(self, *, sub: str = "loa", ttl: int = 300) -> str:
+        """A service token."""
+        return sign_token(self.settings, "service", sub=sub, scopes=[], ttl=ttl)
+
+    def ask_to_reserve(self, account: str, amount_micro: int, **body: Json) -> httpx.Response:
+        return self.internal("POST", "/reservations", {"accountId": account, "amountMicro": str(amount_micro), **body})
+
+    def reserve(self, account: str, amount_micro: int, **body: Json) -> str:
+        """A new reservation."""
+        reservation: str = done(self.ask_to_reserve(account, amount_micro, **body), 201)["reservationId"]
+        return reservation
+
+    def finalize(self, reservation: str, cost_micro: int, **options: Any) -> httpx.Response:
+        body = {"reservationId": reservation, "actualCostMicro": str(cost_micro)}
+        return self.internal("POST", "/finalize", body, **options)
+
+    def release(self, reservation: str, **options: Any) -> httpx.Response:
+        return self.internal("POST", "/release", {"reservationId": reservation}, **options)
 
     # --- campaigns ---
 

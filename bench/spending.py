@@ -1,0 +1,193 @@
+"""Spending: pairs of reserve and finalize, in process and over HTTP, on accounts with few lots and with many."""
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+
+from bench import bare, servers
+from bench.load import Load, request_bytes, run_load
+from bench.machine import on_server_core
+from bench.report import Table, Unfit, number, require_whole
+from bench.singles import CONNECTIONS, NOOP_POST, WARM_UP_SECONDS
+from bench.sizes import Sizes
+from minibill import ids
+from minibill.audit import Origin
+from minibill.auth.tokens import Caller, sign_token
+from minibill.book import Book
+from minibill.config import read_settings
+from minibill.idempotency import Key
+from minibill.ledger.accounts import open_account
+from minibill.ledger.finalize import finalize
+from minibill.ledger.mint import mint
+from minibill.ledger.reservations import reserve
+
+CALLER = Caller("service", "bench", None, frozenset())
+NOBODY = Origin(None, None, None, None)
+ACCOUNT = ids.encode(ids.ACCOUNT, 1)
+CEILING_MICRO = 10**15
+
+# Spenders in process: as many as the connections of the largest load.
+SPENDERS = 64
+
+# What an account has when pairs are measured on it: live lots, and lots that were spent before.
+LOTS = ((1, 0), (100, 0), (10_000, 0), (1, 10_000))
+
+# Accounts over HTTP: enough that neighbours in a group are not the same.
+HTTP_ACCOUNTS = 64
+
+
+def in_process(sizes: Sizes) -> Table:
+    """Pairs through the book itself, beside one transaction a row, on the same disk."""
+    rows: list[tuple[str, ...]] = []
+    with TemporaryDirectory() as folder, on_server_core():
+        commits = [bare.commits_per_s(Path(folder, f"bare-{n}.db"), sizes.commits) for n in range(sizes.rounds)]
+        commits_per_s = statistics.median(commits)
+        rates: dict[tuple[int, int], list[float]] = {lots: [] for lots in LOTS}
+        for turn in range(sizes.rounds):
+            for live, spent in LOTS:
+                db = Path(folder, f"{turn}-{live}-{spent}.db")
+                rates[live, spent].append(asyncio.run(_pairs_per_s(db, live=live, spent=spent, pairs=sizes.pairs)))
+                require_whole(db)
+        one_by_one = asyncio.run(_pairs_per_s(Path(folder, "one.db"), live=1, spent=0, pairs=sizes.pairs // 8, spenders=1))
+    first = statistics.median(rates[LOTS[0]])
+    rows.append(("the disk: one bare row a COMMIT", "", "", number(commits_per_s), "1.00", ""))
+    rows.append(("one pair after the other", "1", "0", number(one_by_one), number(one_by_one / commits_per_s), ""))
+    for (live, spent), found in rates.items():
+        rate = statistics.median(found)
+        share = number(rate / commits_per_s)
+        rows.append((f"{SPENDERS} spenders, grouped", f"{live:,}", f"{spent:,}", number(rate), share, number(first / rate)))
+    columns = ("pairs", "live lots", "spent lots", "pairs/s", "times the disk's rate", "cost beside one lot")
+    about = (
+        f"Medians of {sizes.rounds} books of {sizes.pairs:,} pairs each: reserve 100, finalize 60, every write with an "
+        "idempotency key, on one account, on disk before it is answered."
+    )
+    return Table("Reserve and finalize in process", about, columns, rows, ("pairs",))
+
+
+def over_http(sizes: Sizes) -> Table:
+    """Reserve and finalize requests in turns, beside a no-op of the same framework and server."""
+    rows: list[tuple[str, ...]] = []
+    with TemporaryDirectory() as folder:
+        db = Path(folder, "book.db")
+        with on_server_core():
+            asyncio.run(_make_book(db, accounts=HTTP_ACCOUNTS, live=1, spent=0))
+        with servers.noop() as noop_port, servers.minibill(db) as port:
+            spending = _Spending()
+            for connections in CONNECTIONS:
+                noops, spends = [], []
+                requests = spending.requests(connections)
+                run_load(port, requests, connections=connections, seconds=WARM_UP_SECONDS)
+                for _ in range(sizes.rounds):
+                    noop = itertools.repeat(NOOP_POST)
+                    noops.append(run_load(noop_port, noop, connections=connections, seconds=sizes.seconds))
+                    spends.append(run_load(port, requests, connections=connections, seconds=sizes.seconds))
+                base = statistics.median(load.requests_per_s for load in noops)
+                rows += [_row(connections, "no-op POST", noops, base), _row(connections, "reserve, finalize", spends, base)]
+    columns = ("connections", "request", "requests/s", "p50 ms", "p99 ms", "share of the no-op's rate")
+    about = (
+        f"Medians of {sizes.rounds} runs of {sizes.seconds} s of each kind, taken in turns. Each request has a token and an "
+        f"idempotency key; {HTTP_ACCOUNTS} accounts; synchronous=FULL."
+    )
+    return Table("Reserve and finalize over HTTP", about, columns, rows, ("request",))
+
+
+def _row(connections: int, name: str, loads: list[Load], base: float) -> tuple[str, ...]:
+    rate, p50_ms, p99_ms = (
+        statistics.median(values) for values in zip(*[(x.requests_per_s, x.p50_ms, x.p99_ms) for x in loads], strict=True)
+    )
+    return str(connections), name, number(rate), number(p50_ms), number(p99_ms), number(rate / base)
+
+
+class _Spending:
+    """Requests that reserve and finalize in turns.
+
+    Reservations are numbered as they are made and nobody else makes any, so that a reservation can be named without reading
+    the answer: all but those under way are there.
+    """
+
+    def __init__(self) -> None:
+        token = sign_token(read_settings(servers.ENVIRONMENT), "service", sub="bench", scopes=[], ttl=300)
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._reserved = self._finalized = 0
+
+    def requests(self, connections: int) -> Iterator[bytes]:
+        """For so many connections at once."""
+        while True:
+            self._reserved += 1
+            account = ids.encode(ids.ACCOUNT, 1 + self._reserved % HTTP_ACCOUNTS)
+            yield self._post("/reservations", f"r{self._reserved}", {"accountId": account, "amountMicro": "100"})
+            if self._finalized + 1 <= self._reserved - connections:
+                self._finalized += 1
+                reservation = ids.encode(ids.RESERVATION, self._finalized)
+                body = {"reservationId": reservation, "actualCostMicro": "60"}
+                yield self._post("/finalize", f"f{self._finalized}", body)
+
+    def _post(self, path: str, key: str, body: dict[str, str]) -> bytes:
+        headers = self._headers | {"Idempotency-Key": key}
+        return request_bytes("POST", f"/api/internal/billing{path}", headers=headers, body=msgspec.json.encode(body))
+
+
+async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int, spenders: int = SPENDERS) -> float:
+    await _make_book(db, accounts=1, live=live, spent=spent)
+    book = await Book.open(db)
+    numbers = iter(range(pairs))
+
+    async def spend() -> None:
+        for count in numbers:
+            reserved = await _reserve(book, 100, f"r{count}")
+            await _finalize(book, reserved, 60, f"f{count}")
+
+    began_s = time.perf_counter()
+    await asyncio.gather(*[spend() for _ in range(spenders)])
+    taken_s = time.perf_counter() - began_s
+    await book.close()
+    return pairs / taken_s
+
+
+async def _make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
+    book = await Book.open(db)
+    for number_ in range(accounts):
+        await _write(book, open_account, None, entity_type="person", entity_id=f"spender-{number_}")
+    if spent:
+        await asyncio.gather(*[_mint(book, ACCOUNT, 1) for _ in range(spent)])
+        await _finalize(book, await _reserve(book, spent, "spend-all"), spent, "spent-all")
+    for key in range(1, accounts + 1):
+        account = ids.encode(ids.ACCOUNT, key)
+        await asyncio.gather(*[_mint(book, account, 10**9) for _ in range(live)])
+    await book.close()
+
+
+async def _write(book: Book, operation: object, key: str | None, **arguments: object) -> bytes:
+    kept = None if key is None else Key(CALLER.name, key, key.ljust(32).encode())
+    written = await book.write(operation, caller=CALLER, origin=NOBODY, key=kept, **arguments)  # type: ignore[arg-type]
+    if written.status not in (200, 201):
+        raise Unfit(f"{written.status} {written.body.decode()}")
+    return written.body
+
+
+async def _mint(book: Book, account_id: str, amount_micro: int) -> None:
+    await _write(
+        book, mint, None, account_id=account_id, amount_micro=amount_micro, source_type="grant", source_id=None,
+        pool_id="general", priority=50, expires_at_us=None, description=None, metadata=None, ceiling_micro=CEILING_MICRO,
+    )  # fmt: skip
+
+
+async def _reserve(book: Book, amount_micro: int, key: str) -> str:
+    body = await _write(
+        book, reserve, key, account_id=ACCOUNT, entity=None, pool_id="general", list_micro=amount_micro, ttl_seconds=300,
+        billing_mode="live", description=None, metadata=None, ceiling_micro=CEILING_MICRO,
+    )  # fmt: skip
+    reservation_id: str = msgspec.json.decode(body)["reservationId"]
+    return reservation_id
+
+
+async def _finalize(book: Book, reservation_id: str, cost_micro: int, key: str) -> None:
+    await _write(
+        book, finalize, key, reservation_id=reservation_id, actual_cost_micro=cost_micro, ceiling_micro=CEILING_MICRO
+    )  # fmt: skip

@@ -1,0 +1,561 @@
+"""Section 2: who may call, by which token, and what a token allows."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+
+from minibill.app import ADMIN
+from minibill.auth.scopes import ALL_SCOPES, EVERYTHING, READ
+from minibill.auth.tokens import sign_token
+from minibill.clock import US_PER_SECOND, real_now_us
+from tests.api import SECRETS, Api, Json, done, refused
+
+SECRET = SECRETS["BILLING_ADMIN_JWT_SECRET"]
+HOUR = 3_600
+
+
+def now() -> int:
+    return real_now_us() // US_PER_SECOND
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def claims(**changes: Json) -> dict[str, Json]:
+    """Good claims with these changed; `...` takes one out."""
+    good: dict[str, Json] = {
+        "sub": "operator", "iss": "arrakis-admin", "aud": "arrakis-billing-admin", "iat": now(), "exp": now() + 600,
+        "jti": "j-1", "scopes": [EVERYTHING],
+    }  # fmt: skip
+    return {name: value for name, value in (good | changes).items() if value is not ...}
+
+
+def forge(
+    payload: Json = None,
+    header: Json = None,
+    *,
+    secret: str = SECRET,
+    algorithm: str = "sha256",
+    signature: bytes | None = None,
+) -> str:
+    """A token of any header and payload, raw bytes or JSON, correctly signed unless told otherwise."""
+    parts = [header if header is not None else {"alg": "HS256", "typ": "JWT"}, payload if payload is not None else claims()]
+    signed = ".".join(b64(part if isinstance(part, bytes) else json.dumps(part).encode()) for part in parts)
+    own = hmac.digest(secret.encode(), signed.encode(), algorithm)
+    return f"{signed}.{b64(own if signature is None else signature)}"
+
+
+def changed(**changes: Json) -> Callable[[], str]:
+    return lambda: forge(claims(**changes))
+
+
+def headed(**members: Json) -> Callable[[], str]:
+    return lambda: forge(header={"alg": "HS256", "typ": "JWT", **members})
+
+
+def raw_payload(member: str) -> Callable[[], str]:
+    """Good claims with one more member, as text, so that it may be what no encoder writes."""
+    return lambda: forge(json.dumps(claims())[:-1].encode() + b", " + member.encode() + b"}")
+
+
+def _public_key_as_secret() -> str:
+    # What a library that mixes up kinds of keys would accept.
+    return forge(header={"alg": "RS256", "typ": "JWT"})
+
+
+def _flipped(part: int) -> str:
+    parts = forge().split(".")
+    text = parts[part]
+    parts[part] = text[:5] + ("A" if text[5] != "A" else "B") + text[6:]
+    return ".".join(parts)
+
+
+def _swapped() -> str:
+    one, other = forge(claims(sub="one")).split("."), forge(claims(sub="other")).split(".")
+    return ".".join([one[0], other[1], one[2]])
+
+
+DEFECTS: dict[str, Callable[[], str]] = {
+    # the shape
+    "nonsense": lambda: "nonsense",
+    "only dots": lambda: "..",
+    "no signature": lambda: ".".join(forge().split(".")[:2]),
+    "an empty signature": lambda: ".".join(forge().split(".")[:2]) + ".",
+    "an empty payload": lambda: forge(b""),
+    "an empty header": lambda: forge(header=b""),
+    "five parts": lambda: forge() + ".x.y",
+    "a fourth part": lambda: forge() + ".x",
+    "padding": lambda: forge() + "=",
+    "padding within": lambda: forge().replace(".", "=."),
+    "a space before": lambda: " " + forge(),
+    "a space behind": lambda: forge() + " ",
+    "a space within": lambda: forge().replace(".", ". "),
+    "a line feed": lambda: forge() + "\n",
+    "quotes": lambda: f'"{forge()}"',
+    "a plus": lambda: forge().replace(".", "+.", 1),
+    "another alphabet": lambda: forge()[:-1] + "é",
+    "more than 4 KiB": changed(note="x" * 4_096),
+    "much more than 4 KiB": changed(note="x" * 60_000),
+    "a header that is no JSON": lambda: forge(header=b"{"),
+    "a header that is no object": lambda: forge(header=b"[]"),
+    "a header that is text": lambda: forge(header=b'"HS256"'),
+    "a payload that is no JSON": lambda: forge(b"{"),
+    "a payload that is no object": lambda: forge(b"[]"),
+    "a payload that is null": lambda: forge(b"null"),
+    "a payload that is not UTF-8": lambda: forge(b'{"sub": "\xff"}'),
+    "a deep payload": lambda: forge(b"[" * 2_000),
+    "a deep header": lambda: forge(header=b"[" * 2_000),
+    # the signature
+    "a signature cut short": lambda: forge(signature=hmac.digest(SECRET.encode(), b"x", "sha256")[:16]),
+    "a truncated signature": lambda: forge()[:-3],
+    "a signature with more behind": lambda: forge() + "AAAA",
+    "a signature of zeros": lambda: forge(signature=bytes(32)),
+    "a changed header": lambda: _flipped(0),
+    "a changed payload": lambda: _flipped(1),
+    "a changed signature": lambda: _flipped(2),
+    "another's payload": _swapped,
+    "another secret": lambda: forge(secret="another secret, just as long as the other"),
+    "no secret": lambda: forge(secret=""),
+    "the secret's hash": lambda: forge(secret=hashlib.sha256(SECRET.encode()).hexdigest()),
+    "the secret of services": lambda: forge(secret=SECRETS["BILLING_INTERNAL_JWT_SECRET"]),
+    # the algorithm and other members of the header
+    "alg none": lambda: forge(header={"alg": "none", "typ": "JWT"}),
+    "alg none without signature": lambda: forge(header={"alg": "none", "typ": "JWT"}, signature=b""),
+    "alg None": lambda: forge(header={"alg": "None"}),
+    "alg HS384": lambda: forge(header={"alg": "HS384", "typ": "JWT"}, algorithm="sha384"),
+    "alg HS512": lambda: forge(header={"alg": "HS512", "typ": "JWT"}, algorithm="sha512"),
+    "alg RS256": _public_key_as_secret,
+    "alg ES256": lambda: forge(header={"alg": "ES256"}),
+    "alg EdDSA": lambda: forge(header={"alg": "EdDSA"}),
+    "alg hs256": lambda: forge(header={"alg": "hs256"}),
+    "alg HS256 signed as HS384": lambda: forge(algorithm="sha384"),
+    "alg a list": lambda: forge(header={"alg": ["HS256"]}),
+    "alg null": lambda: forge(header={"alg": None}),
+    "no alg": lambda: forge(header={"typ": "JWT"}),
+    "crit": headed(crit=["exp"]),
+    "crit of b64": headed(crit=["b64"], b64=False),
+    "b64 true": headed(b64=True),
+    "jku": headed(jku="https://example.com/keys"),
+    "jwk": headed(jwk={"kty": "oct", "k": b64(b"x" * 32)}),
+    "x5u": headed(x5u="https://example.com/cert"),
+    "x5c": headed(x5c=["MII"]),
+    "cty": headed(cty="JWT"),
+    "zip": headed(zip="DEF"),
+    "an unknown header member": headed(Alg="HS256"),
+    "a kid that is no string": headed(kid=5),
+    # issuer and audience
+    "another issuer": changed(iss="loa-finn"),
+    "an issuer that is a list": changed(iss=["arrakis-admin"]),
+    "an issuer in other letters": changed(iss="Arrakis-Admin"),
+    "an issuer with a space": changed(iss="arrakis-admin "),
+    "an issuer that is null": changed(iss=None),
+    "another audience": changed(aud="arrakis-internal"),
+    "an audience that is a list of the one": changed(aud=["arrakis-billing-admin"]),
+    "an audience that is a list of several": changed(aud=["arrakis-billing-admin", "x"]),
+    "an audience that begins so": changed(aud="arrakis-billing-admin2"),
+    "an empty audience": changed(aud=""),
+    "an audience that is null": changed(aud=None),
+    "an audience that is an object": changed(aud={"arrakis-billing-admin": 1}),
+    # times
+    "expired": lambda: forge(claims(iat=now() - 600, exp=now() - 31)),
+    "expired long ago": lambda: forge(claims(iat=1, exp=2)),
+    "not begun": lambda: forge(claims(nbf=now() + 60)),
+    "issued in the future": lambda: forge(claims(iat=now() + 60, exp=now() + 600)),
+    "a life over an hour": lambda: forge(claims(exp=now() + HOUR + 1)),
+    "a life over an hour that is nearly over": lambda: forge(claims(iat=now() - 2 * HOUR, exp=now() + 5)),
+    "a life for ever": changed(exp=2**53),
+    "no end": changed(exp=10**30),
+    "an exp that is a float": lambda: forge(claims(exp=now() + 600.5)),
+    "an exp that is a whole float": lambda: forge(claims(exp=float(now() + 600))),
+    "an exp that is text": lambda: forge(claims(exp=str(now() + 600))),
+    "an exp that is true": changed(exp=True),
+    "an exp that is null": changed(exp=None),
+    "an exp that is a list": lambda: forge(claims(exp=[now() + 600])),
+    "a negative exp": changed(exp=-1),
+    "an exp of 2,500 digits": raw_payload('"exp": ' + "9" * 2_500),
+    "an exp that is infinite": raw_payload('"exp": 1e999'),
+    "an exp that is Infinity": raw_payload('"exp": Infinity'),
+    "an exp that is NaN": raw_payload('"exp": NaN'),
+    "an iat that is a float": lambda: forge(claims(iat=now() - 0.5)),
+    "an iat that is text": lambda: forge(claims(iat=str(now()))),
+    "an iat that is true": changed(iat=True),
+    "an iat that is null": changed(iat=None),
+    "an iat that is NaN": raw_payload('"iat": NaN'),
+    "a negative iat": changed(iat=-5),
+    "an nbf that is a float": lambda: forge(claims(nbf=now() - 0.5)),
+    "an nbf that is text": lambda: forge(claims(nbf=str(now()))),
+    "an nbf that is true": changed(nbf=True),
+    "an nbf that is null": changed(nbf=None),
+    "an nbf that is an object": changed(nbf={}),
+    # who
+    "a blank sub": changed(sub="   "),
+    "a sub of other blanks": changed(sub="\t\n\u3000"),
+    "an empty sub": changed(sub=""),
+    "a sub of 129 characters": changed(sub="x" * 129),
+    "a sub of half a surrogate pair": changed(sub="a\ud800"),
+    "a sub with NUL": changed(sub="a\0b"),
+    "a sub that is a number": changed(sub=5),
+    "a sub that is null": changed(sub=None),
+    "a sub that is a list": changed(sub=["operator"]),
+    "a jti that is null": changed(jti=None),
+    "a jti that is a number": changed(jti=5),
+    "a jti that is a list": changed(jti=["j"]),
+    "a jti that is an object": changed(jti={}),
+    "a jti that is false": changed(jti=False),
+    # scopes
+    "scopes that are text": changed(scopes=EVERYTHING),
+    "scopes that are an object": changed(scopes={EVERYTHING: True}),
+    "scopes that hold a number": changed(scopes=[EVERYTHING, 5]),
+    "scopes that hold null": changed(scopes=[None]),
+    "scopes that hold a list": changed(scopes=[[EVERYTHING]]),
+    "scopes that are true": changed(scopes=True),
+    "a scope that is a list": changed(scope=[EVERYTHING]),
+    "a scope that is a number": changed(scope=5),
+    # missing claims
+    **{f"no {name}": changed(**{name: ...}) for name in ("sub", "iss", "aud", "exp", "iat")},
+}  # fmt: skip
+
+
+def bearer(api: Api, *values: bytes, method: str = "GET", path: str = "/admin/billing/campaigns") -> Any:
+    return api.ask(method, path, headers=[(b"authorization", value) for value in values])
+
+
+def unauthorized(api: Api, *values: bytes) -> None:
+    """All refusals must be the same, to the byte, but for the request id."""
+    response = bearer(api, *values)
+    problem = refused(response, 401, "unauthorized")
+    like_any_other = refused(bearer(api), 401, "unauthorized")
+    assert {**problem, "requestId": ""} == {**like_any_other, "requestId": ""}
+    assert response.headers.get_list("www-authenticate") == ['Bearer error="invalid_token"']
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_any_defect_of_the_token_is_refused_without_a_hint(api: Api, defect: str) -> None:
+    token = DEFECTS[defect]()
+    with api.unchanged():
+        for _ in range(2):
+            unauthorized(api, b"Bearer " + token.encode())
+
+
+def test_the_good_token_of_these_tables_is_good(api: Api) -> None:
+    assert bearer(api, b"Bearer " + forge().encode()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        changed(sub="x" * 128),
+        changed(sub="é" * 128),
+        changed(sub=" padded "),
+        changed(jti=...),
+        changed(note="anything", roles=[1, {}]),
+        changed(scopes=[EVERYTHING] * 50),
+        changed(scopes=..., scope=f"{READ} admin:mint:write"),
+        changed(scopes=None, scope=READ),
+        changed(scopes=[], scope=f"  {READ}  "),
+        changed(scopes=[READ], scope=None),
+        lambda: forge(claims(exp=now() + HOUR)),
+        lambda: forge(claims(nbf=now())),
+        lambda: forge(claims(nbf=now() - 1_000_000)),
+        lambda: forge(header={"alg": "HS256"}),
+        lambda: forge(header={"alg": "HS256", "typ": "JWT", "kid": "2027-01"}),
+        lambda: jwt.encode(claims(), SECRET, algorithm="HS256"),
+    ],
+)
+def test_a_token_without_defect_is_accepted(api: Api, token: Callable[[], str]) -> None:
+    good = token().encode()
+    for _ in range(2):
+        assert bearer(api, b"Bearer " + good).status_code == 200
+
+
+def test_a_service_token_is_refused(api: Api) -> None:
+    service = sign_token(api.settings, "service", sub="finn", scopes=[], ttl=60)
+    unauthorized(api, b"Bearer " + service.encode())
+    # Also when it claims what an admin token claims: its secret is another.
+    unauthorized(api, b"Bearer " + forge(secret=SECRETS["BILLING_INTERNAL_JWT_SECRET"]).encode())
+
+
+def test_an_admin_token_is_no_service_token(api: Api) -> None:
+    response = bearer(api, b"Bearer " + forge().encode(), path="/api/internal/billing/anything")
+    refused(response, 401, "unauthorized")
+    service = sign_token(api.settings, "service", sub="finn", scopes=[], ttl=60)
+    response = bearer(api, b"Bearer " + service.encode(), path="/api/internal/billing/anything")
+    refused(response, 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"Bearer", b"Bearer ", b"Basic b3BlcmF0b3I6cGFzcw==", b"Token {}", b"{}", b"Bearer {}, Bearer {}", b"Bearer\t{}",
+     b"Bearer  {}", b"Bearer {} {}", b"Bearer: {}", b"DPoP {}", b"Bearer token={}", b" Bearer {}", b"\xff {}",
+     b"Bearer \xff"],
+)  # fmt: skip
+def test_another_kind_of_authorization_is_refused(api: Api, value: bytes) -> None:
+    unauthorized(api, value.replace(b"{}", forge().encode()))
+
+
+def test_two_authorization_headers_are_refused_also_when_both_are_good(api: Api) -> None:
+    good = b"Bearer " + forge().encode()
+    unauthorized(api, good, good)
+    unauthorized(api, good, b"")
+    unauthorized(api, b"Bearer nonsense", good)
+
+
+@pytest.mark.parametrize("scheme", [b"bearer", b"BEARER", b"bEaReR"])
+def test_the_scheme_may_be_in_any_letters(api: Api, scheme: bytes) -> None:
+    assert bearer(api, scheme + b" " + forge().encode()).status_code == 200
+
+
+def test_a_token_elsewhere_than_in_the_header_does_not_count(api: Api) -> None:
+    token = forge().encode()
+    response = api.ask(
+        "GET", "/admin/billing/campaigns", headers=[(b"cookie", b"token=" + token)], query=b"access_token=" + token
+    )
+    refused(response, 401, "unauthorized")
+
+
+# --- settings ---
+
+
+def test_while_a_rotation_is_under_way_the_previous_secret_is_accepted_too(start: Callable[..., Api]) -> None:
+    new = "the new secret, of more than 32 bytes"
+    old = b"Bearer " + forge().encode()
+    other = b"Bearer " + forge(secret="neither the new nor the old secret, but as long").encode()
+    api = start(BILLING_ADMIN_JWT_SECRET=new, BILLING_ADMIN_JWT_SECRET_PREV=SECRET)
+    assert bearer(api, old).status_code == 200
+    assert bearer(api, b"Bearer " + forge(secret=new).encode()).status_code == 200
+    unauthorized(api, other)
+    unauthorized(api, b"Bearer " + forge(claims(aud="x")).encode())
+    api = start(BILLING_ADMIN_JWT_SECRET=new)
+    unauthorized(api, old)
+    assert bearer(api, b"Bearer " + forge(secret=new).encode()).status_code == 200
+
+
+def test_issuer_audience_and_life_can_be_set(start: Callable[..., Api]) -> None:
+    api = start(
+        MINIBILL_ADMIN_JWT_ISSUER="me", MINIBILL_ADMIN_JWT_AUDIENCE="you", MINIBILL_ADMIN_TOKEN_MAX_TTL="60"
+    )  # fmt: skip
+    mine = {"iss": "me", "aud": "you"}
+    assert bearer(api, b"Bearer " + forge(claims(**mine, exp=now() + 60)).encode()).status_code == 200
+    for wrong in (
+        {**mine, "exp": now() + 61},
+        {"exp": now() + 60},
+        {"iss": "me", "exp": now() + 60},
+        {"aud": "you", "exp": now() + 60},
+    ):
+        unauthorized(api, b"Bearer " + forge(claims(**wrong)).encode())
+
+
+# --- time ---
+
+
+@pytest.mark.parametrize(
+    ("times", "status"),
+    [
+        ({"iat": -600, "exp": -25}, 200),
+        ({"iat": -600, "exp": -31}, 401),
+        ({"iat": 25, "exp": 600}, 200),
+        ({"iat": 40, "exp": 600}, 401),
+        ({"nbf": 25}, 200),
+        ({"nbf": 40}, 401),
+    ],
+)
+def test_30_s_of_clock_skew_are_tolerated_both_ways(api: Api, times: dict[str, int], status: int) -> None:
+    token = forge(claims(**{name: now() + offset for name, offset in times.items()}))
+    assert bearer(api, b"Bearer " + token.encode()).status_code == status
+
+
+def test_a_token_that_was_accepted_is_refused_once_it_has_expired(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = now()
+    token = b"Bearer " + forge(claims(iat=begin, exp=begin + 600)).encode()
+    assert bearer(api, token).status_code == 200
+
+    def at(second: int) -> int:
+        monkeypatch.setattr("minibill.auth.tokens.real_now_us", lambda: second * US_PER_SECOND)
+        status: int = bearer(api, token).status_code
+        return status
+
+    assert at(begin + 629) == 200
+    assert at(begin + 630) == 401
+    # Nor does it come back when the clock is set back: it is checked anew, and is good again only because it is.
+    assert at(begin + 629) == 200
+    assert at(begin - 30) == 200
+    assert at(begin - 31) == 401
+
+
+def test_a_token_that_was_accepted_is_refused_once_it_is_revoked(api: Api) -> None:
+    token, same_id, other = (b"Bearer " + forge(claims(**c)).encode() for c in ({}, {"sub": "another"}, {"jti": "j-2"}))
+    for each in (token, same_id, other):
+        assert bearer(api, each).status_code == 200
+    done(api.post("/tokens/j-1/revoke"))
+    unauthorized(api, token)
+    unauthorized(api, same_id)
+    assert bearer(api, other).status_code == 200
+
+
+def test_a_token_may_be_revoked_before_it_is_ever_used_and_twice(api: Api) -> None:
+    for _ in range(2):
+        done(api.post("/tokens/j-1/revoke"))
+    unauthorized(api, b"Bearer " + forge().encode())
+    assert bearer(api, b"Bearer " + forge(claims(jti="J-1")).encode()).status_code == 200
+    assert bearer(api, b"Bearer " + forge(claims(jti=...)).encode()).status_code == 200
+
+
+def test_tokens_that_are_revoked_at_once_are_all_refused(api: Api) -> None:
+    names = [f"j-{number}" for number in range(20)]
+
+    async def revoke_all() -> None:
+        headers = {"Authorization": f"Bearer {api.token}"}
+        answers = await asyncio.gather(
+            *[api.http.post(f"/admin/billing/tokens/{name}/revoke", headers=headers) for name in names]
+        )
+        assert [answer.status_code for answer in answers] == [200] * 20
+
+    api.loop.run(revoke_all())
+    for name in names:
+        unauthorized(api, b"Bearer " + forge(claims(jti=name)).encode())
+
+
+def test_a_token_can_revoke_itself(api: Api) -> None:
+    token = api.sign(sub="leaving")
+    token_id = jwt.decode(token, options={"verify_signature": False})["jti"]
+    done(api.post(f"/tokens/{token_id}/revoke", token=token))
+    refused(api.call("GET", "/campaigns", token=token), 401, "unauthorized")
+
+
+def test_a_revoked_token_stays_revoked_across_a_restart(start: Callable[..., Api]) -> None:
+    api = start()
+    done(api.post("/tokens/j-1/revoke"))
+    api = start()
+    unauthorized(api, b"Bearer " + forge().encode())
+
+
+def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minibill.auth.revoke import forget_expired
+
+    done(api.post("/tokens/j-1/revoke"))
+    begin_us = real_now_us()
+
+    def denied_after(seconds: int) -> bool:
+        monkeypatch.setattr("minibill.auth.revoke.real_now_us", lambda: begin_us + seconds * US_PER_SECOND)
+        api.loop.run(api.book.writer.run(lambda conn: forget_expired(conn, api.settings)))
+        return "j-1" in api.book.denied_tokens()
+
+    assert denied_after(HOUR + 59)
+    assert not denied_after(24 * HOUR)
+
+
+def test_what_revoking_answers_and_audits(api: Api) -> None:
+    answer = done(api.post("/tokens/j-1/revoke"), 200)
+    assert answer["tokenId"] == "j-1"
+    refused(api.post("/tokens/" + "x" * 256 + "/revoke"), 400, "validation_error", "tokenId")
+
+
+# --- scopes ---
+
+
+def _concrete(path: str) -> str:
+    for name in ("account_id", "campaign_id", "token_id", "grant_id", "reservation_id", "community_id"):
+        path = path.replace(f"{{{name}:str}}", "x")
+    assert "{" not in path
+    return path
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), [(method, path, scope) for method, path, _, scope in ADMIN])
+def test_each_route_needs_its_scope_and_says_which(api: Api, method: str, path: str, scope: str) -> None:
+    path = _concrete(path)
+    lookalikes = (
+        scope.upper(),
+        scope + " ",
+        scope[:-1],
+        scope + ":x",
+        "admin:",
+        "*",
+        "admin",
+        "admin:*:*",
+        "",
+        "admin:billing:*",
+    )
+    with api.unchanged():
+        for scopes in [(), tuple(s for s in ALL_SCOPES if s not in (scope, EVERYTHING)), lookalikes]:
+            response = api.call(method, path, token=api.sign(scopes=scopes))
+            problem = refused(response, 403, "insufficient_scope")
+            assert problem["requiredScope"] == scope
+            assert scope in problem["detail"]
+    for scopes in [(scope,), (EVERYTHING,), ALL_SCOPES]:
+        response = api.call(method, path, token=api.sign(scopes=scopes))
+        assert response.status_code not in (401, 403)
+
+
+@pytest.mark.parametrize(("method", "path"), [row[:2] for row in ADMIN])
+def test_each_route_needs_a_token(api: Api, method: str, path: str) -> None:
+    with api.unchanged():
+        response = api.ask(method, f"/admin/billing{_concrete(path)}", headers=[(b"content-type", b"application/json")])
+        refused(response, 401, "unauthorized")
+
+
+def test_authority_is_judged_before_the_body_is_read(api: Api) -> None:
+    with api.unchanged():
+        # No message ever comes; the answers do.
+        refused(api.ask("POST", "/admin/billing/accounts", headers=[], messages=[]), 401, "unauthorized")
+        token = api.sign(scopes=(READ,)).encode()
+        response = api.ask("POST", "/admin/billing/accounts", headers=[(b"authorization", b"Bearer " + token)], messages=[])
+        refused(response, 403, "insufficient_scope")
+
+
+def test_a_write_scope_does_not_include_reading(api: Api) -> None:
+    writing = tuple(scope for scope in ALL_SCOPES if scope not in (READ, EVERYTHING))
+    refused(api.call("GET", f"/accounts/{api.account()}", token=api.sign(scopes=writing)), 403, "insufficient_scope")
+
+
+def test_a_refusal_for_lack_of_authority_is_not_audited(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    with api.unchanged():
+        refused(api.post("/accounts", {}, token=api.sign(sub="snoop", scopes=(READ,))), 403, "insufficient_scope")
+        refused(api.post("/accounts", {}, token="nonsense"), 401, "unauthorized")
+    assert "snoop" in caplog.text
+    assert len(caplog.records) == 2
+
+
+# --- paths ---
+
+TRICKS = [
+    "//admin/billing/accounts", "/admin//billing/accounts", "/admin/billing//accounts", "/admin/billing/accounts//",
+    "///admin/billing/accounts", "/admin/billingX/accounts", "/admin/billing.accounts", "/admin/billing;x/accounts",
+    "/admin/billing\\accounts", "\\admin\\billing\\accounts", "/admin/billing%2Faccounts", "/admin%2Fbilling/accounts",
+    "/./admin/billing/accounts", "/admin/./billing/accounts", "/admin/billing/./accounts",
+    "/admin/billing/../billing/accounts", "/x/../admin/billing/accounts", "/health/../admin/billing/accounts",
+    "/health/live/../../admin/billing/accounts", "/Admin/billing/accounts", "/ADMIN/BILLING/ACCOUNTS",
+    "/admin/Billing/accounts", "/admin/billing/accounts/", "/admin/billing/", "/admin/billing",
+    "/admin/billing /accounts", " /admin/billing/accounts", "/admin /billing/accounts", "/admin/billing\t/accounts",
+    "/admin/billing\0/accounts", "/admin/billing/accounts\0", "/admin\u2215billing/accounts",
+    "/admin/billing\u200b/accounts", "admin/billing/accounts", "/admin/billing?/accounts", "/admin/billing#/accounts",
+    "/api/internal/billing/accounts", "/api/internal/billing/../../../admin/billing/accounts", "/api/internal/billingX",
+    "http://minibill.test/admin/billing/accounts", "/health/live/admin/billing/accounts", "/.//admin/billing/accounts",
+    "/health//admin/billing/accounts", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", TRICKS)
+def test_no_way_of_writing_a_path_reaches_a_handler_without_a_token(api: Api, path: str) -> None:
+    entity = {"type": "http.request", "body": b'{"entityType": "mod", "entityId": "x"}'}
+    service = sign_token(api.settings, "service", sub="finn", scopes=[], ttl=60).encode()
+    for headers in ([], [(b"authorization", b"Bearer " + service)]):
+        with api.unchanged():
+            for method in ("GET", "POST"):
+                response = api.ask(method, path, headers=headers, messages=[entity])
+                assert response.status_code in (401, 404), response.text
+                assert "items" not in response.text
+
+
+@pytest.mark.parametrize("path", ["/admin/billing/accounts/", "/admin/billing/accounts"])
+def test_a_token_that_lacks_the_scope_is_refused_however_the_path_is_written(api: Api, path: str) -> None:
+    token = api.sign(scopes=("admin:mint:write",)).encode()
+    response = api.ask("GET", path, headers=[(b"authorization", b"Bearer " + token)])
+    assert response.status_code in (403, 404)

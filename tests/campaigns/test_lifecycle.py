@@ -1,0 +1,278 @@
+"""Section 4: creating campaigns, the steps of their life, and what may be edited when."""
+
+from collections.abc import Callable
+
+import pytest
+
+from minibill.clock import format_time, parse_time
+from tests.api import UNIT, Api, Json, done, refused
+
+MAX = 2**63 - 1
+
+
+def _moved(*verbs: str) -> Callable[[Api], str]:
+    def make(api: Api) -> str:
+        campaign = api.draft(expiresAt=api.after(3_600))
+        for verb in verbs:
+            done(api.post(f"/campaigns/{campaign}/{verb}"))
+        return campaign
+
+    return make
+
+
+def _over(*verbs: str, swept: bool) -> Callable[[Api], str]:
+    def make(api: Api) -> str:
+        campaign = _moved(*verbs)(api)
+        api.pass_time(3_600)
+        if swept:
+            api.advance(0)
+        return campaign
+
+    return make
+
+
+# How a campaign comes to be in a state, by a name that begins with the state.
+STATES: dict[str, Callable[[Api], str]] = {
+    "draft": _moved(),
+    "active": _moved("activate"),
+    "active again": _moved("activate", "pause", "activate"),
+    "paused": _moved("activate", "pause"),
+    "completed": _moved("activate", "complete"),
+    "completed, its end past": _over("activate", "complete", swept=True),
+    "completed from paused": _moved("activate", "pause", "complete"),
+    "expired from draft": _over(swept=True),
+    "expired from active": _over("activate", swept=True),
+    "expired from paused": _over("activate", "pause", swept=True),
+    "expired from draft, unswept": _over(swept=False),
+    "expired from active, unswept": _over("activate", swept=False),
+    "expired from paused, unswept": _over("activate", "pause", swept=False),
+}
+VERBS = {"activate": "active", "pause": "paused", "complete": "completed"}
+STEPS = {("draft", "active"), ("active", "paused"), ("active", "completed"), ("paused", "active"), ("paused", "completed")}
+
+
+def state_of(name: str) -> str:
+    return name.replace(",", " ").split()[0]
+
+
+# --- creating ---
+
+
+def test_a_campaign_begins_as_a_draft_with_the_defaults(api: Api) -> None:
+    made = done(api.post("/campaigns", {"name": "Airdrop", "campaignType": "loyalty", "budgetMicro": "100"}), 201)
+    assert list(made) == [
+        "id", "name", "description", "campaignType", "status", "budgetMicro", "spentMicro", "remainingMicro",
+        "grantFormula", "grantConfig", "poolId", "perWalletCapMicro", "startsAt", "expiresAt", "grantTtlSeconds",
+        "grantCount", "createdBy", "createdAt", "updatedAt",
+    ]  # fmt: skip
+    assert made["id"].startswith("camp_")
+    assert made == {
+        "id": made["id"], "name": "Airdrop", "description": None, "campaignType": "loyalty", "status": "draft",
+        "budgetMicro": "100", "spentMicro": "0", "remainingMicro": "100", "grantFormula": "fixed_amount",
+        "grantConfig": None, "poolId": "general", "perWalletCapMicro": "5000000", "startsAt": None, "expiresAt": None,
+        "grantTtlSeconds": None, "grantCount": 0, "createdBy": "operator", "createdAt": made["createdAt"],
+        "updatedAt": made["createdAt"],
+    }  # fmt: skip
+    assert api.get(f"/campaigns/{made['id']}") == made
+    assert api.get("/campaigns")["items"] == [made]
+
+
+def test_a_campaign_is_all_that_it_was_made_with(api: Api) -> None:
+    given = {
+        "name": "Airdrop", "description": "For what was lost", "campaignType": "referral", "budgetMicro": str(MAX),
+        "grantFormula": "proportional_loss", "grantConfig": {"ratioBps": 5_000, "capMicro": "7"}, "poolId": "gpu:a.b_c-d",
+        "perWalletCapMicro": "0", "startsAt": "2040-01-01T00:00:00.000000Z", "expiresAt": "2041-01-01T00:00:00.000000Z",
+        "grantTtlSeconds": 1,
+    }  # fmt: skip
+    made = done(api.post("/campaigns", given, token=api.sign(sub="ada")), 201)
+    assert given.items() <= made.items()
+    assert made["createdBy"] == "ada"
+
+
+@pytest.mark.parametrize(
+    ("starts", "expires"),
+    [(100, 100), (100, 50), (100, 99)],
+    ids=["at the start", "before the start", "just before the start"],
+)
+def test_a_campaign_ends_after_it_starts(api: Api, starts: int, expires: int) -> None:
+    body = {"name": "x", "campaignType": "loyalty", "budgetMicro": "1", "startsAt": api.after(starts)}
+    at = format_time(parse_time(body["startsAt"]) + (expires - starts) * UNIT)
+    with api.unchanged():
+        refused(api.post("/campaigns", {**body, "expiresAt": at}), 400, "validation_error", "expiresAt")
+
+
+# --- the life cycle ---
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", STATES)
+def test_the_life_cycle_has_these_steps_and_no_others(api: Api, name: str, verb: str) -> None:
+    campaign = STATES[name](api)
+    before, after = state_of(name), VERBS[verb]
+    assert api.get(f"/campaigns/{campaign}")["status"] == before
+    if (before, after) in STEPS:
+        answer = done(api.post(f"/campaigns/{campaign}/{verb}"), 200)
+        assert (answer["id"], answer["status"]) == (campaign, after)
+        assert api.get(f"/campaigns/{campaign}") == answer
+    else:
+        with api.unchanged():
+            problem = refused(api.post(f"/campaigns/{campaign}/{verb}"), 409, "invalid_transition")
+            assert (problem["from"], problem["to"]) == (before, after)
+
+
+def test_a_step_is_audited_with_where_it_came_from(api: Api) -> None:
+    campaign = _moved("activate", "pause")(api)
+    [row] = api.audited("campaign.pause")
+    assert (row["target_type"], row["target_id"], row["actor_id"]) == ("campaign", campaign, "operator")
+    assert row["details"] == {"from": "active", "to": "paused"}
+
+
+def test_activating_before_the_start_is_allowed_and_paying_is_not(api: Api) -> None:
+    campaign, account = api.draft(startsAt=api.after(60)), api.account()
+    assert done(api.post(f"/campaigns/{campaign}/activate"))["status"] == "active"
+    with api.unchanged():
+        problem = refused(api.batch(campaign, (account, 5)), 409, "campaign_not_active")
+        assert problem["startsAt"] == api.get(f"/campaigns/{campaign}")["startsAt"]
+    api.pass_time(60)
+    done(api.batch(campaign, (account, 5)), 201)
+
+
+def test_a_campaign_pays_from_its_start_to_its_end_to_the_microsecond(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_us = parse_time("2040-01-01T00:00:00Z")
+    now_us = start_us - 1_000_000
+    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    campaign = api.campaign(startsAt=format_time(start_us), expiresAt=format_time(start_us + 10))
+    accounts = [api.account() for _ in range(4)]
+    for account, offset_us, status in zip(accounts, [-1, 0, 9, 10], [409, 201, 201, 409], strict=True):
+        now_us = start_us + offset_us
+        assert api.batch(campaign, (account, 5)).status_code == status
+    assert [api.available(account) for account in accounts] == [0, 5, 5, 0]
+
+
+def test_an_expired_campaign_is_so_in_every_answer_before_any_sweep(api: Api) -> None:
+    campaign, account = api.campaign(expiresAt=api.after(60)), api.account()
+    api.pass_time(60)
+    with api.unchanged():
+        assert api.get(f"/campaigns/{campaign}")["status"] == "expired"
+        assert [c["status"] for c in api.get("/campaigns")["items"]] == ["expired"]
+        problem = refused(api.batch(campaign, (account, 5)), 409, "campaign_not_active")
+        assert problem["campaignStatus"] == "expired"
+        refused(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x"}), 422, "campaign_field_locked")
+        refused(api.call("PATCH", f"/campaigns/{campaign}", {"expiresAt": api.after(60)}), 422, "campaign_field_locked")
+        refused(api.post(f"/campaigns/{campaign}/complete"), 409, "invalid_transition")
+
+
+# --- editing ---
+
+EDITS: dict[str, Json] = {
+    "name": "Another",
+    "description": "Another text",
+    "campaignType": "referral",
+    "budgetMicro": "7",
+    "grantFormula": "proportional_loss",
+    "grantConfig": {"amountMicro": "3"},
+    "poolId": "gpu",
+    "perWalletCapMicro": "3",
+    "startsAt": "2039-01-01T00:00:00.000000Z",
+    "expiresAt": "2040-01-01T00:00:00.000000Z",
+    "grantTtlSeconds": 60,
+}
+EDITABLE_ONCE_ACTIVE = {"name", "description", "budgetMicro", "expiresAt"}
+
+
+@pytest.mark.parametrize("field", EDITS)
+@pytest.mark.parametrize("name", STATES)
+def test_what_may_be_edited_depends_on_the_state(api: Api, name: str, field: str) -> None:
+    campaign = STATES[name](api)
+    path, state = f"/campaigns/{campaign}", state_of(name)
+    before = api.get(path)
+    change = {field: EDITS[field]}
+    if field == "startsAt":
+        # Before its end, which is soon.
+        change = {field: format_time(parse_time(before["createdAt"]) + UNIT)}
+    allowed = state == "draft" or (state in ("active", "paused") and field in EDITABLE_ONCE_ACTIVE)
+    if allowed:
+        answer = done(api.call("PATCH", path, change), 200)
+        expected = {**before, **change, "updatedAt": answer["updatedAt"]}
+        if field == "budgetMicro":
+            expected["remainingMicro"] = "7"
+        assert answer == expected == api.get(path)
+    else:
+        with api.unchanged():
+            problem = refused(api.call("PATCH", path, change), 422, "campaign_field_locked")
+            assert problem["fields"] == [field]
+            # A locked field stays so in company, and when it would not change.
+            refused(api.call("PATCH", path, {**change, "name": "x"}), 422, "campaign_field_locked")
+            if before[field] is not None:
+                refused(api.call("PATCH", path, {field: before[field]}), 422, "campaign_field_locked")
+
+
+def test_an_edit_names_every_locked_field(api: Api) -> None:
+    campaign = api.campaign()
+    with api.unchanged():
+        response = api.call("PATCH", f"/campaigns/{campaign}", {"poolId": "gpu", "name": "x", "campaignType": "loyalty"})
+        assert refused(response, 422, "campaign_field_locked")["fields"] == ["campaignType", "poolId"]
+
+
+def test_a_budget_may_be_lowered_to_what_is_spent_and_no_further(api: Api) -> None:
+    campaign = api.campaign(100)
+    done(api.batch(campaign, (api.account(), 30)))
+    path = f"/campaigns/{campaign}"
+    with api.unchanged():
+        for budget in ("29", "0"):
+            problem = refused(api.call("PATCH", path, {"budgetMicro": budget}), 422, "budget_below_spent")
+            assert (problem["spentMicro"], problem["budgetMicro"]) == ("30", budget)
+    answer = done(api.call("PATCH", path, {"budgetMicro": "30"}))
+    assert (answer["spentMicro"], answer["remainingMicro"]) == ("30", "0")
+    account = api.account()
+    with api.unchanged():
+        refused(api.batch(campaign, (account, 1)), 422, "budget_exceeded")
+    done(api.call("PATCH", path, {"budgetMicro": "31"}))
+    done(api.batch(campaign, (account, 1)), 201)
+
+
+def test_an_edit_of_a_draft_must_leave_a_formula_that_can_be_evaluated(api: Api) -> None:
+    campaign = api.draft(grantConfig={"amountMicro": "5"})
+    path = f"/campaigns/{campaign}"
+    with api.unchanged():
+        refused(api.call("PATCH", path, {"grantFormula": "tiered"}), 400, "validation_error")
+        refused(api.call("PATCH", path, {"grantConfig": {"brackets": []}}), 400, "validation_error")
+        problem = refused(api.call("PATCH", path, {"grantFormula": "proportional_loss"}), 400, "validation_error")
+        assert problem["errors"][0]["path"].startswith("grantConfig")
+    done(api.call("PATCH", path, {"grantFormula": "proportional_loss", "grantConfig": {"ratioBps": 1}}))
+
+
+def test_an_end_may_be_moved_while_a_campaign_runs_but_not_into_the_past_or_before_its_start(api: Api) -> None:
+    campaign = api.campaign(startsAt=api.after(100))
+    path = f"/campaigns/{campaign}"
+    with api.unchanged():
+        refused(api.call("PATCH", path, {"expiresAt": api.after(-1)}), 400, "validation_error", "expiresAt")
+        refused(api.call("PATCH", path, {"expiresAt": api.after(50)}), 400, "validation_error", "expiresAt")
+    done(api.call("PATCH", path, {"expiresAt": api.after(200)}))
+    api.pass_time(150)
+    done(api.call("PATCH", path, {"expiresAt": api.after(500)}))
+    api.pass_time(100)
+    done(api.batch(campaign, (api.account(), 5)), 201)
+
+
+def test_a_name_may_be_edited_although_the_start_has_passed(api: Api) -> None:
+    campaign = api.draft(startsAt=api.after(5), expiresAt=api.after(500))
+    api.pass_time(10)
+    assert done(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x"}))["name"] == "x"
+
+
+def test_an_edit_of_nothing_changes_nothing_of_the_campaign(api: Api) -> None:
+    campaign = api.campaign()
+    before = api.get(f"/campaigns/{campaign}")
+    api.pass_time(10)
+    for body in (None, {}, dict.fromkeys(EDITS)):
+        assert done(api.call("PATCH", f"/campaigns/{campaign}", body), 200) == before
+
+
+def test_an_edit_is_audited_with_before_and_after(api: Api) -> None:
+    campaign = api.draft()
+    before = api.get(f"/campaigns/{campaign}")
+    after = done(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x", "poolId": "gpu"}))
+    [row] = api.audited("campaign.edit")
+    assert row["target_id"] == campaign
+    assert row["details"] == {"changed": ["name", "poolId"], "before": before, "after": after}

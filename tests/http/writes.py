@@ -1,0 +1,67 @@
+"""Every write of the API as a table, for what is promised of all of them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests.api import Api, Json
+
+
+class Write(NamedTuple):
+    """A request that changes something once its book is prepared."""
+
+    method: str
+    path: str
+    body: Json
+
+
+ENTITY: Json = {"entityType": "person", "entityId": "ada"}
+CAMPAIGN: Json = {"name": "Airdrop", "campaignType": "loyalty", "budgetMicro": "100"}
+
+
+def _mint(api: Api) -> Write:
+    return Write(
+        "POST", f"/accounts/{api.account(3)}/mint", {"amountMicro": "5", "sourceId": "order-1", "metadata": {"n": 1}}
+    )
+
+
+def _batch(api: Api) -> Write:
+    account, paid = api.account(), api.account(2)
+    campaign = api.campaign(grantFormula="proportional_loss")
+    api.batch(campaign, (paid, 7))
+    grants = [
+        {"accountId": account, "formulaInput": {"lossMicro": "9", "source": "list"}},
+        {"entity": {"entityType": "agent", "entityId": "new"}, "amountMicro": "4"},
+        {"accountId": paid, "amountMicro": "8"},
+        {"accountId": "acct_none", "amountMicro": "8"},
+        {"entity": {"entityType": "agent", "entityId": "nothing lost"}, "formulaInput": {"lossMicro": "0"}},
+    ]
+    return Write("POST", f"/campaigns/{campaign}/grants/batch", {"grants": grants})
+
+
+# Prepares a book and says what to send.
+WRITES: dict[str, Callable[[Api], Write]] = {
+    "open": lambda _: Write("POST", "/accounts", ENTITY),
+    "mint": _mint,
+    "create": lambda _: Write("POST", "/campaigns", CAMPAIGN),
+    "edit": lambda api: Write("PATCH", f"/campaigns/{api.campaign()}", {"name": "Another", "budgetMicro": "7"}),
+    "activate": lambda api: Write("POST", f"/campaigns/{api.draft()}/activate", None),
+    "pause": lambda api: Write("POST", f"/campaigns/{api.campaign()}/pause", None),
+    "complete": lambda api: Write("POST", f"/campaigns/{api.campaign()}/complete", {}),
+    "batch": _batch,
+    "revoke a token": lambda _: Write("POST", "/tokens/some-id/revoke", None),
+}
+
+# Refusals: prepares a book, and a request that it refuses for what is in it.
+REFUSALS: dict[str, Callable[[Api], Write]] = {
+    "mint to nobody": lambda _: Write("POST", "/accounts/acct_none/mint", {"amountMicro": "5"}),
+    "mint over the ceiling": lambda api: Write("POST", f"/accounts/{api.account()}/mint", {"amountMicro": "9" * 18}),
+    "edit nothing": lambda _: Write("PATCH", "/campaigns/camp_none", {"name": "x"}),
+    "edit a locked field": lambda api: Write("PATCH", f"/campaigns/{api.campaign()}", {"poolId": "gpu"}),
+    "pause a draft": lambda api: Write("POST", f"/campaigns/{api.draft()}/pause", None),
+    "pay from a draft": lambda api: Write(
+        "POST", f"/campaigns/{api.draft()}/grants/batch", {"grants": [{"accountId": api.account(), "amountMicro": "1"}]}
+    ),
+    "pay over the budget": lambda api: Write(
+        "POST", f"/campaigns/{api.campaign(5)}/grants/batch", {"grants": [{"accountId": api.account(), "amountMicro": "6"}]}
+    ),
+}

@@ -1,0 +1,69 @@
+"""Section 3: accounts."""
+
+import asyncio
+
+import pytest
+
+from tests.api import Api, done, refused
+
+ENTITY = {"entityType": "person", "entityId": "ada"}
+
+
+def test_an_account_is_opened_once_and_found_after_that(api: Api) -> None:
+    opened = done(api.post("/accounts", ENTITY), 201)
+    assert list(opened) == ["id", "entityType", "entityId", "createdAt"]
+    assert (opened["entityType"], opened["entityId"]) == ("person", "ada")
+    assert opened["id"].startswith("acct_")
+    assert done(api.post("/accounts", ENTITY), 200) == opened
+    assert api.get(f"/accounts/{opened['id']}") == opened
+    assert api.get("/accounts")["items"] == [opened]
+
+
+def test_many_who_open_one_account_at_once_open_one(api: Api) -> None:
+    async def open_all() -> list[tuple[int, bytes]]:
+        headers = {"Authorization": f"Bearer {api.token}"}
+        answers = [api.http.post("/admin/billing/accounts", json=ENTITY, headers=headers) for _ in range(20)]
+        return [(answer.status_code, answer.content) for answer in await asyncio.gather(*answers)]
+
+    answers = api.loop.run(open_all())
+    assert sorted(status for status, _ in answers) == [200] * 19 + [201]
+    assert len({content for _, content in answers}) == 1
+    assert len(api.get("/accounts")["items"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["agent", "person", "community", "mod", "protocol", "foundation", "commons"])
+def test_an_entity_is_its_type_and_its_id_together(api: Api, kind: str) -> None:
+    account = done(api.post("/accounts", {"entityType": kind, "entityId": "ada"}), 201)
+    other = done(api.post("/accounts", {"entityType": "mod" if kind != "mod" else "agent", "entityId": "ada"}), 201)
+    assert account["id"] != other["id"]
+
+
+def test_entity_ids_are_compared_to_the_letter(api: Api) -> None:
+    # Not folded, trimmed, normalised, taken for numbers or for SQL.
+    names = [
+        "ada", "Ada", "ada ", " ada", "é", "e\u0301", "1", "01", "1.0", "%", "_", "'; DROP TABLE credit_accounts; --",
+        "null", "\U0001f600",
+    ]  # fmt: skip
+    opened = [done(api.post("/accounts", {"entityType": "person", "entityId": name}), 201) for name in names]
+    assert len({account["id"] for account in opened}) == len(names)
+    for name, account in zip(names, opened, strict=True):
+        assert done(api.post("/accounts", {"entityType": "person", "entityId": name}), 200) == account
+        assert account["entityId"] == name
+
+
+def test_ids_sort_by_creation(api: Api) -> None:
+    opened = [api.account() for _ in range(40)]
+    assert opened == sorted(opened)
+    assert all(len(account) <= 64 for account in opened)
+
+
+def test_an_account_that_is_found_is_not_changed(api: Api) -> None:
+    first = done(api.post("/accounts", ENTITY))
+    api.pass_time(60)
+    assert done(api.post("/accounts", ENTITY), 200) == first
+
+
+def test_an_unknown_account_is_not_found(api: Api) -> None:
+    api.account()
+    problem = refused(api.call("GET", "/accounts/acct_0000000000002"), 404, "account_not_found")
+    assert problem["accountId"] == "acct_0000000000002"

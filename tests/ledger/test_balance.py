@@ -1,0 +1,146 @@
+"""Section 3: the balance, now and at a past moment."""
+
+import pytest
+
+from minibill.clock import format_time, parse_time
+from tests.api import Api, Json, done, refused
+
+
+def pools(balance: Json) -> dict[str, tuple[int, int]]:
+    return {p["poolId"]: (int(p["availableMicro"]), int(p["reservedMicro"])) for p in balance["pools"]}
+
+
+def moved(time: str, microseconds: int) -> str:
+    return format_time(parse_time(time) + microseconds)
+
+
+def test_a_balance_says_what_each_pool_has_and_the_total(api: Api) -> None:
+    account = api.account(5, 6)
+    api.mint(account, 7, poolId="gpu")
+    balance = api.get(f"/accounts/{account}/balance")
+    assert list(balance) == ["accountId", "at", "pools", "totalAvailableMicro", "totalReservedMicro", "debtMicro"]
+    assert balance["accountId"] == account
+    assert pools(balance) == {"general": (11, 0), "gpu": (7, 0)}
+    assert (balance["totalAvailableMicro"], balance["totalReservedMicro"], balance["debtMicro"]) == ("18", "0", "0")
+
+
+def test_the_balance_of_one_pool_is_of_that_pool_alone(api: Api) -> None:
+    account = api.account(5)
+    api.mint(account, 7, poolId="gpu")
+    balance = api.get(f"/accounts/{account}/balance", poolId="gpu")
+    assert (pools(balance), balance["totalAvailableMicro"]) == ({"gpu": (7, 0)}, "7")
+    balance = api.get(f"/accounts/{account}/balance", poolId="none-such")
+    assert (pools(balance), balance["totalAvailableMicro"]) == ({"none-such": (0, 0)}, "0")
+
+
+def test_an_account_that_never_had_credits_has_none(api: Api) -> None:
+    balance = api.get(f"/accounts/{api.account()}/balance")
+    assert (balance["pools"], balance["totalAvailableMicro"], balance["totalReservedMicro"]) == ([], "0", "0")
+
+
+def test_credits_are_live_while_now_is_before_their_expiry_and_not_from_it_on(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_us = parse_time("2030-01-01T00:00:00Z")
+    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    account = api.account(3)
+    api.mint(account, 5, expiresAt="2030-01-01T00:00:10Z")
+    for offset_us, available in [(9_999_999, 8), (10_000_000, 3), (10_000_001, 3)]:
+        now_us = parse_time("2030-01-01T00:00:00Z") + offset_us
+        assert api.available(account) == available
+
+
+def test_credits_that_have_expired_are_not_available_before_any_sweep(api: Api) -> None:
+    account = api.account(3)
+    api.mint(account, 5, expiresAt=api.after(60))
+    api.mint(account, 6, expiresAt=api.after(60), poolId="gpu")
+    api.mint(account, 7, expiresAt=api.after(600))
+    with api.unchanged():
+        api.pass_time(60)
+        assert pools(api.get(f"/accounts/{account}/balance")) == {"general": (10, 0), "gpu": (0, 0)}
+    before = pools(api.get(f"/accounts/{account}/balance"))
+    api.advance(0)
+    assert pools(api.get(f"/accounts/{account}/balance")) == before
+
+
+def test_a_past_balance_is_as_of_that_very_moment(api: Api) -> None:
+    account = api.account()
+    times = []
+    for amount in (1, 20, 300):
+        api.mint(account, amount)
+        times.append(api.get(f"/accounts/{account}/history")["items"][0]["createdAt"])
+        api.pass_time(10)
+    expected = {
+        moved(times[0], -1): 0,
+        times[0]: 1,
+        moved(times[1], -1): 1,
+        times[1]: 21,
+        moved(times[2], -1): 21,
+        times[2]: 321,
+    }
+    for at, available in expected.items():
+        assert api.available(account, at=at) == available
+        balance = api.get(f"/accounts/{account}/balance", at=at)
+        assert (balance["at"], balance["totalAvailableMicro"]) == (at, str(available))
+
+
+def test_a_past_balance_knows_when_credits_expired_whenever_that_was_written_down(api: Api) -> None:
+    account = api.account(1)
+    end = api.after(100)
+    api.mint(account, 20, expiresAt=end)
+    moments = {moved(end, -1): 21, end: 1, moved(end, 1): 1, moved(end, 90_000_000): 1}
+    api.pass_time(200)
+    for at, available in moments.items():
+        assert api.available(account, at=at) == available
+    api.advance(0)
+    for at, available in moments.items():
+        assert api.available(account, at=at) == available
+    # And when something else was minted between the expiry and its being written down.
+    api.mint(account, 300)
+    for at, available in moments.items():
+        assert api.available(account, at=at) == available
+    assert api.available(account) == 301
+
+
+def test_a_past_balance_is_the_same_whether_a_write_or_the_sweep_wrote_the_expiry_down(api: Api) -> None:
+    touched, swept = api.account(5), api.account(5)
+    end = api.after(50)
+    for account in (touched, swept):
+        api.mint(account, 7, expiresAt=end)
+    api.pass_time(80)
+    api.mint(touched, 1)
+    api.mint(swept, 1)
+    api.advance(0)
+    for at in (moved(end, -1), end, moved(end, 1_000_000)):
+        assert api.available(touched, at=at) == api.available(swept, at=at)
+
+
+def test_a_past_moment_may_carry_any_offset_and_is_answered_in_utc(api: Api) -> None:
+    account = api.account(5)
+    balance = api.get(f"/accounts/{account}/balance", at="2001-01-01T01:00:00+01:00")
+    assert (balance["at"], balance["totalAvailableMicro"]) == ("2001-01-01T00:00:00.000000Z", "0")
+
+
+def test_a_past_balance_of_one_pool(api: Api) -> None:
+    account = api.account(5)
+    api.mint(account, 7, poolId="gpu")
+    at = api.get(f"/accounts/{account}/history", poolId="gpu")["items"][0]["createdAt"]
+    assert pools(api.get(f"/accounts/{account}/balance", at=at, poolId="gpu")) == {"gpu": (7, 0)}
+    assert pools(api.get(f"/accounts/{account}/balance", at=moved(at, -1), poolId="gpu")) == {"gpu": (0, 0)}
+
+
+def test_a_moment_in_the_future_has_no_balance(api: Api) -> None:
+    account = api.account(5)
+    for at in (api.after(5), "9999-12-31T23:59:59.999999Z"):
+        refused(api.call("GET", f"/accounts/{account}/balance", at=at), 400, "validation_error", "at")
+    at = api.after(0)
+    done(api.call("GET", f"/accounts/{account}/balance", at=at))
+
+
+def test_a_balance_is_read_without_writing(api: Api) -> None:
+    account = api.account(5)
+    api.mint(account, 5, expiresAt=api.after(1))
+    api.pass_time(5)
+    with api.unchanged():
+        for path in ("", "/balance", "/lots", "/history"):
+            api.get(f"/accounts/{account}{path}")

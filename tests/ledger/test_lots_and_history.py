@@ -1,0 +1,124 @@
+"""Section 3: lots and entries, as they are read."""
+
+import pytest
+
+from minibill.clock import format_time, parse_time
+from tests.api import Api, Json
+
+
+def entries(api: Api, account: str) -> list[Json]:
+    """All of them, oldest first."""
+    items: list[Json] = api.get(f"/accounts/{account}/history", limit=100)["items"]
+    return items[::-1]
+
+
+def test_a_lot_says_all_that_it_was_minted_with(api: Api) -> None:
+    account = api.account()
+    end = api.after(60)
+    given = {"poolId": "gpu", "sourceType": "deposit", "sourceId": "order-1", "priority": 0, "metadata": {"n": [1, None]}}
+    minted = api.mint(account, 7, expiresAt=end, description="a gift", **given)
+    [lot] = api.get(f"/accounts/{account}/lots")["items"]
+    assert list(lot) == [
+        "id", "accountId", "poolId", "sourceType", "sourceId", "priority", "originalMicro", "availableMicro",
+        "reservedMicro", "consumedMicro", "expiredMicro", "revokedMicro", "state", "expiresAt", "metadata", "createdAt",
+    ]  # fmt: skip
+    assert lot == {
+        "id": minted["lotId"], "accountId": account, "originalMicro": "7", "availableMicro": "7", "reservedMicro": "0",
+        "consumedMicro": "0", "expiredMicro": "0", "revokedMicro": "0", "state": "live", "expiresAt": end,
+        "createdAt": lot["createdAt"], **given,
+    }  # fmt: skip
+
+
+def test_an_entry_says_what_it_did_and_what_that_came_to(api: Api) -> None:
+    account = api.account(5)
+    minted = api.mint(account, 7, sourceType="deposit", description="a gift", metadata={"n": 1})
+    entry = entries(api, account)[-1]
+    assert list(entry) == [
+        "id", "entrySeq", "entryType", "poolId", "lotId", "reservationId", "amountMicro", "availableDeltaMicro",
+        "reservedDeltaMicro", "availableAfterMicro", "reservedAfterMicro", "description", "metadata", "createdAt",
+    ]  # fmt: skip
+    assert entry["id"].startswith("entry_")
+    assert {**entry, "id": "", "createdAt": ""} == {
+        "id": "", "entrySeq": 2, "entryType": "deposit", "poolId": "general", "lotId": minted["lotId"],
+        "reservationId": None, "amountMicro": "7", "availableDeltaMicro": "7", "reservedDeltaMicro": "0",
+        "availableAfterMicro": "12", "reservedAfterMicro": "0", "description": "a gift",
+        "metadata": {"n": 1}, "createdAt": "",
+    }  # fmt: skip
+
+
+def test_a_lot_whose_time_is_over_shows_as_expired_before_that_is_written_down(api: Api) -> None:
+    account = api.account(3)
+    lot = api.mint(account, 5, expiresAt=api.after(60))["lotId"]
+
+    def shown() -> list[tuple[str, str, str, str]]:
+        lots = api.get(f"/accounts/{account}/lots")["items"]
+        return [(each["state"], each["availableMicro"], each["expiredMicro"], each["originalMicro"]) for each in lots]
+
+    assert shown() == [("live", "3", "0", "3"), ("live", "5", "0", "5")]
+    api.pass_time(60)
+    due = [("live", "3", "0", "3"), ("expired", "0", "5", "5")]
+    with api.unchanged():
+        assert shown() == due
+        assert [each["id"] for each in api.get(f"/accounts/{account}/lots", state="expired")["items"]] == [lot]
+        assert len(api.get(f"/accounts/{account}/lots", state="live")["items"]) == 1
+        assert api.get(f"/accounts/{account}/lots", state="spent")["items"] == []
+        assert api.get(f"/accounts/{account}/lots", state="revoked")["items"] == []
+    api.advance(0)
+    assert shown() == due
+    assert [each["id"] for each in api.get(f"/accounts/{account}/lots", state="expired")["items"]] == [lot]
+
+
+def test_a_lot_is_live_until_the_very_microsecond_of_its_expiry(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_us = parse_time("2030-01-01T00:00:00Z")
+    now_us = start_us
+    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    account = api.account()
+    api.mint(account, 5, expiresAt=format_time(start_us + 1))
+    assert api.get(f"/accounts/{account}/lots")["items"][0]["state"] == "live"
+    now_us = start_us + 1
+    assert api.get(f"/accounts/{account}/lots")["items"][0]["state"] == "expired"
+
+
+def test_entries_run_without_gap_in_each_pool_and_each_checks_itself_against_the_one_before(api: Api) -> None:
+    account = api.account()
+    for number in range(12):
+        expires = {"expiresAt": api.after(5)} if number % 3 == 0 else {}
+        api.mint(account, number + 1, poolId=("general", "gpu", "cpu")[number % 3 and number % 2], **expires)
+        api.pass_time(2)
+    api.advance(10)
+    seen: dict[str, tuple[int, int, int]] = {}
+    for entry in entries(api, account):
+        seq, available, reserved = seen.get(entry["poolId"], (0, 0, 0))
+        available += int(entry["availableDeltaMicro"])
+        reserved += int(entry["reservedDeltaMicro"])
+        assert entry["entrySeq"] == seq + 1
+        assert (int(entry["availableAfterMicro"]), int(entry["reservedAfterMicro"])) == (available, reserved)
+        seen[entry["poolId"]] = (seq + 1, available, reserved)
+    balance = api.get(f"/accounts/{account}/balance")["pools"]
+    assert {pool["poolId"]: int(pool["availableMicro"]) for pool in balance} == {p: a for p, (_, a, _) in seen.items()}
+    assert len(seen) == 2
+
+
+def test_times_in_the_ledger_do_not_go_back_when_the_clock_does(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = api.account()
+    campaign = api.campaign()
+    start_us = parse_time("2040-01-01T00:00:00Z")
+    for offset_s, amount in [(0, 1), (100, 2), (-86_400, 3), (50, 4), (101, 5)]:
+        now_us = start_us + offset_s * 1_000_000
+        monkeypatch.setattr("minibill.clock.real_now_us", lambda now_us=now_us: now_us)
+        api.mint(account, amount)
+    api.batch(campaign, (account, 6))
+    times = [entry["createdAt"] for entry in entries(api, account)]
+    expected = [start_us, *[start_us + 100_000_000] * 3, *[start_us + 101_000_000] * 2]
+    assert [parse_time(time) for time in times] == expected
+
+
+def test_what_has_expired_stays_so_when_the_clock_goes_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_us = parse_time("2040-01-01T00:00:00Z")
+    monkeypatch.setattr("minibill.clock.real_now_us", lambda: start_us)
+    account = api.account()
+    api.mint(account, 5, expiresAt=api.after(10))
+    monkeypatch.setattr("minibill.clock.real_now_us", lambda: start_us + 10_000_000)
+    assert api.available(account) == 0
+    monkeypatch.setattr("minibill.clock.real_now_us", lambda: start_us)
+    assert api.available(account) == 0

@@ -1,0 +1,197 @@
+"""Section 3: what a mint answers, when it is the same mint again, and how much there may be."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from minibill.clock import format_time, parse_time
+from tests.api import Api, Json, done, refused
+
+MAX = 2**63 - 1
+CEILING = 1_000_000_000_000
+
+
+def send(api: Api, account: str, amount: int, **body: Json) -> Json:
+    return api.post(f"/accounts/{account}/mint", {"amountMicro": str(amount), **body})
+
+
+def test_what_a_mint_answers(api: Api) -> None:
+    account = api.account(5)
+    api.mint(account, 9, poolId="gpu")
+    end = api.after(60)
+    answer = done(send(api, account, 7, expiresAt=end, priority=3), 201)
+    lot = answer.pop("lotId")
+    assert lot.startswith("lot_")
+    assert answer == {
+        "accountId": account, "amountMicro": "7", "poolId": "general", "priority": 3, "expiresAt": end, "duplicate": False,
+        "balance": {"availableMicro": "12", "reservedMicro": "0"},
+    }  # fmt: skip
+
+
+def test_a_mint_is_a_grant_unless_it_is_said_to_be_a_deposit(api: Api) -> None:
+    account = api.account()
+    for body in ({}, {"sourceType": "grant"}, {"sourceType": "deposit"}):
+        api.mint(account, 1, **body)
+    assert [lot["sourceType"] for lot in api.get(f"/accounts/{account}/lots")["items"]] == ["grant", "grant", "deposit"]
+    kinds = [entry["entryType"] for entry in api.get(f"/accounts/{account}/history")["items"]]
+    assert kinds == ["deposit", "grant", "grant"]
+
+
+# --- the same source again ---
+
+
+def test_the_same_source_with_the_same_account_and_amount_is_answered_with_the_first_lot(api: Api) -> None:
+    account = api.account()
+    first = done(send(api, account, 7, sourceId="order-1", poolId="gpu", priority=3, expiresAt=api.after(600)), 201)
+    api.mint(account, 100, poolId="gpu")
+    again = done(send(api, account, 7, sourceId="order-1"), 200)
+    assert again == {**first, "duplicate": True, "balance": {"availableMicro": "107", "reservedMicro": "0"}}
+    assert len(api.get(f"/accounts/{account}/lots")["items"]) == 2
+    assert api.available(account, "gpu") == 107
+
+
+def test_the_same_source_credits_once_also_when_its_lot_has_expired(api: Api) -> None:
+    account = api.account()
+    first = done(send(api, account, 7, sourceId="order-1", expiresAt=api.after(5)), 201)
+    api.pass_time(10)
+    again = done(send(api, account, 7, sourceId="order-1", expiresAt=api.after(-1)), 200)
+    assert (again["lotId"], again["duplicate"], again["balance"]["availableMicro"]) == (first["lotId"], True, "0")
+    assert api.available(account) == 0
+
+
+def test_a_source_that_credited_another_account_or_amount_is_refused(api: Api) -> None:
+    account, other = api.account(), api.account()
+    first = done(send(api, account, 7, sourceId="order-1"))
+    with api.unchanged():
+        for response in (send(api, other, 7, sourceId="order-1"), send(api, account, 8, sourceId="order-1")):
+            problem = refused(response, 409, "source_already_credited")
+            assert (problem["sourceType"], problem["sourceId"], problem["lotId"]) == ("grant", "order-1", first["lotId"])
+
+
+def test_a_source_is_its_type_and_its_id_together(api: Api) -> None:
+    account = api.account()
+    done(send(api, account, 7, sourceId="order-1"), 201)
+    done(send(api, account, 7, sourceId="order-1", sourceType="deposit"), 201)
+    done(send(api, account, 7, sourceId="ORDER-1"), 201)
+    done(send(api, account, 7, sourceId="order-1 "), 201)
+    assert api.available(account) == 28
+
+
+def test_mints_without_source_are_each_their_own(api: Api) -> None:
+    account = api.account()
+    lots = {done(send(api, account, 7), 201)["lotId"] for _ in range(3)}
+    assert (len(lots), api.available(account)) == (3, 21)
+
+
+def test_many_mints_of_one_source_at_once_credit_once(api: Api) -> None:
+    account = api.account()
+
+    async def mint_all() -> list[Json]:
+        headers = {"Authorization": f"Bearer {api.token}"}
+        body = {"amountMicro": "7", "sourceId": "order-1"}
+        path = f"/admin/billing/accounts/{account}/mint"
+        return [
+            r.json() for r in await asyncio.gather(*[api.http.post(path, json=body, headers=headers) for _ in range(20)])
+        ]
+
+    answers = api.loop.run(mint_all())
+    assert len({answer["lotId"] for answer in answers}) == 1
+    assert sorted(answer["duplicate"] for answer in answers) == [False] + [True] * 19
+    assert api.available(account) == 7
+
+
+# --- how much ---
+
+
+def test_a_mint_of_the_ceiling_is_accepted_and_one_micro_unit_more_is_not(api: Api) -> None:
+    account = api.account()
+    done(send(api, account, CEILING), 201)
+    with api.unchanged():
+        problem = refused(send(api, account, CEILING + 1), 422, "amount_too_large")
+        assert (problem["limitMicro"], problem["requestedMicro"]) == (str(CEILING), str(CEILING + 1))
+        refused(send(api, account, MAX), 422, "amount_too_large")
+        refused(send(api, account, MAX + 1), 400, "validation_error", "amountMicro")
+
+
+def test_the_ceiling_can_be_set(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO="10")
+    account = api.account(10)
+    with api.unchanged():
+        refused(send(api, account, 11), 422, "amount_too_large")
+
+
+def test_the_ceiling_is_of_one_request_and_sums_may_go_higher(api: Api) -> None:
+    account = api.account(CEILING, CEILING, CEILING)
+    assert api.available(account) == 3 * CEILING
+
+
+def test_an_account_may_hold_up_to_2_63_minus_1_and_an_overflow_is_refused(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(MAX))
+    account = api.account(MAX - 10)
+    with api.unchanged():
+        refused(send(api, account, 11), 422, "amount_too_large")
+        refused(send(api, account, MAX), 422, "amount_too_large")
+    assert done(send(api, account, 10))["balance"]["availableMicro"] == str(MAX)
+    with api.unchanged():
+        refused(send(api, account, 1), 422, "amount_too_large")
+    assert api.get(f"/accounts/{account}/balance")["totalAvailableMicro"] == str(MAX)
+    assert api.get(f"/accounts/{account}/history")["items"][0]["availableAfterMicro"] == str(MAX)
+
+
+def test_the_pools_of_an_account_together_may_not_overflow_either(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(MAX))
+    account = api.account()
+    for number in range(4):
+        api.mint(account, MAX // 4, poolId=f"p{number}")
+    with api.unchanged():
+        refused(send(api, account, 4, poolId="q"), 422, "amount_too_large")
+        refused(send(api, account, MAX // 4, poolId="p0"), 422, "amount_too_large")
+    api.mint(account, 3, poolId="q")
+    assert api.get(f"/accounts/{account}/balance")["totalAvailableMicro"] == str(MAX)
+    other = api.account(MAX)
+    assert api.available(other) == MAX
+
+
+def test_what_has_expired_makes_room(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(MAX))
+    account = api.account()
+    api.mint(account, MAX, expiresAt=api.after(5))
+    with api.unchanged():
+        refused(send(api, account, 1), 422, "amount_too_large")
+    api.pass_time(10)
+    api.mint(account, MAX)
+    assert api.available(account) == MAX
+
+
+def test_a_batch_that_would_overflow_an_account_pays_nobody(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(MAX))
+    full, other = api.account(MAX - 1), api.account()
+    campaign = api.campaign()
+    with api.unchanged():
+        refused(api.batch(campaign, (other, 5), (full, 2)), 422, "amount_too_large")
+    done(api.batch(campaign, (other, 5), (full, 1)), 201)
+
+
+@pytest.mark.parametrize("offset_us", [0, -1, -1_000_000])
+def test_an_expiry_must_be_in_the_future(api: Api, monkeypatch: pytest.MonkeyPatch, offset_us: int) -> None:
+    now_us = parse_time("2040-01-01T00:00:00Z")
+    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    account = api.account()
+    with api.unchanged():
+        refused(send(api, account, 1, expiresAt=format_time(now_us + offset_us)), 400, "validation_error", "expiresAt")
+    done(send(api, account, 1, expiresAt=format_time(now_us + 1)), 201)
+
+
+# --- the audit log ---
+
+
+def test_a_mint_is_audited_with_the_balance_before_and_after(api: Api) -> None:
+    account = api.account(5)
+    minted = api.mint(account, 7, sourceId="order-1")
+    row = api.audited("account.mint")[-1]
+    assert (row["actor_id"], row["target_type"], row["target_id"]) == ("operator", "account", account)
+    assert (row["ip"], row["created_at_us"] > 0) == ("192.0.2.7", True)
+    details = row["details"]
+    assert (details["lotId"], details["amountMicro"], details["poolId"]) == (minted["lotId"], "7", "general")
+    assert (details["before"]["availableMicro"], details["after"]["availableMicro"]) == ("5", "12")

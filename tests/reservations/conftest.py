@@ -1,0 +1,30 @@
+"""Time that stands still, to be set to the microsecond."""
+
+import pytest
+
+from minibill.clock import US_PER_SECOND, format_time, parse_time
+
+START_US = parse_time("2040-01-01T00:00:00Z")
+
+
+class Moment:
+    """The machine's time as the book sees it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._us = START_US
+        monkeypatch.setattr("minibill.clock.real_now_us", lambda: self._us)
+
+    def at(self, seconds: int, us: int = 0) -> None:
+        """It is that long after the start of the test."""
+        self._us = START_US + seconds * US_PER_SECOND + us
+
+    @staticmethod
+    def text(seconds: int, us: int = 0) -> str:
+        """That moment as it is written."""
+        return format_time(START_US + seconds * US_PER_SECOND + us)
+
+
+@pytest.fixture
+def moment(monkeypatch: pytest.MonkeyPatch) -> Moment:
+    """The time of the book; ask for it before the API."""
+    return Moment(monkeypatch)

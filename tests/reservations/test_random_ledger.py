@@ -1,0 +1,682 @@
+"""Random mints, reservations, time, sweeps, retries and restarts, against a model of section 3 in plain Python.
+
+The model settles what falls due at the very moment; the book does it whenever it comes to it, and must answer the same.
+A long run, about an hour on two cores: `MINIBILL_TEST_EXAMPLES=10000 pytest tests/reservations/test_random_ledger.py`.
+"""
+
+import copy
+import json
+import os
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from minibill import ids
+from minibill.audit import Origin
+from minibill.auth.tokens import Caller
+from minibill.book import Book, Written
+from minibill.clock import US_PER_SECOND, Clock, format_time, parse_time
+from minibill.db.sqlite import sqlite3
+from minibill.idempotency import Key
+from minibill.invariants import violations
+from minibill.ledger import reads, settle
+from minibill.ledger.accounts import open_account
+from minibill.ledger.finalize import finalize, release
+from minibill.ledger.mint import mint
+from minibill.ledger.reservations import reservation_answer, reserve
+from minibill.outcome import Outcome
+from minibill.problems import Problem
+from minibill.wire import encode
+from tests.api import Json, Loop
+
+CEILING = 100
+START_US = parse_time("2040-01-01T00:00:00Z")
+NAMES = ["ada", "bob"]
+POOLS = ["general", "gpu", "zone:a"]
+ADMIN = Caller("admin", "model", None, frozenset())
+SERVICE = Caller("service", "model", None, frozenset())
+ORIGIN = Origin(None, None, None, None)
+
+
+# --- commands ---
+
+
+class Mint(NamedTuple):
+    name: int
+    pool: str
+    amount: int
+    priority: int
+    lives_s: int | None
+    source: str | None
+
+
+class Reserve(NamedTuple):
+    name: int
+    pool: str
+    amount: int
+    ttl_s: int
+    mode: str
+
+
+class Finalize(NamedTuple):
+    """`reservation` counts back from the newest; once it is sent, forward from the first."""
+
+    reservation: int
+    cost: int
+
+
+class Release(NamedTuple):
+    reservation: int
+
+
+class Write(NamedTuple):
+    """An action, the idempotency key that it is sent with, and whether it is a dry run."""
+
+    action: Mint | Reserve | Finalize | Release
+    key: str | None
+    dry: bool
+
+
+class Retry(NamedTuple):
+    """An earlier write again, key and all."""
+
+    write: int
+
+
+class Pass(NamedTuple):
+    seconds: int
+
+
+class Sweep(NamedTuple):
+    slice: int
+
+
+class Restart(NamedTuple):
+    pass
+
+
+Action = Mint | Reserve | Finalize | Release
+Command = Write | Retry | Pass | Sweep | Restart
+
+names = st.integers(0, len(NAMES) - 1)
+pools = st.sampled_from(POOLS)
+amounts = st.sampled_from([0, 1, 2, 3, 5, 7, 10, 20, 40, CEILING, CEILING + 1])
+# Few distinct times, so that much falls due at the same moment.
+seconds = st.sampled_from([1, 2, 5, 10, 20])
+# Counted back from the newest; and one that there is not.
+reservations = st.integers(-1, 7)
+mints = st.builds(
+    Mint, names, pools, amounts.filter(bool), st.sampled_from([0, 50, 50, 100]), st.none() | seconds,
+    st.sampled_from([None, None, None, "order-1", "order-2"]),
+)  # fmt: skip
+reserves = st.builds(Reserve, names, pools, amounts, seconds, st.sampled_from(["live", "live", "soft", "soft", "shadow"]))
+T = TypeVar("T")
+
+
+def weighted(*choices: tuple[int, st.SearchStrategy[T]]) -> st.SearchStrategy[T]:
+    """One of these, each as often as its number says."""
+    many = [strategy for weight, strategy in choices for _ in range(weight)]
+    return st.integers(0, len(many) - 1).flatmap(lambda number: many[number])
+
+
+actions: st.SearchStrategy[Action] = weighted(
+    (3, mints), (5, reserves), (4, st.builds(Finalize, reservations, amounts)), (2, st.builds(Release, reservations))
+)
+keys = st.sampled_from([None, None, None, None, "a", "b", "c"])
+writes = st.builds(Write, actions, keys, st.integers(0, 7).map(lambda number: number == 7))
+commands: st.SearchStrategy[Command] = weighted(
+    (14, writes), (4, st.builds(Pass, seconds)), (2, st.builds(Retry, st.integers(0, 20))),
+    (1, st.builds(Sweep, st.sampled_from([1, 2, 500]))), (1, st.builds(Restart)),
+)  # fmt: skip
+
+
+class Step(NamedTuple):
+    """A command, and how many microseconds before it the past moment lies whose balance is asked for then."""
+
+    command: Command
+    ago_us: int
+
+
+agos = st.builds(lambda s, us: s * US_PER_SECOND + us, st.integers(0, 40), st.sampled_from([0, 1, -1, 500_000])).map(abs)
+steps = st.lists(st.builds(Step, commands, agos), min_size=8, max_size=35)
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[Step]:
+    """Steps behind two mints, so that there is something to reserve."""
+    beginning: list[Step] = [Step(Write(draw(mints), None, False), 0) for _ in range(2)]
+    return beginning + draw(steps)
+
+
+# --- the model ---
+
+
+class Refused(Exception):
+    """The model's refusal; any of these codes will do."""
+
+    def __init__(self, *codes: str) -> None:
+        super().__init__(codes)
+        self.codes = codes
+
+
+@dataclass
+class Lot:
+    number: int
+    name: int
+    pool: str
+    priority: int
+    ends: int | None
+    source: str | None
+    original: int
+    available: int
+    reserved: int = 0
+    consumed: int = 0
+    expired: int = 0
+
+    def over(self, now: int) -> bool:
+        return self.ends is not None and self.ends <= now
+
+    @property
+    def order(self) -> tuple[int, float, int]:
+        return self.priority, float("inf") if self.ends is None else self.ends, self.number
+
+
+@dataclass
+class Reservation:
+    number: int
+    name: int
+    pool: str
+    mode: str
+    listed: int
+    held: int
+    made: int
+    ends: int
+    draws: list[tuple[int, int]]
+    status: str = "pending"
+    cost: int | None = None
+    finalized: int | None = None
+    released: int | None = None
+    overrun: int | None = None
+    absorbed: int | None = None
+    closed: int | None = None
+
+
+@dataclass
+class Debt:
+    name: int
+    reservation: int
+    owed: int
+
+
+# Type, pool, lot, reservation, amount, what became available, what became reserved.
+Entry = tuple[str, str, int | None, int | None, int, int, int]
+# By name: available and reserved by pool; and what is owed.
+Balances = list[tuple[dict[str, tuple[int, int]], int]]
+
+
+@dataclass
+class Model:
+    """The book in plain Python; times are seconds since its beginning, ids count from 1."""
+
+    now: int = 0
+    lots: list[Lot] = field(default_factory=list)
+    reservations: list[Reservation] = field(default_factory=list)
+    debts: list[Debt] = field(default_factory=list)
+    entries: list[list[Entry]] = field(default_factory=lambda: [[] for _ in NAMES])
+    # By idempotency key: what was done, and what was answered.
+    kept: dict[str, tuple[Action, int, Json]] = field(default_factory=dict)
+    times: list[int] = field(default_factory=list)
+    past: list[Balances] = field(default_factory=list)
+
+    # --- time ---
+
+    def pass_time(self, passed: int) -> None:
+        until = self.now + passed
+        due = {lot.ends for lot in self.lots if lot.ends is not None} | {each.ends for each in self.reservations}
+        for moment in sorted(each for each in due if self.now < each <= until):
+            self.now = moment
+            self.fall_due()
+            self.remember()
+        self.now = until
+
+    def fall_due(self) -> None:
+        for lot in self.lots:
+            if lot.ends == self.now and lot.available:
+                self.enter(lot, "expire", None, -lot.available, -lot.available, 0)
+                lot.expired, lot.available = lot.expired + lot.available, 0
+        for each in self.reservations:
+            if each.ends == self.now and each.status == "pending":
+                for number, amount in each.draws:
+                    self.give_back(self.lots[number - 1], each, amount)
+                each.status, each.released = "expired", each.held
+
+    def remember(self) -> None:
+        if self.times and self.times[-1] == self.now:
+            self.past[-1] = self.balances()
+        else:
+            self.times.append(self.now)
+            self.past.append(self.balances())
+
+    def balances(self) -> Balances:
+        found: Balances = []
+        for name in range(len(NAMES)):
+            own = {pool: [lot for lot in self.lots if (lot.name, lot.pool) == (name, pool)] for pool in POOLS}
+            amounts = {
+                pool: (sum(lot.available for lot in lots), sum(lot.reserved for lot in lots)) for pool, lots in own.items()
+            }
+            found.append((amounts, sum(debt.owed for debt in self.debts if debt.name == name)))
+        return found
+
+    def balances_at(self, time_us: int) -> Balances:
+        place = bisect_right([time * US_PER_SECOND for time in self.times], time_us)
+        return self.past[place - 1] if place else [(dict.fromkeys(POOLS, (0, 0)), 0)] * len(NAMES)
+
+    # --- writes ---
+
+    def expect(self, write: Write) -> tuple[tuple[int, Json] | None, tuple[str, ...]]:
+        """What a write must be answered: status and answer, or any of these refusals."""
+        try:
+            return self.do(write), ()
+        except Refused as refused:
+            return None, refused.codes
+
+    def do(self, write: Write) -> tuple[int, Json]:
+        """Status and answer; raises `Refused`."""
+        if write.key in self.kept:
+            action, status, answer = self.kept[write.key]
+            if action != write.action:
+                raise Refused("idempotency_key_reused")
+            return status, answer
+        match write.action:
+            case Mint():
+                status, answer = self.mint(write.action)
+            case Reserve():
+                status, answer = 201, self.reserve(write.action)
+            case Finalize():
+                status, answer = 200, self.finalize(write.action)
+            case _:
+                status, answer = 200, self.release(write.action)
+        if write.key is not None:
+            self.kept[write.key] = (write.action, status, answer)
+        return status, answer
+
+    def mint(self, command: Mint) -> tuple[int, Json]:
+        name, pool, amount, priority, lives_s, source = command
+        lot = next((lot for lot in self.lots if source is not None and lot.source == source), None)
+        duplicate = lot is not None
+        if lot is not None and (lot.name, lot.original) != (name, amount):
+            raise Refused("source_already_credited")
+        if lot is None:
+            if amount > CEILING:
+                raise Refused("amount_too_large")
+            ends = None if lives_s is None else self.now + lives_s
+            lot = Lot(len(self.lots) + 1, name, pool, priority, ends, source, amount, amount)
+            self.lots.append(lot)
+            self.enter(lot, "grant", None, amount, amount, 0)
+            self.pay_debts(lot)
+        available, reserved = self.balances()[name][0][lot.pool]
+        return 200 if duplicate else 201, {
+            "lotId": ids.encode(ids.LOT, lot.number), "accountId": account_id(name), "amountMicro": str(amount),
+            "poolId": lot.pool, "priority": lot.priority, "expiresAt": optional_time(lot.ends), "duplicate": duplicate,
+            "balance": {"availableMicro": str(available), "reservedMicro": str(reserved)},
+        }  # fmt: skip
+
+    def pay_debts(self, lot: Lot) -> None:
+        for debt in self.debts:
+            paid = min(debt.owed, lot.available) if debt.name == lot.name else 0
+            if paid:
+                debt.owed -= paid
+                lot.available -= paid
+                lot.consumed += paid
+                self.enter(lot, "debt_paid", None, -paid, -paid, 0)
+
+    def reserve(self, command: Reserve) -> Json:
+        name, pool, amount, ttl_s, mode = command
+        draws = self.draw(name, pool, amount)
+        there = sum(taken for _, taken in draws)
+        refusals = ["amount_too_large"] if amount > CEILING else []
+        if mode == "live" and there < amount:
+            refusals.append("insufficient_balance")
+        if refusals:
+            raise Refused(*refusals)
+        draws = [] if mode == "shadow" else draws
+        held = amount if mode == "shadow" else there
+        made = Reservation(
+            len(self.reservations) + 1, name, pool, mode, amount, held, self.now, self.now + ttl_s,
+            [(lot.number, taken) for lot, taken in draws],
+        )  # fmt: skip
+        self.reservations.append(made)
+        for lot, taken in draws:
+            lot.available -= taken
+            lot.reserved += taken
+            self.enter(lot, "reserve", made.number, -taken, -taken, taken)
+        if mode == "shadow":
+            self.entries[name].append(("shadow_reserve", pool, None, made.number, 0, 0, 0))
+        return self.reserved(made)
+
+    def draw(self, name: int, pool: str, amount: int) -> list[tuple[Lot, int]]:
+        draws = []
+        for each in dict.fromkeys([pool, "general"]):
+            for lot in sorted((lot for lot in self.lots if (lot.name, lot.pool) == (name, each)), key=lambda lot: lot.order):
+                taken = min(amount, lot.available)
+                amount -= taken
+                draws += [(lot, taken)] if taken else []
+        return draws
+
+    def finalize(self, command: Finalize) -> Json:
+        each, cost = self.find(command.reservation), command.cost
+        if each.status == "finalized":
+            if each.cost != cost:
+                raise Refused("reservation_conflict")
+            return self.finalized(each)
+        if each.status != "pending":
+            raise Refused("reservation_not_pending")
+        spent, over = min(cost, each.held), max(0, cost - each.held)
+        if spent + (over if each.mode == "soft" else 0) > CEILING:
+            raise Refused("amount_too_large")
+        each.status, each.cost, each.closed = "finalized", cost, self.now
+        each.finalized, each.released = spent, each.held - spent
+        each.overrun, each.absorbed = (0, over) if each.mode == "live" else (over, 0)
+        if each.mode == "shadow":
+            self.entries[each.name].append(("shadow_finalize", each.pool, None, each.number, 0, 0, 0))
+            return self.finalized(each)
+        back = []
+        for number, held in each.draws:
+            lot, taken = self.lots[number - 1], min(spent, held)
+            spent -= taken
+            if taken:
+                lot.reserved -= taken
+                lot.consumed += taken
+                self.enter(lot, "finalize", each.number, -taken, 0, -taken)
+            back += [(lot, held - taken)] if taken < held else []
+        for lot, amount in back:
+            self.give_back(lot, each, amount)
+        self.overrun(each, each.overrun)
+        return self.finalized(each)
+
+    def overrun(self, each: Reservation, over: int) -> None:
+        for lot, taken in self.draw(each.name, each.pool, over):
+            over -= taken
+            lot.available -= taken
+            lot.consumed += taken
+            self.enter(lot, "finalize", each.number, -taken, -taken, 0)
+        if over:
+            self.debts.append(Debt(each.name, each.number, over))
+            self.entries[each.name].append(("debt_incurred", each.pool, None, each.number, -over, 0, 0))
+
+    def release(self, command: Release) -> Json:
+        each = self.find(command.reservation)
+        if each.status not in ("pending", "released"):
+            raise Refused("reservation_not_pending")
+        if each.status == "pending":
+            each.status, each.released = "released", each.held
+            for number, amount in each.draws:
+                self.give_back(self.lots[number - 1], each, amount)
+        return {
+            "reservationId": ids.encode(ids.RESERVATION, each.number), "accountId": account_id(each.name),
+            "releasedMicro": str(each.held),
+        }  # fmt: skip
+
+    def find(self, number: int) -> Reservation:
+        if number >= len(self.reservations):
+            raise Refused("reservation_not_found")
+        return self.reservations[number]
+
+    def give_back(self, lot: Lot, each: Reservation, amount: int) -> None:
+        lot.reserved -= amount
+        if lot.over(self.now):
+            lot.expired += amount
+            self.enter(lot, "expire", each.number, -amount, 0, -amount)
+        else:
+            lot.available += amount
+            self.enter(lot, "release", each.number, amount, amount, -amount)
+
+    def enter(self, lot: Lot, kind: str, reservation: int | None, amount: int, available: int, reserved: int) -> None:
+        self.entries[lot.name].append((kind, lot.pool, lot.number, reservation, amount, available, reserved))
+
+    # --- answers ---
+
+    def reserved(self, each: Reservation) -> Json:
+        return {
+            "reservationId": ids.encode(ids.RESERVATION, each.number), "accountId": account_id(each.name),
+            "poolId": each.pool, "listMicro": str(each.listed), "discountBps": 0, "discountMicro": "0",
+            "totalReservedMicro": str(each.held), "status": each.status, "billingMode": each.mode,
+            "expiresAt": optional_time(each.ends),
+            "lotAllocations": [{"lotId": ids.encode(ids.LOT, lot), "reservedMicro": str(held)} for lot, held in each.draws],
+        }  # fmt: skip
+
+    def finalized(self, each: Reservation) -> Json:
+        return {
+            "reservationId": ids.encode(ids.RESERVATION, each.number), "accountId": account_id(each.name),
+            "finalizedMicro": str(each.finalized), "releasedMicro": str(each.released), "overrunMicro": str(each.overrun),
+            "absorbedMicro": str(each.absorbed), "billingMode": each.mode, "finalizedAt": optional_time(each.closed),
+        }  # fmt: skip
+
+    def shown(self, each: Reservation) -> Json:
+        ends = {"finalizedMicro": each.finalized, "releasedMicro": each.released, "overrunMicro": each.overrun,
+                "absorbedMicro": each.absorbed}  # fmt: skip
+        micro = {name: None if amount is None else str(amount) for name, amount in ends.items()}
+        times = {"finalizedAt": optional_time(each.closed), "createdAt": optional_time(each.made)}
+        return self.reserved(each) | micro | times
+
+
+def account_id(name: int) -> str:
+    return ids.encode(ids.ACCOUNT, name + 1)
+
+
+def optional_time(time: int | None) -> str | None:
+    return None if time is None else format_time(START_US + time * US_PER_SECOND)
+
+
+# --- the book ---
+
+
+class ModelClock(Clock):
+    """The model's time."""
+
+    time_us = START_US
+
+    def now_us(self) -> int:
+        return self.time_us
+
+
+class Run:
+    """Does the same to a book and to the model, and compares."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = ModelClock()
+        self.model = Model()
+        self.written: list[Write] = []
+        self.book: Book
+
+    async def story(self, story: list[Step]) -> None:
+        self.book = await Book.open(self.path, clock=self.clock)
+        try:
+            for name in NAMES:
+                await self.book.write(open_account, caller=ADMIN, origin=ORIGIN, entity_type="person", entity_id=name)
+            for step in story:
+                await self.do(step.command)
+                self.model.remember()
+                await self.compare(past_us=max(0, self.model.now * US_PER_SECOND - step.ago_us))
+            # What the book has still to write down is what the model wrote down when it fell due.
+            await self.book.sweep()
+            await self.compare(past_us=0, settled=True)
+        finally:
+            await self.book.close()
+
+    async def do(self, command: Command) -> None:
+        match command:
+            case Write(Finalize() | Release() as action):
+                count = len(self.model.reservations)
+                number = 99 if action.reservation < 0 or not count else count - 1 - action.reservation % count
+                self.written.append(command._replace(action=action._replace(reservation=number)))
+                await self.write(self.written[-1])
+            case Write():
+                self.written.append(command)
+                await self.write(command)
+            case Retry(number):
+                await self.write(self.written[number % len(self.written)])
+            case Pass(passed):
+                self.model.pass_time(passed)
+                self.clock.time_us += passed * US_PER_SECOND
+            case Sweep(count):
+                settle.SWEEP_MAX = count
+                await self.book.sweep()
+            case Restart():
+                await self.book.close()
+                self.book = await Book.open(self.path, clock=self.clock)
+
+    async def write(self, write: Write) -> None:
+        model = copy.deepcopy(self.model)
+        before = await self.book.writer.run(everything)
+        expected, codes = model.expect(write)
+        try:
+            written = await self.send(write)
+        except Problem as problem:
+            found = problem.code
+            assert found in codes, (found, expected)
+            assert await self.book.writer.run(everything) == before
+            return
+        answer = json.loads(written.body)
+        if write.dry:
+            assert answer.pop("dryRun") is True
+            assert await self.book.writer.run(everything) == before
+        else:
+            self.model = model
+        assert (written.status, answer) == expected, codes
+
+    async def send(self, write: Write) -> Written:
+        operation, values = self.operation(write.action)
+        key = None if write.key is None else Key("model", write.key, sha256(repr(write.action).encode()).digest())
+        caller = ADMIN if isinstance(write.action, Mint) else SERVICE
+        return await self.book.write(operation, caller=caller, origin=ORIGIN, key=key, dry_run=write.dry, **values)
+
+    def operation(self, action: Action) -> tuple[Callable[..., Outcome], Json]:
+        match action:
+            case Mint(name, pool, amount, priority, lives_s, source):
+                return mint, {
+                    "account_id": account_id(name), "amount_micro": amount, "source_type": "grant", "source_id": source,
+                    "pool_id": pool, "priority": priority, "description": None, "metadata": None, "ceiling_micro": CEILING,
+                    "expires_at_us": None if lives_s is None else self.clock.time_us + lives_s * US_PER_SECOND,
+                }  # fmt: skip
+            case Reserve(name, pool, amount, ttl_s, mode):
+                by_id = action.amount % 2 == 0
+                return reserve, {
+                    "account_id": account_id(name) if by_id else None, "entity": None if by_id else ("person", NAMES[name]),
+                    "pool_id": pool, "list_micro": amount, "ttl_seconds": ttl_s, "billing_mode": mode, "description": None,
+                    "metadata": None, "ceiling_micro": CEILING,
+                }  # fmt: skip
+            case Finalize(number, cost):
+                reservation = ids.encode(ids.RESERVATION, number + 1)
+                return finalize, {"reservation_id": reservation, "actual_cost_micro": cost, "ceiling_micro": CEILING}
+            case Release(number):
+                return release, {"reservation_id": ids.encode(ids.RESERVATION, number + 1)}
+
+    # --- what must be the same ---
+
+    async def compare(self, *, past_us: int, settled: bool = False) -> None:
+        await self.book.writer.run(whole)
+        for name in range(len(NAMES)):
+            await self.compare_balances(name, past_us)
+            await self.compare_lots(name)
+            await self.compare_entries(name, settled=settled)
+        for each in self.model.reservations:
+            row, lots = await reads.reservation(self.book.readers, ids.encode(ids.RESERVATION, each.number))
+            answer = json.loads(encode(reservation_answer(row, lots, now_us=self.clock.time_us)))
+            assert answer == self.model.shown(each)
+
+    async def compare_balances(self, name: int, past_us: int) -> None:
+        now_us = self.clock.time_us
+        for at_us, expected in [
+            (None, self.model.balances()[name]),
+            (now_us, self.model.balances()[name]),
+            (START_US + past_us, self.model.balances_at(past_us)[name]),
+        ]:
+            found = await reads.balance(
+                self.book.readers, account_id=account_id(name), pool_id=None, at_us=at_us, now_us=now_us
+            )
+            amounts = {pool.pool_id: (int(pool.available_micro), int(pool.reserved_micro)) for pool in found.pools}
+            assert (dict.fromkeys(POOLS, (0, 0)) | amounts, int(found.debt_micro)) == expected, at_us
+
+    async def compare_lots(self, name: int) -> None:
+        rows = await self.book.readers.all(
+            reads.SQL.lots_page, account_id=name + 1, state=None, after_id=0, now_us=self.clock.time_us, count=1_000
+        )
+        found = [
+            (lot.id, *(getattr(lot, f"{part}_micro") for part in PARTS), lot.state) for lot in map(reads.lot_answer, rows)
+        ]
+        assert found == [
+            (ids.encode(ids.LOT, lot.number), *(str(getattr(lot, part)) for part in PARTS), state_of(lot, self.model.now))
+            for lot in self.model.lots
+            if lot.name == name
+        ]
+
+    async def compare_entries(self, name: int, *, settled: bool) -> None:
+        found = await self.book.writer.run(lambda conn: entries(conn, name + 1))
+        expected = self.model.entries[name]
+        assert found == expected[: len(found)]
+        # What is not written down yet has fallen due, and no more than that.
+        assert {entry[0] for entry in expected[len(found) :]} <= (set() if settled else {"expire", "release"})
+
+
+PARTS = ("original", "available", "reserved", "consumed", "expired")
+
+
+def state_of(lot: Lot, now: int) -> str:
+    return "spent" if lot.consumed == lot.original else "expired" if lot.over(now) else "live"
+
+
+def whole(conn: sqlite3.Connection) -> None:
+    assert violations(conn) == {}
+
+
+def entries(conn: sqlite3.Connection, account: int) -> list[Entry]:
+    return conn.execute(
+        "SELECT entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro"
+        "  FROM credit_ledger WHERE account_id = ? ORDER BY id",
+        (account,),
+    ).fetchall()
+
+
+def everything(conn: sqlite3.Connection) -> list[object]:
+    """All rows of all tables."""
+    tables = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
+    return [conn.execute(f"SELECT * FROM {table}").fetchall() for (table,) in tables]
+
+
+# --- the test ---
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("random-ledger")
+
+
+@given(story=stories())
+@hypothesis_settings(
+    max_examples=int(os.environ.get("MINIBILL_TEST_EXAMPLES", "40")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+def test_whatever_is_done_and_whenever_it_is_settled_the_book_is_that_of_the_contract(
+    folder: Path, migrated_file: Path, loop: Loop, story: list[Step]
+) -> None:
+    path = folder / "book.db"
+    for old in folder.iterdir():
+        old.unlink()
+    shutil.copyfile(migrated_file, path)
+    slice_before = settle.SWEEP_MAX
+    try:
+        loop.run(Run(path).story(story))
+    finally:
+        settle.SWEEP_MAX = slice_before

@@ -1,0 +1,432 @@
+"""Section 3: what a reservation holds, in which order, and when it is refused."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.api import Api, Json, done, refused
+from tests.reservations.conftest import Moment
+from tests.reservations.told import Entry, allocations, balance, entries, history, lots, seen
+
+MAX = 2**63 - 1
+
+# Lots as they are minted (pool, priority, seconds to live or None, amount), the pool that is spent from, and the order in
+# which its lots are drawn on, by their place.
+ORDERS: dict[str, tuple[list[tuple[str, int, int | None, int]], str, list[int]]] = {
+    "the pool before general": ([("general", 50, None, 1), ("gpu", 50, None, 1)], "gpu", [1, 0]),
+    "the pool before general, whatever the priority": ([("general", 0, 5, 1), ("gpu", 100, None, 1)], "gpu", [1, 0]),
+    "general never touches another pool": ([("gpu", 0, None, 1), ("general", 50, None, 1)], "general", [1]),
+    "no pool touches a third": ([("cpu", 0, None, 1), ("general", 50, None, 1), ("gpu", 50, None, 1)], "gpu", [2, 1]),
+    "the lower priority first": (
+        [("gpu", 100, None, 1), ("gpu", 0, None, 1), ("gpu", 50, None, 1), ("gpu", 7, None, 1)], "gpu", [1, 3, 2, 0],
+    ),
+    "priority before expiry": ([("gpu", 50, 5, 1), ("gpu", 49, None, 1)], "gpu", [1, 0]),
+    "the soonest to expire first": ([("gpu", 50, 30, 1), ("gpu", 50, 10, 1), ("gpu", 50, 20, 1)], "gpu", [1, 2, 0]),
+    "what never expires last": ([("gpu", 50, None, 1), ("gpu", 50, 10**8, 1)], "gpu", [1, 0]),
+    "the oldest first": ([("gpu", 50, 9, 1), ("gpu", 50, 9, 1), ("gpu", 50, 9, 1)], "gpu", [0, 1, 2]),
+    "the oldest first of those that never expire": ([("gpu", 50, None, 1), ("gpu", 50, None, 1)], "gpu", [0, 1]),
+    "all of it at once": (
+        [("general", 50, None, 1), ("general", 50, 20, 1), ("general", 1, None, 1), ("gpu", 50, None, 1), ("gpu", 50, 30, 1),
+         ("gpu", 60, 1, 1), ("gpu", 50, 30, 1), ("general", 50, 10, 1)],
+        "gpu", [4, 6, 3, 5, 2, 7, 1, 0],
+    ),
+}  # fmt: skip
+
+
+def minted(api: Api, account: str, given: list[tuple[str, int, int | None, int]]) -> list[str]:
+    return [
+        api.mint(account, amount, poolId=pool, priority=priority, expiresAt=None if lives is None else api.after(lives))[
+            "lotId"
+        ]
+        for pool, priority, lives, amount in given
+    ]
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_credits_are_drawn_in_the_order_of_the_contract(moment: Moment, api: Api, name: str) -> None:
+    given, pool, order = ORDERS[name]
+    account = api.account()
+    ids = minted(api, account, given)
+    held = done(api.ask_to_reserve(account, len(order), poolId=pool), 201)
+    assert allocations(held) == [(ids[place], 1) for place in order]
+    # And each part of it, one after the other, is the same order.
+    done(api.release(held["reservationId"]))
+    singly = [allocations(done(api.ask_to_reserve(account, 1, poolId=pool)))[0][0] for _ in order]
+    assert singly == [ids[place] for place in order]
+    # Beyond it there is nothing.
+    with api.unchanged():
+        refused(api.ask_to_reserve(account, 1, poolId=pool), 402, "insufficient_balance")
+
+
+def test_a_reservation_takes_a_part_of_the_last_lot_only(api: Api) -> None:
+    account = api.account(5, 7, 9)
+    first, second, third = lots(api, account)
+    held = done(api.ask_to_reserve(account, 8))
+    assert allocations(held) == [(first, 5), (second, 3)]
+    assert lots(api, account) == {first: {"reserved": 5}, second: {"available": 4, "reserved": 3}, third: {"available": 9}}
+    assert allocations(done(api.ask_to_reserve(account, 5))) == [(second, 4), (third, 1)]
+
+
+def test_what_a_reservation_answers(moment: Moment, api: Api) -> None:
+    account = api.account(10)
+    [lot] = lots(api, account)
+    held = done(api.ask_to_reserve(account, 4), 201)
+    assert held.pop("reservationId").startswith("res_")
+    assert held == {
+        "accountId": account, "poolId": "general", "listMicro": "4", "discountBps": 0, "discountMicro": "0",
+        "totalReservedMicro": "4", "status": "pending", "billingMode": "live", "expiresAt": moment.text(300),
+        "lotAllocations": [{"lotId": lot, "reservedMicro": "4"}],
+    }  # fmt: skip
+    assert balance(api, account) == (6, 4, 0)
+
+
+def test_a_reservation_is_read_under_both_prefixes_with_all_that_it_answered(moment: Moment, api: Api) -> None:
+    account = api.account(10)
+    held = done(api.ask_to_reserve(account, 4))
+    path = f"/reservations/{held['reservationId']}"
+    not_yet = dict.fromkeys(["finalizedMicro", "releasedMicro", "overrunMicro", "absorbedMicro", "finalizedAt"])
+    assert api.get(path) == held | not_yet | {"createdAt": moment.text(0)}
+    assert done(api.internal("GET", path)) == api.get(path)
+    moment.at(5)
+    ended = done(api.finalize(held["reservationId"], 3))
+    assert api.get(path) == held | ended | {"status": "finalized", "createdAt": moment.text(0)}
+    for kind in (api.call, api.internal):
+        for unknown in ("res_none", account, "0", "res_" + "z" * 90):
+            refused(kind("GET", f"/reservations/{unknown}"), 404, "reservation_not_found")
+
+
+def test_entries_say_what_was_held_of_which_lot_for_which_reservation(api: Api) -> None:
+    account = api.account(5, 7)
+    first, second = lots(api, account)
+    held = api.reserve(account, 8, description="a chat", metadata={"model": "x", "n": [1]})
+    assert entries(api, account, 2) == [Entry("reserve", -5, -5, 5, first, held), Entry("reserve", -3, -3, 3, second, held)]
+    assert [(e["description"], e["metadata"]) for e in history(api, account)[2:]] == [
+        ("a chat", {"model": "x", "n": [1]})
+    ] * 2
+
+
+def test_the_account_is_named_by_its_id_or_by_its_entity(api: Api) -> None:
+    entity = {"entityType": "agent", "entityId": "bot 7"}
+    account = done(api.post("/accounts", entity))["id"]
+    api.mint(account, 10)
+    held = done(api.internal("POST", "/reservations", {"entity": entity, "amountMicro": "4"}), 201)
+    assert (held["accountId"], balance(api, account)) == (account, (6, 4, 0))
+    with api.unchanged():
+        for body in ({"entity": entity, "accountId": account}, {}, {"entity": None, "accountId": None}):
+            refused(
+                api.internal("POST", "/reservations", {**body, "amountMicro": "4"}), 400, "validation_error", "accountId"
+            )
+
+
+def test_a_reservation_opens_no_account(api: Api) -> None:
+    entity = {"entityType": "agent", "entityId": "nobody"}
+    with api.unchanged():
+        for mode in ("live", "soft", "shadow"):
+            for body in ({"entity": entity}, {"accountId": "acct_none"}, {"accountId": "res_none"}):
+                sent = {**body, "amountMicro": "0", "billingMode": mode}
+                refused(api.internal("POST", "/reservations", sent), 404, "account_not_found")
+        refused(api.post("/accounts/acct_none/reservations", {"amountMicro": "0"}), 404, "account_not_found")
+
+
+@pytest.mark.parametrize("mode", ["live", "soft"])
+def test_an_amount_of_zero_is_a_reservation_that_holds_nothing(api: Api, mode: str) -> None:
+    account = api.account(5)
+    before = entries(api, account)
+    for owner in (account, api.account()):
+        held = done(api.ask_to_reserve(owner, 0, billingMode=mode), 201)
+        assert (held["totalReservedMicro"], held["lotAllocations"], held["status"]) == ("0", [], "pending")
+        ended = done(api.finalize(held["reservationId"], 0))
+        assert (ended["finalizedMicro"], ended["releasedMicro"]) == ("0", "0")
+    assert entries(api, account) == before
+    other = api.reserve(account, 0)
+    assert done(api.release(other))["releasedMicro"] == "0"
+
+
+# --- refusals ---
+
+
+def test_without_enough_credits_nothing_is_held_and_the_refusal_says_what_there_is(api: Api) -> None:
+    account = api.account(5)
+    api.mint(account, 3, poolId="gpu")
+    api.mint(account, 100, poolId="cpu")
+    with api.unchanged():
+        problem = refused(api.ask_to_reserve(account, 9, poolId="gpu"), 402, "insufficient_balance")
+    facts = {name: problem[name] for name in ("availableMicro", "requestedMicro", "listMicro", "poolId")}
+    assert facts == {"availableMicro": "8", "requestedMicro": "9", "listMicro": "9", "poolId": "gpu"}
+    with api.unchanged():
+        problem = refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
+    assert (problem["availableMicro"], problem["poolId"]) == ("5", "general")
+    done(api.ask_to_reserve(account, 8, poolId="gpu"), 201)
+    with api.unchanged():
+        problem = refused(api.ask_to_reserve(account, 1, poolId="gpu"), 402, "insufficient_balance")
+    assert problem["availableMicro"] == "0"
+
+
+def test_expired_credits_are_not_held_before_any_sweep(moment: Moment, api: Api) -> None:
+    account = api.account(5)
+    api.mint(account, 7, expiresAt=moment.text(10))
+    moment.at(10, -1)
+    done(api.release(api.reserve(account, 12)))
+    moment.at(10)
+    with api.unchanged():
+        problem = refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
+    assert problem["availableMicro"] == "5"
+    done(api.ask_to_reserve(account, 5), 201)
+
+
+def test_what_an_overdue_reservation_held_is_there_to_be_held_before_any_sweep(moment: Moment, api: Api) -> None:
+    account = api.account(5)
+    api.reserve(account, 5, ttlSeconds=10)
+    moment.at(10, -1)
+    with api.unchanged():
+        refused(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
+    moment.at(10)
+    done(api.ask_to_reserve(account, 5), 201)
+
+
+def test_no_reservation_is_over_the_ceiling(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO="100")
+    account = api.account(100, 100)
+    with api.unchanged():
+        for mode in ("live", "soft", "shadow"):
+            refused(api.ask_to_reserve(account, 101, billingMode=mode), 422, "amount_too_large")
+            refused(api.ask_to_reserve(account, MAX, billingMode=mode), 422, "amount_too_large")
+    done(api.ask_to_reserve(account, 100), 201)
+    done(api.ask_to_reserve(account, 100), 201)
+
+
+@pytest.mark.parametrize("ttl", [1, 300, 86_400])
+def test_a_reservation_lives_as_long_as_is_asked(moment: Moment, api: Api, ttl: int) -> None:
+    held = done(api.ask_to_reserve(api.account(5), 5, ttlSeconds=ttl))
+    assert held["expiresAt"] == moment.text(ttl)
+
+
+WRONG: list[tuple[Json, str]] = [
+    ({"ttlSeconds": 0}, "ttlSeconds"), ({"ttlSeconds": 86_401}, "ttlSeconds"), ({"ttlSeconds": -1}, "ttlSeconds"),
+    ({"ttlSeconds": 1.5}, "ttlSeconds"), ({"ttlSeconds": "300"}, "ttlSeconds"), ({"ttlSeconds": True}, "ttlSeconds"),
+    ({"amountMicro": 5}, "amountMicro"), ({"amountMicro": "-1"}, "amountMicro"), ({"amountMicro": "05"}, "amountMicro"),
+    ({"amountMicro": str(MAX + 1)}, "amountMicro"), ({"billingMode": "free"}, "billingMode"), ({"poolId": "GPU"}, "poolId"),
+    ({"description": "x" * 501}, "description"), ({"metadata": [1]}, "metadata"), ({"metadata": {"x": "y" * 4096}}, "metadata"),
+    ({"ttl": 5}, "ttl"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "path"), WRONG)
+def test_a_malformed_reservation_is_refused_by_the_name_of_its_member(api: Api, body: Json, path: str) -> None:
+    account = api.account(5)
+    with api.unchanged():
+        sent = {"amountMicro": "5", **body}
+        refused(api.internal("POST", "/reservations", {"accountId": account, **sent}), 400, "validation_error", path)
+        refused(api.post(f"/accounts/{account}/reservations", sent), 400, "validation_error", path)
+
+
+# --- a thousand lots ---
+
+
+def test_a_reservation_over_a_thousand_lots_is_held_finalized_and_released_lot_by_lot(api: Api) -> None:
+    account = api.account()
+    ids = [api.mint(account, 2)["lotId"] for _ in range(1_000)]
+    held = done(api.ask_to_reserve(account, 1_999), 201)
+    assert allocations(held) == [(lot, 2) for lot in ids[:-1]] + [(ids[-1], 1)]
+    assert api.get(f"/reservations/{held['reservationId']}")["lotAllocations"] == held["lotAllocations"]
+    assert balance(api, account) == (1, 1_999, 0)
+    ended = done(api.finalize(held["reservationId"], 1_001))
+    assert (ended["finalizedMicro"], ended["releasedMicro"]) == ("1001", "998")
+    written = entries(api, account, 2_000)
+    spent = [Entry("finalize", -2, 0, -2, lot, held["reservationId"]) for lot in ids[:500]]
+    spent.append(Entry("finalize", -1, 0, -1, ids[500], held["reservationId"]))
+    back = [Entry("release", 1, 1, -1, ids[500], held["reservationId"])]
+    back += [Entry("release", 2, 2, -2, lot, held["reservationId"]) for lot in ids[501:-1]]
+    back.append(Entry("release", 1, 1, -1, ids[-1], held["reservationId"]))
+    assert written == spent + back
+    assert balance(api, account) == (999, 0, 0)
+    rest = done(api.ask_to_reserve(account, 999))
+    assert allocations(rest) == [(ids[500], 1)] + [(lot, 2) for lot in ids[501:]]
+    assert done(api.release(rest["reservationId"]))["releasedMicro"] == "999"
+    assert balance(api, account) == (999, 0, 0)
+
+
+# --- by an admin ---
+
+
+def test_an_admin_reserves_for_an_account_and_it_is_audited_with_before_and_after(api: Api) -> None:
+    account = api.account(10)
+    held = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "4"}), 201)
+    [row] = api.audited("reservation.reserve")
+    assert (row["actor_id"], row["target_id"]) == ("operator", account)
+    details = row["details"]
+    assert details["reservationId"] == held["reservationId"]
+    assert (details["availableBeforeMicro"], details["availableAfterMicro"]) == ("10", "6")
+    ended = done(api.post(f"/reservations/{held['reservationId']}/finalize", {"actualCostMicro": "3"}))
+    [row] = api.audited("reservation.finalize")
+    assert (row["target_type"], row["target_id"]) == ("reservation", held["reservationId"])
+    assert row["details"]["answer"] == ended
+    assert row["details"]["before"] == {"general": {"availableMicro": "6", "reservedMicro": "4"}}
+    assert row["details"]["after"] == {"general": {"availableMicro": "7", "reservedMicro": "0"}}
+    other = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "2"}))["reservationId"]
+    done(api.post(f"/reservations/{other}/release"))
+    [row] = api.audited("reservation.release")
+    assert (row["details"]["before"], row["details"]["after"]) == (
+        {"general": {"availableMicro": "5", "reservedMicro": "2"}},
+        {"general": {"availableMicro": "7", "reservedMicro": "0"}},
+    )
+
+
+def test_what_a_service_does_is_not_audited(api: Api) -> None:
+    account = api.account(10)
+    done(api.finalize(api.reserve(account, 4), 3))
+    done(api.release(api.reserve(account, 4)))
+    assert [api.audited(f"reservation.{verb}") for verb in ("reserve", "finalize", "release")] == [[], [], []]
+
+
+@pytest.mark.parametrize("mode", ["live", "soft", "shadow"])
+def test_a_dry_run_answers_what_the_real_run_would_and_changes_nothing(moment: Moment, api: Api, mode: str) -> None:
+    account = api.account(10)
+    api.reserve(account, 1, ttlSeconds=1)
+    moment.at(2)
+    body = {"amountMicro": "4", "billingMode": mode}
+    path = f"/accounts/{account}/reservations"
+    with api.unchanged():
+        tried = done(api.post(path, body, dryRun="true"), 201)
+    assert tried == {**done(api.post(path, body), 201), "dryRun": True}
+    path = f"/reservations/{tried['reservationId']}"
+    with api.unchanged():
+        released = done(api.post(f"{path}/release", dryRun="true"))
+        finalized = done(api.post(f"{path}/finalize", {"actualCostMicro": "40"}, dryRun="true"))
+        assert released.pop("dryRun") is True
+    assert finalized == {**done(api.post(f"{path}/finalize", {"actualCostMicro": "40"})), "dryRun": True}
+    assert released == {"reservationId": tried["reservationId"], "accountId": account, "releasedMicro": "4"}
+
+
+# --- idempotency keys ---
+
+
+def test_reservations_keep_idempotency_keys(api: Api) -> None:
+    account = api.account(10)
+    body = {"accountId": account, "amountMicro": "4"}
+    first = api.internal("POST", "/reservations", body, key="k1")
+    held = done(first, 201)["reservationId"]
+    with api.unchanged():
+        again = api.internal("POST", "/reservations", body, key="k1")
+        assert (again.status_code, again.content, again.headers["Idempotency-Replayed"]) == (201, first.content, "true")
+        refused(api.internal("POST", "/reservations", {**body, "amountMicro": "5"}, key="k1"), 422, "idempotency_key_reused")
+        refused(api.finalize(held, 4, key="k1"), 422, "idempotency_key_reused")
+    assert balance(api, account) == (6, 4, 0)
+    ended = api.finalize(held, 3, key="k2")
+    with api.unchanged():
+        assert api.finalize(held, 3, key="k2").content == ended.content
+        refused(api.finalize(held, 2, key="k2"), 422, "idempotency_key_reused")
+    other = api.reserve(account, 1)
+    given = api.release(other, key="k3")
+    with api.unchanged():
+        assert api.release(other, key="k3").content == given.content
+    # A key is its caller's: another service, or an admin of the same name, has keys of its own.
+    for token in (api.sign_service(sub="another"), None):
+        path = "/reservations" if token else f"/accounts/{account}/reservations"
+        sent = body if token else {"amountMicro": "4"}
+        answer = (api.internal if token else api.call)("POST", path, sent, key="k1", token=token or api.sign(sub="loa"))
+        assert done(answer, 201)["reservationId"] != held
+        done(api.release(answer.json()["reservationId"]))
+
+
+def test_the_answer_kept_with_a_key_stays_the_same_when_the_reservation_is_over(moment: Moment, api: Api) -> None:
+    account = api.account(10)
+    body = {"accountId": account, "amountMicro": "4", "ttlSeconds": 10}
+    first = api.internal("POST", "/reservations", body, key="k1")
+    moment.at(20)
+    with api.unchanged():
+        assert api.internal("POST", "/reservations", body, key="k1").content == first.content
+    assert api.get(f"/reservations/{first.json()['reservationId']}")["status"] == "expired"
+
+
+def test_a_refused_reservation_leaves_its_key_unused(api: Api) -> None:
+    account = api.account(3)
+    body = {"accountId": account, "amountMicro": "4"}
+    with api.unchanged():
+        refused(api.internal("POST", "/reservations", body, key="k1"), 402, "insufficient_balance")
+    api.mint(account, 1)
+    done(api.internal("POST", "/reservations", body, key="k1"), 201)
+
+
+# --- who may ---
+
+
+def test_neither_token_opens_the_others_door(api: Api) -> None:
+    account = api.account(10)
+    held = api.reserve(account, 1)
+    with api.unchanged():
+        for method, path in [
+            ("POST", "/reservations"),
+            ("POST", "/finalize"),
+            ("POST", "/release"),
+            ("GET", f"/reservations/{held}"),
+        ]:
+            body = None if method == "GET" else {"accountId": account, "amountMicro": "1"}
+            refused(api.internal(method, path, body, token=api.token), 401, "unauthorized")
+        service = api.sign_service()
+        for path, body in [
+            (f"/accounts/{account}/reservations", {"amountMicro": "1"}),
+            (f"/reservations/{held}/finalize", {"actualCostMicro": "1"}),
+            (f"/reservations/{held}/release", None),
+        ]:
+            refused(api.post(path, body, token=service), 401, "unauthorized")
+        refused(api.call("GET", f"/reservations/{held}", token=service), 401, "unauthorized")
+
+
+def test_a_service_token_lives_five_minutes_at_most(api: Api) -> None:
+    account = api.account(10)
+    body = {"accountId": account, "amountMicro": "1"}
+    done(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=300)), 201)
+    with api.unchanged():
+        refused(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=301)), 401, "unauthorized")
+        refused(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=-31)), 401, "unauthorized")
+
+
+def test_while_a_rotation_is_under_way_tokens_of_the_secret_before_are_good(start: Callable[..., Api]) -> None:
+    api = start()
+    account = api.account(10)
+    old, body = api.sign_service(), {"accountId": account, "amountMicro": "1"}
+    secret, previous = "another-secret-for-services " * 3, "a-secret-for-services " * 3
+    api = start(BILLING_INTERNAL_JWT_SECRET=secret, BILLING_INTERNAL_JWT_SECRET_PREV=previous)
+    done(api.internal("POST", "/reservations", body, token=old), 201)
+    done(api.internal("POST", "/reservations", body), 201)
+    api = start(BILLING_INTERNAL_JWT_SECRET=secret)
+    with api.unchanged():
+        refused(api.internal("POST", "/reservations", body, token=old), 401, "unauthorized")
+    done(api.internal("POST", "/reservations", body), 201)
+
+
+def test_an_admin_needs_the_scope_of_accounts_to_reserve(api: Api) -> None:
+    account = api.account(10)
+    held = api.reserve(account, 1)
+    token = api.sign(scopes=("admin:billing:read", "admin:mint:write", "admin:grants:write"))
+    with api.unchanged():
+        for path, body in [
+            (f"/accounts/{account}/reservations", {"amountMicro": "1"}),
+            (f"/reservations/{held}/finalize", {"actualCostMicro": "1"}),
+            (f"/reservations/{held}/release", None),
+        ]:
+            problem = refused(api.post(path, body, token=token), 403, "insufficient_scope")
+            assert "admin:accounts:write" in problem["detail"]
+    token = api.sign(scopes=("admin:accounts:write",))
+    done(api.post(f"/reservations/{held}/release", token=token))
+    refused(api.call("GET", f"/reservations/{held}", token=token), 403, "insufficient_scope")
+
+
+def test_services_are_unlimited_unless_a_limit_is_set(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="30")
+    account = api.account(100)
+    for _ in range(40):
+        answer = api.ask_to_reserve(account, 1)
+        assert answer.status_code == 201
+    api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="30", MINIBILL_SERVICE_RATE_PER_MINUTE="5")
+    codes = [api.ask_to_reserve(account, 1).status_code for _ in range(8)]
+    assert codes == [201] * 5 + [429] * 3
+
+
+def test_reads_of_a_reservation_change_nothing(moment: Moment, api: Api) -> None:
+    account = api.account(10)
+    held = api.reserve(account, 4, ttlSeconds=5)
+    moment.at(10)
+    with api.unchanged():
+        seen(api, account, held)
