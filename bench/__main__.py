@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import batches, machine, singles
+from bench import batches, machine, singles, spending
 from bench.report import Table, Unfit, markdown, show
 from bench.sizes import FULL, QUICK, Sizes
 
@@ -17,6 +17,8 @@ BENCHMARKS: dict[str, Callable[[Sizes], Table]] = {
     "batch-http": batches.over_http,
     "mint": singles.mints,
     "read": singles.reads,
+    "spend": spending.in_process,
+    "spend-http": spending.over_http,
 }
 
 RESULTS = Path(__file__).with_name("RESULTS.md")

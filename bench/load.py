@@ -76,14 +76,15 @@ class _Line:
         self.received = b""
 
 
-def run_load(port: int, requests: Iterator[bytes], *, connections: int, seconds: float, status: int) -> Load:
-    """Keeps every connection busy for that long; each answer must have this status."""
+def run_load(port: int, requests: Iterator[bytes], *, connections: int, seconds: float, status: int | None = None) -> Load:
+    """Keeps every connection busy for that long; each answer must have this status, or be a success where none is named."""
+    expected = b"HTTP/1.1 20" if status is None else b"HTTP/1.1 %d " % status
     lines = [_Line(Connection(port)) for _ in range(connections)]
     selector = selectors.DefaultSelector()
     try:
         for line in lines:
             selector.register(line.connection.socket, selectors.EVENT_READ, line)
-        return _drive(selector, lines, requests, int(seconds * NS_PER_SECOND), b"HTTP/1.1 %d " % status)
+        return _drive(selector, lines, requests, int(seconds * NS_PER_SECOND), expected)
     finally:
         selector.close()
         for line in lines:
@@ -116,7 +117,7 @@ def _drive(
                 continue
             now_ns = clock()
             if not received.startswith(expected):
-                raise Unfit(f"expected {expected.decode()}and got {received[:1000].decode(errors='replace')}")
+                raise Unfit(f"expected {expected.decode()} and got {received[:1000].decode(errors='replace')}")
             line.received = b""
             taken_ns.append(now_ns - line.began_ns)
             if now_ns >= stop_ns:

@@ -21,6 +21,7 @@ from minibill.audit import Origin
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
+from minibill.db.writer import QUEUE_MAX
 from minibill.idempotency import Key
 from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize
@@ -155,11 +156,11 @@ async def _make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
     for number_ in range(accounts):
         await _write(book, open_account, None, entity_type="person", entity_id=f"spender-{number_}")
     if spent:
-        await asyncio.gather(*[_mint(book, ACCOUNT, 1) for _ in range(spent)])
+        await _mints(book, ACCOUNT, amount_micro=1, count=spent)
         await _finalize(book, await _reserve(book, spent, "spend-all"), spent, "spent-all")
     for key in range(1, accounts + 1):
         account = ids.encode(ids.ACCOUNT, key)
-        await asyncio.gather(*[_mint(book, account, 10**9) for _ in range(live)])
+        await _mints(book, account, amount_micro=10**9, count=live)
     await book.close()
 
 
@@ -169,6 +170,12 @@ async def _write(book: Book, operation: object, key: str | None, **arguments: ob
     if written.status not in (200, 201):
         raise Unfit(f"{written.status} {written.body.decode()}")
     return written.body
+
+
+async def _mints(book: Book, account_id: str, *, amount_micro: int, count: int) -> None:
+    # Fewer at a time than may wait.
+    for begin in range(0, count, QUEUE_MAX):
+        await asyncio.gather(*[_mint(book, account_id, amount_micro) for _ in range(begin, min(begin + QUEUE_MAX, count))])
 
 
 async def _mint(book: Book, account_id: str, amount_micro: int) -> None:

@@ -115,17 +115,22 @@ SELECT r.id
  WHERE coalesce(h.held_micro, 0) <> iif(r.billing_mode = 'shadow', 0, r.held_micro);
 
 -- name: debts_are_what_the_entries_say
+-- What was incurred in all may be more than 63 bits hold, so it is summed up in halves; what is open is not.
 SELECT a.id
   FROM credit_accounts a
   LEFT JOIN (
-    SELECT account_id, sum(original_micro) AS original_micro, sum(paid_micro) AS paid_micro
+    SELECT account_id,
+           sum(original_micro >> 32) AS incurred_high,
+           sum(original_micro & 4294967295) AS incurred_low,
+           sum(original_micro - paid_micro) AS open_micro
       FROM credit_debts
      GROUP BY account_id) d ON d.account_id = a.id
   LEFT JOIN (
     SELECT account_id,
-           sum(iif(entry_type = 'debt_incurred', -amount_micro, 0)) AS incurred_micro,
-           sum(iif(entry_type = 'debt_paid', -amount_micro, 0)) AS paid_micro
+           sum(iif(entry_type = 'debt_incurred', -amount_micro >> 32, 0)) AS incurred_high,
+           sum(iif(entry_type = 'debt_incurred', -amount_micro & 4294967295, 0)) AS incurred_low,
+           sum(iif(entry_type = 'debt_incurred', -amount_micro, amount_micro)) AS open_micro
       FROM credit_ledger
      WHERE entry_type IN ('debt_incurred', 'debt_paid')
      GROUP BY account_id) e ON e.account_id = a.id
- WHERE (d.original_micro, d.paid_micro) IS NOT (e.incurred_micro, e.paid_micro);
+ WHERE (d.incurred_high, d.incurred_low, d.open_micro) IS NOT (e.incurred_high, e.incurred_low, e.open_micro);

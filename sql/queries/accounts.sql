@@ -47,13 +47,13 @@ VALUES (:account_id, :entity_type, :entity_id, :now_us);
 -- :account_ids is a JSON array of keys.
 SELECT a.id
   FROM json_each(:account_ids) j
-  JOIN credit_accounts a ON a.id = j.value;
+  CROSS JOIN credit_accounts a ON a.id = j.value;
 
 -- name: accounts_of_entities
 -- :entities is a JSON array of [entity type, entity id]; answers the place of each entity that has an account.
 SELECT j.key, a.id
   FROM json_each(:entities) j
-  JOIN credit_accounts a ON a.entity_id = j.value ->> 1 AND a.entity_type = j.value ->> 0;
+  CROSS JOIN credit_accounts a ON a.entity_id = j.value ->> 1 AND a.entity_type = j.value ->> 0;
 
 -- name: accounts_page
 SELECT id, entity_type, entity_id, created_at_us

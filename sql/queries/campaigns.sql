@@ -91,7 +91,7 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
 -- Which of these accounts the campaign has paid; :account_ids is a JSON array of keys.
 SELECT g.account_id, g.id, g.lot_id, g.amount_micro, g.status
   FROM json_each(:account_ids) j
-  JOIN credit_grants g ON g.campaign_id = :campaign_id AND g.account_id = j.value;
+  CROSS JOIN credit_grants g ON g.campaign_id = :campaign_id AND g.account_id = j.value;
 
 -- name: last_grant
 SELECT coalesce(max(id), 0)

@@ -47,7 +47,7 @@ SELECT id, available_micro
 -- :account_ids is a JSON array of keys.
 SELECT l.expires_at_us, l.id
   FROM json_each(:account_ids) j
-  JOIN credit_lots l ON l.account_id = j.value
+  CROSS JOIN credit_lots l ON l.account_id = j.value
  WHERE l.available_micro > 0
    AND l.expires_at_us IS NOT NULL
    AND l.expires_at_us <= :now_us;
@@ -65,7 +65,7 @@ SELECT expires_at_us, id
 -- :lot_ids is a JSON array of keys.
 SELECT l.id, l.account_id, l.pool_id, l.available_micro, l.expires_at_us
   FROM json_each(:lot_ids) j
-  JOIN credit_lots l ON l.id = j.value;
+  CROSS JOIN credit_lots l ON l.id = j.value;
 
 -- name: balances_of_account
 SELECT account_id, pool_id, available_micro, reserved_micro, entry_seq
@@ -76,7 +76,7 @@ SELECT account_id, pool_id, available_micro, reserved_micro, entry_seq
 -- :account_ids is a JSON array of keys.
 SELECT b.account_id, b.pool_id, b.available_micro, b.reserved_micro, b.entry_seq
   FROM json_each(:account_ids) j
-  JOIN credit_balances b ON b.account_id = j.value;
+  CROSS JOIN credit_balances b ON b.account_id = j.value;
 
 -- name: insert_entries
 INSERT INTO credit_ledger (
@@ -152,13 +152,23 @@ held AS MATERIALIZED (
       JOIN credit_lots l ON l.id = h.lot_id
      GROUP BY l.pool_id),
 expired AS MATERIALIZED (
-    SELECT l.pool_id, sum(e.available_delta_micro) AS expired_micro
-      FROM credit_lots l
-      JOIN credit_ledger e ON e.lot_id = l.id
-     WHERE l.account_id = :account_id
-       AND l.expires_at_us <= :at_us
-       AND e.created_at_us <= :at_us
-     GROUP BY l.pool_id)
+    -- What a lot had then: what it has now, less what entries have done to it since.
+    SELECT pool_id, sum(available_micro) AS expired_micro
+      FROM (
+        SELECT pool_id, available_micro
+          FROM credit_lots
+         WHERE account_id = :account_id
+           AND available_micro > 0
+           AND expires_at_us IS NOT NULL
+           AND expires_at_us <= :at_us
+         UNION ALL
+        SELECT e.pool_id, -e.available_delta_micro
+          FROM credit_ledger e
+          JOIN credit_lots l ON l.id = e.lot_id
+         WHERE e.account_id = :account_id
+           AND e.created_at_us > :at_us
+           AND l.expires_at_us <= :at_us)
+     GROUP BY pool_id)
 SELECT NULL AS pool_id,
        coalesce((SELECT sum(CASE entry_type WHEN 'debt_incurred' THEN -amount_micro ELSE amount_micro END)
                    FROM credit_ledger

@@ -70,7 +70,7 @@ UPDATE credit_reservations
 -- :account_ids is a JSON array of keys.
 SELECT r.expires_at_us, r.id, r.account_id
   FROM json_each(:account_ids) j
-  JOIN credit_reservations r ON r.account_id = j.value
+  CROSS JOIN credit_reservations r ON r.account_id = j.value
  WHERE r.status = 'pending'
    AND r.expires_at_us <= :now_us;
 
@@ -86,7 +86,7 @@ SELECT expires_at_us, id, account_id
 -- :reservation_ids is a JSON array of keys. Shadows have none.
 SELECT h.reservation_id, h.lot_id, h.reserved_micro
   FROM json_each(:reservation_ids) j
-  JOIN reservation_lots h ON h.reservation_id = j.value
+  CROSS JOIN reservation_lots h ON h.reservation_id = j.value
  ORDER BY h.reservation_id, h.position;
 
 -- name: insert_debt
@@ -97,9 +97,15 @@ VALUES (:account_id, :reservation_id, :original_micro, 0, :now_us);
 -- Oldest first; :account_ids is a JSON array of keys.
 SELECT d.account_id, d.id, d.reservation_id, d.original_micro - d.paid_micro
   FROM json_each(:account_ids) j
-  JOIN credit_debts d ON d.account_id = j.value
+  CROSS JOIN credit_debts d ON d.account_id = j.value
  WHERE d.paid_micro < d.original_micro
  ORDER BY d.id;
+
+-- name: open_debt_of_account
+SELECT coalesce(sum(original_micro - paid_micro), 0)
+  FROM credit_debts
+ WHERE account_id = :account_id
+   AND paid_micro < original_micro;
 
 -- name: pay_debt
 UPDATE credit_debts

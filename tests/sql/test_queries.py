@@ -79,6 +79,13 @@ def test_a_query_reads_no_whole_table(conn: sqlite3.Connection, query: Query) ->
     assert scans == declared
 
 
+@pytest.mark.parametrize("query", [q for q in every_query() if "json_each(?) j" in q.sql], ids=by_name)
+def test_what_a_request_names_is_looked_up_and_not_looked_for(conn: sqlite3.Connection, query: Query) -> None:
+    # The other way round a list is read once per row: a batch then costs as much as its campaign is large.
+    first = next(step for step in plan(conn, query) if step.startswith(("SCAN", "SEARCH")))
+    assert first.startswith("SCAN j VIRTUAL")
+
+
 @pytest.mark.parametrize("query", every_query(), ids=by_name)
 def test_a_query_sorts_nothing_that_can_grow(conn: sqlite3.Connection, query: Query) -> None:
     sorts = any("USE TEMP B-TREE FOR" in step and "ORDER BY" in step for step in plan(conn, query))
@@ -299,3 +306,23 @@ def test_values_are_bound_by_name_and_in_rows(migrated_file: Path) -> None:
         assert Query("probe", "SELECT x FROM t WHERE x > :x").one(memory, x=9) is None
     finally:
         memory.close()
+
+
+def test_many_rows_of_an_insert_are_what_one_row_at_a_time_would_be() -> None:
+    texts: list[object] = ["a", "12", "1.0", "true", "null", "", "\n\t\"'\\", "ä☃😀", '{"a": [1, null]}', "\x1f", None]
+    numbers: list[object] = [0, 1, -1, 2**53 + 1, 2**63 - 1, -(2**63), None]
+    rows = [(text, number) for text in texts for number in numbers]
+    found = []
+    for some in (rows, [[*row] for row in rows[:3]]):
+        for at_once in (True, False):
+            memory = sqlite3.connect(":memory:")
+            memory.execute("CREATE TABLE t (x TEXT, y INTEGER, z TEXT NOT NULL) STRICT")
+            query = Query("probe", "INSERT INTO t (x, y, z)\nVALUES (:x, :y, 'granted')")
+            assert query._insert_from_json is not None
+            if not at_once:
+                query._insert_from_json = None
+            query.many(memory, some)
+            found.append(memory.execute("SELECT x, y, z, typeof(x), typeof(y) FROM t ORDER BY rowid").fetchall())
+            memory.close()
+    assert found[0] == found[1] and len(found[0]) == len(rows)
+    assert found[2] == found[3]

@@ -14,7 +14,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from minibill.auth.rate_limit import Allowance, RateLimit
 from minibill.auth.tokens import Caller, Kind
-from minibill.problems import NotFound, Problem, RateLimited, Unauthorized
+from minibill.problems import MethodNotAllowed, NotFound, Problem, RateLimited, Unauthorized
 from minibill.web import CONTEXT, Context, Route, Service, problem_reply, send_reply
 
 log = logging.getLogger("minibill.auth")
@@ -70,6 +70,9 @@ class Gate:
 
         try:
             caller = self._admit(scope["path"], headers, ip, common)
+            if scope["method"] == "OPTIONS":
+                # The framework would answer it by itself, for any path and whatever the scope.
+                raise MethodNotAllowed("no path takes OPTIONS")
         except Problem as problem:
             await send_reply(problem_reply(problem, request_id), send_with_common)
             return

@@ -5,14 +5,20 @@ value and row. `Query.one`, `all` and `run` take the values by name; `many` take
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from minibill.db.sqlite import sqlite3
 
 Row = tuple[Any, ...]
+
+# From so many rows on an INSERT reads them from JSON.
+_MANY_ROWS = 16
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 _LITERAL_OR_COMMENT = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
@@ -30,7 +36,7 @@ class Query:
     `one` answers the first row or None, `all` every row, `run` the cursor of a statement that answers no rows.
     """
 
-    __slots__ = ("all", "name", "one", "parameters", "run", "sql")
+    __slots__ = ("_insert_from_json", "all", "name", "one", "parameters", "run", "sql")
 
     one: Callable[..., Row | None]
     all: Callable[..., list[Row]]
@@ -54,15 +60,23 @@ class Query:
         pieces.append(_PARAMETER.sub(positional, text[end:]))
         self.sql = "".join(pieces).strip().rstrip(";")
         self.parameters = tuple(names)
+        self._insert_from_json = _insert_from_json(self.sql)
         self.run, self.one, self.all = self._compile("", ".fetchone()", ".fetchall()")
 
     def values(self, named: dict[str, Any]) -> Row:
         """The values in the order of the statement."""
         return tuple([named[name] for name in self.parameters])
 
-    def many(self, conn: sqlite3.Connection, rows: Iterable[Sequence[Any]]) -> None:
-        """Runs it once per row; each row holds the values in the order of `parameters`."""
-        conn.executemany(self.sql, rows)
+    def many(self, conn: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
+        """Runs it for each row; each row holds the values in the order of `parameters`.
+
+        Many rows of an INSERT go in as one statement that reads them from one JSON parameter: in a savepoint that takes half
+        the time of a statement a row.
+        """
+        if self._insert_from_json is not None and len(rows) >= _MANY_ROWS:
+            conn.execute(self._insert_from_json, (msgspec.json.encode(rows).decode(),))
+        else:
+            conn.executemany(self.sql, rows)
 
     def _compile(self, *endings: str) -> list[Callable[..., Any]]:
         """Functions that take the values by name and bind them by place: a third of the cost of a look-up per value."""
@@ -73,6 +87,16 @@ class Query:
             eval(f"lambda conn{keyword_only}: conn.execute(sql, ({binds})){ending}", {"sql": self.sql})  # noqa: S307 - our own SQL files
             for ending in endings
         ]
+
+
+def _insert_from_json(sql: str) -> str | None:
+    """The same INSERT of rows from a JSON array of arrays; None for any other statement. JSON has no place for blobs."""
+    found = re.fullmatch(r"(INSERT INTO .*?\))\s*VALUES\s*\((.*)\)", sql, re.DOTALL)
+    if found is None:
+        return None
+    places = count()
+    values = re.sub(r"\?", lambda _: f"value ->> {next(places)}", found[2])
+    return f"{found[1]} SELECT {values} FROM json_each(?)"
 
 
 class Queries:

@@ -6,6 +6,8 @@ from minibill import ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.posting import LotMoves, Movement
+from minibill.money import MAX_MICRO
+from minibill.problems import AmountTooLarge
 from minibill.wire import encode
 
 SQL = queries("reservations")
@@ -23,7 +25,13 @@ class PayableLot(msgspec.Struct):
 def incur_debt(
     conn: sqlite3.Connection, *, account_id: int, pool_id: str, reservation_id: int, owed_micro: int, now_us: int
 ) -> Movement:
-    """Writes a debt down; answers the entry that says so."""
+    """Writes a debt down; answers the entry that says so. Raises `AmountTooLarge` past what an account can owe."""
+    row = SQL.open_debt_of_account.one(conn, account_id=account_id)
+    assert row is not None
+    if row[0] + owed_micro > MAX_MICRO:
+        raise AmountTooLarge(
+            f"an account owes at most {MAX_MICRO} micro-units", debt_micro=str(row[0]), requested_micro=str(owed_micro)
+        )
     SQL.insert_debt.run(conn, account_id=account_id, reservation_id=reservation_id, original_micro=owed_micro, now_us=now_us)
     return Movement(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id)
 
