@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -33,7 +34,8 @@ def demo(*, keep: Path | None) -> None:
     """Run a whole campaign on a fresh database and print what happened.
 
     A reverse airdrop pays a list of 1,155 wallets what they lost, up to 5 units each, over HTTP, from a CSV file as messy as
-    real ones. Then the same list is paid again, to see that nothing is paid twice, and the book is checked.
+    real ones. Then the same list is paid again, to see that nothing is paid twice; one wallet spends some of its credits;
+    and the book is recomputed from its entries.
     """
     with _folder(keep) as folder:
         losses = folder / "losses.csv"
@@ -53,7 +55,7 @@ def demo(*, keep: Path | None) -> None:
             _minibill(url, token, *arguments)
             _tell(6, "The campaign", "$ minibill campaign show CAMPAIGN")
             _minibill(url, token, "campaign", "show", campaign_id)
-            _show_one_wallet(url, token, losses)
+            _spend_of_one_wallet(url, token, losses)
         _check(folder / "demo.db")
         if keep is not None:
             click.echo(f"\nThe book is in {folder / 'demo.db'}: minibill serve --dev --db {folder / 'demo.db'}")
@@ -129,18 +131,24 @@ def _minibill(url: str, token: str, *arguments: str) -> None:
         raise click.ClickException(f"minibill {arguments[0]} {arguments[1]} ended with {finished.returncode}")
 
 
-def _show_one_wallet(url: str, token: str, losses: Path) -> None:
+def _spend_of_one_wallet(url: str, token: str, losses: Path) -> None:
     with losses.open(encoding="utf-8", newline="") as handle:
-        wallet = max(csv.DictReader(handle), key=lambda row: len(row["ETH to recover"].partition(".")[0]))["User"]
+        wallet = max(csv.DictReader(handle), key=lambda row: Decimal(row["ETH to recover"]))["User"]
     with _admin(url, token) as http:
         query = {"entityType": "person", "entityId": wallet}
         [account] = http.get("/accounts", params=query).raise_for_status().json()["items"]
-        [entry] = http.get(f"/accounts/{account['id']}/history").raise_for_status().json()["items"]
-    _tell(7, "One wallet's history", f"{wallet}  =  {account['id']}")
-    click.echo(
-        f"   entry {entry['entrySeq']}   {entry['entryType']}   {entry['amountMicro']:>8} micro   "
-        f"available after: {entry['availableAfterMicro']}   {entry['createdAt']}"
-    )
+        reserved = (
+            http.post(f"/accounts/{account['id']}/reservations", json={"amountMicro": "2000000"}).raise_for_status().json()
+        )
+        cost = {"actualCostMicro": "1250000"}
+        http.post(f"/reservations/{reserved['reservationId']}/finalize", json=cost).raise_for_status()
+        entries = http.get(f"/accounts/{account['id']}/history").raise_for_status().json()["items"]
+    _tell(7, "One wallet spends: 2 units held before the work, 1.25 charged after it", f"{wallet}  =  {account['id']}")
+    for entry in reversed(entries):
+        click.echo(
+            f"   entry {entry['entrySeq']}   {entry['entryType']:<9} {entry['amountMicro']:>9}   "
+            f"available {entry['availableAfterMicro']:>8}   reserved {entry['reservedAfterMicro']:>8}"
+        )
 
 
 def _check(db: Path) -> None:
