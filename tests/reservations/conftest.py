@@ -12,7 +12,13 @@ class Moment:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._us = START_US
-        monkeypatch.setattr("minibill.clock.real_now_us", lambda: self._us)
+        # How far time goes on each time that somebody looks at it.
+        self.step_us = 0
+        monkeypatch.setattr("minibill.clock.real_now_us", self._look)
+
+    def _look(self) -> int:
+        self._us += self.step_us
+        return self._us
 
     def at(self, seconds: int, us: int = 0) -> None:
         """It is that long after the start of the test."""

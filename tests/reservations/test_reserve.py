@@ -206,8 +206,8 @@ WRONG: list[tuple[Json, str]] = [
     ({"ttlSeconds": 1.5}, "ttlSeconds"), ({"ttlSeconds": "300"}, "ttlSeconds"), ({"ttlSeconds": True}, "ttlSeconds"),
     ({"amountMicro": 5}, "amountMicro"), ({"amountMicro": "-1"}, "amountMicro"), ({"amountMicro": "05"}, "amountMicro"),
     ({"amountMicro": str(MAX + 1)}, "amountMicro"), ({"billingMode": "free"}, "billingMode"), ({"poolId": "GPU"}, "poolId"),
-    ({"description": "x" * 501}, "description"), ({"metadata": [1]}, "metadata"), ({"metadata": {"x": "y" * 4096}}, "metadata"),
-    ({"ttl": 5}, "ttl"),
+    ({"description": "x" * 501}, "description"), ({"metadata": [1]}, "metadata"),
+    ({"metadata": {"x": "y" * 4096}}, "metadata"), ({"ttl": 5}, "ttl"),
 ]  # fmt: skip
 
 

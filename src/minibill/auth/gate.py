@@ -8,9 +8,10 @@ import logging
 import os
 from collections.abc import Iterable
 from itertools import count
+from typing import NamedTuple
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from minibill.auth.rate_limit import Allowance, RateLimit
 from minibill.auth.tokens import Caller, Kind
@@ -29,13 +30,30 @@ PREFIXES: dict[str, Kind] = {"/admin/billing": "admin", "/api/internal/billing":
 Headers = list[tuple[bytes, bytes]]
 
 
+class _Pattern(NamedTuple):
+    """A direct route with one variable part."""
+
+    method: str
+    before: str
+    name: str
+    after: str
+    serve: ASGIApp
+
+    @classmethod
+    def of(cls, route: Route) -> "_Pattern":
+        before, _, rest = route.path.partition("{")
+        variable, _, after = rest.partition("}")
+        return cls(route.method, before, variable.removesuffix(":str"), after, route.serve)
+
+
 class Gate:
     """Wraps the application."""
 
     def __init__(self, app: ASGIApp, service: Service, *, direct: list[Route]) -> None:
-        """`direct` are routes without variable parts that are answered without asking the framework."""
+        """`direct` are routes with at most one variable part that are answered without asking the framework."""
         self._app = app
-        self._direct = {(route.method, route.path): route.serve for route in direct}
+        self._direct = {(route.method, route.path): route.serve for route in direct if "{" not in route.path}
+        self._direct_with_a_variable = [_Pattern.of(route) for route in direct if "{" in route.path]
         self._service = service
         settings = service.settings
         self._limits: dict[Kind, RateLimit | None] = {
@@ -77,8 +95,18 @@ class Gate:
             await send_reply(problem_reply(problem, request_id), send_with_common)
             return
         scope[CONTEXT] = Context(self._service, request_id, correlation_id, ip, caller)  # type: ignore[literal-required]
-        answer = self._direct.get((scope["method"], scope["path"]), self._app)
+        answer = self._direct.get((scope["method"], scope["path"])) or self._variable(scope) or self._app
         await answer(scope, receive, send_with_common)
+
+    def _variable(self, scope: HTTPScope) -> ASGIApp | None:
+        path = scope["path"]
+        for pattern in self._direct_with_a_variable:
+            if scope["method"] == pattern.method and path.startswith(pattern.before) and path.endswith(pattern.after):
+                value = path[len(pattern.before) : len(path) - len(pattern.after)]
+                if value and "/" not in value:
+                    scope["path_params"] = {pattern.name: value}
+                    return pattern.serve
+        return None
 
     def _admit(self, path: str, headers: Headers, ip: str | None, common: Headers) -> Caller | None:
         if "//" in path:

@@ -1,0 +1,331 @@
+"""Section 3: billing modes, what soft mode leaves as a debt and who pays it, and the table of entries."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.api import Api, done, refused
+from tests.reservations.conftest import Moment
+from tests.reservations.told import Entry, allocations, balance, entries, history, lots
+
+MAX = 2**63 - 1
+
+
+# --- soft ---
+
+
+@pytest.mark.parametrize(("there", "held"), [(0, 0), (3, 3), (8, 8), (9, 8)])
+def test_soft_mode_never_refuses_and_holds_what_is_there(api: Api, there: int, held: int) -> None:
+    account = api.account(*[there] * (there > 0))
+    api.mint(account, 50, poolId="gpu")
+    answer = done(api.ask_to_reserve(account, 8, billingMode="soft"), 201)
+    assert (answer["listMicro"], answer["totalReservedMicro"], answer["billingMode"]) == ("8", str(held), "soft")
+    assert sum(amount for _, amount in allocations(answer)) == held
+    assert balance(api, account, poolId="general")[:2] == (there - held, held)
+
+
+def test_soft_mode_charges_what_is_above_the_reservation_to_lots_in_drawdown_order_and_the_rest_as_a_debt(api: Api) -> None:
+    account = api.account(5)
+    api.mint(account, 4, priority=60)
+    api.mint(account, 2, poolId="gpu")
+    api.mint(account, 90, poolId="cpu")
+    first, second, gpu, _ = lots(api, account)
+    held = api.reserve(account, 3, poolId="gpu", billingMode="soft")
+    last = api.mint(account, 1, poolId="gpu")["lotId"]
+    ended = done(api.finalize(held, 20))
+    assert {name: ended[name] for name in ("finalizedMicro", "releasedMicro", "overrunMicro", "absorbedMicro")} == {
+        "finalizedMicro": "3", "releasedMicro": "0", "overrunMicro": "17", "absorbedMicro": "0",
+    }  # fmt: skip
+    assert entries(api, account, 7) == [
+        Entry("finalize", -2, 0, -2, gpu, held),
+        Entry("finalize", -1, 0, -1, first, held),
+        Entry("finalize", -1, -1, 0, last, held),
+        Entry("finalize", -4, -4, 0, first, held),
+        Entry("finalize", -4, -4, 0, second, held),
+        Entry("debt_incurred", -8, 0, 0, None, held),
+    ]
+    assert history(api, account)[-1]["poolId"] == "gpu"
+    assert balance(api, account) == (90, 0, 8)
+    assert done(api.finalize(held, 20)) == ended
+    assert balance(api, account) == (90, 0, 8)
+
+
+def test_soft_mode_gives_back_what_the_work_did_not_cost(api: Api) -> None:
+    account = api.account(10)
+    held = api.reserve(account, 8, billingMode="soft")
+    ended = done(api.finalize(held, 5))
+    assert (ended["finalizedMicro"], ended["releasedMicro"], ended["overrunMicro"]) == ("5", "3", "0")
+    assert balance(api, account) == (5, 0, 0)
+
+
+def test_an_overrun_is_not_charged_to_lots_that_have_expired(moment: Moment, api: Api) -> None:
+    account = api.account(3)
+    api.mint(account, 50, expiresAt=moment.text(5), priority=99)
+    held = api.reserve(account, 3, billingMode="soft")
+    moment.at(5)
+    done(api.finalize(held, 10))
+    assert balance(api, account) == (0, 0, 7)
+
+
+def owing(api: Api, *debts: int, pool: str = "general") -> tuple[str, list[str]]:
+    """An account with nothing but debts, and their reservations."""
+    account = api.account()
+    held = [api.reserve(account, owed, billingMode="soft", poolId=pool) for owed in debts]
+    for reservation, owed in zip(held, debts, strict=True):
+        done(api.finalize(reservation, owed))
+    return account, held
+
+
+def test_a_mint_into_any_pool_pays_the_oldest_debts_first(api: Api) -> None:
+    account, (first, second) = owing(api, 5, 7, pool="gpu")
+    assert balance(api, account) == (0, 0, 12)
+    minted = api.mint(account, 8, poolId="cpu")
+    lot = minted["lotId"]
+    assert minted["balance"] == {"availableMicro": "0", "reservedMicro": "0"}
+    assert entries(api, account, 2) == [
+        Entry("grant", 8, 8, 0, lot),
+        Entry("debt_paid", -5, -5, 0, lot),
+        Entry("debt_paid", -3, -3, 0, lot),
+    ]
+    assert [e["metadata"] for e in history(api, account)[3:]] == [
+        {"debtReservationId": first},
+        {"debtReservationId": second},
+    ]
+    assert (balance(api, account), lots(api, account)) == ((0, 0, 4), {lot: {"consumed": 8}})
+    last = api.mint(account, 10)
+    assert last["balance"]["availableMicro"] == "6"
+    assert entries(api, account, 6) == [Entry("debt_paid", -4, -4, 0, last["lotId"])]
+    assert balance(api, account) == (6, 0, 0)
+    api.mint(account, 10)
+    assert balance(api, account) == (16, 0, 0)
+
+
+def test_a_grant_of_a_campaign_pays_debts(api: Api) -> None:
+    account, _ = owing(api, 5)
+    other, _ = owing(api, 30)
+    free = api.account()
+    campaign = api.campaign(poolId="promo")
+    grants = done(api.batch(campaign, (account, 8), (other, 8), (free, 8)))["grants"]
+    assert [grant["amountMicro"] for grant in grants] == ["8", "8", "8"]
+    assert [balance(api, each) for each in (account, other, free)] == [(3, 0, 0), (0, 0, 22), (8, 0, 0)]
+    assert entries(api, account, 1)[-1] == Entry("debt_paid", -5, -5, 0, grants[0]["lotId"])
+
+
+def test_credits_that_come_back_pay_no_debt(api: Api) -> None:
+    account = api.account(10)
+    kept = api.reserve(account, 10)
+    done(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
+    done(api.release(kept))
+    assert balance(api, account) == (10, 0, 5)
+    api.mint(account, 1)
+    assert balance(api, account) == (10, 0, 4)
+
+
+def test_a_mint_that_is_a_duplicate_pays_nothing(api: Api) -> None:
+    account = api.account()
+    api.mint(account, 2, sourceId="order-1")
+    done(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
+    again = api.mint(account, 2, sourceId="order-1")
+    assert (again["duplicate"], balance(api, account)) == (True, (0, 0, 3))
+
+
+def test_a_past_balance_knows_the_debts_of_that_moment(moment: Moment, api: Api) -> None:
+    moment.at(0)
+    account = api.account()
+    held = api.reserve(account, 5, billingMode="soft")
+    moment.at(10)
+    done(api.finalize(held, 9))
+    moment.at(20)
+    api.mint(account, 4)
+    moment.at(30)
+    api.mint(account, 6)
+    expected = {(10, -1): 0, (10, 0): 9, (20, -1): 9, (20, 0): 5, (30, -1): 5, (30, 0): 0}
+    for (seconds, us), owed in expected.items():
+        assert balance(api, account, at=moment.text(seconds, us)) == (1 if seconds == 30 and us == 0 else 0, 0, owed)
+
+
+# --- shadow ---
+
+
+def test_shadow_mode_moves_nothing_and_writes_what_would_have_been(api: Api) -> None:
+    account = api.account(10)
+    before = lots(api, account)
+    answer = done(api.ask_to_reserve(account, 8, billingMode="shadow", poolId="gpu", metadata={"model": "x"}), 201)
+    assert (answer["totalReservedMicro"], answer["lotAllocations"], answer["billingMode"]) == ("8", [], "shadow")
+    held = answer["reservationId"]
+    ended = done(api.finalize(held, 11))
+    assert {name: ended[name] for name in ("finalizedMicro", "overrunMicro", "absorbedMicro", "billingMode")} == {
+        "finalizedMicro": "8", "overrunMicro": "3", "absorbedMicro": "0", "billingMode": "shadow",
+    }  # fmt: skip
+    assert entries(api, account, 1) == [
+        Entry("shadow_reserve", 0, 0, 0, None, held),
+        Entry("shadow_finalize", 0, 0, 0, None, held),
+    ]
+    reserved, finalized = (entry["metadata"] for entry in history(api, account, poolId="gpu"))
+    assert reserved == {"listMicro": "8", "wouldReserveMicro": "8", "metadata": {"model": "x"}}
+    assert finalized == {"actualCostMicro": "11", "finalizedMicro": "8", "overrunMicro": "3"}
+    assert (lots(api, account), balance(api, account)) == (before, (10, 0, 0))
+
+
+@pytest.mark.parametrize("there", [0, 5])
+def test_shadow_mode_refuses_nobody_for_lack_of_credits(api: Api, there: int) -> None:
+    account = api.account(*[there] * (there > 0))
+    held = api.reserve(account, 8, billingMode="shadow")
+    done(api.finalize(held, 4))
+    assert balance(api, account) == (there, 0, 0)
+
+
+def test_a_shadow_that_is_released_or_overdue_moves_nothing(moment: Moment, api: Api) -> None:
+    account = api.account(10)
+    released, overdue = (api.reserve(account, 8, billingMode="shadow", ttlSeconds=5) for _ in range(2))
+    done(api.release(released))
+    moment.at(5)
+    api.advance(0)
+    assert [api.get(f"/reservations/{held}")["status"] for held in (released, overdue)] == ["released", "expired"]
+    assert [entry.type for entry in entries(api, account, 1)] == ["shadow_reserve"] * 2
+    assert balance(api, account) == (10, 0, 0)
+
+
+# --- the mode ---
+
+
+@pytest.mark.parametrize("mode", ["live", "soft", "shadow"])
+def test_the_mode_is_the_settings_unless_the_request_names_one(start: Callable[..., Api], mode: str) -> None:
+    api = start(MINIBILL_BILLING_MODE=mode)
+    account = api.account(10)
+    assert done(api.ask_to_reserve(account, 1))["billingMode"] == mode
+    assert done(api.ask_to_reserve(account, 1, billingMode=None))["billingMode"] == mode
+    for named in ("live", "soft", "shadow"):
+        assert done(api.ask_to_reserve(account, 1, billingMode=named))["billingMode"] == named
+
+
+def test_a_reservation_keeps_its_mode_when_the_setting_changes(start: Callable[..., Api]) -> None:
+    held = start(MINIBILL_BILLING_MODE="soft")
+    account = held.account(5)
+    reservation = held.reserve(account, 5)
+    api = start(MINIBILL_BILLING_MODE="live")
+    assert done(api.finalize(reservation, 7))["overrunMicro"] == "2"
+    assert balance(api, account) == (0, 0, 2)
+
+
+# --- the table of entries ---
+
+
+def test_every_type_of_entry_moves_what_the_table_says(moment: Moment, api: Api) -> None:
+    account = api.account()
+    api.mint(account, 10, sourceType="deposit")
+    api.mint(account, 6, expiresAt=moment.text(10))
+    deposit, grant = lots(api, account)
+    soft = api.reserve(account, 4, billingMode="soft")
+    live = api.reserve(account, 5)
+    moment.at(10)
+    done(api.release(live))
+    done(api.finalize(soft, 30))
+    paid = api.mint(account, 50)["lotId"]
+    short = api.reserve(account, 3, ttlSeconds=5)
+    shadow = api.reserve(account, 3, billingMode="shadow")
+    moment.at(20)
+    done(api.finalize(shadow, 1))
+    assert entries(api, account) == [
+        Entry("deposit", 10, 10, 0, deposit),
+        Entry("grant", 6, 6, 0, grant),
+        Entry("reserve", -4, -4, 4, grant, soft),
+        Entry("reserve", -2, -2, 2, grant, live),
+        Entry("reserve", -3, -3, 3, deposit, live),
+        # Nothing of the grant is available when it expires; what comes back to it later is expired.
+        Entry("expire", -2, 0, -2, grant, live),
+        Entry("release", 3, 3, -3, deposit, live),
+        Entry("finalize", -4, 0, -4, grant, soft),
+        Entry("finalize", -10, -10, 0, deposit, soft),
+        Entry("debt_incurred", -16, 0, 0, None, soft),
+        Entry("grant", 50, 50, 0, paid),
+        Entry("debt_paid", -16, -16, 0, paid),
+        Entry("reserve", -3, -3, 3, paid, short),
+        Entry("shadow_reserve", 0, 0, 0, None, shadow),
+        Entry("release", 3, 3, -3, paid, short),
+        Entry("shadow_finalize", 0, 0, 0, None, shadow),
+    ]
+    # And each checks itself against the one before.
+    available = reserved = 0
+    for number, entry in enumerate(history(api, account), 1):
+        available += int(entry["availableDeltaMicro"])
+        reserved += int(entry["reservedDeltaMicro"])
+        found = (entry["entrySeq"], entry["availableAfterMicro"], entry["reservedAfterMicro"])
+        assert found == (number, str(available), str(reserved))
+
+
+# --- near 2^63 ---
+
+
+def test_the_ceiling_is_of_what_a_finalize_moves(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO="100")
+    account = api.account(100, 100)
+    soft = api.reserve(account, 60, billingMode="soft")
+    with api.unchanged():
+        refused(api.finalize(soft, 101), 422, "amount_too_large")
+        refused(api.finalize(soft, MAX), 422, "amount_too_large")
+    done(api.finalize(soft, 100))
+    done(api.finalize(api.reserve(account, 60), 10**9))
+    done(api.finalize(api.reserve(account, 60, billingMode="shadow"), 10**9))
+    assert balance(api, account) == (40, 0, 0)
+
+
+def test_one_account_may_hold_and_reserve_all_that_there_can_be(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(MAX))
+    account = api.account(MAX)
+    held = api.reserve(account, MAX)
+    with api.unchanged():
+        refused(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}), 422, "amount_too_large")
+        refused(api.post(f"/accounts/{account}/mint", {"amountMicro": "1", "poolId": "gpu"}), 422, "amount_too_large")
+    assert balance(api, account) == (0, MAX, 0)
+    assert done(api.finalize(held, MAX))["finalizedMicro"] == str(MAX)
+    api.mint(account, MAX)
+    assert balance(api, account) == (MAX, 0, 0)
+    done(api.release(api.reserve(account, MAX)))
+    assert balance(api, account) == (MAX, 0, 0)
+
+
+def test_an_overrun_may_be_all_that_there_can_be(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(MAX))
+    account = api.account(MAX - 1)
+    held = api.reserve(account, 1, billingMode="soft")
+    assert done(api.finalize(held, MAX))["overrunMicro"] == str(MAX - 1)
+    assert balance(api, account) == (0, 0, 1)
+    api.mint(account, MAX)
+    assert balance(api, account) == (MAX - 1, 0, 0)
+
+
+def test_debts_that_together_would_overflow_are_refused_and_nothing_changes(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(MAX))
+    account = api.account()
+    first, second = (api.reserve(account, 5, billingMode="soft") for _ in range(2))
+    done(api.finalize(first, MAX - 3))
+    with api.unchanged():
+        refused(api.finalize(second, 4), 422, "amount_too_large")
+        refused(api.finalize(second, MAX), 422, "amount_too_large")
+    assert balance(api, account) == (0, 0, MAX - 3)
+    done(api.finalize(second, 3))
+    assert balance(api, account) == (0, 0, MAX)
+    assert balance(api, account, at=api.after(0)) == (0, 0, MAX)
+
+
+def test_debts_may_come_to_more_than_2_63_in_all_when_they_were_paid_in_between(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(MAX))
+    account = api.account()
+    for _ in range(3):
+        done(api.finalize(api.reserve(account, 5, billingMode="soft"), MAX))
+        assert balance(api, account) == (0, 0, MAX)
+        api.mint(account, MAX)
+        assert balance(api, account) == (0, 0, 0)
+    assert balance(api, account, at=api.after(0)) == (0, 0, 0)
+
+
+def test_shadows_know_no_overflow(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(MAX))
+    account = api.account(MAX)
+    for _ in range(3):
+        held = api.reserve(account, MAX, billingMode="shadow")
+        assert done(api.finalize(held, MAX))["finalizedMicro"] == str(MAX)
+    held = api.reserve(account, 0, billingMode="shadow")
+    assert done(api.finalize(held, MAX))["overrunMicro"] == str(MAX)
+    assert balance(api, account) == (MAX, 0, 0)

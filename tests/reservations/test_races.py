@@ -1,0 +1,129 @@
+"""Section 3 under contention: many at once, and what there is is given out once."""
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api import Api, Json, done
+from tests.reservations.conftest import Moment
+from tests.reservations.told import balance, entries
+
+
+def at_once(api: Api, *requests: tuple[str, Json], sweeps: int = 0) -> list[httpx.Response]:
+    """Sends all of these under /api/internal/billing together, with sweeps beside them."""
+    headers = {"Authorization": f"Bearer {api.sign_service()}", "Content-Type": "application/json"}
+
+    async def send() -> list[httpx.Response]:
+        url = "/api/internal/billing"
+        beside = [asyncio.create_task(api.book.sweep()) for _ in range(sweeps)]
+        answers = await asyncio.gather(
+            *(api.http.post(f"{url}{path}", content=json.dumps(body), headers=headers) for path, body in requests)
+        )
+        await asyncio.gather(*beside)
+        return answers
+
+    return api.loop.run(send())
+
+
+def codes(answers: list[httpx.Response]) -> Counter[Any]:
+    return Counter(answer.status_code if answer.is_success else answer.json()["code"] for answer in answers)
+
+
+@pytest.mark.parametrize(("there", "lots"), [(1_000, 1), (1_003, 17)])
+def test_of_500_that_reserve_at_once_just_those_get_credits_that_there_are_credits_for(
+    api: Api, there: int, lots: int
+) -> None:
+    account = api.account(*[there // lots + (number < there % lots) for number in range(lots)])
+    wanted = ("/reservations", {"accountId": account, "amountMicro": "7"})
+    answers = at_once(api, *[wanted] * 500)
+    fit = there // 7
+    assert codes(answers) == {201: fit, "insufficient_balance": 500 - fit}
+    assert balance(api, account) == (there - 7 * fit, 7 * fit, 0)
+    held = [answer.json()["reservationId"] for answer in answers if answer.is_success]
+    assert len(set(held)) == fit
+    assert codes(at_once(api, *[("/release", {"reservationId": each}) for each in held])) == {200: fit}
+    assert balance(api, account) == (there, 0, 0)
+
+
+def test_of_many_that_reserve_softly_at_once_nobody_holds_what_another_holds(api: Api) -> None:
+    account = api.account(50, 50)
+    answers = at_once(api, *[("/reservations", {"accountId": account, "amountMicro": "7", "billingMode": "soft"})] * 60)
+    held = Counter(done(answer)["totalReservedMicro"] for answer in answers)
+    assert held == {"7": 14, "2": 1, "0": 45}
+    assert balance(api, account) == (0, 100, 0)
+
+
+def test_the_same_finalize_50_times_at_once_charges_once(api: Api) -> None:
+    account = api.account(100)
+    held = api.reserve(account, 20, billingMode="soft")
+    answers = at_once(api, *[("/finalize", {"reservationId": held, "actualCostMicro": "25"})] * 50)
+    assert codes(answers) == {200: 50}
+    assert len({answer.content for answer in answers}) == 1
+    assert balance(api, account) == (75, 0, 0)
+    assert [entry.type for entry in entries(api, account, 2)] == ["finalize", "finalize"]
+
+
+def test_finalizes_and_releases_that_race_have_one_winner(api: Api) -> None:
+    account = api.account(1_000)
+    for number in range(10):
+        before = balance(api, account)[0]
+        held = api.reserve(account, 20)
+        finalize, release = (
+            ("/finalize", {"reservationId": held, "actualCostMicro": "5"}),
+            ("/release", {"reservationId": held}),
+        )
+        other = ("/finalize", {"reservationId": held, "actualCostMicro": "6"})
+        racing = [(finalize, other, release)[(place + number) % 3] for place in range(9)]
+        answers = at_once(api, *racing)
+        status = api.get(f"/reservations/{held}")["status"]
+        spent = before - balance(api, account)[0]
+        winners = {path for (path, _), answer in zip(racing, answers, strict=True) if answer.is_success}
+        assert winners == {"/finalize" if status == "finalized" else "/release"}
+        assert spent in ({5, 6} if status == "finalized" else {0})
+        assert codes(answers)[200] == 3
+
+
+def test_finalizes_releases_and_the_end_of_their_time_that_race_have_one_winner_each(moment: Moment, api: Api) -> None:
+    account = api.account(10_000)
+    wins: Counter[str] = Counter()
+    for number in range(1, 11):
+        moment.at(number * 10)
+        held = [api.reserve(account, 20, ttlSeconds=1) for _ in range(10)]
+        before = balance(api, account)[0]
+        # Their time ends while they are being finalized and released: every look at the clock is a microsecond later.
+        moment.at(number * 10 + 1, -5 * number)
+        moment.step_us = 1
+        finalizes = [("/finalize", {"reservationId": each, "actualCostMicro": "3"}) for each in held]
+        releases = [("/release", {"reservationId": each}) for each in held]
+        racing = [request for pair in zip(finalizes, releases, strict=True) for request in pair[:: (-1) ** number]]
+        answers = at_once(api, *racing, sweeps=3)
+        moment.step_us = 0
+        moment.at(number * 10 + 2)
+        ends = [api.get(f"/reservations/{each}")["status"] for each in held]
+        won = {"finalized": "/finalize", "released": "/release", "expired": None}
+        for place, (path, body) in enumerate(racing):
+            status = ends[held.index(body["reservationId"])]
+            assert answers[place].status_code == (200 if won[status] == path else 409)
+        assert balance(api, account) == (before + 200 - 3 * ends.count("finalized"), 0, 0)
+        wins.update(ends)
+    # Otherwise nothing raced.
+    assert set(wins) == {"finalized", "released", "expired"}
+
+
+def test_the_same_idempotency_key_many_times_at_once_reserves_once(api: Api) -> None:
+    account = api.account(100)
+    headers = {"Authorization": f"Bearer {api.sign_service()}", "Content-Type": "application/json", "Idempotency-Key": "k"}
+    body = json.dumps({"accountId": account, "amountMicro": "7"})
+
+    async def send() -> list[httpx.Response]:
+        url = "/api/internal/billing/reservations"
+        return await asyncio.gather(*(api.http.post(url, content=body, headers=headers) for _ in range(50)))
+
+    answers = api.loop.run(send())
+    assert codes(answers) == {201: 50}
+    assert len({answer.content for answer in answers}) == 1
+    assert balance(api, account) == (93, 7, 0)
