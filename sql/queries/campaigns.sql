@@ -42,9 +42,13 @@ UPDATE credit_campaigns
 UPDATE credit_campaigns
    SET status = 'expired',
        updated_at_us = :now_us
- WHERE status IN ('draft', 'active', 'paused')
-   AND expires_at_us IS NOT NULL
-   AND expires_at_us <= :now_us;
+ WHERE id IN (
+    SELECT id
+      FROM credit_campaigns
+     WHERE status IN ('draft', 'active', 'paused')
+       AND expires_at_us IS NOT NULL
+       AND expires_at_us <= :now_us
+     LIMIT :count);
 
 -- name: charge_campaign
 -- campaigns_spent_within_budget refuses what the budget does not cover.
@@ -52,8 +56,7 @@ UPDATE credit_campaigns
    SET spent_micro = spent_micro + :total_micro,
        grant_count = grant_count + :new_grants,
        updated_at_us = :now_us
- WHERE id = :campaign_id
-RETURNING budget_micro - spent_micro;
+ WHERE id = :campaign_id;
 
 -- name: campaigns_page
 -- Newest first. The type is no index's: it has four values.

@@ -101,5 +101,5 @@ def _routes() -> list[Route]:
 def _render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """What the framework itself refuses: an unknown path, another method."""
     context: Context = request.scope[CONTEXT]  # type: ignore[literal-required]
-    reply = problem_reply(error, context.request_id)
+    reply = problem_reply(error, context)
     return Response(reply.body, status_code=reply.status, media_type=reply.media_type.decode(), headers=reply.headers)

@@ -124,7 +124,8 @@ class Book:
         """Writes down all that is due, a slice at a time, so that other writes come between."""
         while await self.writer.run(lambda conn: sweep(conn, now_us=self.clock.now_us())):
             pass
-        await self.writer.run(lambda conn: expire_campaigns(conn, now_us=self.clock.now_us()))
+        while await self.writer.run(lambda conn: expire_campaigns(conn, now_us=self.clock.now_us())):
+            pass
 
     async def prune(self) -> None:
         """Forgets idempotency keys that are older than they must be kept, a slice at a time."""

@@ -37,9 +37,9 @@ async def live(call: Call) -> Reply:
 
 async def ready(call: Call) -> Reply:
     """200 when the book is migrated and takes writes, else 503 with the reason."""
-    problem = call.service.book.writer.problem
-    if problem is not None:
-        raise NotReady(problem)
+    hindrance = call.service.book.writer.hindrance
+    if hindrance is not None:
+        raise NotReady(hindrance)
     return call.answer(Health("ready"))
 
 
@@ -56,7 +56,8 @@ async def advance_clock(call: Call) -> Reply:
     body = await call.read(_ADVANCE)
     book = call.service.book
     reply = await call.write(advance, clock=book.clock, seconds=body.seconds, really=not call.is_dry_run)
-    await book.sweep()
+    if not call.is_dry_run:
+        await book.sweep()
     return reply
 
 

@@ -34,6 +34,7 @@ from minibill.problems import (
     MalformedJson,
     MethodNotAllowed,
     NotFound,
+    NotReady,
     PayloadTooLarge,
     Problem,
     Unauthorized,
@@ -47,8 +48,8 @@ T = TypeVar("T")
 Q = TypeVar("Q", bound=Query)
 P = TypeVar("P", bound=PageQuery)
 
-# A body that has not arrived by then is given up: a client that crawls must not hold a stop or a connection for long.
-BODY_SECONDS_MAX = 10
+# A body that has not arrived by then is given up: a client that crawls must not hold up a stop, which has 8 s for requests.
+BODY_SECONDS_MAX = 5
 
 KEY_CHARACTERS_MAX = 255
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
@@ -117,7 +118,8 @@ class Call:
         if caller is None or caller.kind != kind:
             raise Unauthorized
         if scope is not None and not caller.may(scope):
-            log.warning("refused %s %s to %r: lacks %s", self.method, self.path, caller.sub, scope)
+            found = (self.method, self.path, caller.sub, scope, self.context.correlation_id)
+            log.warning("refused %s %r to %r: lacks %s (%s)", *found)
             raise InsufficientScope(scope)
 
     # --- reading ---
@@ -284,13 +286,20 @@ class Route(NamedTuple):
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request that was routed here. Authority is checked before anything of the request is read."""
+        context: Context = scope[CONTEXT]  # type: ignore[literal-required]
         try:
             call = Call(scope, receive)
             if self.kind is not None:
                 call.authorize(self.kind, self.scope)
             reply = await self.handler(call)
+        except asyncio.CancelledError:
+            # The server cancels what is under way when its time to stop is over.
+            stopping = (
+                "the service is stopping; what was asked may have been done: send it again with the same idempotency key"
+            )
+            reply = problem_reply(NotReady(stopping), context)
         except Exception as error:
-            reply = problem_reply(error, scope[CONTEXT].request_id)  # type: ignore[literal-required]
+            reply = problem_reply(error, context)
         await send_reply(reply, send)
 
     def for_litestar(self) -> HTTPRouteHandler:
@@ -329,12 +338,12 @@ def problem_body(problem: Problem, request_id: str) -> bytes:
     return msgspec.json.encode(members)
 
 
-def problem_reply(error: Exception, request_id: str) -> Reply:
+def problem_reply(error: Exception, context: Context) -> Reply:
     """Any exception as the problem that it comes to. What is not a refusal is logged and answered without a hint."""
     problem = as_problem(error)
     if isinstance(problem, InternalError):
-        log.error("request %s failed", request_id, exc_info=error)
-    return Reply(problem.status, problem_body(problem, request_id), problem.headers, b"application/problem+json")
+        log.error("request %s (%s) failed", context.request_id, context.correlation_id, exc_info=error)
+    return Reply(problem.status, problem_body(problem, context.request_id), problem.headers, b"application/problem+json")
 
 
 def as_problem(error: Exception) -> Problem:
@@ -345,11 +354,17 @@ def as_problem(error: Exception) -> Problem:
         case NotFoundException():
             return NotFound("nothing is at this path")
         case MethodNotAllowedException():
-            return MethodNotAllowed("this path takes other methods", headers=dict(error.headers or {}))
+            return MethodNotAllowed("this path takes other methods", headers=_allowed(error))
         case HTTPException() if error.status_code == 400:
             return InvalidRequest(FieldError("", "the request could not be read"))
         case _:
             return InternalError("an internal error; nothing was changed")
+
+
+def _allowed(error: HTTPException) -> dict[str, str]:
+    """The methods that the path takes; the framework's own OPTIONS is none of them."""
+    listed = (error.headers or {}).get("allow", "").split(", ")
+    return {"Allow": ", ".join(sorted(method for method in listed if method and method != "OPTIONS"))}
 
 
 def _camel(name: str) -> str:

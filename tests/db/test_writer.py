@@ -228,6 +228,60 @@ def test_another_program_that_holds_the_file_is_overloaded(w: Fixture, monkeypat
     assert w.together(note("b")) == ["b"]
 
 
+def test_what_waits_for_a_lock_is_refused_all_at_once_and_says_so_until_a_write_goes_through(
+    w: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = itertools.count()
+    monkeypatch.setattr(module, "LOCK_SECONDS_MAX", 0.02)
+    monkeypatch.setattr(module.time, "sleep", lambda _: next(waits))
+    other = sqlite3.connect(w.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert w.writer.hindrance is None
+    began = w.conn.said.count("BEGIN IMMEDIATE")
+    assert [type(answer) for answer in w.together(*[note(str(n)) for n in range(20)])] == [Overloaded] * 20
+    # One wait for all of them, not one each.
+    assert w.conn.said.count("BEGIN IMMEDIATE") - began == next(waits) + 2
+    assert w.writer.hindrance is not None and w.writer.problem is None
+    other.close()
+    assert w.together(note("a")) == ["a"]
+    assert w.writer.hindrance is None
+
+
+def test_a_stop_does_not_wait_for_another_programs_lock(tmp_path: Path, loop: Loop) -> None:
+    fixture = Fixture(tmp_path / "locked.db", loop)
+    other = sqlite3.connect(fixture.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def run() -> list[Any]:
+        tasks = [asyncio.ensure_future(fixture.writer.run(note(str(n)))) for n in range(3)]
+        await asyncio.sleep(0.02)
+        async with asyncio.timeout(2):
+            await fixture.writer.stop()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(answer) for answer in loop.run(run())] == [Overloaded] * 3
+    other.close()
+    fixture.conn.real.close()
+
+
+def test_a_writer_that_fails_outside_an_operation_gives_up_instead_of_hanging(w: Fixture) -> None:
+    w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
+    w.conn.rollback = lambda: (_ for _ in ()).throw(sqlite_error(SQLITE_IOERR))  # type: ignore[method-assign]
+
+    async def run() -> None:
+        hanging = asyncio.ensure_future(w.writer.run(note("a")))
+        while w.writer.problem is None:  # noqa: ASYNC110 - the thread sets it
+            await asyncio.sleep(0.001)
+        hanging.cancel()
+        # The process would have ended here; what comes instead is refused.
+        with pytest.raises(NotReady):
+            await w.writer.run(note("b"))
+        w.writer._idle.set()
+
+    w.loop.run(run())
+    assert len(w.unknown) == 1
+
+
 def test_another_program_that_lets_go_in_time_is_only_waited_for(w: Fixture) -> None:
     other = sqlite3.connect(w.path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")

@@ -1,5 +1,6 @@
 """Sections 1 and 9: refusals and failures are problem+json, and every answer has its headers."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from minibill.auth.gate import Gate
+from minibill.problems import StorageFull
 from tests.api import Api, Json, done, refused
 
 MEMBERS = ["type", "title", "status", "detail", "code", "requestId"]
@@ -276,3 +278,38 @@ def test_the_clock_can_be_moved_only_where_it_is_a_test_clock(api: Api) -> None:
         whole(api.call("GET", "/clock"), 404, "not_found")
         whole(api.post("/clock/advance", {"seconds": 3_600}), 404, "not_found")
         assert api.book.clock.now_us() - before < 3_000_000_000
+
+
+def test_the_log_of_a_refusal_has_the_correlation_id_and_no_line_of_the_callers(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.call("GET", "/x%0AERROR forged", token="nonsense", headers={"X-Correlation-Id": "trace-7"})
+    api.call("GET", "/campaigns", token=api.sign(scopes=()), headers={"X-Correlation-Id": "trace-8"})
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "trace-7" in first and "\n" not in first
+    assert "trace-8" in second and "admin:billing:read" in second
+
+
+def test_a_request_that_the_server_cancels_is_answered_as_a_problem(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cancelled(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(api.book, "write", cancelled)
+    problem = refused(api.post("/campaigns", {"name": "x", "campaignType": "loyalty", "budgetMicro": "5"}), 503, "not_ready")
+    assert "same idempotency key" in problem["detail"]
+
+
+def test_ready_says_when_the_book_takes_no_writes(api: Api) -> None:
+    def ready() -> int:
+        return api.loop.run(api.http.get("/health/ready")).status_code
+
+    assert ready() == 200
+    api.book.writer._hindrance = StorageFull()
+    assert ready() == 503
+    api.account()
+    assert ready() == 200
+
+
+def test_options_is_no_method_of_ours(api: Api) -> None:
+    refused(api.call("OPTIONS", "/campaigns"), 405, "method_not_allowed")
+    assert api.call("DELETE", "/campaigns").headers["Allow"] == "GET, POST"

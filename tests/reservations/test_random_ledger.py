@@ -107,18 +107,6 @@ class Restart(NamedTuple):
 Action = Mint | Reserve | Finalize | Release
 Command = Write | Retry | Pass | Sweep | Restart
 
-names = st.integers(0, len(NAMES) - 1)
-pools = st.sampled_from(POOLS)
-amounts = st.sampled_from([0, 1, 2, 3, 5, 7, 10, 20, 40, CEILING, CEILING + 1])
-# Few distinct times, so that much falls due at the same moment.
-seconds = st.sampled_from([1, 2, 5, 10, 20])
-# Counted back from the newest; and one that there is not.
-reservations = st.integers(-1, 7)
-mints = st.builds(
-    Mint, names, pools, amounts.filter(bool), st.sampled_from([0, 50, 50, 100]), st.none() | seconds,
-    st.sampled_from([None, None, None, "order-1", "order-2"]),
-)  # fmt: skip
-reserves = st.builds(Reserve, names, pools, amounts, seconds, st.sampled_from(["live", "live", "soft", "soft", "shadow"]))
 T = TypeVar("T")
 
 
@@ -128,11 +116,25 @@ def weighted(*choices: tuple[int, st.SearchStrategy[T]]) -> st.SearchStrategy[T]
     return st.integers(0, len(many) - 1).flatmap(lambda number: many[number])
 
 
+# Most of it happens to one account, so that much happens there together.
+names = st.sampled_from([0, 0, 0, 1])
+pools = st.sampled_from(["general", "general", "gpu", "gpu", "zone:a"])
+amounts = st.sampled_from([0, 1, 2, 3, 3, 5, 5, 7, 7, 10, 20, 40, CEILING + 1])
+# Few distinct times, so that much falls due at the same moment.
+seconds = st.sampled_from([1, 2, 3, 5, 10])
+# Counted back from the newest; and one that there is not.
+reservations = st.integers(-1, 9).map(lambda number: number % 5 if number >= 0 else number)
+mints = st.builds(
+    Mint, names, pools, st.sampled_from([1, 3, 5, 7, 10, 10, 20, 20, 40, CEILING, CEILING + 1]),
+    st.sampled_from([0, 50, 50, 100]), weighted((1, st.none()), (3, seconds)),
+    st.sampled_from([None] * 8 + ["order-1", "order-2"]),
+)  # fmt: skip
+reserves = st.builds(Reserve, names, pools, amounts, seconds, st.sampled_from(["live", "live", "soft", "soft", "shadow"]))
 actions: st.SearchStrategy[Action] = weighted(
     (3, mints), (5, reserves), (4, st.builds(Finalize, reservations, amounts)), (2, st.builds(Release, reservations))
 )
-keys = st.sampled_from([None, None, None, None, "a", "b", "c"])
-writes = st.builds(Write, actions, keys, st.integers(0, 7).map(lambda number: number == 7))
+keys = st.sampled_from([None] * 12 + ["a", "b", "c"])
+writes = st.builds(Write, actions, keys, st.integers(0, 11).map(lambda number: number == 11))
 commands: st.SearchStrategy[Command] = weighted(
     (14, writes), (4, st.builds(Pass, seconds)), (2, st.builds(Retry, st.integers(0, 20))),
     (1, st.builds(Sweep, st.sampled_from([1, 2, 500]))), (1, st.builds(Restart)),
@@ -147,7 +149,7 @@ class Step(NamedTuple):
 
 
 agos = st.builds(lambda s, us: s * US_PER_SECOND + us, st.integers(0, 40), st.sampled_from([0, 1, -1, 500_000])).map(abs)
-steps = st.lists(st.builds(Step, commands, agos), min_size=8, max_size=35)
+steps = st.lists(st.builds(Step, commands, agos), min_size=15, max_size=45)
 
 
 @st.composite

@@ -86,15 +86,16 @@ class Gate:
                 message["headers"] = [*message["headers"], *common]
             await send(message)
 
+        context = Context(self._service, request_id, correlation_id, ip, None)
         try:
-            caller = self._admit(scope["path"], headers, ip, common)
+            caller = self._admit(scope["path"], headers, context, common)
             if scope["method"] == "OPTIONS":
                 # The framework would answer it by itself, for any path and whatever the scope.
                 raise MethodNotAllowed("no path takes OPTIONS")
         except Problem as problem:
-            await send_reply(problem_reply(problem, request_id), send_with_common)
+            await send_reply(problem_reply(problem, context), send_with_common)
             return
-        scope[CONTEXT] = Context(self._service, request_id, correlation_id, ip, caller)  # type: ignore[literal-required]
+        scope[CONTEXT] = context._replace(caller=caller)  # type: ignore[literal-required]
         answer = self._direct.get((scope["method"], scope["path"])) or self._variable(scope) or self._app
         await answer(scope, receive, send_with_common)
 
@@ -108,7 +109,7 @@ class Gate:
                     return pattern.serve
         return None
 
-    def _admit(self, path: str, headers: Headers, ip: str | None, common: Headers) -> Caller | None:
+    def _admit(self, path: str, headers: Headers, context: Context, common: Headers) -> Caller | None:
         if "//" in path:
             # The router would fold it, and what is behind a prefix would be reached past its prefix.
             raise NotFound("nothing is at this path")
@@ -118,9 +119,9 @@ class Gate:
         try:
             caller = self._service.verifier.verify(kind, _bearer(headers))
         except Unauthorized:
-            log.warning("refused a token for %s from %s", path, ip)
+            log.warning("refused a token for %r from %s (%s)", path, context.ip, context.correlation_id)
             if self._bad_tokens is not None:
-                allowance = self._bad_tokens.count(ip or "")
+                allowance = self._bad_tokens.count(context.ip or "")
                 if not allowance.allowed:
                     common += _rate_headers(allowance)
                     raise _rate_limited(allowance) from None

@@ -1,6 +1,6 @@
 """Revoking a token: its id goes on the deny list until the token would have expired anyway."""
 
-from minibill.auth.tokens import CLOCK_SKEW_SECONDS, SERVICE_TOKEN_MAX_TTL
+from minibill.auth.tokens import CLOCK_SKEW_SECONDS, SERVICE_TOKEN_MAX_TTL, TOKEN_ID_CHARACTERS_MAX
 from minibill.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.config import Settings
 from minibill.db.queries import queries
@@ -11,8 +11,6 @@ from minibill.web import Call, Reply
 from minibill.wire import Answer, Decoder, NoBody
 
 SQL = queries("requests")
-
-TOKEN_ID_CHARACTERS_MAX = 255
 
 _NOTHING = Decoder(NoBody)
 

@@ -22,6 +22,9 @@ SERVICE_TOKEN_MAX_TTL = 300
 SERVICE_AUDIENCE = "arrakis-internal"
 SUBJECT_CHARACTERS_MAX = 128
 
+# What a deny list can hold: a token whose id is longer could not be revoked.
+TOKEN_ID_CHARACTERS_MAX = 255
+
 # Before any cryptography: three base64url parts, and no more than a header line should hold.
 _TOKEN_CHARACTERS_MAX = 4_096
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
@@ -124,7 +127,7 @@ class TokenVerifier:
         sub, token_id = claims["sub"], claims.get("jti")
         if not _is_text(sub) or not sub.strip() or len(sub) > SUBJECT_CHARACTERS_MAX:
             raise Unauthorized
-        if token_id is not None and not _is_text(token_id):
+        if token_id is not None and not (_is_text(token_id) and 1 <= len(token_id) <= TOKEN_ID_CHARACTERS_MAX):
             raise Unauthorized
         scopes = _scopes(claims) if door.kind == "admin" else frozenset[str]()
         caller = Caller(door.kind, sub, token_id, scopes)

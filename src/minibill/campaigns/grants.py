@@ -323,7 +323,7 @@ def _pay(
     ]
     first_lot = insert_lots(conn, lots, balances=balances, now_us=now_us)
     first_grant = _insert_grants(conn, campaign, new, accounts, first_lot, now_us=now_us)
-    SQL.charge_campaign.one(
+    SQL.charge_campaign.run(
         conn, campaign_id=campaign.id, total_micro=sum(j.amount_micro for j in new), new_grants=len(new), now_us=now_us
     )
     paid = {

@@ -6,7 +6,7 @@ from minibill import ids
 from minibill.campaigns import formulas
 from minibill.campaigns.structs import Campaign
 from minibill.clock import format_time
-from minibill.db.queries import Row, queries
+from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.outcome import Outcome
 from minibill.problems import (
@@ -20,6 +20,9 @@ from minibill.problems import (
 from minibill.wire import optional_raw, optional_time
 
 SQL = queries("campaigns")
+
+# Campaigns that one slice of the sweep ends.
+SWEEP_CAMPAIGNS_MAX = 200
 
 ENDED = ("completed", "expired")
 
@@ -140,8 +143,8 @@ def move_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_
 
 
 def expire_campaigns(conn: sqlite3.Connection, *, now_us: int) -> int:
-    """Writes down which campaigns are over; answers how many."""
-    return SQL.expire_campaigns.run(conn, now_us=now_us).rowcount
+    """Writes down which campaigns are over, a slice of them; answers how many, 0 when nothing is left."""
+    return SQL.expire_campaigns.run(conn, now_us=now_us, count=SWEEP_CAMPAIGNS_MAX).rowcount
 
 
 def require_campaign(conn: sqlite3.Connection, campaign_id: str) -> CampaignRow:
@@ -176,11 +179,6 @@ def campaign_answer(campaign: CampaignRow, *, now_us: int) -> Campaign:
         created_at=format_time(campaign.created_at_us),
         updated_at=format_time(campaign.updated_at_us),
     )
-
-
-def campaign_of_row(row: Row) -> CampaignRow:
-    """The row of a page as a campaign."""
-    return CampaignRow(*row)
 
 
 def _load(conn: sqlite3.Connection, key: int) -> CampaignRow:

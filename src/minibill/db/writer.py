@@ -70,6 +70,7 @@ class Writer:
         self._idle.set()
         self._stopping = False
         self._broken: BaseException | None = None
+        self._hindrance: Exception | None = None
         self._disk: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._wait_for_the_disk, name="minibill-disk", daemon=True)
         self._thread.start()
@@ -80,6 +81,11 @@ class Writer:
         if self._broken is not None:
             return "a commit failed and its outcome is unknown; restart the service"
         return "the service is stopping" if self._stopping else None
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why the last writes could not be made, although it goes on trying; None once one could."""
+        return self.problem or (str(self._hindrance) if self._hindrance else None)
 
     async def run(self, operation: Operation[T], *, keep: bool = True) -> T:
         """Runs an operation and answers what it answered, once that is on disk.
@@ -118,11 +124,18 @@ class Writer:
             if error_code(error) == SQLITE_BUSY:
                 self._disk.put(lambda: self._begin_patiently(loop))
             else:
-                self._refuse_next(loop, error)
+                self._refuse_waiting(loop, error)
             return
         self._run_group(loop)
 
     def _run_group(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self._run_waiting(loop)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def _run_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         conn, waiting = self._conn, self._waiting
         results: list[_Result] = []
         began_s = monotonic_s()
@@ -173,15 +186,21 @@ class Writer:
             self._busy = False
             self._idle.set()
 
-    def _refuse_next(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
-        """Answers one operation for which no transaction could be begun; the next one tries again."""
-        self._finish(loop, [_Result(self._waiting.popleft(), None, explain(error))])
+    def _refuse_waiting(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
+        """Answers all that wait when no transaction could be begun: none of them waits for the lock a second time."""
+        self._hindrance = explain(error)
+        results = [_Result(job, None, explain(error)) for job in self._waiting]
+        self._waiting.clear()
+        self._finish(loop, results)
 
     # --- on the thread ---
 
     def _wait_for_the_disk(self) -> None:
         while (task := self._disk.get()) is not None:
-            task()
+            try:
+                task()
+            except BaseException as error:
+                self._give_up(error)
 
     def _begin_patiently(self, loop: asyncio.AbstractEventLoop) -> None:
         deadline_s = monotonic_s() + LOCK_SECONDS_MAX
@@ -189,10 +208,10 @@ class Writer:
             try:
                 self._conn.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
-                if error_code(error) == SQLITE_BUSY and monotonic_s() < deadline_s:
+                if error_code(error) == SQLITE_BUSY and monotonic_s() < deadline_s and not self._stopping:
                     time.sleep(LOCK_POLL_SECONDS)
                     continue
-                loop.call_soon_threadsafe(self._refuse_next, loop, error)
+                loop.call_soon_threadsafe(self._refuse_waiting, loop, error)
                 return
             loop.call_soon_threadsafe(self._run_group, loop)
             return
@@ -200,6 +219,7 @@ class Writer:
     def _commit(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
         try:
             self._conn.execute("COMMIT")
+            self._hindrance = None
         except sqlite3.Error as error:
             results = _failed(results, self._failed_commit(error))
         loop.call_soon_threadsafe(self._finish, loop, results)
@@ -208,11 +228,16 @@ class Writer:
         if error_code(error) == SQLITE_FULL:
             if self._conn.in_transaction:
                 self._conn.rollback()
+            self._hindrance = StorageFull()
             return StorageFull()
-        log.critical("COMMIT failed, its outcome is unknown: %s", error)
+        self._give_up(error)
+        return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
+
+    def _give_up(self, error: BaseException) -> None:
+        """After this nothing is known of what was under way; only opening the file again tells."""
+        log.critical("the writer stopped, the outcome of what was under way is unknown: %r", error)
         self._broken = error
         self._on_unknown_outcome(error)
-        return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
 
 
 def _lost_by(error: BaseException | None) -> Exception:
