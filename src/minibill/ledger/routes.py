@@ -167,8 +167,10 @@ async def show_reservation(call: Call) -> Reply:
     """One reservation."""
     call.parameters(Query)
     book = call.service.book
+    # Before the reading: what is finalized meanwhile, in its last moment, must not be answered as overdue.
+    now_us = book.clock.now_us()
     row, lots = await reads.reservation(book.readers, call.segment("reservation_id"))
-    return call.answer(reservation_answer(row, lots, now_us=book.clock.now_us()))
+    return call.answer(reservation_answer(row, lots, now_us=now_us))
 
 
 async def _reserve(call: Call, body: AdminReserveBody, *, account_id: str | None, entity: tuple[str, str] | None) -> Reply:
