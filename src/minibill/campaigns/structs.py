@@ -18,36 +18,33 @@ LongText = Annotated[str, Meta(max_length=2000, pattern=_NO_NUL)]
 GrantTtl = Annotated[int, Meta(ge=1, le=3_153_600_000)]
 
 
-class CreateBody(Body, frozen=True):
-    """A campaign to be; what is left out has the contract's default."""
+class Terms(Body, frozen=True, kw_only=True):
+    """What a campaign may be told and need not be; what is left out has the contract's default, or stays."""
+
+    description: LongText | None = None
+    grant_formula: Formula | None = None
+    grant_config: Raw = Raw()
+    pool_id: PoolId | None = None
+    per_wallet_cap_micro: Micro | None = None
+    starts_at: TimeUs | None = None
+    expires_at: TimeUs | None = None
+    grant_ttl_seconds: GrantTtl | None = None
+
+
+class CreateBody(Terms, frozen=True, kw_only=True):
+    """A campaign to be."""
 
     name: Name
     campaign_type: CampaignType
     budget_micro: Micro
-    description: LongText | None = None
-    grant_formula: Formula | None = None
-    grant_config: Raw = Raw()
-    pool_id: PoolId | None = None
-    per_wallet_cap_micro: Micro | None = None
-    starts_at: TimeUs | None = None
-    expires_at: TimeUs | None = None
-    grant_ttl_seconds: GrantTtl | None = None
 
 
-class EditBody(Body, frozen=True):
-    """What is to change; what is left out stays."""
+class EditBody(Terms, frozen=True, kw_only=True):
+    """What is to change."""
 
     name: Name | None = None
     campaign_type: CampaignType | None = None
     budget_micro: Micro | None = None
-    description: LongText | None = None
-    grant_formula: Formula | None = None
-    grant_config: Raw = Raw()
-    pool_id: PoolId | None = None
-    per_wallet_cap_micro: Micro | None = None
-    starts_at: TimeUs | None = None
-    expires_at: TimeUs | None = None
-    grant_ttl_seconds: GrantTtl | None = None
 
 
 class GrantItem(Body, frozen=True):

@@ -4,21 +4,14 @@ from pathlib import Path
 
 import click
 
+from minibill.commands.database import database_option
 from minibill.db.connect import DatabaseLocked, FileLock, NotABook
 from minibill.db.migrate import MigrationRefused, migrate_file
 from minibill.db.sqlite import SqliteTooOld, sqlite3
 
 
 @click.command(epilog="\b\nExample:\n  minibill migrate --db /var/lib/credits.db")
-@click.option(
-    "--db",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("minibill.db"),
-    envvar="MINIBILL_DB",
-    show_default=True,
-    show_envvar=True,
-    help="The database file; made when it is not there.",
-)
+@database_option
 def migrate(*, db: Path) -> None:
     """Make a database file, or bring it to this version's schema.
 

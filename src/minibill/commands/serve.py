@@ -20,6 +20,7 @@ from minibill.app import create_app
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import sign_token
 from minibill.book import Book
+from minibill.commands.database import database_option
 from minibill.config import SETTINGS, ConfigurationError, Settings, read_settings, unknown_variables
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
@@ -51,15 +52,7 @@ Examples:
 
 
 @click.command(epilog=f"{_EXAMPLES}\n\n{_settings_help()}")
-@click.option(
-    "--db",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("minibill.db"),
-    envvar="MINIBILL_DB",
-    show_default=True,
-    show_envvar=True,
-    help="The database file; made when it is not there.",
-)
+@database_option
 @click.option(
     "--host",
     default="127.0.0.1",

@@ -35,13 +35,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     Raises `NotABook` when the file is no database or another program's.
     """
     require_floor()
-    conn = sqlite3.connect(
-        path,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=BUSY_TIMEOUT_MS / 1000,
-        cached_statements=CACHED_STATEMENTS,
-    )
+    conn = _connect(path)
     try:
         _refuse_other_files(conn, path)
         conn.execute("PRAGMA journal_mode = WAL")
@@ -63,18 +57,22 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """A connection that can't write and never checkpoints."""
-    conn = sqlite3.connect(
+    conn = _connect(path)
+    conn.execute("PRAGMA query_only = 1")
+    conn.execute("PRAGMA wal_autocheckpoint = 0")
+    conn.execute("PRAGMA trusted_schema = OFF")
+    conn.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
+    return conn
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
         path,
         isolation_level=None,
         check_same_thread=False,
         timeout=BUSY_TIMEOUT_MS / 1000,
         cached_statements=CACHED_STATEMENTS,
     )
-    conn.execute("PRAGMA query_only = 1")
-    conn.execute("PRAGMA wal_autocheckpoint = 0")
-    conn.execute("PRAGMA trusted_schema = OFF")
-    conn.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
-    return conn
 
 
 def _refuse_other_files(conn: sqlite3.Connection, path: Path) -> None:
