@@ -55,18 +55,11 @@ class Book:
         self._conn = conn
 
     @classmethod
-    async def open(
-        cls,
-        path: Path,
-        *,
-        clock: Clock | None = None,
-        on_unknown_outcome: Callable[[BaseException], None] | None = None,
-    ) -> "Book":
+    async def open(cls, path: Path, *, clock: Clock | None = None) -> "Book":
         """Opens, and makes or migrates where needed.
 
         Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
-        when it is newer than this minibill. When a commit fails with an unknown outcome the process ends, unless
-        `on_unknown_outcome` does something else.
+        when it is newer than this minibill. When a commit fails with an unknown outcome the process ends.
         """
         lock = FileLock(path)
         try:
@@ -85,7 +78,7 @@ class Book:
             conn.close()
             lock.release()
             raise
-        writer = Writer(conn, on_unknown_outcome=on_unknown_outcome or _end_the_process)
+        writer = Writer(conn, on_unknown_outcome=_end_the_process)
         return cls(path, lock, conn, writer, readers, clock)
 
     async def write(

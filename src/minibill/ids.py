@@ -10,7 +10,6 @@ ENTRY = "entry_"
 RESERVATION = "res_"
 CAMPAIGN = "camp_"
 GRANT = "grant_"
-AUDIT = "audit_"
 
 ID_CHARACTERS_MAX = 64
 

@@ -159,7 +159,7 @@ class Call:
             return query, None
         filters, position = self.service.cursors.read(query.cursor, self.path)
         given = _filters(query)
-        if any(value is not None and value != filters.get(name) for name, value in given.items()):
+        if any(value != filters.get(name) for name, value in given.items()):
             raise InvalidCursor("the cursor was made with other filters")
         try:
             kept = msgspec.convert(filters | {"limit": query.limit}, expected, strict=True, dec_hook=lambda t, v: t(v))

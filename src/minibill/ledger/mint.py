@@ -8,7 +8,7 @@ from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.debts import PayableLot, pay_debts
-from minibill.ledger.posting import EMPTY, Balances, Movement, amounts, load_balances, post
+from minibill.ledger.posting import EMPTY, Balances, Movement, PoolBalance, amounts, load_balances, post
 from minibill.ledger.settle import settled_account
 from minibill.ledger.structs import Minted
 from minibill.money import MAX_MICRO
@@ -78,16 +78,7 @@ def mint(
     )
     lot_id = insert_lots(conn, [lot], balances=balances, now_us=now_us)
     after = balances[key, pool_id]
-    answer = Minted(
-        lot_id=ids.encode(ids.LOT, lot_id),
-        account_id=account_id,
-        amount_micro=str(amount_micro),
-        pool_id=pool_id,
-        priority=priority,
-        expires_at=optional_time(expires_at_us),
-        duplicate=False,
-        balance=amounts(after),
-    )
+    answer = _minted(account_id, lot_id, pool_id, priority, amount_micro, expires_at_us, balance=after, duplicate=False)
     details = lambda: {
         "lotId": answer.lot_id,
         "amountMicro": answer.amount_micro,
@@ -162,15 +153,30 @@ def _credited_before(
             source_id=source_id,
             lot_id=ids.encode(ids.LOT, lot_id),
         )
-    answer = Minted(
+    balance = balances.get((key, pool_id), EMPTY)
+    answer = _minted(account_id, lot_id, pool_id, priority, original_micro, expires_at_us, balance=balance, duplicate=True)
+    details = lambda: {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
+    return Outcome(200, answer, "account.mint", "account", account_id, details)
+
+
+def _minted(
+    account_id: str,
+    lot_id: int,
+    pool_id: str,
+    priority: int,
+    amount_micro: int,
+    expires_at_us: int | None,
+    *,
+    balance: PoolBalance,
+    duplicate: bool,
+) -> Minted:
+    return Minted(
         lot_id=ids.encode(ids.LOT, lot_id),
         account_id=account_id,
-        amount_micro=str(original_micro),
+        amount_micro=str(amount_micro),
         pool_id=pool_id,
         priority=priority,
         expires_at=optional_time(expires_at_us),
-        duplicate=True,
-        balance=amounts(balances.get((key, pool_id), EMPTY)),
+        duplicate=duplicate,
+        balance=amounts(balance),
     )
-    details = lambda: {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
-    return Outcome(200, answer, "account.mint", "account", account_id, details)
