@@ -3,7 +3,7 @@
 import fcntl
 import os
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from minibill.db.sqlite import require_floor, sqlite3
 
@@ -29,13 +29,26 @@ class DatabaseLocked(Exception):
     """Another process serves this file."""
 
 
+class WriterConnection(sqlite3.Connection):
+    """Runs every statement on one cursor: making a cursor costs 0.6 µs a statement, a tenth of a reservation's time.
+
+    The rows of a statement are therefore read before the next one runs.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        cursor = self.cursor()
+        self.execute = cursor.execute  # type: ignore[method-assign]
+        self.executemany = cursor.executemany  # type: ignore[method-assign]
+
+
 def open_writer(path: Path) -> sqlite3.Connection:
     """The one connection that writes: WAL, full sync, foreign keys, explicit transactions.
 
     Raises `NotABook` when the file is no database or another program's.
     """
     require_floor()
-    conn = _connect(path)
+    conn = _connect(path, WriterConnection)
     try:
         _refuse_other_files(conn, path)
         conn.execute("PRAGMA journal_mode = WAL")
@@ -57,7 +70,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """A connection that can't write and never checkpoints."""
-    conn = _connect(path)
+    conn = _connect(path, sqlite3.Connection)
     conn.execute("PRAGMA query_only = 1")
     conn.execute("PRAGMA wal_autocheckpoint = 0")
     conn.execute("PRAGMA trusted_schema = OFF")
@@ -65,9 +78,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return conn
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, kind: type[sqlite3.Connection]) -> sqlite3.Connection:
     return sqlite3.connect(
         path,
+        factory=kind,
         isolation_level=None,
         check_same_thread=False,
         timeout=BUSY_TIMEOUT_MS / 1000,

@@ -13,9 +13,6 @@ SQL = queries("ledger")
 
 DEFAULT_POOL = "general"
 
-# Lots that are read at a time: most spends need one or two.
-_LOTS_AT_A_TIME = 8
-
 
 class Draw(NamedTuple):
     """What is taken from one lot."""
@@ -43,14 +40,11 @@ def draw(conn: sqlite3.Connection, *, account_id: int, pool_id: str, amount_micr
     for pool in pools_of(pool_id):
         if not left_micro:
             break
-        cursor = conn.execute(query.sql, (account_id, pool))
-        while left_micro and (rows := cursor.fetchmany(_LOTS_AT_A_TIME)):
-            for lot_id, lot_available_micro in rows:
-                taken_micro = min(left_micro, lot_available_micro)
-                draws.append(Draw(lot_id, pool, taken_micro))
-                left_micro -= taken_micro
-                if not left_micro:
-                    break
-        # An open SELECT would still be reading the index that the caller is about to change.
-        cursor.close()
+        # Row by row: most spends need one or two of what may be thousands.
+        rows = conn.execute(query.sql, (account_id, pool))
+        while left_micro and (row := rows.fetchone()):
+            lot_id, lot_available_micro = row
+            taken_micro = min(left_micro, lot_available_micro)
+            draws.append(Draw(lot_id, pool, taken_micro))
+            left_micro -= taken_micro
     return draws
