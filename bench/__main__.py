@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import batches, machine, singles, spending
+from bench import batches, machine, singles, spending, upkeep
 from bench.report import Table, Unfit, markdown, show
 from bench.sizes import FULL, QUICK, Sizes
 
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], Table]] = {
     "read": singles.reads,
     "spend": spending.in_process,
     "spend-http": spending.over_http,
+    "upkeep": upkeep.table,
 }
 
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from bench.load import Connection, request_bytes
 from bench.machine import on_server_core
@@ -26,6 +26,13 @@ ENVIRONMENT = {
 PREFIX = "/admin/billing"
 
 
+class Running(NamedTuple):
+    """A server that was started here."""
+
+    port: int
+    pid: int
+
+
 def token() -> str:
     """An admin token for the servers that are started here."""
     return sign_token(read_settings(ENVIRONMENT), "admin", sub="bench", scopes=[EVERYTHING], ttl=3600)
@@ -34,16 +41,21 @@ def token() -> str:
 @contextlib.contextmanager
 def minibill(db: Path) -> Iterator[int]:
     """`minibill serve` on this file; answers its port. Stopped afterwards, and the book checked."""
-    with _process(["-m", "minibill", "serve", "--dev", "--port", "0", "--db", str(db)]) as port:
-        yield port
+    with running(db) as server:
+        yield server.port
     require_whole(db)
+
+
+def running(db: Path) -> contextlib.AbstractContextManager["Running"]:
+    """The same with its process, and without a look at the book."""
+    return _process(["-m", "minibill", "serve", "--dev", "--port", "0", "--db", str(db)])
 
 
 @contextlib.contextmanager
 def noop() -> Iterator[int]:
     """The no-op server; answers its port."""
-    with _process(["-m", "bench.noop"]) as port:
-        yield port
+    with _process(["-m", "bench.noop"]) as server:
+        yield server.port
 
 
 class Client:
@@ -77,7 +89,7 @@ class Client:
 
 
 @contextlib.contextmanager
-def _process(arguments: list[str]) -> Iterator[int]:
+def _process(arguments: list[str]) -> Iterator[Running]:
     # A child inherits the core of the thread that starts it, and so do the child's own threads.
     with on_server_core():
         process = subprocess.Popen(
@@ -88,7 +100,7 @@ def _process(arguments: list[str]) -> Iterator[int]:
         first_line = process.stdout.readline()
         if "listening on http://" not in first_line:
             raise Unfit(f"{' '.join(arguments[:3])} did not start: {first_line}")
-        yield int(first_line.strip().rpartition(":")[2])
+        yield Running(int(first_line.strip().rpartition(":")[2]), process.pid)
         process.terminate()
         if process.wait(STOP_SECONDS_MAX) not in (0, -15):
             raise Unfit(f"{' '.join(arguments[:3])} ended with {process.returncode}")

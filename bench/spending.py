@@ -77,9 +77,9 @@ def over_http(sizes: Sizes) -> Table:
     with TemporaryDirectory() as folder:
         db = Path(folder, "book.db")
         with on_server_core():
-            asyncio.run(_make_book(db, accounts=HTTP_ACCOUNTS, live=1, spent=0))
+            asyncio.run(make_book(db, accounts=HTTP_ACCOUNTS, live=1, spent=0))
         with servers.noop() as noop_port, servers.minibill(db) as port:
-            spending = _Spending()
+            spending = Spending()
             for connections in CONNECTIONS:
                 noops, spends = [], []
                 requests = spending.requests(connections)
@@ -105,7 +105,7 @@ def _row(connections: int, name: str, loads: list[Load], base: float) -> tuple[s
     return str(connections), name, number(rate), number(p50_ms), number(p99_ms), number(rate / base)
 
 
-class _Spending:
+class Spending:
     """Requests that reserve and finalize in turns.
 
     Reservations are numbered as they are made and nobody else makes any, so that a reservation can be named without reading
@@ -135,7 +135,7 @@ class _Spending:
 
 
 async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int, spenders: int = SPENDERS) -> float:
-    await _make_book(db, accounts=1, live=live, spent=spent)
+    await make_book(db, accounts=1, live=live, spent=spent)
     book = await Book.open(db)
     numbers = iter(range(pairs))
 
@@ -151,7 +151,7 @@ async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int, spenders:
     return pairs / taken_s
 
 
-async def _make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
+async def make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
     book = await Book.open(db)
     for number_ in range(accounts):
         await _write(book, open_account, None, entity_type="person", entity_id=f"spender-{number_}")

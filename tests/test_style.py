@@ -265,7 +265,10 @@ def every_problem() -> list[type[Problem]]:
 
 
 def every_command(group: click.Group = main, prefix: str = "minibill") -> Iterator[str]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None and command.name == name
         if isinstance(command, click.Group):
             yield from every_command(command, f"{prefix} {name}")
         else:
