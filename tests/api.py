@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import threading
 import uuid
 from collections.abc import Coroutine, Iterator, Sequence
@@ -278,3 +279,8 @@ def refused(response: httpx.Response, status: int, code: str, *paths: str) -> Js
     if paths:
         assert tuple(error["path"] for error in problem["errors"]) == paths
     return problem
+
+
+def facts_of(record: logging.LogRecord) -> dict[str, Json]:
+    """What a line of the log says besides its event."""
+    return vars(record)

@@ -102,6 +102,7 @@ OWNERS = {
     "ledger": ("ledger/", "book.py"),
     "campaigns": ("campaigns/",),
     "discounts": ("discounts/",),
+    "book": ("book.py", "totals.py"),
 }
 
 

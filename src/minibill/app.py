@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,14 +13,15 @@ from minibill import system
 from minibill.auth import revoke as tokens
 from minibill.auth.gate import Gate
 from minibill.auth.scopes import ACCOUNTS_WRITE, CAMPAIGNS_WRITE, GRANTS_WRITE, MINT_WRITE, OPS_WRITE, READ
-from minibill.auth.tokens import TokenVerifier
+from minibill.auth.tokens import Kind, TokenVerifier
 from minibill.book import Book
 from minibill.campaigns import routes as campaigns
 from minibill.config import Settings
 from minibill.cursors import Cursors
 from minibill.jobs import run_jobs
 from minibill.ledger import routes as ledger
-from minibill.web import CONTEXT, Context, Handler, Route, Service, problem_reply
+from minibill.metrics import Metrics
+from minibill.web import CONTEXT, Context, Handler, Route, Service, answered, problem_reply
 
 # Method, path under /admin/billing, handler, scope. {name:str} is what a handler calls a segment.
 ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
@@ -62,14 +64,20 @@ HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named, ledger.s
 PUBLIC: tuple[tuple[str, Handler], ...] = (
     ("/health/live", system.live),
     ("/health/ready", system.ready),
+    ("/metrics", system.show_metrics),
 )
+
+
+# What kind of text a variable part of a path is: the framework's to know, and nobody else's.
+_TYPE = re.compile(r":str(?=\})")
 
 
 def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) -> ASGIApp:
     """The service on an open book, as an ASGI application; its background jobs run while its lifespan does."""
     verifier = TokenVerifier(settings)
     verifier.replace_denied(book.denied_tokens())
-    service = Service(book, settings, verifier, Cursors(settings), has_test_clock)
+    metrics = Metrics()
+    service = Service(book, settings, verifier, Cursors(settings), has_test_clock, metrics)
 
     @contextlib.asynccontextmanager
     async def jobs(_: Litestar) -> AsyncIterator[None]:
@@ -81,7 +89,7 @@ def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) 
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    routes = _routes()
+    routes = _routes(metrics)
     app = Litestar(
         route_handlers=[route.for_litestar() for route in routes],
         exception_handlers={Exception: _render},
@@ -92,14 +100,18 @@ def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) 
     return Gate(app, service, direct=[route for route in routes if route.handler in HOT])
 
 
-def _routes() -> list[Route]:
-    routes = [Route(method, f"/admin/billing{path}", handler, "admin", scope) for method, path, handler, scope in ADMIN]
-    routes += [Route(method, f"/api/internal/billing{path}", handler, "service", None) for method, path, handler in INTERNAL]
-    return routes + [Route("GET", path, handler, None, None) for path, handler in PUBLIC]
+def _routes(metrics: Metrics) -> list[Route]:
+    def route(method: str, path: str, handler: Handler, kind: Kind | None, scope: str | None) -> Route:
+        return Route(method, path, handler, kind, scope, metrics.tally(method, _TYPE.sub("", path)))
+
+    routes = [route(method, f"/admin/billing{path}", handler, "admin", scope) for method, path, handler, scope in ADMIN]
+    routes += [route(method, f"/api/internal/billing{path}", handler, "service", None) for method, path, handler in INTERNAL]
+    return routes + [route("GET", path, handler, None, None) for path, handler in PUBLIC]
 
 
 def _render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """What the framework itself refuses: an unknown path, another method."""
     context: Context = request.scope[CONTEXT]  # type: ignore[literal-required]
     reply = problem_reply(error, context)
+    answered(request.scope, context, context.service.metrics.unrouted, reply.status)
     return Response(reply.body, status_code=reply.status, media_type=reply.media_type.decode(), headers=reply.headers)

@@ -16,7 +16,7 @@ from minibill import audit, idempotency
 from minibill.audit import Origin
 from minibill.auth.tokens import Caller
 from minibill.campaigns.lifecycle import expire_campaigns
-from minibill.clock import Clock
+from minibill.clock import Clock, monotonic_s
 from minibill.db.connect import FileLock, open_writer
 from minibill.db.migrate import migrate
 from minibill.db.queries import queries
@@ -24,11 +24,14 @@ from minibill.db.readers import Readers
 from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
 from minibill.ledger.settle import sweep
+from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
+from minibill.totals import Totals
 from minibill.wire import encode
 
 log = logging.getLogger("minibill.book")
 
+BOOK = queries("book")
 LEDGER = queries("ledger")
 REQUESTS = queries("requests")
 
@@ -51,6 +54,8 @@ class Book:
         self.clock = clock
         self.readers = readers
         self.writer = writer
+        self.sweeps = Sweeps()
+        self.totals = Totals(readers)
         self._lock = lock
         self._conn = conn
 
@@ -115,10 +120,17 @@ class Book:
 
     async def sweep(self) -> None:
         """Writes down all that is due, a slice at a time, so that other writes come between."""
-        while await self.writer.run(lambda conn: sweep(conn, now_us=self.clock.now_us())):
-            pass
-        while await self.writer.run(lambda conn: expire_campaigns(conn, now_us=self.clock.now_us())):
-            pass
+        began_s, rows = monotonic_s(), 0
+        while count := await self.writer.run(lambda conn: sweep(conn, now_us=self.clock.now_us())):
+            rows += count
+        while count := await self.writer.run(lambda conn: expire_campaigns(conn, now_us=self.clock.now_us())):
+            rows += count
+        self.sweeps.add(rows, monotonic_s() - began_s)
+
+    async def try_to_write(self) -> None:
+        """When the last writes could not be made: tries one that changes nothing, so that it shows when they can again."""
+        if self.writer.hindrance is not None:
+            await self.writer.run(BOOK.write_nothing.run)
 
     async def prune(self) -> None:
         """Forgets idempotency keys that are older than they must be kept, a slice at a time."""

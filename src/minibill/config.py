@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ceiling_micro: int
     max_body_bytes: int
     trusted_proxies: str
+    log_level: str
+    access_log: bool
 
     def __repr__(self) -> str:
         return "Settings(…)"
@@ -77,6 +79,10 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return read
 
 
+def _on_or_off(value: str) -> bool:
+    return _one_of("on", "off")(value) == "on"
+
+
 SETTINGS = (
     Setting("BILLING_ADMIN_JWT_SECRET", "admin_secret", None, "text, 32 bytes or more",
             "signs admin tokens; required unless --dev", _secret),
@@ -107,6 +113,10 @@ SETTINGS = (
             _whole(1, 1_073_741_824)),
     Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
             "whose X-Forwarded-For is believed; by default nobody's", _text),
+    Setting("MINIBILL_LOG", "log_level", "info", "info, warning or error",
+            "the least that a line of the log must be about", _one_of("info", "warning", "error")),
+    Setting("MINIBILL_ACCESS_LOG", "access_log", "off", "on or off",
+            "a line for every request; off: only for slow, failed and unauthorized ones", _on_or_off),
 )  # fmt: skip
 
 # Read elsewhere, so not misspelt: the command line's own, and settings of commands.

@@ -21,6 +21,7 @@ async def run_jobs(service: Service) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
+            await service.book.try_to_write()
             await service.book.sweep()
             if monotonic_s() - pruned_s >= PRUNE_SECONDS:
                 pruned_s = monotonic_s()
@@ -28,6 +29,6 @@ async def run_jobs(service: Service) -> None:
                 await service.book.writer.run(lambda conn: forget_expired(conn, service.settings))
                 service.verifier.replace_denied(service.book.denied_tokens())
         except Problem as problem:
-            log.warning("a background job was put off: %s", problem.detail)
+            log.warning("a background job was put off", extra={"reason": problem.detail})
         except Exception:
             log.exception("a background job failed")

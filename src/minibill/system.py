@@ -1,5 +1,6 @@
-"""The process over HTTP: health, and the test clock."""
+"""The process over HTTP: health, metrics, and the test clock."""
 
+import asyncio
 from typing import Annotated
 
 from msgspec import Meta
@@ -8,7 +9,8 @@ from minibill.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, format_time
 from minibill.db.sqlite import sqlite3
 from minibill.outcome import Outcome
 from minibill.problems import NotFound, NotReady
-from minibill.web import Call, Reply
+from minibill.totals import Sums
+from minibill.web import Call, Reply, Service
 from minibill.wire import Answer, Body, Decoder, Query
 
 # Ten years in one step: more is a slip.
@@ -41,6 +43,20 @@ async def ready(call: Call) -> Reply:
     if hindrance is not None:
         raise NotReady(hindrance)
     return call.answer(Health("ready"))
+
+
+async def show_metrics(call: Call) -> Reply:
+    """What the process counted, as Prometheus text."""
+    sums = await call.service.book.totals.sums()
+    text = await asyncio.to_thread(_exposition, call.service, sums)
+    return Reply(200, text, media_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+
+def _exposition(service: Service, sums: Sums) -> bytes:
+    # Imported on the thread, when it is first needed: a start does without it.
+    from minibill.exposition import exposition
+
+    return exposition(service, sums)
 
 
 async def show_clock(call: Call) -> Reply:

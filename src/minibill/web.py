@@ -20,9 +20,11 @@ from minibill import idempotency
 from minibill.audit import Origin
 from minibill.auth.tokens import Caller, Kind, TokenVerifier
 from minibill.book import Book
+from minibill.clock import US_PER_SECOND, monotonic_s
 from minibill.config import Settings
 from minibill.cursors import Cursors
 from minibill.db.queries import Row
+from minibill.metrics import Metrics, Tally
 from minibill.outcome import Outcome
 from minibill.problems import (
     FieldError,
@@ -55,6 +57,9 @@ KEY_CHARACTERS_MAX = 255
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 USER_AGENT_CHARACTERS_MAX = 500
 
+# A request that takes longer is logged: a thousand times what it should take.
+SLOW_SECONDS = 1.0
+
 # Where the gate leaves what it found out about a request.
 CONTEXT = "minibill"
 
@@ -67,16 +72,18 @@ class Service(NamedTuple):
     verifier: TokenVerifier
     cursors: Cursors
     has_test_clock: bool
+    metrics: Metrics
 
 
 class Context(NamedTuple):
-    """What the gate found out about a request before it was routed."""
+    """What the gate found out about a request before it was routed. `began_s` is monotonic."""
 
     service: Service
     request_id: str
     correlation_id: str
     ip: str | None
     caller: Caller | None
+    began_s: float
 
 
 class WriteQuery(Query, frozen=True):
@@ -118,8 +125,7 @@ class Call:
         if caller is None or caller.kind != kind:
             raise Unauthorized
         if scope is not None and not caller.may(scope):
-            found = (self.method, self.path, caller.sub, scope, self.context.correlation_id)
-            log.warning("refused %s %r to %r: lacks %s (%s)", *found)
+            log.warning("lacks a scope", extra={**about(self.scope, self.context), "scope": scope})
             raise InsufficientScope(scope)
 
     # --- reading ---
@@ -207,8 +213,10 @@ class Call:
             dry_run=self.is_dry_run,
             **arguments,
         )
-        headers = {"Idempotency-Replayed": "true"} if written.replayed else None
-        return Reply(written.status, written.body, headers)
+        if not written.replayed:
+            return Reply(written.status, written.body)
+        context.service.metrics.replays += 1
+        return Reply(written.status, written.body, {"Idempotency-Replayed": "true"})
 
     # --- inside ---
 
@@ -283,6 +291,7 @@ class Route(NamedTuple):
     handler: Handler
     kind: Kind | None
     scope: str | None
+    tally: Tally
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request that was routed here. Authority is checked before anything of the request is read."""
@@ -300,6 +309,7 @@ class Route(NamedTuple):
             reply = problem_reply(NotReady(stopping), context)
         except Exception as error:
             reply = problem_reply(error, context)
+        answered(scope, context, self.tally, reply.status)
         await send_reply(reply, send)
 
     def for_litestar(self) -> HTTPRouteHandler:
@@ -318,6 +328,36 @@ async def send_reply(reply: Reply, send: Send) -> None:
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+
+# --- what is counted and logged of every request ---
+
+
+def answered(scope: Scope, context: Context, tally: Tally, status: int) -> None:
+    """Counts a request whose answer is known, and logs it if it was slow, failed, or all are to be logged."""
+    elapsed_s = monotonic_s() - context.began_s
+    tally.count(status, elapsed_s)
+    if elapsed_s >= SLOW_SECONDS or status >= 500:
+        level = logging.WARNING
+    elif context.service.settings.access_log:
+        level = logging.INFO
+    else:
+        return
+    elapsed_us = round(elapsed_s * US_PER_SECOND)
+    log.log(level, "request", extra={**about(scope, context), "status": status, "elapsed_us": elapsed_us})
+
+
+def about(scope: Scope, context: Context) -> dict[str, object]:
+    """What a line of the log says of a request: never its headers, its query or its body."""
+    request: Any = scope
+    return {
+        "request_id": context.request_id,
+        "correlation_id": context.correlation_id,
+        "method": request["method"],
+        "path": request["path"],
+        "ip": context.ip,
+        "actor": None if context.caller is None else context.caller.name,
+    }
 
 
 # --- problems ---
@@ -341,8 +381,10 @@ def problem_body(problem: Problem, request_id: str) -> bytes:
 def problem_reply(error: Exception, context: Context) -> Reply:
     """Any exception as the problem that it comes to. What is not a refusal is logged and answered without a hint."""
     problem = as_problem(error)
+    context.service.metrics.problems[problem.code] += 1
     if isinstance(problem, InternalError):
-        log.error("request %s (%s) failed", context.request_id, context.correlation_id, exc_info=error)
+        ids = {"request_id": context.request_id, "correlation_id": context.correlation_id}
+        log.error("a request failed", exc_info=error, extra=ids)
     return Reply(problem.status, problem_body(problem, context.request_id), problem.headers, b"application/problem+json")
 
 

@@ -38,6 +38,10 @@ class Conn:
     def in_transaction(self) -> bool:
         return self.real.in_transaction
 
+    @property
+    def total_changes(self) -> int:
+        return self.real.total_changes
+
     def rollback(self) -> None:
         self.real.rollback()
 
@@ -192,6 +196,16 @@ def test_a_full_disk_that_ends_the_transaction_fails_the_whole_group(w: Fixture)
     assert [type(a) for a in answers[:2]] == [StorageFull, StorageFull]
     assert answers[2] == "c"
     assert w.notes() == ["c"]
+
+
+def test_a_commit_of_nothing_does_not_say_that_there_is_room_again(w: Fixture) -> None:
+    w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
+    w.together(note("a"))
+    del w.conn.fail["COMMIT"]
+    assert w.together(lambda conn: 0) == [0]
+    assert w.writer.hindrance and w.writer.problem is None
+    w.together(note("b"))
+    assert w.writer.hindrance is None
 
 
 def test_a_full_disk_at_commit_is_storage_full_for_all_and_the_writer_goes_on(w: Fixture) -> None:

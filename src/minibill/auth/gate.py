@@ -15,8 +15,9 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from minibill.auth.rate_limit import Allowance, RateLimit
 from minibill.auth.tokens import Caller, Kind
+from minibill.clock import monotonic_s
 from minibill.problems import MethodNotAllowed, NotFound, Problem, RateLimited, Unauthorized
-from minibill.web import CONTEXT, Context, Route, Service, problem_reply, send_reply
+from minibill.web import CONTEXT, Context, Route, Service, about, answered, problem_reply, send_reply
 
 log = logging.getLogger("minibill.auth")
 
@@ -86,13 +87,14 @@ class Gate:
                 message["headers"] = [*message["headers"], *common]
             await send(message)
 
-        context = Context(self._service, request_id, correlation_id, ip, None)
+        context = Context(self._service, request_id, correlation_id, ip, None, monotonic_s())
         try:
-            caller = self._admit(scope["path"], headers, context, common)
+            caller = self._admit(scope, headers, context, common)
             if scope["method"] == "OPTIONS":
                 # The framework would answer it by itself, for any path and whatever the scope.
                 raise MethodNotAllowed("no path takes OPTIONS")
         except Problem as problem:
+            answered(scope, context, self._service.metrics.unrouted, problem.status)
             await send_reply(problem_reply(problem, context), send_with_common)
             return
         scope[CONTEXT] = context._replace(caller=caller)  # type: ignore[literal-required]
@@ -109,7 +111,8 @@ class Gate:
                     return pattern.serve
         return None
 
-    def _admit(self, path: str, headers: Headers, context: Context, common: Headers) -> Caller | None:
+    def _admit(self, scope: HTTPScope, headers: Headers, context: Context, common: Headers) -> Caller | None:
+        path = scope["path"]
         if "//" in path:
             # The router would fold it, and what is behind a prefix would be reached past its prefix.
             raise NotFound("nothing is at this path")
@@ -119,7 +122,7 @@ class Gate:
         try:
             caller = self._service.verifier.verify(kind, _bearer(headers))
         except Unauthorized:
-            log.warning("refused a token for %r from %s (%s)", path, context.ip, context.correlation_id)
+            log.warning("no valid token", extra=about(scope, context))
             if self._bad_tokens is not None:
                 allowance = self._bad_tokens.count(context.ip or "")
                 if not allowance.allowed:

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import uvicorn
 
+import minibill
 from minibill.app import create_app
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import sign_token
@@ -25,6 +26,9 @@ from minibill.config import SETTINGS, ConfigurationError, Settings, read_setting
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
 from minibill.db.sqlite import SqliteTooOld, sqlite3
+from minibill.logs import configure_logs
+
+log = logging.getLogger("minibill.serve")
 
 # Requests that are under way have this long when the service stops; closing the book has the rest of the 10 s.
 STOP_SECONDS = 8
@@ -85,7 +89,7 @@ def serve(*, db: Path, host: str, port: int, dev: bool, test_clock: bool) -> Non
         raise click.UsageError(str(error)) from None
     for name in unknown_variables(os.environ):
         click.echo(f"warning: {name} is no setting of this minibill; minibill serve --help lists them", err=True)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    configure_logs(settings.log_level, for_people=dev or sys.stderr.isatty(), stream=sys.stderr)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         runner.run(_serve(db, host, port, settings, dev=dev, test_clock=test_clock))
 
@@ -111,11 +115,13 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
         )
         _tame_garbage_collection()
         _announce(listener, settings, dev=dev)
+        log.info("started", extra={"version": minibill.__version__, "sqlite": sqlite3.sqlite_version, "database": str(db)})
         await server.serve([listener])
         if not server.started:
             raise click.ClickException("the service did not start; the lines above say why")
     finally:
         await book.close()
+    log.info("stopped")
 
 
 class _Server(uvicorn.Server):

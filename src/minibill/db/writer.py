@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from minibill.clock import monotonic_s
 from minibill.db.constraints import SQLITE_BUSY, SQLITE_FULL, error_code, explain
 from minibill.db.sqlite import sqlite3
+from minibill.metrics import COMMIT_SECONDS, GROUP_WRITES, Histogram
 from minibill.problems import InternalError, NotReady, Overloaded, StorageFull
 
 log = logging.getLogger("minibill.writer")
@@ -71,9 +72,18 @@ class Writer:
         self._stopping = False
         self._broken: BaseException | None = None
         self._hindrance: Exception | None = None
+        self._changes = conn.total_changes
         self._disk: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # How many operations shared a transaction, and how long its COMMIT took.
+        self.group_writes = Histogram(GROUP_WRITES)
+        self.commit_seconds = Histogram(COMMIT_SECONDS)
         self._thread = threading.Thread(target=self._wait_for_the_disk, name="minibill-disk", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many writes have been taken on and not begun."""
+        return len(self._waiting)
 
     @property
     def problem(self) -> str | None:
@@ -147,6 +157,7 @@ class Writer:
                 return
             if len(results) >= GROUP_MAX or monotonic_s() - began_s > GROUP_SECONDS_MAX:
                 break
+        self.group_writes.observe(len(results))
         self._disk.put(lambda: self._commit(loop, results))
 
     def _run_one(self, job: _Job) -> _Result:
@@ -217,9 +228,14 @@ class Writer:
             return
 
     def _commit(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
+        began_s = monotonic_s()
+        before, self._changes = self._changes, self._conn.total_changes
         try:
             self._conn.execute("COMMIT")
-            self._hindrance = None
+            self.commit_seconds.observe(monotonic_s() - began_s)
+            # A group that changed nothing needed no room, so it says nothing of whether there is room.
+            if self._changes != before:
+                self._hindrance = None
         except sqlite3.Error as error:
             results = _failed(results, self._failed_commit(error))
         loop.call_soon_threadsafe(self._finish, loop, results)

@@ -1,0 +1,32 @@
+-- The book as a whole: whether it takes writes, and what it comes to for the metrics.
+
+-- name: write_nothing
+-- A row becomes what it was, which is a write all the same: it needs room on the disk as any other does.
+UPDATE schema_migrations
+   SET name = name
+ WHERE version = 1;
+
+-- name: balances_in_all
+-- In two halves of 32 bits each, whose sums can't overflow: all of available, all of reserved.
+SELECT coalesce(sum(available_micro >> 32), 0),
+       coalesce(sum(available_micro & 4294967295), 0),
+       coalesce(sum(reserved_micro >> 32), 0),
+       coalesce(sum(reserved_micro & 4294967295), 0)
+  FROM credit_balances;
+
+-- name: debts_in_all
+-- In two halves likewise.
+SELECT coalesce(sum((original_micro - paid_micro) >> 32), 0),
+       coalesce(sum((original_micro - paid_micro) & 4294967295), 0)
+  FROM credit_debts
+ WHERE paid_micro < original_micro;
+
+-- name: rows_in_all
+-- Nothing in these tables is ever deleted, and ids run from 1 without gaps: the last one is how many there are.
+SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
+       coalesce((SELECT max(id) FROM credit_lots), 0),
+       coalesce((SELECT max(id) FROM credit_ledger), 0),
+       coalesce((SELECT max(id) FROM credit_reservations), 0),
+       coalesce((SELECT max(id) FROM credit_campaigns), 0),
+       coalesce((SELECT max(id) FROM credit_grants), 0),
+       coalesce((SELECT max(seq) FROM admin_audit_log), 0);

@@ -1,0 +1,81 @@
+"""What the process counts while it works: plain integers, added to in a fraction of a microsecond.
+
+Nothing here knows Prometheus: `exposition.py` reads these counters when somebody asks for them. Each has one thread that
+adds to it, so nothing is locked.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+
+# Seconds. A quiet request takes less than a millisecond, a large batch some tens.
+REQUEST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+COMMIT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+GROUP_WRITES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Histogram:
+    """How often a value was at most each bound; the last count is of values above all bounds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total: float = 0
+
+    def observe(self, value: float) -> None:
+        """Counts one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Tally:
+    """The requests of one route: how many by status, and how long they took."""
+
+    __slots__ = ("seconds", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: defaultdict[int, int] = defaultdict(int)
+        self.seconds = Histogram(REQUEST_SECONDS)
+
+    def count(self, status: int, elapsed_s: float) -> None:
+        """Counts one request that was answered."""
+        self.statuses[status] += 1
+        self.seconds.observe(elapsed_s)
+
+
+class Sweeps:
+    """How often what was due was written down, how much of it, and how long that took."""
+
+    __slots__ = ("count", "rows", "seconds")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.rows = 0
+        self.seconds: float = 0
+
+    def add(self, rows: int, elapsed_s: float) -> None:
+        """Counts one sweep of the whole book."""
+        self.count += 1
+        self.rows += rows
+        self.seconds += elapsed_s
+
+
+class Metrics:
+    """The counters of the HTTP side; the writer and the book keep their own."""
+
+    __slots__ = ("problems", "replays", "routes", "unrouted")
+
+    def __init__(self) -> None:
+        # By method and path template.
+        self.routes: dict[tuple[str, str], Tally] = {}
+        # What no route was asked for: unknown paths, and whom the gate did not let in.
+        self.unrouted = Tally()
+        # Refusals and failures by code.
+        self.problems: defaultdict[str, int] = defaultdict(int)
+        # Answers given again to an idempotency key.
+        self.replays = 0
+
+    def tally(self, method: str, path: str) -> Tally:
+        """The counters of a route."""
+        return self.routes.setdefault((method, path), Tally())

@@ -1,0 +1,183 @@
+"""Section 7: `GET /metrics` is Prometheus text, needs no token, and says what happened."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from minibill import totals
+from minibill.db.readers import Readers
+from minibill.db.sqlite import sqlite3
+from minibill.metrics import Histogram
+from minibill.problems import StorageFull
+from tests.api import Api, Loop, done, refused
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+class Scrape(NamedTuple):
+    """Every sample by name and labels."""
+
+    samples: dict[tuple[str, frozenset[tuple[str, str]]], float]
+    kinds: dict[str, str]
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.samples.get((name, frozenset(labels.items())), 0)
+
+
+def scrape(api: Api) -> Scrape:
+    response = api.ask("GET", "/metrics", headers=[])
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = list(text_string_to_metric_families(response.text))
+    samples = {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+    return Scrape(samples, {family.name: family.type for family in families})
+
+
+def test_requests_are_counted_by_route_method_and_status(api: Api) -> None:
+    account = api.account(5)
+    api.get(f"/accounts/{account}/balance")
+    refused(api.call("GET", "/accounts/acct_none/balance"), 404, "account_not_found")
+    refused(api.call("GET", "/nothing"), 404, "not_found")
+    refused(api.call("GET", "/accounts", token="nonsense"), 401, "unauthorized")
+    seen = scrape(api)
+    balance = {"method": "GET", "route": "/admin/billing/accounts/{account_id}/balance"}
+    assert seen.value("minibill_requests_total", **balance, status="200") == 1
+    assert seen.value("minibill_requests_total", **balance, status="404") == 1
+    assert seen.value("minibill_request_seconds_count", **balance) == 2
+    assert seen.value("minibill_request_seconds_bucket", **balance, le="+Inf") == 2
+    assert seen.value("minibill_requests_total", method="any", route="none", status="404") == 1
+    assert seen.value("minibill_requests_total", method="any", route="none", status="401") == 1
+    assert seen.value("minibill_problems_total", code="account_not_found") == 1
+    assert seen.value("minibill_problems_total", code="unauthorized") == 1
+
+
+def test_every_request_is_in_one_bucket_and_every_bucket_holds_the_ones_before_it(api: Api) -> None:
+    for _ in range(5):
+        api.account()
+    seen = scrape(api)
+    route = {"method": "POST", "route": "/admin/billing/accounts"}
+    buckets = {
+        float(dict(labels)["le"]): value
+        for (name, labels), value in seen.samples.items()
+        if name == "minibill_request_seconds_bucket" and labels >= frozenset(route.items())
+    }
+    ordered = [buckets[bound] for bound in sorted(buckets)]
+    assert ordered == sorted(ordered) and ordered[-1] == 5 == seen.value("minibill_request_seconds_count", **route)
+    assert seen.value("minibill_request_seconds_sum", **route) > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "counts"), [(0, [1, 0, 0]), (1, [1, 0, 0]), (1.5, [0, 1, 0]), (2, [0, 1, 0]), (3, [0, 0, 1])]
+)
+def test_a_value_belongs_to_the_first_bound_that_is_not_less(value: float, counts: list[int]) -> None:
+    histogram = Histogram((1, 2))
+    histogram.observe(value)
+    assert (histogram.counts, histogram.total) == (counts, value)
+
+
+def test_who_is_refused_for_the_rate_is_counted(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="1")
+    api.call("GET", "/accounts")
+    refused(api.call("GET", "/accounts"), 429, "rate_limited")
+    assert scrape(api).value("minibill_problems_total", code="rate_limited") == 1
+
+
+def test_an_answer_given_again_to_a_key_is_counted(api: Api) -> None:
+    for _ in range(3):
+        done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="k"))
+    assert scrape(api).value("minibill_replays_total") == 2
+
+
+def test_the_book_is_summed_exactly_also_where_no_column_could_hold_the_sum(
+    tmp_path: Path, migrated_file: Path, loop: Loop
+) -> None:
+    path = tmp_path / "rich.db"
+    shutil.copyfile(migrated_file, path)
+    largest = 2**63 - 1
+    conn = sqlite3.connect(path, isolation_level=None)
+    conn.execute("DROP TRIGGER balances_begin_with_the_first_entry")
+    conn.executemany("INSERT INTO credit_balances VALUES (?, 'general', ?, 5, 1)", [(n, largest - 5) for n in range(3)])
+    conn.close()
+
+    async def sums() -> totals.Sums:
+        readers = await Readers.open(path)
+        try:
+            return await totals.Totals(readers).sums()
+        finally:
+            await readers.close()
+
+    found = loop.run(sums())
+    assert (found.available_micro, found.reserved_micro, found.debt_micro) == (3 * (largest - 5), 15, 0)
+
+
+def test_balances_debts_and_rows_are_told(api: Api) -> None:
+    account = api.account(100)
+    api.reserve(account, 30)
+    owing = api.account(10)
+    api.finalize(api.reserve(owing, 10, billingMode="soft"), 17)
+    seen = scrape(api)
+    figures = [seen.value(f"minibill_{name}_micro") for name in ("available", "reserved", "debt")]
+    assert figures == [70, 30, 7]
+    assert seen.value("minibill_rows", table="accounts") == 2
+    assert seen.value("minibill_rows", table="reservations") == 2
+    # Two accounts opened and two mints; services are not audited.
+    assert seen.value("minibill_rows", table="audit") == 4
+
+
+def test_the_sums_are_made_anew_only_when_they_are_old(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.account(5)
+    assert scrape(api).value("minibill_available_micro") == 5
+    api.account(6)
+    assert scrape(api).value("minibill_available_micro") == 5
+    monkeypatch.setattr(totals, "AGE_SECONDS_MIN", 0)
+    monkeypatch.setattr(totals, "AGE_TO_COST", 0)
+    assert scrape(api).value("minibill_available_micro") == 11
+
+
+def test_the_writer_says_how_it_groups_and_how_long_commits_take(api: Api) -> None:
+    api.account(5)
+    seen = scrape(api)
+    assert seen.value("minibill_group_writes_count") == seen.value("minibill_commit_seconds_count") == 2
+    assert seen.value("minibill_group_writes_sum") == 2
+    assert seen.value("minibill_writes_waiting") == 0
+    assert seen.value("minibill_wal_bytes") > 0 and seen.value("minibill_database_bytes") > 0
+
+
+def test_sweeps_are_counted_with_what_they_wrote_down(api: Api) -> None:
+    api.account(5, expiresAt=api.after(10))
+    before = scrape(api)
+    api.advance(20)
+    seen = scrape(api)
+    assert seen.value("minibill_sweeps_total") == before.value("minibill_sweeps_total") + 1
+    assert seen.value("minibill_swept_total") == before.value("minibill_swept_total") + 1
+    assert seen.value("minibill_sweep_seconds_total") > before.value("minibill_sweep_seconds_total")
+
+
+def test_ready_and_the_build_are_told(api: Api) -> None:
+    seen = scrape(api)
+    assert seen.value("minibill_ready") == 1
+    assert [dict(labels).keys() for name, labels in seen.samples if name == "minibill_build_info"] == [
+        {"version", "sqlite", "python"}
+    ]
+    api.book.writer._hindrance = StorageFull()
+    assert scrape(api).value("minibill_ready") == 0
+    api.loop.run(api.book.try_to_write())
+
+
+def test_every_metric_is_documented_with_its_kind_and_every_documented_one_is_there(api: Api) -> None:
+    api.account(5)
+    refused(api.call("GET", "/nothing"), 404, "not_found")
+    kinds = scrape(api).kinds
+    rows = re.findall(r"^\| `(minibill_\w+|process_\*)`[^|]*\| (\w+) ", README, re.MULTILINE)
+    documented = {name.removesuffix("_total"): kind for name, kind in rows if name != "process_*"}
+    assert {name: kind for name, kind in kinds.items() if not name.startswith("process_")} == documented
+    assert ("process_*", "various") in rows
+
+
+def test_metrics_are_read_only_with_get(api: Api) -> None:
+    refused(api.ask("POST", "/metrics", headers=[]), 405, "method_not_allowed")
