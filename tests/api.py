@@ -17,6 +17,7 @@ from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import sign_token
 from minibill.book import Book
 from minibill.config import read_settings
+from tests.documented import undocumented
 
 T = TypeVar("T")
 Json = Any
@@ -97,7 +98,9 @@ class Api:
             headers={**sent, **(headers or {})},
             params={name.rstrip("_"): str(value) for name, value in query.items()} or None,
         )
-        return self.loop.run(self.http.send(request))
+        response = self.loop.run(self.http.send(request))
+        assert undocumented(method, request.url.path, response) == []
+        return response
 
     def ask(
         self,
@@ -136,7 +139,9 @@ class Api:
         self.loop.run(run())
         start, *bodies = sent
         content = b"".join(message.get("body", b"") for message in bodies)
-        return httpx.Response(start["status"], headers=start["headers"], content=content)
+        response = httpx.Response(start["status"], headers=start["headers"], content=content)
+        assert undocumented(method, path, response) == []
+        return response
 
     def admin_headers(self) -> list[tuple[bytes, bytes]]:
         """What `ask` sends unless it is told otherwise."""

@@ -52,6 +52,10 @@ DIRECTIONS = (
     Direction("ledger/", (*_FACES, "campaigns", "discounts", "auth"), {"ledger/routes.py": ("web",)}),
     Direction("campaigns/", (*_FACES, "discounts", "auth"), {"campaigns/routes.py": ("web",)}),
     Direction("discounts/", (*_FACES, "campaigns", "auth"), {"discounts/routes.py": ("web",)}),
+    # What is said beside handlers is of the wire, and knows no feature.
+    Direction("schema/", ("app", "book", "cli", "commands", "system", "jobs", *_FEATURES, "auth", "db"), {}),
+    # Counting knows nothing of who reads the counters.
+    Direction("metrics.py", ("",), {}),
     # Arithmetic takes values and answers values.
     Direction("campaigns/formulas.py", ("db", "clock", "ids", "ledger"), {}),
     Direction("money.py", ("",), {}),

@@ -21,6 +21,7 @@ from minibill.cursors import Cursors
 from minibill.jobs import run_jobs
 from minibill.ledger import routes as ledger
 from minibill.metrics import Metrics
+from minibill.schema import routes as schema
 from minibill.web import CONTEXT, Context, Handler, Route, Service, answered, problem_reply
 
 # Method, path under /admin/billing, handler, scope. {name:str} is what a handler calls a segment.
@@ -65,6 +66,8 @@ PUBLIC: tuple[tuple[str, Handler], ...] = (
     ("/health/live", system.live),
     ("/health/ready", system.ready),
     ("/metrics", system.show_metrics),
+    ("/schema", schema.show_schema),
+    ("/schema/docs", schema.show_page),
 )
 
 
@@ -77,7 +80,8 @@ def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) 
     verifier = TokenVerifier(settings)
     verifier.replace_denied(book.denied_tokens())
     metrics = Metrics()
-    service = Service(book, settings, verifier, Cursors(settings), has_test_clock, metrics)
+    served = routes(metrics)
+    service = Service(book, settings, verifier, Cursors(settings), has_test_clock, metrics, served)
 
     @contextlib.asynccontextmanager
     async def jobs(_: Litestar) -> AsyncIterator[None]:
@@ -89,24 +93,26 @@ def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) 
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    routes = _routes(metrics)
     app = Litestar(
-        route_handlers=[route.for_litestar() for route in routes],
+        route_handlers=[route.for_litestar() for route in served],
         exception_handlers={Exception: _render},
         lifespan=[jobs],
         openapi_config=None,
         logging_config=None,
     )
-    return Gate(app, service, direct=[route for route in routes if route.handler in HOT])
+    return Gate(app, service, direct=[route for route in served if route.handler in HOT])
 
 
-def _routes(metrics: Metrics) -> list[Route]:
+def routes(metrics: Metrics) -> tuple[Route, ...]:
+    """Every route, with its counters."""
+
     def route(method: str, path: str, handler: Handler, kind: Kind | None, scope: str | None) -> Route:
         return Route(method, path, handler, kind, scope, metrics.tally(method, _TYPE.sub("", path)))
 
-    routes = [route(method, f"/admin/billing{path}", handler, "admin", scope) for method, path, handler, scope in ADMIN]
-    routes += [route(method, f"/api/internal/billing{path}", handler, "service", None) for method, path, handler in INTERNAL]
-    return routes + [route("GET", path, handler, None, None) for path, handler in PUBLIC]
+    found = [route(method, f"/admin/billing{path}", handler, "admin", scope) for method, path, handler, scope in ADMIN]
+    found += [route(method, f"/api/internal/billing{path}", handler, "service", None) for method, path, handler in INTERNAL]
+    found += [route("GET", path, handler, None, None) for path, handler in PUBLIC]
+    return tuple(found)
 
 
 def _render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -9,9 +9,12 @@ from minibill.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, format_time
 from minibill.db.sqlite import sqlite3
 from minibill.outcome import Outcome
 from minibill.problems import NotFound, NotReady
+from minibill.schema.describe import describe
 from minibill.totals import Sums
 from minibill.web import Call, Reply, Service
 from minibill.wire import Answer, Body, Decoder, Query
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # Ten years in one step: more is a slip.
 ADVANCE_SECONDS_MAX = 315_360_000
@@ -32,11 +35,13 @@ class Now(Answer):
 _ADVANCE = Decoder(AdvanceBody)
 
 
+@describe(Health)
 async def live(call: Call) -> Reply:
     """200 once the process runs."""
     return call.answer(Health("live"))
 
 
+@describe(Health, refusals=(NotReady,))
 async def ready(call: Call) -> Reply:
     """200 when the book is migrated and takes writes, else 503 with the reason."""
     hindrance = call.service.book.writer.hindrance
@@ -45,11 +50,12 @@ async def ready(call: Call) -> Reply:
     return call.answer(Health("ready"))
 
 
+@describe(str, media_type=METRICS_TYPE)
 async def show_metrics(call: Call) -> Reply:
     """What the process counted, as Prometheus text."""
     sums = await call.service.book.totals.sums()
     text = await asyncio.to_thread(_exposition, call.service, sums)
-    return Reply(200, text, media_type=b"text/plain; version=0.0.4; charset=utf-8")
+    return Reply(200, text, media_type=METRICS_TYPE.encode())
 
 
 def _exposition(service: Service, sums: Sums) -> bytes:
@@ -59,6 +65,7 @@ def _exposition(service: Service, sums: Sums) -> bytes:
     return exposition(service, sums)
 
 
+@describe(Now, refusals=(NotFound,))
 async def show_clock(call: Call) -> Reply:
     """The time that the book goes by; 404 without --test-clock."""
     _require_test_clock(call)
@@ -66,6 +73,7 @@ async def show_clock(call: Call) -> Reply:
     return call.answer(Now(format_time(call.service.book.clock.now_us())))
 
 
+@describe(Now, body=AdvanceBody, refusals=(NotFound,))
 async def advance_clock(call: Call) -> Reply:
     """Moves the book's time forward and settles what falls due; 404 without --test-clock."""
     _require_test_clock(call)

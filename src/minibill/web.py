@@ -73,6 +73,7 @@ class Service(NamedTuple):
     cursors: Cursors
     has_test_clock: bool
     metrics: Metrics
+    routes: tuple["Route", ...]
 
 
 class Context(NamedTuple):

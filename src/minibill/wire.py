@@ -5,7 +5,7 @@ the path. Answers are structs of strings and integers, encoded as they are.
 """
 
 import re
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -62,7 +62,15 @@ EntityType = Literal["agent", "person", "community", "mod", "protocol", "foundat
 EntityId = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
 SourceId = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
 Description = Annotated[str, Meta(max_length=500, pattern=_NO_NUL)]
+# An object that is kept as it was sent, for `json_object` to look into; its default is `field(default_factory=Raw)`.
+SentObject = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": ["object", "null"]})]
+KeptObject = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
 AnyId = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+def one_of(choices: Any) -> Meta:
+    """Says of a string in an answer that it is one of the words of a `Literal`; rows of the database hold plain strings."""
+    return Meta(extra_json_schema={"enum": list(get_args(choices))})
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
@@ -127,6 +135,7 @@ class Decoder(Generic[T_co]):
     """Decodes the JSON of a body into a struct."""
 
     def __init__(self, expected: type[T_co]) -> None:
+        self.kind = expected
         self._decoder = msgspec.json.Decoder(expected, strict=True, dec_hook=_custom)
 
     def decode(self, body: bytes) -> T_co:

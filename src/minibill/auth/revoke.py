@@ -7,6 +7,7 @@ from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.outcome import Outcome
 from minibill.problems import FieldError, InvalidRequest
+from minibill.schema.describe import describe
 from minibill.web import Call, Reply
 from minibill.wire import Answer, Decoder, NoBody
 
@@ -34,6 +35,7 @@ def forget_expired(conn: sqlite3.Connection, settings: Settings) -> int:
     return SQL.prune_tokens.run(conn, before_us=real_now_us() - longest * US_PER_SECOND).rowcount
 
 
+@describe(RevokedToken, body=NoBody)
 async def revoke(call: Call) -> Reply:
     """Revokes a token id."""
     await call.read(_NOTHING)

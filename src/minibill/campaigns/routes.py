@@ -12,11 +12,33 @@ from minibill.campaigns.lifecycle import (
     edit_campaign,
     move_campaign,
 )
-from minibill.campaigns.structs import BatchBody, CampaignsQuery, CreateBody, EditBody, Grant, GrantsQuery
+from minibill.campaigns.structs import (
+    BatchBody,
+    BatchResult,
+    Campaign,
+    CampaignsQuery,
+    CreateBody,
+    EditBody,
+    Grant,
+    GrantsQuery,
+)
 from minibill.clock import format_time
 from minibill.db.queries import Row
 from minibill.ledger.drawdown import DEFAULT_POOL
-from minibill.problems import CampaignNotFound
+from minibill.problems import (
+    AmountTooLarge,
+    BatchTooLarge,
+    BudgetBelowSpent,
+    BudgetExceeded,
+    CampaignFieldLocked,
+    CampaignNotActive,
+    CampaignNotFound,
+    DuplicateAccount,
+    InvalidTransition,
+    LargeGrantRequiresForce,
+    PerWalletCapExceeded,
+)
+from minibill.schema.describe import describe
 from minibill.web import Call, Reply
 from minibill.wire import Decoder, NoBody, Query, json_object, optional_raw, optional_time
 
@@ -30,7 +52,13 @@ CONFIG_BYTES_MAX = 131_072
 # An id above every row's.
 _AFTER_ALL = 2**63 - 1
 
+PAY_REFUSALS = (
+    BatchTooLarge, DuplicateAccount, CampaignNotFound, CampaignNotActive, PerWalletCapExceeded, LargeGrantRequiresForce,
+    BudgetExceeded, AmountTooLarge,
+)  # fmt: skip
 
+
+@describe(Campaign, 201, body=CreateBody, refusals=(AmountTooLarge,))
 async def create(call: Call) -> Reply:
     """Makes a campaign, as a draft."""
     fields = _fields(await call.read(_CREATE))
@@ -49,27 +77,32 @@ async def create(call: Call) -> Reply:
     return await call.write(create_campaign, created_by=caller.sub, **(defaults | fields))
 
 
+@describe(Campaign, body=EditBody, refusals=(CampaignNotFound, CampaignFieldLocked, BudgetBelowSpent, AmountTooLarge))
 async def edit(call: Call) -> Reply:
     """Changes what the body names."""
     changes = _fields(await call.read(_EDIT))
     return await call.write(edit_campaign, campaign_id=call.segment("campaign_id"), changes=changes)
 
 
+@describe(Campaign, body=NoBody, refusals=(CampaignNotFound, InvalidTransition))
 async def activate(call: Call) -> Reply:
     """Lets a campaign pay."""
     return await _move(call, "activate")
 
 
+@describe(Campaign, body=NoBody, refusals=(CampaignNotFound, InvalidTransition))
 async def pause(call: Call) -> Reply:
     """Stops a campaign from paying, for a while."""
     return await _move(call, "pause")
 
 
+@describe(Campaign, body=NoBody, refusals=(CampaignNotFound, InvalidTransition))
 async def complete(call: Call) -> Reply:
     """Ends a campaign."""
     return await _move(call, "complete")
 
 
+@describe(Campaign, query=CampaignsQuery)
 async def list_campaigns(call: Call) -> Reply:
     """Campaigns, newest first."""
     query, position = call.page(CampaignsQuery)
@@ -89,6 +122,7 @@ async def list_campaigns(call: Call) -> Reply:
     )
 
 
+@describe(Campaign, refusals=(CampaignNotFound,))
 async def show(call: Call) -> Reply:
     """One campaign."""
     call.parameters(Query)
@@ -96,6 +130,7 @@ async def show(call: Call) -> Reply:
     return call.answer(campaign_answer(campaign, now_us=call.service.book.clock.now_us()))
 
 
+@describe(BatchResult, 201, 200, body=BatchBody, refusals=PAY_REFUSALS)
 async def pay(call: Call) -> Reply:
     """Pays a batch of grants, each account once."""
     body = await call.read(_BATCH)
@@ -108,6 +143,7 @@ async def pay(call: Call) -> Reply:
     )
 
 
+@describe(Grant, query=GrantsQuery, refusals=(CampaignNotFound,))
 async def list_grants(call: Call) -> Reply:
     """The grants of a campaign, in the order in which they were paid."""
     query, position = call.page(GrantsQuery)

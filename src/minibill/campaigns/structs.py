@@ -2,14 +2,15 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Raw
+from msgspec import Meta, Raw, field
 
-from minibill.wire import Answer, AnyId, Body, Entity, Micro, PageQuery, PoolId, TimeUs
+from minibill.wire import Answer, AnyId, Body, Entity, KeptObject, Micro, PageQuery, PoolId, SentObject, TimeUs, one_of
 
 CampaignType = Literal["reverse_airdrop", "promotional", "loyalty", "referral"]
 CampaignStatus = Literal["draft", "active", "paused", "completed", "expired"]
 Formula = Literal["proportional_loss", "fixed_amount", "tiered"]
 GrantStatus = Literal["granted", "revoked"]
+ItemStatus = Literal["granted", "revoked", "skipped", "failed"]
 
 _NO_NUL = r"^[^\x00]*\Z"
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
@@ -17,13 +18,21 @@ LongText = Annotated[str, Meta(max_length=2000, pattern=_NO_NUL)]
 # 100 years.
 GrantTtl = Annotated[int, Meta(ge=1, le=3_153_600_000)]
 
+GrantConfig = Annotated[
+    SentObject,
+    Meta(
+        description="fixed_amount: {amountMicro}. proportional_loss: {ratioBps, minLossMicro, capMicro}. "
+        "tiered: {brackets: [{minMicro, maxMicro, amountMicro}]}, half-open and ascending."
+    ),
+]
+
 
 class Terms(Body, frozen=True, kw_only=True):
     """What a campaign may be told and need not be; what is left out has the contract's default, or stays."""
 
     description: LongText | None = None
     grant_formula: Formula | None = None
-    grant_config: Raw = Raw()
+    grant_config: GrantConfig = field(default_factory=Raw)
     pool_id: PoolId | None = None
     per_wallet_cap_micro: Micro | None = None
     starts_at: TimeUs | None = None
@@ -53,7 +62,7 @@ class GrantItem(Body, frozen=True):
     account_id: AnyId | None = None
     entity: Entity | None = None
     amount_micro: Micro | None = None
-    formula_input: Raw = Raw()
+    formula_input: SentObject = field(default_factory=Raw)
 
 
 class BatchBody(Body, frozen=True):
@@ -77,13 +86,13 @@ class Campaign(Answer):
     id: str
     name: str
     description: str | None
-    campaign_type: str
-    status: str
+    campaign_type: Annotated[str, one_of(CampaignType)]
+    status: Annotated[str, one_of(CampaignStatus)]
     budget_micro: str
     spent_micro: str
     remaining_micro: str
-    grant_formula: str
-    grant_config: Raw | None
+    grant_formula: Annotated[str, one_of(Formula)]
+    grant_config: KeptObject | None
     pool_id: str
     per_wallet_cap_micro: str
     starts_at: str | None
@@ -96,13 +105,13 @@ class Campaign(Answer):
 
 
 class GrantResult(Answer, omit_defaults=True):
-    """What one item of a batch came to. `grant_id` and `lot_id` are null where nothing was paid."""
+    """What one item of a batch came to. The ids of the grant and its lot are null where nothing was paid."""
 
     grant_id: str | None
     account_id: str | None
     lot_id: str | None
     amount_micro: str
-    status: str
+    status: Annotated[str, one_of(ItemStatus)]
     duplicate: bool
     code: str | None = None
     reason: str | None = None
@@ -125,9 +134,9 @@ class Grant(Answer):
     account_id: str
     lot_id: str
     amount_micro: str
-    status: str
-    grant_formula: str
-    formula_input: Raw | None
+    status: Annotated[str, one_of(GrantStatus)]
+    grant_formula: Annotated[str, one_of(Formula)]
+    formula_input: KeptObject | None
     created_at: str
     revoked_at: str | None
     revoked_micro: str | None

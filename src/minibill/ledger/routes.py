@@ -8,18 +8,38 @@ from minibill.ledger.finalize import finalize, release
 from minibill.ledger.mint import DEFAULT_PRIORITY, mint
 from minibill.ledger.reservations import DEFAULT_TTL_SECONDS, reservation_answer, reserve
 from minibill.ledger.structs import (
+    Account,
     AccountsQuery,
     AdminFinalizeBody,
     AdminReserveBody,
+    Balance,
     BalanceQuery,
+    Entry,
     FinalizeBody,
+    Finalized,
     HistoryQuery,
+    Lot,
     LotsQuery,
     MintBody,
+    Minted,
     ReleaseBody,
+    Released,
+    Reservation,
     ReserveBody,
+    Reserved,
 )
-from minibill.problems import FieldError, InvalidRequest
+from minibill.problems import (
+    AccountNotFound,
+    AmountTooLarge,
+    FieldError,
+    InsufficientBalance,
+    InvalidRequest,
+    ReservationConflict,
+    ReservationNotFound,
+    ReservationNotPending,
+    SourceAlreadyCredited,
+)
+from minibill.schema.describe import describe
 from minibill.web import Call, Reply
 from minibill.wire import Decoder, Entity, NoBody, Query, json_object
 
@@ -30,13 +50,19 @@ _FINALIZE, _ADMIN_FINALIZE, _RELEASE = Decoder(FinalizeBody), Decoder(AdminFinal
 # An id below every row's.
 _BEFORE_ALL = 0
 
+RESERVE_REFUSALS = (AccountNotFound, InsufficientBalance, AmountTooLarge)
+FINALIZE_REFUSALS = (ReservationNotFound, ReservationNotPending, ReservationConflict, AmountTooLarge)
+RELEASE_REFUSALS = (ReservationNotFound, ReservationNotPending)
 
+
+@describe(Account, 201, 200, body=Entity)
 async def open_one(call: Call) -> Reply:
     """Opens the account of an entity, or finds it."""
     body = await call.read(_ENTITY)
     return await call.write(open_account, entity_type=body.entity_type, entity_id=body.entity_id)
 
 
+@describe(Account, query=AccountsQuery)
 async def list_accounts(call: Call) -> Reply:
     """Accounts, oldest first."""
     query, position = call.page(AccountsQuery)
@@ -56,6 +82,7 @@ async def list_accounts(call: Call) -> Reply:
     return call.page_answer(query, rows, item=account_answer, position=lambda row: [row[0]])
 
 
+@describe(Account, refusals=(AccountNotFound,))
 async def show_account(call: Call) -> Reply:
     """One account."""
     call.parameters(Query)
@@ -63,6 +90,7 @@ async def show_account(call: Call) -> Reply:
     return call.answer(account_answer(row))
 
 
+@describe(Balance, query=BalanceQuery, refusals=(AccountNotFound,))
 async def show_balance(call: Call) -> Reply:
     """What an account has, now or at a past moment."""
     query = call.parameters(BalanceQuery)
@@ -77,6 +105,7 @@ async def show_balance(call: Call) -> Reply:
     return call.answer(answer)
 
 
+@describe(Lot, query=LotsQuery, refusals=(AccountNotFound,))
 async def list_lots(call: Call) -> Reply:
     """The lots of an account, oldest first."""
     query, position = call.page(LotsQuery)
@@ -90,6 +119,7 @@ async def list_lots(call: Call) -> Reply:
     return call.page_answer(query, rows, item=reads.lot_answer, position=lambda row: [row[0]])
 
 
+@describe(Entry, query=HistoryQuery, refusals=(AccountNotFound,))
 async def list_history(call: Call) -> Reply:
     """The entries of an account, newest first."""
     query, position = call.page(HistoryQuery)
@@ -106,6 +136,7 @@ async def list_history(call: Call) -> Reply:
     return call.page_answer(query, rows, item=reads.entry_answer, position=lambda row: [row[-1], row[0]])
 
 
+@describe(Minted, 201, 200, body=MintBody, refusals=(AccountNotFound, SourceAlreadyCredited, AmountTooLarge))
 async def mint_credits(call: Call) -> Reply:
     """Makes a lot of credits."""
     body = await call.read(_MINT)
@@ -126,6 +157,7 @@ async def mint_credits(call: Call) -> Reply:
     )
 
 
+@describe(Reserved, 201, body=ReserveBody, refusals=RESERVE_REFUSALS)
 async def reserve_any(call: Call) -> Reply:
     """Holds credits of the account that the body names."""
     body = await call.read(_RESERVE)
@@ -135,34 +167,40 @@ async def reserve_any(call: Call) -> Reply:
     return await _reserve(call, body, account_id=body.account_id, entity=entity)
 
 
+@describe(Reserved, 201, body=AdminReserveBody, refusals=RESERVE_REFUSALS)
 async def reserve_for(call: Call) -> Reply:
     """Holds credits of the account that the path names."""
     return await _reserve(call, await call.read(_ADMIN_RESERVE), account_id=call.segment("account_id"), entity=None)
 
 
+@describe(Finalized, body=FinalizeBody, refusals=FINALIZE_REFUSALS)
 async def finalize_named(call: Call) -> Reply:
     """Charges the reservation that the body names."""
     body = await call.read(_FINALIZE)
     return await _finalize(call, body.reservation_id, body)
 
 
+@describe(Finalized, body=AdminFinalizeBody, refusals=FINALIZE_REFUSALS)
 async def finalize_one(call: Call) -> Reply:
     """Charges the reservation that the path names."""
     return await _finalize(call, call.segment("reservation_id"), await call.read(_ADMIN_FINALIZE))
 
 
+@describe(Released, body=ReleaseBody, refusals=RELEASE_REFUSALS)
 async def release_named(call: Call) -> Reply:
     """Gives back the reservation that the body names."""
     body = await call.read(_RELEASE)
     return await call.write(release, reservation_id=body.reservation_id)
 
 
+@describe(Released, body=NoBody, refusals=RELEASE_REFUSALS)
 async def release_one(call: Call) -> Reply:
     """Gives back the reservation that the path names."""
     await call.read(_NOTHING)
     return await call.write(release, reservation_id=call.segment("reservation_id"))
 
 
+@describe(Reservation, refusals=(ReservationNotFound,))
 async def show_reservation(call: Call) -> Reply:
     """One reservation."""
     call.parameters(Query)

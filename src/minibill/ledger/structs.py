@@ -12,20 +12,28 @@ from minibill.wire import (
     Description,
     Entity,
     EntityType,
+    KeptObject,
     Micro,
     PageQuery,
     PoolId,
     Query,
+    SentObject,
     SourceId,
     TimeUs,
+    one_of,
 )
 
 BillingMode = Literal["live", "soft", "shadow"]
+SourceType = Literal["deposit", "grant", "purchase", "transfer_in", "commons_dividend"]
+ReservationStatus = Literal["pending", "finalized", "released", "expired"]
 LotState = Literal["live", "spent", "expired", "revoked"]
 EntryType = Literal[
     "deposit", "grant", "reserve", "finalize", "release", "expire", "revoke", "debt_incurred", "debt_paid", "shadow_reserve",
     "shadow_finalize",
 ]  # fmt: skip
+
+# What an entry moved, in micro-units; `amountMicro` elsewhere is never negative.
+SignedMicro = Annotated[str, Meta(pattern=r"^(0|-?[1-9][0-9]{0,18})\Z")]
 
 
 class MintBody(Body, frozen=True):
@@ -38,7 +46,7 @@ class MintBody(Body, frozen=True):
     priority: Annotated[int, Meta(ge=0, le=100)] | None = None
     expires_at: TimeUs | None = None
     description: Description | None = None
-    metadata: Raw = Raw()
+    metadata: SentObject = msgspec.field(default_factory=Raw)
 
 
 class AdminReserveBody(Body, frozen=True):
@@ -49,7 +57,7 @@ class AdminReserveBody(Body, frozen=True):
     ttl_seconds: Annotated[int, Meta(ge=1, le=86_400)] | None = None
     billing_mode: BillingMode | None = None
     description: Description | None = None
-    metadata: Raw = Raw()
+    metadata: SentObject = msgspec.field(default_factory=Raw)
 
 
 class ReserveBody(AdminReserveBody, frozen=True, kw_only=True):
@@ -100,7 +108,7 @@ class HistoryQuery(PageQuery, frozen=True):
 
 class Account(Answer):
     id: str
-    entity_type: str
+    entity_type: Annotated[str, one_of(EntityType)]
     entity_id: str
     created_at: str
 
@@ -142,7 +150,7 @@ class Lot(Answer):
     id: str
     account_id: str
     pool_id: str
-    source_type: str
+    source_type: Annotated[str, one_of(SourceType)]
     source_id: str | None
     priority: int
     original_micro: str
@@ -151,26 +159,26 @@ class Lot(Answer):
     consumed_micro: str
     expired_micro: str
     revoked_micro: str
-    state: str
+    state: Annotated[str, one_of(LotState)]
     expires_at: str | None
-    metadata: Raw | None
+    metadata: KeptObject | None
     created_at: str
 
 
 class Entry(Answer):
     id: str
     entry_seq: int
-    entry_type: str
+    entry_type: Annotated[str, one_of(EntryType)]
     pool_id: str
     lot_id: str | None
     reservation_id: str | None
-    amount_micro: str
+    amount_micro: SignedMicro
     available_delta_micro: str
     reserved_delta_micro: str
     available_after_micro: str
     reserved_after_micro: str
     description: str | None
-    metadata: Raw | None
+    metadata: KeptObject | None
     created_at: str
 
 
@@ -189,8 +197,8 @@ class Reserved(Answer):
     discount_bps: int
     discount_micro: str
     total_reserved_micro: str
-    status: str
-    billing_mode: str
+    status: Annotated[str, one_of(ReservationStatus)]
+    billing_mode: Annotated[str, one_of(BillingMode)]
     expires_at: str
     lot_allocations: list[Allocation]
 
@@ -213,7 +221,7 @@ class Finalized(Answer):
     released_micro: str
     overrun_micro: str
     absorbed_micro: str
-    billing_mode: str
+    billing_mode: Annotated[str, one_of(BillingMode)]
     finalized_at: str
 
 
