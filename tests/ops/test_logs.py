@@ -131,6 +131,13 @@ def test_who_lacks_authority_is_logged_with_what_was_asked(api: Api, caplog: pyt
     assert (lacking["msg"], lacking["actor"], lacking["scope"]) == ("lacks a scope", "admin:eve", "admin:billing:read")
 
 
+def test_a_flood_of_bad_tokens_is_not_a_flood_of_lines(start: Callable[..., Api], caplog: pytest.LogCaptureFixture) -> None:
+    api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="30")
+    statuses = [api.call("GET", "/accounts", token="nonsense").status_code for _ in range(70)]
+    assert statuses == [401] * 60 + [429] * 10
+    assert len(caplog.records) == 60
+
+
 # --- what is never in it ---
 
 

@@ -122,12 +122,13 @@ class Gate:
         try:
             caller = self._service.verifier.verify(kind, _bearer(headers))
         except Unauthorized:
-            log.warning("no valid token", extra=about(scope, context))
             if self._bad_tokens is not None:
                 allowance = self._bad_tokens.count(context.ip or "")
                 if not allowance.allowed:
+                    # Not logged one by one: whoever floods the service must not flood its log.
                     common += _rate_headers(allowance)
                     raise _rate_limited(allowance) from None
+            log.warning("no valid token", extra=about(scope, context))
             raise
         limit = self._limits[kind]
         if limit is not None:

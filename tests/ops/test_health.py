@@ -1,0 +1,37 @@
+"""Section 7: live once the process runs, ready when the book takes writes, else 503 with the reason."""
+
+from minibill.problems import StorageFull
+from tests.api import Api, refused
+
+
+def ready(api: Api) -> int:
+    return api.ask("GET", "/health/ready", headers=[]).status_code
+
+
+def test_the_process_is_live_whatever_becomes_of_its_disk(api: Api) -> None:
+    api.book.writer._hindrance = StorageFull()
+    response = api.ask("GET", "/health/live", headers=[])
+    assert (response.status_code, response.json()) == (200, {"status": "live"})
+    api.loop.run(api.book.try_to_write())
+
+
+def test_a_sweep_that_finds_nothing_due_does_not_make_a_full_disk_look_ready(api: Api) -> None:
+    api.book.writer._hindrance = StorageFull()
+    api.loop.run(api.book.sweep())
+    problem = refused(api.ask("GET", "/health/ready", headers=[]), 503, "not_ready")
+    assert "room" in problem["detail"]
+    api.loop.run(api.book.try_to_write())
+    assert ready(api) == 200
+
+
+def test_what_is_tried_on_a_full_disk_changes_nothing_in_the_book(api: Api) -> None:
+    api.account(5)
+    api.book.writer._hindrance = StorageFull()
+    with api.unchanged():
+        api.loop.run(api.book.try_to_write())
+
+
+def test_nothing_is_tried_while_writes_go_through(api: Api) -> None:
+    before = api.book.writer.commit_seconds.counts.copy()
+    api.loop.run(api.book.try_to_write())
+    assert api.book.writer.commit_seconds.counts == before
