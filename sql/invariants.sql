@@ -92,7 +92,67 @@ SELECT g.id
     OR l.account_id <> g.account_id
     OR l.original_micro <> g.amount_micro
     OR l.pool_id <> c.pool_id
+    OR l.campaign_id IS NOT g.campaign_id
     OR l.source_type <> 'grant';
+
+-- name: lots_of_campaigns_have_their_grants
+SELECT l.id
+  FROM credit_lots l
+ WHERE l.campaign_id IS NOT NULL
+   AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.lot_id = l.id);
+
+-- name: grants_are_revoked_with_their_lots
+-- What came back later is revoked of the lot alone: the grant says what was taken back at once.
+SELECT g.id
+  FROM credit_grants g
+  JOIN credit_lots l ON l.id = g.lot_id
+ WHERE g.revoked_at_us IS NOT l.revoked_at_us
+    OR coalesce(g.revoked_micro, 0) > l.revoked_micro;
+
+-- name: campaigns_counted_what_became_of_their_grants
+SELECT t.campaign_id
+  FROM credit_campaign_totals t
+  LEFT JOIN (
+    SELECT g.campaign_id,
+           sum(g.amount_micro) AS granted_micro,
+           sum(l.reserved_micro) AS reserved_micro,
+           sum(l.expired_micro) AS expired_micro,
+           sum(l.consumed_micro > 0) AS spending_accounts,
+           sum(g.status = 'revoked') AS grants_revoked,
+           coalesce(sum(g.revoked_micro), 0) AS revoked_micro,
+           coalesce(sum(g.revoked_consumed_micro), 0) AS revoked_consumed_micro,
+           coalesce(sum(g.revoked_reserved_micro), 0) AS revoked_reserved_micro
+      FROM credit_grants g
+      JOIN credit_lots l ON l.id = g.lot_id
+     GROUP BY g.campaign_id) g ON g.campaign_id = t.campaign_id
+ WHERE (t.granted_micro, t.reserved_micro, t.expired_micro, t.spending_accounts, t.grants_revoked, t.revoked_micro,
+        t.revoked_consumed_micro, t.revoked_reserved_micro)
+    IS NOT (coalesce(g.granted_micro, 0), coalesce(g.reserved_micro, 0), coalesce(g.expired_micro, 0),
+            coalesce(g.spending_accounts, 0), coalesce(g.grants_revoked, 0), coalesce(g.revoked_micro, 0),
+            coalesce(g.revoked_consumed_micro, 0), coalesce(g.revoked_reserved_micro, 0));
+
+-- name: every_campaign_counts
+SELECT c.id
+  FROM credit_campaigns c
+  LEFT JOIN credit_campaign_totals t ON t.campaign_id = c.id
+ WHERE t.campaign_id IS NULL;
+
+-- name: campaigns_counted_what_they_did_each_day
+SELECT campaign_id, day
+  FROM (
+    SELECT campaign_id, day, grants, granted_micro, consumed_micro
+      FROM credit_campaign_days
+     UNION ALL
+    SELECT campaign_id, created_at_us / 86400000000, -1, -amount_micro, 0
+      FROM credit_grants
+     UNION ALL
+    SELECT l.campaign_id, e.created_at_us / 86400000000, 0, 0, e.amount_micro
+      FROM credit_ledger e
+      JOIN credit_lots l ON l.id = e.lot_id
+     WHERE e.entry_type IN ('finalize', 'debt_paid')
+       AND l.campaign_id IS NOT NULL)
+ GROUP BY campaign_id, day
+HAVING (sum(grants), sum(granted_micro), sum(consumed_micro)) IS NOT (0, 0, 0);
 
 -- name: lots_hold_what_pending_reservations_hold
 SELECT l.id

@@ -39,6 +39,8 @@ CREATE TABLE credit_lots (
     -- NULL: the caller named no outside event. Lots of a campaign have none; their grant names them.
     source_id       TEXT
         CONSTRAINT lots_source_id_has_1_to_200_characters CHECK (length(source_id) BETWEEN 1 AND 200),
+    -- NULL: no campaign paid it.
+    campaign_id     INTEGER REFERENCES credit_campaigns (id),
     priority        INTEGER NOT NULL CONSTRAINT lots_priority_is_0_to_100 CHECK (priority BETWEEN 0 AND 100),
     original_micro  INTEGER NOT NULL CONSTRAINT lots_original_is_positive CHECK (original_micro > 0),
     available_micro INTEGER NOT NULL CONSTRAINT lots_available_is_not_negative CHECK (available_micro >= 0),
@@ -50,12 +52,16 @@ CREATE TABLE credit_lots (
     expires_at_us   INTEGER
         CONSTRAINT lots_expire_after_they_are_made
         CHECK (expires_at_us > created_at_us AND expires_at_us <= 253402300799999999),
+    -- NULL: not revoked. From then on what a reservation gives back to it is revoked, not available.
+    revoked_at_us   INTEGER
+        CONSTRAINT lots_revoked_have_nothing_available CHECK (revoked_at_us IS NULL OR available_micro = 0),
     -- NULL: none was given.
     metadata        TEXT
         CONSTRAINT lots_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
     created_at_us   INTEGER NOT NULL,
     CONSTRAINT lots_parts_sum_to_original
-        CHECK (original_micro = available_micro + reserved_micro + consumed_micro + expired_micro + revoked_micro)
+        CHECK (original_micro = available_micro + reserved_micro + consumed_micro + expired_micro + revoked_micro),
+    CONSTRAINT lots_say_when_they_were_revoked CHECK (revoked_micro = 0 OR revoked_at_us IS NOT NULL)
 ) STRICT;
 
 CREATE UNIQUE INDEX lots_source_credits_once ON credit_lots (source_type, source_id) WHERE source_id IS NOT NULL;
@@ -77,7 +83,8 @@ WHEN NEW.available_micro <> NEW.original_micro
 BEGIN SELECT RAISE(ABORT, 'lots_begin_all_available'); END;
 
 CREATE TRIGGER lots_terms_are_fixed
-BEFORE UPDATE OF id, account_id, pool_id, source_type, source_id, priority, original_micro, expires_at_us, metadata, created_at_us
+BEFORE UPDATE OF id, account_id, pool_id, source_type, source_id, campaign_id, priority, original_micro, expires_at_us,
+                 metadata, created_at_us
 ON credit_lots
 BEGIN SELECT RAISE(ABORT, 'lots_terms_are_fixed'); END;
 
@@ -87,6 +94,19 @@ WHEN NEW.consumed_micro < OLD.consumed_micro
   OR NEW.expired_micro < OLD.expired_micro
   OR NEW.revoked_micro < OLD.revoked_micro
 BEGIN SELECT RAISE(ABORT, 'lots_ends_are_final'); END;
+
+CREATE TRIGGER lots_are_revoked_once BEFORE UPDATE OF revoked_at_us ON credit_lots
+WHEN OLD.revoked_at_us IS NOT NULL
+BEGIN SELECT RAISE(ABORT, 'lots_are_revoked_once'); END;
+
+CREATE TRIGGER lots_give_their_campaign_back_what_is_revoked AFTER UPDATE OF revoked_micro ON credit_lots
+WHEN NEW.revoked_micro > OLD.revoked_micro AND NEW.campaign_id IS NOT NULL
+BEGIN
+    UPDATE credit_campaigns
+       SET spent_micro   = spent_micro - (NEW.revoked_micro - OLD.revoked_micro),
+           updated_at_us = max(updated_at_us, NEW.revoked_at_us)
+     WHERE id = NEW.campaign_id;
+END;
 
 CREATE TRIGGER lots_are_never_deleted BEFORE DELETE ON credit_lots
 BEGIN SELECT RAISE(ABORT, 'lots_are_never_deleted'); END;
@@ -404,6 +424,74 @@ BEGIN SELECT RAISE(ABORT, 'campaigns_ended_are_closed'); END;
 CREATE TRIGGER campaigns_are_never_deleted BEFORE DELETE ON credit_campaigns
 BEGIN SELECT RAISE(ABORT, 'campaigns_are_never_deleted'); END;
 
+CREATE TABLE credit_campaign_totals (
+    campaign_id            INTEGER PRIMARY KEY REFERENCES credit_campaigns (id),
+    granted_micro          INTEGER NOT NULL,
+    reserved_micro         INTEGER NOT NULL,
+    expired_micro          INTEGER NOT NULL,
+    spending_accounts    INTEGER NOT NULL,
+    -- The revoked grants, and the sums of what each of them says of the moment at which it was revoked.
+    grants_revoked         INTEGER NOT NULL,
+    revoked_micro          INTEGER NOT NULL,
+    revoked_consumed_micro INTEGER NOT NULL,
+    revoked_reserved_micro INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE credit_campaign_days (
+    campaign_id    INTEGER NOT NULL REFERENCES credit_campaigns (id),
+    -- Days since 1970-01-01, in UTC.
+    day            INTEGER NOT NULL,
+    grants         INTEGER NOT NULL,
+    granted_micro  INTEGER NOT NULL,
+    consumed_micro INTEGER NOT NULL,
+    PRIMARY KEY (campaign_id, day)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER campaigns_begin_to_count AFTER INSERT ON credit_campaigns
+BEGIN
+    INSERT INTO credit_campaign_totals (
+        campaign_id, granted_micro, reserved_micro, expired_micro, spending_accounts, grants_revoked, revoked_micro,
+        revoked_consumed_micro, revoked_reserved_micro)
+    VALUES (NEW.id, 0, 0, 0, 0, 0, 0, 0, 0);
+END;
+
+CREATE TRIGGER campaigns_grant_what_fits_63_bits BEFORE UPDATE OF grant_count ON credit_campaigns
+WHEN (SELECT granted_micro FROM credit_campaign_totals WHERE campaign_id = NEW.id)
+     > 9223372036854775807 - (NEW.spent_micro - OLD.spent_micro)
+BEGIN SELECT RAISE(ABORT, 'campaigns_grant_what_fits_63_bits'); END;
+
+CREATE TRIGGER campaigns_count_what_they_grant AFTER UPDATE OF grant_count ON credit_campaigns
+BEGIN
+    UPDATE credit_campaign_totals
+       SET granted_micro = granted_micro + NEW.spent_micro - OLD.spent_micro
+     WHERE campaign_id = NEW.id;
+    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
+    VALUES (NEW.id, NEW.updated_at_us / 86400000000, NEW.grant_count - OLD.grant_count, NEW.spent_micro - OLD.spent_micro, 0)
+        ON CONFLICT DO UPDATE
+       SET grants        = grants + excluded.grants,
+           granted_micro = granted_micro + excluded.granted_micro;
+END;
+
+CREATE TRIGGER lots_count_for_their_campaign AFTER UPDATE OF reserved_micro, consumed_micro, expired_micro ON credit_lots
+WHEN NEW.campaign_id IS NOT NULL
+BEGIN
+    UPDATE credit_campaign_totals
+       SET reserved_micro      = reserved_micro + NEW.reserved_micro - OLD.reserved_micro,
+           expired_micro       = expired_micro + NEW.expired_micro - OLD.expired_micro,
+           spending_accounts = spending_accounts + (OLD.consumed_micro = 0 AND NEW.consumed_micro > 0)
+     WHERE campaign_id = NEW.campaign_id;
+END;
+
+CREATE TRIGGER entries_count_for_the_campaign_of_their_lot AFTER INSERT ON credit_ledger
+WHEN NEW.entry_type IN ('finalize', 'debt_paid')
+ AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+BEGIN
+    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
+    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, 0, 0, -NEW.amount_micro)
+        ON CONFLICT DO UPDATE
+       SET consumed_micro = consumed_micro + excluded.consumed_micro;
+END;
+
 CREATE TABLE credit_grants (
     id                     INTEGER PRIMARY KEY,
     campaign_id            INTEGER NOT NULL REFERENCES credit_campaigns (id),
@@ -438,9 +526,7 @@ CREATE UNIQUE INDEX grants_once_per_campaign_and_account ON credit_grants (campa
 
 CREATE UNIQUE INDEX grants_one_per_lot ON credit_grants (lot_id);
 
-CREATE INDEX grants_by_campaign ON credit_grants (campaign_id);
-
-CREATE INDEX grants_revoked_by_campaign ON credit_grants (campaign_id) WHERE status = 'revoked';
+CREATE INDEX grants_by_campaign_and_status ON credit_grants (campaign_id, status);
 
 CREATE INDEX grants_by_account ON credit_grants (account_id);
 
@@ -462,7 +548,7 @@ CREATE TRIGGER grants_have_a_lot_of_their_own_account_and_amount BEFORE INSERT O
 WHEN NOT EXISTS (
     SELECT 1 FROM credit_lots l
      WHERE l.id = NEW.lot_id AND l.account_id = NEW.account_id AND l.original_micro = NEW.amount_micro
-       AND l.source_type = 'grant' AND l.source_id IS NULL)
+       AND l.campaign_id = NEW.campaign_id AND l.source_type = 'grant' AND l.source_id IS NULL)
 BEGIN SELECT RAISE(ABORT, 'grants_have_a_lot_of_their_own_account_and_amount'); END;
 
 CREATE TRIGGER grants_terms_are_fixed
@@ -472,6 +558,22 @@ BEGIN SELECT RAISE(ABORT, 'grants_terms_are_fixed'); END;
 CREATE TRIGGER grants_are_revoked_once BEFORE UPDATE ON credit_grants
 WHEN OLD.status = 'revoked'
 BEGIN SELECT RAISE(ABORT, 'grants_are_revoked_once'); END;
+
+CREATE TRIGGER grants_are_revoked_with_their_lots BEFORE UPDATE OF status ON credit_grants
+WHEN NEW.status = 'revoked'
+ AND NEW.revoked_at_us IS NOT (SELECT revoked_at_us FROM credit_lots WHERE id = NEW.lot_id)
+BEGIN SELECT RAISE(ABORT, 'grants_are_revoked_with_their_lots'); END;
+
+CREATE TRIGGER grants_revoked_count_for_their_campaign AFTER UPDATE OF status ON credit_grants
+WHEN NEW.status = 'revoked'
+BEGIN
+    UPDATE credit_campaign_totals
+       SET grants_revoked         = grants_revoked + 1,
+           revoked_micro          = revoked_micro + NEW.revoked_micro,
+           revoked_consumed_micro = revoked_consumed_micro + NEW.revoked_consumed_micro,
+           revoked_reserved_micro = revoked_reserved_micro + NEW.revoked_reserved_micro
+     WHERE campaign_id = NEW.campaign_id;
+END;
 
 CREATE TRIGGER grants_are_never_deleted BEFORE DELETE ON credit_grants
 BEGIN SELECT RAISE(ABORT, 'grants_are_never_deleted'); END;
@@ -493,6 +595,20 @@ CREATE TABLE admin_audit_log (
     previous_hash  BLOB NOT NULL,
     hash           BLOB NOT NULL CONSTRAINT audit_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
+
+CREATE INDEX audit_by_time ON admin_audit_log (created_at_us);
+
+CREATE INDEX audit_by_actor ON admin_audit_log (actor_id, created_at_us);
+
+CREATE INDEX audit_by_action ON admin_audit_log (action, created_at_us);
+
+CREATE INDEX audit_by_target ON admin_audit_log (target_id, created_at_us);
+
+CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us);
+
+CREATE TRIGGER audit_times_do_not_decrease BEFORE INSERT ON admin_audit_log
+WHEN NEW.created_at_us < (SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1)
+BEGIN SELECT RAISE(ABORT, 'audit_times_do_not_decrease'); END;
 
 CREATE TRIGGER audit_rows_follow_each_other BEFORE INSERT ON admin_audit_log
 WHEN NEW.seq <> coalesce((SELECT max(seq) FROM admin_audit_log), 0) + 1

@@ -106,22 +106,29 @@ INSERT INTO credit_grants (
 VALUES (:grant_id, :campaign_id, :account_id, :lot_id, :amount_micro, 'granted', :grant_formula, :formula_input, :now_us);
 
 -- name: grants_page
--- In the order in which they were paid.
+-- In the order in which they were paid. Each half is in that order by the index, so they are merged and not sorted.
 SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
        revoked_micro, revoke_reason
   FROM credit_grants
  WHERE campaign_id = :campaign_id
+   AND status = 'granted'
    AND id > :after_id
-   AND (:status IS NULL OR status = :status)
- ORDER BY id
- LIMIT :count;
-
--- name: grants_page_revoked
+ UNION ALL
 SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
        revoked_micro, revoke_reason
   FROM credit_grants
  WHERE campaign_id = :campaign_id
    AND status = 'revoked'
+   AND id > :after_id
+ ORDER BY id
+ LIMIT :count;
+
+-- name: grants_page_by_status
+SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
+       revoked_micro, revoke_reason
+  FROM credit_grants
+ WHERE campaign_id = :campaign_id
+   AND status = :status
    AND id > :after_id
  ORDER BY id
  LIMIT :count;
@@ -136,3 +143,70 @@ SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula,
    AND id > :after_id
    AND (:status IS NULL OR status = :status)
  LIMIT :count;
+
+-- name: find_grant
+SELECT id, account_id, lot_id, status, revoked_micro, revoked_consumed_micro, revoked_reserved_micro
+  FROM credit_grants
+ WHERE id = :grant_id
+   AND campaign_id = :campaign_id;
+
+-- name: grants_to_revoke
+SELECT id, account_id, lot_id
+  FROM credit_grants
+ WHERE campaign_id = :campaign_id
+   AND status = 'granted'
+   AND id > :after_id
+   AND id <= :until_id
+ ORDER BY id
+ LIMIT :count;
+
+-- name: revoke_grant
+-- grants_are_revoked_with_their_lots: the lot comes first.
+UPDATE credit_grants
+   SET status = 'revoked',
+       revoked_at_us = :now_us,
+       revoked_micro = :revoked_micro,
+       revoked_consumed_micro = :consumed_micro,
+       revoked_reserved_micro = :reserved_micro,
+       revoke_reason = :reason
+ WHERE id = :grant_id;
+
+-- name: revoked_of_campaign
+-- Its revoked grants, and the sums of what each said when it was revoked.
+SELECT grants_revoked, revoked_micro, revoked_consumed_micro, revoked_reserved_micro
+  FROM credit_campaign_totals
+ WHERE campaign_id = :campaign_id;
+
+-- name: campaign_stats
+-- First a row of the totals, without a day; then its days. No row: there is no such campaign.
+-- What is due counts as settled: overdue reservations have given back what they hold, to lots that may be expired or revoked,
+-- and expired lots have nothing available. Both cost what is due and not written down, whatever the campaign's size.
+WITH overdue AS MATERIALIZED (
+    SELECT coalesce(sum(h.reserved_micro), 0) AS returned_micro,
+           coalesce(sum(iif(l.revoked_at_us IS NOT NULL, h.reserved_micro, 0)), 0) AS revoked_micro,
+           coalesce(sum(iif(l.revoked_at_us IS NULL AND l.expires_at_us <= :now_us, h.reserved_micro, 0)), 0) AS expired_micro
+      FROM credit_reservations r
+      CROSS JOIN reservation_lots h ON h.reservation_id = r.id
+      CROSS JOIN credit_lots l ON l.id = h.lot_id
+     WHERE r.status = 'pending'
+       AND r.expires_at_us <= :now_us
+       AND l.campaign_id = :campaign_id),
+expired AS MATERIALIZED (
+    SELECT coalesce(sum(available_micro), 0) AS expired_micro
+      FROM credit_lots
+     WHERE available_micro > 0
+       AND expires_at_us IS NOT NULL
+       AND expires_at_us <= :now_us
+       AND campaign_id = :campaign_id)
+SELECT NULL AS day, c.budget_micro, c.spent_micro - o.revoked_micro, c.grant_count, t.grants_revoked, t.granted_micro,
+       t.reserved_micro - o.returned_micro, t.expired_micro + o.expired_micro + e.expired_micro, t.spending_accounts
+  FROM credit_campaigns c
+  JOIN credit_campaign_totals t ON t.campaign_id = c.id
+  JOIN overdue o
+  JOIN expired e
+ WHERE c.id = :campaign_id
+ UNION ALL
+SELECT day, grants, granted_micro, consumed_micro, NULL, NULL, NULL, NULL, NULL
+  FROM credit_campaign_days
+ WHERE campaign_id = :campaign_id
+ ORDER BY day;

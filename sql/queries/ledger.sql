@@ -14,11 +14,11 @@ SELECT coalesce(max(id), 0)
 
 -- name: insert_lots
 INSERT INTO credit_lots (
-    id, account_id, pool_id, source_type, source_id, priority, original_micro, available_micro, reserved_micro, consumed_micro,
-    expired_micro, revoked_micro, expires_at_us, metadata, created_at_us)
+    id, account_id, pool_id, source_type, source_id, campaign_id, priority, original_micro, available_micro, reserved_micro,
+    consumed_micro, expired_micro, revoked_micro, expires_at_us, revoked_at_us, metadata, created_at_us)
 VALUES (
-    :lot_id, :account_id, :pool_id, :source_type, :source_id, :priority, :amount_micro, :amount_micro, 0, 0,
-    0, 0, :expires_at_us, :metadata, :now_us);
+    :lot_id, :account_id, :pool_id, :source_type, :source_id, :campaign_id, :priority, :amount_micro, :amount_micro, 0,
+    0, 0, 0, :expires_at_us, NULL, :metadata, :now_us);
 
 -- name: find_lot_of_source
 SELECT id, account_id, pool_id, priority, original_micro, expires_at_us
@@ -34,6 +34,26 @@ UPDATE credit_lots
        consumed_micro = consumed_micro + :consumed_delta_micro,
        expired_micro = expired_micro + :expired_delta_micro
  WHERE id = :lot_id;
+
+-- name: return_to_revoked_lot
+UPDATE credit_lots
+   SET reserved_micro = reserved_micro - :returned_micro,
+       revoked_micro = revoked_micro + :returned_micro
+ WHERE id = :lot_id;
+
+-- name: revoke_lots
+-- :lot_ids is a JSON array of keys. What is due on them must be settled: an expired lot has nothing left to take back.
+UPDATE credit_lots
+   SET revoked_micro = revoked_micro + available_micro,
+       available_micro = 0,
+       revoked_at_us = :now_us
+ WHERE id IN (SELECT value FROM json_each(:lot_ids));
+
+-- name: lots_to_revoke
+-- :lot_ids is a JSON array of keys.
+SELECT l.id, l.account_id, l.pool_id, l.available_micro, l.consumed_micro, l.reserved_micro
+  FROM json_each(:lot_ids) j
+  CROSS JOIN credit_lots l ON l.id = j.value;
 
 -- name: lots_in_drawdown_order
 SELECT id, available_micro
@@ -63,7 +83,7 @@ SELECT expires_at_us, id
 
 -- name: lots_by_id
 -- :lot_ids is a JSON array of keys.
-SELECT l.id, l.account_id, l.pool_id, l.available_micro, l.expires_at_us
+SELECT l.id, l.account_id, l.pool_id, l.available_micro, l.expires_at_us, l.revoked_at_us
   FROM json_each(:lot_ids) j
   CROSS JOIN credit_lots l ON l.id = j.value;
 
@@ -92,7 +112,7 @@ VALUES (
 WITH overdue AS MATERIALIZED (
     SELECT l.pool_id,
            sum(h.reserved_micro) AS held_micro,
-           sum(iif(l.expires_at_us <= :now_us, 0, h.reserved_micro)) AS returned_micro
+           sum(iif(l.expires_at_us <= :now_us OR l.revoked_at_us IS NOT NULL, 0, h.reserved_micro)) AS returned_micro
       FROM credit_reservations r
       JOIN reservation_lots h ON h.reservation_id = r.id
       JOIN credit_lots l ON l.id = h.lot_id
@@ -146,7 +166,7 @@ WITH overdue AS MATERIALIZED (
 held AS MATERIALIZED (
     SELECT l.pool_id,
            sum(h.reserved_micro) AS held_micro,
-           sum(iif(l.expires_at_us <= :at_us, 0, h.reserved_micro)) AS returned_micro
+           sum(iif(l.expires_at_us <= :at_us OR l.revoked_at_us <= :at_us, 0, h.reserved_micro)) AS returned_micro
       FROM overdue o
       JOIN reservation_lots h ON h.reservation_id = o.id
       JOIN credit_lots l ON l.id = h.lot_id
@@ -212,13 +232,16 @@ WITH overdue AS MATERIALIZED (
      GROUP BY h.lot_id),
 settled AS (
     SELECT l.id, l.account_id, l.pool_id, l.source_type, l.source_id, l.priority, l.original_micro,
-           iif(l.expires_at_us <= :now_us, 0, l.available_micro + coalesce(o.held_micro, 0)) AS available_micro,
+           iif(l.expires_at_us <= :now_us OR l.revoked_at_us IS NOT NULL, 0, l.available_micro + coalesce(o.held_micro, 0))
+               AS available_micro,
            l.reserved_micro - coalesce(o.held_micro, 0) AS reserved_micro,
            l.consumed_micro,
-           l.expired_micro + iif(l.expires_at_us <= :now_us, l.available_micro + coalesce(o.held_micro, 0), 0) AS expired_micro,
-           l.revoked_micro,
+           l.expired_micro
+               + iif(l.expires_at_us <= :now_us AND l.revoked_at_us IS NULL, l.available_micro + coalesce(o.held_micro, 0), 0)
+               AS expired_micro,
+           l.revoked_micro + iif(l.revoked_at_us IS NOT NULL, coalesce(o.held_micro, 0), 0) AS revoked_micro,
            CASE
-               WHEN l.revoked_micro > 0 THEN 'revoked'
+               WHEN l.revoked_micro > 0 OR (l.revoked_at_us IS NOT NULL AND o.held_micro > 0) THEN 'revoked'
                WHEN l.consumed_micro = l.original_micro THEN 'spent'
                WHEN l.expires_at_us <= :now_us THEN 'expired'
                ELSE 'live'

@@ -41,7 +41,7 @@ SELECT r.id, r.account_id, r.pool_id, r.billing_mode, r.status, r.list_micro, r.
 
 -- name: lots_of_reservation
 -- In the order in which they were reserved, with what the lot is now.
-SELECT h.lot_id, h.reserved_micro, l.pool_id, l.expires_at_us
+SELECT h.lot_id, h.reserved_micro, l.pool_id, l.expires_at_us, l.revoked_at_us
   FROM reservation_lots h
   JOIN credit_lots l ON l.id = h.lot_id
  WHERE h.reservation_id = :reservation_id

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -26,6 +26,7 @@ from minibill.db.writer import Writer
 from minibill.ledger.settle import sweep
 from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
+from minibill.problems import Problem
 from minibill.totals import Totals
 from minibill.wire import encode
 
@@ -101,21 +102,30 @@ class Book:
 
         With a key, the first success is answered again, byte for byte. A dry run does all of it, adds `"dryRun": true` to
         the answer and takes everything back. What an admin does is audited. Raises what the operation raises.
+
+        An operation that is too long for one transaction goes on in further ones, with other writes between them: each is
+        audited by itself, and the key is kept with the last. What a failure leaves undone, the same request does later.
         """
 
-        def run(conn: sqlite3.Connection) -> Written:
+        def run(conn: sqlite3.Connection) -> tuple[Written, dict[str, Any] | None]:
             if key is not None and (kept := idempotency.find(conn, key)) is not None:
-                return Written(kept.status, kept.body, True)
+                return Written(kept.status, kept.body, True), None
             now_us = self.clock.now_us()
             outcome = operation(conn, now_us=now_us, **arguments)
             body = encode(outcome.answer)
             if caller.kind == "admin":
                 audit.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=now_us)
-            if key is not None:
+            if key is not None and outcome.more is None:
                 idempotency.keep(conn, key, idempotency.Kept(outcome.status, body))
-            return Written(outcome.status, body, False)
+            return Written(outcome.status, body, False), outcome.more
 
-        written = await self.writer.run(run, keep=not dry_run)
+        written, more = await self.writer.run(run, keep=not dry_run)
+        while more is not None:
+            arguments |= more
+            try:
+                written, more = await self.writer.run(run, keep=not dry_run)
+            except Problem as problem:
+                raise problem if dry_run else problem.after_a_part() from problem
         return written._replace(body=_with_dry_run(written.body)) if dry_run else written
 
     async def sweep(self) -> None:

@@ -74,6 +74,11 @@ def _format_second(second: int) -> str:
     return (_EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
+def format_date(day: int) -> str:
+    """The date in UTC of a number of days since 1970."""
+    return (_EPOCH + timedelta(days=day)).date().isoformat()
+
+
 def parse_time(text: str) -> int:
     """Microseconds of an RFC 3339 time with an offset; digits beyond the microsecond are cut off.
 

@@ -7,7 +7,7 @@ import msgspec
 
 
 class Outcome(NamedTuple):
-    """`status` and `answer` are for the caller; the rest is one audit row when the caller is an admin.
+    """`status` and `answer` are for the caller; the rest is the audit row of its transaction when the caller is an admin.
 
     `details` is called for that row alone, before anything else is written.
     """
@@ -18,3 +18,6 @@ class Outcome(NamedTuple):
     target_type: str
     target_id: str
     details: Callable[[], dict[str, Any]]
+    # Where there is more to do than one transaction may hold: the arguments with which the operation goes on in another one.
+    # `answer` is then nobody's; the audit row is that of this transaction.
+    more: dict[str, Any] | None = None

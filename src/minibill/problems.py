@@ -16,7 +16,7 @@ class FieldError(msgspec.Struct):
 
 
 class Problem(Exception):
-    """A refusal. Nothing that the request asked for has happened."""
+    """A refusal. Nothing that the request asked for has happened, unless it says so."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -27,6 +27,13 @@ class Problem(Exception):
         self.detail = detail
         self.headers = headers or {}
         self.facts = facts
+
+    def after_a_part(self) -> "Problem":
+        """The same, of a request of which a part was done before; another object, since neighbours may share this one."""
+        detail = f"{self.detail}; a part of what was asked had been done before: send the request again to do the rest"
+        problem = type(self).__new__(type(self))
+        Problem.__init__(problem, detail, headers=self.headers, **self.facts)
+        return problem
 
 
 class InternalError(Problem):
@@ -144,6 +151,15 @@ class CampaignNotFound(Problem):
 
     def __init__(self, campaign_id: str) -> None:
         super().__init__("no campaign has this id", campaign_id=campaign_id)
+
+
+class GrantNotFound(Problem):
+    """No such grant, or it is another campaign's."""
+
+    code, status, title = "grant_not_found", 404, "No such grant"
+
+    def __init__(self, grant_id: str) -> None:
+        super().__init__("the campaign has no grant of this id", grant_id=grant_id)
 
 
 class ReservationNotFound(Problem):

@@ -36,12 +36,13 @@ UPDATE credit_campaigns SET status = 'completed' WHERE id = 4;
 UPDATE credit_campaigns SET status = 'expired' WHERE id = 5;
 
 INSERT INTO credit_lots VALUES
-    (1, 1, 'general', 'deposit', 'order-1', 50, 1000, 1000, 0, 0, 0, 0, NULL, NULL, 1010),
-    (2, 2, 'general', 'grant', NULL, 50, 100, 100, 0, 0, 0, 0, NULL, NULL, 1070),
-    (3, 2, 'general', 'deposit', 'order-2', 50, 40, 40, 0, 0, 0, 0, NULL, NULL, 1110),
-    (4, 3, 'general', 'grant', NULL, 50, 100, 100, 0, 0, 0, 0, NULL, NULL, 1130),
-    (5, 3, 'general', 'purchase', 'order-3', 50, 50, 50, 0, 0, 0, 0, 1155, NULL, 1150),
-    (6, 1, 'general', 'grant', NULL, 50, 70, 70, 0, 0, 0, 0, NULL, '{"why":"thanks"}', 1060);
+    (1, 1, 'general', 'deposit', 'order-1', NULL, 50, 1000, 1000, 0, 0, 0, 0, NULL, NULL, NULL, 1010),
+    (2, 2, 'general', 'grant', NULL, 2, 50, 100, 100, 0, 0, 0, 0, NULL, NULL, NULL, 1070),
+    (3, 2, 'general', 'deposit', 'order-2', NULL, 50, 40, 40, 0, 0, 0, 0, NULL, NULL, NULL, 1110),
+    (4, 3, 'general', 'grant', NULL, 2, 50, 100, 100, 0, 0, 0, 0, NULL, NULL, NULL, 1130),
+    (5, 3, 'general', 'purchase', 'order-3', NULL, 50, 50, 50, 0, 0, 0, 0, 1155, NULL, NULL, 1150),
+    (6, 1, 'general', 'grant', NULL, NULL, 50, 70, 70, 0, 0, 0, 0, NULL, NULL, '{"why":"thanks"}', 1060);
+UPDATE credit_campaigns SET spent_micro = 200, grant_count = 2, updated_at_us = 1130 WHERE id = 2;
 
 INSERT INTO credit_reservations (
     id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro,
@@ -76,7 +77,7 @@ INSERT INTO credit_ledger VALUES
 
 UPDATE credit_lots SET available_micro = 550, reserved_micro = 300, consumed_micro = 150 WHERE id = 1;
 UPDATE credit_lots SET available_micro = 0, consumed_micro = original_micro WHERE id IN (2, 3);
-UPDATE credit_lots SET available_micro = 0, revoked_micro = original_micro WHERE id = 4;
+UPDATE credit_lots SET available_micro = 0, revoked_micro = original_micro, revoked_at_us = 1140 WHERE id = 4;
 UPDATE credit_lots SET available_micro = 0, expired_micro = original_micro WHERE id = 5;
 
 UPDATE credit_reservations
@@ -102,7 +103,6 @@ UPDATE credit_grants
    SET status = 'revoked', revoked_at_us = 1140, revoked_micro = 100, revoked_consumed_micro = 0, revoked_reserved_micro = 0,
        revoke_reason = 'a mistake'
  WHERE id = 2;
-UPDATE credit_campaigns SET spent_micro = 100, grant_count = 2, updated_at_us = 1140 WHERE id = 2;
 
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);

@@ -14,6 +14,8 @@ from minibill.problems import InternalError, Overloaded, Problem, StorageFull
 from tests.sql.book import CAMPAIGNS, IS_OVER, STARTS_LATER, audit_rows, literal, make_book
 
 MAX = 2**63 - 1
+# With the key of a campaign: a lot of it that no grant has.
+LOTS_TO_GRANT = 20
 YEAR_10000 = 253_402_300_800_000_000
 
 # What a caller is told when the database refuses what an operation should have refused before.
@@ -27,6 +29,7 @@ ANSWERS = {
     "campaigns_spent_within_budget": (422, "budget_exceeded"),
     "campaigns_terms_are_locked_once_active": (422, "campaign_field_locked"),
     "campaigns_ended_are_closed": (422, "campaign_field_locked"),
+    "campaigns_grant_what_fits_63_bits": (422, "amount_too_large"),
     "grants_are_paid_by_an_active_campaign_in_its_time": (409, "campaign_not_active"),
     "grants_are_within_the_cap": (422, "per_wallet_cap_exceeded"),
 }
@@ -35,9 +38,10 @@ ANSWERS = {
 VALID: dict[str, dict[str, object]] = {
     "credit_accounts": {"entity_type": "person", "entity_id": "bea", "created_at_us": 2000},
     "credit_lots": {
-        "id": 9, "account_id": 1, "pool_id": "general", "source_type": "deposit", "source_id": "order-9", "priority": 50,
-        "original_micro": 100, "available_micro": 100, "reserved_micro": 0, "consumed_micro": 0, "expired_micro": 0,
-        "revoked_micro": 0, "expires_at_us": None, "metadata": None, "created_at_us": 2000,
+        "id": 9, "account_id": 1, "pool_id": "general", "source_type": "deposit", "source_id": "order-9", "campaign_id": None,
+        "priority": 50, "original_micro": 100, "available_micro": 100, "reserved_micro": 0, "consumed_micro": 0,
+        "expired_micro": 0, "revoked_micro": 0, "expires_at_us": None, "revoked_at_us": None, "metadata": None,
+        "created_at_us": 2000,
     },
     "credit_reservations": {
         "account_id": 1, "pool_id": "general", "billing_mode": "live", "status": "pending", "list_micro": 100,
@@ -58,7 +62,7 @@ VALID: dict[str, dict[str, object]] = {
         "grant_count": 0, "created_by": "op", "created_at_us": 2000, "updated_at_us": 2000,
     },
     "credit_grants": {
-        "campaign_id": 2, "account_id": 1, "lot_id": 6, "amount_micro": 70, "status": "granted",
+        "campaign_id": 2, "account_id": 1, "lot_id": LOTS_TO_GRANT + 2, "amount_micro": 70, "status": "granted",
         "grant_formula": "fixed_amount", "formula_input": None, "created_at_us": 2000,
     },
     "admin_audit_log": {
@@ -136,6 +140,7 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("lots_expire_after_they_are_made", "credit_lots", {"expires_at_us": YEAR_10000}),
         ("lots_parts_sum_to_original", "credit_lots", {"reserved_micro": 1}),
         ("lots_begin_all_available", "credit_lots", {"available_micro": 99, "reserved_micro": 1}),
+        ("lots_revoked_have_nothing_available", "credit_lots", {"revoked_at_us": 2000}),
         ("reservations_begin_pending", "credit_reservations", {"status": "released"}),
         ("reservations_billing_mode_is_known", "credit_reservations", {"billing_mode": "free"}),
         ("reservations_list_is_not_negative", "credit_reservations",
@@ -181,6 +186,7 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": ""}),
         ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": "a" * 129}),
         ("audit_hash_has_32_bytes", "admin_audit_log", {"hash": bytes(31)}),
+        ("audit_times_do_not_decrease", "admin_audit_log", {"created_at_us": 1009}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"seq": 4}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"seq": 2}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"previous_hash": bytes(32)}),
@@ -220,7 +226,11 @@ def _changes_of_lots_and_debts_that_are_refused() -> Iterator[Case]:
         ("lots_parts_sum_to_original", "available_micro = 549 WHERE id = 1"),
         ("lots_ends_are_final", "consumed_micro = 149, available_micro = 551 WHERE id = 1"),
         ("lots_ends_are_final", "expired_micro = 49, available_micro = 1 WHERE id = 5"),
-        ("lots_ends_are_final", "revoked_micro = 99, available_micro = 1 WHERE id = 4"),
+        ("lots_ends_are_final", "revoked_micro = 99, reserved_micro = 1 WHERE id = 4"),
+        ("lots_revoked_have_nothing_available", "revoked_at_us = 2000 WHERE id = 1"),
+        ("lots_say_when_they_were_revoked", "revoked_micro = 300, reserved_micro = 0 WHERE id = 1"),
+        ("lots_are_revoked_once", "revoked_at_us = 2000 WHERE id = 4"),
+        ("lots_are_revoked_once", "revoked_at_us = NULL WHERE id = 4"),
     ):
         yield name, (f"UPDATE credit_lots SET {changes}",)
     yield "debts_are_not_paid_beyond_what_is_owed", (update("credit_debts", 1, paid_micro=61),)
@@ -291,6 +301,9 @@ def _changes_of_campaigns_that_are_refused() -> Iterator[Case]:
     for name, statuses, changes in table:
         for status in statuses:
             yield name, (update("credit_campaigns", CAMPAIGNS[status], **changes),)
+    # It has granted 200 before, of which half was revoked and so is not spent.
+    all_of_it = update("credit_campaigns", 2, budget_micro=MAX, spent_micro=MAX - 99, grant_count=3)
+    yield "campaigns_grant_what_fits_63_bits", (all_of_it,)
 
 
 def _changes_of_grants_that_are_refused() -> Iterator[Case]:
@@ -314,32 +327,47 @@ def _changes_of_grants_that_are_refused() -> Iterator[Case]:
     for column in sorted(revoked.keys() - {"status"}):
         table += [(said, revoked | {column: None}), (said, {column: revoked[column]})]
     for name, changes in table:
-        yield name, (update("credit_grants", 1, **changes),)
+        yield name, (update("credit_lots", 2, revoked_at_us=changes.get("revoked_at_us")), update("credit_grants", 1, **changes))
+    with_their_lots = "grants_are_revoked_with_their_lots"
+    yield with_their_lots, (update("credit_grants", 1, **revoked),)
+    yield with_their_lots, (update("credit_lots", 2, revoked_at_us=1999), update("credit_grants", 1, **revoked))
     yield "grants_are_revoked_once", (update("credit_grants", 2, revoke_reason="another"),)
     yield "grants_are_revoked_once", (update("credit_grants", 2, status="granted"),)
 
 
 def _grants_that_are_refused() -> Iterator[Case]:
     in_time = "grants_are_paid_by_an_active_campaign_in_its_time"
-    for campaign in (*(CAMPAIGNS[s] for s in ("draft", "paused", "completed", "expired")), STARTS_LATER, IS_OVER, 99):
-        yield in_time, (insert("credit_grants", campaign_id=campaign),)
+    for campaign in (*(CAMPAIGNS[s] for s in ("draft", "paused", "completed", "expired")), STARTS_LATER, IS_OVER):
+        yield in_time, (insert("credit_grants", campaign_id=campaign, lot_id=LOTS_TO_GRANT + campaign),)
     yield in_time, (insert("credit_grants", status="revoked"),)
     new_lot = insert(
-        "credit_lots", account_id=1, source_type="grant", source_id=None, original_micro=501, available_micro=501
+        "credit_lots", account_id=1, source_type="grant", source_id=None, campaign_id=2, original_micro=501, available_micro=501
     )
     yield "grants_are_within_the_cap", (new_lot, insert("credit_grants", lot_id=9, amount_micro=501))
     own_lot = "grants_have_a_lot_of_their_own_account_and_amount"
     yield own_lot, (insert("credit_grants", lot_id=99),)
+    yield own_lot, (insert("credit_grants", campaign_id=99),)
     yield own_lot, (insert("credit_grants", account_id=2, campaign_id=7),)
     yield own_lot, (insert("credit_grants", amount_micro=69),)
-    for source in ({"source_type": "deposit", "source_id": None}, {"source_type": "grant", "source_id": "order-9"}):
-        yield own_lot, (insert("credit_lots", **source), insert("credit_grants", lot_id=9, amount_micro=100))
-    again = insert("credit_lots", account_id=2, source_type="grant", source_id=None)
+    for source in (
+        {"source_type": "deposit", "source_id": None}, {"source_type": "grant", "source_id": "order-9"},
+        {"source_type": "grant", "source_id": None, "campaign_id": 7},
+    ):  # fmt: skip
+        lot = insert("credit_lots", **{"campaign_id": 2, **source})
+        yield own_lot, (lot, insert("credit_grants", lot_id=9, amount_micro=100))
+    again = insert("credit_lots", account_id=2, source_type="grant", source_id=None, campaign_id=2)
     yield (
         "grants_once_per_campaign_and_account",
         (again, insert("credit_grants", account_id=2, lot_id=9, amount_micro=100)),
     )
-    yield "grants_one_per_lot", (insert("credit_grants", campaign_id=7, account_id=2, lot_id=2, amount_micro=100),)
+    # A lot is one campaign's, and that pays its account once: only without that index a lot could have two grants.
+    yield (
+        "grants_one_per_lot",
+        (
+            "DROP INDEX grants_once_per_campaign_and_account",
+            insert("credit_grants", account_id=2, lot_id=2, amount_micro=100),
+        ),
+    )
 
 
 _GRANTED = ((0, 0, 0), (-10, -10, 0), (10, 9, 0), (10, 10, 1), (10, 0, 10))
@@ -454,7 +482,8 @@ def _rows_that_stay() -> Iterator[Case]:
         yield f"{prefix}_are_never_changed", (f"UPDATE {table} SET {column} = {column} WHERE {where}",)
     for table, name, row_id, columns in (
         ("credit_lots", "lots_terms_are_fixed", 1,
-         "id account_id pool_id source_type source_id priority original_micro expires_at_us metadata created_at_us"),
+         """id account_id pool_id source_type source_id campaign_id priority original_micro expires_at_us metadata
+            created_at_us"""),
         ("credit_reservations", "reservations_terms_are_fixed", 1,
          """id account_id pool_id billing_mode list_micro discount_bps max_discount_micro discount_micro community_id tier
             held_micro expires_at_us description metadata created_at_us"""),
@@ -490,8 +519,11 @@ def _ids(cases: list[Case]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def book(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """One small book; every test takes back what it did."""
+    """One small book, with lots for grants to come; every test takes back what it did."""
     conn = open_writer(make_book(migrated_file, tmp_path_factory.mktemp("constraints")))
+    for campaign in (*CAMPAIGNS.values(), STARTS_LATER, IS_OVER):
+        of_campaign = {"id": LOTS_TO_GRANT + campaign, "source_type": "grant", "source_id": None, "campaign_id": campaign}
+        conn.execute(insert("credit_lots", original_micro=70, available_micro=70, **of_campaign))
     yield conn
     conn.close()
 
@@ -634,8 +666,10 @@ ACCEPTED = [
     insert("credit_ledger", created_at_us=1170),
     *(entry(*move, kind, lot_id=lot_of(kind)) for kind, move in MOVES_OF_A_RESERVATION.items()),
     *(entry(*move, kind, reservation_id=None) for kind, move in MOVES_OF_A_LOT_ALONE.items()),
-    insert("credit_grants", campaign_id=STARTS_LATER, created_at_us=2001),
-    insert("credit_grants", campaign_id=IS_OVER, created_at_us=1999),
+    insert("credit_grants", campaign_id=STARTS_LATER, lot_id=LOTS_TO_GRANT + STARTS_LATER, created_at_us=2001),
+    insert("credit_grants", campaign_id=IS_OVER, lot_id=LOTS_TO_GRANT + IS_OVER, created_at_us=1999),
+    update("credit_lots", 1, revoked_at_us=2000, available_micro=0, revoked_micro=550),
+    update("credit_lots", 2, revoked_at_us=2000),
     insert(
         "credit_campaigns", description="d" * 2000, starts_at_us=3000, expires_at_us=3001, grant_ttl_seconds=3_153_600_000
     ),

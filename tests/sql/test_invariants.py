@@ -22,7 +22,7 @@ HARMS: dict[str, list[tuple[str, list[tuple[object, ...]]]]] = {
         ("UPDATE credit_lots SET revoked_micro = 99, consumed_micro = 1 WHERE id = 4", [(4,)]),
         ("DELETE FROM credit_ledger WHERE id = 6", [(6,)]),
         ("UPDATE credit_ledger SET entry_type = 'expire' WHERE id = 14", [(4,)]),
-        ("INSERT INTO credit_lots SELECT 9, 1, 'x', 'grant', NULL, 50, 1, 0, 0, 0, 0, 0, NULL, NULL, 1", [(9,)]),
+        ("INSERT INTO credit_lots SELECT 9, 1, 'x', 'grant', NULL, NULL, 50, 1, 0, 0, 0, 0, 0, NULL, NULL, NULL, 1", [(9,)]),
     ],
     "entries_are_about_lots_of_their_account_and_pool": [
         ("UPDATE credit_ledger SET lot_id = 1 WHERE id = 11", [(11,)]),
@@ -69,11 +69,39 @@ HARMS: dict[str, list[tuple[str, list[tuple[object, ...]]]]] = {
     ],
     "grants_have_their_lots": [
         ("UPDATE credit_grants SET lot_id = 99 WHERE id = 1", [(1,)]),
+        ("UPDATE credit_lots SET campaign_id = 7 WHERE id = 2", [(1,)]),
         ("UPDATE credit_grants SET campaign_id = 99 WHERE id = 2", [(2,)]),
         ("UPDATE credit_grants SET account_id = 1 WHERE id = 1", [(1,)]),
         ("UPDATE credit_grants SET amount_micro = 99 WHERE id = 2", [(2,)]),
         ("UPDATE credit_campaigns SET pool_id = 'gpu' WHERE id = 2", [(1,), (2,)]),
         ("UPDATE credit_lots SET source_type = 'deposit' WHERE id = 2", [(1,)]),
+    ],
+    "lots_of_campaigns_have_their_grants": [
+        ("UPDATE credit_lots SET campaign_id = 2 WHERE id = 6", [(6,)]),
+        ("DELETE FROM credit_grants WHERE id = 1", [(2,)]),
+    ],
+    "grants_are_revoked_with_their_lots": [
+        ("UPDATE credit_lots SET revoked_at_us = 1141 WHERE id = 4", [(2,)]),
+        ("UPDATE credit_lots SET revoked_at_us = 1140 WHERE id = 2", [(1,)]),
+        ("UPDATE credit_grants SET revoked_at_us = NULL WHERE id = 2", [(2,)]),
+        ("UPDATE credit_lots SET revoked_micro = 99, reserved_micro = 1 WHERE id = 4", [(2,)]),
+    ],
+    "campaigns_counted_what_became_of_their_grants": [
+        *((f"UPDATE credit_campaign_totals SET {column} = {column} + 1 WHERE campaign_id = {campaign}", [(campaign,)])
+          for column in ("granted_micro", "reserved_micro", "expired_micro", "spending_accounts", "grants_revoked",
+                         "revoked_micro", "revoked_consumed_micro", "revoked_reserved_micro")
+          for campaign in (2, 7)),
+        ("UPDATE credit_lots SET consumed_micro = 0, reserved_micro = 100 WHERE id = 2", [(2,)]),
+        ("UPDATE credit_grants SET status = 'granted', revoked_micro = NULL WHERE id = 2", [(2,)]),
+    ],
+    "every_campaign_counts": [("DELETE FROM credit_campaign_totals WHERE campaign_id = 2", [(2,)])],
+    "campaigns_counted_what_they_did_each_day": [
+        ("UPDATE credit_campaign_days SET grants = 3", [(2, 0)]),
+        ("UPDATE credit_campaign_days SET granted_micro = 199", [(2, 0)]),
+        ("UPDATE credit_campaign_days SET consumed_micro = 101", [(2, 0)]),
+        ("UPDATE credit_campaign_days SET day = 1", [(2, 0), (2, 1)]),
+        ("DELETE FROM credit_campaign_days", [(2, 0)]),
+        ("INSERT INTO credit_campaign_days VALUES (7, 3, 1, 0, 0)", [(7, 3)]),
     ],
     # Reservations.
     "lots_hold_what_pending_reservations_hold": [
@@ -105,7 +133,9 @@ HARMS: dict[str, list[tuple[str, list[tuple[object, ...]]]]] = {
         ("UPDATE credit_ledger SET lot_id = 99 WHERE id = 6", [("credit_ledger", 6, "credit_lots", 1)]),
         ("UPDATE credit_debts SET account_id = 99", [("credit_debts", 1, "credit_accounts", 1)]),
         ("DELETE FROM credit_campaigns WHERE id = 2",
-         [("credit_grants", 1, "credit_campaigns", 2), ("credit_grants", 2, "credit_campaigns", 2)]),
+         [("credit_grants", 1, "credit_campaigns", 2), ("credit_grants", 2, "credit_campaigns", 2),
+          ("credit_lots", 2, "credit_campaigns", 0), ("credit_lots", 4, "credit_campaigns", 0),
+          ("credit_campaign_totals", 2, "credit_campaigns", 0), ("credit_campaign_days", None, "credit_campaigns", 0)]),
     ],
     # The audit log.
     "audit_rows_are_chained": [

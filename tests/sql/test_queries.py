@@ -27,6 +27,8 @@ SCANS = {
     ("revoked_tokens", "SCAN revoked_tokens"): "the whole deny list is what a start loads, and it is pruned",
     ("prune_keys", "SCAN idempotency_keys"): "the first rows by rowid, up to LIMIT",
     ("balance_at", "SCAN o"): "the overdue reservations of one account, chosen by index just before",
+    ("campaign_stats", "SCAN o"): "one row: what is overdue, added up",
+    ("campaign_stats", "SCAN e"): "one row: what is expired, added up",
     ("prune_tokens", "SCAN revoked_tokens"): "a deny list holds tokens of the last hour or so",
 }
 

@@ -318,7 +318,7 @@ def _pay(
     available_before = [balances[key, pool_id].available_micro if (key, pool_id) in balances else 0 for key in accounts]
     expires_at_us = lot_expiry_us(now_us, campaign.grant_ttl_seconds)
     lots = [
-        NewLot(key, pool_id, "grant", None, DEFAULT_PRIORITY, j.amount_micro, expires_at_us)
+        NewLot(key, pool_id, "grant", None, DEFAULT_PRIORITY, j.amount_micro, expires_at_us, campaign_id=campaign.id)
         for j, key in zip(new, accounts, strict=True)
     ]
     first_lot = insert_lots(conn, lots, balances=balances, now_us=now_us)

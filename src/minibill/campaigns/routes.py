@@ -12,6 +12,8 @@ from minibill.campaigns.lifecycle import (
     edit_campaign,
     move_campaign,
 )
+from minibill.campaigns.revoke import revoke_campaign, revoke_grant
+from minibill.campaigns.stats import stats_answer
 from minibill.campaigns.structs import (
     BatchBody,
     BatchResult,
@@ -21,6 +23,10 @@ from minibill.campaigns.structs import (
     EditBody,
     Grant,
     GrantsQuery,
+    RevokeBody,
+    RevokedCampaign,
+    RevokedGrant,
+    Stats,
 )
 from minibill.clock import format_time
 from minibill.db.queries import Row
@@ -43,6 +49,7 @@ from minibill.web import Call, Reply
 from minibill.wire import Decoder, NoBody, Query, json_object, optional_raw, optional_time
 
 _CREATE, _EDIT, _BATCH, _NOTHING = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody), Decoder(NoBody)
+_REVOKE = Decoder(RevokeBody)
 
 DEFAULT_CAP_MICRO = 5_000_000
 
@@ -156,11 +163,38 @@ async def list_grants(call: Call) -> Reply:
         account_id = ids.decode(ids.ACCOUNT, query.account_id)
         key = -1 if account_id is None else account_id
         rows = await readers.all(SQL.grants_page_of_account, account_id=key, status=query.status, **values)
-    elif query.status == "revoked":
-        rows = await readers.all(SQL.grants_page_revoked, **values)
+    elif query.status is not None:
+        rows = await readers.all(SQL.grants_page_by_status, status=query.status, **values)
     else:
-        rows = await readers.all(SQL.grants_page, status=query.status, **values)
+        rows = await readers.all(SQL.grants_page, **values)
     return call.page_answer(query, rows, item=_grant, position=lambda row: [row[0]])
+
+
+async def revoke_one(call: Call) -> Reply:
+    """Takes back what is left of a grant."""
+    body = await call.read(_REVOKE)
+    return await call.write(
+        revoke_grant, campaign_id=call.segment("campaign_id"), grant_id=call.segment("grant_id"), reason=body.reason
+    )
+
+
+async def revoke_all(call: Call) -> Reply:
+    """Takes back what is left of all grants of a campaign."""
+    body = await call.read(_REVOKE)
+    return await call.write(
+        revoke_campaign, campaign_id=call.segment("campaign_id"), reason=body.reason, really=not call.is_dry_run
+    )
+
+
+async def show_stats(call: Call) -> Reply:
+    """What became of the credits that a campaign granted."""
+    call.parameters(Query)
+    campaign = _require_campaign(call)
+    book = call.service.book
+    # Before the reading: what falls due only afterwards must not count as settled.
+    now_us = book.clock.now_us()
+    rows = await book.readers.all(SQL.campaign_stats, campaign_id=campaign.id, now_us=now_us)
+    return call.answer(stats_answer(campaign.id, rows))
 
 
 def _fields(body: CreateBody | EditBody) -> dict[str, Any]:

@@ -14,6 +14,7 @@ ItemStatus = Literal["granted", "revoked", "skipped", "failed"]
 
 _NO_NUL = r"^[^\x00]*\Z"
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
+Reason = Annotated[str, Meta(min_length=1, max_length=500, pattern=_NO_NUL)]
 LongText = Annotated[str, Meta(max_length=2000, pattern=_NO_NUL)]
 # 100 years.
 GrantTtl = Annotated[int, Meta(ge=1, le=3_153_600_000)]
@@ -70,6 +71,10 @@ class BatchBody(Body, frozen=True):
 
     grants: Annotated[list[GrantItem], Meta(min_length=1)]
     force: bool | None = None
+
+
+class RevokeBody(Body, frozen=True):
+    reason: Reason
 
 
 class CampaignsQuery(PageQuery, frozen=True):
@@ -141,3 +146,55 @@ class Grant(Answer):
     revoked_at: str | None
     revoked_micro: str | None
     revoke_reason: str | None
+
+
+class RevokedGrant(Answer):
+    """What became of a grant at the moment at which it was revoked."""
+
+    grant_id: str
+    status: str
+    revoked_micro: str
+    consumed_micro: str
+    reserved_micro: str
+
+
+class RevokedCampaign(Answer):
+    """The same of all grants of a campaign that are revoked, added up."""
+
+    campaign_id: str
+    total_revoked: int
+    revoked_micro: str
+    consumed_micro: str
+    reserved_micro: str
+
+
+class GrantsByStatus(Answer):
+    granted: int
+    revoked: int
+
+
+class Day(Answer):
+    """What a campaign granted on a day in UTC, and what was consumed of its grants on that day, whenever they were made."""
+
+    date: str
+    grants: int
+    granted_micro: str
+    consumed_micro: str
+
+
+class Stats(Answer):
+    """What became of the credits that a campaign granted, as of now."""
+
+    campaign_id: str
+    budget_micro: str
+    spent_micro: str
+    granted_micro: str
+    consumed_micro: str
+    reserved_micro: str
+    available_micro: str
+    expired_micro: str
+    revoked_micro: str
+    grants_by_status: GrantsByStatus
+    accounts: int
+    accounts_that_spent: int
+    per_day: list[Day]

@@ -46,6 +46,9 @@ REFUSALS: dict[str, Refusal] = {
         "the campaign's terms are fixed once it is active"
     ),
     "campaigns_ended_are_closed": lambda: CampaignFieldLocked("the campaign has ended"),
+    "campaigns_grant_what_fits_63_bits": lambda: AmountTooLarge(
+        "a campaign grants at most 9223372036854775807 micro-units, what is revoked of them included"
+    ),
     "grants_are_paid_by_an_active_campaign_in_its_time": lambda: CampaignNotActive("the campaign is not active"),
     "grants_are_within_the_cap": lambda: PerWalletCapExceeded("a grant is over the campaign's cap per wallet"),
 }
@@ -62,6 +65,7 @@ INTERNAL = frozenset({
     "audit_rows_are_never_changed",
     "audit_rows_are_never_deleted",
     "audit_rows_follow_each_other",
+    "audit_times_do_not_decrease",
     "balances_are_never_deleted",
     "balances_available_is_not_negative",
     "balances_begin_with_the_first_entry",
@@ -97,6 +101,7 @@ INTERNAL = frozenset({
     "entries_times_do_not_decrease",
     "grants_are_never_deleted",
     "grants_are_revoked_once",
+    "grants_are_revoked_with_their_lots",
     "grants_have_a_lot_of_their_own_account_and_amount",
     "grants_once_per_campaign_and_account",
     "grants_one_per_lot",
@@ -112,6 +117,7 @@ INTERNAL = frozenset({
     "idempotency_key_has_1_to_255_characters",
     "idempotency_one_per_caller_and_key",
     "lots_are_never_deleted",
+    "lots_are_revoked_once",
     "lots_available_is_not_negative",
     "lots_begin_all_available",
     "lots_consumed_is_not_negative",
@@ -123,7 +129,9 @@ INTERNAL = frozenset({
     "lots_pool_id_is_well_formed",
     "lots_priority_is_0_to_100",
     "lots_reserved_is_not_negative",
+    "lots_revoked_have_nothing_available",
     "lots_revoked_is_not_negative",
+    "lots_say_when_they_were_revoked",
     "lots_source_id_has_1_to_200_characters",
     "lots_source_type_is_known",
     "lots_terms_are_fixed",

@@ -110,7 +110,7 @@ def _spend_and_return(conn: sqlite3.Connection, row: ReservationRow, cost_micro:
     lots: list[Row] = SQL.lots_of_reservation.all(conn, reservation_id=row.id)
     moves, spent, back = LotMoves(), list[Movement](), list[Movement]()
     left_micro = cost_micro
-    for lot_id, reserved_micro, pool_id, expires_at_us in lots:
+    for lot_id, reserved_micro, pool_id, expires_at_us, revoked_at_us in lots:
         spent_micro = min(left_micro, reserved_micro)
         left_micro -= spent_micro
         if spent_micro:
@@ -120,7 +120,7 @@ def _spend_and_return(conn: sqlite3.Connection, row: ReservationRow, cost_micro:
             back.append(
                 returned(
                     row.account_id, pool_id, lot_id, row.id, reserved_micro - spent_micro,
-                    expires_at_us=expires_at_us, at_us=now_us, moves=moves,
+                    expires_at_us=expires_at_us, revoked=revoked_at_us is not None, at_us=now_us, moves=moves,
                 )
             )  # fmt: skip
     moves.write(conn)

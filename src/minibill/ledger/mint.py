@@ -33,6 +33,8 @@ class NewLot(NamedTuple):
     expires_at_us: int | None
     description: str | None = None
     metadata: str | None = None
+    # The key of the campaign that pays it; None for none.
+    campaign_id: int | None = None
 
 
 def mint(
@@ -103,8 +105,8 @@ def insert_lots(conn: sqlite3.Connection, lots: list[NewLot], *, balances: Balan
     SQL.insert_lots.many(
         conn,
         [
-            (lot_id, lot.account_id, lot.pool_id, lot.source_type, lot.source_id, lot.priority, lot.amount_micro,
-             lot.amount_micro, lot.expires_at_us, lot.metadata, now_us)
+            (lot_id, lot.account_id, lot.pool_id, lot.source_type, lot.source_id, lot.campaign_id, lot.priority,
+             lot.amount_micro, lot.amount_micro, lot.expires_at_us, lot.metadata, now_us)
             for lot_id, lot in enumerate(lots, first_id)
         ],
     )  # fmt: skip

@@ -44,10 +44,11 @@ EMPTY = PoolBalance(0, 0, 0)
 class LotMoves:
     """What an operation moves between the parts of lots, summed up by lot and written at once."""
 
-    __slots__ = ("_moves",)
+    __slots__ = ("_moves", "_revoked")
 
     def __init__(self) -> None:
         self._moves: dict[int, list[int]] = {}
+        self._revoked: dict[int, int] = {}
 
     def add(self, lot_id: int, *, available: int = 0, reserved: int = 0, consumed: int = 0, expired: int = 0) -> None:
         """Adds micro-units to the parts of a lot, or takes them away."""
@@ -60,9 +61,16 @@ class LotMoves:
         move[2] += consumed
         move[3] += expired
 
+    def revoke_reserved(self, lot_id: int, returned_micro: int) -> None:
+        """Credits that a reservation gives back to a lot that was revoked meanwhile."""
+        self._revoked[lot_id] = self._revoked.get(lot_id, 0) + returned_micro
+
     def write(self, conn: sqlite3.Connection) -> None:
         """Writes them all; before the entries that speak of them."""
         SQL.move_lot.many(conn, [(*move, lot_id) for lot_id, move in self._moves.items()])
+        if self._revoked:
+            rows = [(returned_micro, returned_micro, lot_id) for lot_id, returned_micro in self._revoked.items()]
+            SQL.return_to_revoked_lot.many(conn, rows)
 
 
 # By account and pool.

@@ -163,7 +163,7 @@ def reservation_answer(row: ReservationRow, lots: list[Row], *, now_us: int) -> 
         status="expired" if overdue else row.status,
         billing_mode=row.billing_mode,
         expires_at=format_time(row.expires_at_us),
-        lot_allocations=[Allocation(ids.encode(ids.LOT, lot_id), str(reserved)) for lot_id, reserved, _, _ in lots],
+        lot_allocations=[Allocation(ids.encode(ids.LOT, lot_id), str(reserved)) for lot_id, reserved, *_ in lots],
         finalized_micro=_optional_micro(row.finalized_micro),
         released_micro=_optional_micro(row.held_micro if overdue else row.released_micro),
         overrun_micro=_optional_micro(row.overrun_micro),

@@ -34,6 +34,7 @@ class _Lot(msgspec.Struct):
     pool_id: str
     available_micro: int
     expires_at_us: int | None
+    revoked_at_us: int | None
 
 
 def settled_account(conn: sqlite3.Connection, account_id: str, *, now_us: int) -> int:
@@ -111,8 +112,8 @@ def _return_to_lot(
 ) -> None:
     movements.append(
         returned(
-            lot.account_id, lot.pool_id, lot_id, reservation_id, amount_micro, expires_at_us=lot.expires_at_us, at_us=at_us,
-            moves=moves,
+            lot.account_id, lot.pool_id, lot_id, reservation_id, amount_micro, expires_at_us=lot.expires_at_us,
+            revoked=lot.revoked_at_us is not None, at_us=at_us, moves=moves,
         )
     )  # fmt: skip
     lot.available_micro += movements[-1].available_delta_micro
@@ -126,10 +127,14 @@ def returned(
     amount_micro: int,
     *,
     expires_at_us: int | None,
+    revoked: bool,
     at_us: int,
     moves: LotMoves,
 ) -> Movement:
-    """Credits that a reservation gives back to a lot at `at_us`: available again, or expired when the lot is."""
+    """Credits that a reservation gives back to a lot at `at_us`: available again, or revoked or expired when the lot is."""
+    if revoked:
+        moves.revoke_reserved(lot_id, amount_micro)
+        return Movement(account_id, pool_id, "revoke", -amount_micro, 0, -amount_micro, lot_id, reservation_id)
     if expires_at_us is not None and expires_at_us <= at_us:
         moves.add(lot_id, reserved=-amount_micro, expired=amount_micro)
         return Movement(account_id, pool_id, "expire", -amount_micro, 0, -amount_micro, lot_id, reservation_id)
