@@ -13,3 +13,67 @@ INSERT INTO admin_audit_log (
 VALUES (
     :seq, :actor_id, :action, :target_type, :target_id, :details, :ip, :user_agent, :correlation_id, :token_id, :now_us,
     :previous_hash, :hash);
+
+-- name: audit_counts
+-- How many rows each filter has, up to :count_max: the page is then read by the rarest of them.
+SELECT (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE target_id = :target_id LIMIT :count_max)),
+       (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE actor_id = :actor_id LIMIT :count_max)),
+       (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE action = :action LIMIT :count_max)),
+       (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE target_type = :target_type LIMIT :count_max));
+
+-- name: audit_page
+-- Newest first, like the others: by time, and within a moment by number.
+SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+  FROM admin_audit_log
+ WHERE (created_at_us, seq) < (:before_us, :before_seq)
+   AND created_at_us >= :from_us
+ ORDER BY created_at_us DESC, seq DESC
+ LIMIT :count;
+
+-- name: audit_page_of_target
+SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+  FROM admin_audit_log
+ WHERE target_id = :target_id
+   AND (created_at_us, seq) < (:before_us, :before_seq)
+   AND created_at_us >= :from_us
+   AND (:actor_id IS NULL OR actor_id = :actor_id)
+   AND (:action IS NULL OR action = :action)
+   AND (:target_type IS NULL OR target_type = :target_type)
+ ORDER BY created_at_us DESC, seq DESC
+ LIMIT :count;
+
+-- name: audit_page_of_actor
+SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+  FROM admin_audit_log
+ WHERE actor_id = :actor_id
+   AND (created_at_us, seq) < (:before_us, :before_seq)
+   AND created_at_us >= :from_us
+   AND (:target_id IS NULL OR target_id = :target_id)
+   AND (:action IS NULL OR action = :action)
+   AND (:target_type IS NULL OR target_type = :target_type)
+ ORDER BY created_at_us DESC, seq DESC
+ LIMIT :count;
+
+-- name: audit_page_of_action
+SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+  FROM admin_audit_log
+ WHERE action = :action
+   AND (created_at_us, seq) < (:before_us, :before_seq)
+   AND created_at_us >= :from_us
+   AND (:target_id IS NULL OR target_id = :target_id)
+   AND (:actor_id IS NULL OR actor_id = :actor_id)
+   AND (:target_type IS NULL OR target_type = :target_type)
+ ORDER BY created_at_us DESC, seq DESC
+ LIMIT :count;
+
+-- name: audit_page_of_target_type
+SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+  FROM admin_audit_log
+ WHERE target_type = :target_type
+   AND (created_at_us, seq) < (:before_us, :before_seq)
+   AND created_at_us >= :from_us
+   AND (:target_id IS NULL OR target_id = :target_id)
+   AND (:actor_id IS NULL OR actor_id = :actor_id)
+   AND (:action IS NULL OR action = :action)
+ ORDER BY created_at_us DESC, seq DESC
+ LIMIT :count;

@@ -9,7 +9,7 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.types import ASGIApp
 
-from minibill import system
+from minibill import audit_list, system
 from minibill.auth import revoke as tokens
 from minibill.auth.gate import Gate
 from minibill.auth.scopes import ACCOUNTS_WRITE, CAMPAIGNS_WRITE, GRANTS_WRITE, MINT_WRITE, OPS_WRITE, READ
@@ -49,6 +49,7 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("POST", "/campaigns/{campaign_id:str}/grants/{grant_id:str}/revoke", campaigns.revoke_one, GRANTS_WRITE),
     ("POST", "/campaigns/{campaign_id:str}/revoke", campaigns.revoke_all, GRANTS_WRITE),
     ("GET", "/campaigns/{campaign_id:str}/stats", campaigns.show_stats, READ),
+    ("GET", "/audit", audit_list.list_rows, READ),
     ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
     ("GET", "/clock", system.show_clock, READ),
     ("POST", "/clock/advance", system.advance_clock, OPS_WRITE),

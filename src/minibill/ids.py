@@ -10,6 +10,7 @@ ENTRY = "entry_"
 RESERVATION = "res_"
 CAMPAIGN = "camp_"
 GRANT = "grant_"
+AUDIT = "audit_"
 
 ID_CHARACTERS_MAX = 64
 

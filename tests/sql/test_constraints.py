@@ -38,8 +38,9 @@ ANSWERS = {
 VALID: dict[str, dict[str, object]] = {
     "credit_accounts": {"entity_type": "person", "entity_id": "bea", "created_at_us": 2000},
     "credit_lots": {
-        "id": 9, "account_id": 1, "pool_id": "general", "source_type": "deposit", "source_id": "order-9", "campaign_id": None,
-        "priority": 50, "original_micro": 100, "available_micro": 100, "reserved_micro": 0, "consumed_micro": 0,
+        "id": 9, "account_id": 1, "pool_id": "general", "source_type": "deposit", "source_id": "order-9",
+        "campaign_id": None, "priority": 50, "original_micro": 100, "available_micro": 100, "reserved_micro": 0,
+        "consumed_micro": 0,
         "expired_micro": 0, "revoked_micro": 0, "expires_at_us": None, "revoked_at_us": None, "metadata": None,
         "created_at_us": 2000,
     },
@@ -327,7 +328,10 @@ def _changes_of_grants_that_are_refused() -> Iterator[Case]:
     for column in sorted(revoked.keys() - {"status"}):
         table += [(said, revoked | {column: None}), (said, {column: revoked[column]})]
     for name, changes in table:
-        yield name, (update("credit_lots", 2, revoked_at_us=changes.get("revoked_at_us")), update("credit_grants", 1, **changes))
+        yield (
+            name,
+            (update("credit_lots", 2, revoked_at_us=changes.get("revoked_at_us")), update("credit_grants", 1, **changes)),
+        )
     with_their_lots = "grants_are_revoked_with_their_lots"
     yield with_their_lots, (update("credit_grants", 1, **revoked),)
     yield with_their_lots, (update("credit_lots", 2, revoked_at_us=1999), update("credit_grants", 1, **revoked))
@@ -341,7 +345,13 @@ def _grants_that_are_refused() -> Iterator[Case]:
         yield in_time, (insert("credit_grants", campaign_id=campaign, lot_id=LOTS_TO_GRANT + campaign),)
     yield in_time, (insert("credit_grants", status="revoked"),)
     new_lot = insert(
-        "credit_lots", account_id=1, source_type="grant", source_id=None, campaign_id=2, original_micro=501, available_micro=501
+        "credit_lots",
+        account_id=1,
+        source_type="grant",
+        source_id=None,
+        campaign_id=2,
+        original_micro=501,
+        available_micro=501,
     )
     yield "grants_are_within_the_cap", (new_lot, insert("credit_grants", lot_id=9, amount_micro=501))
     own_lot = "grants_have_a_lot_of_their_own_account_and_amount"

@@ -16,7 +16,7 @@ from minibill.outcome import Outcome
 from minibill.problems import GrantNotFound
 
 # What one transaction of a large revocation takes back: some milliseconds, so that it never holds up other writes for long.
-SLICE_GRANTS_MAX = 150
+SLICE_GRANTS_MAX = 200
 
 
 class Totals(NamedTuple):

@@ -1,4 +1,4 @@
-"""What became of the credits that a campaign granted. The database keeps count, by triggers; here it is only put together."""
+"""What became of the credits that a campaign granted. Triggers keep count; here it is only put together."""
 
 from minibill import ids
 from minibill.campaigns.structs import Day, GrantsByStatus, Stats

@@ -1,0 +1,100 @@
+"""The audit log over HTTP. What is written to it, and how its rows are chained, is audit.py's."""
+
+from typing import Any
+
+import msgspec
+
+from minibill import ids
+from minibill.audit import SQL
+from minibill.clock import MAX_TIME_US, MIN_TIME_US, format_time
+from minibill.db.queries import Row
+from minibill.web import Call, Reply
+from minibill.wire import Answer, PageQuery, TimeUs
+
+# Filters that have more rows than this are all alike: whichever is used, a page of it is soon full, or the others are rarer.
+COUNT_MAX = 1_000
+
+
+class AuditQuery(PageQuery, frozen=True):
+    """A value that no row has finds none."""
+
+    actor_id: str | None = None
+    action: str | None = None
+    target_type: str | None = None
+    target_id: str | None = None
+    from_: TimeUs | None = msgspec.field(default=None, name="from")
+    to: TimeUs | None = None
+
+
+class AuditRow(Answer):
+    """What an admin did; `hash` is in hexadecimal digits."""
+
+    id: str
+    seq: int
+    actor_id: str
+    action: str
+    target_type: str
+    target_id: str
+    details: msgspec.Raw
+    ip: str | None
+    user_agent: str | None
+    correlation_id: str | None
+    token_id: str | None
+    created_at: str
+    hash: str
+
+
+async def list_rows(call: Call) -> Reply:
+    """What admins did, newest first."""
+    query, position = call.page(AuditQuery)
+    # The end of the interval is open, so no row of that very time is before (to, 0).
+    before_us, before_seq = position or [MAX_TIME_US + 1 if query.to is None else int(query.to), 0]
+    interval = {
+        "before_us": before_us,
+        "before_seq": before_seq,
+        "from_us": MIN_TIME_US if query.from_ is None else int(query.from_),
+        "count": query.limit + 1,
+    }
+    filters: dict[str, Any] = {
+        "target_id": query.target_id,
+        "actor_id": query.actor_id,
+        "action": query.action,
+        "target_type": query.target_type,
+    }
+    pages = dict(
+        zip(
+            filters,
+            (SQL.audit_page_of_target, SQL.audit_page_of_actor, SQL.audit_page_of_action, SQL.audit_page_of_target_type),
+            strict=True,
+        )
+    )
+    readers = call.service.book.readers
+    given = [name for name, value in filters.items() if value is not None]
+    if not given:
+        rows = await readers.all(SQL.audit_page, **interval)
+    else:
+        [counts] = await readers.all(SQL.audit_counts, count_max=COUNT_MAX, **filters)
+        count_of = dict(zip(filters, counts, strict=True))
+        rows = await readers.all(pages[min(given, key=count_of.__getitem__)], **filters, **interval)
+    return call.page_answer(query, rows, item=_row, position=lambda row: [row[10], row[0]])
+
+
+def _row(row: Row) -> AuditRow:
+    seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, own = (
+        row
+    )
+    return AuditRow(
+        id=ids.encode(ids.AUDIT, seq),
+        seq=seq,
+        actor_id=actor_id,
+        action=action,
+        target_type=target_type,
+        target_id=target_id,
+        details=msgspec.Raw(details),
+        ip=ip,
+        user_agent=user_agent,
+        correlation_id=correlation_id,
+        token_id=token_id,
+        created_at=format_time(created_at_us),
+        hash=own.hex(),
+    )
