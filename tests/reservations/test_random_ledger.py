@@ -1,4 +1,4 @@
-"""Random mints, reservations, time, sweeps, retries and restarts, against a model of section 3 in plain Python.
+"""Random mints, grants, reservations, revocations, time, sweeps, retries and restarts, against a model in plain Python.
 
 The model settles what falls due at the very moment; the book does it whenever it comes to it, and must answer the same.
 A long run, about half an hour on two cores: `MINIBILL_TEST_EXAMPLES=10000 pytest tests/reservations/test_random_ledger.py`.
@@ -24,6 +24,9 @@ from minibill import ids
 from minibill.audit import Origin
 from minibill.auth.tokens import Caller
 from minibill.book import Book, Written
+from minibill.campaigns import lifecycle, revoke
+from minibill.campaigns.grants import Item, pay_batch
+from minibill.campaigns.stats import stats_answer
 from minibill.clock import US_PER_SECOND, Clock, format_time, parse_time
 from minibill.db.sqlite import sqlite3
 from minibill.idempotency import Key
@@ -42,6 +45,9 @@ CEILING = 100
 START_US = parse_time("2040-01-01T00:00:00Z")
 NAMES = ["ada", "bob"]
 POOLS = ["general", "gpu", "zone:a"]
+# The pool of each campaign, and how long its credits live.
+CAMPAIGNS = [("general", None), ("general", 5), ("gpu", None), ("gpu", 3), ("gpu", 10)]
+BUDGET = 10**6
 ADMIN = Caller("admin", "model", None, frozenset())
 SERVICE = Caller("service", "model", None, frozenset())
 ORIGIN = Origin(None, None, None, None)
@@ -57,6 +63,23 @@ class Mint(NamedTuple):
     priority: int
     lives_s: int | None
     source: str | None
+
+
+class Grant(NamedTuple):
+    name: int
+    campaign: int
+    amount: int
+
+
+class Revoke(NamedTuple):
+    """Of the grant that the campaign gave the account."""
+
+    name: int
+    campaign: int
+
+
+class RevokeAll(NamedTuple):
+    campaign: int
 
 
 class Reserve(NamedTuple):
@@ -81,7 +104,7 @@ class Release(NamedTuple):
 class Write(NamedTuple):
     """An action, the idempotency key that it is sent with, and whether it is a dry run."""
 
-    action: Mint | Reserve | Finalize | Release
+    action: "Action"
     key: str | None
     dry: bool
 
@@ -104,7 +127,7 @@ class Restart(NamedTuple):
     pass
 
 
-Action = Mint | Reserve | Finalize | Release
+Action = Mint | Grant | Revoke | RevokeAll | Reserve | Finalize | Release
 Command = Write | Retry | Pass | Sweep | Restart
 
 T = TypeVar("T")
@@ -130,8 +153,16 @@ mints = st.builds(
     st.sampled_from([None] * 8 + ["order-1", "order-2"]),
 )  # fmt: skip
 reserves = st.builds(Reserve, names, pools, amounts, seconds, st.sampled_from(["live", "live", "soft", "soft", "shadow"]))
+campaigns = st.integers(0, len(CAMPAIGNS) - 1)
+grants = st.builds(Grant, names, campaigns, st.sampled_from([1, 5, 7, 10, 20, 40, CEILING]))
 actions: st.SearchStrategy[Action] = weighted(
-    (3, mints), (5, reserves), (4, st.builds(Finalize, reservations, amounts)), (2, st.builds(Release, reservations))
+    (3, mints),
+    (3, grants),
+    (2, st.builds(Revoke, names, campaigns)),
+    (1, st.builds(RevokeAll, campaigns)),
+    (5, reserves),
+    (4, st.builds(Finalize, reservations, amounts)),
+    (2, st.builds(Release, reservations)),
 )
 keys = st.sampled_from([None] * 12 + ["a", "b", "c"])
 writes = st.builds(Write, actions, keys, st.integers(0, 11).map(lambda number: number == 11))
@@ -154,9 +185,9 @@ steps = st.lists(st.builds(Step, commands, agos), min_size=15, max_size=45)
 
 @st.composite
 def stories(draw: st.DrawFn) -> list[Step]:
-    """Steps behind two mints, so that there is something to reserve."""
-    beginning: list[Step] = [Step(Write(draw(mints), None, False), 0) for _ in range(2)]
-    return beginning + draw(steps)
+    """Steps behind a mint and two grants, so that there is something to reserve and to revoke."""
+    beginning: list[Action] = [draw(mints), draw(grants), draw(grants)]
+    return [Step(Write(action, None, False), 0) for action in beginning] + draw(steps)
 
 
 # --- the model ---
@@ -183,6 +214,9 @@ class Lot:
     reserved: int = 0
     consumed: int = 0
     expired: int = 0
+    revoked: int = 0
+    campaign: int | None = None
+    taken_back: bool = False
 
     def over(self, now: int) -> bool:
         return self.ends is not None and self.ends <= now
@@ -213,6 +247,16 @@ class Reservation:
 
 
 @dataclass
+class Granted:
+    """A grant, and once it is revoked what was taken back, consumed and reserved then."""
+
+    number: int
+    lot: int
+    amount: int
+    revoked: tuple[int, int, int] | None = None
+
+
+@dataclass
 class Debt:
     name: int
     reservation: int
@@ -233,6 +277,8 @@ class Model:
     lots: list[Lot] = field(default_factory=list)
     reservations: list[Reservation] = field(default_factory=list)
     debts: list[Debt] = field(default_factory=list)
+    # By campaign and name.
+    grants: dict[tuple[int, int], Granted] = field(default_factory=dict)
     entries: list[list[Entry]] = field(default_factory=lambda: [[] for _ in NAMES])
     # By idempotency key: what was done, and what was answered.
     kept: dict[str, tuple[Action, int, Json]] = field(default_factory=dict)
@@ -295,12 +341,19 @@ class Model:
         """Status and answer; raises `Refused`."""
         if write.key in self.kept:
             action, status, answer = self.kept[write.key]
-            if action != write.action:
+            # Two kinds of action may be equal as tuples.
+            if repr(action) != repr(write.action):
                 raise Refused("idempotency_key_reused")
             return status, answer
         match write.action:
             case Mint():
                 status, answer = self.mint(write.action)
+            case Grant():
+                status, answer = self.grant(write.action)
+            case Revoke(name, campaign):
+                status, answer = 200, self.revoke(campaign, name)
+            case RevokeAll(campaign):
+                status, answer = 200, self.revoke_all(campaign)
             case Reserve():
                 status, answer = 201, self.reserve(write.action)
             case Finalize():
@@ -330,6 +383,61 @@ class Model:
             "lotId": ids.encode(ids.LOT, lot.number), "accountId": account_id(name), "amountMicro": str(amount),
             "poolId": lot.pool, "priority": lot.priority, "expiresAt": optional_time(lot.ends), "duplicate": duplicate,
             "balance": {"availableMicro": str(available), "reservedMicro": str(reserved)},
+        }  # fmt: skip
+
+    def grant(self, command: Grant) -> tuple[int, Json]:
+        name, campaign, amount = command
+        grant = self.grants.get((campaign, name))
+        duplicate = grant is not None
+        if grant is None:
+            pool, lives_s = CAMPAIGNS[campaign]
+            ends = None if lives_s is None else self.now + lives_s
+            lot = Lot(len(self.lots) + 1, name, pool, 50, ends, None, amount, amount, campaign=campaign)
+            grant = self.grants[campaign, name] = Granted(len(self.grants) + 1, lot.number, amount)
+            self.lots.append(lot)
+            self.enter(lot, "grant", None, amount, amount, 0)
+            self.pay_debts(lot)
+        item = {
+            "grantId": ids.encode(ids.GRANT, grant.number), "accountId": account_id(name),
+            "lotId": ids.encode(ids.LOT, grant.lot), "amountMicro": str(grant.amount), "duplicate": duplicate,
+            "status": "granted" if grant.revoked is None else "revoked",
+        }  # fmt: skip
+        return 200 if duplicate else 201, item
+
+    def revoke(self, campaign: int, name: int) -> Json:
+        grant = self.grants.get((campaign, name))
+        if grant is None:
+            raise Refused("grant_not_found")
+        if grant.revoked is None:
+            lot = self.lots[grant.lot - 1]
+            grant.revoked = lot.available, lot.consumed, lot.reserved
+            lot.taken_back = True
+            if lot.available:
+                self.enter(lot, "revoke", None, -lot.available, -lot.available, 0)
+                lot.revoked, lot.available = lot.available, 0
+        return {"grantId": ids.encode(ids.GRANT, grant.number), "status": "revoked", **taken(grant.revoked)}
+
+    def revoke_all(self, campaign: int) -> Json:
+        found = sorted((grant.number, name) for (of, name), grant in self.grants.items() if of == campaign)
+        for _, name in found:
+            self.revoke(campaign, name)
+        revoked = [grant.revoked for (of, _), grant in self.grants.items() if of == campaign and grant.revoked is not None]
+        sums = sum(each[0] for each in revoked), sum(each[1] for each in revoked), sum(each[2] for each in revoked)
+        return {"campaignId": campaign_id(campaign), "totalRevoked": len(found), **taken(sums)}
+
+    def stats(self, campaign: int) -> Json:
+        grants = [grant for (of, _), grant in self.grants.items() if of == campaign]
+        lots = [self.lots[grant.lot - 1] for grant in grants]
+        parts = {part: sum(getattr(lot, part) for lot in lots) for part in PARTS}
+        gone = sum(grant.revoked is not None for grant in grants)
+        days = [{"date": "2040-01-01", "grants": len(grants), "grantedMicro": str(parts["original"]),
+                 "consumedMicro": str(parts["consumed"])}]  # fmt: skip
+        return {
+            "campaignId": campaign_id(campaign), "budgetMicro": str(BUDGET),
+            "spentMicro": str(parts["original"] - parts["revoked"]), "grantedMicro": str(parts.pop("original")),
+            **{f"{part}Micro": str(amount) for part, amount in parts.items()},
+            "grantsByStatus": {"granted": len(grants) - gone, "revoked": gone}, "accounts": len(grants),
+            "accountsThatSpent": sum(lot.consumed > 0 for lot in lots), "perDay": days if grants else [],
         }  # fmt: skip
 
     def pay_debts(self, lot: Lot) -> None:
@@ -435,7 +543,10 @@ class Model:
 
     def give_back(self, lot: Lot, each: Reservation, amount: int) -> None:
         lot.reserved -= amount
-        if lot.over(self.now):
+        if lot.taken_back:
+            lot.revoked += amount
+            self.enter(lot, "revoke", each.number, -amount, 0, -amount)
+        elif lot.over(self.now):
             lot.expired += amount
             self.enter(lot, "expire", each.number, -amount, 0, -amount)
         else:
@@ -475,6 +586,14 @@ def account_id(name: int) -> str:
     return ids.encode(ids.ACCOUNT, name + 1)
 
 
+def campaign_id(campaign: int) -> str:
+    return ids.encode(ids.CAMPAIGN, campaign + 1)
+
+
+def taken(amounts: tuple[int, int, int]) -> Json:
+    return dict(zip(("revokedMicro", "consumedMicro", "reservedMicro"), map(str, amounts), strict=True))
+
+
 def optional_time(time: int | None) -> str | None:
     return None if time is None else format_time(START_US + time * US_PER_SECOND)
 
@@ -506,6 +625,15 @@ class Run:
         try:
             for name in NAMES:
                 await self.book.write(open_account, caller=ADMIN, origin=ORIGIN, entity_type="person", entity_id=name)
+            for number, (pool, lives_s) in enumerate(CAMPAIGNS):
+                terms: Json = {
+                    "name": "x", "description": None, "campaign_type": "loyalty", "budget_micro": BUDGET,
+                    "grant_formula": "fixed_amount", "grant_config": None, "pool_id": pool, "per_wallet_cap_micro": CEILING,
+                    "starts_at_us": None, "expires_at_us": None, "grant_ttl_seconds": lives_s, "created_by": "model",
+                }  # fmt: skip
+                await self.book.write(lifecycle.create_campaign, caller=ADMIN, origin=ORIGIN, **terms)
+                begun: Json = {"campaign_id": campaign_id(number), "verb": "activate"}
+                await self.book.write(lifecycle.move_campaign, caller=ADMIN, origin=ORIGIN, **begun)
             for step in story:
                 await self.do(step.command)
                 self.model.remember()
@@ -555,21 +683,36 @@ class Run:
             assert await self.book.writer.run(everything) == before
         else:
             self.model = model
-        assert (written.status, answer) == expected, codes
+        assert (written.status, answer["grants"][0] if "grants" in answer else answer) == expected, codes
 
     async def send(self, write: Write) -> Written:
-        operation, values = self.operation(write.action)
+        operation, values = self.operation(write.action, dry=write.dry)
         key = None if write.key is None else Key("model", write.key, sha256(repr(write.action).encode()).digest())
-        caller = ADMIN if isinstance(write.action, Mint) else SERVICE
+        caller = ADMIN if isinstance(write.action, Mint | Grant | Revoke | RevokeAll) else SERVICE
         return await self.book.write(operation, caller=caller, origin=ORIGIN, key=key, dry_run=write.dry, **values)
 
-    def operation(self, action: Action) -> tuple[Callable[..., Outcome], Json]:
+    def operation(self, action: Action, *, dry: bool) -> tuple[Callable[..., Outcome], Json]:
         match action:
             case Mint(name, pool, amount, priority, lives_s, source):
                 return mint, {
                     "account_id": account_id(name), "amount_micro": amount, "source_type": "grant", "source_id": source,
                     "pool_id": pool, "priority": priority, "description": None, "metadata": None, "ceiling_micro": CEILING,
                     "expires_at_us": None if lives_s is None else self.clock.time_us + lives_s * US_PER_SECOND,
+                }  # fmt: skip
+            case Grant(name, campaign, amount):
+                items = [Item(account_id(name), None, amount, None)]
+                return pay_batch, {
+                    "campaign_id": campaign_id(campaign), "items": items, "force": False, "ceiling_micro": CEILING,
+                }  # fmt: skip
+            case Revoke(name, campaign):
+                grant = self.model.grants.get((campaign, name))
+                grant_id = "grant_none" if grant is None else ids.encode(ids.GRANT, grant.number)
+                return revoke.revoke_grant, {
+                    "campaign_id": campaign_id(campaign), "grant_id": grant_id, "reason": "a mistake",
+                }  # fmt: skip
+            case RevokeAll(campaign):
+                return revoke.revoke_campaign, {
+                    "campaign_id": campaign_id(campaign), "reason": "a mistake", "really": not dry,
                 }  # fmt: skip
             case Reserve(name, pool, amount, ttl_s, mode):
                 by_id = action.amount % 2 == 0
@@ -592,6 +735,11 @@ class Run:
             await self.compare_balances(name, past_us)
             await self.compare_lots(name)
             await self.compare_entries(name, settled=settled)
+        for number in range(len(CAMPAIGNS)):
+            rows = await self.book.readers.all(
+                lifecycle.SQL.campaign_stats, campaign_id=number + 1, now_us=self.clock.time_us
+            )
+            assert json.loads(encode(stats_answer(number + 1, rows))) == self.model.stats(number)
         for each in self.model.reservations:
             row, lots = await reads.reservation(self.book.readers, ids.encode(ids.RESERVATION, each.number))
             answer = json.loads(encode(reservation_answer(row, lots, now_us=self.clock.time_us)))
@@ -628,13 +776,15 @@ class Run:
         expected = self.model.entries[name]
         assert found == expected[: len(found)]
         # What is not written down yet has fallen due, and no more than that.
-        assert {entry[0] for entry in expected[len(found) :]} <= (set() if settled else {"expire", "release"})
+        assert {entry[0] for entry in expected[len(found) :]} <= (set() if settled else {"expire", "release", "revoke"})
 
 
-PARTS = ("original", "available", "reserved", "consumed", "expired")
+PARTS = ("original", "available", "reserved", "consumed", "expired", "revoked")
 
 
 def state_of(lot: Lot, now: int) -> str:
+    if lot.revoked:
+        return "revoked"
     return "spent" if lot.consumed == lot.original else "expired" if lot.over(now) else "live"
 
 
@@ -677,8 +827,10 @@ def test_whatever_is_done_and_whenever_it_is_settled_the_book_is_that_of_the_con
     for old in folder.iterdir():
         old.unlink()
     shutil.copyfile(migrated_file, path)
-    slice_before = settle.SWEEP_MAX
+    slices_before = settle.SWEEP_MAX, revoke.SLICE_GRANTS_MAX
+    # A revocation of both accounts is then two transactions.
+    revoke.SLICE_GRANTS_MAX = 1
     try:
         loop.run(Run(path).story(story))
     finally:
-        settle.SWEEP_MAX = slice_before
+        settle.SWEEP_MAX, revoke.SLICE_GRANTS_MAX = slices_before
