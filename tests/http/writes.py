@@ -38,6 +38,21 @@ def _batch(api: Api) -> Write:
     return Write("POST", f"/campaigns/{campaign}/grants/batch", {"grants": grants})
 
 
+def _granted(api: Api) -> str:
+    """The path of a campaign that has paid two accounts, of which one has spent and holds something."""
+    campaign, account = api.campaign(), api.account()
+    api.batch(campaign, (account, 20), (api.account(), 30))
+    api.finalize(api.reserve(account, 5), 3)
+    api.reserve(account, 7)
+    return f"/campaigns/{campaign}"
+
+
+def _revoke_one(api: Api) -> Write:
+    path = _granted(api)
+    grant = api.get(f"{path}/grants")["items"][0]["grantId"]
+    return Write("POST", f"{path}/grants/{grant}/revoke", {"reason": "a mistake"})
+
+
 # Prepares a book and says what to send.
 WRITES: dict[str, Callable[[Api], Write]] = {
     "open": lambda _: Write("POST", "/accounts", ENTITY),
@@ -48,6 +63,13 @@ WRITES: dict[str, Callable[[Api], Write]] = {
     "pause": lambda api: Write("POST", f"/campaigns/{api.campaign()}/pause", None),
     "complete": lambda api: Write("POST", f"/campaigns/{api.campaign()}/complete", {}),
     "batch": _batch,
+    "revoke a grant": _revoke_one,
+    "revoke a campaign": lambda api: Write("POST", f"{_granted(api)}/revoke", {"reason": "a mistake"}),
+    "reserve": lambda api: Write("POST", f"/accounts/{api.account(9)}/reservations", {"amountMicro": "5"}),
+    "finalize": lambda api: Write(
+        "POST", f"/reservations/{api.reserve(api.account(9), 5)}/finalize", {"actualCostMicro": "3"}
+    ),
+    "release": lambda api: Write("POST", f"/reservations/{api.reserve(api.account(9), 5)}/release", None),
     "revoke a token": lambda _: Write("POST", "/tokens/some-id/revoke", None),
 }
 
@@ -57,6 +79,10 @@ REFUSALS: dict[str, Callable[[Api], Write]] = {
     "mint over the ceiling": lambda api: Write("POST", f"/accounts/{api.account()}/mint", {"amountMicro": "9" * 18}),
     "edit nothing": lambda _: Write("PATCH", "/campaigns/camp_none", {"name": "x"}),
     "edit a locked field": lambda api: Write("PATCH", f"/campaigns/{api.campaign()}", {"poolId": "gpu"}),
+    "revoke a grant of another campaign": lambda api: Write(
+        "POST", _revoke_one(api).path.replace("camp_0000000000001", api.campaign()), {"reason": "a mistake"}
+    ),
+    "revoke without a reason": lambda api: Write("POST", f"{_granted(api)}/revoke", {}),
     "pause a draft": lambda api: Write("POST", f"/campaigns/{api.draft()}/pause", None),
     "pay from a draft": lambda api: Write(
         "POST", f"/campaigns/{api.draft()}/grants/batch", {"grants": [{"accountId": api.account(), "amountMicro": "1"}]}

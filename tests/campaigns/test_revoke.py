@@ -1,0 +1,381 @@
+"""Section 4: revoking a grant, and all grants of a campaign."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from minibill import ids
+from minibill.campaigns import revoke
+from minibill.problems import Overloaded
+from tests.api import Api, Json, done, refused
+from tests.reservations.told import Entry, balance, entries, lots, seen
+
+REASON = {"reason": "wrong list"}
+
+
+def grant(api: Api, campaign: str, account: str, amount: int) -> Json:
+    [item] = done(api.batch(campaign, (account, amount)), 201)["grants"]
+    return item
+
+
+def revoke_grant(api: Api, campaign: str, grant_id: str, **options: Any) -> Json:
+    return done(api.post(f"/campaigns/{campaign}/grants/{grant_id}/revoke", REASON, **options), 200)
+
+
+def revoke_all(api: Api, campaign: str, **options: Any) -> Json:
+    return done(api.post(f"/campaigns/{campaign}/revoke", REASON, **options), 200)
+
+
+def spent(api: Api, campaign: str) -> int:
+    return int(api.get(f"/campaigns/{campaign}")["spentMicro"])
+
+
+def amounts(answer: Json) -> tuple[int, int, int]:
+    """Revoked, consumed, reserved."""
+    return int(answer["revokedMicro"]), int(answer["consumedMicro"]), int(answer["reservedMicro"])
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revocation of five grants is three transactions."""
+    monkeypatch.setattr(revoke, "SLICE_GRANTS_MAX", 2)
+
+
+@pytest.fixture
+def five(api: Api, small_slices: None) -> tuple[str, list[str]]:
+    """A campaign that paid five accounts 100 each; the first spent 30 and the second holds 20."""
+    campaign, accounts = api.campaign(1_000), [api.account() for _ in range(5)]
+    done(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
+    done(api.finalize(api.reserve(accounts[0], 30), 30))
+    api.reserve(accounts[1], 20)
+    return campaign, accounts
+
+
+# --- one grant ---
+
+
+def test_what_is_neither_consumed_nor_reserved_is_taken_back_and_the_budget_with_it(api: Api) -> None:
+    campaign, account = api.campaign(1_000), api.account(7)
+    paid = grant(api, campaign, account, 100)
+    done(api.finalize(api.reserve(account, 7 + 30), 7 + 30))
+    api.reserve(account, 20)
+    answer = revoke_grant(api, campaign, paid["grantId"])
+    assert answer == {
+        "grantId": paid["grantId"], "status": "revoked", "revokedMicro": "50", "consumedMicro": "30", "reservedMicro": "20",
+    }  # fmt: skip
+    assert balance(api, account) == (0, 20, 0)
+    assert entries(api, account)[-1] == Entry("revoke", -50, -50, 0, paid["lotId"], None)
+    assert api.get(f"/accounts/{account}/history")["items"][0]["description"] == "wrong list"
+    assert spent(api, campaign) == 50
+    [listed] = api.get(f"/campaigns/{campaign}/grants", status="revoked")["items"]
+    assert (listed["revokedMicro"], listed["revokeReason"]) == ("50", "wrong list")
+    assert listed["revokedAt"] == api.get(f"/accounts/{account}/history")["items"][0]["createdAt"]
+    assert [lot["id"] for lot in api.get(f"/accounts/{account}/lots", state="revoked")["items"]] == [paid["lotId"]]
+    assert api.get(f"/campaigns/{campaign}/grants", status="granted")["items"] == []
+
+
+@pytest.mark.parametrize("ended", ["pause", "complete", "expire"])
+def test_a_campaign_that_pays_no_more_is_revoked_all_the_same(api: Api, ended: str) -> None:
+    campaign, account = api.campaign(1_000, expiresAt=api.after(60)), api.account()
+    paid = grant(api, campaign, account, 100)
+    if ended == "expire":
+        api.advance(60)
+    else:
+        done(api.post(f"/campaigns/{campaign}/{ended}"))
+    assert amounts(revoke_grant(api, campaign, paid["grantId"])) == (100, 0, 0)
+    assert spent(api, campaign) == 0
+    assert revoke_all(api, campaign)["totalRevoked"] == 1
+
+
+def test_again_is_the_same_answer_whatever_has_come_back_since(api: Api) -> None:
+    campaign, account = api.campaign(1_000), api.account()
+    paid = grant(api, campaign, account, 100)
+    reservation = api.reserve(account, 60)
+    first = revoke_grant(api, campaign, paid["grantId"])
+    assert amounts(first) == (40, 0, 60)
+    done(api.finalize(reservation, 10))
+    entries_before = entries(api, account)
+    assert revoke_grant(api, campaign, paid["grantId"]) == first
+    assert entries(api, account) == entries_before
+    assert amounts(revoke_all(api, campaign)) == (40, 0, 60)
+
+
+HOW: dict[str, Callable[[Api, str], object]] = {
+    "released": lambda api, reservation: done(api.release(reservation)),
+    "partly finalized": lambda api, reservation: done(api.finalize(reservation, 10)),
+    "fallen due, swept": lambda api, _: api.advance(50),
+    "fallen due, not swept": lambda api, _: api.pass_time(50),
+}
+
+
+@pytest.mark.parametrize("lot_has_expired", [False, True])
+@pytest.mark.parametrize("held", [60, 100])
+@pytest.mark.parametrize("how", HOW)
+def test_what_a_reservation_gives_back_is_revoked_as_it_comes_back(
+    api: Api, how: str, held: int, lot_has_expired: bool
+) -> None:
+    campaign, account = api.campaign(1_000, **({"grantTtlSeconds": 30} if lot_has_expired else {})), api.account()
+    paid = grant(api, campaign, account, 100)
+    reservation = api.reserve(account, held, ttlSeconds=50)
+    # With everything reserved nothing is taken back now, and the lot is revoked all the same.
+    assert amounts(revoke_grant(api, campaign, paid["grantId"])) == (100 - held, 0, held)
+    if lot_has_expired:
+        api.pass_time(30)
+    HOW[how](api, reservation)
+    used = 10 if how == "partly finalized" else 0
+    parts = {"revoked": 100 - used} | ({"consumed": used} if used else {})
+
+    def told() -> Json:
+        stats = api.get(f"/campaigns/{campaign}/stats")
+        return balance(api, account), lots(api, account), {k: v for k, v in stats.items() if k != "perDay"}
+
+    before = told()
+    assert before[:2] == ((0, 0, 0), {paid["lotId"]: parts})
+    assert (before[2]["revokedMicro"], before[2]["spentMicro"]) == (str(100 - used), str(used))
+    api.advance(0)
+    assert told() == before
+    assert entries(api, account)[-1] == Entry("revoke", used - held, 0, used - held, paid["lotId"], reservation)
+    assert spent(api, campaign) == used
+
+
+def test_what_had_expired_is_not_taken_back_but_what_comes_back_later_is(api: Api) -> None:
+    campaign, account = api.campaign(1_000, grantTtlSeconds=30), api.account()
+    paid = grant(api, campaign, account, 100)
+    reservation = api.reserve(account, 60, ttlSeconds=100)
+    api.pass_time(30)
+    assert amounts(revoke_grant(api, campaign, paid["grantId"])) == (0, 0, 60)
+    assert lots(api, account) == {paid["lotId"]: {"expired": 40, "reserved": 60}}
+    [lot] = api.get(f"/accounts/{account}/lots")["items"]
+    assert lot["state"] == "expired"
+    done(api.release(reservation))
+    assert lots(api, account) == {paid["lotId"]: {"expired": 40, "revoked": 60}}
+    [lot] = api.get(f"/accounts/{account}/lots")["items"]
+    assert lot["state"] == "revoked"
+    assert spent(api, campaign) == 40
+
+
+def test_an_overdue_reservation_gives_back_before_the_grant_is_revoked(api: Api) -> None:
+    campaign, account = api.campaign(1_000), api.account()
+    paid = grant(api, campaign, account, 100)
+    api.reserve(account, 60, ttlSeconds=10)
+    api.pass_time(10)
+    assert amounts(revoke_grant(api, campaign, paid["grantId"])) == (100, 0, 0)
+    assert [e.type for e in entries(api, account)] == ["grant", "reserve", "release", "revoke"]
+
+
+def test_a_past_moment_is_not_changed_by_a_revocation(api: Api) -> None:
+    campaign, account = api.campaign(1_000, grantTtlSeconds=100), api.account(5)
+    paid = grant(api, campaign, account, 100)
+    moments: list[tuple[str, Json]] = []
+
+    def moment() -> None:
+        api.pass_time(1)
+        moments.append((api.after(0), balance(api, account)))
+        api.pass_time(1)
+
+    moment()
+    api.reserve(account, 35, ttlSeconds=20)
+    moment()
+    revoke_grant(api, campaign, paid["grantId"])
+    moment()
+    api.pass_time(20)
+    moment()
+    api.pass_time(100)
+    moment()
+    api.advance(0)
+    moment()
+    # The grant is drawn on first, since it expires.
+    assert [found for _, found in moments] == [(105, 0, 0), (70, 35, 0), (5, 35, 0), (5, 0, 0), (5, 0, 0), (5, 0, 0)]
+    assert [balance(api, account, at=at) for at, _ in moments] == [found for _, found in moments]
+
+
+def test_soft_mode_takes_nothing_of_a_revoked_grant(api: Api) -> None:
+    campaign, account = api.campaign(1_000), api.account()
+    paid = grant(api, campaign, account, 100)
+    reservation = api.reserve(account, 10, billingMode="soft")
+    revoke_grant(api, campaign, paid["grantId"])
+    done(api.finalize(reservation, 25))
+    assert balance(api, account) == (0, 0, 15)
+    refused(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
+
+
+def test_a_revoked_account_is_not_paid_again_by_that_campaign(api: Api) -> None:
+    campaign, account = api.campaign(1_000), api.account()
+    paid = grant(api, campaign, account, 100)
+    revoke_grant(api, campaign, paid["grantId"])
+    before = seen(api, account)
+    answer = done(api.batch(campaign, (account, 5)), 200)
+    assert answer["grants"] == [{**paid, "status": "revoked", "duplicate": True}]
+    assert (answer["totalDuplicates"], answer["totalGranted"], answer["remainingMicro"]) == (1, 0, "1000")
+    assert seen(api, account) == before
+
+
+def test_a_grant_that_the_campaign_did_not_make_is_not_found(api: Api) -> None:
+    campaign, other, account = api.campaign(1_000), api.campaign(1_000), api.account()
+    paid = grant(api, campaign, account, 100)["grantId"]
+    with api.unchanged():
+        for at, name in ((other, paid), (campaign, "grant_none"), (campaign, ids.encode(ids.GRANT, 99))):
+            problem = refused(api.post(f"/campaigns/{at}/grants/{name}/revoke", REASON), 404, "grant_not_found")
+            assert problem["grantId"] == name
+        refused(api.post(f"/campaigns/camp_none/grants/{paid}/revoke", REASON), 404, "campaign_not_found")
+        refused(api.post("/campaigns/camp_none/revoke", REASON), 404, "campaign_not_found")
+
+
+def test_credits_that_were_revoked_can_be_granted_to_others_up_to_what_63_bits_hold(
+    api: Api, start: Callable[..., Api]
+) -> None:
+    most = 2**63 - 1
+    api = start(MINIBILL_CEILING_MICRO=str(most))
+    campaign = api.campaign(most, perWalletCapMicro=str(most))
+    paid = done(api.batch(campaign, (api.account(), most), force=True))["grants"][0]
+    revoke_grant(api, campaign, paid["grantId"])
+    assert spent(api, campaign) == 0
+    account = api.account()
+    with api.unchanged():
+        refused(api.batch(campaign, (account, 1)), 422, "amount_too_large")
+
+
+# --- all grants of a campaign ---
+
+
+def test_a_campaign_is_revoked_whole_however_many_transactions_that_takes(api: Api, five: tuple[str, list[str]]) -> None:
+    campaign, accounts = five
+    answer = revoke_all(api, campaign)
+    assert answer == {
+        "campaignId": campaign, "totalRevoked": 5, "revokedMicro": "450", "consumedMicro": "30", "reservedMicro": "20",
+    }  # fmt: skip
+    assert [balance(api, account) for account in accounts] == [(0, 0, 0), (0, 20, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
+    assert spent(api, campaign) == 50
+    assert revoke_all(api, campaign) == answer
+    rows = api.audited("campaign.revoke")
+    assert [(row["details"]["grants"], row["details"]["complete"]) for row in rows] == [
+        (2, False), (2, False), (1, True), (0, True),
+    ]  # fmt: skip
+    # Each transaction says whose credits it moved, and together they say all.
+    moved = [move for row in rows for move in row["details"]["balances"]]
+    assert [move["accountId"] for move in moved] == accounts
+    assert [(move["beforeMicro"], move["afterMicro"]) for move in moved] == [("70", "0"), ("80", "0"), *[("100", "0")] * 3]
+    assert [row["details"]["spentAfterMicro"] for row in rows] == ["350", "150", "50", "50"]
+
+
+def test_what_was_revoked_before_counts_in_the_totals_with_what_it_came_to_then(
+    api: Api, five: tuple[str, list[str]]
+) -> None:
+    campaign, accounts = five
+    [item] = api.get(f"/campaigns/{campaign}/grants", accountId=accounts[1])["items"]
+    assert amounts(revoke_grant(api, campaign, item["grantId"])) == (80, 0, 20)
+    assert revoke_all(api, campaign)["totalRevoked"] == 5
+    assert amounts(revoke_all(api, campaign)) == (450, 30, 20)
+
+
+def test_a_dry_run_in_several_transactions_answers_what_the_real_run_answers(api: Api, five: tuple[str, list[str]]) -> None:
+    campaign, _ = five
+    with api.unchanged():
+        dry = revoke_all(api, campaign, dryRun="true", key="k")
+    assert dry == {**revoke_all(api, campaign, key="k"), "dryRun": True}
+
+
+def test_a_campaign_without_grants_has_nothing_to_revoke(api: Api) -> None:
+    for campaign in (api.draft(), api.campaign()):
+        assert (revoke_all(api, campaign)["totalRevoked"], amounts(revoke_all(api, campaign))) == (0, (0, 0, 0))
+
+
+def test_other_writes_come_between_and_what_is_granted_meanwhile_stays(api: Api, five: tuple[str, list[str]]) -> None:
+    campaign, _ = five
+    late = api.account()
+
+    async def at_once(*requests: Coroutine[Any, Any, Any]) -> list[Any]:
+        return list(await asyncio.gather(*requests))
+
+    def sending(path: str, body: Json) -> Coroutine[Any, Any, Any]:
+        headers = {"Authorization": f"Bearer {api.token}"}
+        return api.http.post(f"/admin/billing/campaigns/{campaign}{path}", json=body, headers=headers)
+
+    batch = {"grants": [{"accountId": late, "amountMicro": "9"}]}
+    revoked, paid = api.loop.run(at_once(sending("/revoke", REASON), sending("/grants/batch", batch)))
+    assert done(revoked)["totalRevoked"] == 5
+    assert done(paid)["totalGranted"] == 1
+    assert api.available(late) == 9
+    assert revoke_all(api, campaign)["totalRevoked"] == 6
+
+
+def test_two_that_revoke_at_once_revoke_each_grant_once(api: Api, five: tuple[str, list[str]]) -> None:
+    campaign, accounts = five
+
+    async def both() -> list[Any]:
+        headers = {"Authorization": f"Bearer {api.token}", "Idempotency-Key": "k"}
+        path = f"/admin/billing/campaigns/{campaign}/revoke"
+        return list(await asyncio.gather(*[api.http.post(path, json=REASON, headers=headers) for _ in range(2)]))
+
+    first, second = api.loop.run(both())
+    assert done(first) == done(second) and first.json()["totalRevoked"] == 5
+    assert sum(entry.type == "revoke" for account in accounts for entry in entries(api, account)) == 5
+
+
+def fail_after(api: Api, monkeypatch: pytest.MonkeyPatch, slices: int) -> None:
+    """The writer refuses what comes after so many more operations."""
+    run, left = api.book.writer.run, iter(range(slices))
+
+    async def failing(*args: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            raise Overloaded
+        return await run(*args, **options)
+
+    monkeypatch.setattr(api.book.writer, "run", failing)
+
+
+def test_a_revocation_that_is_cut_short_says_so_and_the_same_request_finishes_it(
+    api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign, accounts = five
+    with monkeypatch.context() as patched:
+        fail_after(api, patched, 1)
+        problem = refused(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
+    assert "a part of what was asked had been done" in problem["detail"]
+    assert [api.available(account) for account in accounts] == [0, 0, 100, 100, 100]
+    answer = revoke_all(api, campaign, key="k")
+    assert (answer["totalRevoked"], *amounts(answer)) == (5, 450, 30, 20)
+    assert revoke_all(api, campaign, key="k") == answer
+    assert [row["details"]["grants"] for row in api.audited("campaign.revoke")] == [2, 2, 1]
+
+
+def test_a_restart_in_between_loses_nothing(
+    start: Callable[..., Api], small_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = start()
+    campaign, accounts = api.campaign(1_000), [api.account() for _ in range(5)]
+    done(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
+    fail_after(api, monkeypatch, 2)
+    refused(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
+    monkeypatch.undo()
+    api = start()
+    assert amounts(revoke_all(api, campaign, key="k")) == (500, 0, 0)
+    assert spent(api, campaign) == 0
+    assert sum(entry.type == "revoke" for account in accounts for entry in entries(api, account)) == 5
+
+
+def test_a_dry_run_that_is_cut_short_has_done_nothing(
+    api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign, _ = five
+    with api.unchanged(), monkeypatch.context() as patched:
+        fail_after(api, patched, 1)
+        problem = refused(api.post(f"/campaigns/{campaign}/revoke?dryRun=true", REASON), 503, "overloaded")
+    assert "a part" not in problem["detail"]
+
+
+# --- the request ---
+
+
+@pytest.mark.parametrize(
+    "body", [None, {}, {"reason": None}, {"reason": ""}, {"reason": "x" * 501}, {"reason": 7}, {"reason": "a\0b"}]
+)
+def test_a_reason_of_1_to_500_characters_is_needed(api: Api, body: Json) -> None:
+    campaign, account = api.campaign(), api.account()
+    paid = grant(api, campaign, account, 5)["grantId"]
+    with api.unchanged():
+        for path in (f"/campaigns/{campaign}/grants/{paid}/revoke", f"/campaigns/{campaign}/revoke"):
+            refused(api.post(path, body), 400, "validation_error", "reason")
+            refused(api.post(path, {"reason": "x", "force": True}), 400, "validation_error", "force")
