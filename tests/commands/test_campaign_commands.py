@@ -223,6 +223,43 @@ def test_show_says_what_is_spent_in_units_and_micro(api: Api, run: Callable[...,
     assert json.loads(run("show", campaign, "--json").stdout) == api.get(f"/campaigns/{campaign}")
 
 
+def test_revoke_takes_back_one_grant_or_all(api: Api, run: Callable[..., click.testing.Result]) -> None:
+    campaign, accounts = api.campaign(), [api.account() for _ in range(3)]
+    paid = api.batch(campaign, *[(account, UNIT) for account in accounts]).json()["grants"]
+    api.finalize(api.reserve(accounts[0], 10), 10)
+    reason = ("--reason", "not a person")
+    one = run("revoke", campaign, "--grant", paid[0]["grantId"], *reason).stdout
+    assert one.startswith(f"{paid[0]['grantId']} revoked\n")
+    assert re.search(r"taken back +0\.99999 units \(999990 micro\)\nconsumed +0\.00001 units", one)
+    assert api.available(accounts[0]) == 0 and api.available(accounts[1]) == UNIT
+    with api.unchanged():
+        dry = run("revoke", campaign, *reason, "--dry-run").stdout
+    assert f"dry run: 3 grants of {campaign} would be revoked" in dry
+    answer = json.loads(run("revoke", campaign, *reason, "--json").stdout)
+    assert (answer["totalRevoked"], answer["revokedMicro"]) == (3, str(3 * UNIT - 10))
+    assert {grant["revokeReason"] for grant in api.get(f"/campaigns/{campaign}/grants")["items"]} == {"not a person"}
+    assert "grant_not_found (404)" in run("revoke", campaign, "--grant", "grant_none", *reason, exit_code=1).stderr
+
+
+def test_a_revocation_wants_a_reason_and_a_grant_id_that_can_be_one(
+    run: Callable[..., click.testing.Result], line: Line
+) -> None:
+    run("revoke", "camp_0000000000001", exit_code=2)
+    run("revoke", "camp_0000000000001", "--grant", "../../..", "--reason", "x", exit_code=2)
+    assert not line.requests
+
+
+def test_stats_say_what_became_of_the_credits(api: Api, run: Callable[..., click.testing.Result]) -> None:
+    campaign, account = api.campaign(), api.account()
+    api.batch(campaign, (account, UNIT), (api.account(), UNIT))
+    api.finalize(api.reserve(account, UNIT // 2), UNIT // 4)
+    shown = run("stats", campaign).stdout
+    assert re.search(r"grants +2, 0 of them revoked\naccounts +2, 1 of them have spent\n", shown)
+    assert re.search(r"consumed +0\.25 units \(250000 micro\)\n", shown)
+    assert re.search(r"\d{4}-\d\d-\d\d +2 grants, granted 2 units", shown)
+    assert json.loads(run("stats", campaign, "--json").stdout) == api.get(f"/campaigns/{campaign}/stats")
+
+
 @pytest.mark.parametrize("campaign", ["../accounts", "..", "camp_1/activate", "camp_1?dryRun=true", ""])
 def test_what_is_no_campaign_id_never_gets_into_a_path(
     run: Callable[..., click.testing.Result], line: Line, campaign: str

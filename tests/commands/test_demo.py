@@ -22,9 +22,11 @@ def minibill(*arguments: str, cwd: Path, **settings: str) -> subprocess.Complete
 def test_the_demo_pays_a_list_once_and_ends_with_a_whole_book(tmp_path: Path) -> None:
     result = minibill("demo", "--keep", "here", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    [first, second] = re.findall(r"granted\s+(\d+)", result.stdout)
+    [first, second, *_] = re.findall(r"granted\s+(\d+)", result.stdout)
     assert int(first) > 900 and second == "0"
     assert "nothing new was paid" in result.stdout and "healthy" in result.stdout
+    assert re.search(r"grant_\w+ revoked\ntaken back +3\.75 units .*\nconsumed +1\.25 units", result.stdout)
+    assert re.search(r"grants +\d+, 1 of them revoked\naccounts +\d+, 1 of them have spent", result.stdout)
     conn = open_reader(tmp_path / "here" / "demo.db")
     assert violations(conn) == {}
     assert conn.execute("SELECT count(*) FROM credit_grants").fetchone() == (int(first),)

@@ -14,10 +14,18 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 
-from minibill.campaigns.structs import CampaignType, Formula
+from minibill.campaigns.structs import CampaignType, Day, Formula, GrantsByStatus
 from minibill.commands.campaign_import import import_list
 from minibill.commands.client import Micro, Service, ServiceRefusal, Unreachable, WrongAccess, read_answer
-from minibill.commands.output import Misuse, access_options, campaign_argument, money, print_json, refusal_text
+from minibill.commands.output import (
+    Misuse,
+    access_options,
+    campaign_argument,
+    grant_id_of,
+    money,
+    print_json,
+    refusal_text,
+)
 from minibill.money import parse_micro
 
 # --- options ---
@@ -45,7 +53,7 @@ def json_object(text: str) -> dict[str, Any]:
 # --- commands ---
 
 
-@click.group(short_help="Campaigns on a running service: create, activate, import, show.")
+@click.group(short_help="Campaigns on a running service: create, activate, import, show, revoke.")
 def campaign() -> None:
     """Campaigns on a running service: make one, open it, pay a list, look at it.
 
@@ -55,6 +63,7 @@ def campaign() -> None:
     minibill campaign activate "$id"
     minibill campaign import "$id" wallets.csv --account-column wallet --entity-type person --amount-column amount
     minibill campaign show "$id"
+    minibill campaign stats "$id"
 
     Amounts in options are micro-units (1 unit = 1,000,000 micro); amounts in lists are units.
     """
@@ -194,6 +203,64 @@ def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
         _print_campaign(shown)
 
 
+@campaign.command()
+@campaign_argument
+@click.option("--grant", "grant_id", metavar="GRANT", type=grant_id_of, help="This grant alone. [default: all of them]")
+@click.option("--reason", required=True, help="Why; it stays with the grants and in the audit log.")
+@click.option("--dry-run", is_flag=True, help="Have the service say what it would take back, and change nothing.")
+@access_options
+def revoke(
+    *, campaign_id: str, grant_id: str | None, reason: str, dry_run: bool, url: str, token: str, as_json: bool
+) -> None:
+    """Take back what CAMPAIGN granted and nobody has consumed or reserved. What is reserved is taken as it comes back.
+
+    A revoked account is never paid by this campaign again. Safe to run again: what was revoked stays as it was.
+
+    \b
+    minibill campaign revoke camp_0000000000001 --grant grant_0000000000001 --reason "not a person"
+    minibill campaign revoke camp_0000000000001 --reason "wrong list" --dry-run
+    """
+    of_grant = "" if grant_id is None else f"/grants/{grant_id}"
+    body = msgspec.json.encode({"reason": reason})
+    with _service(url, token) as service:
+        answer = service.post(f"/campaigns/{campaign_id}{of_grant}/revoke", body, dry_run=dry_run)
+        revoked = read_answer(answer, RevokedView)
+    if as_json:
+        print_json(answer)
+        return
+    what = f"{revoked.total_revoked} grants of {campaign_id}" if grant_id is None else grant_id
+    click.echo(f"dry run: {what} would be revoked" if dry_run else f"{what} revoked")
+    click.echo(f"{'taken back':<11}{money(int(revoked.revoked_micro))}")
+    click.echo(f"{'consumed':<11}{money(int(revoked.consumed_micro))}")
+    click.echo(f"{'reserved':<11}{money(int(revoked.reserved_micro))}")
+
+
+@campaign.command()
+@campaign_argument
+@access_options
+def stats(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
+    """Say what became of the credits that CAMPAIGN granted.
+
+    \b
+    minibill campaign stats camp_0000000000001
+    minibill campaign stats camp_0000000000001 --json | jq -r .consumedMicro
+    """
+    with _service(url, token) as service:
+        answer = service.get(f"/campaigns/{campaign_id}/stats")
+        shown = read_answer(answer, StatsView)
+    if as_json:
+        print_json(answer)
+        return
+    by_status = shown.grants_by_status
+    click.echo(f"{'grants':<11}{by_status.granted + by_status.revoked}, {by_status.revoked} of them revoked")
+    click.echo(f"{'accounts':<11}{shown.accounts}, {shown.accounts_that_spent} of them have spent")
+    for part in ("granted", "consumed", "reserved", "available", "expired", "revoked"):
+        click.echo(f"{part:<11}{money(int(getattr(shown, f'{part}_micro')))}")
+    for day in shown.per_day:
+        amounts = f"granted {money(int(day.granted_micro))}, consumed {money(int(day.consumed_micro))}"
+        click.echo(f"{day.date:<11}{day.grants} grants, {amounts}")
+
+
 campaign.add_command(import_list)
 
 
@@ -219,6 +286,30 @@ class CampaignView(msgspec.Struct, rename="camel"):
     expires_at: str | None
     grant_ttl_seconds: int | None
     grant_count: int
+
+
+class RevokedView(msgspec.Struct, rename="camel"):
+    """What was revoked: of one grant, or of all, which then have a number."""
+
+    revoked_micro: Micro
+    consumed_micro: Micro
+    reserved_micro: Micro
+    total_revoked: int = 1
+
+
+class StatsView(msgspec.Struct, rename="camel"):
+    """What the commands show of a campaign's statistics."""
+
+    granted_micro: Micro
+    consumed_micro: Micro
+    reserved_micro: Micro
+    available_micro: Micro
+    expired_micro: Micro
+    revoked_micro: Micro
+    grants_by_status: GrantsByStatus
+    accounts: int
+    accounts_that_spent: int
+    per_day: list[Day]
 
 
 @contextmanager

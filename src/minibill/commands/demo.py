@@ -34,8 +34,8 @@ def demo(*, keep: Path | None) -> None:
     """Run a whole campaign on a fresh database and print what happened.
 
     A reverse airdrop pays a list of 1,155 wallets what they lost, up to 5 units each, over HTTP, from a CSV file as messy as
-    real ones. Then the same list is paid again, to see that nothing is paid twice; one wallet spends some of its credits;
-    and the book is recomputed from its entries.
+    real ones. Then the same list is paid again, to see that nothing is paid twice; one wallet spends some of its credits and
+    the rest of them is revoked; and the book is recomputed from its entries.
     """
     with _folder(keep) as folder:
         losses = folder / "losses.csv"
@@ -55,7 +55,16 @@ def demo(*, keep: Path | None) -> None:
             _minibill(url, token, *arguments)
             _tell(6, "The campaign", "$ minibill campaign show CAMPAIGN")
             _minibill(url, token, "campaign", "show", campaign_id)
-            _spend_of_one_wallet(url, token, losses)
+            account_id = _spend_of_one_wallet(url, token, losses)
+            _tell(
+                8,
+                "Its grant is revoked: what it has not spent goes back to the budget",
+                "$ minibill campaign revoke CAMPAIGN …",
+            )
+            arguments = ["--grant", _grant_of(url, token, campaign_id, account_id), "--reason", "not a victim"]
+            _minibill(url, token, "campaign", "revoke", campaign_id, *arguments)
+            _tell(9, "What became of the credits", "$ minibill campaign stats CAMPAIGN")
+            _minibill(url, token, "campaign", "stats", campaign_id)
         _check(folder / "demo.db")
         if keep is not None:
             click.echo(f"\nThe book is in {folder / 'demo.db'}: minibill serve --dev --db {folder / 'demo.db'}")
@@ -131,7 +140,8 @@ def _minibill(url: str, token: str, *arguments: str) -> None:
         raise click.ClickException(f"minibill {arguments[0]} {arguments[1]} ended with {finished.returncode}")
 
 
-def _spend_of_one_wallet(url: str, token: str, losses: Path) -> None:
+def _spend_of_one_wallet(url: str, token: str, losses: Path) -> str:
+    """Answers the account that spent."""
     with losses.open(encoding="utf-8", newline="") as handle:
         wallet = max(csv.DictReader(handle), key=lambda row: Decimal(row["ETH to recover"]))["User"]
     with _admin(url, token) as http:
@@ -149,6 +159,16 @@ def _spend_of_one_wallet(url: str, token: str, losses: Path) -> None:
             f"   entry {entry['entrySeq']}   {entry['entryType']:<9} {entry['amountMicro']:>9}   "
             f"available {entry['availableAfterMicro']:>8}   reserved {entry['reservedAfterMicro']:>8}"
         )
+    account_id: str = account["id"]
+    return account_id
+
+
+def _grant_of(url: str, token: str, campaign_id: str, account_id: str) -> str:
+    with _admin(url, token) as http:
+        query = {"accountId": account_id}
+        [grant] = http.get(f"/campaigns/{campaign_id}/grants", params=query).raise_for_status().json()["items"]
+    grant_id: str = grant["grantId"]
+    return grant_id
 
 
 def _check(db: Path) -> None:
@@ -162,7 +182,7 @@ def _check(db: Path) -> None:
     finally:
         conn.close()
     counts = f"{entries:,} entries, {lots:,} lots, {grants:,} grants, {audited} audit rows"
-    _tell(8, "The book, recomputed from its entries", counts)
+    _tell(10, "The book, recomputed from its entries", counts)
     if wrong:
         for name, rows in wrong.items():
             click.echo(f"   broken: {name}: {rows[:3]}", err=True)

@@ -13,7 +13,7 @@ from minibill.money import MICRO_PER_UNIT
 # More would scroll the first, which is the one to mend, off the screen; --json has them all.
 LISTED_MAX = 20
 
-_CAMPAIGN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -29,8 +29,15 @@ class Misuse(click.ClickException):
 
 def campaign_id_of(text: str) -> str:
     """An id that can't change the path it is put in."""
-    if not _CAMPAIGN_ID.fullmatch(text):
+    if not _ID.fullmatch(text):
         raise click.BadParameter(f"{text!r}: expected a campaign's id, camp_ and so on")
+    return text
+
+
+def grant_id_of(text: str) -> str:
+    """The same of a grant."""
+    if not _ID.fullmatch(text):
+        raise click.BadParameter(f"{text!r}: expected a grant's id, grant_ and so on")
     return text
 
 
