@@ -8,6 +8,7 @@ from minibill import ids
 from minibill.audit import SQL
 from minibill.clock import MAX_TIME_US, MIN_TIME_US, format_time
 from minibill.db.queries import Row
+from minibill.schema.describe import describe
 from minibill.web import Call, Reply
 from minibill.wire import Answer, PageQuery, TimeUs
 
@@ -44,6 +45,7 @@ class AuditRow(Answer):
     hash: str
 
 
+@describe(AuditRow, query=AuditQuery)
 async def list_rows(call: Call) -> Reply:
     """What admins did, newest first."""
     query, position = call.page(AuditQuery)

@@ -40,6 +40,7 @@ from minibill.problems import (
     CampaignNotActive,
     CampaignNotFound,
     DuplicateAccount,
+    GrantNotFound,
     InvalidTransition,
     LargeGrantRequiresForce,
     PerWalletCapExceeded,
@@ -170,6 +171,7 @@ async def list_grants(call: Call) -> Reply:
     return call.page_answer(query, rows, item=_grant, position=lambda row: [row[0]])
 
 
+@describe(RevokedGrant, body=RevokeBody, refusals=(CampaignNotFound, GrantNotFound))
 async def revoke_one(call: Call) -> Reply:
     """Takes back what is left of a grant."""
     body = await call.read(_REVOKE)
@@ -178,6 +180,7 @@ async def revoke_one(call: Call) -> Reply:
     )
 
 
+@describe(RevokedCampaign, body=RevokeBody, refusals=(CampaignNotFound,))
 async def revoke_all(call: Call) -> Reply:
     """Takes back what is left of all grants of a campaign."""
     body = await call.read(_REVOKE)
@@ -186,6 +189,7 @@ async def revoke_all(call: Call) -> Reply:
     )
 
 
+@describe(Stats, refusals=(CampaignNotFound,))
 async def show_stats(call: Call) -> Reply:
     """What became of the credits that a campaign granted."""
     call.parameters(Query)
