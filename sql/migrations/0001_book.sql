@@ -1,4 +1,4 @@
--- The book: accounts, lots, balances, entries, debts, reservations, campaigns, grants, audit log, idempotency keys.
+-- The book: accounts, lots, discounts, reservations, debts, entries, balances, campaigns, grants, audit log, idempotency keys.
 --
 -- Money is INTEGER micro-units, time INTEGER microseconds since 1970 in UTC. NULL is allowed only where a comment says what
 -- it means. One CHECK or trigger per rule, named for the truth it states; src/minibill/db/constraints.py says of each what a
@@ -113,6 +113,54 @@ END;
 CREATE TRIGGER lots_are_never_deleted BEFORE DELETE ON credit_lots
 BEGIN SELECT RAISE(ABORT, 'lots_are_never_deleted'); END;
 
+-- --------------------------------------------------------------------------------------------------------- discounts --
+
+-- The tiers of each community, in the order in which they were put. The table of a community is replaced as a whole.
+CREATE TABLE discount_tiers (
+    community_id       TEXT NOT NULL
+        CONSTRAINT tiers_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
+    tier               TEXT NOT NULL CONSTRAINT tiers_tier_has_1_to_64_characters CHECK (length(tier) BETWEEN 1 AND 64),
+    position           INTEGER NOT NULL
+        CONSTRAINT tiers_are_at_most_100_a_community CHECK (position BETWEEN 1 AND 100),
+    rate_bps           INTEGER NOT NULL CONSTRAINT tiers_rate_is_0_to_10000_bps CHECK (rate_bps BETWEEN 0 AND 10000),
+    -- NULL: the rate has no cap.
+    max_discount_micro INTEGER CONSTRAINT tiers_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
+    PRIMARY KEY (community_id, tier)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
+
+-- Who belongs to which community. What has lapsed stays until it is put again or deleted, and counts for nothing.
+CREATE TABLE memberships (
+    id            INTEGER PRIMARY KEY,
+    account_id    INTEGER NOT NULL REFERENCES credit_accounts (id),
+    community_id  TEXT NOT NULL
+        CONSTRAINT memberships_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
+    -- One that the community had when this was put; the community may have dropped it since, and then it counts for nothing.
+    tier          TEXT NOT NULL,
+    -- NULL: never expires.
+    expires_at_us INTEGER
+        CONSTRAINT memberships_expire_before_the_year_10000 CHECK (expires_at_us <= 253402300799999999)
+) STRICT;
+
+CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
+
+CREATE TRIGGER memberships_begin_in_a_tier_of_the_community BEFORE INSERT ON memberships
+WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
+BEGIN SELECT RAISE(ABORT, 'memberships_begin_in_a_tier_of_the_community'); END;
+
+CREATE TRIGGER memberships_change_to_a_tier_of_the_community BEFORE UPDATE ON memberships
+WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
+BEGIN SELECT RAISE(ABORT, 'memberships_change_to_a_tier_of_the_community'); END;
+
+-- All of them are weighed by each reservation.
+CREATE TRIGGER memberships_are_at_most_1000_an_account BEFORE INSERT ON memberships
+WHEN (SELECT count(*) FROM memberships WHERE account_id = NEW.account_id) >= 1000
+BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_an_account'); END;
+
+CREATE TRIGGER memberships_stay_with_their_account_and_community BEFORE UPDATE OF id, account_id, community_id ON memberships
+BEGIN SELECT RAISE(ABORT, 'memberships_stay_with_their_account_and_community'); END;
+
 -- ------------------------------------------------------------------------------------------------------ reservations --
 
 CREATE TABLE credit_reservations (
@@ -132,9 +180,11 @@ CREATE TABLE credit_reservations (
     max_discount_micro INTEGER
         CONSTRAINT reservations_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
     discount_micro     INTEGER NOT NULL
-        CONSTRAINT reservations_discount_is_within_list_and_cap
-        CHECK (discount_micro BETWEEN 0 AND list_micro AND (max_discount_micro IS NULL OR discount_micro <= max_discount_micro)),
-    -- NULL both: no membership gave a discount.
+        -- list * bps / 10000, rounded down, without a product that could overflow.
+        CONSTRAINT reservations_discount_is_that_of_its_rate_and_cap
+        CHECK (discount_micro = min(list_micro / 10000 * discount_bps + list_micro % 10000 * discount_bps / 10000,
+                                    coalesce(max_discount_micro, 9223372036854775807))),
+    -- The membership whose rate and cap they are; NULL both: none counted.
     community_id       TEXT,
     tier               TEXT,
     -- What it holds, or in shadow mode would have held.
@@ -167,7 +217,15 @@ CREATE TABLE credit_reservations (
         CHECK ((status = 'finalized') = (actual_cost_micro IS NOT NULL)
                AND (status = 'finalized') = (finalized_micro IS NOT NULL)
                AND (status = 'finalized') = (overrun_micro IS NOT NULL)
-               AND (status = 'finalized') = (absorbed_micro IS NOT NULL))
+               AND (status = 'finalized') = (absorbed_micro IS NOT NULL)),
+    CONSTRAINT reservations_discount_is_that_of_a_membership
+        CHECK (CASE WHEN community_id IS NULL THEN tier IS NULL AND discount_bps = 0 AND max_discount_micro IS NULL
+                    ELSE tier IS NOT NULL AND billing_mode <> 'shadow' END),
+    CONSTRAINT reservations_charge_is_the_cost_less_its_discount
+        CHECK (finalized_micro + overrun_micro + absorbed_micro
+               = actual_cost_micro
+                 - min(actual_cost_micro / 10000 * discount_bps + actual_cost_micro % 10000 * discount_bps / 10000,
+                       coalesce(max_discount_micro, 9223372036854775807)))
 ) STRICT;
 
 CREATE INDEX reservations_due_by_account ON credit_reservations (account_id, expires_at_us) WHERE status = 'pending';

@@ -12,7 +12,7 @@ SELECT id, entity_type, entity_id, created_at_us
    AND entity_type = :entity_type;
 
 -- name: find_account_and_what_is_due
--- Whether a write that touches this account has anything to settle first.
+-- Whether a write that touches this account has anything to settle first, and whether the account has memberships.
 SELECT a.id,
        EXISTS (
            SELECT 1
@@ -26,7 +26,8 @@ SELECT a.id,
              FROM credit_reservations r
             WHERE r.account_id = a.id
               AND r.status = 'pending'
-              AND r.expires_at_us <= :now_us)
+              AND r.expires_at_us <= :now_us),
+       EXISTS (SELECT 1 FROM memberships m WHERE m.account_id = a.id)
   FROM credit_accounts a
  WHERE a.id = :account_id;
 

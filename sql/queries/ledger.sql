@@ -87,6 +87,25 @@ SELECT l.id, l.account_id, l.pool_id, l.available_micro, l.expires_at_us, l.revo
   FROM json_each(:lot_ids) j
   CROSS JOIN credit_lots l ON l.id = j.value;
 
+-- name: lots_to_explain
+-- In the order of :lot_ids, a JSON array of keys.
+SELECT l.id, l.pool_id, l.priority, l.original_micro, l.available_micro, l.consumed_micro, l.revoked_micro, l.expires_at_us
+  FROM json_each(:lot_ids) j
+  CROSS JOIN credit_lots l ON l.id = j.value
+ ORDER BY j.key;
+
+-- name: newest_lots_to_explain
+SELECT id, pool_id, priority, original_micro, available_micro, consumed_micro, revoked_micro, expires_at_us
+  FROM credit_lots
+ WHERE account_id = :account_id
+ ORDER BY id DESC
+ LIMIT :count;
+
+-- name: count_lots_of_account
+SELECT count(*)
+  FROM credit_lots
+ WHERE account_id = :account_id;
+
 -- name: balances_of_account
 SELECT account_id, pool_id, available_micro, reserved_micro, entry_seq
   FROM credit_balances

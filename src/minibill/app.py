@@ -12,12 +12,21 @@ from litestar.types import ASGIApp
 from minibill import audit_list, system
 from minibill.auth import revoke as tokens
 from minibill.auth.gate import Gate
-from minibill.auth.scopes import ACCOUNTS_WRITE, CAMPAIGNS_WRITE, GRANTS_WRITE, MINT_WRITE, OPS_WRITE, READ
+from minibill.auth.scopes import (
+    ACCOUNTS_WRITE,
+    CAMPAIGNS_WRITE,
+    DISCOUNTS_WRITE,
+    GRANTS_WRITE,
+    MINT_WRITE,
+    OPS_WRITE,
+    READ,
+)
 from minibill.auth.tokens import Kind, TokenVerifier
 from minibill.book import Book
 from minibill.campaigns import routes as campaigns
 from minibill.config import Settings
 from minibill.cursors import Cursors
+from minibill.discounts import routes as discounts
 from minibill.jobs import run_jobs
 from minibill.ledger import routes as ledger
 from minibill.metrics import Metrics
@@ -37,6 +46,12 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("GET", "/reservations/{reservation_id:str}", ledger.show_reservation, READ),
     ("POST", "/reservations/{reservation_id:str}/finalize", ledger.finalize_one, ACCOUNTS_WRITE),
     ("POST", "/reservations/{reservation_id:str}/release", ledger.release_one, ACCOUNTS_WRITE),
+    ("PUT", "/discounts/{community_id:str}/tiers", discounts.put_tiers, DISCOUNTS_WRITE),
+    ("GET", "/discounts/{community_id:str}/tiers", discounts.show_tiers, READ),
+    ("GET", "/accounts/{account_id:str}/memberships", discounts.list_memberships, READ),
+    ("PUT", "/accounts/{account_id:str}/memberships/{community_id:str}", discounts.put, ACCOUNTS_WRITE),
+    ("DELETE", "/accounts/{account_id:str}/memberships/{community_id:str}", discounts.delete, ACCOUNTS_WRITE),
+    ("GET", "/accounts/{account_id:str}/quote", discounts.show_quote, READ),
     ("POST", "/campaigns", campaigns.create, CAMPAIGNS_WRITE),
     ("GET", "/campaigns", campaigns.list_campaigns, READ),
     ("GET", "/campaigns/{campaign_id:str}", campaigns.show, READ),

@@ -171,6 +171,15 @@ class ReservationNotFound(Problem):
         super().__init__("no reservation has this id", reservation_id=reservation_id)
 
 
+class TierNotFound(Problem):
+    """The community has no such tier."""
+
+    code, status, title = "tier_not_found", 404, "No such tier"
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__("the community has no such tier", **facts)
+
+
 class MethodNotAllowed(Problem):
     """The path is known, the method is not."""
 

@@ -42,7 +42,7 @@ from minibill.problems import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from minibill.wire import Answer, Decoder, Flag, Page, PageQuery, Query, convert, encode, invalid
+from minibill.wire import Answer, Decoder, Page, PageQuery, Query, WriteQuery, convert, encode, invalid
 
 log = logging.getLogger("minibill.http")
 
@@ -52,6 +52,8 @@ P = TypeVar("P", bound=PageQuery)
 
 # A body that has not arrived by then is given up: a client that crawls must not hold up a stop, which has 8 s for requests.
 BODY_SECONDS_MAX = 5
+
+NO_CONTENT = 204
 
 KEY_CHARACTERS_MAX = 255
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
@@ -85,12 +87,6 @@ class Context(NamedTuple):
     ip: str | None
     caller: Caller | None
     began_s: float
-
-
-class WriteQuery(Query, frozen=True):
-    """The parameters of a write."""
-
-    dry_run: Flag | None = None
 
 
 class Reply(NamedTuple):
@@ -200,8 +196,13 @@ class Call:
         """Whether a write is to be taken back."""
         return bool(self.parameters(WriteQuery).dry_run)
 
-    async def write(self, operation: Callable[..., Outcome], **arguments: object) -> Reply:
-        """Runs an operation that writes, with this request's caller, key and `dryRun`, and answers what it came to."""
+    async def write(
+        self, operation: Callable[..., Outcome], *, query: WriteQuery | None = None, **arguments: object
+    ) -> Reply:
+        """Runs an operation that writes, with this request's caller, key and `dryRun`, and answers what it came to.
+
+        `query` are the parameters of a write that takes more than `dryRun`.
+        """
         context = self.context
         assert context.caller is not None
         # The body counts for the key, and must be JSON even where nothing in it is needed.
@@ -211,13 +212,17 @@ class Call:
             caller=context.caller,
             origin=self._origin(),
             key=key,
-            dry_run=self.is_dry_run,
+            dry_run=self.is_dry_run if query is None else bool(query.dry_run),
             **arguments,
         )
-        if not written.replayed:
-            return Reply(written.status, written.body)
-        context.service.metrics.replays += 1
-        return Reply(written.status, written.body, {"Idempotency-Replayed": "true"})
+        headers = None
+        if written.replayed:
+            context.service.metrics.replays += 1
+            headers = {"Idempotency-Replayed": "true"}
+        if written.status == NO_CONTENT:
+            # No content has no place to say that it was a dry run.
+            return Reply(200, written.body, headers) if self.is_dry_run else Reply(NO_CONTENT, b"", headers)
+        return Reply(written.status, written.body, headers)
 
     # --- inside ---
 
@@ -325,6 +330,8 @@ class Route(NamedTuple):
 async def send_reply(reply: Reply, send: Send) -> None:
     """Sends an answer."""
     headers = [(b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body))]
+    if reply.status == NO_CONTENT:
+        headers = []
     if reply.headers:
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -85,6 +85,12 @@ class Query(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=T
     """The parameters of a read."""
 
 
+class WriteQuery(Query, frozen=True):
+    """The parameters of a write."""
+
+    dry_run: Flag | None = None
+
+
 class PageQuery(Query, frozen=True):
     """The parameters of a list."""
 
@@ -101,6 +107,10 @@ class Entity(Body, frozen=True):
 
     entity_type: EntityType
     entity_id: EntityId
+
+
+class NoAnswer(Answer):
+    """Nothing but the status."""
 
 
 class Page(Answer):

@@ -15,8 +15,8 @@ from minibill.app import ADMIN, INTERNAL, PUBLIC, routes
 from minibill.metrics import Metrics
 from minibill.schema.describe import DESCRIPTIONS
 from minibill.schema.page import page
-from minibill.web import Call, Route, WriteQuery
-from minibill.wire import Decoder, PageQuery, Query
+from minibill.web import Call, Route
+from minibill.wire import Decoder, PageQuery, Query, WriteQuery
 from tests.api import Api, Json, refused
 from tests.documented import faults, resolve, the_document, undocumented
 from tests.test_style import every_problem

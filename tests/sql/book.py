@@ -1,8 +1,8 @@
 """A small whole book, made by SQL alone: a row of every kind, in every state, for tests that break or refuse one thing.
 
-Ada (1) has a pending and a finalized reservation on one lot. The bot (2) overspent a grant in soft mode and owes 20 of 60.
-The guild (3) had its grant revoked, let a lot expire, and was priced in shadow mode. Times are small numbers: the book's
-newest entry is of time 1170.
+Ada (1), a gold member of the guild, has a pending and a finalized reservation on one lot. The bot (2) overspent a grant in
+soft mode and owes 20 of 60. The guild (3) had its grant revoked, let a lot expire, and was priced in shadow mode. Times are
+small numbers: the book's newest entry is of time 1170.
 """
 
 import shutil
@@ -44,6 +44,9 @@ INSERT INTO credit_lots VALUES
     (6, 1, 'general', 'grant', NULL, NULL, 50, 70, 70, 0, 0, 0, 0, NULL, NULL, '{"why":"thanks"}', 1060);
 UPDATE credit_campaigns SET spent_micro = 200, grant_count = 2, updated_at_us = 1130 WHERE id = 2;
 
+INSERT INTO discount_tiers VALUES ('guild', 'gold', 1, 1000, 50), ('guild', 'silver', 2, 500, NULL);
+INSERT INTO memberships VALUES (1, 1, 'guild', 'gold', NULL), (2, 2, 'guild', 'silver', 1500);
+
 INSERT INTO credit_reservations (
     id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro,
     community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us)
@@ -81,7 +84,7 @@ UPDATE credit_lots SET available_micro = 0, revoked_micro = original_micro, revo
 UPDATE credit_lots SET available_micro = 0, expired_micro = original_micro WHERE id = 5;
 
 UPDATE credit_reservations
-   SET status = 'finalized', actual_cost_micro = 150, finalized_micro = 150, overrun_micro = 0, absorbed_micro = 0,
+   SET status = 'finalized', actual_cost_micro = 166, finalized_micro = 150, overrun_micro = 0, absorbed_micro = 0,
        released_micro = 30, closed_at_us = 1050
  WHERE id = 2;
 UPDATE credit_reservations

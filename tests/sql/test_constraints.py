@@ -25,6 +25,9 @@ ANSWERS = {
     "entries_metadata_is_an_object": (400, "validation_error"),
     "reservations_metadata_is_an_object": (400, "validation_error"),
     "grants_formula_input_is_an_object": (400, "validation_error"),
+    "memberships_are_at_most_1000_an_account": (400, "validation_error"),
+    "memberships_begin_in_a_tier_of_the_community": (404, "tier_not_found"),
+    "memberships_change_to_a_tier_of_the_community": (404, "tier_not_found"),
     "balances_sum_fits_63_bits": (422, "amount_too_large"),
     "campaigns_spent_within_budget": (422, "budget_exceeded"),
     "campaigns_terms_are_locked_once_active": (422, "campaign_field_locked"),
@@ -44,6 +47,10 @@ VALID: dict[str, dict[str, object]] = {
         "expired_micro": 0, "revoked_micro": 0, "expires_at_us": None, "revoked_at_us": None, "metadata": None,
         "created_at_us": 2000,
     },
+    "discount_tiers": {
+        "community_id": "guild", "tier": "bronze", "position": 3, "rate_bps": 100, "max_discount_micro": None,
+    },
+    "memberships": {"account_id": 3, "community_id": "guild", "tier": "gold", "expires_at_us": None},
     "credit_reservations": {
         "account_id": 1, "pool_id": "general", "billing_mode": "live", "status": "pending", "list_micro": 100,
         "discount_bps": 1000, "max_discount_micro": 10, "discount_micro": 10, "community_id": "guild", "tier": "gold",
@@ -121,7 +128,15 @@ LIFE_CYCLE = {
 Case = tuple[str, tuple[str, ...]]
 
 
+NO_DISCOUNT: dict[str, object] = {
+    "discount_bps": 0, "max_discount_micro": None, "discount_micro": 0, "community_id": None, "tier": None,
+    "held_micro": 100,
+}  # fmt: skip
+
+
 def _rows_that_a_check_refuses() -> Iterator[Case]:
+    rate_and_cap = "reservations_discount_is_that_of_its_rate_and_cap"
+    of_a_membership = "reservations_discount_is_that_of_a_membership"
     table: list[tuple[str, str, dict[str, object]]] = [
         ("accounts_entity_type_is_known", "credit_accounts", {"entity_type": "robot"}),
         ("accounts_entity_id_has_1_to_200_characters", "credit_accounts", {"entity_id": ""}),
@@ -142,6 +157,20 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("lots_parts_sum_to_original", "credit_lots", {"reserved_micro": 1}),
         ("lots_begin_all_available", "credit_lots", {"available_micro": 99, "reserved_micro": 1}),
         ("lots_revoked_have_nothing_available", "credit_lots", {"revoked_at_us": 2000}),
+        ("tiers_community_id_has_1_to_200_characters", "discount_tiers", {"community_id": ""}),
+        ("tiers_community_id_has_1_to_200_characters", "discount_tiers", {"community_id": "c" * 201}),
+        ("tiers_tier_has_1_to_64_characters", "discount_tiers", {"tier": ""}),
+        ("tiers_tier_has_1_to_64_characters", "discount_tiers", {"tier": "t" * 65}),
+        ("tiers_are_at_most_100_a_community", "discount_tiers", {"position": 0}),
+        ("tiers_are_at_most_100_a_community", "discount_tiers", {"position": 101}),
+        ("tiers_one_per_position", "discount_tiers", {"position": 2}),
+        ("tiers_rate_is_0_to_10000_bps", "discount_tiers", {"rate_bps": -1}),
+        ("tiers_rate_is_0_to_10000_bps", "discount_tiers", {"rate_bps": 10_001}),
+        ("tiers_max_discount_is_not_negative", "discount_tiers", {"max_discount_micro": -1}),
+        ("memberships_expire_before_the_year_10000", "memberships", {"expires_at_us": YEAR_10000}),
+        ("memberships_one_per_account_and_community", "memberships", {"account_id": 1}),
+        ("memberships_begin_in_a_tier_of_the_community", "memberships", {"tier": "Gold"}),
+        ("memberships_begin_in_a_tier_of_the_community", "memberships", {"community_id": "other"}),
         ("reservations_begin_pending", "credit_reservations", {"status": "released"}),
         ("reservations_billing_mode_is_known", "credit_reservations", {"billing_mode": "free"}),
         ("reservations_list_is_not_negative", "credit_reservations",
@@ -149,10 +178,24 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("reservations_discount_is_0_to_10000_bps", "credit_reservations", {"discount_bps": -1}),
         ("reservations_discount_is_0_to_10000_bps", "credit_reservations", {"discount_bps": 10_001}),
         ("reservations_max_discount_is_not_negative", "credit_reservations", {"max_discount_micro": -1}),
-        ("reservations_discount_is_within_list_and_cap", "credit_reservations", {"discount_micro": -1, "held_micro": 101}),
-        ("reservations_discount_is_within_list_and_cap", "credit_reservations", {"discount_micro": 11, "held_micro": 89}),
-        ("reservations_discount_is_within_list_and_cap", "credit_reservations",
+        (rate_and_cap, "credit_reservations", {"discount_micro": -1, "held_micro": 101}),
+        (rate_and_cap, "credit_reservations", {"discount_micro": 11, "held_micro": 89}),
+        (rate_and_cap, "credit_reservations", {"discount_micro": 9, "held_micro": 91}),
+        (rate_and_cap, "credit_reservations", {"max_discount_micro": 9}),
+        (rate_and_cap, "credit_reservations",
          {"discount_micro": 101, "max_discount_micro": None, "held_micro": 0, "billing_mode": "soft"}),
+        # 1999 * 1000 / 10000 is 199.9, and the largest list price at any rate is a product of more than 63 bits.
+        (rate_and_cap, "credit_reservations",
+         {"list_micro": 1999, "max_discount_micro": None, "discount_micro": 200, "held_micro": 1799}),
+        (rate_and_cap, "credit_reservations",
+         {"list_micro": MAX, "discount_bps": 9_999, "max_discount_micro": None,
+          "discount_micro": MAX * 9_999 // 10_000 + 1, "held_micro": MAX - MAX * 9_999 // 10_000 - 1}),
+        (of_a_membership, "credit_reservations", {"community_id": None}),
+        (of_a_membership, "credit_reservations", {"tier": None}),
+        (of_a_membership, "credit_reservations", {"community_id": None, "tier": None}),
+        (of_a_membership, "credit_reservations", NO_DISCOUNT | {"max_discount_micro": 5}),
+        (of_a_membership, "credit_reservations", NO_DISCOUNT | {"list_micro": 5, "discount_bps": 1, "held_micro": 5}),
+        (of_a_membership, "credit_reservations", {"billing_mode": "shadow"}),
         ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations", {"held_micro": 89}),
         ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations",
          {"held_micro": 89, "billing_mode": "shadow"}),
@@ -238,7 +281,30 @@ def _changes_of_lots_and_debts_that_are_refused() -> Iterator[Case]:
     yield "debts_are_only_ever_paid", (update("credit_debts", 1, paid_micro=39),)
 
 
+def _memberships_that_are_refused() -> Iterator[Case]:
+    change = "memberships_change_to_a_tier_of_the_community"
+    yield change, (update("memberships", 1, tier="bronze"),)
+    yield change, ("DELETE FROM discount_tiers WHERE tier = 'gold'", update("memberships", 1, expires_at_us=3000))
+    for column, value in (("id", 7), ("account_id", 3), ("community_id", "guild")):
+        yield "memberships_stay_with_their_account_and_community", (update("memberships", 1, **{column: value}),)
+    # No tier of such a name could be there: only without the trigger is the length the first to be wrong.
+    for community_id in ("", "c" * 201):
+        yield "memberships_community_id_has_1_to_200_characters", (
+            "DROP TRIGGER memberships_begin_in_a_tier_of_the_community", insert("memberships", community_id=community_id),
+        )  # fmt: skip
+    communities = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
+    yield (
+        "memberships_are_at_most_1000_an_account",
+        (
+            f"{communities} INSERT INTO discount_tiers SELECT 'c' || i, 'gold', 1, 0, NULL FROM n",
+            f"{communities} INSERT INTO memberships SELECT NULL, 3, 'c' || i, 'gold', NULL FROM n",
+            insert("memberships"),
+        ),
+    )
+
+
 def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
+    less_its_discount = "reservations_charge_is_the_cost_less_its_discount"
     # How the pending reservation, which holds 300, is finalized: cost, finalized, overrun, absorbed, released.
     for name, amounts in (
         ("reservations_actual_cost_is_not_negative", (-1, 0, 0, 0, 300)),
@@ -247,6 +313,10 @@ def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
         ("reservations_overrun_is_not_negative", (300, 300, -1, 0, 0)),
         ("reservations_absorbed_is_not_negative", (300, 300, 0, -1, 0)),
         ("reservations_parts_sum_to_held", (100, 100, 0, 0, 199)),
+        (less_its_discount, (300, 299, 0, 0, 1)),
+        (less_its_discount, (301, 300, 0, 0, 0)),
+        (less_its_discount, (300, 300, 1, 0, 0)),
+        (less_its_discount, (MAX, 300, MAX, 0, 0)),
         ("reservations_have_a_cost_when_they_are_finalized", (None, None, None, None, 300)),
         ("reservations_have_a_cost_when_they_are_finalized", (None, 300, 0, 0, 0)),
         ("reservations_have_a_cost_when_they_are_finalized", (300, None, 0, 0, 300)),
@@ -508,6 +578,7 @@ def _rows_that_stay() -> Iterator[Case]:
 CASES: list[Case] = [
     *_rows_that_a_check_refuses(),
     *_changes_of_lots_and_debts_that_are_refused(),
+    *_memberships_that_are_refused(),
     *_changes_of_reservations_that_are_refused(),
     *_changes_of_campaigns_that_are_refused(),
     *_changes_of_grants_that_are_refused(),
@@ -666,6 +737,25 @@ ACCEPTED = [
     *(insert(table) for table in VALID),
     insert("credit_lots", source_id=None, expires_at_us=2001, priority=0, metadata="{}", pool_id="g" * 64),
     insert("credit_lots", source_id="s" * 200, expires_at_us=YEAR_10000 - 1, priority=100, pool_id="0a:._-"),
+    insert("discount_tiers", community_id="c" * 200, tier="t" * 64, position=100, rate_bps=10_000, max_discount_micro=0),
+    insert("memberships", expires_at_us=YEAR_10000 - 1),
+    insert("memberships", expires_at_us=-1),
+    update("memberships", 2, tier="gold", expires_at_us=None),
+    "DELETE FROM memberships WHERE id = 1",
+    "DELETE FROM discount_tiers WHERE tier = 'gold'",
+    insert("credit_reservations", **NO_DISCOUNT, billing_mode="shadow"),
+    *(
+        insert(
+            "credit_reservations",
+            list_micro=MAX,
+            discount_bps=bps,
+            max_discount_micro=cap,
+            discount_micro=off,
+            held_micro=MAX - off,
+        )
+        for bps, cap, off in [(9_999, None, MAX * 9_999 // 10_000), (10_000, None, MAX), (10_000, MAX, MAX), (1, 7, 7)]
+    ),
+    insert("credit_reservations", list_micro=1999, max_discount_micro=None, discount_micro=199, held_micro=1800),
     insert("credit_reservations", billing_mode="soft", held_micro=0),
     insert("credit_reservations", list_micro=0, discount_micro=0, held_micro=0, max_discount_micro=None),
     insert("credit_reservations", discount_bps=10_000, discount_micro=100, max_discount_micro=None, held_micro=0),

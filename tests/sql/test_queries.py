@@ -39,6 +39,8 @@ SORTS = {
     "lots_of_reservations": "what the overdue reservations of one slice hold",
     "open_debts": "the unpaid debts of the accounts of one request",
     "balance_at": "the pools of one account",
+    "lots_to_explain": "the lots that one explanation names",
+    "memberships_page": "an account has at most 1,000 memberships",
 }
 
 # json_each is a table of the request, constant rows and subqueries are no tables.

@@ -21,6 +21,7 @@ from minibill.problems import (
     Problem,
     SourceAlreadyCredited,
     StorageFull,
+    TierNotFound,
 )
 
 Refusal = Callable[[], Problem]
@@ -40,6 +41,11 @@ REFUSALS: dict[str, Refusal] = {
         "metadata", "expected an object that is not nested deeper than 1,000 levels"
     ),
     "grants_formula_input_is_an_object": _invalid("grants", "expected inputs that are not nested deeper than 1,000 levels"),
+    "memberships_are_at_most_1000_an_account": _invalid(
+        "communityId", "the account has 1000 memberships, which is the most; delete one that is over"
+    ),
+    "memberships_begin_in_a_tier_of_the_community": TierNotFound,
+    "memberships_change_to_a_tier_of_the_community": TierNotFound,
     "balances_sum_fits_63_bits": lambda: AmountTooLarge("the account would hold more than 9223372036854775807 micro-units"),
     "campaigns_spent_within_budget": lambda: BudgetExceeded("the campaign's budget does not cover this"),
     "campaigns_terms_are_locked_once_active": lambda: CampaignFieldLocked(
@@ -135,6 +141,10 @@ INTERNAL = frozenset({
     "lots_source_id_has_1_to_200_characters",
     "lots_source_type_is_known",
     "lots_terms_are_fixed",
+    "memberships_community_id_has_1_to_200_characters",
+    "memberships_expire_before_the_year_10000",
+    "memberships_one_per_account_and_community",
+    "memberships_stay_with_their_account_and_community",
     "reservation_lots_are_never_changed",
     "reservation_lots_are_never_deleted",
     "reservation_lots_hold_something",
@@ -145,9 +155,11 @@ INTERNAL = frozenset({
     "reservations_are_never_deleted",
     "reservations_begin_pending",
     "reservations_billing_mode_is_known",
+    "reservations_charge_is_the_cost_less_its_discount",
     "reservations_close_once",
     "reservations_discount_is_0_to_10000_bps",
-    "reservations_discount_is_within_list_and_cap",
+    "reservations_discount_is_that_of_a_membership",
+    "reservations_discount_is_that_of_its_rate_and_cap",
     "reservations_expire_after_they_are_made",
     "reservations_finalized_is_within_held",
     "reservations_have_a_cost_when_they_are_finalized",
@@ -160,12 +172,20 @@ INTERNAL = frozenset({
     "reservations_status_is_known",
     "reservations_terms_are_fixed",
     "revoked_tokens_id_has_1_to_255_characters",
+    "tiers_are_at_most_100_a_community",
+    "tiers_community_id_has_1_to_200_characters",
+    "tiers_max_discount_is_not_negative",
+    "tiers_one_per_position",
+    "tiers_rate_is_0_to_10000_bps",
+    "tiers_tier_has_1_to_64_characters",
 })  # fmt: skip
 
 # SQLite names the columns of a UNIQUE index that is violated, not the index.
 UNIQUE_COLUMNS = {
     "credit_accounts.entity_id, credit_accounts.entity_type": "accounts_one_per_entity",
     "credit_lots.source_type, credit_lots.source_id": "lots_source_credits_once",
+    "discount_tiers.community_id, discount_tiers.position": "tiers_one_per_position",
+    "memberships.account_id, memberships.community_id": "memberships_one_per_account_and_community",
     "credit_debts.reservation_id": "debts_one_per_reservation",
     "credit_ledger.account_id, credit_ledger.pool_id, credit_ledger.entry_seq": "entries_one_per_sequence_number",
     "credit_grants.campaign_id, credit_grants.account_id": "grants_once_per_campaign_and_account",

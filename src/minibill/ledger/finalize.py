@@ -8,6 +8,7 @@ from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.debts import incur_debt
+from minibill.ledger.discounts import metadata_with_discount
 from minibill.ledger.drawdown import draw
 from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, load_balances, post
 from minibill.ledger.reservations import ReservationRow, settled_reservation
@@ -48,7 +49,9 @@ def finalize(
     if row.status == "finalized":
         return _finalized_before(row, actual_cost_micro)
     _require_pending(row)
-    charged = charge(actual_cost_micro, held_micro=row.held_micro, billing_mode=row.billing_mode)
+    charged, metadata = _charge(row, actual_cost_micro), None
+    if row.community_id is not None:
+        metadata = metadata_with_discount(None, row.discount, actual_cost_micro)
     soft_overrun_micro = charged.overrun_micro if row.billing_mode == "soft" else 0
     require_within_ceiling(charged.finalized_micro + soft_overrun_micro, ceiling_micro)
 
@@ -57,10 +60,10 @@ def finalize(
     if row.billing_mode == "shadow":
         movements = [_shadow(row, actual_cost_micro, charged)]
     else:
-        movements = _spend_and_return(conn, row, charged.finalized_micro, now_us=now_us)
+        movements = _spend_and_return(conn, row, charged.finalized_micro, metadata=metadata, now_us=now_us)
     post(conn, movements, balances=balances, now_us=now_us)
     if soft_overrun_micro:
-        _charge_overrun(conn, row, soft_overrun_micro, balances, now_us=now_us)
+        _charge_overrun(conn, row, soft_overrun_micro, balances, metadata=metadata, now_us=now_us)
     SQL.finalize_reservation.run(
         conn, reservation_id=row.id, actual_cost_micro=actual_cost_micro, now_us=now_us, **charged._asdict()
     )
@@ -88,6 +91,12 @@ def release(conn: sqlite3.Connection, *, reservation_id: str, now_us: int) -> Ou
     return Outcome(200, answer, "reservation.release", "reservation", reservation_id, details)
 
 
+def _charge(row: ReservationRow, actual_cost_micro: int) -> Charge:
+    """What a list cost comes to for this reservation, at the discount that it keeps."""
+    discount_micro = 0 if row.community_id is None else row.discount.on(actual_cost_micro)
+    return charge(actual_cost_micro - discount_micro, held_micro=row.held_micro, billing_mode=row.billing_mode)
+
+
 def _moved(row: ReservationRow, before: Balances, after: Balances) -> dict[str, dict[str, PoolAmounts]]:
     """The balances of the account's pools before and after, for the audit log."""
     return {
@@ -105,7 +114,9 @@ def _require_pending(row: ReservationRow) -> None:
         )
 
 
-def _spend_and_return(conn: sqlite3.Connection, row: ReservationRow, cost_micro: int, *, now_us: int) -> list[Movement]:
+def _spend_and_return(
+    conn: sqlite3.Connection, row: ReservationRow, cost_micro: int, *, metadata: str | None = None, now_us: int
+) -> list[Movement]:
     """Takes a cost out of what is held, in the order in which it was reserved, and gives the rest back to its lots."""
     lots: list[Row] = SQL.lots_of_reservation.all(conn, reservation_id=row.id)
     moves, spent, back = LotMoves(), list[Movement](), list[Movement]()
@@ -115,7 +126,11 @@ def _spend_and_return(conn: sqlite3.Connection, row: ReservationRow, cost_micro:
         left_micro -= spent_micro
         if spent_micro:
             moves.add(lot_id, reserved=-spent_micro, consumed=spent_micro)
-            spent.append(Movement(row.account_id, pool_id, "finalize", -spent_micro, 0, -spent_micro, lot_id, row.id))
+            spent.append(
+                Movement(
+                    row.account_id, pool_id, "finalize", -spent_micro, 0, -spent_micro, lot_id, row.id, None, metadata
+                )
+            )  # fmt: skip
         if spent_micro < reserved_micro:
             back.append(
                 returned(
@@ -128,7 +143,13 @@ def _spend_and_return(conn: sqlite3.Connection, row: ReservationRow, cost_micro:
 
 
 def _charge_overrun(
-    conn: sqlite3.Connection, row: ReservationRow, overrun_micro: int, balances: Balances, *, now_us: int
+    conn: sqlite3.Connection,
+    row: ReservationRow,
+    overrun_micro: int,
+    balances: Balances,
+    *,
+    metadata: str | None,
+    now_us: int,
 ) -> None:
     """Charges what is above the reservation to lots in drawdown order, and the rest as a debt."""
     draws = draw(conn, account_id=row.account_id, pool_id=row.pool_id, amount_micro=overrun_micro)
@@ -137,7 +158,10 @@ def _charge_overrun(
         moves.add(d.lot_id, available=-d.amount_micro, consumed=d.amount_micro)
     moves.write(conn)
     movements = [
-        Movement(row.account_id, d.pool_id, "finalize", -d.amount_micro, -d.amount_micro, 0, d.lot_id, row.id) for d in draws
+        Movement(
+            row.account_id, d.pool_id, "finalize", -d.amount_micro, -d.amount_micro, 0, d.lot_id, row.id, None, metadata
+        )
+        for d in draws
     ]
     owed_micro = overrun_micro - sum(d.amount_micro for d in draws)
     if owed_micro:
@@ -149,7 +173,7 @@ def _charge_overrun(
                 reservation_id=row.id,
                 owed_micro=owed_micro,
                 now_us=now_us,
-            )
+            )._replace(metadata=metadata)
         )
     post(conn, movements, balances=balances, now_us=now_us)
 
@@ -173,8 +197,7 @@ def _finalized_before(row: ReservationRow, actual_cost_micro: int) -> Outcome:
             finalized_with_micro=str(row.actual_cost_micro),
             actual_cost_micro=str(actual_cost_micro),
         )
-    charged = charge(actual_cost_micro, held_micro=row.held_micro, billing_mode=row.billing_mode)
-    answer = _finalized(row, charged, row.closed_at_us)
+    answer = _finalized(row, _charge(row, actual_cost_micro), row.closed_at_us)
     details = lambda: {"accountId": answer.account_id, "duplicate": True}
     return Outcome(200, answer, "reservation.finalize", "reservation", answer.reservation_id, details)
 

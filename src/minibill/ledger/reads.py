@@ -4,10 +4,11 @@ from minibill import ids
 from minibill.clock import format_time
 from minibill.db.queries import Row, queries
 from minibill.db.readers import Readers
+from minibill.ledger.explain import LOTS_MAX, LotRow
 from minibill.ledger.reservations import ReservationRow
 from minibill.ledger.structs import Balance, Entry, Lot, PoolBalance
 from minibill.problems import AccountNotFound, ReservationNotFound
-from minibill.wire import optional_raw, optional_time
+from minibill.wire import encode, optional_raw, optional_time
 
 ACCOUNTS = queries("accounts")
 SQL = queries("ledger")
@@ -57,6 +58,12 @@ async def reservation(readers: Readers, reservation_id: str) -> tuple[Reservatio
     if not rows:
         raise ReservationNotFound(reservation_id)
     return ReservationRow(*rows[0]), await readers.all(RESERVATIONS.lots_of_reservation, reservation_id=key)
+
+
+async def lots_to_explain(readers: Readers, lots: list[Row]) -> list[LotRow]:
+    """The first of the lots of a reservation, from rows of `lots_of_reservation`, as they are explained."""
+    keys = encode([lot_id for lot_id, *_ in lots[:LOTS_MAX]]).decode()
+    return [LotRow(*row) for row in await readers.all(SQL.lots_to_explain, lot_ids=keys)]
 
 
 def lot_answer(row: Row) -> Lot:

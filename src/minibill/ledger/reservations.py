@@ -1,5 +1,6 @@
 """Reservations: credits set aside but not yet spent. finalize.py ends them, settle.py lets them fall due."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,15 +11,18 @@ from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import account_of_entity
 from minibill.ledger.ceiling import require_within_ceiling
+from minibill.ledger.discounts import NO_DISCOUNT, Discount, Membership, metadata_with_discount, weigh
 from minibill.ledger.drawdown import Draw, available_micro, draw
+from minibill.ledger.explain import LotRow, explain_reservation, explain_reserve
 from minibill.ledger.posting import LotMoves, Movement, load_balances, post
-from minibill.ledger.settle import settle, settled_account
-from minibill.ledger.structs import Allocation, Reservation, Reserved
+from minibill.ledger.settle import settle, settled_payer
+from minibill.ledger.structs import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
 from minibill.outcome import Outcome
 from minibill.problems import InsufficientBalance, ReservationNotFound
 from minibill.wire import encode, optional_time
 
 SQL = queries("reservations")
+DISCOUNTS = queries("discounts")
 
 DEFAULT_TTL_SECONDS = 300
 
@@ -33,7 +37,10 @@ class ReservationRow(NamedTuple):
     status: str
     list_micro: int
     discount_bps: int
+    max_discount_micro: int | None
     discount_micro: int
+    community_id: str | None
+    tier: str | None
     held_micro: int
     expires_at_us: int
     actual_cost_micro: int | None
@@ -43,6 +50,11 @@ class ReservationRow(NamedTuple):
     absorbed_micro: int | None
     closed_at_us: int | None
     created_at_us: int
+
+    @property
+    def discount(self) -> Discount:
+        """The terms that it keeps, for whatever the work costs in the end."""
+        return Discount(self.discount_bps, self.max_discount_micro, self.community_id, self.tier)
 
 
 def reserve(
@@ -57,28 +69,49 @@ def reserve(
     description: str | None,
     metadata: str | None,
     ceiling_micro: int,
+    explain: bool = False,
     now_us: int,
 ) -> Outcome:
     """Holds credits of an account, lot by lot in drawdown order, until they are finalized, released or overdue.
 
-    Raises `AccountNotFound`, `AmountTooLarge`, and in live mode `InsufficientBalance`; nothing is held then. Soft mode holds
-    what there is; shadow mode holds nothing and writes down what it would have held. Source: contract, section 3.
+    What is held is the list price less the discount of the account's best membership. Raises `AccountNotFound`,
+    `AmountTooLarge`, and in live mode `InsufficientBalance`; nothing is held then. Soft mode holds what there is; shadow
+    mode holds nothing and writes down what it would have held, without a discount. With `explain` the answer, or the
+    refusal, says why. Source: contract, sections 3 and 5.
     """
     if entity is not None:
         account_id = account_of_entity(conn, *entity)
-    key = settled_account(conn, account_id or "", now_us=now_us)
+    key, has_memberships = settled_payer(conn, account_id or "", now_us=now_us)
     require_within_ceiling(list_micro, ceiling_micro)
+    memberships, discount, discount_micro, entry_metadata = list[Membership](), NO_DISCOUNT, 0, metadata
+    if has_memberships:
+        memberships = [Membership(*row) for row in DISCOUNTS.memberships_to_weigh.all(conn, account_id=key)]
+        if billing_mode != "shadow":
+            discount = weigh(memberships, list_micro, now_us=now_us)
+            discount_micro = discount.on(list_micro)
+            entry_metadata = metadata_with_discount(metadata, discount, list_micro)
+    why = None
+    if explain:
+        why = partial(
+            explain_reserve, conn, account_id=key, pool_id=pool_id, list_micro=list_micro, discount=discount,
+            memberships=memberships, now_us=now_us,
+        )  # fmt: skip
     balances = load_balances(conn, [key])
-    held_micro, draws = list_micro, list[Draw]()
+    held_micro, draws = list_micro - discount_micro, list[Draw]()
     if billing_mode != "shadow":
         there_micro = available_micro(balances, key, pool_id)
-        if there_micro < list_micro:
+        if there_micro < held_micro:
             if billing_mode == "live":
-                raise InsufficientBalance(
-                    available_micro=there_micro, requested_micro=list_micro, list_micro=list_micro, pool_id=pool_id
+                refusal = InsufficientBalance(
+                    available_micro=there_micro, requested_micro=held_micro, list_micro=list_micro, pool_id=pool_id
                 )
+                if why is not None:
+                    draws = draw(conn, account_id=key, pool_id=pool_id, amount_micro=there_micro)
+                    refusal.facts["explanation"] = why(held_micro=0, draws=draws, is_refused=True)
+                raise refusal
             held_micro = there_micro
         draws = draw(conn, account_id=key, pool_id=pool_id, amount_micro=held_micro)
+    explanation = None if why is None else why(held_micro=held_micro, draws=draws, is_refused=False)
     expires_at_us = now_us + ttl_seconds * US_PER_SECOND
     reservation_id = SQL.insert_reservation.run(
         conn,
@@ -86,6 +119,11 @@ def reserve(
         pool_id=pool_id,
         billing_mode=billing_mode,
         list_micro=list_micro,
+        discount_bps=discount.rate_bps,
+        max_discount_micro=discount.max_discount_micro,
+        discount_micro=discount_micro,
+        community_id=discount.community_id,
+        tier=discount.tier,
         held_micro=held_micro,
         expires_at_us=expires_at_us,
         description=description,
@@ -101,7 +139,7 @@ def reserve(
         _hold(conn, reservation_id, draws)
         movements = [
             Movement(key, d.pool_id, "reserve", -d.amount_micro, -d.amount_micro, d.amount_micro, d.lot_id, reservation_id,
-                     description, metadata)
+                     description, entry_metadata)
             for d in draws
         ]  # fmt: skip
         post(conn, movements, balances=balances, now_us=now_us)
@@ -110,19 +148,22 @@ def reserve(
         account_id=ids.encode(ids.ACCOUNT, key),
         pool_id=pool_id,
         list_micro=str(list_micro),
-        discount_bps=0,
-        discount_micro="0",
+        discount_bps=discount.rate_bps,
+        discount_micro=str(discount_micro),
         total_reserved_micro=str(held_micro),
         status="pending",
         billing_mode=billing_mode,
         expires_at=format_time(expires_at_us),
         lot_allocations=[Allocation(ids.encode(ids.LOT, d.lot_id), str(d.amount_micro)) for d in draws],
     )
+    if explanation is not None:
+        answer = ReservedExplained(**msgspec.structs.asdict(answer), explanation=explanation)
     after = available_micro(balances, key, pool_id)
     details = lambda: {
         "reservationId": answer.reservation_id,
         "poolId": pool_id,
         "listMicro": answer.list_micro,
+        "discountMicro": answer.discount_micro,
         "totalReservedMicro": answer.total_reserved_micro,
         "billingMode": billing_mode,
         "availableBeforeMicro": str(after + sum(d.amount_micro for d in draws)),
@@ -171,6 +212,22 @@ def reservation_answer(row: ReservationRow, lots: list[Row], *, now_us: int) -> 
         finalized_at=optional_time(row.closed_at_us) if row.status == "finalized" else None,
         created_at=format_time(row.created_at_us),
     )
+
+
+def reservation_explained(
+    answer: Reservation, row: ReservationRow, lots: list[Row], to_explain: list[LotRow]
+) -> ReservationExplained:
+    """The answer with its explanation, as far as that is kept; `to_explain` are the first of the lots."""
+    explanation = explain_reservation(
+        list_micro=row.list_micro,
+        held_micro=row.held_micro,
+        actual_cost_micro=row.actual_cost_micro,
+        finalized_micro=row.finalized_micro,
+        discount=row.discount,
+        drawn_micro={lot_id: reserved for lot_id, reserved, _, _ in lots},
+        lots=to_explain,
+    )
+    return ReservationExplained(**msgspec.structs.asdict(answer), explanation=explanation)
 
 
 def _hold(conn: sqlite3.Connection, reservation_id: int, draws: list[Draw]) -> None:

@@ -6,7 +6,7 @@ from minibill.ledger.accounts import account_answer, open_account
 from minibill.ledger.drawdown import DEFAULT_POOL
 from minibill.ledger.finalize import finalize, release
 from minibill.ledger.mint import DEFAULT_PRIORITY, mint
-from minibill.ledger.reservations import DEFAULT_TTL_SECONDS, reservation_answer, reserve
+from minibill.ledger.reservations import DEFAULT_TTL_SECONDS, reservation_answer, reservation_explained, reserve
 from minibill.ledger.structs import (
     Account,
     AccountsQuery,
@@ -24,9 +24,11 @@ from minibill.ledger.structs import (
     Minted,
     ReleaseBody,
     Released,
-    Reservation,
+    ReservationExplained,
+    ReservationQuery,
     ReserveBody,
-    Reserved,
+    ReservedExplained,
+    ReserveQuery,
 )
 from minibill.problems import (
     AccountNotFound,
@@ -157,7 +159,7 @@ async def mint_credits(call: Call) -> Reply:
     )
 
 
-@describe(Reserved, 201, body=ReserveBody, refusals=RESERVE_REFUSALS)
+@describe(ReservedExplained, 201, body=ReserveBody, query=ReserveQuery, refusals=RESERVE_REFUSALS)
 async def reserve_any(call: Call) -> Reply:
     """Holds credits of the account that the body names."""
     body = await call.read(_RESERVE)
@@ -167,7 +169,7 @@ async def reserve_any(call: Call) -> Reply:
     return await _reserve(call, body, account_id=body.account_id, entity=entity)
 
 
-@describe(Reserved, 201, body=AdminReserveBody, refusals=RESERVE_REFUSALS)
+@describe(ReservedExplained, 201, body=AdminReserveBody, query=ReserveQuery, refusals=RESERVE_REFUSALS)
 async def reserve_for(call: Call) -> Reply:
     """Holds credits of the account that the path names."""
     return await _reserve(call, await call.read(_ADMIN_RESERVE), account_id=call.segment("account_id"), entity=None)
@@ -200,21 +202,27 @@ async def release_one(call: Call) -> Reply:
     return await call.write(release, reservation_id=call.segment("reservation_id"))
 
 
-@describe(Reservation, refusals=(ReservationNotFound,))
+@describe(ReservationExplained, query=ReservationQuery, refusals=(ReservationNotFound,))
 async def show_reservation(call: Call) -> Reply:
     """One reservation."""
-    call.parameters(Query)
+    query = call.parameters(ReservationQuery)
     book = call.service.book
     # Before the reading: what is finalized meanwhile, in its last moment, must not be answered as overdue.
     now_us = book.clock.now_us()
     row, lots = await reads.reservation(book.readers, call.segment("reservation_id"))
-    return call.answer(reservation_answer(row, lots, now_us=now_us))
+    answer = reservation_answer(row, lots, now_us=now_us)
+    if query.explain:
+        answer = reservation_explained(answer, row, lots, await reads.lots_to_explain(book.readers, lots))
+    return call.answer(answer)
 
 
 async def _reserve(call: Call, body: AdminReserveBody, *, account_id: str | None, entity: tuple[str, str] | None) -> Reply:
     settings = call.service.settings
+    query = call.parameters(ReserveQuery)
     return await call.write(
         reserve,
+        query=query,
+        explain=bool(query.explain),
         account_id=account_id,
         entity=entity,
         pool_id=body.pool_id or DEFAULT_POOL,

@@ -39,14 +39,18 @@ class _Lot(msgspec.Struct):
 
 def settled_account(conn: sqlite3.Connection, account_id: str, *, now_us: int) -> int:
     """The key of an account that must exist, with all that is due on it written down; raises `AccountNotFound`."""
+    return settled_payer(conn, account_id, now_us=now_us)[0]
+
+
+def settled_payer(conn: sqlite3.Connection, account_id: str, *, now_us: int) -> tuple[int, bool]:
+    """The same, and whether the account has memberships."""
     key = ids.decode(ids.ACCOUNT, account_id)
     row = None if key is None else ACCOUNTS.find_account_and_what_is_due.one(conn, account_id=key, now_us=now_us)
     if row is None:
         raise AccountNotFound(account_id)
     if row[1]:
         settle(conn, [row[0]], now_us=now_us)
-    found: int = row[0]
-    return found
+    return row[0], bool(row[2])
 
 
 def settle(conn: sqlite3.Connection, account_ids: Sequence[int], *, now_us: int) -> None:

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from minibill.wire import (
     Answer,
@@ -12,6 +12,7 @@ from minibill.wire import (
     Description,
     Entity,
     EntityType,
+    Flag,
     KeptObject,
     Micro,
     PageQuery,
@@ -20,6 +21,7 @@ from minibill.wire import (
     SentObject,
     SourceId,
     TimeUs,
+    WriteQuery,
     one_of,
 )
 
@@ -34,6 +36,10 @@ EntryType = Literal[
 
 # What an entry moved, in micro-units; `amountMicro` elsewhere is never negative.
 SignedMicro = Annotated[str, Meta(pattern=r"^(0|-?[1-9][0-9]{0,18})\Z")]
+# What became of a lot: it was drawn on; it would have been had it sufficed together with the others; or why not.
+LotOutcome = Literal["drawn", "not_enough", "not_needed", "other_pool", "revoked", "spent", "expired", "reserved"]
+# Which limit made an amount what it is.
+BoundBy = Literal["maxDiscountMicro", "availableMicro", "totalReservedMicro"]
 
 
 class MintBody(Body, frozen=True):
@@ -97,6 +103,16 @@ class BalanceQuery(Query, frozen=True):
 
 class LotsQuery(PageQuery, frozen=True):
     state: LotState | None = None
+
+
+class ReserveQuery(WriteQuery, frozen=True):
+    """`explain` asks why it came to what it is."""
+
+    explain: Flag | None = None
+
+
+class ReservationQuery(Query, frozen=True):
+    explain: Flag | None = None
 
 
 class HistoryQuery(PageQuery, frozen=True):
@@ -212,6 +228,81 @@ class Reservation(Reserved):
     absorbed_micro: str | None
     finalized_at: str | None
     created_at: str
+
+
+class Considered(Answer):
+    """A membership that was weighed for a price. No rate: its community dropped the tier."""
+
+    community_id: str
+    tier: str
+    rate_bps: int | None
+    applied: bool
+    reason: str
+
+
+class DiscountExplained(Answer):
+    """How a list price came to what is to be paid. `uncapped_micro` is what the rate alone would take off."""
+
+    list_micro: str
+    discount_bps: int
+    uncapped_micro: str
+    max_discount_micro: str | None
+    discount_micro: str
+    payable_micro: str
+    community_id: str | None
+    tier: str | None
+
+
+class LotExplained(Answer):
+    """What a lot had before, which is not known afterwards, and what of it was drawn."""
+
+    lot_id: str
+    pool_id: str
+    priority: int
+    expires_at: str | None
+    available_micro: str | None
+    drawn_micro: str
+    outcome: LotOutcome
+
+
+class Explanation(Answer):
+    """Why a reservation holds what it does. `bound_by` names each limit without which it would be another amount."""
+
+    discount: DiscountExplained
+    bound_by: list[BoundBy]
+    lots: list[LotExplained]
+    lots_not_shown: int
+
+
+class ReserveExplanation(Explanation):
+    """As it is told when it is made or refused, with what is not kept: what was weighed and what was passed over."""
+
+    considered: list[Considered]
+
+
+class ChargeExplained(Answer):
+    """How the actual cost came to what was charged."""
+
+    discount: DiscountExplained
+    bound_by: list[BoundBy]
+
+
+class ReservationExplanation(Explanation):
+    """As it is told later, from what is kept. No charge: it is not finalized."""
+
+    charge: ChargeExplained | None
+
+
+class ReservedExplained(Reserved):
+    """What reserving answers; the explanation is there with `explain`."""
+
+    explanation: ReserveExplanation | UnsetType = UNSET
+
+
+class ReservationExplained(Reservation):
+    """What reading answers; the explanation is there with `explain`."""
+
+    explanation: ReservationExplanation | UnsetType = UNSET
 
 
 class Finalized(Answer):

@@ -12,8 +12,8 @@ from minibill.money import MAX_MICRO
 from minibill.problems import Problem
 from minibill.schema.describe import DESCRIPTIONS, JSON, Description
 from minibill.schema.refusals import ELSEWHERE, EXAMPLES, refusals_of
-from minibill.web import KEY_CHARACTERS_MAX, Route, WriteQuery, problem_body
-from minibill.wire import PAGE_ITEMS_MAX, Flag, Limit, Micro, Query, TimeUs
+from minibill.web import KEY_CHARACTERS_MAX, NO_CONTENT, Route, problem_body
+from minibill.wire import PAGE_ITEMS_MAX, Flag, Limit, Micro, Query, TimeUs, WriteQuery
 
 Json = dict[str, Any]
 
@@ -170,7 +170,7 @@ def _success(route: Route, description: Description, status: int, schemas: dict[
     headers = [*_EVERYWHERE, *(_OF_A_LIMIT if route.kind else ()), *(["Idempotency-Replayed"] if is_write else ())]
     response: Json = {"description": _STATUS_WORDS[status], "headers": _header_references(headers)}
     answer = description.answer
-    if answer is None:
+    if answer is None or status == NO_CONTENT:
         return response
     schema: Json
     if not issubclass(answer, msgspec.Struct):
@@ -288,6 +288,11 @@ def _problem_schema(kind: type[Problem]) -> Json:
     for example in EXAMPLES:
         if type(example) is kind:
             facts |= {name: _of_value(name, value) for name, value in _as_answered(example).items()}
+            facts |= {
+                name: {"$ref": f"#/components/schemas/{type(fact).__name__}"}
+                for name, fact in example.facts.items()
+                if isinstance(fact, msgspec.Struct)
+            }
     own = {name: schema for name, schema in facts.items() if name not in _PROBLEM["properties"]}
     fixed = {"code": {"const": kind.code}, "status": {"const": kind.status}}
     schema: Json = {"allOf": [{"$ref": "#/components/schemas/Problem"}], "properties": {**fixed, **own}}

@@ -1,5 +1,6 @@
 """Refusals as `GET /schema` tells them: those that many requests share, and an example of each code."""
 
+from minibill.ledger.structs import Considered, DiscountExplained, LotExplained, ReserveExplanation
 from minibill.problems import (
     AccountNotFound,
     AmountTooLarge,
@@ -35,6 +36,7 @@ from minibill.problems import (
     ReservationNotPending,
     SourceAlreadyCredited,
     StorageFull,
+    TierNotFound,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -69,6 +71,14 @@ def refusals_of(description: Description, *, has_token: bool, has_scope: bool, i
     return sorted(dict.fromkeys(kinds), key=lambda kind: kind.status)
 
 
+def _explained(refusal: InsufficientBalance) -> InsufficientBalance:
+    discount = DiscountExplained("100", 2_000, "20", None, "20", "80", "guild", "gold")
+    lot = LotExplained("lot_0000000000001", "general", 50, None, "70", "0", "not_enough")
+    considered = [Considered("guild", "gold", 2_000, True, "it gives the most: 20")]
+    refusal.facts["explanation"] = ReserveExplanation(discount, ["availableMicro"], [lot], 0, considered)
+    return refusal
+
+
 _A_GRANT = {"path": "grants[3].amountMicro", "amountMicro": "60000000"}
 
 # What each code is answered with; one with other facts has another example. Whatever is answered, its facts are among these.
@@ -87,12 +97,15 @@ EXAMPLES: tuple[Problem, ...] = (
     InvalidIdempotencyKey("expected one key of 1 to 255 visible ASCII characters"),
     Unauthorized(),
     InsufficientBalance(available_micro=70, requested_micro=100, list_micro=100, pool_id="general"),
+    _explained(InsufficientBalance(available_micro=70, requested_micro=80, list_micro=100, pool_id="general")),
     InsufficientScope("admin:mint:write"),
     NotFound("nothing is at this path"),
+    NotFound("the account has no membership of this community", account_id="acct_0000000000001", community_id="guild"),
     AccountNotFound("acct_000000000000z"),
     CampaignNotFound("camp_000000000000z"),
     GrantNotFound("grant_000000000000z"),
     ReservationNotFound("res_000000000000z"),
+    TierNotFound(community_id="guild", tier="gold"),
     MethodNotAllowed("this path takes other methods", headers={"Allow": "GET, POST"}),
     InvalidTransition("completed", "active"),
     CampaignNotActive("the campaign is paused", campaign_status="paused"),
