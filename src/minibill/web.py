@@ -141,7 +141,11 @@ class Call:
         """The query; an unknown or repeated parameter is refused."""
         text: bytes = self.scope["query_string"]
         if not text:
-            return expected()
+            try:
+                return expected()
+            except TypeError:
+                # One of them is required; this says which.
+                return convert({}, expected)
         try:
             pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
         except ValueError:

@@ -85,6 +85,14 @@ def _batch_path(api: Api, **campaign: Json) -> str:
     return f"/campaigns/{api.campaign(**campaign)}/grants/batch"
 
 
+TIER: Json = {"tier": "gold", "rateBps": 5, "maxDiscountMicro": "7"}
+
+
+def _membership_path(api: Api) -> str:
+    done(api.call("PUT", "/discounts/guild/tiers", {"tiers": [TIER]}))
+    return f"/accounts/{api.account()}/memberships/guild"
+
+
 TARGETS = {
     "open": Target("POST", lambda _: "/accounts", ENTITY),
     "mint": Target("POST", lambda api: f"/accounts/{api.account()}/mint", {"amountMicro": "5"}),
@@ -103,6 +111,8 @@ TARGETS = {
         {"grants": [{"entity": {**ENTITY, "entityId": "eve"}, "formulaInput": {"lossMicro": "1"}},
                     {"entity": ENTITY, "formulaInput": {"lossMicro": "5", "source": "list", "n": [1.5, None]}}]},
     ),
+    "tiers": Target("PUT", lambda _: "/discounts/guild/tiers", {"tiers": [TIER, {"tier": "free", "rateBps": 10000}]}),
+    "membership": Target("PUT", _membership_path, {"tier": "gold"}),
     "advance": Target("POST", lambda _: "/clock/advance", {"seconds": 1}),
 }  # fmt: skip
 
@@ -160,6 +170,14 @@ MEMBERS: list[tuple[str, str, bool, list[Json]]] = [
     ("batch by id", "grants[0].accountId", False, ID),
     ("batch of losses", "grants[1].formulaInput", False, METADATA),
     ("batch of losses", "grants[1].formulaInput.lossMicro", True, MICRO),
+    ("tiers", "tiers", True, [5, "x", True, {}, TIER, [TIER] * 101]),
+    ("tiers", "tiers[0]", True, [5, "x", True, []]),
+    ("tiers", "tiers[0].tier", True, text(64)),
+    ("tiers", "tiers[1].tier", True, [*text(64), "gold"]),
+    ("tiers", "tiers[1].rateBps", True, integer(0, 10_000)),
+    ("tiers", "tiers[1].maxDiscountMicro", False, MICRO),
+    ("membership", "tier", True, text(64)),
+    ("membership", "expiresAt", False, TIME),
     ("advance", "seconds", True, integer(0, 315_360_000)),
 ]
 
@@ -284,6 +302,9 @@ OBJECTS = [
     ("batch", "grants[0]"),
     ("batch", "grants[0].entity"),
     ("batch of losses", "grants[1]"),
+    ("tiers", ""),
+    ("tiers", "tiers[1]"),
+    ("membership", ""),
     ("advance", ""),
 ]
 

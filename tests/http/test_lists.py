@@ -81,6 +81,16 @@ def _audit(api: Api) -> List:
     return List("/audit?action=account.mint", newest, "id", filters, others)
 
 
+def _memberships(api: Api) -> List:
+    account = api.account()
+    # Not in the order of their names.
+    communities = [f"guild-{(n * 3) % 7}" for n in range(7)]
+    for community in communities:
+        done(api.call("PUT", f"/discounts/{community}/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
+        done(api.call("PUT", f"/accounts/{account}/memberships/{community}", {"tier": "gold"}))
+    return List(f"/accounts/{account}/memberships", communities, "communityId", {}, {})
+
+
 LISTS: dict[str, Callable[[Api], List]] = {
     "accounts": _accounts,
     "lots": _lots,
@@ -88,6 +98,7 @@ LISTS: dict[str, Callable[[Api], List]] = {
     "campaigns": _campaigns,
     "grants": _grants,
     "audit": _audit,
+    "memberships": _memberships,
 }
 # Filters of which no value is wrong: some find nothing.
 ANY_TEXT = {"actorId", "action", "targetType", "targetId"}
@@ -142,8 +153,8 @@ def test_a_page_has_50_items_unless_told_otherwise_and_at_most_100(api: Api) -> 
 
 def test_an_empty_list_is_one_page(api: Api) -> None:
     account, campaign = api.account(), api.draft()
-    for path in ("/accounts?entityType=mod", f"/accounts/{account}/lots", f"/accounts/{account}/history",
-                 "/campaigns?status=completed", f"/campaigns/{campaign}/grants"):  # fmt: skip
+    of_account = [f"/accounts/{account}/{what}" for what in ("lots", "history", "memberships")]
+    for path in ("/accounts?entityType=mod", *of_account, "/campaigns?status=completed", f"/campaigns/{campaign}/grants"):
         assert api.get(path) == {"items": [], "nextCursor": None}
 
 
@@ -160,6 +171,9 @@ def test_what_comes_between_two_pages_neither_repeats_nor_hides_an_item(api: Api
             api.mint(api.account(), 5)
         case "campaigns":
             api.draft()
+        case "memberships":
+            done(api.call("PUT", "/discounts/late/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
+            done(api.call("PUT", made.path + "/late", {"tier": "gold"}))
         case _:
             done(api.batch(made.path.split("/")[2], (api.account(), 5)))
     rest = made.ids_of(api.get(more(bare(made.path), cursor=page["nextCursor"])))
@@ -206,7 +220,7 @@ def test_an_unknown_or_repeated_parameter_is_refused_by_its_name(api: Api, name:
         refused(api.call("GET", more(path, **{unknown: "1"})), 400, "validation_error", unknown)
     refused(api.call("GET", more(path, limit=5) + "&limit=5"), 400, "validation_error", "limit")
     # An empty name is no parameter of any list either.
-    refused(api.call("GET", more(path) + "&=5"), 400, "validation_error", "")
+    refused(api.call("GET", more(path, limit=5) + "&=5"), 400, "validation_error", "")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,25 @@ def _mint(api: Api) -> Write:
     )
 
 
+TIERS: Json = {"tiers": [{"tier": "gold", "rateBps": 2000}, {"tier": "free", "rateBps": 10000, "maxDiscountMicro": "5"}]}
+
+
+def _membership(api: Api) -> Write:
+    api.call("PUT", "/discounts/guild/tiers", TIERS)
+    return Write("PUT", f"/accounts/{api.account()}/memberships/guild", {"tier": "gold", "expiresAt": api.after(60)})
+
+
+def _change_of_a_membership(api: Api) -> Write:
+    write = _membership(api)
+    api.call(*write)
+    return write._replace(body={"tier": "free"})
+
+
+def _replaced_tiers(api: Api) -> Write:
+    api.call("PUT", "/discounts/lodge/tiers", TIERS)
+    return Write("PUT", "/discounts/lodge/tiers", {"tiers": TIERS["tiers"][1:]})
+
+
 def _batch(api: Api) -> Write:
     account, paid = api.account(), api.account(2)
     campaign = api.campaign(grantFormula="proportional_loss")
@@ -70,6 +89,10 @@ WRITES: dict[str, Callable[[Api], Write]] = {
         "POST", f"/reservations/{api.reserve(api.account(9), 5)}/finalize", {"actualCostMicro": "3"}
     ),
     "release": lambda api: Write("POST", f"/reservations/{api.reserve(api.account(9), 5)}/release", None),
+    "put tiers": lambda _: Write("PUT", "/discounts/guild/tiers", TIERS),
+    "replace tiers": _replaced_tiers,
+    "join": _membership,
+    "change a membership": _change_of_a_membership,
     "revoke a token": lambda _: Write("POST", "/tokens/some-id/revoke", None),
 }
 
@@ -77,6 +100,9 @@ WRITES: dict[str, Callable[[Api], Write]] = {
 REFUSALS: dict[str, Callable[[Api], Write]] = {
     "mint to nobody": lambda _: Write("POST", "/accounts/acct_none/mint", {"amountMicro": "5"}),
     "mint over the ceiling": lambda api: Write("POST", f"/accounts/{api.account()}/mint", {"amountMicro": "9" * 18}),
+    "put a tier twice": lambda _: Write("PUT", "/discounts/guild/tiers", {"tiers": TIERS["tiers"][:1] * 2}),
+    "join a tier that is not there": lambda api: _membership(api)._replace(body={"tier": "glod"}),
+    "delete no membership": lambda api: Write("DELETE", f"/accounts/{api.account()}/memberships/guild", None),
     "edit nothing": lambda _: Write("PATCH", "/campaigns/camp_none", {"name": "x"}),
     "edit a locked field": lambda api: Write("PATCH", f"/campaigns/{api.campaign()}", {"poolId": "gpu"}),
     "revoke a grant of another campaign": lambda api: Write(

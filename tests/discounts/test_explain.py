@@ -1,0 +1,245 @@
+"""`explain=true`: a reservation says why it holds what it does, of which lots and at which discount."""
+
+import pytest
+
+from minibill.audit import Origin
+from minibill.auth.tokens import Caller
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.mint import mint
+from tests.api import Api, Json, done, refused
+from tests.discounts.told import CAPPED, GOLD, join, member, put_tiers, reasons
+from tests.reservations.conftest import Moment
+from tests.reservations.told import lots
+
+
+def ask(api: Api, account: str, amount_micro: int, *, key: str | None = None, **body: Json) -> Json:
+    sent = {"accountId": account, "amountMicro": str(amount_micro), **body}
+    return done(api.internal("POST", "/reservations", sent, key=key, explain="true"), 201)
+
+
+def outcomes(explanation: Json) -> list[tuple[str, str, str]]:
+    return [(lot["lotId"], lot["outcome"], lot["drawnMicro"]) for lot in explanation["lots"]]
+
+
+def discount(list_micro: int, off_micro: int, **members: Json) -> Json:
+    return {
+        "listMicro": str(list_micro), "discountBps": 0, "uncappedMicro": str(off_micro), "maxDiscountMicro": None,
+        "discountMicro": str(off_micro), "payableMicro": str(list_micro - off_micro), "communityId": None, "tier": None,
+        **members,
+    }  # fmt: skip
+
+
+CAPPED_500 = discount(
+    500, 100, discountBps=5_000, uncappedMicro="250", maxDiscountMicro="100", communityId="guild", tier="capped"
+)
+
+
+def full_account(moment: Moment, api: Api) -> tuple[str, dict[str, str]]:
+    """An account with a lot of each fate, by a word for it."""
+    account = api.account()
+    made: dict[str, str] = {}
+    for word, amount, body in (
+        ("spent", 5, {"priority": 0}),
+        ("reserved", 6, {"priority": 0}),
+        ("over", 7, {"expiresAt": moment.text(5)}),
+        ("cpu", 100, {"poolId": "cpu"}),
+        ("general", 30, {}),
+        ("gpu", 20, {"poolId": "gpu"}),
+        ("late", 40, {"priority": 99}),
+    ):
+        made[word] = api.mint(account, amount, **body)["lotId"]
+        if word == "spent":
+            done(api.finalize(api.reserve(account, 5), 5))
+        if word == "reserved":
+            api.reserve(account, 6, ttlSeconds=1_000)
+    moment.at(5)
+    return account, made
+
+
+def test_it_names_each_lot_those_drawn_first_and_why_the_others_were_passed_over(moment: Moment, api: Api) -> None:
+    account, made = full_account(moment, api)
+    explanation = ask(api, account, 25, poolId="gpu")["explanation"]
+    assert outcomes(explanation) == [
+        (made["gpu"], "drawn", "20"),
+        (made["general"], "drawn", "5"),
+        (made["late"], "not_needed", "0"),
+        (made["cpu"], "other_pool", "0"),
+        (made["over"], "expired", "0"),
+        (made["reserved"], "reserved", "0"),
+        (made["spent"], "spent", "0"),
+    ]
+    assert explanation["lots"][0] == {
+        "lotId": made["gpu"], "poolId": "gpu", "priority": 50, "expiresAt": None, "availableMicro": "20", "drawnMicro": "20",
+        "outcome": "drawn",
+    }  # fmt: skip
+    assert explanation["lots"][1]["availableMicro"] == "30"
+    assert explanation["lots"][4]["expiresAt"] == moment.text(5)
+    assert (explanation["lotsNotShown"], explanation["considered"], explanation["boundBy"]) == (0, [], [])
+    assert explanation["discount"] == discount(25, 0)
+
+
+def test_a_refusal_says_what_there_is_and_changes_nothing(moment: Moment, api: Api) -> None:
+    account, made = full_account(moment, api)
+    put_tiers(api, "guild", CAPPED)
+    join(api, account, "guild", "capped")
+    sent = {"accountId": account, "amountMicro": "500", "poolId": "gpu"}
+    with api.unchanged():
+        problem = refused(api.internal("POST", "/reservations", sent, explain="true"), 402, "insufficient_balance")
+        explanation = problem.pop("explanation")
+        plain = refused(api.internal("POST", "/reservations", sent), 402, "insufficient_balance")
+        assert {**problem, "requestId": ""} == {**plain, "requestId": ""}
+    assert outcomes(explanation)[:4] == [
+        (made["gpu"], "not_enough", "0"),
+        (made["general"], "not_enough", "0"),
+        (made["late"], "not_enough", "0"),
+        (made["cpu"], "other_pool", "0"),
+    ]
+    assert explanation["discount"] == CAPPED_500
+    assert explanation["boundBy"] == ["maxDiscountMicro", "availableMicro"]
+    assert reasons(explanation) == {"guild": (True, "it gives the most: 100")}
+
+
+def test_a_revoked_lot_is_said_to_be_revoked(api: Api) -> None:
+    account = api.account(5, 7)
+    first, second = lots(api, account)
+
+    def revoke(conn: sqlite3.Connection) -> None:
+        # As a revocation does it, of a lot that has nothing else.
+        conn.execute("UPDATE credit_lots SET available_micro = 0, revoked_micro = 5 WHERE id = 1")
+        conn.execute(
+            "INSERT INTO credit_ledger (account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro,"
+            "   available_delta_micro, reserved_delta_micro, available_after_micro, reserved_after_micro, description,"
+            "   metadata, created_at_us)"
+            " SELECT 1, 'general', 3, 'revoke', 1, NULL, -5, -5, 0, 7, 0, NULL, NULL, max(created_at_us)"
+            " FROM credit_ledger"
+        )
+
+    api.loop.run(api.book.writer.run(revoke))
+    assert outcomes(ask(api, account, 5)["explanation"]) == [(second, "drawn", "5"), (first, "revoked", "0")]
+
+
+def test_it_says_which_memberships_were_considered_and_which_cap_bound(moment: Moment, api: Api) -> None:
+    account = member(api, CAPPED, 1_000)
+    put_tiers(api, "other", GOLD)
+    join(api, account, "other", "gold")
+    small, large = ask(api, account, 100)["explanation"], ask(api, account, 400)["explanation"]
+    assert reasons(small) == {
+        "guild": (True, "it gives the most: 50"),
+        "other": (False, "it gives 20, and guild gives 50"),
+    }
+    assert (small["boundBy"], small["discount"]["uncappedMicro"], small["discount"]["discountMicro"]) == ([], "50", "50")
+    assert (large["boundBy"], large["discount"]["uncappedMicro"], large["discount"]["discountMicro"]) == (
+        ["maxDiscountMicro"], "200", "100",
+    )  # fmt: skip
+
+
+def test_soft_mode_says_that_it_took_what_there_was(api: Api) -> None:
+    account = member(api, GOLD, 100)
+    explanation = ask(api, account, 500, billingMode="soft")["explanation"]
+    assert (explanation["boundBy"], explanation["discount"]["payableMicro"]) == (["availableMicro"], "400")
+    assert outcomes(explanation) == [(*lots(api, account), "drawn", "100")]
+
+
+def test_shadow_mode_says_that_it_applies_no_discount(api: Api) -> None:
+    account = member(api, GOLD, 100)
+    explanation = ask(api, account, 50, billingMode="shadow")["explanation"]
+    assert reasons(explanation) == {"guild": (False, "shadow mode applies no discount")}
+    assert explanation["discount"] == discount(50, 0)
+    assert outcomes(explanation) == [(*lots(api, account), "not_needed", "0")]
+
+
+@pytest.mark.parametrize("drawn", [1, 60, 120])
+def test_a_hundred_lots_are_named_and_the_others_counted(api: Api, drawn: int) -> None:
+    account = api.account()
+
+    async def fill() -> None:
+        for _ in range(150):
+            await api.book.write(
+                mint, caller=Caller("service", "test", None, frozenset()), origin=Origin(None, None, None, None),
+                account_id=account, amount_micro=1, source_type="grant", source_id=None, pool_id="general",
+                priority=50, expires_at_us=None, description=None, metadata=None, ceiling_micro=10,
+            )  # fmt: skip
+
+    api.loop.run(fill())
+    held = ask(api, account, drawn)
+    explanation = held["explanation"]
+    assert (len(explanation["lots"]), explanation["lotsNotShown"]) == (100, 50)
+    shown = min(drawn, 100)
+    assert [lot["lotId"] for lot in explanation["lots"][:shown]] == [a["lotId"] for a in held["lotAllocations"][:shown]]
+    assert [lot["outcome"] for lot in explanation["lots"]] == ["drawn"] * shown + ["not_needed"] * (100 - shown)
+    later = api.get(f"/reservations/{held['reservationId']}", explain="true")["explanation"]
+    assert (len(later["lots"]), later["lotsNotShown"]) == (shown, drawn - shown)
+    assert [lot["lotId"] for lot in later["lots"]] == [lot["lotId"] for lot in explanation["lots"][:shown]]
+
+
+def test_a_reservation_that_is_read_says_what_is_kept(api: Api) -> None:
+    account = member(api, CAPPED, 300, 100)
+    first, second = lots(api, account)
+    made = ask(api, account, 500)
+    path = f"/reservations/{made['reservationId']}"
+    plain = api.get(path)
+    shown = api.get(path, explain="true")
+    explanation = shown.pop("explanation")
+    assert shown == plain == api.get(path, explain="false")
+    assert done(api.internal("GET", path, explain="true"))["explanation"] == explanation
+    assert explanation == {
+        "discount": CAPPED_500, "boundBy": ["maxDiscountMicro"], "lotsNotShown": 0, "charge": None,
+        "lots": [
+            {"lotId": lot, "poolId": "general", "priority": 50, "expiresAt": None, "availableMicro": None,
+             "drawnMicro": drawn, "outcome": "drawn"}
+            for lot, drawn in ((first, "300"), (second, "100"))
+        ],
+    }  # fmt: skip
+    done(api.finalize(made["reservationId"], 600))
+    assert api.get(path, explain="true")["explanation"] == explanation | {
+        "charge": {
+            "discount": CAPPED_500 | {"listMicro": "600", "uncappedMicro": "300", "payableMicro": "500"},
+            "boundBy": ["maxDiscountMicro", "totalReservedMicro"],
+        }
+    }
+
+
+def test_without_explain_answers_are_as_they_are(moment: Moment, api: Api) -> None:
+    account = member(api, GOLD, 1_000)
+    sent = {"accountId": account, "amountMicro": "5"}
+    told = [
+        api.internal("POST", "/reservations", sent, dryRun="true", **query).content
+        for query in ({}, {"explain": "false"}, {"explain": "true"})
+    ]
+    assert told[0] == told[1]
+    start, _, end = told[0].partition(b',"dryRun"')
+    assert told[2].startswith(start[:-1]) and b',"explanation":{' in told[2] and told[2].endswith(b'"dryRun":true}')
+    assert end == b":true}"
+    admin = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "5"}, explain="true"), 201)
+    assert "explanation" in admin
+
+
+def test_explain_is_true_or_false_and_only_where_it_is_known(api: Api) -> None:
+    account = api.account(10)
+    held = api.reserve(account, 5)
+    with api.unchanged():
+        for value in ("", "1", "yes", "TRUE", "null"):
+            for response in (
+                api.internal("POST", "/reservations", {"accountId": account, "amountMicro": "1"}, explain=value),
+                api.post(f"/accounts/{account}/reservations", {"amountMicro": "1"}, explain=value),
+                api.call("GET", f"/reservations/{held}", explain=value),
+                api.internal("GET", f"/reservations/{held}", explain=value),
+            ):
+                refused(response, 400, "validation_error", "explain")
+        for response in (
+            api.finalize(held, 5, explain="true"),
+            api.release(held, explain="true"),
+            api.call("GET", f"/accounts/{account}/balance", explain="true"),
+        ):
+            refused(response, 400, "validation_error", "explain")
+
+
+def test_the_same_key_again_gets_the_first_answer_with_or_without_its_explanation(api: Api) -> None:
+    account = api.account(100)
+    sent = {"accountId": account, "amountMicro": "5"}
+    for first, later in (("true", "false"), ("false", "true")):
+        made = api.internal("POST", "/reservations", sent, key=f"k-{first}", explain=first)
+        done(made, 201)
+        with api.unchanged():
+            again = api.internal("POST", "/reservations", sent, key=f"k-{first}", explain=later)
+            assert (again.content, again.headers["idempotency-replayed"]) == (made.content, "true")
