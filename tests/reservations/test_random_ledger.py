@@ -1,4 +1,4 @@
-"""Random mints, grants, reservations, revocations, time, sweeps, retries and restarts, against a model in plain Python.
+"""Random mints, grants, discounts, reservations, revocations, time, sweeps, retries and restarts, against a model in Python.
 
 The model settles what falls due at the very moment; the book does it whenever it comes to it, and must answer the same.
 A long run, about half an hour on two cores: `MINIBILL_TEST_EXAMPLES=10000 pytest tests/reservations/test_random_ledger.py`.
@@ -29,6 +29,9 @@ from minibill.campaigns.grants import Item, pay_batch
 from minibill.campaigns.stats import stats_answer
 from minibill.clock import US_PER_SECOND, Clock, format_time, parse_time
 from minibill.db.sqlite import sqlite3
+from minibill.discounts.memberships import delete_membership, put_membership
+from minibill.discounts.structs import TierBody
+from minibill.discounts.tiers import replace_tiers
 from minibill.idempotency import Key
 from minibill.invariants import violations
 from minibill.ledger import reads, settle
@@ -38,7 +41,7 @@ from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reservation_answer, reserve
 from minibill.outcome import Outcome
 from minibill.problems import Problem
-from minibill.wire import encode
+from minibill.wire import Micro, encode
 from tests.api import Json, Loop
 
 CEILING = 100
@@ -101,6 +104,25 @@ class Release(NamedTuple):
     reservation: int
 
 
+class Tiers(NamedTuple):
+    """The tiers of a community: each a name, a rate and a cap."""
+
+    community: str
+    tiers: tuple[tuple[str, int, int | None], ...]
+
+
+class Join(NamedTuple):
+    name: int
+    community: str
+    tier: str
+    lives_s: int | None
+
+
+class Leave(NamedTuple):
+    name: int
+    community: str
+
+
 class Write(NamedTuple):
     """An action, the idempotency key that it is sent with, and whether it is a dry run."""
 
@@ -127,7 +149,7 @@ class Restart(NamedTuple):
     pass
 
 
-Action = Mint | Grant | Revoke | RevokeAll | Reserve | Finalize | Release
+Action = Mint | Grant | Revoke | RevokeAll | Reserve | Finalize | Release | Tiers | Join | Leave
 Command = Write | Retry | Pass | Sweep | Restart
 
 T = TypeVar("T")
@@ -155,14 +177,21 @@ mints = st.builds(
 reserves = st.builds(Reserve, names, pools, amounts, seconds, st.sampled_from(["live", "live", "soft", "soft", "shadow"]))
 campaigns = st.integers(0, len(CAMPAIGNS) - 1)
 grants = st.builds(Grant, names, campaigns, st.sampled_from([1, 5, 7, 10, 20, 40, CEILING]))
+communities = st.sampled_from(["a", "b", "c"])
+tier_names = st.sampled_from(["gold", "gold", "silver"])
+tiers = st.tuples(tier_names, st.sampled_from([0, 1_000, 3_333, 5_000, 10_000]), st.sampled_from([None, None, 0, 3, 20]))
+tables = st.lists(tiers, max_size=2, unique_by=lambda tier: tier[0]).map(tuple)
 actions: st.SearchStrategy[Action] = weighted(
-    (3, mints),
-    (3, grants),
-    (2, st.builds(Revoke, names, campaigns)),
-    (1, st.builds(RevokeAll, campaigns)),
-    (5, reserves),
-    (4, st.builds(Finalize, reservations, amounts)),
-    (2, st.builds(Release, reservations)),
+    (6, mints),
+    (6, grants),
+    (4, st.builds(Revoke, names, campaigns)),
+    (2, st.builds(RevokeAll, campaigns)),
+    (10, reserves),
+    (8, st.builds(Finalize, reservations, amounts)),
+    (4, st.builds(Release, reservations)),
+    (2, st.builds(Tiers, communities, tables)),
+    (2, st.builds(Join, names, communities, tier_names, st.none() | seconds)),
+    (1, st.builds(Leave, names, communities)),
 )
 keys = st.sampled_from([None] * 12 + ["a", "b", "c"])
 writes = st.builds(Write, actions, keys, st.integers(0, 11).map(lambda number: number == 11))
@@ -185,8 +214,11 @@ steps = st.lists(st.builds(Step, commands, agos), min_size=15, max_size=45)
 
 @st.composite
 def stories(draw: st.DrawFn) -> list[Step]:
-    """Steps behind a mint and two grants, so that there is something to reserve and to revoke."""
-    beginning: list[Action] = [draw(mints), draw(grants), draw(grants)]
+    """Steps behind a mint, two grants and two memberships: there is something to reserve, at a discount, and to revoke."""
+    plenty = st.just(Mint(0, "general", CEILING, 50, None, None))
+    beginning: list[Action] = [draw(plenty | mints), draw(grants), draw(grants)]
+    for community, bps, cap in (("a", 5_000, 3), ("b", 1_000, None)):
+        beginning += [Tiers(community, (("gold", bps, cap),)), Join(0, community, "gold", draw(st.none() | seconds))]
     return [Step(Write(action, None, False), 0) for action in beginning] + draw(steps)
 
 
@@ -226,6 +258,19 @@ class Lot:
         return self.priority, float("inf") if self.ends is None else self.ends, self.number
 
 
+class Terms(NamedTuple):
+    """What a membership takes off; a reservation keeps it."""
+
+    bps: int = 0
+    cap: int | None = None
+    community: str | None = None
+    tier: str | None = None
+
+    def off(self, price: int) -> int:
+        share = price * self.bps // 10_000
+        return share if self.cap is None or share < self.cap else self.cap
+
+
 @dataclass
 class Reservation:
     number: int
@@ -237,6 +282,7 @@ class Reservation:
     made: int
     ends: int
     draws: list[tuple[int, int]]
+    terms: Terms
     status: str = "pending"
     cost: int | None = None
     finalized: int | None = None
@@ -263,8 +309,8 @@ class Debt:
     owed: int
 
 
-# Type, pool, lot, reservation, amount, what became available, what became reserved.
-Entry = tuple[str, str, int | None, int | None, int, int, int]
+# Type, pool, lot, reservation, amount, what became available, what became reserved, and what was taken off by whom.
+Entry = tuple[str, str, int | None, int | None, int, int, int, str | None]
 # By name: available and reserved by pool; and what is owed.
 Balances = list[tuple[dict[str, tuple[int, int]], int]]
 
@@ -279,6 +325,9 @@ class Model:
     debts: list[Debt] = field(default_factory=list)
     # By campaign and name.
     grants: dict[tuple[int, int], Granted] = field(default_factory=dict)
+    tiers: dict[str, dict[str, tuple[int, int | None]]] = field(default_factory=dict)
+    # Tier and end, by name and community.
+    members: dict[tuple[int, str], tuple[str, int | None]] = field(default_factory=dict)
     entries: list[list[Entry]] = field(default_factory=lambda: [[] for _ in NAMES])
     # By idempotency key: what was done, and what was answered.
     kept: dict[str, tuple[Action, int, Json]] = field(default_factory=dict)
@@ -358,6 +407,8 @@ class Model:
                 status, answer = 201, self.reserve(write.action)
             case Finalize():
                 status, answer = 200, self.finalize(write.action)
+            case Tiers() | Join() | Leave():
+                status, answer = self.change_discounts(write.action)
             case _:
                 status, answer = 200, self.release(write.action)
         if write.key is not None:
@@ -449,11 +500,52 @@ class Model:
                 lot.consumed += paid
                 self.enter(lot, "debt_paid", None, -paid, -paid, 0)
 
+    def change_discounts(self, action: Tiers | Join | Leave) -> tuple[int, Json]:
+        match action:
+            case Tiers():
+                return 200, self.replace_tiers(action)
+            case Join():
+                return 200, self.join(action)
+            case Leave(name, community):
+                if self.members.pop((name, community), None) is None:
+                    raise Refused("not_found")
+                return 204, {}
+
+    def replace_tiers(self, command: Tiers) -> Json:
+        self.tiers[command.community] = {tier: (bps, cap) for tier, bps, cap in command.tiers}
+        shown = [
+            {"tier": tier, "rateBps": bps, "maxDiscountMicro": None if cap is None else str(cap)}
+            for tier, bps, cap in command.tiers
+        ]
+        return {"communityId": command.community, "tiers": shown}
+
+    def join(self, command: Join) -> Json:
+        name, community, tier, lives_s = command
+        if tier not in self.tiers.get(community, {}):
+            raise Refused("tier_not_found")
+        ends = None if lives_s is None else self.now + lives_s
+        self.members[name, community] = (tier, ends)
+        return {
+            "accountId": account_id(name), "communityId": community, "tier": tier, "expiresAt": optional_time(ends),
+        }  # fmt: skip
+
+    def best_terms(self, name: int, price: int) -> Terms:
+        best = Terms()
+        for community in sorted(community for member, community in self.members if member == name):
+            tier, ends = self.members[name, community]
+            if tier in self.tiers[community] and (ends is None or self.now < ends):
+                terms = Terms(*self.tiers[community][tier], community, tier)
+                if best.community is None or terms.off(price) > best.off(price):
+                    best = terms
+        return best
+
     def reserve(self, command: Reserve) -> Json:
-        name, pool, amount, ttl_s, mode = command
+        name, pool, listed, ttl_s, mode = command
+        terms = Terms() if mode == "shadow" else self.best_terms(name, listed)
+        amount = listed - terms.off(listed)
         draws = self.draw(name, pool, amount)
         there = sum(taken for _, taken in draws)
-        refusals = ["amount_too_large"] if amount > CEILING else []
+        refusals = ["amount_too_large"] if listed > CEILING else []
         if mode == "live" and there < amount:
             refusals.append("insufficient_balance")
         if refusals:
@@ -461,16 +553,16 @@ class Model:
         draws = [] if mode == "shadow" else draws
         held = amount if mode == "shadow" else there
         made = Reservation(
-            len(self.reservations) + 1, name, pool, mode, amount, held, self.now, self.now + ttl_s,
-            [(lot.number, taken) for lot, taken in draws],
+            len(self.reservations) + 1, name, pool, mode, listed, held, self.now, self.now + ttl_s,
+            [(lot.number, taken) for lot, taken in draws], terms,
         )  # fmt: skip
         self.reservations.append(made)
         for lot, taken in draws:
             lot.available -= taken
             lot.reserved += taken
-            self.enter(lot, "reserve", made.number, -taken, -taken, taken)
+            self.enter(lot, "reserve", made.number, -taken, -taken, taken, said(terms, listed))
         if mode == "shadow":
-            self.entries[name].append(("shadow_reserve", pool, None, made.number, 0, 0, 0))
+            self.entries[name].append(("shadow_reserve", pool, None, made.number, 0, 0, 0, None))
         return self.reserved(made)
 
     def draw(self, name: int, pool: str, amount: int) -> list[tuple[Lot, int]]:
@@ -490,14 +582,15 @@ class Model:
             return self.finalized(each)
         if each.status != "pending":
             raise Refused("reservation_not_pending")
-        spent, over = min(cost, each.held), max(0, cost - each.held)
+        owed = cost - each.terms.off(cost)
+        spent, over = min(owed, each.held), max(0, owed - each.held)
         if spent + (over if each.mode == "soft" else 0) > CEILING:
             raise Refused("amount_too_large")
         each.status, each.cost, each.closed = "finalized", cost, self.now
         each.finalized, each.released = spent, each.held - spent
         each.overrun, each.absorbed = (0, over) if each.mode == "live" else (over, 0)
         if each.mode == "shadow":
-            self.entries[each.name].append(("shadow_finalize", each.pool, None, each.number, 0, 0, 0))
+            self.entries[each.name].append(("shadow_finalize", each.pool, None, each.number, 0, 0, 0, None))
             return self.finalized(each)
         back = []
         for number, held in each.draws:
@@ -506,7 +599,7 @@ class Model:
             if taken:
                 lot.reserved -= taken
                 lot.consumed += taken
-                self.enter(lot, "finalize", each.number, -taken, 0, -taken)
+                self.enter(lot, "finalize", each.number, -taken, 0, -taken, said(each.terms, cost))
             back += [(lot, held - taken)] if taken < held else []
         for lot, amount in back:
             self.give_back(lot, each, amount)
@@ -518,10 +611,11 @@ class Model:
             over -= taken
             lot.available -= taken
             lot.consumed += taken
-            self.enter(lot, "finalize", each.number, -taken, -taken, 0)
+            self.enter(lot, "finalize", each.number, -taken, -taken, 0, said(each.terms, each.cost or 0))
         if over:
             self.debts.append(Debt(each.name, each.number, over))
-            self.entries[each.name].append(("debt_incurred", each.pool, None, each.number, -over, 0, 0))
+            discount = said(each.terms, each.cost or 0)
+            self.entries[each.name].append(("debt_incurred", each.pool, None, each.number, -over, 0, 0, discount))
 
     def release(self, command: Release) -> Json:
         each = self.find(command.reservation)
@@ -553,15 +647,25 @@ class Model:
             lot.available += amount
             self.enter(lot, "release", each.number, amount, amount, -amount)
 
-    def enter(self, lot: Lot, kind: str, reservation: int | None, amount: int, available: int, reserved: int) -> None:
-        self.entries[lot.name].append((kind, lot.pool, lot.number, reservation, amount, available, reserved))
+    def enter(
+        self,
+        lot: Lot,
+        kind: str,
+        reservation: int | None,
+        amount: int,
+        available: int,
+        reserved: int,
+        discount: str | None = None,
+    ) -> None:
+        self.entries[lot.name].append((kind, lot.pool, lot.number, reservation, amount, available, reserved, discount))
 
     # --- answers ---
 
     def reserved(self, each: Reservation) -> Json:
         return {
             "reservationId": ids.encode(ids.RESERVATION, each.number), "accountId": account_id(each.name),
-            "poolId": each.pool, "listMicro": str(each.listed), "discountBps": 0, "discountMicro": "0",
+            "poolId": each.pool, "listMicro": str(each.listed), "discountBps": each.terms.bps,
+            "discountMicro": str(each.terms.off(each.listed)),
             "totalReservedMicro": str(each.held), "status": each.status, "billingMode": each.mode,
             "expiresAt": optional_time(each.ends),
             "lotAllocations": [{"lotId": ids.encode(ids.LOT, lot), "reservedMicro": str(held)} for lot, held in each.draws],
@@ -580,6 +684,11 @@ class Model:
         micro = {name: None if amount is None else str(amount) for name, amount in ends.items()}
         times = {"finalizedAt": optional_time(each.closed), "createdAt": optional_time(each.made)}
         return self.reserved(each) | micro | times
+
+
+def said(terms: Terms, price: int) -> str | None:
+    """What the metadata of an entry says of a discount."""
+    return None if terms.community is None else f"{terms.off(price)} of {price} by {terms.tier} of {terms.community}"
 
 
 def account_id(name: int) -> str:
@@ -688,7 +797,7 @@ class Run:
     async def send(self, write: Write) -> Written:
         operation, values = self.operation(write.action, dry=write.dry)
         key = None if write.key is None else Key("model", write.key, sha256(repr(write.action).encode()).digest())
-        caller = ADMIN if isinstance(write.action, Mint | Grant | Revoke | RevokeAll) else SERVICE
+        caller = SERVICE if isinstance(write.action, Reserve | Finalize | Release) else ADMIN
         return await self.book.write(operation, caller=caller, origin=ORIGIN, key=key, dry_run=write.dry, **values)
 
     def operation(self, action: Action, *, dry: bool) -> tuple[Callable[..., Outcome], Json]:
@@ -721,6 +830,16 @@ class Run:
                     "pool_id": pool, "list_micro": amount, "ttl_seconds": ttl_s, "billing_mode": mode, "description": None,
                     "metadata": None, "ceiling_micro": CEILING,
                 }  # fmt: skip
+            case Tiers(community, found):
+                bodies = [TierBody(tier, bps, None if cap is None else Micro(cap)) for tier, bps, cap in found]
+                return replace_tiers, {"community_id": community, "tiers": bodies}
+            case Join(name, community, tier, lives_s):
+                ends_us = None if lives_s is None else self.clock.time_us + lives_s * US_PER_SECOND
+                return put_membership, {
+                    "account_id": account_id(name), "community_id": community, "tier": tier, "expires_at_us": ends_us,
+                }  # fmt: skip
+            case Leave(name, community):
+                return delete_membership, {"account_id": account_id(name), "community_id": community}
             case Finalize(number, cost):
                 reservation = ids.encode(ids.RESERVATION, number + 1)
                 return finalize, {"reservation_id": reservation, "actual_cost_micro": cost, "ceiling_micro": CEILING}
@@ -794,7 +913,9 @@ def whole(conn: sqlite3.Connection) -> None:
 
 def entries(conn: sqlite3.Connection, account: int) -> list[Entry]:
     return conn.execute(
-        "SELECT entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro"
+        "SELECT entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,"
+        "       metadata ->> 'discountMicro' || ' of ' || (metadata ->> 'listMicro') || ' by ' || (metadata ->> 'tier')"
+        "           || ' of ' || (metadata ->> 'communityId')"
         "  FROM credit_ledger WHERE account_id = ? ORDER BY id",
         (account,),
     ).fetchall()
