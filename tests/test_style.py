@@ -52,8 +52,12 @@ DIRECTIONS = (
     Direction("ledger/", (*_FACES, "campaigns", "discounts", "auth"), {"ledger/routes.py": ("web",)}),
     Direction("campaigns/", (*_FACES, "discounts", "auth"), {"campaigns/routes.py": ("web",)}),
     Direction("discounts/", (*_FACES, "campaigns", "auth"), {"discounts/routes.py": ("web",)}),
-    # What is said beside handlers is of the wire, and knows no feature.
-    Direction("schema/", ("app", "book", "cli", "commands", "system", "jobs", *_FEATURES, "auth", "db"), {}),
+    # What is said beside handlers is of the wire, and knows no feature; an example of a refusal may carry an explanation.
+    Direction(
+        "schema/",
+        ("app", "book", "cli", "commands", "system", "jobs", *_FEATURES, "auth", "db"),
+        {"schema/refusals.py": ("ledger",)},
+    ),
     # Counting knows nothing of who reads the counters.
     Direction("metrics.py", ("",), {}),
     # Arithmetic takes values and answers values.
