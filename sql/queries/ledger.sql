@@ -89,13 +89,14 @@ SELECT l.id, l.account_id, l.pool_id, l.available_micro, l.expires_at_us, l.revo
 
 -- name: lots_to_explain
 -- In the order of :lot_ids, a JSON array of keys.
-SELECT l.id, l.pool_id, l.priority, l.original_micro, l.available_micro, l.consumed_micro, l.revoked_micro, l.expires_at_us
+SELECT l.id, l.pool_id, l.priority, l.original_micro, l.available_micro, l.consumed_micro, l.revoked_micro, l.revoked_at_us,
+       l.expires_at_us
   FROM json_each(:lot_ids) j
   CROSS JOIN credit_lots l ON l.id = j.value
  ORDER BY j.key;
 
 -- name: newest_lots_to_explain
-SELECT id, pool_id, priority, original_micro, available_micro, consumed_micro, revoked_micro, expires_at_us
+SELECT id, pool_id, priority, original_micro, available_micro, consumed_micro, revoked_micro, revoked_at_us, expires_at_us
   FROM credit_lots
  WHERE account_id = :account_id
  ORDER BY id DESC

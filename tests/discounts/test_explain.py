@@ -4,7 +4,6 @@ import pytest
 
 from minibill.audit import Origin
 from minibill.auth.tokens import Caller
-from minibill.db.sqlite import sqlite3
 from minibill.ledger.mint import mint
 from tests.api import Api, Json, done, refused
 from tests.discounts.told import CAPPED, GOLD, join, member, put_tiers, reasons
@@ -99,23 +98,17 @@ def test_a_refusal_says_what_there_is_and_changes_nothing(moment: Moment, api: A
     assert reasons(explanation) == {"guild": (True, "it gives the most: 100")}
 
 
-def test_a_revoked_lot_is_said_to_be_revoked(api: Api) -> None:
-    account = api.account(5, 7)
-    first, second = lots(api, account)
-
-    def revoke(conn: sqlite3.Connection) -> None:
-        # As a revocation does it, of a lot that has nothing else.
-        conn.execute("UPDATE credit_lots SET available_micro = 0, revoked_micro = 5 WHERE id = 1")
-        conn.execute(
-            "INSERT INTO credit_ledger (account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro,"
-            "   available_delta_micro, reserved_delta_micro, available_after_micro, reserved_after_micro, description,"
-            "   metadata, created_at_us)"
-            " SELECT 1, 'general', 3, 'revoke', 1, NULL, -5, -5, 0, 7, 0, NULL, NULL, max(created_at_us)"
-            " FROM credit_ledger"
-        )
-
-    api.loop.run(api.book.writer.run(revoke))
-    assert outcomes(ask(api, account, 5)["explanation"]) == [(second, "drawn", "5"), (first, "revoked", "0")]
+def test_a_revoked_lot_is_said_to_be_revoked_also_while_all_of_it_is_reserved(api: Api) -> None:
+    account = api.account()
+    campaigns = [api.campaign(), api.campaign()]
+    grants = [done(api.batch(campaign, (account, 5)))["grants"][0] for campaign in campaigns]
+    api.reserve(account, 5)
+    for campaign in campaigns:
+        done(api.post(f"/campaigns/{campaign}/revoke", {"reason": "a mistake"}))
+    left = api.mint(account, 7)["lotId"]
+    assert outcomes(ask(api, account, 6)["explanation"]) == [
+        (left, "drawn", "6"), (grants[1]["lotId"], "revoked", "0"), (grants[0]["lotId"], "revoked", "0"),
+    ]  # fmt: skip
 
 
 def test_it_says_which_memberships_were_considered_and_which_cap_bound(moment: Moment, api: Api) -> None:

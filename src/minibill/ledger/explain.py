@@ -38,6 +38,7 @@ class LotRow(NamedTuple):
     available_micro: int
     consumed_micro: int
     revoked_micro: int
+    revoked_at_us: int | None
     expires_at_us: int | None
 
 
@@ -104,11 +105,13 @@ def _why_passed_over(lot: LotRow, pools: tuple[str, ...], now_us: int) -> LotOut
         return "other_pool"
     if lot.available_micro:
         return "not_needed"
-    # In the order of the states of a lot.
+    # In the order of the states of a lot. Of one that was revoked while all of it was reserved nothing comes back either.
     if lot.revoked_micro:
         return "revoked"
     if lot.consumed_micro == lot.original_micro:
         return "spent"
+    if lot.revoked_at_us is not None:
+        return "revoked"
     if lot.expires_at_us is not None and lot.expires_at_us <= now_us:
         return "expired"
     return "reserved"

@@ -224,7 +224,7 @@ def reservation_explained(
         actual_cost_micro=row.actual_cost_micro,
         finalized_micro=row.finalized_micro,
         discount=row.discount,
-        drawn_micro={lot_id: reserved for lot_id, reserved, _, _ in lots},
+        drawn_micro={lot_id: reserved for lot_id, reserved, *_ in lots},
         lots=to_explain,
     )
     return ReservationExplained(**msgspec.structs.asdict(answer), explanation=explanation)
