@@ -2,11 +2,14 @@
 
 import asyncio
 import itertools
+import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 
@@ -16,17 +19,24 @@ from bench.machine import on_server_core
 from bench.report import Table, Unfit, number, require_whole
 from bench.singles import CONNECTIONS, NOOP_POST, WARM_UP_SECONDS
 from bench.sizes import Sizes
-from minibill import ids
+from minibill import idempotency, ids
 from minibill.audit import Origin
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
+from minibill.db.connect import open_writer
+from minibill.db.queries import queries
+from minibill.db.sqlite import sqlite3
 from minibill.db.writer import QUEUE_MAX
 from minibill.idempotency import Key
 from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reserve
+from minibill.outcome import Outcome
+from minibill.wire import encode
+
+LEDGER = queries("ledger")
 
 CALLER = Caller("service", "bench", None, frozenset())
 NOBODY = Origin(None, None, None, None)
@@ -55,9 +65,12 @@ def in_process(sizes: Sizes) -> Table:
                 db = Path(folder, f"{turn}-{live}-{spent}.db")
                 rates[live, spent].append(asyncio.run(_pairs_per_s(db, live=live, spent=spent, pairs=sizes.pairs)))
                 require_whole(db)
+        floors = [_bare_pairs_per_s(Path(folder, f"bare-pairs-{n}.db"), pairs=sizes.pairs) for n in range(sizes.rounds)]
         one_by_one = asyncio.run(_pairs_per_s(Path(folder, "one.db"), live=1, spent=0, pairs=sizes.pairs // 8, spenders=1))
     first = statistics.median(rates[LOTS[0]])
     rows.append(("the disk: one bare row a COMMIT", "", "", number(commits_per_s), "1.00", ""))
+    floor = statistics.median(floors)
+    rows.append(("bare: the same statements, same groups", "1", "0", number(floor), number(floor / commits_per_s), ""))
     rows.append(("one pair after the other", "1", "0", number(one_by_one), number(one_by_one / commits_per_s), ""))
     for (live, spent), found in rates.items():
         rate = statistics.median(found)
@@ -66,7 +79,8 @@ def in_process(sizes: Sizes) -> Table:
     columns = ("pairs", "live lots", "spent lots", "pairs/s", "times the disk's rate", "cost beside one lot")
     about = (
         f"Medians of {sizes.rounds} books of {sizes.pairs:,} pairs each: reserve 100, finalize 60, every write with an "
-        "idempotency key, on one account, on disk before it is answered."
+        "idempotency key, on one account, on disk before it is answered. Bare are the statements that such pairs ran, run "
+        f"again on a copy of the book, {SPENDERS} requests a transaction, with nothing decided, encoded or awaited."
     )
     return Table("Reserve and finalize in process", about, columns, rows, ("pairs",))
 
@@ -149,6 +163,65 @@ async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int, spenders:
     taken_s = time.perf_counter() - began_s
     await book.close()
     return pairs / taken_s
+
+
+class _Recorder:
+    """A connection that keeps what it ran."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+        self.ran: list[tuple[Callable[[sqlite3.Connection], Callable[..., sqlite3.Cursor]], str, Sequence[Any]]] = []
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        self.ran.append((attrgetter("execute"), sql, values))
+        return self._conn.execute(sql, values)
+
+    def executemany(self, sql: str, rows: Sequence[Any]) -> sqlite3.Cursor:
+        self.ran.append((attrgetter("executemany"), sql, rows))
+        return self._conn.executemany(sql, rows)
+
+
+def _bare_pairs_per_s(db: Path, *, pairs: int) -> float:
+    copy = db.with_suffix(".copy")
+    asyncio.run(make_book(db, accounts=1, live=1, spent=0))
+    shutil.copyfile(db, copy)
+    conn = open_writer(db)
+    recorder = _Recorder(conn)
+    _run_pairs(recorder, pairs)  # type: ignore[arg-type]
+    conn.close()
+    conn = open_writer(copy)
+    statements = [(run(conn), sql, values) for run, sql, values in recorder.ran]
+    began_s = time.perf_counter()
+    for run, sql, values in statements:
+        run(sql, values).fetchone()
+    taken_s = time.perf_counter() - began_s
+    conn.close()
+    require_whole(copy)
+    return pairs / taken_s
+
+
+def _run_pairs(conn: sqlite3.Connection, pairs: int) -> None:
+    now_us = LEDGER.newest_time.one(conn)
+    assert now_us is not None
+
+    def run(operation: Callable[..., Outcome], name: str, **arguments: object) -> Any:
+        key = Key(CALLER.name, name, name.ljust(32).encode())
+        conn.execute("SAVEPOINT operation")
+        assert idempotency.find(conn, key) is None
+        outcome = operation(conn, now_us=now_us[0], ceiling_micro=CEILING_MICRO, **arguments)
+        idempotency.keep(conn, key, idempotency.Kept(outcome.status, encode(outcome.answer)))
+        conn.execute("RELEASE operation")
+        return outcome.answer
+
+    for begin in range(0, pairs, SPENDERS // 2):
+        conn.execute("BEGIN IMMEDIATE")
+        for count in range(begin, min(begin + SPENDERS // 2, pairs)):
+            reserved = run(
+                reserve, f"r{count}", account_id=ACCOUNT, entity=None, pool_id="general", list_micro=100, ttl_seconds=300,
+                billing_mode="live", description=None, metadata=None,
+            )  # fmt: skip
+            run(finalize, f"f{count}", reservation_id=reserved.reservation_id, actual_cost_micro=60)
+        conn.execute("COMMIT")
 
 
 async def make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
