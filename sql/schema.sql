@@ -674,6 +674,28 @@ BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_changed'); END;
 CREATE TRIGGER audit_rows_are_never_deleted BEFORE DELETE ON admin_audit_log
 BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_deleted'); END;
 
+CREATE TABLE reconciliations (
+    id               INTEGER PRIMARY KEY CONSTRAINT reconciliation_is_the_last CHECK (id = 1),
+    -- The moment of the snapshot that was checked.
+    reconciled_at_us INTEGER NOT NULL,
+    -- What it is answered with.
+    report           TEXT NOT NULL
+        CONSTRAINT reconciliation_report_is_an_object CHECK (json_valid(report) AND json_type(report) = 'object'),
+    -- The newest row of the audit log when its chain was last found whole; NULL both: there was none. Whoever cuts rows off
+    -- that log later, or makes its chain anew, can't do it without this row being missed.
+    audit_seq        INTEGER,
+    audit_hash       BLOB CONSTRAINT reconciliation_audit_hash_has_32_bytes CHECK (length(audit_hash) = 32),
+    CONSTRAINT reconciliation_names_an_audit_row_whole CHECK ((audit_seq IS NULL) = (audit_hash IS NULL))
+) STRICT;
+
+CREATE TRIGGER reconciliation_sees_no_less_of_the_audit_log BEFORE UPDATE ON reconciliations
+WHEN OLD.audit_seq IS NOT NULL
+ AND (NEW.audit_seq IS NULL OR NEW.audit_seq < OLD.audit_seq)
+BEGIN SELECT RAISE(ABORT, 'reconciliation_sees_no_less_of_the_audit_log'); END;
+
+CREATE TRIGGER reconciliation_is_kept BEFORE DELETE ON reconciliations
+BEGIN SELECT RAISE(ABORT, 'reconciliation_is_kept'); END;
+
 CREATE TABLE idempotency_keys (
     id            INTEGER PRIMARY KEY,
     -- 'admin:' or 'service:' and the token's subject.

@@ -47,7 +47,11 @@ _FEATURES = ("ledger", "campaigns", "discounts")
 
 DIRECTIONS = (
     # The database knows no feature: it raises problems, and that is all it knows of callers.
-    Direction("db/", (*_FACES, *_FEATURES, "auth", "audit", "idempotency", "outcome", "wire", "config", "invariants"), {}),
+    Direction(
+        "db/",
+        (*_FACES, *_FEATURES, "auth", "audit", "idempotency", "outcome", "wire", "config", "invariants", "reconcile"),
+        {},
+    ),
     # Credits know nothing of what they are given for. Routes are HTTP, and so may know what HTTP has in common.
     Direction("ledger/", (*_FACES, "campaigns", "discounts", "auth"), {"ledger/routes.py": ("web",)}),
     Direction("campaigns/", (*_FACES, "discounts", "auth"), {"campaigns/routes.py": ("web",)}),
@@ -65,6 +69,9 @@ DIRECTIONS = (
     Direction("ledger/discounts.py", ("db", "ids"), {}),
     Direction("money.py", ("",), {}),
     Direction("clock.py", ("",), {}),
+    # What proves the features wrong knows none of them.
+    Direction("invariants.py", (*_FACES, *_FEATURES, "auth", "reconcile"), {}),
+    Direction("reconcile/", (*_FACES, *_FEATURES, "auth"), {"reconcile/routes.py": ("web",)}),
     # A client of the service goes in by HTTP: it opens no book.
     Direction("commands/client.py", ("db", "book", "app", *(f for f in _FEATURES if f != "campaigns")), {}),
     Direction("commands/campaign", ("db", "book", "app", "ledger", "discounts"), {}),
@@ -112,6 +119,7 @@ OWNERS = {
     "campaigns": ("campaigns/",),
     "discounts": ("discounts/", "ledger/reservations.py"),
     "book": ("book.py", "totals.py"),
+    "reconcile": ("reconcile/", "book.py"),
 }
 
 

@@ -30,6 +30,7 @@ from minibill.discounts import routes as discounts
 from minibill.jobs import run_jobs
 from minibill.ledger import routes as ledger
 from minibill.metrics import Metrics
+from minibill.reconcile import routes as reconciliation
 from minibill.schema import routes as schema
 from minibill.web import CONTEXT, Context, Handler, Route, Service, answered, problem_reply
 
@@ -66,6 +67,8 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("GET", "/campaigns/{campaign_id:str}/stats", campaigns.show_stats, READ),
     ("GET", "/audit", audit_list.list_rows, READ),
     ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
+    ("GET", "/reconciliation", reconciliation.show_last, READ),
+    ("POST", "/reconciliation", reconciliation.run_now, OPS_WRITE),
     ("GET", "/clock", system.show_clock, READ),
     ("POST", "/clock/advance", system.advance_clock, OPS_WRITE),
 )

@@ -27,6 +27,8 @@ from minibill.ledger.settle import sweep
 from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
 from minibill.problems import Problem
+from minibill.reconcile.report import Report
+from minibill.reconcile.run import Reconciler, record
 from minibill.totals import Totals
 from minibill.wire import encode
 
@@ -35,6 +37,7 @@ log = logging.getLogger("minibill.book")
 BOOK = queries("book")
 LEDGER = queries("ledger")
 REQUESTS = queries("requests")
+RECONCILE = queries("reconcile")
 
 
 class Written(NamedTuple):
@@ -57,6 +60,7 @@ class Book:
         self.writer = writer
         self.sweeps = Sweeps()
         self.totals = Totals(readers)
+        self.reconciler = Reconciler(path, clock)
         self._lock = lock
         self._conn = conn
 
@@ -147,12 +151,28 @@ class Book:
         while await self.writer.run(idempotency.prune):
             pass
 
+    async def reconcile(self) -> Report:
+        """Recomputes the book and keeps the report as the last one."""
+        reconciled = await self.reconciler.run()
+        await self.writer.run(lambda conn: record(conn, reconciled=reconciled, now_us=self.clock.now_us()))
+        return reconciled.report
+
+    def last_reconciled_us(self) -> int | None:
+        """When the book was last recomputed; None for never."""
+        rows = self.readers.at_once(RECONCILE.last_reconciliation)
+        return rows[0][0] if rows else None
+
+    def kept_answer(self, key: idempotency.Key) -> idempotency.Kept | None:
+        """The answer that a write with this key was given before; raises `IdempotencyKeyReused`."""
+        return self.readers.look_up(lambda conn: idempotency.find(conn, key))
+
     def denied_tokens(self) -> set[str]:
         """The ids of the tokens that were revoked. Read at once, so that none is revoked between reading and using it."""
         return {token_id for token_id, _ in self.readers.at_once(REQUESTS.revoked_tokens)}
 
     async def close(self) -> None:
         """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""
+        await self.reconciler.close()
         await self.writer.stop()
         await self.readers.close()
         try:

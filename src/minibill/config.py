@@ -30,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     billing_mode: str
     ceiling_micro: int
     max_body_bytes: int
+    reconcile_seconds: int
     trusted_proxies: str
     log_level: str
     access_log: bool
@@ -111,6 +112,8 @@ SETTINGS = (
     Setting("MINIBILL_MAX_BODY_BYTES", "max_body_bytes", "1048576", "bytes",
             "a larger request body is refused: memory is bounded; a batch of 1,000 grants takes about 100 KiB",
             _whole(1, 1_073_741_824)),
+    Setting("MINIBILL_RECONCILE_SECONDS", "reconcile_seconds", "3600", "seconds",
+            "how often the whole book is recomputed and compared; 0 for only when asked to", _whole(0, 31_536_000)),
     Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
             "whose X-Forwarded-For is believed; by default nobody's", _text),
     Setting("MINIBILL_LOG", "log_level", "info", "info, warning or error",

@@ -1,10 +1,10 @@
-"""What runs by itself: settling what is due, and forgetting what need not be kept. One task, ended with the service."""
+"""What runs by itself: settling what is due, forgetting what need not be kept, reconciling. Ended with the service."""
 
 import asyncio
 import logging
 
 from minibill.auth.revoke import forget_expired
-from minibill.clock import monotonic_s
+from minibill.clock import US_PER_SECOND, monotonic_s
 from minibill.problems import Problem
 from minibill.web import Service
 
@@ -14,9 +14,20 @@ log = logging.getLogger("minibill.jobs")
 SWEEP_SECONDS = 5
 PRUNE_SECONDS = 600
 
+# How often the schedule of reconciliations is looked at, and how long one that failed to run is put off.
+RECONCILE_LOOK_SECONDS = 5
+RECONCILE_AGAIN_SECONDS = 60
+
 
 async def run_jobs(service: Service) -> None:
     """Runs until it is cancelled; a job that fails is logged and tried again at its next time."""
+    async with asyncio.TaskGroup() as jobs:
+        jobs.create_task(_settle_and_prune(service))
+        if service.settings.reconcile_seconds:
+            jobs.create_task(_reconcile(service))
+
+
+async def _settle_and_prune(service: Service) -> None:
     pruned_s = monotonic_s()
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
@@ -32,3 +43,21 @@ async def run_jobs(service: Service) -> None:
             log.warning("a background job was put off", extra={"reason": problem.detail})
         except Exception:
             log.exception("a background job failed")
+
+
+async def _reconcile(service: Service) -> None:
+    """Reconciles once the last one, of this process or the one before, is older than the setting says."""
+    book, period_us = service.book, service.settings.reconcile_seconds * US_PER_SECOND
+    began_us = book.clock.now_us()
+    while True:
+        last_us = book.last_reconciled_us()
+        due_us = (began_us if last_us is None else last_us) + period_us
+        if (wait_us := due_us - book.clock.now_us()) > 0:
+            # The test clock may be moved meanwhile.
+            await asyncio.sleep(min(wait_us / US_PER_SECOND, RECONCILE_LOOK_SECONDS))
+            continue
+        try:
+            await book.reconcile()
+        except Exception:
+            log.exception("a reconciliation failed to run")
+            await asyncio.sleep(RECONCILE_AGAIN_SECONDS)

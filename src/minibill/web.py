@@ -228,6 +228,16 @@ class Call:
             return Reply(200, written.body, headers) if self.is_dry_run else Reply(NO_CONTENT, b"", headers)
         return Reply(written.status, written.body, headers)
 
+    async def was_answered_before(self) -> bool:
+        """Whether `write` will answer what this request was answered with before: what it needs can be spared then.
+
+        Raises `IdempotencyKeyReused` as `write` would.
+        """
+        caller = self.context.caller
+        assert caller is not None
+        key = self._idempotency_key(caller, await self._read_body())
+        return key is not None and self.service.book.kept_answer(key) is not None
+
     # --- inside ---
 
     def _header(self, name: bytes) -> str | None:

@@ -13,6 +13,7 @@ def stop_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     now_us = real_now_us()
     monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
     monkeypatch.setattr("minibill.auth.revoke.real_now_us", lambda: now_us)
+    monkeypatch.setattr("minibill.reconcile.run.monotonic_s", lambda: 0)
 
 
 @pytest.mark.parametrize("name", WRITES)

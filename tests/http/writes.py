@@ -93,6 +93,7 @@ WRITES: dict[str, Callable[[Api], Write]] = {
     "replace tiers": _replaced_tiers,
     "join": _membership,
     "change a membership": _change_of_a_membership,
+    "reconcile": lambda _: Write("POST", "/reconciliation", None),
     "revoke a token": lambda _: Write("POST", "/tokens/some-id/revoke", None),
 }
 

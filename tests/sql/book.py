@@ -107,13 +107,15 @@ UPDATE credit_grants
        revoke_reason = 'a mistake'
  WHERE id = 2;
 
+INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', NULL, NULL);
+
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 """
 
 _AUDIT = (
     (1, "op", "campaign.create", "campaign", "camp_2", "{}", None, None, None, None, 210),
-    (2, "op", "account.mint", "account", "acct_1", '{"after":1}', "192.0.2.7", "curl", "abc", "token-0", 1010),
+    (2, "op", "account.mint", "account", "acct_1", '{"after":1}', "192.0.2.7", "curl", "abc", "token-0", 1150),
 )
 
 
@@ -136,6 +138,7 @@ def make_book(migrated_file: Path, folder: Path) -> Path:
     try:
         conn.executescript(f"BEGIN;\n{_ROWS}")
         conn.executemany(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 13)})", audit_rows())
+        conn.execute("UPDATE reconciliations SET audit_seq = 1, audit_hash = ?", (audit_rows()[0][-1],))
         conn.execute("COMMIT")
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:

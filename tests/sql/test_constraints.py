@@ -525,6 +525,22 @@ def _balances_that_are_refused() -> Iterator[Case]:
         yield follow, (f"UPDATE credit_balances SET {changed} WHERE account_id = 1",)
 
 
+def _reconciliations_that_are_refused() -> Iterator[Case]:
+    yield "reconciliation_is_the_last", ("INSERT INTO reconciliations VALUES (2, 1, '{}', NULL, NULL)",)
+    for text in NO_OBJECTS:
+        yield "reconciliation_report_is_an_object", (update("reconciliations", 1, report=text),)
+    yield "reconciliation_audit_hash_has_32_bytes", (update("reconciliations", 1, audit_hash=bytes(31)),)
+    yield (
+        "reconciliation_names_an_audit_row_whole",
+        (update("reconciliations", 1, audit_hash=None),),
+    )
+    less = "reconciliation_sees_no_less_of_the_audit_log"
+    yield less, (update("reconciliations", 1, audit_seq=0),)
+    yield less, (update("reconciliations", 1, audit_seq=None, audit_hash=None),)
+    yield "reconciliation_is_kept", ("DELETE FROM reconciliations",)
+    yield "reconciliation_is_kept", (replace("reconciliations", 1),)
+
+
 def _rows_that_stay() -> Iterator[Case]:
     """Append-only tables, and the columns of the others that never change."""
     for table, prefix, where in (
@@ -585,6 +601,7 @@ CASES: list[Case] = [
     *_grants_that_are_refused(),
     *_entries_that_are_refused(),
     *_balances_that_are_refused(),
+    *_reconciliations_that_are_refused(),
     *_rows_that_stay(),
 ]
 

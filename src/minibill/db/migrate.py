@@ -53,18 +53,24 @@ def migrate(conn: sqlite3.Connection) -> list[Migration]:
 
     Raises `MigrationRefused` when the file knows a migration that this version does not have, or with another text.
     """
-    known = all_migrations()
-    applied = _applied(conn)
-    for version, (name, checksum) in applied.items():
-        mine = next((migration for migration in known if migration.version == version), None)
-        if mine is None:
-            raise MigrationRefused(f"the database is newer: it has migration {version} ({name}); use a newer minibill")
-        if mine.checksum != checksum:
-            raise MigrationRefused(f"migration {version} ({name}) of this database has another text than this minibill's")
+    known, applied = all_migrations(), _applied(conn)
+    _refuse_others(known, applied)
     pending = [migration for migration in known if migration.version not in applied]
     for migration in pending:
         _apply(conn, migration)
     return pending
+
+
+def require_current(conn: sqlite3.Connection) -> None:
+    """Raises `MigrationRefused` when the file is not of this version's schema; changes nothing."""
+    known, applied = all_migrations(), _applied(conn)
+    _refuse_others(known, applied)
+    if len(applied) < len(known):
+        missing = next(migration for migration in known if migration.version not in applied)
+        raise MigrationRefused(
+            f"the database is older: it lacks migration {missing.version} ({missing.name}); bring it up to date with "
+            "`minibill migrate --db FILE`"
+        )
 
 
 def schema_of(conn: sqlite3.Connection) -> str:
@@ -73,6 +79,15 @@ def schema_of(conn: sqlite3.Connection) -> str:
         "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
     ).fetchall()
     return "".join(f"{sql};\n\n" for (sql,) in statements)
+
+
+def _refuse_others(known: list[Migration], applied: dict[int, tuple[str, str]]) -> None:
+    for version, (name, checksum) in applied.items():
+        mine = next((migration for migration in known if migration.version == version), None)
+        if mine is None:
+            raise MigrationRefused(f"the database is newer: it has migration {version} ({name}); use a newer minibill")
+        if mine.checksum != checksum:
+            raise MigrationRefused(f"migration {version} ({name}) of this database has another text than this minibill's")
 
 
 def _applied(conn: sqlite3.Connection) -> dict[int, tuple[str, str]]:

@@ -7,15 +7,18 @@ Each read is one statement and is fetched whole: a SELECT left open would pin th
 """
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
 from minibill.db.connect import open_reader
 from minibill.db.queries import Query, Row
 from minibill.db.sqlite import sqlite3
+
+T = TypeVar("T")
 
 # Reads are short; two threads keep one long page from delaying the others.
 READERS = 2
@@ -50,6 +53,10 @@ class Readers:
     def at_once(self, query: Query, **named: Any) -> list[Row]:
         """Every row of a query that reads a few rows by key, without leaving the event loop."""
         return query.all(self._direct, **named)
+
+    def look_up(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """What an operation that only reads a few rows by key answers, without leaving the event loop."""
+        return operation(self._direct)
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -1,0 +1,81 @@
+"""Snapshots: a file read as it is at one moment, through a connection that writes nothing, neither the file nor its log.
+
+The file may be served by another process meanwhile; nobody waits for a snapshot, only the write-ahead log grows under it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from minibill.db.connect import APPLICATION_ID, BUSY_TIMEOUT_MS, NotABook
+from minibill.db.migrate import require_current
+from minibill.db.sqlite import require_floor, sqlite3
+
+# What reads a whole file wants more of it in memory than what reads rows; in KiB.
+CACHE_KIB = 65_536
+
+
+class Disturbed(Exception):
+    """Somebody began to serve the file while it was read as one that nobody has open; read it again."""
+
+
+class _State(NamedTuple):
+    """What shows that a file was written."""
+
+    inode: int
+    bytes: int
+    changed_ns: int
+    has_log: bool
+
+
+@contextmanager
+def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """A read-only connection inside a transaction: all that it reads is of one moment.
+
+    Raises `FileNotFoundError`, `NotABook`, `MigrationRefused` when the file's schema is not this version's, and `Disturbed` at
+    the end, when what was read may not have been of one moment.
+    """
+    require_floor()
+    real = Path(os.path.realpath(path))
+    before = _state_of(real)
+    # Even a read-only connection makes a log and its index where there are none, and leaves them behind. Where there are
+    # none nobody has the file open, and it can be read as one that nobody changes.
+    options = "mode=ro" if before.has_log else "mode=ro&immutable=1"
+    conn = sqlite3.connect(
+        f"{real.as_uri()}?{options}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+    )
+    try:
+        _require_book(conn, path)
+        conn.execute("PRAGMA trusted_schema = OFF")
+        conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        conn.execute("BEGIN")
+        require_current(conn)
+        yield conn
+    finally:
+        conn.close()
+    if not before.has_log and _state_of(real) != before:
+        raise Disturbed(f"{path} was opened by another process")
+
+
+def _state_of(path: Path) -> _State:
+    stat = path.stat()
+    has_log = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-shm", "-journal"))
+    return _State(stat.st_ino, stat.st_size, stat.st_mtime_ns, has_log)
+
+
+def _require_book(conn: sqlite3.Connection, path: Path) -> None:
+    try:
+        application_id = conn.execute("PRAGMA application_id").fetchone()[0]
+        conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.DatabaseError as error:
+        if "not a database" in str(error):
+            raise NotABook(f"{path} is not an SQLite database") from error
+        raise
+    if application_id != APPLICATION_ID:
+        raise NotABook(f"{path} is not a minibill database; `minibill migrate` makes one")

@@ -1,0 +1,27 @@
+"""Reconciliation over HTTP: the last report, and one now."""
+
+from minibill.db.queries import queries
+from minibill.reconcile.report import NEVER_RUN
+from minibill.reconcile.run import record
+from minibill.web import Call, Reply, WriteQuery
+from minibill.wire import Decoder, NoBody, Query
+
+SQL = queries("reconcile")
+
+_NOTHING = Decoder(NoBody)
+
+
+async def show_last(call: Call) -> Reply:
+    """The report of the last reconciliation, byte for byte as it was answered then."""
+    call.parameters(Query)
+    rows = call.service.book.readers.at_once(SQL.last_reconciliation)
+    return Reply(200, rows[0][1].encode()) if rows else call.answer(NEVER_RUN)
+
+
+async def run_now(call: Call) -> Reply:
+    """Recomputes the whole book and answers what that came to."""
+    await call.read(_NOTHING)
+    call.parameters(WriteQuery)
+    # A replay must not cost a run: its answer is there already.
+    is_replay = await call.was_answered_before()
+    return await call.write(record, reconciled=None if is_replay else await call.service.book.reconciler.run())

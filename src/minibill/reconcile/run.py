@@ -1,0 +1,153 @@
+"""Reconciliations of a served book: the ten checks on a snapshot of their own, on a thread, beside all that goes on.
+
+Only one runs at a time. Whoever asks for one while it runs waits for the next, since the snapshot of the one that is under
+way may be older than what he just wrote; all who wait share that next one.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from minibill.clock import Clock, monotonic_s
+from minibill.db.queries import queries
+from minibill.db.snapshot import open_snapshot
+from minibill.db.sqlite import sqlite3
+from minibill.invariants import run_checks
+from minibill.outcome import Outcome
+from minibill.problems import NotReady
+from minibill.reconcile.report import Report, failed_checks, report_of
+from minibill.wire import encode
+
+log = logging.getLogger("minibill.reconcile")
+
+SQL = queries("reconcile")
+AUDIT = queries("audit")
+
+# How much the thread gives way to others that want its core, from 0 to 19: requests come first. Not all the way, since it
+# holds the interpreter now and then, and whoever waits for that must not wait for a thread that is never run.
+NICENESS = 10
+
+# Between pieces of Python, so that the event loop has the interpreter most of the time.
+PAUSE_SECONDS = 0.001
+
+# How often a run that is to stop is told so: what is told between two statements is not heard by the second.
+INTERRUPT_SECONDS = 0.02
+
+
+class Reconciled(NamedTuple):
+    """What a run came to, and the newest row of the audit log if that was whole."""
+
+    at_us: int
+    report: Report
+    audit_seq: int | None
+    audit_hash: bytes | None
+
+
+class Reconciler:
+    """Runs the checks on the file of a book that is open; used from one event loop."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._current: asyncio.Task[Reconciled] | None = None
+        self._next: asyncio.Task[Reconciled] | None = None
+        self._thread = ThreadPoolExecutor(1, "minibill-reconcile", initializer=_give_way)
+        self._conn: sqlite3.Connection | None = None
+        self._stopping = False
+
+    async def run(self) -> Reconciled:
+        """Checks the book as it is now or a little later. Cancelling the caller does not stop what others wait for.
+
+        Raises `NotReady` when the book is being closed.
+        """
+        if self._stopping:
+            raise _stopped()
+        if self._next is None:
+            self._next = asyncio.create_task(self._run_after(self._current))
+            self._next.add_done_callback(_hear_of_failure)
+        return await asyncio.shield(self._next)
+
+    async def close(self) -> None:
+        """Ends what is under way, which is answered with `NotReady`."""
+        self._stopping = True
+        for task in (self._current, self._next):
+            while task is not None and not task.done():
+                if (conn := self._conn) is not None:
+                    with suppress(sqlite3.ProgrammingError):
+                        conn.interrupt()
+                await asyncio.wait([task], timeout=INTERRUPT_SECONDS)
+        self._thread.shutdown()
+
+    async def _run_after(self, before: asyncio.Task[Reconciled] | None) -> Reconciled:
+        if before is not None:
+            await asyncio.wait([before])
+        self._current, self._next = self._next, None
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._reconcile)
+
+    # --- on the thread ---
+
+    def _reconcile(self) -> Reconciled:
+        self._go_on()
+        began_s = monotonic_s()
+        at_us = self._clock.now_us()
+        with open_snapshot(self._path) as conn:
+            self._conn = conn
+            try:
+                newest = AUDIT.last_audit_row.one(conn)
+                findings = run_checks(conn, pause=self._pause, on_check=lambda _: self._go_on())
+            except sqlite3.OperationalError:
+                self._go_on()
+                raise
+            finally:
+                self._conn = None
+        report = report_of(findings, at_us=at_us, duration_ms=round((monotonic_s() - began_s) * 1000))
+        for name in failed_checks(report):
+            log.error("reconciliation: %s fails: %s", name, findings[name])
+        is_whole = newest is not None and not findings["audit_chain"].violations
+        return Reconciled(at_us, report, *(newest if newest is not None and is_whole else (None, None)))
+
+    def _pause(self) -> None:
+        self._go_on()
+        time.sleep(PAUSE_SECONDS)
+
+    def _go_on(self) -> None:
+        if self._stopping:
+            raise _stopped()
+
+
+def record(conn: sqlite3.Connection, *, reconciled: Reconciled, now_us: int) -> Outcome:
+    """Keeps a report as the last one; its answer is that report. Source: contract, section 6."""
+    report = reconciled.report
+    SQL.record_reconciliation.run(
+        conn,
+        reconciled_at_us=reconciled.at_us,
+        report=encode(report).decode(),
+        audit_seq=reconciled.audit_seq,
+        audit_hash=reconciled.audit_hash,
+    )
+    details = lambda: {"status": report.status, "durationMs": report.duration_ms, "failed": failed_checks(report)}
+    return Outcome(200, report, "reconciliation.run", "book", "book", details)
+
+
+def _give_way() -> None:
+    # Threads have a niceness of their own on Linux only; elsewhere the number would be taken for a process.
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def _stopped() -> NotReady:
+    return NotReady("the service is stopping")
+
+
+def _hear_of_failure(task: asyncio.Task[Reconciled]) -> None:
+    # Whoever waited is told; when nobody does any more, it is not the event loop's to complain.
+    if not task.cancelled():
+        task.exception()
