@@ -80,9 +80,7 @@ class Book:
         try:
             migrate(conn)
             clock = clock or Clock()
-            newest = LEDGER.newest_time.one(conn)
-            assert newest is not None
-            clock.not_before(newest[0])
+            clock.not_before(newest_time_us(conn))
             readers = await Readers.open(path)
         except BaseException:
             conn.close()
@@ -182,6 +180,14 @@ class Book:
             log.warning("the write-ahead log was not folded into the file: %s", error)
         self._conn.close()
         self._lock.release()
+
+
+def newest_time_us(conn: sqlite3.Connection) -> int:
+    """The latest time that a book has written; 0 for an empty one."""
+    newest = LEDGER.newest_time.one(conn)
+    assert newest is not None
+    found: int = newest[0]
+    return found
 
 
 def _with_dry_run(body: bytes) -> bytes:

@@ -15,6 +15,9 @@ COMMANDS = {
     "serve": "serve",
     "token": "token",
     "migrate": "migrate",
+    "verify": "verify",
+    "backup": "backup",
+    "restore": "backup",
     "campaign": "campaign",
 }
 

@@ -1,7 +1,7 @@
 """Whether a book is whole: the ten checks of a reconciliation. The service, the command line and the tests run these alone.
 
-A check is a handful of rules of sql/invariants.sql; the hashes of the audit log are recomputed here. A check never raises for
-what a book holds: however broken, it comes to a finding that names what is wrong.
+A check is a handful of rules of sql/invariants.sql; the hashes of the audit log are recomputed here. A check never raises
+for what a book holds: however broken, it comes to a finding that names what is wrong.
 """
 
 import logging

@@ -404,7 +404,7 @@ def test_numbers_of_any_size_in_any_column_break_no_check(defenceless: sqlite3.C
             conn.execute("BEGIN IMMEDIATE")
             try:
                 conn.execute("DROP INDEX entries_one_per_sequence_number")
-                conn.execute("UPDATE %s SET %s = %d" % (table, column, number))
+                conn.execute(f"UPDATE {table} SET {column} = {number}")
                 findings = run_checks(conn)
             finally:
                 conn.execute("ROLLBACK")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from minibill.commands.database import database_option
+from minibill.commands.output import print_json
 from minibill.db.connect import DatabaseLocked, FileLock, NotABook
 from minibill.db.migrate import MigrationRefused, migrate_file
 from minibill.db.sqlite import SqliteTooOld, sqlite3
@@ -12,7 +13,8 @@ from minibill.db.sqlite import SqliteTooOld, sqlite3
 
 @click.command(epilog="\b\nExample:\n  minibill migrate --db /var/lib/credits.db")
 @database_option
-def migrate(*, db: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, for programs.")
+def migrate(*, db: Path, as_json: bool) -> None:
     """Make a database file, or bring it to this version's schema.
 
     `serve` does the same when it starts. The file must not be served meanwhile.
@@ -25,6 +27,9 @@ def migrate(*, db: Path) -> None:
             lock.release()
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, sqlite3.Error, OSError) as error:
         raise click.UsageError(f"can't migrate {db}: {error}") from None
+    if as_json:
+        print_json({"db": str(db), "applied": [f"{migration.version:04d} {migration.name}" for migration in applied]})
+        return
     for migration in applied:
         click.echo(f"applied {migration.version:04d} {migration.name}")
     if not applied:

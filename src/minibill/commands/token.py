@@ -7,6 +7,7 @@ import click
 
 from minibill.auth.scopes import ALL_SCOPES, EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, SUBJECT_CHARACTERS_MAX, Kind, sign_token
+from minibill.commands.output import print_json
 from minibill.commands.serve import dev_secrets
 from minibill.config import ConfigurationError, read_settings
 
@@ -30,7 +31,8 @@ Examples:
     show_default=True,
     help="Whose development secrets to use when the environment has none.",
 )
-def token(*, sub: str | None, scopes: tuple[str, ...], ttl: int | None, service: bool, db: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, for programs.")
+def token(*, sub: str | None, scopes: tuple[str, ...], ttl: int | None, service: bool, db: Path, as_json: bool) -> None:
     """Sign a token and print it.
 
     The secret is BILLING_ADMIN_JWT_SECRET, or BILLING_INTERNAL_JWT_SECRET with --service; without them, the one that
@@ -49,4 +51,9 @@ def token(*, sub: str | None, scopes: tuple[str, ...], ttl: int | None, service:
     if not subject.strip() or len(subject) > SUBJECT_CHARACTERS_MAX:
         raise click.UsageError(f"--sub: expected 1 to {SUBJECT_CHARACTERS_MAX} characters")
     kind: Kind = "service" if service else "admin"
-    click.echo(sign_token(settings, kind, sub=subject, scopes=list(scopes) or [EVERYTHING], ttl=ttl or longest))
+    granted = list(scopes) or [EVERYTHING]
+    signed = sign_token(settings, kind, sub=subject, scopes=granted, ttl=ttl or longest)
+    if as_json:
+        print_json({"token": signed, "sub": subject, "scopes": [] if service else granted, "ttl": ttl or longest})
+    else:
+        click.echo(signed)

@@ -34,8 +34,8 @@ class _State(NamedTuple):
 def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection inside a transaction: all that it reads is of one moment.
 
-    Raises `FileNotFoundError`, `NotABook`, `MigrationRefused` when the file's schema is not this version's, and `Disturbed` at
-    the end, when what was read may not have been of one moment.
+    Raises `FileNotFoundError`, `NotABook`, `MigrationRefused` when the file's schema is not this version's, and at the end
+    `Disturbed` when what was read may not have been of one moment.
     """
     require_floor()
     real = Path(os.path.realpath(path))

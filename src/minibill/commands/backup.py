@@ -1,0 +1,156 @@
+"""`minibill backup` and `minibill restore`: a book as it was at one moment, checked before it counts."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from minibill.book import newest_time_us
+from minibill.clock import format_time
+from minibill.commands.database import database_option, existing_database_option
+from minibill.commands.output import Misuse, print_json
+from minibill.commands.verdict import (
+    Say,
+    force_option,
+    in_a_word,
+    json_option,
+    one_line,
+    print_checks,
+    progress_bar,
+    verdict_json,
+    verified,
+)
+from minibill.db.connect import FileLock, NotABook
+from minibill.db.copy import copied, put_in_place
+from minibill.db.migrate import MigrationRefused
+from minibill.db.snapshot import open_snapshot
+from minibill.db.sqlite import sqlite3
+from minibill.reconcile.offline import Verified
+
+path_argument = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  minibill backup /backups/credits-monday.db --db /var/lib/credits.db
+  minibill backup copy.db --json | jq -r .status
+
+Exit codes: 0 the backup is there and healthy; 1 the book is not healthy, so there is none; 2 it can't be made."""
+)
+@click.argument("dest", type=path_argument)
+@existing_database_option
+@force_option
+@json_option
+def backup(*, dest: Path, db: Path, force: bool, as_json: bool) -> None:
+    """Copy a book to DEST, whether or not it is being served, and check the copy before it is called done.
+
+    The copy holds every write that was answered before the backup began. The service waits for nothing meanwhile.
+    """  # fmt: skip
+    with one_line(f"back up {db}"), ExitStack() as stack:
+        dest, lock = _place(dest), None
+        if dest.exists():
+            _refuse_the_same(db, dest)
+            if not force:
+                raise Misuse(f"{dest} is there already; name another file, or replace it with --force")
+            # Only what was served once has a lock, and only that could be served now.
+            lock = _locked(dest, stack) if _lock_file(dest).exists() else None
+        say = stack.enter_context(progress_bar())
+        copy = stack.enter_context(copied(db, dest, on_pages=lambda done, total: say("copying", done, total)))
+        found = _healthy(copy, f"{db} was not backed up", say, as_json=as_json)
+        put_in_place(copy, dest, lock=lock)
+    _tell({"db": str(db), "backup": str(dest)}, dest, found, f"{db} is backed up", as_json=as_json)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  minibill restore /backups/credits-monday.db --db /var/lib/credits.db
+  minibill restore /backups/credits-monday.db --db rehearsal.db
+
+Exit codes: 0 restored; 1 the backup is not healthy, and nothing was changed; 2 it can't be or must not be restored."""
+)
+@click.argument("src", type=path_argument)
+@database_option
+@click.option("--force", is_flag=True, help="Replace a book that is newer than the backup, or that can't be read.")
+@json_option
+def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
+    """Put the backup SRC in the place of a database file, once it is checked.
+
+    Nothing is changed unless all of it succeeds. A file that is being served is never replaced, and one that is newer than
+    the backup only with --force: what was answered since the backup is lost then.
+    """  # fmt: skip
+    with one_line(f"restore {src}"), ExitStack() as stack:
+        if not src.exists():
+            raise Misuse(f"can't restore {src}: it is not there")
+        db = _place(db)
+        _refuse_the_same(src, db)
+        lock = _locked(db, stack)
+        replaces = db.exists()
+        if replaces and not force:
+            _refuse_newer(db, src)
+        say = stack.enter_context(progress_bar())
+        copy = stack.enter_context(copied(src, db, on_pages=lambda done, total: say("copying", done, total)))
+        found = _healthy(copy, f"{src} was not restored, and nothing was changed", say, as_json=as_json)
+        put_in_place(copy, db, lock=lock)
+    _tell({"backup": str(src), "db": str(db), "replaced": replaces}, db, found, f"{src} is restored", as_json=as_json)
+
+
+def _refuse_the_same(one: Path, other: Path) -> None:
+    if one.exists() and other.exists() and one.samefile(other):
+        raise Misuse(f"{one} and {other} are the same file")
+
+
+def _place(path: Path) -> Path:
+    """Where a file goes: behind links, which stay, and into a folder that must be there."""
+    real = Path(os.path.realpath(path))
+    if not real.parent.is_dir():
+        raise Misuse(f"there is no folder {real.parent}")
+    return real
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _locked(path: Path, stack: ExitStack) -> FileLock:
+    lock = FileLock(path)
+    stack.callback(lock.release)
+    return lock
+
+
+def _refuse_newer(db: Path, src: Path) -> None:
+    with open_snapshot(src) as conn:
+        backup_us = newest_time_us(conn)
+    try:
+        with open_snapshot(db) as conn:
+            book_us = newest_time_us(conn)
+    except (NotABook, MigrationRefused, sqlite3.DatabaseError) as error:
+        raise Misuse(f"{db} would be replaced, and can't be compared: {error}; --force replaces it all the same") from None
+    if book_us > backup_us:
+        raise Misuse(
+            f"{db} is newer: it was last written at {format_time(book_us)}, the backup at {format_time(backup_us)}; "
+            "--force replaces it, and what was written since is lost"
+        )
+
+
+def _healthy(copy: Path, otherwise: str, say: Say, *, as_json: bool) -> Verified:
+    """The verdict on a copy that passes every check; else the command ends with 1."""
+    found = verified(copy, say)
+    if found.report.status != "healthy":
+        if as_json:
+            print_json(verdict_json(found.report))
+        else:
+            print_checks(found)
+        raise click.ClickException(f"{otherwise}: the book in it is not healthy")
+    return found
+
+
+def _tell(named: dict[str, Any], path: Path, found: Verified, done: str, *, as_json: bool) -> None:
+    size_bytes = path.stat().st_size
+    if as_json:
+        print_json({**named, "bytes": size_bytes, **verdict_json(found.report)})
+    else:
+        click.echo(f"{done}: {size_bytes:,} bytes; {in_a_word(path, found.report)}")

@@ -1,0 +1,36 @@
+"""`minibill verify`: recomputes a book and says whether it is whole."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from minibill.commands.database import existing_database_option
+from minibill.commands.output import print_json
+from minibill.commands.verdict import in_a_word, json_option, one_line, print_checks, progress_bar, verdict_json, verified
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  minibill verify --db /var/lib/credits.db
+  minibill verify --json | jq '.checks | map_values(select(.status == "fail"))'
+
+Exit codes: 0 healthy; 1 something is wrong; 2 there is no book to check."""
+)
+@existing_database_option
+@json_option
+def verify(*, db: Path, as_json: bool) -> None:
+    """Recompute a book from its entries, and check the file itself.
+
+    Reads only, and never waits for a service that writes the file meanwhile. What is checked is what
+    POST /admin/billing/reconciliation checks, and file_integrity: SQLite's own check of pages, indexes and constraints.
+    """  # fmt: skip
+    with one_line(f"verify {db}"), progress_bar() as say:
+        found = verified(db, say)
+    if as_json:
+        print_json({"db": str(db), **verdict_json(found.report)})
+    else:
+        print_checks(found)
+        click.echo(f"\n{in_a_word(db, found.report)}")
+    sys.exit(0 if found.report.status == "healthy" else 1)

@@ -1,0 +1,392 @@
+"""verify, backup and restore, on files that are served, that were, and that are no books at all."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from minibill.cli import main
+from minibill.db.connect import FileLock, open_reader, open_writer
+from minibill.db.sqlite import sqlite3
+from minibill.invariants import CHECKS, violations
+from minibill.reconcile.offline import _checks_of
+from tests.sql.book import make_book
+from tests.test_process import Server, mint, open_account, serving
+
+
+def minibill(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"MINIBILL_DB": None})
+
+
+@pytest.fixture
+def book(migrated_file: Path, tmp_path: Path) -> Path:
+    """The small book of tests/sql, in a folder of its own."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    path = make_book(migrated_file, folder)
+    assert [file.name for file in folder.iterdir()] == ["book.db"]
+    return path
+
+
+def harm(path: Path, statement: str) -> None:
+    """Breaks a file in a way that its rules refuse."""
+    with closing(open_writer(path)) as conn:
+        conn.execute("PRAGMA ignore_check_constraints = ON")
+        for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            conn.execute(f"DROP TRIGGER {name}")
+        assert conn.execute(statement).rowcount > 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def everything(conn: sqlite3.Connection) -> list[object]:
+    """The schema, and all rows of all tables."""
+    schema = conn.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
+    return [schema, *[conn.execute(f"SELECT * FROM {name}").fetchall() for kind, name, _ in schema if kind == "table"]]
+
+
+def spend_later(path: Path) -> None:
+    """Makes a book newer than it was."""
+    with closing(open_writer(path)) as conn:
+        conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
+        conn.execute(
+            "INSERT INTO credit_ledger VALUES (18, 3, 'gpu', 2, 'shadow_finalize', NULL, 4, 0, 0, 0, 0, 0, NULL, NULL, 1200)"
+        )
+
+
+# --- verify ---
+
+
+def test_verify_says_that_a_book_is_healthy_and_leaves_its_folder_as_it_was(book: Path) -> None:
+    before = contents(book.parent)
+    result = minibill("verify", "--db", book)
+    assert result.exit_code == 0, result.output
+    assert "book.db is healthy: 11 checks pass" in result.stdout
+    assert all(name in result.stdout for name in CHECKS)
+    assert contents(book.parent) == before
+
+
+def test_verify_answers_in_json(book: Path) -> None:
+    answer = json.loads(minibill("verify", "--db", book, "--json").stdout)
+    assert answer.keys() == {"db", "status", "durationMs", "checks"}
+    assert answer["status"] == "healthy" and answer["checks"].keys() == {"file_integrity", *CHECKS}
+
+
+def test_verify_names_what_is_wrong_and_exits_1(book: Path) -> None:
+    harm(book, "UPDATE credit_lots SET available_micro = 551 WHERE id = 1")
+    before = contents(book.parent)
+    result = minibill("verify", "--db", book)
+    assert result.exit_code == 1
+    assert "lot_0000000000001" in result.stdout and "lots_have_parts_that_sum_to_their_original" in result.stdout
+    assert "1 of credit_lots break lots_parts_sum_to_original" in result.stdout
+    assert "is unhealthy" in result.stdout and "lot_balance_match" in result.stdout.splitlines()[-1]
+    assert contents(book.parent) == before
+    answer = json.loads(minibill("verify", "--db", book, "--json").stdout)
+    assert answer["checks"]["lot_balance_match"] == {
+        "status": "fail", "checked": 6, "violations": 1, "examples": ["lot_0000000000001"],
+    }  # fmt: skip
+    assert answer["checks"]["entry_chain"]["status"] == "pass"
+
+
+def test_verify_knows_every_check_of_the_schema(book: Path) -> None:
+    with closing(open_reader(book)) as conn:
+        tables = conn.execute("SELECT sql FROM sqlite_schema WHERE type = 'table'").fetchall()
+        checks = {name: expression for (sql,) in tables for name, expression in _checks_of(sql)}
+    assert checks.keys() == {name for (sql,) in tables for name in re.findall(r"CONSTRAINT\s+(\w+)", sql)}
+    assert checks["campaigns_spent_within_budget"] == "spent_micro <= budget_micro"
+    assert all(expression.count("(") == expression.count(")") for expression in checks.values())
+
+
+def test_verify_finds_an_index_that_does_not_say_what_its_table_says(book: Path) -> None:
+    with closing(sqlite3.connect(book, isolation_level=None)) as conn:
+        root = conn.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'lots_by_account'").fetchone()[0]
+        size = conn.execute("PRAGMA page_size").fetchone()[0]
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with book.open("r+b") as file:
+        file.seek((root - 1) * size)
+        page = file.read(size)
+        # One of the keys, at the end of the page, becomes another.
+        file.seek(root * size - 1)
+        file.write(bytes([page[-1] ^ 0x40]))
+    result = minibill("verify", "--db", book)
+    assert result.exit_code == 1 and "file_integrity" in result.stdout
+
+
+def test_verify_reads_what_a_killed_service_left_in_its_log_and_does_not_touch_it(book: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with closing(open_writer(book)) as conn:
+        conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1150)")
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{book}{suffix}", killed / f"book.db{suffix}")
+    before = contents(killed)
+    assert len(before["book.db-wal"]) > 0
+    result = minibill("verify", "--db", killed / "book.db", "--json")
+    assert result.exit_code == 0
+    after = contents(killed)
+    after.pop("book.db-shm")
+    assert after == before
+    with closing(open_reader(killed / "book.db")) as conn:
+        assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone() == (4,)
+
+
+def test_a_book_is_verified_while_it_is_served(tmp_path: Path) -> None:
+    with serving(tmp_path / "book.db") as server:
+        account = open_account(server)
+        assert mint(server, account, 1) == 201
+        answer = json.loads(minibill("verify", "--db", tmp_path / "book.db", "--json").stdout)
+        assert answer["status"] == "healthy" and answer["checks"]["entry_chain"]["checked"] == 1
+        assert mint(server, account, 2) == 201
+
+
+@pytest.mark.parametrize("command", [["verify"], ["backup", "copy.db"]])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "is not there"),
+        ("noise", "not an SQLite database"),
+        ("empty", "not a minibill database"),
+        ("another program's", "not a minibill database"),
+        ("newer", "use a newer minibill"),
+        ("older", "minibill migrate"),
+    ],
+)
+def test_what_is_no_book_of_this_version_is_refused_in_one_line(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.db"
+    match kind:
+        case "noise":
+            path.write_bytes(b"this is not a database" * 1000)
+        case "empty":
+            path.touch()
+        case "another program's":
+            with closing(sqlite3.connect(path)) as conn:
+                conn.execute("CREATE TABLE t (x)")
+        case "newer" | "older":
+            shutil.copyfile(book, path)
+            with closing(open_writer(path)) as conn:
+                newer = "INSERT INTO schema_migrations VALUES (9999, 'later', 'x', 1)"
+                conn.execute(newer if kind == "newer" else "DELETE FROM schema_migrations")
+    before = sorted(file.name for file in tmp_path.iterdir())
+    result = minibill(*command, "--db", path)
+    assert result.exit_code == 2
+    assert said in result.stderr and len(result.stderr.splitlines()) == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+# --- backup ---
+
+
+def test_a_backup_is_checked_and_the_same_book(book: Path, tmp_path: Path) -> None:
+    before = contents(book.parent)
+    copy = tmp_path / "copies" / "monday.db"
+    copy.parent.mkdir()
+    result = minibill("backup", copy, "--db", book, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert (answer["db"], answer["backup"], answer["status"]) == (str(book), str(copy), "healthy")
+    assert answer["bytes"] == copy.stat().st_size
+    assert contents(book.parent) == before and [file.name for file in copy.parent.iterdir()] == ["monday.db"]
+    with closing(open_reader(copy)) as one, closing(open_reader(book)) as other:
+        assert everything(one) == everything(other)
+
+
+def test_a_backup_replaces_nothing_unless_it_is_forced(book: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    copy.write_text("precious")
+    result = minibill("backup", copy, "--db", book)
+    assert result.exit_code == 2 and "--force" in result.stderr and copy.read_text() == "precious"
+    # What lies beside it belonged to the file that is replaced.
+    (tmp_path / "copy.db-wal").write_text("stale")
+    assert minibill("backup", copy, "--db", book, "--force").exit_code == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.db", "here"]
+    assert minibill("verify", "--db", copy).exit_code == 0
+
+
+def test_a_backup_onto_the_book_itself_or_onto_a_book_that_is_served_is_refused(book: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(book)
+    before = book.read_bytes()
+    for dest in (book, tmp_path / "link.db"):
+        result = minibill("backup", dest, "--db", book, "--force")
+        assert result.exit_code == 2 and "same file" in result.stderr
+    served = tmp_path / "served.db"
+    shutil.copyfile(book, served)
+    lock = FileLock(served)
+    result = minibill("backup", served, "--db", book, "--force")
+    lock.release()
+    assert result.exit_code == 2 and "already served" in result.stderr
+    assert book.read_bytes() == before == served.read_bytes()
+
+
+def test_a_book_that_is_not_healthy_is_not_backed_up(book: Path, tmp_path: Path) -> None:
+    harm(book, "UPDATE credit_campaigns SET spent_micro = 101 WHERE id = 2")
+    result = minibill("backup", tmp_path / "copy.db", "--db", book)
+    assert result.exit_code == 1
+    assert "camp_0000000000002" in result.stdout and "not backed up" in result.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_backup_into_a_folder_that_is_not_there_is_refused(book: Path, tmp_path: Path) -> None:
+    result = minibill("backup", tmp_path / "no" / "copy.db", "--db", book)
+    assert result.exit_code == 2 and "no folder" in result.stderr
+
+
+def test_a_backup_under_full_load_restores_to_a_healthy_book_with_every_write_answered_before(tmp_path: Path) -> None:
+    db, copy, restored = tmp_path / "book.db", tmp_path / "copy.db", tmp_path / "restored.db"
+    answered: list[tuple[float, int]] = []
+    with serving(db) as server:
+        account = open_account(server)
+        stop = threading.Event()
+
+        def load(first: int) -> None:
+            number = first
+            while not stop.is_set():
+                assert mint(server, account, number) == 201
+                answered.append((time.monotonic(), number))
+                number += 4
+
+        threads = [threading.Thread(target=load, args=(first,)) for first in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        began = time.monotonic()
+        result = minibill("backup", copy, "--db", db)
+        ended = time.monotonic()
+        time.sleep(0.2)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert result.exit_code == 0, result.output
+    assert minibill("restore", copy, "--db", restored).exit_code == 0
+    before = {number for at, number in answered if at < began}
+    assert len(before) > 50 and any(began < at < ended for at, _ in answered) and any(at > ended for at, _ in answered)
+    with closing(open_reader(restored)) as conn:
+        there = {int(source.removeprefix("order-")) for (source,) in conn.execute("SELECT source_id FROM credit_lots")}
+        assert violations(conn) == {}
+    assert before <= there and len(there) < len(answered)
+    with serving(restored) as server:
+        assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == str(len(there))
+        assert mint(server, account, min(there)) == 200
+
+
+# --- restore ---
+
+
+def test_a_restore_makes_the_file_where_there_is_none(book: Path, tmp_path: Path) -> None:
+    target = tmp_path / "there" / "book.db"
+    target.parent.mkdir()
+    result = minibill("restore", book, "--db", target, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert (answer["backup"], answer["db"], answer["replaced"]) == (str(book), str(target), False)
+    assert sorted(file.name for file in target.parent.iterdir()) == ["book.db", "book.db.lock"]
+    assert minibill("verify", "--db", target).exit_code == 0
+
+
+def test_a_book_that_is_served_is_never_replaced(book: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "served.db") as server:
+        account = open_account(server)
+        (tmp_path / "link.db").symlink_to(tmp_path / "served.db")
+        for target in ("served.db", "link.db"):
+            for force in ([], ["--force"]):
+                result = minibill("restore", book, "--db", tmp_path / target, *force)
+                assert result.exit_code == 2 and str(server.process.pid) in result.stderr
+        assert mint(server, account, 1) == 201
+
+
+def test_a_newer_book_is_replaced_only_by_force(book: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert minibill("backup", copy, "--db", book).exit_code == 0
+    # The same state is no loss.
+    assert minibill("restore", copy, "--db", book).exit_code == 0
+    spend_later(book)
+    newer = book.read_bytes()
+    result = minibill("restore", copy, "--db", book)
+    assert result.exit_code == 2 and "newer" in result.stderr and "--force" in result.stderr
+    assert book.read_bytes() == newer
+    assert json.loads(minibill("restore", copy, "--db", book, "--force", "--json").stdout)["replaced"] is True
+    with closing(open_reader(book)) as conn:
+        assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone() == (3,)
+
+
+def test_what_a_killed_service_left_in_its_log_counts_as_written_and_is_gone_after_a_restore(tmp_path: Path) -> None:
+    db, copy = tmp_path / "book.db", tmp_path / "copy.db"
+    server = Server(db)
+    account = open_account(server)
+    assert minibill("backup", copy, "--db", db).exit_code == 0
+    assert mint(server, account, 1) == 201
+    server.end(signal.SIGKILL)
+    assert (tmp_path / "book.db-wal").stat().st_size > 0
+    assert "newer" in minibill("restore", copy, "--db", db).stderr
+    assert minibill("restore", copy, "--db", db, "--force").exit_code == 0
+    assert not (tmp_path / "book.db-wal").exists() and not (tmp_path / "book.db-shm").exists()
+    with serving(db) as server:
+        assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "0"
+
+
+@pytest.mark.parametrize("harmed", ["a row", "a page", "a half", "noise"])
+def test_a_backup_that_is_not_sound_changes_nothing(book: Path, tmp_path: Path, harmed: str) -> None:
+    copy = tmp_path / "copy.db"
+    shutil.copyfile(book, copy)
+    match harmed:
+        case "a row":
+            harm(copy, "UPDATE credit_lots SET revoked_micro = 1, available_micro = 69 WHERE id = 6")
+        case "a page":
+            with closing(sqlite3.connect(copy)) as conn:
+                root = conn.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'credit_ledger'").fetchone()[0]
+            with copy.open("r+b") as file:
+                file.seek((root - 1) * 4096)
+                file.write(os.urandom(4096))
+        case "a half":
+            os.truncate(copy, copy.stat().st_size // 8192 * 4096)
+        case "noise":
+            copy.write_bytes(os.urandom(50_000))
+    before = contents(book.parent)
+    for force in ([], ["--force"]):
+        result = minibill("restore", copy, "--db", book, *force)
+        assert result.exit_code in (1, 2) and result.stderr and result.exception is not None
+        assert isinstance(result.exception, SystemExit), result.exception
+    after = contents(book.parent)
+    after.pop("book.db.lock")
+    assert after == before
+
+
+def test_a_file_that_can_not_be_read_is_replaced_only_by_force(book: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target.db"
+    target.write_bytes(b"no database at all" * 1000)
+    result = minibill("restore", book, "--db", target)
+    assert result.exit_code == 2 and "--force" in result.stderr
+    assert minibill("restore", book, "--db", target, "--force").exit_code == 0
+    assert minibill("verify", "--db", target).exit_code == 0
+
+
+def test_a_restore_from_nowhere_or_onto_itself_is_refused(book: Path, tmp_path: Path) -> None:
+    result = minibill("restore", tmp_path / "nowhere.db", "--db", book)
+    assert result.exit_code == 2 and "is not there" in result.stderr
+    result = minibill("restore", book, "--db", book, "--force")
+    assert result.exit_code == 2 and "same file" in result.stderr
+
+
+# --- for programs ---
+
+
+def test_migrate_and_token_answer_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_ADMIN_JWT_SECRET", "a" * 32)
+    monkeypatch.setenv("BILLING_INTERNAL_JWT_SECRET", "b" * 32)
+    first, second = (json.loads(minibill("migrate", "--db", tmp_path / "x.db", "--json").stdout) for _ in range(2))
+    assert first["applied"][0] == "0001 book" and second["applied"] == []
+    signed = json.loads(minibill("token", "--sub", "ada", "--ttl", "60", "--json").stdout)
+    assert (signed["sub"], signed["scopes"], signed["ttl"]) == ("ada", ["admin:*"], 60)
+    assert signed["token"].count(".") == 2
