@@ -46,8 +46,8 @@ def request_bytes(method: str, path: str, *, headers: dict[str, str] | None = No
 class Connection:
     """One keep-alive connection: sends a request, waits for its answer."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS_MAX)
+    def __init__(self, port: int, *, answer_seconds_max: float = ANSWER_SECONDS_MAX) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=answer_seconds_max)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, request: bytes) -> Answer:

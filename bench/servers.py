@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from bench.load import Connection, request_bytes
+from bench.load import ANSWER_SECONDS_MAX, Connection, request_bytes
 from bench.machine import on_server_core
 from bench.report import Unfit, require_whole
 from minibill.auth.scopes import EVERYTHING
@@ -39,16 +39,16 @@ def token() -> str:
 
 
 @contextlib.contextmanager
-def minibill(db: Path) -> Iterator[int]:
+def minibill(db: Path, **settings: str) -> Iterator[int]:
     """`minibill serve` on this file; answers its port. Stopped afterwards, and the book checked."""
-    with running(db) as server:
+    with running(db, **settings) as server:
         yield server.port
     require_whole(db)
 
 
-def running(db: Path) -> contextlib.AbstractContextManager["Running"]:
+def running(db: Path, **settings: str) -> contextlib.AbstractContextManager["Running"]:
     """The same with its process, and without a look at the book."""
-    return _process(["-m", "minibill", "serve", "--dev", "--port", "0", "--db", str(db)])
+    return _process(["-m", "minibill", "serve", "--dev", "--port", "0", "--db", str(db)], **settings)
 
 
 @contextlib.contextmanager
@@ -61,8 +61,8 @@ def noop() -> Iterator[int]:
 class Client:
     """Sends what `minibill serve` expects."""
 
-    def __init__(self, port: int) -> None:
-        self.connection = Connection(port)
+    def __init__(self, port: int, *, answer_seconds_max: float = ANSWER_SECONDS_MAX) -> None:
+        self.connection = Connection(port, answer_seconds_max=answer_seconds_max)
         self.headers = {"Authorization": f"Bearer {token()}"}
 
     def request(self, method: str, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
@@ -89,11 +89,11 @@ class Client:
 
 
 @contextlib.contextmanager
-def _process(arguments: list[str]) -> Iterator[Running]:
+def _process(arguments: list[str], **settings: str) -> Iterator[Running]:
     # A child inherits the core of the thread that starts it, and so do the child's own threads.
     with on_server_core():
         process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
+            [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT, **settings}
         )
     assert process.stdout is not None
     try:

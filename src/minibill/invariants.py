@@ -120,7 +120,7 @@ class Finding(NamedTuple):
 def run_checks(
     conn: sqlite3.Connection,
     *,
-    pause: Callable[[], None] = lambda: None,
+    pause: Callable[[], object] = lambda: None,
     on_check: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Finding]:
     """The findings of all checks, by name. Reads only; the caller gives it a snapshot by a transaction of its own.
@@ -134,7 +134,7 @@ def run_checks(
     return findings
 
 
-def run_check(conn: sqlite3.Connection, name: str, *, pause: Callable[[], None] = lambda: None) -> Finding:
+def run_check(conn: sqlite3.Connection, name: str, *, pause: Callable[[], object] = lambda: None) -> Finding:
     """The finding of one check. Raises only what is not the file's fault: an interrupt, no room for a sort."""
     check = CHECKS[name]
     try:
@@ -192,7 +192,7 @@ def _public_id(kind: str, key: object) -> str:
     return kind if key is None else f"{kind}:{key}"
 
 
-def _unchained(conn: sqlite3.Connection, pause: Callable[[], None]) -> list[str]:
+def _unchained(conn: sqlite3.Connection, pause: Callable[[], object]) -> list[str]:
     """The rows of the audit log that do not carry the hash of the one before, or their own."""
     unchained: list[str] = []
     previous_hash, number = audit.NO_HASH, 0
