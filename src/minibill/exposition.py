@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector, CollectorRegistry
 
 import minibill
-from minibill.clock import monotonic_s
+from minibill.clock import US_PER_SECOND, monotonic_s
 from minibill.db.sqlite import sqlite3
 from minibill.metrics import Histogram
 from minibill.totals import Sums
@@ -83,6 +83,18 @@ def _sweeps(service: Service, _: Sums) -> Iterator[Metric]:
     yield CounterMetricFamily("minibill_sweep_seconds", "Seconds that the sweeps took.", value=sweeps.seconds)
 
 
+def _reconciliation(service: Service, _: Sums) -> Iterator[Metric]:
+    last = service.book.reconciler.last
+    time = GaugeMetricFamily("minibill_reconciliation_timestamp_seconds", "The moment that was last reconciled.")
+    wrong = GaugeMetricFamily("minibill_reconciliation_violations", "What the last reconciliation found.", labels=["check"])
+    if last is not None:
+        time.add_metric([], last.at_us / US_PER_SECOND)
+        for name, check in last.report.checks.items():
+            wrong.add_metric([name], check.violations)
+    yield time
+    yield wrong
+
+
 def _book(_: Service, sums: Sums) -> Iterator[Metric]:
     yield GaugeMetricFamily("minibill_available_micro", "Available credits of all accounts.", value=sums.available_micro)
     yield GaugeMetricFamily("minibill_reserved_micro", "Reserved credits of all accounts.", value=sums.reserved_micro)
@@ -102,7 +114,7 @@ def _build(_: Service, __: Sums) -> Iterator[Metric]:
     yield info
 
 
-SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _book, _build)
+SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _reconciliation, _book, _build)
 
 
 class _Sources(Collector):

@@ -151,7 +151,7 @@ def run_check(conn: sqlite3.Connection, name: str, *, pause: Callable[[], object
     except sqlite3.DatabaseError as error:
         if error_code(error) not in _OF_THE_FILE or isinstance(error, sqlite3.ProgrammingError):
             raise
-        log.error("check %s: the file can't be read: %s", name, error)
+        log.error("the file can't be read", extra={"check": name, "reason": str(error)})
         return Finding(0, 1, [], [FILE_RULE])
     return Finding(checked, violations, examples, sorted(broken))
 

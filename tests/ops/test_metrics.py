@@ -158,6 +158,15 @@ def test_sweeps_are_counted_with_what_they_wrote_down(api: Api) -> None:
     assert seen.value("minibill_sweep_seconds_total") > before.value("minibill_sweep_seconds_total")
 
 
+def test_the_last_reconciliation_is_told_check_by_check(api: Api) -> None:
+    names = {name for name, _ in scrape(api).samples}
+    assert not any(name.startswith("minibill_reconciliation") for name in names)
+    done(api.post("/reconciliation"))
+    seen = scrape(api)
+    assert seen.value("minibill_reconciliation_violations", check="entry_chain") == 0
+    assert seen.value("minibill_reconciliation_timestamp_seconds") > 1.7e9
+
+
 def test_ready_and_the_build_are_told(api: Api) -> None:
     seen = scrape(api)
     assert seen.value("minibill_ready") == 1

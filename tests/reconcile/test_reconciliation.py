@@ -18,7 +18,6 @@ from minibill.invariants import CHECKS, Finding
 from minibill.jobs import run_jobs
 from minibill.problems import NotReady
 from minibill.reconcile.run import Reconciled
-from minibill.web import Service
 from tests.api import UNIT, Api, Json, Loop, done, refused
 
 NEVER_RUN: Json = {"lastReconciliationAt": None, "status": "never_run", "durationMs": None, "checks": {}}
@@ -255,10 +254,9 @@ def test_a_stop_ends_a_run_that_is_under_way(doomed: Api, monkeypatch: pytest.Mo
 
 async def jobs_for(api: Api, seconds: float) -> None:
     """What the service does by itself, for so long."""
-    service: Any = Service(api.book, api.settings, None, None, True)  # type: ignore[arg-type]
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(seconds):
-            await run_jobs(service)
+            await run_jobs(api.app._service)  # type: ignore[attr-defined]
 
 
 def test_one_runs_on_a_schedule(start: Callable[..., Api]) -> None:

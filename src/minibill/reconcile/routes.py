@@ -1,8 +1,9 @@
 """Reconciliation over HTTP: the last report, and one now."""
 
 from minibill.db.queries import queries
-from minibill.reconcile.report import NEVER_RUN
+from minibill.reconcile.report import NEVER_RUN, Report
 from minibill.reconcile.run import record
+from minibill.schema.describe import describe
 from minibill.web import Call, Reply, WriteQuery
 from minibill.wire import Decoder, NoBody, Query
 
@@ -11,6 +12,7 @@ SQL = queries("reconcile")
 _NOTHING = Decoder(NoBody)
 
 
+@describe(Report)
 async def show_last(call: Call) -> Reply:
     """The report of the last reconciliation, byte for byte as it was answered then."""
     call.parameters(Query)
@@ -18,6 +20,7 @@ async def show_last(call: Call) -> Reply:
     return Reply(200, rows[0][1].encode()) if rows else call.answer(NEVER_RUN)
 
 
+@describe(Report, body=NoBody)
 async def run_now(call: Call) -> Reply:
     """Recomputes the whole book and answers what that came to."""
     await call.read(_NOTHING)

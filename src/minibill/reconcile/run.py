@@ -54,6 +54,8 @@ class Reconciler:
     """Runs the checks on the file of a book that is open; used from one event loop."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
+        # What the newest run of this process came to; None before the first.
+        self.last: Reconciled | None = None
         self._path = path
         self._clock = clock
         self._current: asyncio.Task[Reconciled] | None = None
@@ -85,7 +87,8 @@ class Reconciler:
         if before is not None:
             await asyncio.wait([before])
         self._current, self._next = self._next, None
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._reconcile)
+        self.last = await asyncio.get_running_loop().run_in_executor(self._thread, self._reconcile)
+        return self.last
 
     # --- on the thread ---
 
@@ -104,7 +107,7 @@ class Reconciler:
                 raise
         report = report_of(findings, at_us=at_us, duration_ms=round((monotonic_s() - began_s) * 1000))
         for name in failed_checks(report):
-            log.error("reconciliation: %s fails: %s", name, findings[name])
+            log.error("a check of the reconciliation fails", extra={"check": name, **findings[name]._asdict()})
         is_whole = newest is not None and not findings["audit_chain"].violations
         return Reconciled(at_us, report, *(newest if newest is not None and is_whole else (None, None)))
 
