@@ -313,6 +313,52 @@ SELECT 'camp_' AS kind, c.id
     OR c.grant_count <> coalesce(g.grant_count, 0)
     OR c.spent_micro NOT BETWEEN 0 AND c.budget_micro;
 
+-- name: campaigns_counted_what_became_of_their_grants
+-- A campaign without a row of totals is one that does not count.
+SELECT 'camp_' AS kind, c.id
+  FROM credit_campaigns c
+  LEFT JOIN credit_campaign_totals t ON t.campaign_id = c.id
+  LEFT JOIN (
+    SELECT g.campaign_id,
+           sum(g.amount_micro >> 32) * 4294967296 + sum(g.amount_micro & 4294967295) AS granted_micro,
+           sum(l.reserved_micro >> 32) * 4294967296 + sum(l.reserved_micro & 4294967295) AS reserved_micro,
+           sum(l.expired_micro >> 32) * 4294967296 + sum(l.expired_micro & 4294967295) AS expired_micro,
+           sum(l.consumed_micro > 0) AS spending_accounts,
+           sum(g.status = 'revoked') AS grants_revoked,
+           coalesce(sum(g.revoked_micro >> 32), 0) * 4294967296 + coalesce(sum(g.revoked_micro & 4294967295), 0) AS revoked_micro,
+           coalesce(sum(g.revoked_consumed_micro >> 32), 0) * 4294967296 + coalesce(sum(g.revoked_consumed_micro & 4294967295), 0)
+               AS revoked_consumed_micro,
+           coalesce(sum(g.revoked_reserved_micro >> 32), 0) * 4294967296 + coalesce(sum(g.revoked_reserved_micro & 4294967295), 0)
+               AS revoked_reserved_micro
+      FROM credit_grants g
+      JOIN credit_lots l ON l.id = g.lot_id
+     GROUP BY g.campaign_id) g ON g.campaign_id = c.id
+ WHERE (t.granted_micro, t.reserved_micro, t.expired_micro, t.spending_accounts, t.grants_revoked, t.revoked_micro,
+        t.revoked_consumed_micro, t.revoked_reserved_micro)
+    IS NOT (coalesce(g.granted_micro, 0), coalesce(g.reserved_micro, 0), coalesce(g.expired_micro, 0),
+            coalesce(g.spending_accounts, 0), coalesce(g.grants_revoked, 0), coalesce(g.revoked_micro, 0),
+            coalesce(g.revoked_consumed_micro, 0), coalesce(g.revoked_reserved_micro, 0));
+
+-- name: campaigns_counted_what_they_did_each_day
+SELECT 'camp_' AS kind, campaign_id AS id
+  FROM (
+    SELECT campaign_id, day, grants, granted_micro, consumed_micro
+      FROM credit_campaign_days
+     UNION ALL
+    SELECT campaign_id, created_at_us / 86400000000, -1, -amount_micro, 0
+      FROM credit_grants
+     UNION ALL
+    SELECT l.campaign_id, e.created_at_us / 86400000000, 0, 0, e.amount_micro
+      FROM credit_ledger e
+      JOIN credit_lots l ON l.id = e.lot_id
+     WHERE e.entry_type IN ('finalize', 'debt_paid')
+       AND l.campaign_id IS NOT NULL)
+ GROUP BY campaign_id, day
+HAVING (sum(grants >> 32) * 4294967296 + sum(grants & 4294967295),
+        sum(granted_micro >> 32) * 4294967296 + sum(granted_micro & 4294967295),
+        sum(consumed_micro >> 32) * 4294967296 + sum(consumed_micro & 4294967295))
+    IS NOT (0, 0, 0);
+
 -- -------------------------------------------------------------------------------------------------- grant_lot_match --
 
 -- name: grants_have_their_lots
@@ -320,16 +366,23 @@ SELECT 'grant_' AS kind, g.id
   FROM credit_grants g
   LEFT JOIN credit_lots l ON l.id = g.lot_id
   LEFT JOIN credit_campaigns c ON c.id = g.campaign_id
- WHERE (l.account_id, l.original_micro, l.pool_id, l.source_type, l.source_id, l.created_at_us)
-    IS NOT (g.account_id, g.amount_micro, c.pool_id, 'grant', NULL, g.created_at_us)
+ WHERE (l.account_id, l.original_micro, l.pool_id, l.source_type, l.source_id, l.campaign_id, l.created_at_us)
+    IS NOT (g.account_id, g.amount_micro, c.pool_id, 'grant', NULL, g.campaign_id, g.created_at_us)
     OR g.amount_micro > c.per_wallet_cap_micro;
+
+-- name: lots_of_campaigns_have_their_grants
+SELECT 'lot_' AS kind, l.id
+  FROM credit_lots l
+ WHERE l.campaign_id IS NOT NULL
+   AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.lot_id = l.id);
 
 -- name: grants_say_of_their_lots_what_was_revoked
 -- Of a revoked lot nothing is available any more. What was reserved when it was revoked is consumed or revoked later.
 SELECT 'grant_' AS kind, g.id
   FROM credit_grants g
   JOIN credit_lots l ON l.id = g.lot_id
- WHERE CASE g.status
+ WHERE g.revoked_at_us IS NOT l.revoked_at_us
+    OR CASE g.status
            WHEN 'granted' THEN
                l.revoked_micro <> 0
                OR coalesce(g.revoked_at_us, g.revoked_micro, g.revoked_consumed_micro, g.revoked_reserved_micro, g.revoke_reason)
@@ -346,7 +399,7 @@ SELECT 'grant_' AS kind, g.id
 -- name: lots_are_revoked_with_their_grant
 SELECT 'lot_' AS kind, l.id
   FROM credit_lots l
- WHERE l.revoked_micro <> 0
+ WHERE (l.revoked_micro <> 0 OR l.revoked_at_us IS NOT NULL)
    AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.lot_id = l.id AND g.status = 'revoked');
 
 -- ------------------------------------------------------------------------------------------------------- audit_chain --
@@ -383,18 +436,19 @@ SELECT 'grant_' AS kind, id
 -- ------------------------------------------------------------------------------------------------------ foreign_keys --
 
 -- name: rows_name_rows_that_there_are
--- Tables without a rowid are named by the two rules below; what else has no public id is named by its table.
+-- Tables without a rowid are named by the rules below; what else has no public id is named by its table.
 SELECT CASE f."table"
            WHEN 'credit_lots' THEN 'lot_'
            WHEN 'credit_reservations' THEN 'res_'
            WHEN 'credit_debts' THEN 'res_'
            WHEN 'credit_ledger' THEN 'entry_'
            WHEN 'credit_grants' THEN 'grant_'
+           WHEN 'credit_campaign_totals' THEN 'camp_'
            ELSE f."table"
        END AS kind,
        iif(f."table" = 'credit_debts', (SELECT d.reservation_id FROM credit_debts d WHERE d.id = f.rowid), f.rowid) AS id
   FROM pragma_foreign_key_check f
- WHERE f."table" NOT IN ('reservation_lots', 'credit_balances');
+ WHERE f."table" NOT IN ('reservation_lots', 'credit_balances', 'credit_campaign_days');
 
 -- name: reservation_lots_name_rows_that_there_are
 SELECT 'res_' AS kind, h.reservation_id AS id
@@ -406,3 +460,8 @@ SELECT 'res_' AS kind, h.reservation_id AS id
 SELECT 'acct_' AS kind, b.account_id AS id
   FROM credit_balances b
  WHERE NOT EXISTS (SELECT 1 FROM credit_accounts a WHERE a.id = b.account_id);
+
+-- name: campaign_days_are_of_campaigns_that_there_are
+SELECT 'camp_' AS kind, d.campaign_id AS id
+  FROM credit_campaign_days d
+ WHERE NOT EXISTS (SELECT 1 FROM credit_campaigns c WHERE c.id = d.campaign_id);

@@ -73,10 +73,22 @@ CHECKS = {
             "entries_name_reservations_that_there_are",
         ),
     ),
-    "campaign_spent_match": Check("credit_campaigns", ("campaigns_have_spent_what_their_grants_came_to",)),
+    "campaign_spent_match": Check(
+        "credit_campaigns",
+        (
+            "campaigns_have_spent_what_their_grants_came_to",
+            "campaigns_counted_what_became_of_their_grants",
+            "campaigns_counted_what_they_did_each_day",
+        ),
+    ),
     "grant_lot_match": Check(
         "credit_grants",
-        ("grants_have_their_lots", "grants_say_of_their_lots_what_was_revoked", "lots_are_revoked_with_their_grant"),
+        (
+            "grants_have_their_lots",
+            "lots_of_campaigns_have_their_grants",
+            "grants_say_of_their_lots_what_was_revoked",
+            "lots_are_revoked_with_their_grant",
+        ),
     ),
     "audit_chain": Check(
         "admin_audit_log",
@@ -94,6 +106,7 @@ CHECKS = {
             "rows_name_rows_that_there_are",
             "reservation_lots_name_rows_that_there_are",
             "balances_are_of_accounts_that_there_are",
+            "campaign_days_are_of_campaigns_that_there_are",
         ),
     ),
 }

@@ -15,6 +15,17 @@ from tests.sql.book import make_book
 
 MAX, MIN = 2**63 - 1, -(2**63)
 
+
+def _miscounts() -> Iterator[tuple[str, list[int]]]:
+    """Each total of a campaign with grants, and of one without, is one too many."""
+    for column in (
+        "granted_micro", "reserved_micro", "expired_micro", "spending_accounts", "grants_revoked", "revoked_micro",
+        "revoked_consumed_micro", "revoked_reserved_micro",
+    ):  # fmt: skip
+        for campaign in (2, 7):
+            yield f"UPDATE credit_campaign_totals SET {column} = {column} + 1 WHERE campaign_id = {campaign}", [campaign]
+
+
 # By rule: what harm is done to the small book, and the keys of the things that the rule must name.
 HARMS: dict[str, list[tuple[str, list[int]]]] = {
     # lot_balance_match
@@ -91,7 +102,7 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE credit_lots SET revoked_micro = 99, consumed_micro = 1 WHERE id = 4", [4]),
         ("DELETE FROM credit_ledger WHERE id = 6", [6]),
         ("UPDATE credit_ledger SET entry_type = 'expire' WHERE id = 14", [4]),
-        ("INSERT INTO credit_lots SELECT 9, 1, 'x', 'grant', NULL, 50, 1, 0, 0, 0, 0, 0, NULL, NULL, 1", [9]),
+        ("INSERT INTO credit_lots SELECT 9, 1, 'x', 'grant', NULL, NULL, 50, 1, 0, 0, 0, 0, 0, NULL, NULL, NULL, 1", [9]),
         ("UPDATE credit_ledger SET entry_type = 'deposit' WHERE id = 5", [1]),
         (f"UPDATE credit_ledger SET amount_micro = {MIN}, available_delta_micro = {MAX} WHERE lot_id = 1", [1]),
         (f"UPDATE credit_lots SET available_micro = {MIN} WHERE id = 1", [1]),
@@ -210,6 +221,22 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE credit_lots SET revoked_micro = 99, consumed_micro = 1 WHERE id = 4", [2]),
         (f"UPDATE credit_grants SET amount_micro = {MAX} WHERE campaign_id = 2", [2]),
     ],
+    "campaigns_counted_what_became_of_their_grants": [
+        *_miscounts(),
+        ("UPDATE credit_lots SET consumed_micro = 0, reserved_micro = 100 WHERE id = 2", [2]),
+        ("UPDATE credit_grants SET status = 'granted', revoked_micro = NULL WHERE id = 2", [2]),
+        ("DELETE FROM credit_campaign_totals WHERE campaign_id = 7", [7]),
+        (f"UPDATE credit_grants SET revoked_consumed_micro = {MAX}, revoked_reserved_micro = {MAX}", [2]),
+    ],
+    "campaigns_counted_what_they_did_each_day": [
+        ("UPDATE credit_campaign_days SET grants = 3", [2]),
+        ("UPDATE credit_campaign_days SET granted_micro = 199", [2]),
+        ("UPDATE credit_campaign_days SET consumed_micro = 101", [2]),
+        ("UPDATE credit_campaign_days SET day = 1", [2, 2]),
+        ("DELETE FROM credit_campaign_days", [2]),
+        ("INSERT INTO credit_campaign_days VALUES (7, 3, 1, 0, 0)", [7]),
+        (f"INSERT INTO credit_campaign_days VALUES (2, 1, {MAX}, {MAX}, {MAX}), (2, 2, {MIN}, {MIN}, {MIN})", [2, 2]),
+    ],
     # grant_lot_match
     "grants_have_their_lots": [
         ("UPDATE credit_grants SET lot_id = 99 WHERE id = 1", [1]),
@@ -221,6 +248,11 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE credit_campaigns SET per_wallet_cap_micro = 99 WHERE id = 2", [1, 2]),
         ("UPDATE credit_lots SET source_type = 'deposit' WHERE id = 2", [1]),
         ("UPDATE credit_lots SET source_id = 'order-9' WHERE id = 2", [1]),
+        ("UPDATE credit_lots SET campaign_id = 7 WHERE id = 2", [1]),
+    ],
+    "lots_of_campaigns_have_their_grants": [
+        ("UPDATE credit_lots SET campaign_id = 2 WHERE id = 6", [6]),
+        ("DELETE FROM credit_grants WHERE id = 1", [2]),
     ],
     "grants_say_of_their_lots_what_was_revoked": [
         ("UPDATE credit_lots SET revoked_micro = 0, available_micro = 100 WHERE id = 4", [2]),
@@ -232,11 +264,14 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE credit_grants SET revoked_micro = NULL WHERE id = 2", [2]),
         ("UPDATE credit_grants SET revoked_consumed_micro = 1 WHERE id = 2", [2]),
         ("UPDATE credit_grants SET revoked_at_us = 1129 WHERE id = 2", [2]),
+        ("UPDATE credit_lots SET revoked_at_us = 1141 WHERE id = 4", [2]),
+        ("UPDATE credit_lots SET revoked_at_us = 1140 WHERE id = 2", [1]),
         ("UPDATE credit_grants SET revoke_reason = NULL WHERE id = 2", [2]),
         ("UPDATE credit_grants SET revoke_reason = 'why' WHERE id = 1", [1]),
     ],
     "lots_are_revoked_with_their_grant": [
         ("UPDATE credit_lots SET revoked_micro = 1, available_micro = 69 WHERE id = 6", [6]),
+        ("UPDATE credit_lots SET revoked_at_us = 1140 WHERE id = 6", [6]),
         ("UPDATE credit_grants SET status = 'granted' WHERE id = 2", [4]),
         ("DELETE FROM credit_grants WHERE id = 2", [4]),
     ],
@@ -266,7 +301,7 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE credit_ledger SET reservation_id = 99 WHERE id = 2", [2]),
         ("UPDATE credit_ledger SET lot_id = 99 WHERE id = 6", [6]),
         ("UPDATE credit_debts SET account_id = 99", [3]),
-        ("DELETE FROM credit_campaigns WHERE id = 2", [1, 2]),
+        ("DELETE FROM credit_campaigns WHERE id = 2", [1, 2, 2, 2, 4]),
         ("UPDATE credit_lots SET account_id = 99 WHERE id = 6", [6]),
         ("UPDATE credit_reservations SET account_id = 99 WHERE id = 5", [5]),
     ],
@@ -276,6 +311,9 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
     ],
     "balances_are_of_accounts_that_there_are": [
         ("UPDATE credit_balances SET account_id = 99 WHERE account_id = 2", [99]),
+    ],
+    "campaign_days_are_of_campaigns_that_there_are": [
+        ("UPDATE credit_campaign_days SET campaign_id = 99", [99]),
     ],
     # What no query can tell: the hashes of the audit log.
     AUDIT_RULE: [
