@@ -177,13 +177,13 @@ async def _open_once(db: Path) -> None:
 def _statements(count: int) -> Iterator[str]:
     spent = SPENDS * COST
     yield "INSERT INTO credit_accounts SELECT x + 1, 'person', 'wallet-' || x, 1000 FROM n"
+    budget = count * GRANT
+    yield f"""INSERT INTO credit_campaigns SELECT 1, 'Bench', NULL, 'loyalty', 'active', {budget}, {budget}, 'fixed_amount',
+              NULL, 'general', {GRANT}, NULL, NULL, NULL, {count}, 'op', 1000, 2001 FROM n WHERE x = 0"""
     yield f"""INSERT INTO credit_lots SELECT x + 1, x + 1, 'general', 'deposit', 'order-' || x, NULL, 50, {DEPOSIT},
               {DEPOSIT - spent}, 0, {spent}, 0, 0, NULL, NULL, NULL, 2000 FROM n"""
     yield f"""INSERT INTO credit_lots SELECT x + 1 + {count}, x + 1, 'general', 'grant', NULL, 1, 60, {GRANT}, {GRANT},
               0, 0, 0, 0, NULL, NULL, NULL, 2001 FROM n"""
-    budget = count * GRANT
-    yield f"""INSERT INTO credit_campaigns SELECT 1, 'Bench', NULL, 'loyalty', 'active', {budget}, {budget}, 'fixed_amount',
-              NULL, 'general', {GRANT}, NULL, NULL, NULL, {count}, 'op', 1000, 2001 FROM n WHERE x = 0"""
     yield f"INSERT INTO credit_campaign_totals SELECT 1, {budget}, 0, 0, 0, 0, 0, 0, 0 FROM n WHERE x = 0"
     yield f"INSERT INTO credit_campaign_days SELECT 1, 0, {count}, {budget}, 0 FROM n WHERE x = 0"
     yield f"""INSERT INTO credit_grants SELECT x + 1, 1, x + 1, x + 1 + {count}, {GRANT}, 'granted', 'fixed_amount', NULL,
