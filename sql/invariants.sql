@@ -444,9 +444,14 @@ SELECT CASE f."table"
            WHEN 'credit_ledger' THEN 'entry_'
            WHEN 'credit_grants' THEN 'grant_'
            WHEN 'credit_campaign_totals' THEN 'camp_'
+           WHEN 'memberships' THEN 'acct_'
            ELSE f."table"
        END AS kind,
-       iif(f."table" = 'credit_debts', (SELECT d.reservation_id FROM credit_debts d WHERE d.id = f.rowid), f.rowid) AS id
+       CASE f."table"
+           WHEN 'credit_debts' THEN (SELECT d.reservation_id FROM credit_debts d WHERE d.id = f.rowid)
+           WHEN 'memberships' THEN (SELECT m.account_id FROM memberships m WHERE m.id = f.rowid)
+           ELSE f.rowid
+       END AS id
   FROM pragma_foreign_key_check f
  WHERE f."table" NOT IN ('reservation_lots', 'credit_balances', 'credit_campaign_days');
 

@@ -210,7 +210,7 @@ class Call:
         context = self.context
         assert context.caller is not None
         # The body counts for the key, and must be JSON even where nothing in it is needed.
-        key = self._idempotency_key(context.caller, await self._read_body())
+        key = self._idempotency_key(await self._read_body())
         written = await context.service.book.write(
             operation,
             caller=context.caller,
@@ -229,13 +229,8 @@ class Call:
         return Reply(written.status, written.body, headers)
 
     async def was_answered_before(self) -> bool:
-        """Whether `write` will answer what this request was answered with before: what it needs can be spared then.
-
-        Raises `IdempotencyKeyReused` as `write` would.
-        """
-        caller = self.context.caller
-        assert caller is not None
-        key = self._idempotency_key(caller, await self._read_body())
+        """Whether `write` will answer what was answered before; raises `IdempotencyKeyReused` as it would."""
+        key = self._idempotency_key(await self._read_body())
         return key is not None and self.service.book.kept_answer(key) is not None
 
     # --- inside ---
@@ -258,14 +253,14 @@ class Call:
             None if caller is None else caller.token_id,
         )
 
-    def _idempotency_key(self, caller: Caller, body: bytes) -> idempotency.Key | None:
+    def _idempotency_key(self, body: bytes) -> idempotency.Key | None:
+        caller = self.context.caller
         keys = [value for name, value in self.scope["headers"] if name == b"idempotency-key"]
-        if not keys:
+        if caller is None or not keys:
             return None
-        [text, *others] = keys
-        if others or not _KEY.fullmatch(text):
+        if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
             raise InvalidIdempotencyKey(f"expected one key of 1 to {KEY_CHARACTERS_MAX} visible ASCII characters")
-        return idempotency.Key(caller.name, text.decode(), idempotency.fingerprint(self.method, self.path, body))
+        return idempotency.Key(caller.name, keys[0].decode(), idempotency.fingerprint(self.method, self.path, body))
 
     async def _read_body(self) -> bytes:
         if self._body is None:

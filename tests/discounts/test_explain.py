@@ -148,7 +148,7 @@ def test_a_hundred_lots_are_named_and_the_others_counted(api: Api, drawn: int) -
     async def fill() -> None:
         for _ in range(150):
             await api.book.write(
-                mint, caller=Caller("service", "test", None, frozenset()), origin=Origin(None, None, None, None),
+                mint, caller=Caller("admin", "test", None, frozenset()), origin=Origin(None, None, None, None),
                 account_id=account, amount_micro=1, source_type="grant", source_id=None, pool_id="general",
                 priority=50, expires_at_us=None, description=None, metadata=None, ceiling_micro=10,
             )  # fmt: skip

@@ -301,6 +301,7 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE credit_ledger SET reservation_id = 99 WHERE id = 2", [2]),
         ("UPDATE credit_ledger SET lot_id = 99 WHERE id = 6", [6]),
         ("UPDATE credit_debts SET account_id = 99", [3]),
+        ("UPDATE memberships SET account_id = 99 WHERE id = 2", [99]),
         ("DELETE FROM credit_campaigns WHERE id = 2", [1, 2, 2, 2, 4]),
         ("UPDATE credit_lots SET account_id = 99 WHERE id = 6", [6]),
         ("UPDATE credit_reservations SET account_id = 99 WHERE id = 5", [5]),

@@ -4,8 +4,8 @@ from minibill.db.queries import queries
 from minibill.reconcile.report import NEVER_RUN, Report
 from minibill.reconcile.run import record
 from minibill.schema.describe import describe
-from minibill.web import Call, Reply, WriteQuery
-from minibill.wire import Decoder, NoBody, Query
+from minibill.web import Call, Reply
+from minibill.wire import Decoder, NoBody, Query, WriteQuery
 
 SQL = queries("reconcile")
 
