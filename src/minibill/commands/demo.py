@@ -99,7 +99,9 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 def _running_service(db: Path) -> Iterator[tuple[str, str]]:
     """A service in a process of its own; answers its URL and an admin token."""
     command = [sys.executable, "-m", "minibill", "serve", "--dev", "--db", str(db), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # Its own log would come between the lines of the demo.
+    environment = {"MINIBILL_LOG": "warning", **os.environ}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         said = ""
         while not (found := re.search(r"MINIBILL_URL=(\S+)\n.*MINIBILL_TOKEN=(\S+)\n", said)):
