@@ -36,6 +36,9 @@ UPDATE credit_campaigns
  WHERE id = ?
 """
 
+# Kept where the others are dropped: they fire once a batch, and without them the campaign's counts would be wrong.
+COUNTING_TRIGGERS = ("campaigns_begin_to_count", "campaigns_count_what_they_grant")
+
 Named = dict[str, Any]
 
 
@@ -90,7 +93,8 @@ def replay(captured: Captured, db: Path, *, like: Path, with_triggers: bool) -> 
         migrate(conn)
         if not with_triggers:
             for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-                conn.execute(f"DROP TRIGGER {name}")
+                if name not in COUNTING_TRIGGERS:
+                    conn.execute(f"DROP TRIGGER {name}")
         _write(conn, captured.before)
         seconds = [_write(conn, batch) for batch in captured.batches]
     finally:
