@@ -6,6 +6,18 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
   FROM credit_campaigns
  WHERE id = :campaign_id;
 
+-- name: accounts_that_give_budget_back
+-- Accounts with overdue reservations of what this campaign has revoked; an account comes once for each such hold.
+SELECT r.account_id
+  FROM credit_reservations r
+  CROSS JOIN reservation_lots h ON h.reservation_id = r.id
+  CROSS JOIN credit_lots l ON l.id = h.lot_id
+ WHERE r.status = 'pending'
+   AND r.expires_at_us <= :now_us
+   AND l.campaign_id = :campaign_id
+   AND l.revoked_at_us IS NOT NULL
+ LIMIT :count;
+
 -- name: create_campaign
 INSERT INTO credit_campaigns (
     name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,

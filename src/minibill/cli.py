@@ -3,7 +3,9 @@
 Exit codes: 0 done; 1 the answer is "no"; 2 wrong usage or configuration, with one line that says what to do.
 """
 
+import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -24,6 +26,24 @@ COMMANDS = {
 
 class CommandGroup(click.Group):
     """Imports a command when it is asked for: a server has no use for what the other commands import."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Runs the command line and exits; wrong usage is one line, which says what to do."""
+        try:
+            sys.exit(super().main(*arguments, standalone_mode=False, **options) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.UsageError as error:
+            see = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+            click.echo(f"Error: {' '.join(error.format_message().split())}{see}", err=True)
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo("Aborted.", err=True)
+            sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -1,5 +1,6 @@
 """Settings: each with its default, unit and reason, read from the environment once and checked before anything starts."""
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -80,6 +81,15 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return read
 
 
+def _addresses(value: str) -> str:
+    for address in value.split(","):
+        try:
+            ipaddress.ip_network(address.strip())
+        except ValueError:
+            raise ValueError(f"must be IP addresses or networks, separated by commas; {address.strip()!r} is none") from None
+    return value
+
+
 def _on_or_off(value: str) -> bool:
     return _one_of("on", "off")(value) == "on"
 
@@ -115,7 +125,7 @@ SETTINGS = (
     Setting("MINIBILL_RECONCILE_SECONDS", "reconcile_seconds", "3600", "seconds",
             "how often the whole book is recomputed and compared; 0 for only when asked to", _whole(0, 31_536_000)),
     Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
-            "whose X-Forwarded-For is believed; by default nobody's", _text),
+            "whose X-Forwarded-For is believed; by default nobody's", _addresses),
     Setting("MINIBILL_LOG", "log_level", "info", "info, warning or error",
             "the least that a line of the log must be about", _one_of("info", "warning", "error")),
     Setting("MINIBILL_ACCESS_LOG", "access_log", "off", "on or off",

@@ -50,13 +50,13 @@ async def _reconcile(service: Service) -> None:
     book, period_us = service.book, service.settings.reconcile_seconds * US_PER_SECOND
     began_us = book.clock.now_us()
     while True:
-        last_us = book.last_reconciled_us()
-        due_us = (began_us if last_us is None else last_us) + period_us
-        if (wait_us := due_us - book.clock.now_us()) > 0:
-            # The test clock may be moved meanwhile.
-            await asyncio.sleep(min(wait_us / US_PER_SECOND, RECONCILE_LOOK_SECONDS))
-            continue
         try:
+            last_us = book.last_reconciled_us()
+            due_us = (began_us if last_us is None else last_us) + period_us
+            if (wait_us := due_us - book.clock.now_us()) > 0:
+                # The test clock may be moved meanwhile.
+                await asyncio.sleep(min(wait_us / US_PER_SECOND, RECONCILE_LOOK_SECONDS))
+                continue
             await book.reconcile()
         except Exception:
             log.exception("a reconciliation failed to run")

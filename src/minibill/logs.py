@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import msgspec
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 # Ours go by the setting. A library speaks when something is wrong: what it says below that may hold what callers sent.
 OURS = "minibill"
@@ -25,6 +25,7 @@ def configure_logs(level: str, *, for_people: bool, stream: TextIO) -> None:
     ]
     rendering: list[Processor]
     if for_people:
+        ours.append(_visible)
         plain = structlog.dev.plain_traceback
         rendering = [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     else:
@@ -36,6 +37,13 @@ def configure_logs(level: str, *, for_people: bool, stream: TextIO) -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger(OURS).setLevel(level.upper())
+
+
+def _visible(_: object, __: str, event: EventDict) -> EventDict:
+    """What callers sent may hold characters that steer a terminal."""
+    return {
+        name: ascii(value) if isinstance(value, str) and not value.isprintable() else value for name, value in event.items()
+    }
 
 
 def _json(event: Any, **_: Any) -> str:

@@ -311,3 +311,6 @@ class NotReady(Problem):
     """The service can't take writes: it is starting, stopping or broken."""
 
     code, status, title = "not_ready", 503, "Not ready"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "5"})

@@ -56,6 +56,17 @@ def five(api: Api, small_slices: None) -> tuple[str, list[str]]:
 # --- one grant ---
 
 
+def test_a_budget_that_an_overdue_reservation_gives_back_can_be_granted_before_that_is_written_down(api: Api) -> None:
+    campaign, account = api.campaign(100), api.account()
+    paid = grant(api, campaign, account, 100)
+    api.reserve(account, 100, ttlSeconds=10)
+    assert amounts(revoke_grant(api, campaign, paid["grantId"])) == (0, 0, 100)
+    refused(api.batch(campaign, (api.account(), 1)), 422, "budget_exceeded")
+    api.pass_time(11)
+    done(api.call("PATCH", f"/campaigns/{campaign}?dryRun=true", {"budgetMicro": "60"}))
+    assert done(api.batch(campaign, (api.account(), 60)), 201)["remainingMicro"] == "40"
+
+
 def test_what_is_neither_consumed_nor_reserved_is_taken_back_and_the_budget_with_it(api: Api) -> None:
     campaign, account = api.campaign(1_000), api.account(7)
     paid = grant(api, campaign, account, 100)

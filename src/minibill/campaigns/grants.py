@@ -10,7 +10,7 @@ import msgspec
 
 from minibill import ids
 from minibill.campaigns import formulas
-from minibill.campaigns.lifecycle import CampaignRow, require_campaign
+from minibill.campaigns.lifecycle import CampaignRow, settled_campaign
 from minibill.campaigns.structs import BatchBody, BatchResult, GrantResult
 from minibill.clock import format_time
 from minibill.db.queries import queries
@@ -127,7 +127,7 @@ def pay_batch(
     """
     accounts = _accounts_of(conn, items)
     _refuse_duplicates(items, accounts)
-    campaign = require_campaign(conn, campaign_id)
+    campaign = settled_campaign(conn, campaign_id, now_us=now_us)
     judged = _judge(conn, campaign, items, accounts)
     _require_active(campaign, now_us)
     new = [j for j in judged if j.is_new]

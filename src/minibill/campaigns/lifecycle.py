@@ -8,6 +8,7 @@ from minibill.campaigns.structs import Campaign
 from minibill.clock import format_time
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.settle import SWEEP_MAX, settle
 from minibill.outcome import Outcome
 from minibill.problems import (
     BudgetBelowSpent,
@@ -104,7 +105,7 @@ def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[s
 
     Raises `CampaignNotFound`, `CampaignFieldLocked`, `BudgetBelowSpent`, `InvalidRequest`. Source: contract, section 4.
     """
-    campaign = require_campaign(conn, campaign_id)
+    campaign = settled_campaign(conn, campaign_id, now_us=now_us)
     before = campaign_answer(campaign, now_us=now_us)
     status = campaign.status_at(now_us)
     locked = changes.keys() - _editable(status)
@@ -154,6 +155,16 @@ def require_campaign(conn: sqlite3.Connection, campaign_id: str) -> CampaignRow:
     if row is None:
         raise CampaignNotFound(campaign_id)
     return CampaignRow(*row)
+
+
+def settled_campaign(conn: sqlite3.Connection, campaign_id: str, *, now_us: int) -> CampaignRow:
+    """The same, when its budget is to be judged: what overdue reservations give back to it is written down first."""
+    campaign = require_campaign(conn, campaign_id)
+    due = SQL.accounts_that_give_budget_back.all(conn, campaign_id=campaign.id, now_us=now_us, count=SWEEP_MAX)
+    if not due:
+        return campaign
+    settle(conn, sorted({account_id for (account_id,) in due}), now_us=now_us)
+    return _load(conn, campaign.id)
 
 
 def campaign_answer(campaign: CampaignRow, *, now_us: int) -> Campaign:

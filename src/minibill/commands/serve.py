@@ -12,8 +12,10 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 
 import click
+import msgspec
 import uvicorn
 
 import minibill
@@ -32,6 +34,8 @@ log = logging.getLogger("minibill.serve")
 
 # Requests that are under way have this long when the service stops; closing the book has the rest of the 10 s.
 STOP_SECONDS = 8
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Objects that are made before the youngest are looked at: some hundred requests.
 GC_THRESHOLD = 20_000
@@ -95,6 +99,10 @@ def serve(*, db: Path, host: str, port: int, dev: bool, test_clock: bool) -> Non
 
 
 async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool) -> None:
+    # From here on a signal to stop ends in a stop, also one that comes before there is a server that could hear it.
+    loop, stop_asked = asyncio.get_running_loop(), asyncio.Event()
+    for signum in STOP_SIGNALS:
+        loop.add_signal_handler(signum, stop_asked.set)
     try:
         book = await Book.open(db)
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, sqlite3.Error, OSError) as error:
@@ -103,6 +111,7 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
         listener = _listen(host, port)
         app = create_app(book, settings, has_test_clock=test_clock)
         server = _Server(
+            book,
             uvicorn.Config(
                 app,
                 log_config=None,
@@ -111,11 +120,12 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
                 timeout_graceful_shutdown=STOP_SECONDS,
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=settings.trusted_proxies or None,
-            )
+            ),
         )
         _tame_garbage_collection()
         _announce(listener, settings, dev=dev)
         log.info("started", extra={"version": minibill.__version__, "sqlite": sqlite3.sqlite_version, "database": str(db)})
+        server.should_exit = stop_asked.is_set()
         await server.serve([listener])
         if not server.started:
             raise click.ClickException("the service did not start; the lines above say why")
@@ -127,15 +137,24 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
 class _Server(uvicorn.Server):
     """uvicorn, but a signal that stops it is not raised again afterwards: a stop that was asked for is a success."""
 
+    def __init__(self, book: Book, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._book = book
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A reconciliation that is waited for would take the time that the others have to finish.
+        self._book.reconciler.stop()
+        super().handle_exit(sig, frame)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in STOP_SIGNALS:
             loop.add_signal_handler(signum, self.handle_exit, signum, None)
         try:
             yield
         finally:
-            for signum in (signal.SIGTERM, signal.SIGINT):
+            for signum in STOP_SIGNALS:
                 loop.remove_signal_handler(signum)
 
 
@@ -186,12 +205,11 @@ def dev_secrets(db: Path, names: tuple[str, ...] = ()) -> dict[str, str]:
     """The secrets kept beside a development database; made for `names` when there are none. Only the owner may read them."""
     file = db.with_name(db.name + ".secrets")
     try:
-        kept: dict[str, str] = json.loads(file.read_text("utf-8"))
-        return kept
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, str])
     except FileNotFoundError:
         if not names:
             return {}
-    except (OSError, ValueError) as error:
+    except (OSError, msgspec.DecodeError) as error:
         raise ConfigurationError(f"can't read {file}: {error}; delete it to have new secrets made") from None
     made = {name: secrets.token_urlsafe(48) for name in names}
     try:

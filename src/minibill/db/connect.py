@@ -17,6 +17,9 @@ BUSY_TIMEOUT_MS = 5_000
 WRITER_CACHE_KIB = 32_768
 READER_CACHE_KIB = 4_096
 
+# What a write-ahead log that has grown, while a long read held its snapshot, is cut back to once it can begin anew.
+WAL_BYTES_KEPT = 67_108_864
+
 # Statements kept prepared per connection: more than the project has.
 CACHED_STATEMENTS = 256
 
@@ -57,6 +60,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         conn.execute("PRAGMA recursive_triggers = ON")
         conn.execute("PRAGMA trusted_schema = OFF")
         conn.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
+        conn.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
     except sqlite3.DatabaseError as error:
         conn.close()
         if "not a database" in str(error):

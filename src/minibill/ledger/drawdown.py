@@ -32,8 +32,13 @@ def available_micro(balances: Balances, account_id: int, pool_id: str) -> int:
     return sum(balances.get((account_id, pool), EMPTY).available_micro for pool in pools_of(pool_id))
 
 
-def draw(conn: sqlite3.Connection, *, account_id: int, pool_id: str, amount_micro: int) -> list[Draw]:
-    """Chooses lots for an amount, in drawdown order; less than the amount when there is less. Changes nothing."""
+def draw(
+    conn: sqlite3.Connection, *, account_id: int, pool_id: str, amount_micro: int, lots_max: int | None = None
+) -> list[Draw]:
+    """Chooses lots for an amount, in drawdown order; less than the amount when there is less. Changes nothing.
+
+    No more than `lots_max` of them, where it is given.
+    """
     draws: list[Draw] = []
     left_micro = amount_micro
     query = SQL.lots_in_drawdown_order
@@ -42,7 +47,7 @@ def draw(conn: sqlite3.Connection, *, account_id: int, pool_id: str, amount_micr
             break
         # Row by row: most spends need one or two of what may be thousands.
         rows = conn.execute(query.sql, (account_id, pool))
-        while left_micro and (row := rows.fetchone()):
+        while left_micro and len(draws) != lots_max and (row := rows.fetchone()):
             lot_id, lot_available_micro = row
             taken_micro = min(left_micro, lot_available_micro)
             draws.append(Draw(lot_id, pool, taken_micro))

@@ -13,7 +13,7 @@ from minibill.ledger.accounts import account_of_entity
 from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.discounts import NO_DISCOUNT, Discount, Membership, metadata_with_discount, weigh
 from minibill.ledger.drawdown import Draw, available_micro, draw
-from minibill.ledger.explain import LotRow, explain_reservation, explain_reserve
+from minibill.ledger.explain import LOTS_MAX, LotRow, explain_reservation, explain_reserve
 from minibill.ledger.posting import LotMoves, Movement, load_balances, post
 from minibill.ledger.settle import settle, settled_payer
 from minibill.ledger.structs import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
@@ -106,7 +106,7 @@ def reserve(
                     available_micro=there_micro, requested_micro=held_micro, list_micro=list_micro, pool_id=pool_id
                 )
                 if why is not None:
-                    draws = draw(conn, account_id=key, pool_id=pool_id, amount_micro=there_micro)
+                    draws = draw(conn, account_id=key, pool_id=pool_id, amount_micro=there_micro, lots_max=LOTS_MAX)
                     refusal.facts["explanation"] = why(held_micro=0, draws=draws, is_refused=True)
                 raise refusal
             held_micro = there_micro

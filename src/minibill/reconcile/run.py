@@ -75,9 +75,13 @@ class Reconciler:
             self._next.add_done_callback(_hear_of_failure)
         return await asyncio.shield(self._next)
 
-    async def close(self) -> None:
-        """Ends what is under way, which is answered with `NotReady`."""
+    def stop(self) -> None:
+        """What is under way ends soon, and is answered with `NotReady`; nothing is begun from now on."""
         self._stopping = True
+
+    async def close(self) -> None:
+        """Stops, and waits until what was under way has ended."""
+        self.stop()
         for task in (self._current, self._next):
             if task is not None and not task.done():
                 await asyncio.wait([task])
