@@ -4,8 +4,9 @@ Exit codes: 0 done; 1 the answer is "no"; 2 wrong usage or configuration, with o
 """
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -27,10 +28,10 @@ COMMANDS = {
 class CommandGroup(click.Group):
     """Imports a command when it is asked for: a server has no use for what the other commands import."""
 
-    def main(self, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **options: Any) -> NoReturn:  # type: ignore[override]
         """Runs the command line and exits; wrong usage is one line, which says what to do."""
         try:
-            sys.exit(super().main(*arguments, standalone_mode=False, **options) or 0)
+            sys.exit(super().main(args, prog_name, standalone_mode=False, **options) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)
