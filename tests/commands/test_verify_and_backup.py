@@ -1,5 +1,6 @@
 """verify, backup and restore, on files that are served, that were, and that are no books at all."""
 
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from minibill.cli import main
 from minibill.db.connect import FileLock, open_reader, open_writer
+from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
 from minibill.invariants import CHECKS, violations
 from minibill.reconcile.offline import _checks_of
@@ -370,6 +372,58 @@ def test_a_file_that_can_not_be_read_is_replaced_only_by_force(book: Path, tmp_p
     assert result.exit_code == 2 and "--force" in result.stderr
     assert minibill("restore", book, "--db", target, "--force").exit_code == 0
     assert minibill("verify", "--db", target).exit_code == 0
+
+
+def test_a_book_whose_log_can_not_be_folded_is_not_replaced(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy.db"
+    assert minibill("backup", copy, "--db", book).exit_code == 0
+    monkeypatch.setattr("minibill.db.connect.BUSY_TIMEOUT_MS", 50)
+    with closing(open_writer(book)) as writer:
+        writer.execute("INSERT INTO revoked_tokens VALUES ('token-2', 1000)")
+        with open_snapshot(book):
+            before = contents(book.parent)
+            assert len(before["book.db-wal"]) > 0
+            for force in ([], ["--force"]):
+                result = minibill("restore", copy, "--db", book, *force)
+                assert result.exit_code == 2 and "open in another process" in result.stderr
+                assert len(result.stderr.splitlines()) == 1
+            after = contents(book.parent)
+    assert after["book.db-wal"] == before["book.db-wal"] and after.keys() == {*before, "book.db.lock"}
+    assert minibill("verify", "--db", book).exit_code == 0
+
+
+def test_a_book_is_left_alone_when_its_log_or_the_copy_can_not_be_written(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy.db"
+    assert minibill("backup", copy, "--db", book).exit_code == 0
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with closing(open_writer(book)) as writer:
+        writer.execute("INSERT INTO revoked_tokens VALUES ('token-2', 1000)")
+        before = contents(book.parent)
+        monkeypatch.setattr("minibill.db.copy._sync", full)
+        result = minibill("restore", copy, "--db", book, "--force")
+        assert result.exit_code == 2 and "No space left" in result.stderr
+        assert {name: contents(book.parent)[name] for name in ("book.db", "book.db-wal")} == {
+            name: before[name] for name in ("book.db", "book.db-wal")
+        }
+
+
+def test_a_book_of_which_nothing_can_be_read_is_replaced_by_force(book: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert minibill("backup", copy, "--db", book).exit_code == 0
+    with book.open("r+b") as file:
+        # The root page of the schema, behind the header.
+        file.seek(100)
+        file.write(b"\xff" * 3_900)
+    assert "can't be compared" in minibill("restore", copy, "--db", book).stderr
+    result = minibill("restore", copy, "--db", book, "--force")
+    assert result.exit_code == 0, result.output
 
 
 def test_a_restore_from_nowhere_or_onto_itself_is_refused(book: Path, tmp_path: Path) -> None:

@@ -50,17 +50,18 @@ def backup(*, dest: Path, db: Path, force: bool, as_json: bool) -> None:
     The copy holds every write that was answered before the backup began. The service waits for nothing meanwhile.
     """  # fmt: skip
     with one_line(f"back up {db}"), ExitStack() as stack:
-        dest, lock = _place(dest), None
+        dest = _place(dest)
         if dest.exists():
             _refuse_the_same(db, dest)
             if not force:
                 raise Misuse(f"{dest} is there already; name another file, or replace it with --force")
             # Only what was served once has a lock, and only that could be served now.
-            lock = _locked(dest, stack) if _lock_file(dest).exists() else None
+            if _lock_file(dest).exists():
+                _lock(dest, stack)
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(db, dest, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{db} was not backed up", say, as_json=as_json)
-        put_in_place(copy, dest, lock=lock)
+        put_in_place(copy, dest, force=force)
     _tell({"db": str(db), "backup": str(dest)}, dest, found, f"{db} is backed up", as_json=as_json)
 
 
@@ -87,14 +88,14 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
             raise Misuse(f"can't restore {src}: it is not there")
         db = _place(db)
         _refuse_the_same(src, db)
-        lock = _locked(db, stack)
+        _lock(db, stack)
         replaces = db.exists()
         if replaces and not force:
             _refuse_newer(db, src)
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(src, db, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{src} was not restored, and nothing was changed", say, as_json=as_json)
-        put_in_place(copy, db, lock=lock)
+        put_in_place(copy, db, force=force)
     _tell({"backup": str(src), "db": str(db), "replaced": replaces}, db, found, f"{src} is restored", as_json=as_json)
 
 
@@ -115,10 +116,8 @@ def _lock_file(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-def _locked(path: Path, stack: ExitStack) -> FileLock:
-    lock = FileLock(path)
-    stack.callback(lock.release)
-    return lock
+def _lock(path: Path, stack: ExitStack) -> None:
+    stack.callback(FileLock(path).release)
 
 
 def _refuse_newer(db: Path, src: Path) -> None:

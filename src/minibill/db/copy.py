@@ -3,10 +3,10 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from minibill.db.connect import FileLock, NotABook, open_writer
+from minibill.db.connect import DatabaseLocked, NotABook, open_writer
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
 
@@ -14,6 +14,9 @@ from minibill.db.sqlite import sqlite3
 STEP_PAGES = 2_000
 
 _COMPANIONS = ("-wal", "-shm", "-journal")
+
+# What a file comes to that is no database, or no longer.
+_UNREADABLE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 @contextmanager
@@ -42,25 +45,34 @@ def copied(source: Path, beside: Path, *, on_pages: Callable[[int, int], None]) 
         _remove(copy)
 
 
-def put_in_place(copy: Path, path: Path, *, lock: FileLock | None) -> None:
+def put_in_place(copy: Path, path: Path, *, force: bool) -> None:
     """Makes a checked copy the file at `path`, and what was there before disappear, at one moment.
 
-    What is there must be locked, so that nobody serves it meanwhile; `lock` is None where there is nothing.
+    What is there must be locked where it could be served. Raises `DatabaseLocked` when another process has it open, and what
+    SQLite raises when its log can't be folded into it; with `force` what can't be read as a database has no log to fold.
     """
-    if lock is not None:
-        _fold_log(path)
+    # All that is slow or may fail comes first, so that the old file is whole until the new one is there.
+    _sync(copy)
+    if path.exists():
+        _fold_log(path, force=force)
     # A log that belongs to another file would be read as if it were this one's.
     _remove_companions(path)
-    _sync(copy)
     copy.replace(path)
     _sync(path.parent)
 
 
-def _fold_log(path: Path) -> None:
-    """Folds what a killed service left in its log into the file: the old book is whole until the moment it is gone."""
-    if path.exists():
-        with suppress(sqlite3.Error, NotABook):
-            open_writer(path).close()
+def _fold_log(path: Path, *, force: bool) -> None:
+    """Folds what a killed service left in its log into the file, which is then whole without the log."""
+    try:
+        with closing(open_writer(path)) as conn:
+            busy, *_ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except (NotABook, sqlite3.DatabaseError) as error:
+        if force and (isinstance(error, NotABook) or error.sqlite_errorcode in _UNREADABLE):
+            return
+        raise
+    log = path.with_name(f"{path.name}-wal")
+    if busy or (log.exists() and log.stat().st_size > 0):
+        raise DatabaseLocked(f"{path} is open in another process; try again when that has ended")
 
 
 def _remove(path: Path) -> None:
