@@ -29,7 +29,7 @@ from minibill.outcome import Outcome
 from minibill.problems import Problem
 from minibill.reconcile.report import Report
 from minibill.reconcile.run import Reconciler, record
-from minibill.totals import Totals
+from minibill.totals import TABLES, Totals
 from minibill.wire import encode
 
 log = logging.getLogger("minibill.book")
@@ -188,6 +188,13 @@ def newest_time_us(conn: sqlite3.Connection) -> int:
     assert newest is not None
     found: int = newest[0]
     return found
+
+
+def rows_in_all(conn: sqlite3.Connection) -> dict[str, int]:
+    """How many rows each of `TABLES` has. They are never deleted: a later state of the same book has no fewer of any."""
+    counts = BOOK.rows_in_all.one(conn)
+    assert counts is not None
+    return dict(zip(TABLES, counts, strict=True))
 
 
 def _with_dry_run(body: bytes) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from minibill import audit
 from minibill.cli import main
 from minibill.db.connect import FileLock, open_reader, open_writer
 from minibill.db.snapshot import open_snapshot
@@ -321,6 +322,33 @@ def test_a_newer_book_is_replaced_only_by_force(book: Path, tmp_path: Path) -> N
     assert json.loads(minibill("restore", copy, "--db", book, "--force", "--json").stdout)["replaced"] is True
     with closing(open_reader(book)) as conn:
         assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone() == (3,)
+
+
+def test_a_book_that_was_written_while_its_clock_stood_still_is_newer(book: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert minibill("backup", copy, "--db", book).exit_code == 0
+    with closing(open_writer(book)) as conn:
+        conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 120)")
+    newer = book.read_bytes()
+    result = minibill("restore", copy, "--db", book)
+    assert result.exit_code == 2 and "1 more accounts" in result.stderr and "--force" in result.stderr
+    assert book.read_bytes() == newer
+    # An older book is brought to the newer state without force.
+    assert minibill("restore", book, "--db", copy).exit_code == 0
+
+
+def test_another_book_is_replaced_only_by_force_however_old_it_is(book: Path, tmp_path: Path, migrated_file: Path) -> None:
+    other = tmp_path / "other.db"
+    shutil.copyfile(migrated_file, other)
+    row = (1, "op", "campaign.create", "campaign", "camp_1", "{}", None, None, None, None, 100)
+    with closing(open_writer(other)) as conn:
+        hashed = (*row, audit.NO_HASH, audit.row_hash(row, audit.NO_HASH))
+        conn.execute(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 13)})", hashed)
+    before = other.read_bytes()
+    result = minibill("restore", book, "--db", other)
+    assert result.exit_code == 2 and "another book" in result.stderr and "--force" in result.stderr
+    assert other.read_bytes() == before
+    assert minibill("restore", book, "--db", other, "--force").exit_code == 0
 
 
 def test_what_a_killed_service_left_in_its_log_counts_as_written_and_is_gone_after_a_restore(tmp_path: Path) -> None:

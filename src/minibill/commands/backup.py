@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from minibill.book import newest_time_us
+from minibill import audit
+from minibill.book import newest_time_us, rows_in_all
 from minibill.clock import format_time
 from minibill.commands.database import database_option, existing_database_option
 from minibill.commands.output import Misuse, print_json
@@ -75,13 +76,15 @@ Exit codes: 0 restored; 1 the backup is not healthy, and nothing was changed; 2 
 )
 @click.argument("src", type=path_argument)
 @database_option
-@click.option("--force", is_flag=True, help="Replace a book that is newer than the backup, or that can't be read.")
+@click.option(
+    "--force", is_flag=True, help="Replace a book that is newer than the backup, another one, or one that can't be read."
+)
 @json_option
 def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
     """Put the backup SRC in the place of a database file, once it is checked.
 
     Nothing is changed unless all of it succeeds. A file that is being served is never replaced, and one that is newer than
-    the backup only with --force: what was answered since the backup is lost then.
+    the backup, or another book, only with --force: what was answered since the backup is lost then.
     """  # fmt: skip
     with one_line(f"restore {src}"), ExitStack() as stack:
         if not src.exists():
@@ -121,17 +124,31 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 
 def _refuse_newer(db: Path, src: Path) -> None:
-    with open_snapshot(src) as conn:
-        backup_us = newest_time_us(conn)
-    try:
-        with open_snapshot(db) as conn:
-            book_us = newest_time_us(conn)
-    except (NotABook, MigrationRefused, sqlite3.DatabaseError) as error:
-        raise Misuse(f"{db} would be replaced, and can't be compared: {error}; --force replaces it all the same") from None
+    """Refuses to lose what was answered since the backup; a clock that stood still does not hide it, nor another book."""
+    with open_snapshot(src) as kept:
+        backup_us, backup_rows = newest_time_us(kept), rows_in_all(kept)
+        try:
+            with open_snapshot(db) as conn:
+                book_us, book_rows = newest_time_us(conn), rows_in_all(conn)
+                same = audit.has_all_of(kept, conn)
+        except (NotABook, MigrationRefused, sqlite3.DatabaseError) as error:
+            raise Misuse(
+                f"{db} would be replaced, and can't be compared: {error}; --force replaces it all the same"
+            ) from None
     if book_us > backup_us:
         raise Misuse(
             f"{db} is newer: it was last written at {format_time(book_us)}, the backup at {format_time(backup_us)}; "
             "--force replaces it, and what was written since is lost"
+        )
+    more = [f"{rows - backup_rows[name]:,} more {name}" for name, rows in book_rows.items() if rows > backup_rows[name]]
+    if more:
+        raise Misuse(
+            f"{db} is newer: it has {', '.join(more)} than the backup; "
+            "--force replaces it, and what was written since is lost"
+        )
+    if not same:
+        raise Misuse(
+            f"{db} is another book: its audit log is not in the backup; --force replaces it, and what is in it is lost"
         )
 
 
