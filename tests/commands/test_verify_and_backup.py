@@ -8,7 +8,8 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -459,6 +460,61 @@ def test_a_restore_from_nowhere_or_onto_itself_is_refused(book: Path, tmp_path: 
     assert result.exit_code == 2 and "is not there" in result.stderr
     result = minibill("restore", book, "--db", book, "--force")
     assert result.exit_code == 2 and "same file" in result.stderr
+
+
+# --- the file that is made ---
+
+
+def when_told(monkeypatch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
+    """Does something whenever a command says how far it is."""
+
+    @contextmanager
+    def bar() -> Iterator[Callable[[str, int, int], None]]:
+        yield lambda *_: do()
+
+    monkeypatch.setattr("minibill.commands.backup.progress_bar", bar)
+
+
+def test_a_copy_is_closed_to_others_until_it_is_whole_and_then_as_open_as_its_book(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+    when_told(monkeypatch, lambda: seen.update(file.stat().st_mode & 0o777 for file in tmp_path.glob(".copy.db.*.tmp")))
+    book.chmod(0o664)
+    assert minibill("backup", tmp_path / "copy.db", "--db", book).exit_code == 0
+    assert seen == {0o600}
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o664
+
+
+def test_a_file_that_is_replaced_keeps_its_mode_and_owner(book: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert minibill("backup", copy, "--db", book).exit_code == 0
+    copy.chmod(0o644)
+    book.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(book, 1234, 2345)
+    before = book.stat()
+    assert minibill("restore", copy, "--db", book).exit_code == 0
+    after = book.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_a_backup_that_is_told_to_end_leaves_nothing_behind(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_handled(*_: object) -> None:
+        raise AssertionError("nobody handles SIGTERM")
+
+    when_told(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, not_handled)
+    try:
+        result = minibill("backup", tmp_path / "copy.db", "--db", book)
+        assert signal.getsignal(signal.SIGTERM) is not_handled
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 128 + signal.SIGTERM
+    assert [file.name for file in tmp_path.iterdir()] == ["here"]
 
 
 # --- for programs ---

@@ -62,7 +62,7 @@ def backup(*, dest: Path, db: Path, force: bool, as_json: bool) -> None:
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(db, dest, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{db} was not backed up", say, as_json=as_json)
-        put_in_place(copy, dest, force=force)
+        put_in_place(copy, dest, source=db, force=force)
     _tell({"db": str(db), "backup": str(dest)}, dest, found, f"{db} is backed up", as_json=as_json)
 
 
@@ -98,7 +98,7 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(src, db, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{src} was not restored, and nothing was changed", say, as_json=as_json)
-        put_in_place(copy, db, force=force)
+        put_in_place(copy, db, source=src, force=force)
     _tell({"backup": str(src), "db": str(db), "replaced": replaces}, db, found, f"{src} is restored", as_json=as_json)
 
 

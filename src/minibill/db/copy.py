@@ -1,10 +1,13 @@
 """Copies of a database file: made from a snapshot while it is served, and put in place whole or not at all."""
 
 import os
-import shutil
+import signal
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from stat import S_IMODE
+from types import FrameType
 
 from minibill.db.connect import DatabaseLocked, NotABook, open_writer
 from minibill.db.snapshot import open_snapshot
@@ -26,32 +29,46 @@ def copied(source: Path, beside: Path, *, on_pages: Callable[[int, int], None]) 
     The service that writes the book waits for nothing meanwhile. `on_pages` hears how many pages of how many are copied.
     Raises what `open_snapshot` raises.
     """
-    copy = beside.with_name(f".{beside.name}.{os.getpid()}.tmp")
-    try:
-        with open_snapshot(source) as conn:
-            # One that was left behind by a killed process of the same number.
-            _remove(copy)
-            target = sqlite3.connect(copy, isolation_level=None)
-            try:
+    with _ended_by_sigterm():
+        # Only its owner may read it: what it takes the place of may be closed to others.
+        descriptor, name = tempfile.mkstemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent)
+        os.close(descriptor)
+        copy = Path(name)
+        try:
+            with open_snapshot(source) as conn, closing(sqlite3.connect(copy, isolation_level=None)) as target:
                 # Nobody reads it before it is whole and synced.
                 target.execute("PRAGMA journal_mode = OFF")
                 target.execute("PRAGMA synchronous = OFF")
                 conn.backup(target, pages=STEP_PAGES, progress=lambda _, left, total: on_pages(total - left, total))
-            finally:
-                target.close()
-        shutil.copymode(source, copy)
-        yield copy
+            yield copy
+        finally:
+            _remove(copy)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process as SIGINT does, with all that is open closed and cleaned up; a second one is not heard."""
+
+    def end(signum: int, _: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_IGN)
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
     finally:
-        _remove(copy)
+        signal.signal(signal.SIGTERM, before)
 
 
-def put_in_place(copy: Path, path: Path, *, force: bool) -> None:
-    """Makes a checked copy the file at `path`, and what was there before disappear, at one moment.
+def put_in_place(copy: Path, path: Path, *, source: Path, force: bool) -> None:
+    """Makes a checked copy of `source` the file at `path`, and what was there before disappear, at one moment.
 
+    It gets the mode and, where that is allowed, the owner of what was there; else the mode of `source`.
     What is there must be locked where it could be served. Raises `DatabaseLocked` when another process has it open, and what
     SQLite raises when its log can't be folded into it; with `force` what can't be read as a database has no log to fold.
     """
     # All that is slow or may fail comes first, so that the old file is whole until the new one is there.
+    _take_on(copy, path if path.exists() else source, owner=path.exists())
     _sync(copy)
     if path.exists():
         _fold_log(path, force=force)
@@ -59,6 +76,14 @@ def put_in_place(copy: Path, path: Path, *, force: bool) -> None:
     _remove_companions(path)
     copy.replace(path)
     _sync(path.parent)
+
+
+def _take_on(copy: Path, other: Path, *, owner: bool) -> None:
+    stat = other.stat()
+    if owner:
+        with suppress(PermissionError):
+            os.chown(copy, stat.st_uid, stat.st_gid)
+    copy.chmod(S_IMODE(stat.st_mode))
 
 
 def _fold_log(path: Path, *, force: bool) -> None:
