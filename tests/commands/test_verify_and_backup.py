@@ -465,12 +465,15 @@ def test_a_restore_from_nowhere_or_onto_itself_is_refused(book: Path, tmp_path: 
 # --- the file that is made ---
 
 
-def when_told(monkeypatch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
+def when_told(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
     """Does something whenever a command says how far it is."""
 
     @contextmanager
     def bar() -> Iterator[Callable[[str, int, int], None]]:
-        yield lambda *_: do()
+        def say(*_: object) -> None:
+            do()
+
+        yield say
 
     monkeypatch.setattr("minibill.commands.backup.progress_bar", bar)
 
@@ -484,6 +487,46 @@ def test_a_copy_is_closed_to_others_until_it_is_whole_and_then_as_open_as_its_bo
     assert minibill("backup", tmp_path / "copy.db", "--db", book).exit_code == 0
     assert seen == {0o600}
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o664
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_file_that_came_to_be_there_meanwhile_is_not_replaced(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    target = tmp_path / "x.db"
+    when_told(monkeypatch, lambda: target.write_text("precious"))
+    arguments = (target, "--db", book) if command == "backup" else (book, "--db", target)
+    result = minibill(command, *arguments)
+    assert result.exit_code == 2 and "x.db was made meanwhile" in result.stderr
+    assert target.read_text() == "precious" and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_backup_is_made_where_the_file_system_has_no_links(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    assert minibill("backup", tmp_path / "copy.db", "--db", book).exit_code == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.db", "here"]
+
+
+def test_a_file_that_came_to_be_served_meanwhile_is_not_replaced(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "copy.db"
+    shutil.copyfile(book, target)
+    locks: list[FileLock] = []
+
+    def serve() -> None:
+        if not locks:
+            locks.append(FileLock(target))
+
+    when_told(monkeypatch, serve)
+    result = minibill("backup", target, "--db", book, "--force")
+    locks[0].release()
+    assert result.exit_code == 2 and "already served" in result.stderr
 
 
 def test_a_file_that_is_replaced_keeps_its_mode_and_owner(book: Path, tmp_path: Path) -> None:

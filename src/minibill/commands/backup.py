@@ -51,18 +51,20 @@ def backup(*, dest: Path, db: Path, force: bool, as_json: bool) -> None:
     The copy holds every write that was answered before the backup began. The service waits for nothing meanwhile.
     """  # fmt: skip
     with one_line(f"back up {db}"), ExitStack() as stack:
-        dest = _place(dest)
-        if dest.exists():
+        dest, locked = _place(dest), False
+        replaces = dest.exists()
+        if replaces:
             _refuse_the_same(db, dest)
             if not force:
                 raise Misuse(f"{dest} is there already; name another file, or replace it with --force")
-            # Only what was served once has a lock, and only that could be served now.
-            if _lock_file(dest).exists():
-                _lock(dest, stack)
+            locked = _lock_if_served(dest, stack)
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(db, dest, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{db} was not backed up", say, as_json=as_json)
-        put_in_place(copy, dest, source=db, force=force)
+        if replaces and not locked:
+            # Copying takes long enough for somebody to begin to serve it.
+            _lock_if_served(dest, stack)
+        put_in_place(copy, dest, source=db, replaces=replaces, force=force)
     _tell({"db": str(db), "backup": str(dest)}, dest, found, f"{db} is backed up", as_json=as_json)
 
 
@@ -98,7 +100,7 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(src, db, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{src} was not restored, and nothing was changed", say, as_json=as_json)
-        put_in_place(copy, db, source=src, force=force)
+        put_in_place(copy, db, source=src, replaces=replaces, force=force)
     _tell({"backup": str(src), "db": str(db), "replaced": replaces}, db, found, f"{src} is restored", as_json=as_json)
 
 
@@ -121,6 +123,14 @@ def _lock_file(path: Path) -> Path:
 
 def _lock(path: Path, stack: ExitStack) -> None:
     stack.callback(FileLock(path).release)
+
+
+def _lock_if_served(path: Path, stack: ExitStack) -> bool:
+    """Only what was served once has a lock, and only that could be served now. Answers whether it has one."""
+    if not _lock_file(path).exists():
+        return False
+    _lock(path, stack)
+    return True
 
 
 def _refuse_newer(db: Path, src: Path) -> None:

@@ -1,5 +1,6 @@
 """Copies of a database file: made from a snapshot while it is served, and put in place whole or not at all."""
 
+import errno
 import os
 import signal
 import tempfile
@@ -60,22 +61,46 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def put_in_place(copy: Path, path: Path, *, source: Path, force: bool) -> None:
+def put_in_place(copy: Path, path: Path, *, source: Path, replaces: bool, force: bool) -> None:
     """Makes a checked copy of `source` the file at `path`, and what was there before disappear, at one moment.
 
-    It gets the mode and, where that is allowed, the owner of what was there; else the mode of `source`.
-    What is there must be locked where it could be served. Raises `DatabaseLocked` when another process has it open, and what
-    SQLite raises when its log can't be folded into it; with `force` what can't be read as a database has no log to fold.
+    It gets the mode and, where that is allowed, the owner of what was there; else the mode of `source`. What it
+    `replaces` must be locked where it could be served. Raises `FileExistsError` when it replaces nothing and something came
+    to be there meanwhile, `DatabaseLocked` when another process has the old file open, and what SQLite raises when its log
+    can't be folded into it; with `force` what can't be read as a database has no log to fold.
     """
     # All that is slow or may fail comes first, so that the old file is whole until the new one is there.
-    _take_on(copy, path if path.exists() else source, owner=path.exists())
+    _take_on(copy, path if replaces else source, owner=replaces)
     _sync(copy)
-    if path.exists():
+    if replaces:
         _fold_log(path, force=force)
+    elif path.exists():
+        raise _is_there(path)
     # A log that belongs to another file would be read as if it were this one's.
     _remove_companions(path)
-    copy.replace(path)
+    if replaces:
+        copy.replace(path)
+    else:
+        _move_where_nothing_is(copy, path)
     _sync(path.parent)
+
+
+def _move_where_nothing_is(copy: Path, path: Path) -> None:
+    try:
+        os.link(copy, path)
+    except FileExistsError:
+        raise _is_there(path) from None
+    except OSError:
+        # A file system without links, or one that refuses the other way too.
+        if path.exists():
+            raise _is_there(path) from None
+        copy.replace(path)
+    else:
+        copy.unlink()
+
+
+def _is_there(path: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "was made meanwhile, and is not replaced", str(path))
 
 
 def _take_on(copy: Path, other: Path, *, owner: bool) -> None:
