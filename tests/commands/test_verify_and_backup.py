@@ -44,9 +44,12 @@ def harm(path: Path, statement: str) -> None:
     """Breaks a file in a way that its rules refuse."""
     with closing(open_writer(path)) as conn:
         conn.execute("PRAGMA ignore_check_constraints = ON")
-        for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+        triggers = conn.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
             conn.execute(f"DROP TRIGGER {name}")
         assert conn.execute(statement).rowcount > 0
+        for _, sql in triggers:
+            conn.execute(sql)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -124,6 +127,37 @@ def test_verify_finds_an_index_that_does_not_say_what_its_table_says(book: Path)
         file.write(bytes([page[-1] ^ 0x40]))
     result = minibill("verify", "--db", book)
     assert result.exit_code == 1 and "file_integrity" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("statements", "named"),
+    [
+        (["DROP TRIGGER entries_are_never_deleted"], "trigger entries_are_never_deleted is missing"),
+        (["DROP INDEX idempotency_one_per_caller_and_key"], "index idempotency_one_per_caller_and_key is missing"),
+        (["CREATE INDEX mine ON credit_ledger (created_at_us)"], "index mine is not of minibill's schema"),
+        (
+            [
+                "DROP TRIGGER entries_are_never_deleted",
+                "CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON credit_ledger BEGIN SELECT 1; END",
+            ],
+            "trigger entries_are_never_deleted is not as minibill makes it",
+        ),
+    ],
+)
+def test_verify_names_what_the_schema_lacks_or_has_otherwise(book: Path, statements: list[str], named: str) -> None:
+    with closing(open_writer(book)) as conn:
+        for statement in statements:
+            conn.execute(statement)
+    result = minibill("verify", "--db", book, "--json")
+    check = json.loads(result.stdout)["checks"]["file_integrity"]
+    assert result.exit_code == 1
+    assert (check["status"], check["violations"], check["examples"]) == ("fail", 1, [named])
+
+
+def test_verify_is_content_with_a_book_that_was_analyzed(book: Path) -> None:
+    with closing(open_writer(book)) as conn:
+        conn.execute("ANALYZE")
+    assert minibill("verify", "--db", book).exit_code == 0
 
 
 def test_verify_reads_what_a_killed_service_left_in_its_log_and_does_not_touch_it(book: Path, tmp_path: Path) -> None:

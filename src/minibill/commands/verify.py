@@ -24,7 +24,8 @@ def verify(*, db: Path, as_json: bool) -> None:
     """Recompute a book from its entries, and check the file itself.
 
     Reads only, and never waits for a service that writes the file meanwhile. What is checked is what
-    POST /admin/billing/reconciliation checks, and file_integrity: SQLite's own check of pages, indexes and constraints.
+    POST /admin/billing/reconciliation checks, and file_integrity: SQLite's own check of pages, indexes and constraints,
+    and whether the schema is the one that this version makes.
     """  # fmt: skip
     with one_line(f"verify {db}"), progress_bar() as say:
         found = verified(db, say)

@@ -6,6 +6,7 @@
 import hashlib
 import re
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +80,30 @@ def schema_of(conn: sqlite3.Connection) -> str:
         "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
     ).fetchall()
     return "".join(f"{sql};\n\n" for (sql,) in statements)
+
+
+def schema_differences(conn: sqlite3.Connection) -> list[str]:
+    """What a file's schema lacks, has more, or has otherwise than the migrations make it; empty when it is theirs."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        migrate(fresh)
+        expected = _objects(fresh)
+    found = _objects(conn)
+    missing = [f"{kind} {name} is missing" for kind, name in expected if (kind, name) not in found]
+    foreign = [f"{kind} {name} is not of minibill's schema" for kind, name in found if (kind, name) not in expected]
+    changed = [
+        f"{kind} {name} is not as minibill makes it"
+        for (kind, name), sql in found.items()
+        if expected.get((kind, name), sql) != sql
+    ]
+    return [*missing, *foreign, *changed]
+
+
+def _objects(conn: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """The statement of each table, index, trigger and view, by its kind and name."""
+    rows = conn.execute(
+        "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+    ).fetchall()
+    return {(kind, name): sql for kind, name, sql in rows}
 
 
 def _refuse_others(known: list[Migration], applied: dict[int, tuple[str, str]]) -> None:

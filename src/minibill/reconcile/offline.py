@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minibill.clock import monotonic_s, real_now_us
+from minibill.db.migrate import schema_differences
 from minibill.db.snapshot import Disturbed, open_snapshot
 from minibill.db.sqlite import sqlite3
 from minibill.invariants import CHECKS, EXAMPLES_MAX, Finding, run_checks
 from minibill.reconcile.report import Report, report_of
 
-# What SQLite finds out about its pages, indexes and constraints; beside the ten checks, which are about what rows say.
+# What SQLite finds out about its pages, indexes and constraints, and whether the schema, whose triggers and unique indexes
+# hold the rules, is the migrations'; beside the ten checks, which are about what rows say.
 FILE_CHECK = "file_integrity"
 
 STEPS = 1 + len(CHECKS)
@@ -60,12 +62,13 @@ def _verify(path: Path, on_step: OnStep) -> Verified:
 
 
 def _check_file(conn: sqlite3.Connection) -> Finding:
-    """What is wrong with pages, indexes and columns, in SQLite's words, and which constraints rows break."""
+    """What is wrong with pages, indexes, columns (in SQLite's words) and the schema, and which constraints rows break."""
     try:
         pages: int = conn.execute("PRAGMA page_count").fetchone()[0]
         # One more than is shown.
         rows = conn.execute(f"PRAGMA integrity_check({EXAMPLES_MAX + 1})").fetchall()
         faults = [text for (text,) in rows if text != "ok"]
+        faults += schema_differences(conn)
         broken = _broken_constraints(conn)
     except sqlite3.DatabaseError as error:
         return Finding(0, 1, [str(error)], [])
