@@ -1,10 +1,14 @@
 -- The book as a whole: whether it takes writes, and what it comes to for the metrics.
 
--- name: write_nothing
--- A row becomes what it was, which is a write all the same: it needs room on the disk as any other does.
-UPDATE schema_migrations
-   SET name = name
- WHERE version = 1;
+-- name: write_a_row
+-- With take_the_row_back, a write that changes nothing and yet needs room on the disk as any other does. An UPDATE to the same
+-- value would not: SQLite leaves a page alone that stays as it was.
+INSERT INTO revoked_tokens (token_id, revoked_at_us)
+VALUES (:token_id, 0);
+
+-- name: take_the_row_back
+DELETE FROM revoked_tokens
+ WHERE token_id = :token_id;
 
 -- name: balances_in_all
 -- In two halves of 32 bits each, whose sums can't overflow: all of available, all of reserved.

@@ -35,6 +35,9 @@ from minibill.wire import encode
 log = logging.getLogger("minibill.book")
 
 BOOK = queries("book")
+
+# What is no id of a token: none has U+0000 in it.
+ID_OF_NONE = "-\x00"
 LEDGER = queries("ledger")
 REQUESTS = queries("requests")
 RECONCILE = queries("reconcile")
@@ -142,7 +145,7 @@ class Book:
     async def try_to_write(self) -> None:
         """When the last writes could not be made: tries one that changes nothing, so that it shows when they can again."""
         if self.writer.hindrance is not None:
-            await self.writer.run(BOOK.write_nothing.run)
+            await self.writer.run(_write_nothing)
 
     async def prune(self) -> None:
         """Forgets idempotency keys that are older than they must be kept, a slice at a time."""
@@ -180,6 +183,11 @@ class Book:
             log.warning("the write-ahead log was not folded into the file: %s", error)
         self._conn.close()
         self._lock.release()
+
+
+def _write_nothing(conn: sqlite3.Connection) -> None:
+    BOOK.write_a_row.run(conn, token_id=ID_OF_NONE)
+    BOOK.take_the_row_back.run(conn, token_id=ID_OF_NONE)
 
 
 def newest_time_us(conn: sqlite3.Connection) -> int:

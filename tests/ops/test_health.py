@@ -24,6 +24,14 @@ def test_a_sweep_that_finds_nothing_due_does_not_make_a_full_disk_look_ready(api
     assert ready(api) == 200
 
 
+def test_what_is_tried_on_a_full_disk_is_written_to_the_disk(api: Api) -> None:
+    log = api.book.path.with_name(api.book.path.name + "-wal")
+    api.book.writer._hindrance = StorageFull()
+    before = log.stat().st_size
+    api.loop.run(api.book.try_to_write())
+    assert log.stat().st_size > before
+
+
 def test_what_is_tried_on_a_full_disk_changes_nothing_in_the_book(api: Api) -> None:
     api.account(5)
     api.book.writer._hindrance = StorageFull()
