@@ -23,7 +23,7 @@ from minibill.commands.verdict import (
     verdict_json,
     verified,
 )
-from minibill.db.connect import FileLock, NotABook
+from minibill.db.connect import FileLock, NotABook, lock_file
 from minibill.db.copy import copied, put_in_place
 from minibill.db.migrate import MigrationRefused
 from minibill.db.snapshot import open_snapshot
@@ -117,17 +117,13 @@ def _place(path: Path) -> Path:
     return real
 
 
-def _lock_file(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
-
-
 def _lock(path: Path, stack: ExitStack) -> None:
     stack.callback(FileLock(path).release)
 
 
 def _lock_if_served(path: Path, stack: ExitStack) -> bool:
     """Only what was served once has a lock, and only that could be served now. Answers whether it has one."""
-    if not _lock_file(path).exists():
+    if not lock_file(path).exists():
         return False
     _lock(path, stack)
     return True

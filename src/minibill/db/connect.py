@@ -102,6 +102,11 @@ def _refuse_other_files(conn: sqlite3.Connection, path: Path) -> None:
         raise NotABook(f"{path} is an SQLite database of another program; name another file with --db")
 
 
+def lock_file(path: Path) -> Path:
+    """The file whose lock is that of a database file, which is named by its real path."""
+    return path.with_name(path.name + ".lock")
+
+
 class FileLock:
     """An exclusive lock on `<file>.lock`, held for the life of the process.
 
@@ -115,7 +120,7 @@ class FileLock:
         if real.exists() and real.stat().st_nlink > 1:
             # The write-ahead log goes by the file's name: under two names there would be two, and the book torn apart.
             raise DatabaseLocked(f"{path} has more than one name (hard links); remove the others, or copy it with cp")
-        self._file: TextIO = real.with_name(real.name + ".lock").open("a+")
+        self._file: TextIO = lock_file(real).open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
