@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format serve bench schema lock clean
+.PHONY: demo test torture lint format serve bench schema lock clean
 
 demo: .venv/installed  ## a whole campaign on a fresh database
 	@$(BIN)/minibill demo
 
 test: .venv/installed  ## all tests
 	$(BIN)/pytest
+
+torture: .venv/installed  ## the tests of faults and attacks at full length: hours; `make torture T=kill` runs some
+	$(BIN)/pytest tests/faults --torture -k "$(T)"
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff format --check src tests bench

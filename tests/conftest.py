@@ -11,6 +11,35 @@ from minibill.db.migrate import migrate_file
 from minibill.invariants import violations
 from tests.api import Api, Loop
 
+FIGURES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", action="store_true", help="run the tests of faults at full length (make torture)")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--torture"):
+        terminalreporter.section("figures")
+        for line in config.stash.get(FIGURES, []):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def torture(request: pytest.FixtureRequest) -> bool:
+    """Whether a test of faults runs at full length."""
+    return bool(request.config.getoption("--torture"))
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Notes what a test measured or counted; `make torture` prints all of it at the end."""
+
+    def figure(line: str) -> None:
+        request.config.stash.setdefault(FIGURES, []).append(f"{request.node.name}: {line}")
+
+    return figure
+
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,74 +1,19 @@
 """Section 8: the process, as far as a subprocess shows it: start, stop, kill, a second server, secrets."""
 
-import contextlib
-import os
 import re
 import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from minibill.db.connect import open_reader
 from minibill.invariants import violations
 from tests.api import SECRETS
-
-SERVE = [sys.executable, "-m", "minibill", "serve"]
-
-
-def environment(**settings: str) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MINIBILL_", "BILLING_"))}
-    return {**clean, "MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **settings}
-
-
-class Server:
-    def __init__(self, db: Path, *options: str) -> None:
-        command = [*SERVE, "--dev", "--port", "0", "--db", str(db), *options]
-        self.process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        said = ""
-        while not (found := re.search(r"MINIBILL_URL=(\S+)\n.*MINIBILL_TOKEN=(\S+)\n", said)):
-            line = self.process.stdout.readline()
-            assert line, "the service ended before it was ready"
-            said += line
-        self.first_line = said.splitlines()[0]
-        self.http = httpx.Client(
-            base_url=f"{found[1]}/admin/billing", headers={"Authorization": f"Bearer {found[2]}"}, trust_env=False
-        )
-
-    def end(self, signum: int = signal.SIGTERM) -> int:
-        self.process.send_signal(signum)
-        code = self.process.wait(15)
-        self.http.close()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
-
-
-@contextlib.contextmanager
-def serving(db: Path) -> Iterator[Server]:
-    server = Server(db)
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.end()
-
-
-def mint(server: Server, account: str, number: int) -> int:
-    body = {"amountMicro": "1", "sourceId": f"order-{number}"}
-    return server.http.post(f"/accounts/{account}/mint", json=body).status_code
-
-
-def open_account(server: Server) -> str:
-    account: str = server.http.post("/accounts", json={"entityType": "person", "entityId": "ada"}).json()["id"]
-    return account
+from tests.serving import SERVE, environment, mint, open_account, serving
 
 
 def test_port_0_picks_a_free_one_and_the_first_line_says_which(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_process import serving
+from tests.serving import serving
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"<!-- tour -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)

@@ -22,8 +22,8 @@ from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
 from minibill.invariants import CHECKS, violations
 from minibill.reconcile.offline import _checks_of
+from tests.serving import Server, mint, open_account, serving
 from tests.sql.book import make_book
-from tests.test_process import Server, mint, open_account, serving
 
 
 def minibill(*arguments: object) -> Result:

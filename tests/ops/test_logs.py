@@ -13,7 +13,7 @@ import pytest
 from minibill import web
 from minibill.logs import configure_logs
 from tests.api import SECRETS, Api, Json, done, facts_of, refused
-from tests.test_process import SERVE, environment
+from tests.serving import SERVE, environment
 
 KEY = "key-that-nobody-else-may-know"
 EVIDENCE = "evidence-from-a-body"
