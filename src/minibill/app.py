@@ -11,6 +11,7 @@ from litestar.types import ASGIApp
 
 from minibill import audit_list, system
 from minibill.auth import revoke as tokens
+from minibill.auth.doors import Kind
 from minibill.auth.gate import Gate
 from minibill.auth.scopes import (
     ACCOUNTS_WRITE,
@@ -21,7 +22,7 @@ from minibill.auth.scopes import (
     OPS_WRITE,
     READ,
 )
-from minibill.auth.tokens import Kind, TokenVerifier
+from minibill.auth.tokens import TokenVerifier
 from minibill.book import Book
 from minibill.campaigns import routes as campaigns
 from minibill.config import Settings

@@ -9,8 +9,8 @@ from minibill.audit import SQL
 from minibill.clock import MAX_TIME_US, MIN_TIME_US, format_time
 from minibill.db.queries import Row
 from minibill.schema.describe import describe
+from minibill.structs import AuditQuery, AuditRow
 from minibill.web import Call, Reply
-from minibill.wire import Answer, PageQuery, TimeUs
 
 # Filters that have more rows than this are all alike: whichever is used, a page of it is soon full, or the others are rarer.
 COUNT_MAX = 1_000
@@ -22,35 +22,6 @@ _PAGES = {
     "action": SQL.audit_page_of_action,
     "target_type": SQL.audit_page_of_target_type,
 }
-
-
-class AuditQuery(PageQuery, frozen=True):
-    """A value that no row has finds none."""
-
-    actor_id: str | None = None
-    action: str | None = None
-    target_type: str | None = None
-    target_id: str | None = None
-    from_: TimeUs | None = msgspec.field(default=None, name="from")
-    to: TimeUs | None = None
-
-
-class AuditRow(Answer):
-    """What an admin did; `hash` is in hexadecimal digits."""
-
-    id: str
-    seq: int
-    actor_id: str
-    action: str
-    target_type: str
-    target_id: str
-    details: msgspec.Raw
-    ip: str | None
-    user_agent: str | None
-    correlation_id: str | None
-    token_id: str | None
-    created_at: str
-    hash: str
 
 
 @describe(AuditRow, query=AuditQuery)

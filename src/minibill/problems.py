@@ -22,6 +22,11 @@ class Problem(Exception):
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong on our side"
 
+    # What a client knows besides: the id under which the service logged it, and whether an earlier try of the same request,
+    # whose answer was lost on the way, may have been done all the same.
+    request_id: str = ""
+    may_have_arrived: bool = False
+
     def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **facts: Any) -> None:
         super().__init__(detail)
         self.detail = detail

@@ -1,36 +1,18 @@
 """The process over HTTP: health, metrics, and the test clock."""
 
 import asyncio
-from typing import Annotated
-
-from msgspec import Meta
 
 from minibill.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, format_time
 from minibill.db.sqlite import sqlite3
 from minibill.outcome import Outcome
 from minibill.problems import NotFound, NotReady
 from minibill.schema.describe import describe
+from minibill.structs import AdvanceBody, Health, Now
 from minibill.totals import Sums
 from minibill.web import Call, Reply, Service
-from minibill.wire import Answer, Body, Decoder, Query
+from minibill.wire import Decoder, Query
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-# Ten years in one step: more is a slip.
-ADVANCE_SECONDS_MAX = 315_360_000
-
-
-class AdvanceBody(Body, frozen=True):
-    seconds: Annotated[int, Meta(ge=0, le=ADVANCE_SECONDS_MAX)]
-
-
-class Health(Answer):
-    status: str
-
-
-class Now(Answer):
-    now: str
-
 
 _ADVANCE = Decoder(AdvanceBody)
 

@@ -18,7 +18,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from minibill import idempotency
 from minibill.audit import Origin
-from minibill.auth.tokens import Caller, Kind, TokenVerifier
+from minibill.auth.doors import Kind
+from minibill.auth.tokens import Caller, TokenVerifier
 from minibill.book import Book
 from minibill.clock import US_PER_SECOND, monotonic_s
 from minibill.config import Settings

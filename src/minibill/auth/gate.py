@@ -13,8 +13,9 @@ from typing import NamedTuple
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
+from minibill.auth.doors import PREFIXES, Kind
 from minibill.auth.rate_limit import Allowance, RateLimit
-from minibill.auth.tokens import Caller, Kind
+from minibill.auth.tokens import Caller
 from minibill.clock import monotonic_s
 from minibill.problems import MethodNotAllowed, NotFound, Problem, RateLimited, Unauthorized
 from minibill.web import CONTEXT, Context, Route, Service, about, answered, problem_reply, send_reply
@@ -25,8 +26,6 @@ CORRELATION_CHARACTERS_MAX = 128
 
 # Requests without a valid token that one address may send a minute.
 BAD_TOKENS_PER_MINUTE = 60
-
-PREFIXES: dict[str, Kind] = {"/admin/billing": "admin", "/api/internal/billing": "service"}
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -8,17 +8,13 @@ from minibill.db.sqlite import sqlite3
 from minibill.outcome import Outcome
 from minibill.problems import FieldError, InvalidRequest
 from minibill.schema.describe import describe
+from minibill.structs import RevokedToken
 from minibill.web import Call, Reply
-from minibill.wire import Answer, Decoder, NoBody
+from minibill.wire import Decoder, NoBody
 
 SQL = queries("requests")
 
 _NOTHING = Decoder(NoBody)
-
-
-class RevokedToken(Answer):
-    token_id: str
-    revoked_at: str
 
 
 def revoke_token(conn: sqlite3.Connection, *, token_id: str, now_us: int) -> Outcome:

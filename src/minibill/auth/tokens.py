@@ -8,10 +8,11 @@ import hashlib
 import re
 import uuid
 from collections import OrderedDict
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jwt
 
+from minibill.auth.doors import Kind
 from minibill.auth.scopes import EVERYTHING
 from minibill.clock import US_PER_SECOND, real_now_us
 from minibill.config import Settings
@@ -32,8 +33,6 @@ _HEADER_MEMBERS = {"alg", "typ", "kid"}
 
 # Verified tokens that are remembered: a few per caller; the oldest goes first.
 _REMEMBERED_MAX = 4_096
-
-Kind = Literal["admin", "service"]
 
 
 class Caller(NamedTuple):

@@ -1,0 +1,30 @@
+"""A client of a running minibill, for Python: `Client`, and `AsyncClient` for asyncio.
+
+    from minibill.client import Client
+
+    with Client("http://127.0.0.1:8080", token) as book:
+        account = book.open_account("person", "ada")
+        book.mint(account.id, 5_000_000, source_type="deposit", source_id="order-7")
+        for entry in book.history(account.id):
+            print(entry.entry_type, entry.amount_micro)
+
+Answers are the structs of the wire; a refusal is raised as the class of `minibill.problems` with its code.
+"""
+
+from minibill.client._async.http import AsyncClient
+from minibill.client._sync.http import Client
+from minibill.client.ask import GrantTo, TierOf
+from minibill.client.errors import ServiceError, UnknownProblem, Unreachable, WrongAccess
+from minibill.wire import Entity
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Entity",
+    "GrantTo",
+    "ServiceError",
+    "TierOf",
+    "UnknownProblem",
+    "Unreachable",
+    "WrongAccess",
+]

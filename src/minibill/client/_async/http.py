@@ -1,0 +1,86 @@
+"""The client of a running service: one URL, one token, and the patience to send a request again."""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+import msgspec
+
+import minibill
+from minibill.auth.doors import Kind
+from minibill.client._async.methods import AsyncMethods
+from minibill.client.ask import Ask, read
+from minibill.client.errors import Unreachable, WrongAccess
+from minibill.client.requests import TIMEOUT, Tries, checked_headers, checked_url, path_of
+
+T = TypeVar("T")
+
+
+class AsyncClient(AsyncMethods):
+    """A running minibill, as one token sees it; to be used as a context manager, or closed with `aclose`.
+
+    What is busy, rate limited or can't be reached is asked again with the same idempotency key, for about 47 seconds in
+    all; then the refusal is raised, or `Unreachable`. A URL or token that can't be used raises `WrongAccess`. With
+    `service=True` the token is a service's, which may reserve, finalize, release and read reservations. `on_wait` hears of
+    each wait before it begins: seconds, and the reason in a few words. `transport` is httpx's, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        service: bool = False,
+        on_wait: Callable[[float, str], None] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        user_agent: str = f"minibill-python/{minibill.__version__}",
+    ) -> None:
+        self._url = checked_url(url)
+        self._spending: Kind = "service" if service else "admin"
+        self._on_wait = on_wait
+        self._met = False
+        # No proxies or .netrc from the environment: a token goes where the URL says and nowhere else.
+        self._http = httpx.AsyncClient(
+            headers=checked_headers(token, user_agent), timeout=TIMEOUT, transport=transport, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def _send(self, ask: Ask) -> bytes:
+        headers = {} if ask.key is None else {"Content-Type": "application/json", "Idempotency-Key": ask.key}
+        tries = Tries(self._url, met=self._met)
+        while True:
+            try:
+                response = await self._http.request(
+                    ask.method, self._url + path_of(ask), content=ask.body, headers=headers, params=ask.query or None
+                )
+            except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError) as error:
+                raise WrongAccess(f"{self._url} can't be asked: {error}") from None
+            except httpx.RequestError as error:
+                wait = tries.after_error(error)
+            else:
+                self._met = True
+                if (asked_to_wait := tries.after_answer(response)) is None:
+                    return tries.success(response)
+                wait = asked_to_wait
+            if self._on_wait is not None:
+                self._on_wait(wait.seconds, wait.reason)
+            await asyncio.sleep(wait.seconds)
+
+    def _understood(self, answer: bytes, expected: type[T]) -> T:
+        try:
+            return read(answer, expected)
+        except msgspec.DecodeError as error:
+            raise Unreachable(f"the service does not answer like minibill: {error}", may_have_arrived=True) from None

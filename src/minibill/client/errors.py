@@ -1,0 +1,64 @@
+"""What can go wrong on the way to a service, and its refusals as the exceptions of `minibill.problems`."""
+
+import re
+from typing import Any
+
+from minibill.problems import FieldError, Problem
+
+_STANDARD_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "code", "requestId", "errors"})
+_CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
+
+
+class ServiceError(Exception):
+    """A request came to nothing; the message is one line for the user.
+
+    If `may_have_arrived`, an answer was lost on the way, so that what became of the request is not known.
+    """
+
+    def __init__(self, message: str, *, may_have_arrived: bool = False) -> None:
+        super().__init__(message)
+        self.may_have_arrived = may_have_arrived
+
+
+class Unreachable(ServiceError):
+    """No answer, or none that minibill gives."""
+
+
+class WrongAccess(ServiceError):
+    """The URL or the token can't be used as it is written. Nothing was sent."""
+
+
+def _subclasses(kind: type[Problem]) -> list[type[Problem]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _subclasses(child))]
+
+
+_BY_CODE = {kind.code: kind for kind in _subclasses(Problem)}
+
+
+class UnknownProblem(Problem):
+    """A refusal with a code that this version does not know; `code` and `status` are those of the answer."""
+
+
+def problem_of(members: dict[str, Any], status: int) -> Problem:
+    """The exception of a problem+json: of its code's class, with its facts in snake_case."""
+    kind = _BY_CODE.get(members["code"], UnknownProblem)
+    problem = kind.__new__(kind)
+    facts = {_snake(name): value for name, value in members.items() if name not in _STANDARD_MEMBERS}
+    detail = str(members.get("detail") or members.get("title") or "no reason given")
+    Problem.__init__(problem, detail)
+    problem.facts = facts
+    errors = members.get("errors")
+    if isinstance(errors, list):
+        problem.facts["errors"] = [
+            FieldError(str(error.get("path", "")), str(error.get("message", "")))
+            for error in errors
+            if isinstance(error, dict)
+        ]
+    problem.request_id = str(members.get("requestId") or "")
+    if kind is UnknownProblem:
+        vars(problem).update(code=str(members["code"]), status=status)
+    return problem
+
+
+def _snake(name: str) -> str:
+    return _CAPITAL.sub(lambda found: f"_{found[1].lower()}", name)

@@ -1,0 +1,57 @@
+"""The wire of the book itself: its audit log, its tokens, its health and its time."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from minibill.wire import Answer, Body, PageQuery, TimeUs
+
+# Ten years in one step: more is a slip.
+ADVANCE_SECONDS_MAX = 315_360_000
+
+
+class AuditQuery(PageQuery, frozen=True):
+    """A value that no row has finds none."""
+
+    actor_id: str | None = None
+    action: str | None = None
+    target_type: str | None = None
+    target_id: str | None = None
+    from_: TimeUs | None = msgspec.field(default=None, name="from")
+    to: TimeUs | None = None
+
+
+class AuditRow(Answer):
+    """What an admin did; `hash` is in hexadecimal digits."""
+
+    id: str
+    seq: int
+    actor_id: str
+    action: str
+    target_type: str
+    target_id: str
+    details: msgspec.Raw
+    ip: str | None
+    user_agent: str | None
+    correlation_id: str | None
+    token_id: str | None
+    created_at: str
+    hash: str
+
+
+class RevokedToken(Answer):
+    token_id: str
+    revoked_at: str
+
+
+class AdvanceBody(Body, frozen=True):
+    seconds: Annotated[int, Meta(ge=0, le=ADVANCE_SECONDS_MAX)]
+
+
+class Health(Answer):
+    status: str
+
+
+class Now(Answer):
+    now: str
