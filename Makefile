@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test torture lint format serve bench schema lock clean
+.PHONY: demo test torture lint format serve bench schema client lock clean
 
 demo: .venv/installed  ## a whole campaign on a fresh database
 	@$(BIN)/minibill demo
@@ -30,6 +30,9 @@ bench: .venv/installed  ## every measurement, beside its baselines of the same r
 
 schema: .venv/installed  ## sql/schema.sql anew from the migrations
 	$(BIN)/python -m minibill.db.migrate > sql/schema.sql
+
+client: .venv/installed  ## the synchronous client anew from the asynchronous one
+	$(BIN)/python tests/client/synchronous.py
 
 # uv only writes the lock; nothing else needs it.
 lock:

@@ -100,11 +100,7 @@ _TYPE = re.compile(r":str(?=\})")
 
 def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) -> ASGIApp:
     """The service on an open book, as an ASGI application; its background jobs run while its lifespan does."""
-    verifier = TokenVerifier(settings)
-    verifier.replace_denied(book.denied_tokens())
-    metrics = Metrics()
-    served = routes(metrics)
-    service = Service(book, settings, verifier, Cursors(settings), has_test_clock, metrics, served)
+    service = make_service(book, settings, has_test_clock=has_test_clock)
 
     @contextlib.asynccontextmanager
     async def jobs(_: Litestar) -> AsyncIterator[None]:
@@ -117,13 +113,21 @@ def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) 
                 await task
 
     app = Litestar(
-        route_handlers=[route.for_litestar() for route in served],
+        route_handlers=[route.for_litestar() for route in service.routes],
         exception_handlers={Exception: _render},
         lifespan=[jobs],
         openapi_config=None,
         logging_config=None,
     )
-    return Gate(app, service, direct=[route for route in served if route.handler in HOT])
+    return Gate(app, service, direct=[route for route in service.routes if route.handler in HOT])
+
+
+def make_service(book: Book, settings: Settings, *, has_test_clock: bool = False) -> Service:
+    """What handlers work with, on an open book."""
+    verifier = TokenVerifier(settings)
+    verifier.replace_denied(book.denied_tokens())
+    metrics = Metrics()
+    return Service(book, settings, verifier, Cursors(settings), has_test_clock, metrics, routes(metrics))
 
 
 def routes(metrics: Metrics) -> tuple[Route, ...]:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import msgspec
-
 from minibill import ids
 from minibill.audit import SQL
 from minibill.clock import MAX_TIME_US, MIN_TIME_US, format_time
@@ -11,6 +9,7 @@ from minibill.db.queries import Row
 from minibill.schema.describe import describe
 from minibill.structs import AuditQuery, AuditRow
 from minibill.web import Call, Reply
+from minibill.wire import optional_raw
 
 # Filters that have more rows than this are all alike: whichever is used, a page of it is soon full, or the others are rarer.
 COUNT_MAX = 1_000
@@ -59,7 +58,7 @@ def _row(row: Row) -> AuditRow:
         action=action,
         target_type=target_type,
         target_id=target_id,
-        details=msgspec.Raw(details),
+        details=optional_raw(details),
         ip=ip,
         user_agent=user_agent,
         correlation_id=correlation_id,

@@ -43,6 +43,11 @@ REQUESTS = queries("requests")
 RECONCILE = queries("reconcile")
 
 
+def _end_the_process(error: BaseException) -> NoReturn:
+    # Nothing may be answered from here on: only opening the file again tells whether the commit happened.
+    os._exit(1)
+
+
 class Written(NamedTuple):
     """The answer of a write, as bytes of JSON; `replayed` when it was given before."""
 
@@ -68,11 +73,18 @@ class Book:
         self._conn = conn
 
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock | None = None) -> "Book":
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        on_unknown_outcome: Callable[[BaseException], None] = _end_the_process,
+    ) -> "Book":
         """Opens, and makes or migrates where needed.
 
         Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
-        when it is newer than this minibill. When a commit fails with an unknown outcome the process ends.
+        when it is newer than this minibill. When a commit fails with an unknown outcome, `on_unknown_outcome` is called from
+        the writer's thread: by default it ends the process; whoever goes on must open the book anew.
         """
         lock = FileLock(path)
         try:
@@ -89,7 +101,7 @@ class Book:
             conn.close()
             lock.release()
             raise
-        writer = Writer(conn, on_unknown_outcome=_end_the_process)
+        writer = Writer(conn, on_unknown_outcome=on_unknown_outcome)
         return cls(path, lock, conn, writer, readers, clock)
 
     async def write(
@@ -210,8 +222,3 @@ def _with_dry_run(body: bytes) -> bytes:
     rest = body.rstrip()[:-1]
     comma = b"" if msgspec.json.decode(body) == {} else b","
     return rest + comma + b'"dryRun":true}'
-
-
-def _end_the_process(error: BaseException) -> NoReturn:
-    # Nothing may be answered from here on: only opening the file again tells whether the commit happened.
-    os._exit(1)

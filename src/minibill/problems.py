@@ -15,6 +15,12 @@ class FieldError(msgspec.Struct):
     message: str
 
 
+def camel(name: str) -> str:
+    """The name of a fact as a member of the answer."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
 class Problem(Exception):
     """A refusal. Nothing that the request asked for has happened, unless it says so."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from minibill.wire import Answer, Body, PageQuery, TimeUs
+from minibill.wire import Answer, Body, KeptObject, PageQuery, TimeUs
 
 # Ten years in one step: more is a slip.
 ADVANCE_SECONDS_MAX = 315_360_000
@@ -31,7 +31,7 @@ class AuditRow(Answer):
     action: str
     target_type: str
     target_id: str
-    details: msgspec.Raw
+    details: KeptObject
     ip: str | None
     user_agent: str | None
     correlation_id: str | None

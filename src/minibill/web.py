@@ -42,6 +42,7 @@ from minibill.problems import (
     Problem,
     Unauthorized,
     UnsupportedMediaType,
+    camel,
 )
 from minibill.wire import Answer, Decoder, Page, PageQuery, Query, WriteQuery, convert, encode, invalid
 
@@ -392,7 +393,7 @@ def problem_body(problem: Problem, request_id: str) -> bytes:
         "requestId": request_id,
     }
     for name, value in problem.facts.items():
-        members[_camel(name)] = value
+        members[camel(name)] = value
     return msgspec.json.encode(members)
 
 
@@ -425,11 +426,6 @@ def _allowed(error: HTTPException) -> dict[str, str]:
     """The methods that the path takes; the framework's own OPTIONS is none of them."""
     listed = (error.headers or {}).get("allow", "").split(", ")
     return {"Allow": ", ".join(sorted(method for method in listed if method and method != "OPTIONS"))}
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
 
 
 def _filters(query: PageQuery) -> dict[str, Any]:

@@ -64,7 +64,11 @@ SourceId = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
 Description = Annotated[str, Meta(max_length=500, pattern=_NO_NUL)]
 # An object that is kept as it was sent, for `json_object` to look into; its default is `field(default_factory=Raw)`.
 SentObject = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": ["object", "null"]})]
-KeptObject = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
+# An object in an answer: `optional_raw` puts the very text that was sent there, and whoever reads the answer gets a dict.
+KeptObject = dict[str, Any]
+# Amounts in answers: not checked on the way out, but by a client on the way in. What an entry moved may be negative.
+MicroText = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,18})\Z")]
+SignedMicro = Annotated[str, Meta(pattern=r"^(0|-?[1-9][0-9]{0,18})\Z")]
 AnyId = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
@@ -212,8 +216,8 @@ def optional_time(time_us: int | None) -> str | None:
     return None if time_us is None else format_time(time_us)
 
 
-def optional_raw(text: str | None) -> msgspec.Raw | None:
-    """Stored JSON as it is answered: the same text; None stays None."""
+def optional_raw(text: str | None) -> Any:
+    """Stored JSON as it is answered, for a `KeptObject`: the same text; None stays None."""
     return None if text is None else msgspec.Raw(text)
 
 

@@ -1,35 +1,26 @@
 """`minibill campaign`: the commands against the real application, over a line that can be made to fail."""
 
-import contextlib
 import functools
 import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import click.testing
 import httpx
 import pytest
 
+from minibill.client import Client
+from minibill.client._sync import http
+from minibill.client.requests import BACKOFF_S, UNMET_TRIES_MAX
 from minibill.commands import campaign as commands
 from minibill.commands import campaign_import
-from minibill.commands.client import (
-    BACKOFF_S,
-    RETRY_AFTER_MAX_S,
-    UNMET_TRIES_MAX,
-    Service,
-    ServiceRefusal,
-    Unreachable,
-    WrongAccess,
-)
 from tests.api import UNIT, Api
 
 URL = "http://minibill.test"
@@ -114,7 +105,8 @@ def waits() -> list[float]:
 def run(monkeypatch: pytest.MonkeyPatch, line: Line, waits: list[float]) -> Callable[..., click.testing.Result]:
     """Runs `minibill campaign …` to its end: `run("show", campaign, exit_code=1)`."""
     for module in (commands, campaign_import):
-        monkeypatch.setattr(module, "Service", functools.partial(Service, transport=line, sleep=waits.append))
+        monkeypatch.setattr(module, "Client", functools.partial(Client, transport=line))
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=waits.append))
 
     def run(*arguments: object, exit_code: int = 0, stdin: bytes | None = None) -> click.testing.Result:
         access = ["--url", URL, "--token", line.api.token]
@@ -309,12 +301,12 @@ def test_failed_rows_are_reported_by_code_and_line_and_skipped_ones_by_reason(
 
 
 def test_a_grant_that_was_taken_back_is_a_duplicate_and_said_to_be_revoked(
-    api: Api, pay: Callable[..., click.testing.Result], line: Line
+    api: Api, pay: Callable[..., click.testing.Result]
 ) -> None:
-    revoked = {"status": "revoked", "duplicate": True}
-    answer = {"totalGranted": 0, "totalAmountMicro": "0", "remainingMicro": "5", "grants": [revoked]}
-    line.faults = [lambda: httpx.Response(200, json=answer)]
-    assert "duplicates  1 (1 of them were revoked and stay so)" in pay("camp_1", people(1), *PERSON).stdout
+    campaign = api.campaign()
+    pay(campaign, people(1), *PERSON)
+    api.post(f"/campaigns/{campaign}/revoke", {"reason": "not a person"})
+    assert "duplicates  1 (1 of them were revoked and stay so)" in pay(campaign, people(1), *PERSON).stdout
 
 
 def test_input_columns_feed_the_formula(api: Api, run: Callable[..., click.testing.Result], tmp_path: Path) -> None:
@@ -581,132 +573,6 @@ def test_a_refusal_after_a_lost_answer_leaves_the_batch_in_doubt(
         result = pay(campaign, people(2), *PERSON, exit_code=2)
         assert "lines 2 to 3 were on their way and may have been paid" in result.stderr
         assert "Nothing new was paid" not in result.stderr
-
-
-def service(handler: Callable[[httpx.Request], httpx.Response], **options: Any) -> Service:
-    given: dict[str, Any] = {
-        "url": URL,
-        "token": "t",
-        "on_wait": lambda seconds, reason: None,
-        "sleep": lambda seconds: None,
-    }
-    return Service(transport=httpx.MockTransport(handler), **{**given, **options})
-
-
-def test_a_service_that_stays_busy_is_refused_with_its_own_words_after_a_bounded_number_of_tries() -> None:
-    sent: list[httpx.Request] = []
-    waited: list[tuple[float, str]] = []
-
-    def busy(request: httpx.Request) -> httpx.Response:
-        sent.append(request)
-        return httpx.Response(
-            503, json={"code": "overloaded", "detail": "too many writes", "queue": 9}, headers={"Retry-After": "1"}
-        )
-
-    asked = service(busy, on_wait=lambda seconds, reason: waited.append((seconds, reason)))
-    with asked, pytest.raises(ServiceRefusal) as refusal:
-        asked.post("/x")
-    assert (refusal.value.code, refusal.value.facts) == ("overloaded", {"queue": 9})
-    assert len(sent) == len(BACKOFF_S) + 1
-    # As long as the service says, and longer each time it says it again.
-    assert [seconds for seconds, _ in waited] == [max(1, seconds) for seconds in BACKOFF_S]
-
-
-def test_a_wait_that_is_too_long_to_sit_through_is_a_refusal_at_once() -> None:
-    headers = {"Retry-After": str(RETRY_AFTER_MAX_S + 1)}
-    limited = httpx.Response(429, json={"code": "rate_limited", "detail": "later"}, headers=headers)
-    with service(lambda request: limited, sleep=cut(AssertionError("waited"))) as asked, pytest.raises(ServiceRefusal):
-        asked.get("/x")
-
-
-def test_refusals_that_waiting_does_not_mend_are_not_sent_again() -> None:
-    sent: list[httpx.Request] = []
-
-    def refuse(request: httpx.Request) -> httpx.Response:
-        sent.append(request)
-        return httpx.Response(
-            422, json={"code": "budget_exceeded", "detail": "no", "errors": [{"path": "a", "message": "b"}]}
-        )
-
-    with service(refuse) as asked, pytest.raises(ServiceRefusal) as refusal:
-        asked.post("/x")
-    assert refusal.value.errors == [("a", "b")]
-    assert len(sent) == 1
-
-
-def test_the_token_goes_to_the_url_and_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    with (
-        socket_that_answers() as (url, heard),
-        Service(url=url, token="secret\n", on_wait=lambda seconds, reason: None) as asked,
-    ):
-        assert asked.get("/x") == {}
-    assert "authorization: bearer secret\r\n" in heard[0].lower()
-
-
-@contextlib.contextmanager
-def socket_that_answers() -> Iterator[tuple[str, list[str]]]:
-    """A socket on the loopback, IPv6 where there is one, that answers one request with `{}`."""
-    heard: list[str] = []
-    family, host = (socket.AF_INET6, "::1") if has_ipv6() else (socket.AF_INET, "127.0.0.1")
-    with socket.create_server((host, 0), family=family) as server:
-
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                heard.append(connection.recv(65536).decode())
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        named = f"[{host}]" if ":" in host else host
-        yield f"http://{named}:{server.getsockname()[1]}", heard
-        thread.join(5)
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6):
-            return True
-    except OSError:
-        return False
-
-
-@pytest.mark.parametrize(
-    "url", ["", "localhost:8080", "ftp://h", "http://", "http://h?x=1", "http://a:b@h", "http://[::1", "http://h:x"]
-)
-def test_what_is_no_url_is_refused_before_anything_is_sent(url: str) -> None:
-    with pytest.raises(WrongAccess):
-        service(cut_request, url=url)
-
-
-@pytest.mark.parametrize("token", ["", " ", "a b", "a\nb", "tökén"])
-def test_what_is_no_token_is_refused_and_not_repeated(token: str) -> None:
-    with pytest.raises(WrongAccess) as refusal:
-        service(cut_request, token=token)
-    assert not token.strip() or token not in str(refusal.value)
-
-
-def cut_request(request: httpx.Request) -> httpx.Response:
-    raise AssertionError("something was sent")
-
-
-@pytest.mark.parametrize(
-    ("error", "in_doubt"),
-    [
-        (httpx.ConnectError("x"), False),
-        (httpx.ConnectTimeout("x"), False),
-        (httpx.ReadTimeout("x"), True),
-        (httpx.WriteError("x"), True),
-    ],
-)
-def test_only_a_request_that_went_out_is_in_doubt(error: httpx.TransportError, in_doubt: bool) -> None:
-    def fail(request: httpx.Request) -> httpx.Response:
-        raise error
-
-    with service(fail) as asked, pytest.raises(Unreachable) as failure:
-        asked.post("/x")
-    assert failure.value.may_have_arrived is in_doubt
 
 
 # --- over a real socket ---

@@ -4,7 +4,20 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, field
 
-from minibill.wire import Answer, AnyId, Body, Entity, KeptObject, Micro, PageQuery, PoolId, SentObject, TimeUs, one_of
+from minibill.wire import (
+    Answer,
+    AnyId,
+    Body,
+    Entity,
+    KeptObject,
+    Micro,
+    MicroText,
+    PageQuery,
+    PoolId,
+    SentObject,
+    TimeUs,
+    one_of,
+)
 
 CampaignType = Literal["reverse_airdrop", "promotional", "loyalty", "referral"]
 CampaignStatus = Literal["draft", "active", "paused", "completed", "expired"]
@@ -93,13 +106,13 @@ class Campaign(Answer):
     description: str | None
     campaign_type: Annotated[str, one_of(CampaignType)]
     status: Annotated[str, one_of(CampaignStatus)]
-    budget_micro: str
-    spent_micro: str
-    remaining_micro: str
+    budget_micro: MicroText
+    spent_micro: MicroText
+    remaining_micro: MicroText
     grant_formula: Annotated[str, one_of(Formula)]
     grant_config: KeptObject | None
     pool_id: str
-    per_wallet_cap_micro: str
+    per_wallet_cap_micro: MicroText
     starts_at: str | None
     expires_at: str | None
     grant_ttl_seconds: int | None
@@ -115,7 +128,7 @@ class GrantResult(Answer, omit_defaults=True):
     grant_id: str | None
     account_id: str | None
     lot_id: str | None
-    amount_micro: str
+    amount_micro: MicroText
     status: Annotated[str, one_of(ItemStatus)]
     duplicate: bool
     code: str | None = None
@@ -128,8 +141,8 @@ class BatchResult(Answer):
     total_duplicates: int
     total_skipped: int
     total_failed: int
-    total_amount_micro: str
-    remaining_micro: str
+    total_amount_micro: MicroText
+    remaining_micro: MicroText
     grants: list[GrantResult]
 
 
@@ -138,13 +151,13 @@ class Grant(Answer):
     campaign_id: str
     account_id: str
     lot_id: str
-    amount_micro: str
+    amount_micro: MicroText
     status: Annotated[str, one_of(GrantStatus)]
     grant_formula: Annotated[str, one_of(Formula)]
     formula_input: KeptObject | None
     created_at: str
     revoked_at: str | None
-    revoked_micro: str | None
+    revoked_micro: MicroText | None
     revoke_reason: str | None
 
 
@@ -153,9 +166,9 @@ class RevokedGrant(Answer):
 
     grant_id: str
     status: str
-    revoked_micro: str
-    consumed_micro: str
-    reserved_micro: str
+    revoked_micro: MicroText
+    consumed_micro: MicroText
+    reserved_micro: MicroText
 
 
 class RevokedCampaign(Answer):
@@ -163,9 +176,9 @@ class RevokedCampaign(Answer):
 
     campaign_id: str
     total_revoked: int
-    revoked_micro: str
-    consumed_micro: str
-    reserved_micro: str
+    revoked_micro: MicroText
+    consumed_micro: MicroText
+    reserved_micro: MicroText
 
 
 class GrantsByStatus(Answer):
@@ -178,22 +191,22 @@ class Day(Answer):
 
     date: str
     grants: int
-    granted_micro: str
-    consumed_micro: str
+    granted_micro: MicroText
+    consumed_micro: MicroText
 
 
 class Stats(Answer):
     """What became of the credits that a campaign granted, as of now."""
 
     campaign_id: str
-    budget_micro: str
-    spent_micro: str
-    granted_micro: str
-    consumed_micro: str
-    reserved_micro: str
-    available_micro: str
-    expired_micro: str
-    revoked_micro: str
+    budget_micro: MicroText
+    spent_micro: MicroText
+    granted_micro: MicroText
+    consumed_micro: MicroText
+    reserved_micro: MicroText
+    available_micro: MicroText
+    expired_micro: MicroText
+    revoked_micro: MicroText
     grants_by_status: GrantsByStatus
     accounts: int
     accounts_that_spent: int

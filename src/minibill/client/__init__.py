@@ -14,7 +14,7 @@ Answers are the structs of the wire; a refusal is raised as the class of `minibi
 from minibill.client._async.http import AsyncClient
 from minibill.client._sync.http import Client
 from minibill.client.ask import GrantTo, TierOf
-from minibill.client.errors import ServiceError, UnknownProblem, Unreachable, WrongAccess
+from minibill.client.errors import ServiceError, Unreachable, WrongAccess
 from minibill.wire import Entity
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "GrantTo",
     "ServiceError",
     "TierOf",
-    "UnknownProblem",
     "Unreachable",
     "WrongAccess",
 ]

@@ -24,6 +24,11 @@ class Unreachable(ServiceError):
     """No answer, or none that minibill gives."""
 
 
+def not_like_minibill(why: str) -> Unreachable:
+    """For what a request was answered with success, but not as minibill would."""
+    return Unreachable(f"the service does not answer like minibill: {why}", may_have_arrived=True)
+
+
 class WrongAccess(ServiceError):
     """The URL or the token can't be used as it is written. Nothing was sent."""
 
@@ -35,13 +40,12 @@ def _subclasses(kind: type[Problem]) -> list[type[Problem]]:
 _BY_CODE = {kind.code: kind for kind in _subclasses(Problem)}
 
 
-class UnknownProblem(Problem):
-    """A refusal with a code that this version does not know; `code` and `status` are those of the answer."""
-
-
 def problem_of(members: dict[str, Any], status: int) -> Problem:
-    """The exception of a problem+json: of its code's class, with its facts in snake_case."""
-    kind = _BY_CODE.get(members["code"], UnknownProblem)
+    """The exception of a problem+json: of its code's class, with its facts in snake_case.
+
+    A code that this version does not know is a plain `Problem` with that code.
+    """
+    kind = _BY_CODE.get(members["code"], Problem)
     problem = kind.__new__(kind)
     facts = {_snake(name): value for name, value in members.items() if name not in _STANDARD_MEMBERS}
     detail = str(members.get("detail") or members.get("title") or "no reason given")
@@ -55,7 +59,7 @@ def problem_of(members: dict[str, Any], status: int) -> Problem:
             if isinstance(error, dict)
         ]
     problem.request_id = str(members.get("requestId") or "")
-    if kind is UnknownProblem:
+    if kind.code != members["code"]:
         vars(problem).update(code=str(members["code"]), status=status)
     return problem
 

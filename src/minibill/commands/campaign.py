@@ -14,27 +14,30 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 
-from minibill.campaigns.structs import CampaignType, Day, Formula, GrantsByStatus
+from minibill.campaigns.structs import Campaign, CampaignType, Formula, RevokedCampaign, RevokedGrant
+from minibill.client import Client, ServiceError
 from minibill.commands.campaign_import import import_list
-from minibill.commands.client import Micro, Service, ServiceRefusal, Unreachable, WrongAccess, read_answer
 from minibill.commands.output import (
+    USER_AGENT,
     Misuse,
     access_options,
     campaign_argument,
     grant_id_of,
+    is_of_access,
     money,
     print_json,
     refusal_text,
 )
 from minibill.money import parse_micro
+from minibill.problems import Problem
 
 # --- options ---
 
 
-def micro_amount(text: str) -> str:
-    """An amount in micro-units, as the API wants it: a string of digits."""
+def micro_amount(text: str) -> int:
+    """An amount in micro-units."""
     try:
-        return str(parse_micro(text))
+        return parse_micro(text)
     except ValueError:
         raise click.BadParameter(f"{text!r}: expected micro-units, a whole number such as 1000000 (1 unit)") from None
 
@@ -94,12 +97,12 @@ def campaign() -> None:
 def create(
     *,
     name: str,
-    campaign_type: str,
-    budget: str,
-    formula: str | None,
+    campaign_type: CampaignType,
+    budget: int,
+    formula: Formula | None,
     config: dict[str, Any] | None,
     pool: str | None,
-    cap: str | None,
+    cap: int | None,
     starts_at: str | None,
     expires_at: str | None,
     grant_ttl: int | None,
@@ -119,25 +122,23 @@ def create(
     """
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
-    members = {
-        "name": name,
-        "campaignType": campaign_type,
-        "budgetMicro": budget,
-        "description": description,
-        "grantFormula": formula,
-        "grantConfig": config,
-        "poolId": pool,
-        "perWalletCapMicro": cap,
-        "startsAt": starts_at,
-        "expiresAt": expires_at,
-        "grantTtlSeconds": grant_ttl,
-    }
-    body = msgspec.json.encode({member: value for member, value in members.items() if value is not None})
-    with _service(url, token) as service:
-        answer = service.post("/campaigns", body, dry_run=dry_run)
-        made = read_answer(answer, CampaignView)
+    with _client(url, token) as client:
+        made = client.create_campaign(
+            name,
+            campaign_type,
+            budget,
+            description=description,
+            grant_formula=formula,
+            grant_config=config,
+            pool_id=pool,
+            per_wallet_cap_micro=cap,
+            starts_at=starts_at,
+            expires_at=expires_at,
+            grant_ttl_seconds=grant_ttl,
+            dry_run=dry_run,
+        )
     if as_json:
-        print_json(answer)
+        print_json(made, dry_run=dry_run)
     elif dry_run:
         # The id is not printed: no such campaign remains.
         click.echo(f"dry run: {made.name} would be created with a budget of {money(int(made.budget_micro))}", err=quiet)
@@ -157,7 +158,9 @@ def activate(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     \b
     minibill campaign activate camp_0000000000001
     """
-    _change_state(campaign_id, "activate", url=url, token=token, as_json=as_json)
+    with _client(url, token) as client:
+        changed = client.activate_campaign(campaign_id)
+    _tell_change(changed, as_json=as_json)
 
 
 @campaign.command()
@@ -169,7 +172,9 @@ def pause(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     \b
     minibill campaign pause camp_0000000000001
     """
-    _change_state(campaign_id, "pause", url=url, token=token, as_json=as_json)
+    with _client(url, token) as client:
+        changed = client.pause_campaign(campaign_id)
+    _tell_change(changed, as_json=as_json)
 
 
 @campaign.command()
@@ -181,7 +186,9 @@ def complete(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     \b
     minibill campaign complete camp_0000000000001
     """
-    _change_state(campaign_id, "complete", url=url, token=token, as_json=as_json)
+    with _client(url, token) as client:
+        changed = client.complete_campaign(campaign_id)
+    _tell_change(changed, as_json=as_json)
 
 
 @campaign.command()
@@ -194,11 +201,10 @@ def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     minibill campaign show camp_0000000000001
     minibill campaign show camp_0000000000001 --json | jq -r .remainingMicro
     """
-    with _service(url, token) as service:
-        answer = service.get(f"/campaigns/{campaign_id}")
-        shown = read_answer(answer, CampaignView)
+    with _client(url, token) as client:
+        shown = client.campaign(campaign_id)
     if as_json:
-        print_json(answer)
+        print_json(shown)
     else:
         _print_campaign(shown)
 
@@ -220,15 +226,16 @@ def revoke(
     minibill campaign revoke camp_0000000000001 --grant grant_0000000000001 --reason "not a person"
     minibill campaign revoke camp_0000000000001 --reason "wrong list" --dry-run
     """
-    of_grant = "" if grant_id is None else f"/grants/{grant_id}"
-    body = msgspec.json.encode({"reason": reason})
-    with _service(url, token) as service:
-        answer = service.post(f"/campaigns/{campaign_id}{of_grant}/revoke", body, dry_run=dry_run)
-        revoked = read_answer(answer, RevokedView)
+    revoked: RevokedGrant | RevokedCampaign
+    with _client(url, token) as client:
+        if grant_id is not None:
+            revoked, what = client.revoke_grant(campaign_id, grant_id, reason, dry_run=dry_run), grant_id
+        else:
+            revoked = client.revoke_campaign(campaign_id, reason, dry_run=dry_run)
+            what = f"{revoked.total_revoked} grants of {campaign_id}"
     if as_json:
-        print_json(answer)
+        print_json(revoked, dry_run=dry_run)
         return
-    what = f"{revoked.total_revoked} grants of {campaign_id}" if grant_id is None else grant_id
     click.echo(f"dry run: {what} would be revoked" if dry_run else f"{what} revoked")
     click.echo(f"{'taken back':<11}{money(int(revoked.revoked_micro))}")
     click.echo(f"{'consumed':<11}{money(int(revoked.consumed_micro))}")
@@ -245,11 +252,10 @@ def stats(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     minibill campaign stats camp_0000000000001
     minibill campaign stats camp_0000000000001 --json | jq -r .consumedMicro
     """
-    with _service(url, token) as service:
-        answer = service.get(f"/campaigns/{campaign_id}/stats")
-        shown = read_answer(answer, StatsView)
+    with _client(url, token) as client:
+        shown = client.campaign_stats(campaign_id)
     if as_json:
-        print_json(answer)
+        print_json(shown)
         return
     by_status = shown.grants_by_status
     click.echo(f"{'grants':<11}{by_status.granted + by_status.revoked}, {by_status.revoked} of them revoked")
@@ -267,79 +273,31 @@ campaign.add_command(import_list)
 # --- asking the service ---
 
 
-class CampaignView(msgspec.Struct, rename="camel"):
-    """What the commands show of a campaign."""
-
-    id: str
-    name: str
-    description: str | None
-    campaign_type: str
-    status: str
-    budget_micro: Micro
-    spent_micro: Micro
-    remaining_micro: Micro
-    grant_formula: str
-    grant_config: dict[str, Any] | None
-    pool_id: str
-    per_wallet_cap_micro: Micro
-    starts_at: str | None
-    expires_at: str | None
-    grant_ttl_seconds: int | None
-    grant_count: int
-
-
-class RevokedView(msgspec.Struct, rename="camel"):
-    """What was revoked: of one grant, or of all, which then have a number."""
-
-    revoked_micro: Micro
-    consumed_micro: Micro
-    reserved_micro: Micro
-    total_revoked: int = 1
-
-
-class StatsView(msgspec.Struct, rename="camel"):
-    """What the commands show of a campaign's statistics."""
-
-    granted_micro: Micro
-    consumed_micro: Micro
-    reserved_micro: Micro
-    available_micro: Micro
-    expired_micro: Micro
-    revoked_micro: Micro
-    grants_by_status: GrantsByStatus
-    accounts: int
-    accounts_that_spent: int
-    per_day: list[Day]
-
-
 @contextmanager
-def _service(url: str, token: str) -> Iterator[Service]:
+def _client(url: str, token: str) -> Iterator[Client]:
     """The service for one short request; what goes wrong ends the command with one line."""
     try:
-        with Service(url=url, token=token, on_wait=_tell_wait) as service:
-            yield service
-    except (WrongAccess, Unreachable) as error:
+        with Client(url, token, on_wait=_tell_wait, user_agent=USER_AGENT) as client:
+            yield client
+    except ServiceError as error:
         raise Misuse(str(error)) from None
-    except ServiceRefusal as refusal:
+    except Problem as refusal:
         message = refusal_text(refusal)
-        raise (Misuse(message) if refusal.is_of_access else click.ClickException(message)) from None
+        raise (Misuse(message) if is_of_access(refusal) else click.ClickException(message)) from None
 
 
 def _tell_wait(seconds: float, reason: str) -> None:
     click.echo(f"{reason}: trying again in {seconds:g} s", err=True)
 
 
-def _change_state(campaign_id: str, verb: str, *, url: str, token: str, as_json: bool) -> None:
-    with _service(url, token) as service:
-        answer = service.post(f"/campaigns/{campaign_id}/{verb}")
-        changed = read_answer(answer, CampaignView)
+def _tell_change(changed: Campaign, *, as_json: bool) -> None:
     if as_json:
-        print_json(answer)
+        print_json(changed)
     else:
         click.echo(f"{changed.id} is {changed.status}: {changed.name}, {money(int(changed.remaining_micro))} left to pay")
 
 
-def _print_campaign(shown: CampaignView) -> None:
+def _print_campaign(shown: Campaign) -> None:
     budget_micro, spent_micro = int(shown.budget_micro), int(shown.spent_micro)
     percent = spent_micro * 100 // budget_micro if budget_micro else 0
     config = msgspec.json.encode(shown.grant_config).decode() if shown.grant_config else ""

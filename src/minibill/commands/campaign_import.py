@@ -1,6 +1,6 @@
 """`minibill campaign import`: reads a list to its end, and pays it in batches until the end or until something stops it.
 
-Reading is the business of loss_list.py, sending that of client.py, and what is said about it that of import_report.py.
+Reading is the business of loss_list.py, sending that of the client, and what is said about it that of import_report.py.
 """
 
 import sys
@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from minibill.commands.client import Service, ServiceRefusal, Unreachable, WrongAccess
+from minibill.client import Client, Unreachable, WrongAccess
 from minibill.commands.import_report import EXIT_INTERRUPTED, EXIT_MISUSE, Report, tell, tell_bad_rows
 from minibill.commands.loss_list import (
     BATCH_ITEMS_MAX,
@@ -23,7 +23,8 @@ from minibill.commands.loss_list import (
     batches,
     read_loss_list,
 )
-from minibill.commands.output import Misuse, access_options, campaign_argument
+from minibill.commands.output import USER_AGENT, Misuse, access_options, campaign_argument
+from minibill.problems import Problem
 from minibill.wire import EntityType
 
 
@@ -167,19 +168,19 @@ def _read(file: str, layout: Layout) -> LossList:
 def _pay(plan: Iterator[Batch], report: Report, *, rows: int, url: str, token: str) -> None:
     """Sends the batches one after the other until the end, or until something stops it; the report has it all."""
     batch = None
-    path = f"/campaigns/{report.campaign_id}/grants/batch"
     try:
         with (
             _progress(rows, dry_run=report.dry_run) as bar,
-            Service(url=url, token=token, on_wait=bar.wait) as service,
+            Client(url, token, on_wait=bar.wait, user_agent=USER_AGENT) as client,
         ):
             for batch in plan:
-                report.add(batch, service.post(path, batch.body, dry_run=report.dry_run))
+                paid = client.pay_encoded_batch(report.campaign_id, batch.body, dry_run=report.dry_run)
+                report.add(batch, paid)
                 bar.advance(len(batch.items))
                 batch = None
     except WrongAccess as error:
         raise Misuse(f"nothing was paid: {error}") from None
-    except ServiceRefusal as refusal:
+    except Problem as refusal:
         assert batch is not None, "only what is asked for is refused"
         report.stop_at_refusal(refusal, batch)
     except Unreachable as error:

@@ -10,35 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import click
-import msgspec
 
-from minibill.commands.client import Micro, ServiceRefusal, no_such_answer, read_answer
+from minibill.campaigns.structs import BatchResult
+from minibill.client.errors import not_like_minibill
 from minibill.commands.loss_list import BadRow, Batch
-from minibill.commands.output import Misuse, listed, money, print_json, refusal_text
+from minibill.commands.output import Misuse, errors_of, facts_of, is_of_access, listed, money, print_json, refusal_text
+from minibill.problems import Problem
 
 EXIT_DONE, EXIT_NO, EXIT_MISUSE, EXIT_INTERRUPTED = 0, 1, Misuse.exit_code, 130
 
 _GRANT_PATH = re.compile(r"\bgrants\[([0-9]{1,6})\](\.?)")
 # A smaller batch gets past these, so say so.
 _REFUSALS_OF_SIZE = frozenset({"amount_too_large", "payload_too_large", "batch_too_large"})
-
-
-class GrantView(msgspec.Struct, rename="camel"):
-    """What one item of a batch came to."""
-
-    status: str
-    duplicate: bool
-    code: str | None = None
-    reason: str | None = None
-
-
-class BatchView(msgspec.Struct, rename="camel"):
-    """What a batch came to, its items in the order sent."""
-
-    total_granted: int
-    total_amount_micro: Micro
-    remaining_micro: Micro
-    grants: list[GrantView]
 
 
 @dataclass(frozen=True)
@@ -67,11 +50,10 @@ class Report:
     failed: list[tuple[int, str, str]] = field(default_factory=list)
     stop: Stop | None = None
 
-    def add(self, batch: Batch, answer: dict[str, Any]) -> None:
+    def add(self, batch: Batch, paid: BatchResult) -> None:
         """Takes in what the service says became of one batch."""
-        paid = read_answer(answer, BatchView)
         if len(paid.grants) != len(batch.items):
-            raise no_such_answer(f"{len(paid.grants)} grants for {len(batch.items)} asked for")
+            raise not_like_minibill(f"{len(paid.grants)} grants for {len(batch.items)} asked for")
         self.batches += 1
         self.granted += paid.total_granted
         amount_micro, remaining_micro = int(paid.total_amount_micro), int(paid.remaining_micro)
@@ -92,7 +74,7 @@ class Report:
         advice = "; correct them, or pay the others with --skip-bad-rows" if good else ""
         self.stop_early("bad_rows", f"nothing was paid: {bad} of {bad + good} rows can't be paid{advice}", EXIT_MISUSE)
 
-    def stop_at_refusal(self, refusal: ServiceRefusal, batch: Batch) -> None:
+    def stop_at_refusal(self, refusal: Problem, batch: Batch) -> None:
         """The service has refused a batch as a whole."""
         message = _placed(refusal_text(refusal), batch)
         if refusal.code in _REFUSALS_OF_SIZE:
@@ -100,7 +82,7 @@ class Report:
         self.stop_early(
             "refused",
             message,
-            EXIT_MISUSE if refusal.is_of_access else EXIT_NO,
+            EXIT_MISUSE if is_of_access(refusal) else EXIT_NO,
             facts=_refusal_json(refusal, batch),
             in_doubt=batch if refusal.may_have_arrived else None,
         )
@@ -235,13 +217,15 @@ def _report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _refusal_json(refusal: ServiceRefusal, batch: Batch) -> dict[str, Any]:
+def _refusal_json(refusal: Problem, batch: Batch) -> dict[str, Any]:
     return {
         "code": refusal.code,
         "status": refusal.status,
         "detail": refusal.detail,
-        "facts": refusal.facts,
+        "facts": facts_of(refusal),
         # So that a program can tell the line of any `grants[3]` in the above.
         "linesOfGrants": [item.line for item in batch.items],
-        "errors": [{"line": _line_of(path, batch), "path": path, "message": message} for path, message in refusal.errors],
+        "errors": [
+            {"line": _line_of(path, batch), "path": path, "message": message} for path, message in errors_of(refusal)
+        ],
     }

@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from minibill.commands.client import ServiceRefusal
 from minibill.money import MICRO_PER_UNIT
+from minibill.problems import Problem, camel
+from minibill.wire import Answer
+
+USER_AGENT = "minibill-cli"
 
 # More would scroll the first, which is the one to mend, off the screen; --json has them all.
 LISTED_MAX = 20
@@ -85,17 +88,32 @@ def listed(texts: list[str]) -> list[str]:
     return texts[:LISTED_MAX] + more
 
 
-def refusal_text(refusal: ServiceRefusal) -> str:
+def is_of_access(refusal: Problem) -> bool:
+    """The token is the trouble, not what was asked for."""
+    return refusal.status in (401, 403)
+
+
+def facts_of(refusal: Problem) -> dict[str, Any]:
+    """The members that explain this refusal, by their names on the wire, beyond those that every problem has."""
+    return {camel(name): value for name, value in refusal.facts.items() if name != "errors"}
+
+
+def errors_of(refusal: Problem) -> list[tuple[str, str]]:
+    """What is wrong with the request: paths and messages."""
+    return [(error.path, error.message) for error in refusal.facts.get("errors", ())]
+
+
+def refusal_text(refusal: Problem) -> str:
     """The refusal with all that explains it, a line each."""
     reasons: list[str] = []
-    for name, value in refusal.facts.items():
+    for name, value in facts_of(refusal).items():
         members = value if isinstance(value, list) else [value]
         reasons += listed([f"{name}: {_fact_text(name, member)}" for member in members])
-    errors = [f"{path}: {message}" for path, message in refusal.errors]
+    errors = [f"{path}: {message}" for path, message in errors_of(refusal)]
     reasons += listed([error for error in errors if error not in refusal.detail])
     if refusal.status == 401:
         reasons.append("tokens do not live long; `minibill token` prints a new one")
-    return "\n  ".join([str(refusal), *reasons])
+    return "\n  ".join([f"{refusal.code} ({refusal.status}): {refusal.detail}", *reasons])
 
 
 def _fact_text(name: str, value: object) -> str:
@@ -110,6 +128,7 @@ def _fact_text(name: str, value: object) -> str:
 # --- for programs ---
 
 
-def print_json(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any] | Answer, *, dry_run: bool = False) -> None:
     """The answer to --json: one line on stdout."""
-    click.echo(msgspec.json.encode(value).decode())
+    members = msgspec.to_builtins(value) | ({"dryRun": True} if dry_run else {})
+    click.echo(msgspec.json.encode(members).decode())

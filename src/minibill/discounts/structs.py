@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from minibill.ledger.discounts import BPS_IN_ALL
 from minibill.ledger.structs import Considered
-from minibill.wire import Answer, Body, Micro, PageQuery, Query, TimeUs
+from minibill.wire import Answer, Body, Micro, MicroText, PageQuery, Query, TimeUs
 
 TIERS_MAX = 100
 
@@ -44,7 +44,7 @@ class QuoteQuery(Query, frozen=True):
 class Tier(Answer):
     tier: str
     rate_bps: int
-    max_discount_micro: str | None
+    max_discount_micro: MicroText | None
 
 
 class Tiers(Answer):
@@ -62,10 +62,10 @@ class Membership(Answer):
 class Quote(Answer):
     """A price, and which memberships were considered for it."""
 
-    list_micro: str
+    list_micro: MicroText
     discount_bps: int
-    discount_micro: str
-    payable_micro: str
+    discount_micro: MicroText
+    payable_micro: MicroText
     community_id: str | None
     tier: str | None
     considered: list[Considered]

@@ -15,10 +15,12 @@ from minibill.wire import (
     Flag,
     KeptObject,
     Micro,
+    MicroText,
     PageQuery,
     PoolId,
     Query,
     SentObject,
+    SignedMicro,
     SourceId,
     TimeUs,
     WriteQuery,
@@ -34,8 +36,6 @@ EntryType = Literal[
     "shadow_finalize",
 ]  # fmt: skip
 
-# What an entry moved, in micro-units; `amountMicro` elsewhere is never negative.
-SignedMicro = Annotated[str, Meta(pattern=r"^(0|-?[1-9][0-9]{0,18})\Z")]
 # What became of a lot: it was drawn on; it would have been had it sufficed together with the others; or why not.
 LotOutcome = Literal["drawn", "not_enough", "not_needed", "other_pool", "revoked", "spent", "expired", "reserved"]
 # Which limit made an amount what it is.
@@ -132,14 +132,14 @@ class Account(Answer):
 class PoolAmounts(Answer):
     """Available and reserved credits of one pool."""
 
-    available_micro: str
-    reserved_micro: str
+    available_micro: MicroText
+    reserved_micro: MicroText
 
 
 class Minted(Answer):
     lot_id: str
     account_id: str
-    amount_micro: str
+    amount_micro: MicroText
     pool_id: str
     priority: int
     expires_at: str | None
@@ -149,17 +149,17 @@ class Minted(Answer):
 
 class PoolBalance(Answer):
     pool_id: str
-    available_micro: str
-    reserved_micro: str
+    available_micro: MicroText
+    reserved_micro: MicroText
 
 
 class Balance(Answer):
     account_id: str
     at: str
     pools: list[PoolBalance]
-    total_available_micro: str
-    total_reserved_micro: str
-    debt_micro: str
+    total_available_micro: MicroText
+    total_reserved_micro: MicroText
+    debt_micro: MicroText
 
 
 class Lot(Answer):
@@ -169,12 +169,12 @@ class Lot(Answer):
     source_type: Annotated[str, one_of(SourceType)]
     source_id: str | None
     priority: int
-    original_micro: str
-    available_micro: str
-    reserved_micro: str
-    consumed_micro: str
-    expired_micro: str
-    revoked_micro: str
+    original_micro: MicroText
+    available_micro: MicroText
+    reserved_micro: MicroText
+    consumed_micro: MicroText
+    expired_micro: MicroText
+    revoked_micro: MicroText
     state: Annotated[str, one_of(LotState)]
     expires_at: str | None
     metadata: KeptObject | None
@@ -189,10 +189,10 @@ class Entry(Answer):
     lot_id: str | None
     reservation_id: str | None
     amount_micro: SignedMicro
-    available_delta_micro: str
-    reserved_delta_micro: str
-    available_after_micro: str
-    reserved_after_micro: str
+    available_delta_micro: SignedMicro
+    reserved_delta_micro: SignedMicro
+    available_after_micro: MicroText
+    reserved_after_micro: MicroText
     description: str | None
     metadata: KeptObject | None
     created_at: str
@@ -202,17 +202,17 @@ class Allocation(Answer):
     """What a reservation holds of one lot."""
 
     lot_id: str
-    reserved_micro: str
+    reserved_micro: MicroText
 
 
 class Reserved(Answer):
     reservation_id: str
     account_id: str
     pool_id: str
-    list_micro: str
+    list_micro: MicroText
     discount_bps: int
-    discount_micro: str
-    total_reserved_micro: str
+    discount_micro: MicroText
+    total_reserved_micro: MicroText
     status: Annotated[str, one_of(ReservationStatus)]
     billing_mode: Annotated[str, one_of(BillingMode)]
     expires_at: str
@@ -222,10 +222,10 @@ class Reserved(Answer):
 class Reservation(Reserved):
     """A reservation as it is read: what reserving and finalizing answered. Null is what has not happened."""
 
-    finalized_micro: str | None
-    released_micro: str | None
-    overrun_micro: str | None
-    absorbed_micro: str | None
+    finalized_micro: MicroText | None
+    released_micro: MicroText | None
+    overrun_micro: MicroText | None
+    absorbed_micro: MicroText | None
     finalized_at: str | None
     created_at: str
 
@@ -243,12 +243,12 @@ class Considered(Answer):
 class DiscountExplained(Answer):
     """How a list price came to what is to be paid. `uncapped_micro` is what the rate alone would take off."""
 
-    list_micro: str
+    list_micro: MicroText
     discount_bps: int
-    uncapped_micro: str
-    max_discount_micro: str | None
-    discount_micro: str
-    payable_micro: str
+    uncapped_micro: MicroText
+    max_discount_micro: MicroText | None
+    discount_micro: MicroText
+    payable_micro: MicroText
     community_id: str | None
     tier: str | None
 
@@ -260,8 +260,8 @@ class LotExplained(Answer):
     pool_id: str
     priority: int
     expires_at: str | None
-    available_micro: str | None
-    drawn_micro: str
+    available_micro: MicroText | None
+    drawn_micro: MicroText
     outcome: LotOutcome
 
 
@@ -308,10 +308,10 @@ class ReservationExplained(Reservation):
 class Finalized(Answer):
     reservation_id: str
     account_id: str
-    finalized_micro: str
-    released_micro: str
-    overrun_micro: str
-    absorbed_micro: str
+    finalized_micro: MicroText
+    released_micro: MicroText
+    overrun_micro: MicroText
+    absorbed_micro: MicroText
     billing_mode: Annotated[str, one_of(BillingMode)]
     finalized_at: str
 
@@ -319,4 +319,4 @@ class Finalized(Answer):
 class Released(Answer):
     reservation_id: str
     account_id: str
-    released_micro: str
+    released_micro: MicroText

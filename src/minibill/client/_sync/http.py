@@ -14,7 +14,7 @@ import minibill
 from minibill.auth.doors import Kind
 from minibill.client._sync.methods import Methods
 from minibill.client.ask import Ask, read
-from minibill.client.errors import Unreachable, WrongAccess
+from minibill.client.errors import WrongAccess, not_like_minibill
 from minibill.client.requests import TIMEOUT, Tries, checked_headers, checked_url, path_of
 
 T = TypeVar("T")
@@ -85,4 +85,4 @@ class Client(Methods):
         try:
             return read(answer, expected)
         except msgspec.DecodeError as error:
-            raise Unreachable(f"the service does not answer like minibill: {error}", may_have_arrived=True) from None
+            raise not_like_minibill(str(error)) from None

@@ -1,0 +1,220 @@
+"""Accounts, their credits, reservations and discounts."""
+
+# Made from _async/accounts.py by `make client`: change that one.
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from minibill.client._sync.asking import Asking
+from minibill.client.ask import (
+    Json,
+    TierOf,
+    Who,
+    account_of,
+    flag,
+    micro,
+    tier,
+    time,
+    to_ask,
+)
+from minibill.discounts.structs import Membership, Quote, Tiers
+from minibill.ledger.structs import (
+    Account,
+    Balance,
+    BillingMode,
+    Entry,
+    EntryType,
+    Finalized,
+    Lot,
+    LotState,
+    Minted,
+    Released,
+    ReservationExplained,
+    ReservedExplained,
+)
+from minibill.wire import EntityType
+
+T = TypeVar("T")
+
+
+class Accounts(Asking):
+    """Operations on accounts."""
+
+    # --- accounts ---
+
+    def open_account(
+        self, entity_type: EntityType, entity_id: str, *, key: str | None = None, dry_run: bool = False
+    ) -> Account:
+        """Opens the account of an entity, or finds it."""
+        body = {"entityType": entity_type, "entityId": entity_id}
+        return self._write(Account, "POST", "/accounts", {}, body, key, dry_run=dry_run)
+
+    def account(self, account_id: str) -> Account:
+        """One account."""
+        return self._read(Account, "/accounts/{account_id}", {"account_id": account_id})
+
+    def accounts(self, *, entity_type: EntityType | None = None, entity_id: str | None = None) -> Iterator[Account]:
+        """All accounts, or those of an entity; oldest first."""
+        return self._pages(Account, "/accounts", {}, entityType=entity_type, entityId=entity_id)
+
+    def balance(self, account_id: str, *, pool_id: str | None = None, at: datetime | str | None = None) -> Balance:
+        """What an account has, now or at a past moment."""
+        segments = {"account_id": account_id}
+        return self._read(Balance, "/accounts/{account_id}/balance", segments, poolId=pool_id, at=time(at))
+
+    def lots(self, account_id: str, *, state: LotState | None = None) -> Iterator[Lot]:
+        """The lots of an account, oldest first."""
+        return self._pages(Lot, "/accounts/{account_id}/lots", {"account_id": account_id}, state=state)
+
+    def history(
+        self,
+        account_id: str,
+        *,
+        pool_id: str | None = None,
+        entry_type: EntryType | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+    ) -> Iterator[Entry]:
+        """The entries of an account, newest first: those of `since` and later, and before `until`."""
+        query = {"poolId": pool_id, "entryType": entry_type, "from": time(since), "to": time(until)}
+        return self._pages(Entry, "/accounts/{account_id}/history", {"account_id": account_id}, **query)
+
+    def mint(
+        self,
+        account_id: str,
+        amount_micro: int,
+        *,
+        source_type: str | None = None,
+        source_id: str | None = None,
+        pool_id: str | None = None,
+        priority: int | None = None,
+        expires_at: datetime | str | None = None,
+        description: str | None = None,
+        metadata: Json | None = None,
+        key: str | None = None,
+        dry_run: bool = False,
+    ) -> Minted:
+        """Makes a lot of credits. One `source_id` is credited once, however often it is sent."""
+        body = {
+            "amountMicro": micro(amount_micro),
+            "sourceType": source_type,
+            "sourceId": source_id,
+            "poolId": pool_id,
+            "priority": priority,
+            "expiresAt": time(expires_at),
+            "description": description,
+            "metadata": metadata,
+        }
+        segments = {"account_id": account_id}
+        return self._write(Minted, "POST", "/accounts/{account_id}/mint", segments, body, key, dry_run=dry_run)
+
+    # --- reservations ---
+
+    def reserve(
+        self,
+        who: Who,
+        amount_micro: int,
+        *,
+        pool_id: str | None = None,
+        ttl_seconds: int | None = None,
+        billing_mode: BillingMode | None = None,
+        description: str | None = None,
+        metadata: Json | None = None,
+        explain: bool = False,
+        key: str | None = None,
+        dry_run: bool = False,
+    ) -> ReservedExplained:
+        """Holds credits of an account until they are finalized, released or overdue.
+
+        Raises `InsufficientBalance` when there is not enough.
+        """
+        body = {
+            "amountMicro": micro(amount_micro),
+            "poolId": pool_id,
+            "ttlSeconds": ttl_seconds,
+            "billingMode": billing_mode,
+            "description": description,
+            "metadata": metadata,
+        }
+        how: dict[str, Any] = {"query": {"explain": flag(explain)}, "dry_run": dry_run, "door": self._spending}
+        if self._spending == "service":
+            return self._write(ReservedExplained, "POST", "/reservations", {}, account_of(who) | body, key, **how)
+        if not isinstance(who, str):
+            raise TypeError("an admin reserves for an account by its id; only services name an entity")
+        segments = {"account_id": who}
+        return self._write(ReservedExplained, "POST", "/accounts/{account_id}/reservations", segments, body, key, **how)
+
+    def finalize(
+        self, reservation_id: str, actual_cost_micro: int, *, key: str | None = None, dry_run: bool = False
+    ) -> Finalized:
+        """Charges a reservation with what the work cost, and gives the rest back."""
+        return self._end(Finalized, reservation_id, "finalize", {"actualCostMicro": micro(actual_cost_micro)}, key, dry_run)
+
+    def release(self, reservation_id: str, *, key: str | None = None, dry_run: bool = False) -> Released:
+        """Gives all of a reservation back."""
+        return self._end(Released, reservation_id, "release", {}, key, dry_run)
+
+    def _end(self, expected: type[T], reservation_id: str, verb: str, body: Json, key: str | None, dry_run: bool) -> T:
+        if self._spending == "service":
+            named = {"reservationId": reservation_id, **body}
+            return self._write(expected, "POST", f"/{verb}", {}, named, key, dry_run=dry_run, door="service")
+        route, segments = f"/reservations/{{reservation_id}}/{verb}", {"reservation_id": reservation_id}
+        return self._write(expected, "POST", route, segments, body, key, dry_run=dry_run)
+
+    def reservation(self, reservation_id: str, *, explain: bool = False) -> ReservationExplained:
+        """One reservation."""
+        ask = to_ask(
+            "GET",
+            "/reservations/{reservation_id}",
+            {"reservation_id": reservation_id},
+            query={"explain": flag(explain)},
+            door=self._spending,
+        )
+        return self._understood(self._send(ask), ReservationExplained)
+
+    # --- discounts ---
+
+    def put_tiers(
+        self, community_id: str, tiers: Sequence[TierOf], *, key: str | None = None, dry_run: bool = False
+    ) -> Tiers:
+        """Replaces the tiers of a community."""
+        segments, body = {"community_id": community_id}, {"tiers": [tier(of) for of in tiers]}
+        return self._write(Tiers, "PUT", "/discounts/{community_id}/tiers", segments, body, key, dry_run=dry_run)
+
+    def tiers(self, community_id: str) -> Tiers:
+        """The tiers of a community."""
+        return self._read(Tiers, "/discounts/{community_id}/tiers", {"community_id": community_id})
+
+    def put_membership(
+        self,
+        account_id: str,
+        community_id: str,
+        tier: str,
+        *,
+        expires_at: datetime | str | None = None,
+        key: str | None = None,
+        dry_run: bool = False,
+    ) -> Membership:
+        """Makes an account a member of a community, or changes its membership."""
+        segments = {"account_id": account_id, "community_id": community_id}
+        body = {"tier": tier, "expiresAt": time(expires_at)}
+        route = "/accounts/{account_id}/memberships/{community_id}"
+        return self._write(Membership, "PUT", route, segments, body, key, dry_run=dry_run)
+
+    def delete_membership(
+        self, account_id: str, community_id: str, *, key: str | None = None, dry_run: bool = False
+    ) -> None:
+        """Ends a membership."""
+        segments = {"account_id": account_id, "community_id": community_id}
+        route = "/accounts/{account_id}/memberships/{community_id}"
+        self._send(to_ask("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
+
+    def memberships(self, account_id: str) -> Iterator[Membership]:
+        """The memberships of an account, in the order in which they began."""
+        return self._pages(Membership, "/accounts/{account_id}/memberships", {"account_id": account_id})
+
+    def quote(self, account_id: str, amount_micro: int) -> Quote:
+        """What a list price comes to for an account now, and why."""
+        segments = {"account_id": account_id}
+        return self._read(Quote, "/accounts/{account_id}/quote", segments, amountMicro=micro(amount_micro))

@@ -1,0 +1,56 @@
+"""How an operation is asked for and its answer read. How it gets there is a subclass's business."""
+
+# Made from _async/asking.py by `make client`: change that one.
+
+import uuid
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from minibill.auth.doors import Kind
+from minibill.client.ask import (
+    Ask,
+    Json,
+    PageOf,
+    read,
+    to_ask,
+)
+from minibill.wire import PAGE_ITEMS_MAX
+
+T = TypeVar("T")
+
+
+class Asking:
+    """What the methods are made of."""
+
+    # Whose door reservations are made at: services may also name an entity, and are not audited.
+    _spending: Kind = "admin"
+
+    def _send(self, ask: Ask) -> bytes:
+        """The JSON of a success; raises the `Problem` of a refusal."""
+        raise NotImplementedError
+
+    def _new_key(self) -> str | None:
+        """The idempotency key of a write that the caller gave none."""
+        return uuid.uuid4().hex
+
+    def _read(self, expected: type[T], route: str, segments: Json, **query: Any) -> T:
+        return self._understood(self._send(to_ask("GET", route, segments, query=query)), expected)
+
+    def _write(
+        self, expected: type[T], method: str, route: str, segments: Json, body: Json, key: str | None, **how: Any
+    ) -> T:
+        ask = to_ask(method, route, segments, body=body, key=key or self._new_key(), **how)
+        return self._understood(self._send(ask), expected)
+
+    def _pages(self, expected: type[T], route: str, segments: Json, **query: Any) -> Iterator[T]:
+        cursor = None
+        while True:
+            page = self._read(PageOf[expected], route, segments, limit=PAGE_ITEMS_MAX, cursor=cursor, **query)  # type: ignore[valid-type]
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def _understood(self, answer: bytes, expected: type[T]) -> T:
+        return read(answer, expected)

@@ -1,0 +1,242 @@
+"""The methods, the same over HTTP and inside a program: `minibill.open` and `AsyncClient` run the same story."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+import minibill
+import minibill.embedded
+from minibill.app import routes
+from minibill.client import AsyncClient, Entity, GrantTo, TierOf
+from minibill.client._async.methods import AsyncMethods
+from minibill.client.ask import Ask
+from minibill.db.connect import DatabaseLocked
+from minibill.metrics import Metrics
+from minibill.problems import (
+    AccountNotFound,
+    IdempotencyKeyReused,
+    InsufficientBalance,
+    InvalidRequest,
+    InvalidTransition,
+    NotReady,
+)
+from tests.api import UNIT, Api, Loop
+
+# What no method asks for: it is for people, scrapers and orchestrators.
+WITHOUT_A_METHOD = {"/health/live", "/health/ready", "/metrics", "/schema", "/schema/docs"}
+
+
+@asynccontextmanager
+async def over_http(api: Api) -> AsyncIterator[AsyncMethods]:
+    transport = httpx.ASGITransport(api.app)  # type: ignore[arg-type]
+    async with AsyncClient("http://minibill.test", api.token, transport=transport) as book:
+        yield book
+
+
+@asynccontextmanager
+async def as_a_service(api: Api) -> AsyncIterator[AsyncMethods]:
+    transport = httpx.ASGITransport(api.app)  # type: ignore[arg-type]
+    async with AsyncClient("http://minibill.test", api.sign_service(), service=True, transport=transport) as book:
+        yield book
+
+
+Story = Callable[[AsyncMethods], Awaitable[None]]
+
+
+@pytest.fixture(params=["inside", "over HTTP"])
+def tell(request: pytest.FixtureRequest, loop: Loop, tmp_path: Path) -> Callable[[Story], None]:
+    """Runs a story on a fresh book: inside this program, or over HTTP."""
+
+    async def inside(story: Story) -> None:
+        async with minibill.open(tmp_path / "inside.db", actor="operator", test_clock=True) as book:
+            await story(book)
+
+    async def outside(story: Story) -> None:
+        async with over_http(request.getfixturevalue("api")) as book:
+            await story(book)
+
+    if request.param == "inside":
+        return lambda story: loop.run(inside(story))
+    request.getfixturevalue("api")
+    return lambda story: loop.run(outside(story))
+
+
+async def everything(book: AsyncMethods) -> None:
+    """A story in which every method has its part."""
+    ada = await book.open_account("person", "ada")
+    assert await book.account(ada.id) == ada
+    assert [account.entity_id async for account in book.accounts(entity_id="ada")] == ["ada"]
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    minted = await book.mint(ada.id, 5 * UNIT, source_id="order-7", expires_at=later, metadata={"shop": 3})
+    assert (minted.amount_micro, minted.expires_at) == (str(5 * UNIT), "2100-01-01T00:00:00.000000Z")
+    [lot] = [lot async for lot in book.lots(ada.id, state="live")]
+    assert (lot.id, lot.metadata) == (minted.lot_id, {"shop": 3})
+
+    held = await book.reserve(ada.id, 1000, explain=True)
+    assert held.explanation and held.explanation.lots[0].drawn_micro == "1000"
+    assert (await book.finalize(held.reservation_id, 700)).released_micro == "300"
+    assert (await book.reservation(held.reservation_id)).status == "finalized"
+    again = await book.reserve(ada.id, 1000)
+    assert (await book.release(again.reservation_id)).released_micro == "1000"
+    balance = await book.balance(ada.id, pool_id="general")
+    assert balance.total_available_micro == str(5 * UNIT - 700)
+    history = [entry.entry_type async for entry in book.history(ada.id)]
+    assert history == ["release", "reserve", "release", "finalize", "reserve", "grant"]
+    assert [e.entry_seq async for e in book.history(ada.id, entry_type="finalize", until=later)] == [3]
+
+    assert (await book.put_tiers("club", [TierOf("gold", 1000, max_discount_micro=50)])).tiers[0].max_discount_micro == "50"
+    assert (await book.tiers("club")).tiers[0].tier == "gold"
+    await book.put_membership(ada.id, "club", "gold", expires_at=later)
+    assert [membership.tier async for membership in book.memberships(ada.id)] == ["gold"]
+    assert (await book.quote(ada.id, 1000)).payable_micro == "950"
+    await book.delete_membership(ada.id, "club")
+    assert (await book.quote(ada.id, 1000)).payable_micro == "1000"
+
+    campaign = await book.create_campaign(
+        "Losses", "reverse_airdrop", 10 * UNIT, grant_formula="proportional_loss", grant_config={"ratioBps": 5000}
+    )
+    assert (await book.edit_campaign(campaign.id, name="Made whole")).name == "Made whole"
+    assert (await book.activate_campaign(campaign.id)).status == "active"
+    assert (await book.pause_campaign(campaign.id)).status == "paused"
+    assert (await book.activate_campaign(campaign.id)).status == "active"
+    batch = [GrantTo(ada.id, 5), GrantTo(Entity("mod", "m"), formula_input={"lossMicro": "300000"})]
+    would = await book.pay_batch(campaign.id, batch, dry_run=True)
+    assert (would.total_amount_micro, (await book.campaign(campaign.id)).spent_micro) == ("150005", "0")
+    paid = await book.pay_batch(campaign.id, batch)
+    assert paid.total_granted == 2
+    more = await book.pay_encoded_batch(campaign.id, b'{"grants":[{"accountId":"%s","amountMicro":"5"}]}' % ada.id.encode())
+    assert more.total_duplicates == 1
+    grants = [grant async for grant in book.grants(campaign.id, account_id=ada.id)]
+    assert [grant.amount_micro for grant in grants] == ["5"]
+    assert (await book.revoke_grant(campaign.id, grants[0].grant_id, "not a person")).revoked_micro == "5"
+    assert (await book.revoke_campaign(campaign.id, "wrong list")).total_revoked == 2
+    assert (await book.campaign_stats(campaign.id)).revoked_micro == "150005"
+    assert (await book.complete_campaign(campaign.id)).status == "completed"
+    assert [c.id async for c in book.campaigns(status="completed")] == [campaign.id]
+
+    audited = [row async for row in book.audit(action="account.mint", until=later)]
+    assert [(row.actor_id, row.details["amountMicro"]) for row in audited] == [("operator", str(5 * UNIT))]
+    assert (await book.revoke_token("a-token")).token_id == "a-token"
+    assert (await book.reconcile()).status == (await book.last_reconciliation()).status == "healthy"
+    before = await book.now()
+    assert (await book.advance_clock(60)).now > before.now
+
+
+def test_every_method_does_what_its_route_does(tell: Callable[[Story], None]) -> None:
+    tell(everything)
+
+
+def test_every_route_has_a_method(loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
+    asked: set[str] = set()
+    for kind in (minibill.embedded.EmbeddedBook, AsyncClient):
+
+        async def noted(self: AsyncMethods, ask: Ask, send: Callable[..., Awaitable[bytes]] = kind._send) -> bytes:
+            prefix = {"admin": "/admin/billing", "service": "/api/internal/billing"}[ask.door]
+            asked.add(f"{ask.method} {prefix}{ask.route}")
+            return await send(self, ask)
+
+        monkeypatch.setattr(kind, "_send", noted)
+
+    async def stories() -> None:
+        async with minibill.open(tmp_path / "inside.db", actor="operator", test_clock=True) as book:
+            await everything(book)
+        async with over_http(api) as book:
+            await everything(book)
+
+    loop.run(stories())
+    there_are = {f"{route.method} {route.path.replace(':str', '')}" for route in routes(Metrics())}
+    assert there_are - asked == {f"GET {path}" for path in WITHOUT_A_METHOD}
+
+
+def test_a_refusal_is_the_problem_of_its_code_with_its_facts(tell: Callable[[Story], None]) -> None:
+    async def story(book: AsyncMethods) -> None:
+        ada = await book.open_account("person", "ada")
+        with pytest.raises(AccountNotFound) as nobody:
+            await book.balance("acct_nobody")
+        assert nobody.value.facts == {"account_id": "acct_nobody"}
+        with pytest.raises(InsufficientBalance) as poor:
+            await book.reserve(ada.id, 5)
+        assert (poor.value.facts["available_micro"], poor.value.facts["requested_micro"]) == ("0", "5")
+        with pytest.raises(InvalidRequest) as wrong:
+            await book.mint(ada.id, 0, pool_id="General")
+        assert [error.path for error in wrong.value.facts["errors"]] == ["poolId"]
+        campaign = await book.create_campaign("x", "loyalty", 1)
+        with pytest.raises(InvalidTransition) as step:
+            await book.pause_campaign(campaign.id)
+        assert step.value.facts == {"from": "draft", "to": "paused"}
+
+    tell(story)
+
+
+def test_a_write_with_a_key_is_done_once(tell: Callable[[Story], None]) -> None:
+    async def story(book: AsyncMethods) -> None:
+        ada = await book.open_account("person", "ada")
+        first = await book.mint(ada.id, 5, key="once")
+        assert await book.mint(ada.id, 5, key="once") == first
+        with pytest.raises(IdempotencyKeyReused):
+            await book.mint(ada.id, 6, key="once")
+        assert (await book.balance(ada.id)).total_available_micro == "5"
+
+    tell(story)
+
+
+def test_lists_go_on_over_their_pages(tell: Callable[[Story], None]) -> None:
+    async def story(book: AsyncMethods) -> None:
+        ada = await book.open_account("person", "ada")
+        for _ in range(105):
+            await book.mint(ada.id, 1)
+        assert [entry.entry_seq async for entry in book.history(ada.id)] == list(range(105, 0, -1))
+
+    tell(story)
+
+
+def test_a_service_spends_by_entity_and_may_do_nothing_else(api: Api, loop: Loop) -> None:
+    account = api.account(UNIT)
+    entity = api.get(f"/accounts/{account}")["entityId"]
+
+    async def story() -> None:
+        async with as_a_service(api) as book:
+            held = await book.reserve(Entity("person", entity), 10, metadata={"job": 1})
+            assert held.account_id == account
+            assert (await book.finalize(held.reservation_id, 4)).finalized_micro == "4"
+            other = await book.reserve(account, 5)
+            assert (await book.release(other.reservation_id)).released_micro == "5"
+            assert (await book.reservation(other.reservation_id)).status == "released"
+        async with over_http(api) as book:
+            with pytest.raises(TypeError, match="only services name an entity"):
+                await book.reserve(Entity("person", entity), 10)
+
+    loop.run(story())
+
+
+# --- inside a program ---
+
+
+def test_a_book_inside_a_program_is_kept_and_is_the_programs_alone(loop: Loop, tmp_path: Path) -> None:
+    path = tmp_path / "inside.db"
+
+    async def story() -> None:
+        async with minibill.open(path) as book:
+            ada = await book.open_account("person", "ada")
+            await book.mint(ada.id, 5)
+            with pytest.raises(DatabaseLocked):
+                async with minibill.open(path):
+                    pass
+        with pytest.raises(NotReady):
+            await book.balance(ada.id)
+        async with minibill.open(str(path), settings={"MINIBILL_CEILING_MICRO": "4"}) as book:
+            assert (await book.balance(ada.id)).total_available_micro == "5"
+            assert (await book.reconcile()).status == "healthy"
+
+    loop.run(story())
+    assert not path.with_name("inside.db-wal").exists()
+
+
+@pytest.mark.parametrize("actor", ["", " ", "x" * 129])
+def test_an_actor_needs_a_name(tmp_path: Path, actor: str) -> None:
+    with pytest.raises(ValueError, match="actor"):
+        minibill.open(tmp_path / "inside.db", actor=actor)
