@@ -14,13 +14,13 @@ torture: .venv/installed  ## the tests of faults and attacks at full length: hou
 	$(BIN)/pytest tests/faults --torture -k "$(T)"
 
 lint: .venv/installed  ## style and types
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench docs/example
+	$(BIN)/ruff check src tests bench docs/example
 	$(BIN)/mypy
 
 format: .venv/installed
-	$(BIN)/ruff format src tests bench
-	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench docs/example
+	$(BIN)/ruff check --fix src tests bench docs/example
 
 serve: .venv/installed  ## a development server on minibill.db, with a token to paste
 	$(BIN)/minibill serve --dev

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import batches, machine, reconciling, singles, spending, upkeep
+from bench import batches, fresh, machine, reconciling, singles, spending, upkeep
 from bench.report import Table, Unfit, markdown, show
 from bench.sizes import FULL, QUICK, Sizes
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], Table]] = {
     "spend": spending.in_process,
     "spend-http": spending.over_http,
     "upkeep": upkeep.table,
+    "fresh": fresh.table,
     "reconcile": reconciling.checks,
     "reconcile-http": reconciling.under_load,
 }

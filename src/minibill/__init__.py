@@ -21,7 +21,7 @@ def open(  # noqa: A001 - `minibill.open` is what one looks for, and nobody impo
     settings: Mapping[str, str] | None = None,
     test_clock: bool = False,
 ) -> "EmbeddedBook":
-    """A book inside this program, made where there is none yet; to be used in an `async with`.
+    """A book inside this program, made where there is none yet: an `async with` opens it and gives its operations.
 
         async with minibill.open("book.db") as book:
             account = await book.open_account("person", "ada")
@@ -36,4 +36,4 @@ def open(  # noqa: A001 - `minibill.open` is what one looks for, and nobody impo
 
     from minibill.embedded import EmbeddedBook
 
-    return EmbeddedBook(Path(path), actor=actor, settings=settings or {}, clock=None, has_test_clock=test_clock)
+    return EmbeddedBook(Path(path), actor=actor, settings=settings or {}, has_test_clock=test_clock)

@@ -100,7 +100,11 @@ _TYPE = re.compile(r":str(?=\})")
 
 def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) -> ASGIApp:
     """The service on an open book, as an ASGI application; its background jobs run while its lifespan does."""
-    service = make_service(book, settings, has_test_clock=has_test_clock)
+    return app_of(make_service(book, settings, has_test_clock=has_test_clock))
+
+
+def app_of(service: Service) -> ASGIApp:
+    """The same of what its handlers work with."""
 
     @contextlib.asynccontextmanager
     async def jobs(_: Litestar) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlencode
 
 from minibill.app import make_service
@@ -26,69 +26,42 @@ from minibill.clock import Clock, monotonic_s
 from minibill.config import read_settings
 from minibill.jobs import run_jobs
 from minibill.problems import NotReady
-from minibill.web import CONTEXT, Call, Context, Route, Service
+from minibill.web import CONTEXT, Call, Context, Service
 
 _PREFIX_OF: dict[Kind, str] = {kind: prefix for prefix, kind in PREFIXES.items()}
 
 
-class EmbeddedBook(AsyncMethods):
-    """An open book, to be used in an `async with`; made by `minibill.open`.
+class Inside(AsyncMethods):
+    """The operations of a service in this process, in the name of an actor.
 
-    Reservations are made as a service makes them, everything else as an admin does, both in the name of the actor; admin
-    operations are in the audit log. Background jobs run while it is open.
+    Reservations are made as a service makes them, everything else as an admin does.
     """
 
     _spending: Kind = "service"
 
-    def __init__(
-        self, path: Path, *, actor: str, settings: Mapping[str, str], clock: Clock | None, has_test_clock: bool
-    ) -> None:
-        if not actor.strip() or len(actor) > SUBJECT_CHARACTERS_MAX:
-            raise ValueError(f"an actor is a name of 1 to {SUBJECT_CHARACTERS_MAX} characters, not {actor!r}")
-        # Nobody signs tokens here; cursors are signed all the same.
-        made = {name: secrets.token_urlsafe(48) for name in ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")}
-        self._settings = read_settings({**made, **settings})
-        self._path = path
-        self._clock = clock
-        self._has_test_clock = has_test_clock
+    def __init__(self, service: Service, *, actor: str) -> None:
+        self._service = service
+        self._closed = False
+        self._routes = {(route.method, route.path.replace(":str}", "}")): route for route in service.routes}
         self._callers: dict[Kind, Caller] = {
             "admin": Caller("admin", actor, None, frozenset({EVERYTHING})),
             "service": Caller("service", actor, None, frozenset()),
         }
         start = os.urandom(8).hex()
         self._request_ids = (f"req_{start}{number:06x}" for number in count(1))
-        self._service: Service | None = None
-        self._routes: dict[tuple[str, str], Route] = {}
-        self._jobs: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        # The program lives on when a commit's outcome is unknown; the book then takes nothing more until it is opened anew.
-        book = await Book.open(self._path, clock=self._clock, on_unknown_outcome=lambda error: None)
-        self._service = make_service(book, self._settings, has_test_clock=self._has_test_clock)
-        self._routes = {(route.method, route.path.replace(":str}", "}")): route for route in self._service.routes}
-        self._jobs = asyncio.create_task(run_jobs(self._service))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        service, jobs = self._service, self._jobs
-        self._service = self._jobs = None
-        if jobs is not None:
-            jobs.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await jobs
-        if service is not None:
-            await service.book.close()
 
     def _new_key(self) -> str | None:
         # Nothing is lost on the way here, so nothing has to be sent again.
         return None
 
-    async def _send(self, ask: Ask) -> bytes:
-        service = self._service
-        if service is None:
-            raise NotReady("the book is not open: use it inside `async with`")
+    async def close(self) -> None:
+        """Closes the book; every operation is refused from now on."""
+        self._closed = True
+        await self._service.book.close()
+
+    async def send(self, ask: Ask) -> bytes:
+        if self._closed:
+            raise NotReady("the book is closed")
         prefix, request_id = _PREFIX_OF[ask.door], next(self._request_ids)
         headers = [(b"content-type", b"application/json")]
         if ask.key is not None:
@@ -98,15 +71,58 @@ class EmbeddedBook(AsyncMethods):
             "method": ask.method,
             "path": prefix + ask.route.format(**ask.segments),
             "path_params": ask.segments,
-            "query_string": b"",
+            "query_string": urlencode(ask.query).encode(),
             "headers": headers,
-            CONTEXT: Context(service, request_id, request_id, None, self._callers[ask.door], monotonic_s()),
+            CONTEXT: Context(self._service, request_id, request_id, None, self._callers[ask.door], monotonic_s()),
         }
-        if ask.query:
-            scope["query_string"] = urlencode(ask.query).encode()
 
         async def receive() -> Any:
             return {"type": "http.request", "body": ask.body, "more_body": False}
 
         reply = await self._routes[ask.method, prefix + ask.route].handler(Call(scope, receive))
         return reply.body
+
+
+async def open_service(
+    path: Path, settings: Mapping[str, str], *, clock: Clock | None = None, has_test_clock: bool
+) -> Service:
+    """What handlers work with, on a book that is opened for this program. The caller closes the book."""
+    # Nobody signs tokens for a book inside a program; cursors are signed all the same.
+    made = {name: secrets.token_urlsafe(48) for name in ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")}
+    checked = read_settings({**made, **settings})
+    # The program lives on when a commit's outcome is unknown; the book then takes nothing more until it is opened anew.
+    book = await Book.open(path, clock=clock, on_unknown_outcome=lambda error: None)
+    return make_service(book, checked, has_test_clock=has_test_clock)
+
+
+class EmbeddedBook:
+    """A book that is opened by an `async with`, which gives the operations; made by `minibill.open`.
+
+    Background jobs run while it is open.
+    """
+
+    def __init__(self, path: Path, *, actor: str, settings: Mapping[str, str], has_test_clock: bool) -> None:
+        if not actor.strip() or len(actor) > SUBJECT_CHARACTERS_MAX:
+            raise ValueError(f"an actor is a name of 1 to {SUBJECT_CHARACTERS_MAX} characters, not {actor!r}")
+        self._path = path
+        self._actor = actor
+        self._settings = settings
+        self._has_test_clock = has_test_clock
+        self._inside: Inside | None = None
+        self._jobs: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Inside:
+        service = await open_service(self._path, self._settings, has_test_clock=self._has_test_clock)
+        self._jobs = asyncio.create_task(run_jobs(service))
+        self._inside = Inside(service, actor=self._actor)
+        return self._inside
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._jobs is not None
+        assert self._inside is not None
+        self._jobs.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._jobs
+        await self._inside.close()

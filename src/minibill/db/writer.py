@@ -118,6 +118,11 @@ class Writer:
             loop.call_soon(self._begin, loop)
         return await future
 
+    async def alone(self, task: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs a task outside of any transaction, when no write is under way; everything else waits meanwhile."""
+        await self._idle.wait()
+        return task(self._conn)
+
     async def stop(self) -> None:
         """Finishes what was taken on and ends the thread; nothing is taken on from now on."""
         self._stopping = True

@@ -173,7 +173,7 @@ class AsyncAccounts(AsyncAsking):
             query={"explain": flag(explain)},
             door=self._spending,
         )
-        return self._understood(await self._send(ask), ReservationExplained)
+        return self._understood(await self.send(ask), ReservationExplained)
 
     # --- discounts ---
 
@@ -210,7 +210,7 @@ class AsyncAccounts(AsyncAsking):
         """Ends a membership."""
         segments = {"account_id": account_id, "community_id": community_id}
         route = "/accounts/{account_id}/memberships/{community_id}"
-        await self._send(to_ask("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
+        await self.send(to_ask("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
 
     def memberships(self, account_id: str) -> AsyncIterator[Membership]:
         """The memberships of an account, in the order in which they began."""

@@ -23,8 +23,8 @@ class AsyncAsking:
     # Whose door reservations are made at: services may also name an entity, and are not audited.
     _spending: Kind = "admin"
 
-    async def _send(self, ask: Ask) -> bytes:
-        """The JSON of a success; raises the `Problem` of a refusal."""
+    async def send(self, ask: Ask) -> bytes:
+        """The way of every operation: the JSON of its success; raises the `Problem` of a refusal."""
         raise NotImplementedError
 
     def _new_key(self) -> str | None:
@@ -32,13 +32,13 @@ class AsyncAsking:
         return uuid.uuid4().hex
 
     async def _read(self, expected: type[T], route: str, segments: Json, **query: Any) -> T:
-        return self._understood(await self._send(to_ask("GET", route, segments, query=query)), expected)
+        return self._understood(await self.send(to_ask("GET", route, segments, query=query)), expected)
 
     async def _write(
         self, expected: type[T], method: str, route: str, segments: Json, body: Json, key: str | None, **how: Any
     ) -> T:
         ask = to_ask(method, route, segments, body=body, key=key or self._new_key(), **how)
-        return self._understood(await self._send(ask), expected)
+        return self._understood(await self.send(ask), expected)
 
     async def _pages(self, expected: type[T], route: str, segments: Json, **query: Any) -> AsyncIterator[T]:
         cursor = None

@@ -151,7 +151,7 @@ class AsyncCampaigns(AsyncAsking):
             key=key or self._new_key(),
             dry_run=dry_run,
         )
-        return self._understood(await self._send(ask._replace(body=body)), BatchResult)
+        return self._understood(await self.send(ask._replace(body=body)), BatchResult)
 
     def grants(
         self, campaign_id: str, *, status: GrantStatus | None = None, account_id: str | None = None

@@ -58,7 +58,7 @@ class AsyncClient(AsyncMethods):
         """Closes the connections."""
         await self._http.aclose()
 
-    async def _send(self, ask: Ask) -> bytes:
+    async def send(self, ask: Ask) -> bytes:
         headers = {} if ask.key is None else {"Content-Type": "application/json", "Idempotency-Key": ask.key}
         tries = Tries(self._url, met=self._met)
         while True:

@@ -171,7 +171,7 @@ class Accounts(Asking):
             query={"explain": flag(explain)},
             door=self._spending,
         )
-        return self._understood(self._send(ask), ReservationExplained)
+        return self._understood(self.send(ask), ReservationExplained)
 
     # --- discounts ---
 
@@ -208,7 +208,7 @@ class Accounts(Asking):
         """Ends a membership."""
         segments = {"account_id": account_id, "community_id": community_id}
         route = "/accounts/{account_id}/memberships/{community_id}"
-        self._send(to_ask("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
+        self.send(to_ask("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
 
     def memberships(self, account_id: str) -> Iterator[Membership]:
         """The memberships of an account, in the order in which they began."""

@@ -25,8 +25,8 @@ class Asking:
     # Whose door reservations are made at: services may also name an entity, and are not audited.
     _spending: Kind = "admin"
 
-    def _send(self, ask: Ask) -> bytes:
-        """The JSON of a success; raises the `Problem` of a refusal."""
+    def send(self, ask: Ask) -> bytes:
+        """The way of every operation: the JSON of its success; raises the `Problem` of a refusal."""
         raise NotImplementedError
 
     def _new_key(self) -> str | None:
@@ -34,13 +34,13 @@ class Asking:
         return uuid.uuid4().hex
 
     def _read(self, expected: type[T], route: str, segments: Json, **query: Any) -> T:
-        return self._understood(self._send(to_ask("GET", route, segments, query=query)), expected)
+        return self._understood(self.send(to_ask("GET", route, segments, query=query)), expected)
 
     def _write(
         self, expected: type[T], method: str, route: str, segments: Json, body: Json, key: str | None, **how: Any
     ) -> T:
         ask = to_ask(method, route, segments, body=body, key=key or self._new_key(), **how)
-        return self._understood(self._send(ask), expected)
+        return self._understood(self.send(ask), expected)
 
     def _pages(self, expected: type[T], route: str, segments: Json, **query: Any) -> Iterator[T]:
         cursor = None

@@ -153,7 +153,7 @@ class Campaigns(Asking):
             key=key or self._new_key(),
             dry_run=dry_run,
         )
-        return self._understood(self._send(ask._replace(body=body)), BatchResult)
+        return self._understood(self.send(ask._replace(body=body)), BatchResult)
 
     def grants(
         self, campaign_id: str, *, status: GrantStatus | None = None, account_id: str | None = None

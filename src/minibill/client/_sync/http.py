@@ -60,7 +60,7 @@ class Client(Methods):
         """Closes the connections."""
         self._http.close()
 
-    def _send(self, ask: Ask) -> bytes:
+    def send(self, ask: Ask) -> bytes:
         headers = {} if ask.key is None else {"Content-Type": "application/json", "Idempotency-Key": ask.key}
         tries = Tries(self._url, met=self._met)
         while True:

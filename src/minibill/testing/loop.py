@@ -1,0 +1,50 @@
+"""An event loop on a thread of its own, so that tests are plain functions."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import httpx
+
+T = TypeVar("T")
+
+# A test that hangs should say where, and not wait for ever.
+SECONDS_MAX = 60
+
+
+class LoopThread:
+    """Runs coroutines for tests."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="minibill-testing", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What the coroutine answers."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(SECONDS_MAX)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+class LoopTransport(httpx.BaseTransport):
+    """Carries the requests of a synchronous client to an ASGI application on the loop: no socket."""
+
+    def __init__(self, loop: LoopThread, app: Any) -> None:
+        self._loop = loop
+        self._inner = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """One request, answered whole."""
+        return self._loop.run(self._ask(request))
+
+    async def _ask(self, request: httpx.Request) -> httpx.Response:
+        whole = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
+        answer = await self._inner.handle_async_request(whole)
+        content = await answer.aread()
+        return httpx.Response(answer.status_code, headers=answer.headers, content=content, request=request)
