@@ -35,7 +35,8 @@ CREATE TABLE credit_lots (
         CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
     source_type     TEXT NOT NULL
         CONSTRAINT lots_source_type_is_known
-        CHECK (source_type IN ('deposit', 'grant', 'purchase', 'transfer_in', 'commons_dividend')),
+        CHECK (source_type = 'deposit' OR source_type = 'grant' OR source_type = 'purchase' OR source_type = 'transfer_in'
+               OR source_type = 'commons_dividend'),
     -- NULL: the caller named no outside event. Lots of a campaign have none; their grant names them.
     source_id       TEXT
         CONSTRAINT lots_source_id_has_1_to_200_characters CHECK (length(source_id) BETWEEN 1 AND 200),
@@ -161,9 +162,11 @@ CREATE TABLE credit_reservations (
         CONSTRAINT reservations_pool_id_is_well_formed
         CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
     billing_mode       TEXT NOT NULL
-        CONSTRAINT reservations_billing_mode_is_known CHECK (billing_mode IN ('live', 'soft', 'shadow')),
+        CONSTRAINT reservations_billing_mode_is_known
+        CHECK (billing_mode = 'live' OR billing_mode = 'soft' OR billing_mode = 'shadow'),
     status             TEXT NOT NULL
-        CONSTRAINT reservations_status_is_known CHECK (status IN ('pending', 'finalized', 'released', 'expired')),
+        CONSTRAINT reservations_status_is_known
+        CHECK (status = 'pending' OR status = 'finalized' OR status = 'released' OR status = 'expired'),
     list_micro         INTEGER NOT NULL CONSTRAINT reservations_list_is_not_negative CHECK (list_micro >= 0),
     discount_bps       INTEGER NOT NULL
         CONSTRAINT reservations_discount_is_0_to_10000_bps CHECK (discount_bps BETWEEN 0 AND 10000),
@@ -322,13 +325,14 @@ CREATE TABLE credit_ledger (
             WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
-            ELSE entry_type IN ('finalize', 'expire', 'revoke')
+            ELSE (entry_type = 'finalize' OR entry_type = 'expire' OR entry_type = 'revoke')
                  AND amount_micro < 0
                  AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
                       OR (available_delta_micro = 0 AND reserved_delta_micro = amount_micro))
         END),
     CONSTRAINT entries_name_a_lot_unless_none_moves
-        CHECK ((lot_id IS NULL) = (entry_type IN ('debt_incurred', 'shadow_reserve', 'shadow_finalize'))),
+        CHECK ((lot_id IS NULL)
+               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
     CONSTRAINT entries_name_the_reservation_that_acts
         CHECK (reservation_id IS NOT NULL
                OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
