@@ -208,11 +208,9 @@ def _run_pairs(conn: sqlite3.Connection, pairs: int) -> None:
 
     def run(operation: Callable[..., Outcome], name: str, **arguments: object) -> Any:
         key = Key(CALLER.name, name, name.ljust(32).encode())
-        conn.execute("SAVEPOINT operation")
         assert idempotency.find(conn, key) is None
         outcome = operation(conn, now_us=now_us[0], ceiling_micro=CEILING_MICRO, **arguments)
         idempotency.keep(conn, key, idempotency.Kept(outcome.status, encode(outcome.answer)))
-        conn.execute("RELEASE operation")
         return outcome.answer
 
     for begin in range(0, pairs, SPENDERS // 2):

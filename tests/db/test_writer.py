@@ -1,4 +1,4 @@
-"""The writer: groups, savepoints, answers after COMMIT, what happens when a commit fails."""
+"""The writer: groups, what is taken back, answers after COMMIT, what happens when a commit fails."""
 
 import asyncio
 import itertools
@@ -126,6 +126,42 @@ def test_a_refusal_takes_back_its_own_work_and_its_neighbours_commit(w: Fixture)
     refusal = AmountTooLarge("too large")
     assert w.together(note("a"), note_and_raise("b", refusal), note("c")) == ["a", refusal, "c"]
     assert w.notes() == ["a", "c"]
+
+
+def test_a_refusal_that_wrote_nothing_costs_its_neighbours_nothing(w: Fixture) -> None:
+    def refuse(conn: sqlite3.Connection) -> None:
+        raise AmountTooLarge("too large")
+
+    answers = w.together(note("a"), refuse, note("c"))
+    assert (answers[0], type(answers[1]), answers[2]) == ("a", AmountTooLarge, "c")
+    assert (w.conn.said.count("BEGIN IMMEDIATE"), w.conn.said.count("COMMIT")) == (1, 1)
+    assert w.notes() == ["a", "c"]
+
+
+def test_neighbours_of_refusals_that_wrote_are_run_again_in_their_order_and_once_in_effect(w: Fixture) -> None:
+    operations = [note_and_raise(str(n), AmountTooLarge("too large")) if n % 5 == 0 else note(str(n)) for n in range(21)]
+    answers = w.together(*operations)
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, AmountTooLarge)] == [0, 5, 10, 15, 20]
+    assert w.notes() == [str(n) for n in range(21) if n % 5]
+    assert not w.conn.in_transaction
+
+
+def test_a_statement_that_the_database_refuses_takes_back_what_its_operation_wrote(w: Fixture) -> None:
+    def note_twice(conn: sqlite3.Connection) -> None:
+        conn.execute("INSERT INTO notes VALUES ('b')")
+        conn.execute("INSERT INTO notes VALUES (NULL)")
+
+    assert [type(answer) for answer in w.together(note("a"), note_twice, note("c"))] == [str, InternalError, str]
+    assert w.notes() == ["a", "c"]
+
+
+def test_what_is_not_kept_does_not_take_its_neighbours_along(w: Fixture) -> None:
+    async def run() -> list[Any]:
+        kept = [w.writer.run(note(text), keep=text.islower()) for text in "abCdEFg"]
+        return await asyncio.gather(*kept)
+
+    assert w.loop.run(run()) == list("abCdEFg")
+    assert w.notes() == list("abdg")
 
 
 def test_an_answer_goes_out_only_after_the_commit(w: Fixture) -> None:

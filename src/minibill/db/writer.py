@@ -1,8 +1,10 @@
 """The writer: the one connection that writes, and who uses it when.
 
-Operations are plain functions of a connection. As many as are waiting share one transaction and so one sync of the disk,
-each in a savepoint of its own: a refusal takes back its own work and its neighbours commit. Answers go out after the COMMIT.
-Nothing is awaited between BEGIN and COMMIT, so a client that goes away can't leave half a write behind.
+Operations are plain functions of a connection. As many as are waiting share one transaction and so one sync of the disk.
+Almost every refusal comes before anything was written, and leaves nothing to take back. Of one that comes later all is
+rolled back: its neighbours are run again without it and commit, and it is run again by itself. A savepoint around each
+operation cost more than that. Answers go out after the COMMIT. Nothing is awaited between BEGIN and COMMIT, so a client
+that goes away can't leave half a write behind.
 
 Operations run on the event loop, and only what waits for the disk or for a lock, BEGIN and COMMIT, runs on a thread.
 Operations on a thread of their own were measured too: they fight the event loop for the interpreter at every statement.
@@ -73,6 +75,8 @@ class Writer:
         self._broken: BaseException | None = None
         self._hindrance: Exception | None = None
         self._changes = conn.total_changes
+        # How many operations the next group runs again; 0 for none.
+        self._again = 0
         self._disk: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # How many operations shared a transaction, and how long its COMMIT took.
         self.group_writes = Histogram(GROUP_WRITES)
@@ -102,7 +106,8 @@ class Writer:
 
         With `keep=False` it runs and is then taken back. Raises what the operation raised, `Overloaded` when too much is
         waiting, `StorageFull` when there is no room, `NotReady` when the writer has stopped. Cancelling the caller does not
-        stop an operation that has been taken on.
+        stop an operation that has been taken on. An operation may be run again after what it wrote was taken back, so it
+        has no effect but what it writes.
         """
         if (problem := self.problem) is not None:
             raise NotReady(problem)
@@ -152,39 +157,35 @@ class Writer:
 
     def _run_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         conn, waiting = self._conn, self._waiting
-        results: list[_Result] = []
+        group: list[_Result] = []
+        group_max, self._again = self._again or GROUP_MAX, 0
         began_s = monotonic_s()
-        while waiting:
-            results.append(self._run_one(waiting.popleft()))
+        # What is to be taken back has a transaction of its own.
+        while waiting and (waiting[0].keep or not group):
+            changes = conn.total_changes
+            group.append(result := _run(conn, waiting.popleft()))
             if not conn.in_transaction:
                 # The whole transaction is gone, and with it the neighbours' work.
-                self._finish(loop, _failed(results, _lost_by(results[-1].error)))
+                self._finish(loop, _failed(group, _lost_by(result.error)))
                 return
-            if len(results) >= GROUP_MAX or monotonic_s() - began_s > GROUP_SECONDS_MAX:
+            if conn.total_changes != changes and (result.error is not None or not result.job.keep):
+                self._take_back(loop, group)
+                return
+            if len(group) >= group_max or monotonic_s() - began_s > GROUP_SECONDS_MAX:
                 break
-        self.group_writes.observe(len(results))
-        self._disk.put(lambda: self._commit(loop, results))
+        self.group_writes.observe(len(group))
+        self._disk.put(lambda: self._commit(loop, group))
 
-    def _run_one(self, job: _Job) -> _Result:
-        conn = self._conn
-        try:
-            conn.execute("SAVEPOINT operation")
-            try:
-                value = job.operation(conn)
-            except Exception as error:
-                if conn.in_transaction:
-                    conn.execute("ROLLBACK TO operation")
-                    conn.execute("RELEASE operation")
-                return _Result(job, None, explain(error) if isinstance(error, sqlite3.Error) else error)
-            if not job.keep:
-                conn.execute("ROLLBACK TO operation")
-            conn.execute("RELEASE operation")
-        except sqlite3.Error as error:
-            # Not the operation failed but what keeps it apart from its neighbours: none of them may be committed.
-            if conn.in_transaction:
-                conn.rollback()
-            return _Result(job, None, explain(error))
-        return _Result(job, value, None)
+    def _take_back(self, loop: asyncio.AbstractEventLoop, group: list[_Result]) -> None:
+        """Rolls back what the last of a group wrote; the others before it are run again, and then it by itself."""
+        self._conn.rollback()
+        self._changes = self._conn.total_changes
+        if len(group) == 1:
+            self._finish(loop, group)
+            return
+        self._waiting.extendleft(result.job for result in reversed(group))
+        self._again = len(group) - 1
+        loop.call_soon(self._begin, loop)
 
     def _finish(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
         """Answers a group, and goes on with what has come in meanwhile."""
@@ -259,6 +260,13 @@ class Writer:
         log.critical("the writer stopped, the outcome of what was under way is unknown: %r", error)
         self._broken = error
         self._on_unknown_outcome(error)
+
+
+def _run(conn: sqlite3.Connection, job: _Job) -> _Result:
+    try:
+        return _Result(job, job.operation(conn), None)
+    except Exception as error:
+        return _Result(job, None, explain(error) if isinstance(error, sqlite3.Error) else error)
 
 
 def _lost_by(error: BaseException | None) -> Exception:
