@@ -151,4 +151,5 @@ def _render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
     context: Context = request.scope[CONTEXT]  # type: ignore[literal-required]
     reply = problem_reply(error, context)
     answered(request.scope, context, context.service.metrics.unrouted, reply.status)
-    return Response(reply.body, status_code=reply.status, media_type=reply.media_type.decode(), headers=reply.headers)
+    headers = (reply.headers or {}) | {name.decode(): value.decode() for name, value in context.headers}
+    return Response(reply.body, status_code=reply.status, media_type=reply.media_type.decode(), headers=headers)

@@ -26,7 +26,7 @@ from minibill.clock import Clock, monotonic_s
 from minibill.config import read_settings
 from minibill.jobs import run_jobs
 from minibill.problems import NotReady
-from minibill.web import CONTEXT, Call, Context, Service
+from minibill.web import CONTEXT, Call, Context, SentHeaders, Service
 
 _PREFIX_OF: dict[Kind, str] = {kind: prefix for prefix, kind in PREFIXES.items()}
 
@@ -72,8 +72,9 @@ class Inside(AsyncMethods):
             "path": prefix + ask.route.format(**ask.segments),
             "path_params": ask.segments,
             "query_string": urlencode(ask.query).encode(),
-            "headers": headers,
-            CONTEXT: Context(self._service, request_id, request_id, None, self._callers[ask.door], monotonic_s()),
+            CONTEXT: Context(
+                self._service, request_id, request_id, None, SentHeaders(headers), [], monotonic_s(), self._callers[ask.door]
+            ),
         }
 
         async def receive() -> Any:

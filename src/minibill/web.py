@@ -7,7 +7,8 @@ handed to it by the gate directly, since the framework's own share of such a req
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -67,6 +68,8 @@ SLOW_SECONDS = 1.0
 # Where the gate leaves what it found out about a request.
 CONTEXT = "minibill"
 
+Headers = list[tuple[bytes, bytes]]
+
 
 class Service(NamedTuple):
     """What handlers work with; one a process."""
@@ -80,15 +83,37 @@ class Service(NamedTuple):
     routes: tuple["Route", ...]
 
 
-class Context(NamedTuple):
-    """What the gate found out about a request before it was routed. `began_s` is monotonic."""
+class SentHeaders:
+    """The headers of a request: names in lower case, of each the first value."""
+
+    __slots__ = ("_all", "_first", "get")
+
+    def __init__(self, sent: Iterable[tuple[bytes, bytes]]) -> None:
+        self._all = list(sent)
+        self._first = dict(reversed(self._all))
+        self.get = self._first.get
+
+    def only(self, name: bytes) -> bytes | None:
+        """The value of a header that must not be repeated; None where there is none, or more than one."""
+        if len(self._first) < len(self._all) and sum(own == name for own, _ in self._all) > 1:
+            return None
+        return self.get(name)
+
+
+class Context(msgspec.Struct):
+    """What the gate found out about a request before it was routed, and the headers that its answer has whatever it is.
+
+    `began_s` is monotonic.
+    """
 
     service: Service
     request_id: str
     correlation_id: str
     ip: str | None
-    caller: Caller | None
+    sent: SentHeaders
+    headers: Headers
     began_s: float
+    caller: Caller | None = None
 
 
 class Reply(NamedTuple):
@@ -237,64 +262,80 @@ class Call:
 
     # --- inside ---
 
-    def _header(self, name: bytes) -> str | None:
-        for own, value in self.scope["headers"]:
-            if own == name:
-                text: str = value.decode("latin-1")
-                return text
-        return None
-
     def _origin(self) -> Origin:
-        agent = self._header(b"user-agent")
         context = self.context
+        agent = context.sent.get(b"user-agent")
         caller = context.caller
         return Origin(
             context.ip,
-            None if agent is None else agent.replace("\x00", "")[:USER_AGENT_CHARACTERS_MAX],
+            None if agent is None else agent.decode("latin-1").replace("\x00", "")[:USER_AGENT_CHARACTERS_MAX],
             context.correlation_id,
             None if caller is None else caller.token_id,
         )
 
     def _idempotency_key(self, body: bytes) -> idempotency.Key | None:
-        caller = self.context.caller
-        keys = [value for name, value in self.scope["headers"] if name == b"idempotency-key"]
-        if caller is None or not keys:
+        caller, sent = self.context.caller, self.context.sent
+        if caller is None or sent.get(b"idempotency-key") is None:
             return None
-        if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        key = sent.only(b"idempotency-key")
+        if key is None or not _KEY.fullmatch(key):
             raise InvalidIdempotencyKey(f"expected one key of 1 to {KEY_CHARACTERS_MAX} visible ASCII characters")
-        return idempotency.Key(caller.name, keys[0].decode(), idempotency.fingerprint(self.method, self.path, body))
+        return idempotency.Key(caller.name, key.decode(), idempotency.fingerprint(self.method, self.path, body))
 
     async def _read_body(self) -> bytes:
         if self._body is None:
             self._body = await self._receive_body()
             if self._body:
-                _require_json_type(self._header(b"content-type"))
+                _require_json_type(self.context.sent.get(b"content-type", b""))
         return self._body
 
     async def _receive_body(self) -> bytes:
         limit = self.service.settings.max_body_bytes
-        length = self._header(b"content-length") or "0"
-        if length.isascii() and length.isdigit() and int(length[:20]) > limit:
+        length = self.context.sent.get(b"content-length", b"")
+        if length.isdigit() and int(length[:20]) > limit:
             raise _too_large(limit)
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()
+        first = _Begun(self._receive())
         try:
-            async with asyncio.timeout(BODY_SECONDS_MAX):
-                while True:
-                    message: Any = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise MalformedJson("the body did not arrive whole")
-                    if part := message.get("body", b""):
-                        size += len(part)
-                        if size > limit:
-                            raise _too_large(limit)
-                        parts.append(part)
-                    if not message.get("more_body"):
-                        return b"".join(parts)
+            # Almost always all of it is there at once, and a timeout around that would cost more than the reading.
+            if not (first.result and _take(first.result, body, limit)):
+                async with asyncio.timeout(BODY_SECONDS_MAX):
+                    is_last = first.result is None and _take(await first.rest(), body, limit)
+                    while not is_last:
+                        is_last = _take(await self._receive(), body, limit)
         except TimeoutError:
             raise MalformedJson(
                 f"the body did not arrive within {BODY_SECONDS_MAX} s", headers={"Connection": "close"}
             ) from None
+        return bytes(body)
+
+
+class _Begun:
+    """A message that is received as far as that goes without waiting; `result` is None when it has to be waited for."""
+
+    def __init__(self, receiving: Awaitable[Any]) -> None:
+        self._steps = receiving.__await__()
+        self.result: Any = None
+        try:
+            self._waits_for = next(self._steps)
+        except StopIteration as done:
+            self.result = done.value
+
+    @types.coroutine
+    def rest(self) -> Generator[Any, Any, Any]:
+        """Waits for the message."""
+        yield self._waits_for
+        return (yield from self._steps)
+
+
+def _take(message: Any, body: bytearray, limit: int) -> bool:
+    """Adds what a message brought of a body; answers whether that was the last."""
+    if message["type"] == "http.disconnect":
+        raise MalformedJson("the body did not arrive whole")
+    body += message.get("body", b"")
+    if len(body) > limit:
+        raise _too_large(limit)
+    return not message.get("more_body")
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -327,7 +368,7 @@ class Route(NamedTuple):
         except Exception as error:
             reply = problem_reply(error, context)
         answered(scope, context, self.tally, reply.status)
-        await send_reply(reply, send)
+        await send_reply(reply, context, send)
 
     def for_litestar(self) -> HTTPRouteHandler:
         """The same as one of Litestar's handlers."""
@@ -338,13 +379,14 @@ class Route(NamedTuple):
         return HTTPRouteHandler(self.path, http_method=self.method, status_code=200)(handle)  # type: ignore[arg-type]
 
 
-async def send_reply(reply: Reply, send: Send) -> None:
+async def send_reply(reply: Reply, context: Context, send: Send) -> None:
     """Sends an answer."""
     headers = [(b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body))]
     if reply.status == NO_CONTENT:
         headers = []
     if reply.headers:
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
+    headers += context.headers
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
@@ -440,8 +482,10 @@ def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"a body has at most {limit} bytes", headers={"Connection": "close"}, limit_bytes=limit)
 
 
-def _require_json_type(content_type: str | None) -> None:
-    media_type, _, parameters = (content_type or "").partition(";")
+def _require_json_type(content_type: bytes) -> None:
+    if content_type == b"application/json":
+        return
+    media_type, _, parameters = content_type.decode("latin-1").partition(";")
     charset = parameters.strip().lower().replace('"', "")
     if media_type.strip().lower() != "application/json" or charset not in ("", "charset=utf-8", "charset=utf8"):
         raise UnsupportedMediaType("send the body as Content-Type: application/json in UTF-8")

@@ -6,28 +6,26 @@ not let in costs nothing more: neither routing nor a body.
 
 import logging
 import os
-from collections.abc import Iterable
+import re
 from itertools import count
 from typing import NamedTuple
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from minibill.auth.doors import PREFIXES, Kind
 from minibill.auth.rate_limit import Allowance, RateLimit
 from minibill.auth.tokens import Caller
 from minibill.clock import monotonic_s
 from minibill.problems import MethodNotAllowed, NotFound, Problem, RateLimited, Unauthorized
-from minibill.web import CONTEXT, Context, Route, Service, about, answered, problem_reply, send_reply
+from minibill.web import CONTEXT, Context, Headers, Route, SentHeaders, Service, about, answered, problem_reply, send_reply
 
 log = logging.getLogger("minibill.auth")
 
-CORRELATION_CHARACTERS_MAX = 128
+_CORRELATION_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 # Requests without a valid token that one address may send a minute.
 BAD_TOKENS_PER_MINUTE = 60
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class _Pattern(NamedTuple):
@@ -69,36 +67,31 @@ class Gate:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        headers: Headers = list(scope["headers"])
+        sent = SentHeaders(scope["headers"])
         request_id = next(self._request_ids)
-        correlation_id = _correlation_id(headers) or request_id
+        correlation_id = _correlation_id(sent) or request_id
         client = scope.get("client")
-        ip = client[0] if client else None
-        common: Headers = [
+        headers = [
             (b"x-request-id", request_id.encode()),
             (b"x-correlation-id", correlation_id.encode()),
             (b"x-content-type-options", b"nosniff"),
             (b"cache-control", b"no-store"),
         ]
-
-        async def send_with_common(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *common]
-            await send(message)
-
-        context = Context(self._service, request_id, correlation_id, ip, None, monotonic_s())
+        context = Context(
+            self._service, request_id, correlation_id, client[0] if client else None, sent, headers, monotonic_s()
+        )
         try:
-            caller = self._admit(scope, headers, context, common)
+            context.caller = self._admit(scope, context)
             if scope["method"] == "OPTIONS":
                 # The framework would answer it by itself, for any path and whatever the scope.
                 raise MethodNotAllowed("no path takes OPTIONS")
         except Problem as problem:
             answered(scope, context, self._service.metrics.unrouted, problem.status)
-            await send_reply(problem_reply(problem, context), send_with_common)
+            await send_reply(problem_reply(problem, context), context, send)
             return
-        scope[CONTEXT] = context._replace(caller=caller)  # type: ignore[literal-required]
+        scope[CONTEXT] = context  # type: ignore[literal-required]
         answer = self._direct.get((scope["method"], scope["path"])) or self._variable(scope) or self._app
-        await answer(scope, receive, send_with_common)
+        await answer(scope, receive, send)
 
     def _variable(self, scope: HTTPScope) -> ASGIApp | None:
         path = scope["path"]
@@ -110,7 +103,7 @@ class Gate:
                     return pattern.serve
         return None
 
-    def _admit(self, scope: HTTPScope, headers: Headers, context: Context, common: Headers) -> Caller | None:
+    def _admit(self, scope: HTTPScope, context: Context) -> Caller | None:
         path = scope["path"]
         if "//" in path:
             # The router would fold it, and what is behind a prefix would be reached past its prefix.
@@ -119,20 +112,20 @@ class Gate:
         if kind is None:
             return None
         try:
-            caller = self._service.verifier.verify(kind, _bearer(headers))
+            caller = self._service.verifier.verify(kind, _bearer(context.sent))
         except Unauthorized:
             if self._bad_tokens is not None:
                 allowance = self._bad_tokens.count(context.ip or "")
                 if not allowance.allowed:
                     # Not logged one by one: whoever floods the service must not flood its log.
-                    common += _rate_headers(allowance)
+                    context.headers += _rate_headers(allowance)
                     raise _rate_limited(allowance) from None
             log.warning("no valid token", extra=about(scope, context))
             raise
         limit = self._limits[kind]
         if limit is not None:
             allowance = limit.count(caller.name)
-            common += _rate_headers(allowance)
+            context.headers += _rate_headers(allowance)
             if not allowance.allowed:
                 raise _rate_limited(allowance)
         return caller
@@ -149,22 +142,16 @@ def _limit(per_minute: int) -> RateLimit | None:
     return RateLimit(per_minute) if per_minute else None
 
 
-def _bearer(headers: Headers) -> str:
-    values = [value for name, value in headers if name == b"authorization"]
-    if len(values) != 1:
-        raise Unauthorized
-    scheme, _, token = values[0].decode("latin-1").partition(" ")
+def _bearer(sent: SentHeaders) -> str:
+    scheme, _, token = (sent.only(b"authorization") or b"").decode("latin-1").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized
     return token
 
 
-def _correlation_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    for name, value in headers:
-        if name == b"x-correlation-id":
-            good = 1 <= len(value) <= CORRELATION_CHARACTERS_MAX and all(0x21 <= byte <= 0x7E for byte in value)
-            return value.decode() if good else None
-    return None
+def _correlation_id(sent: SentHeaders) -> str | None:
+    value = sent.get(b"x-correlation-id")
+    return value.decode() if value is not None and _CORRELATION_ID.fullmatch(value) else None
 
 
 def _rate_headers(allowance: Allowance) -> Headers:
