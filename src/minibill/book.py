@@ -22,6 +22,7 @@ from minibill.db.migrate import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
 from minibill.db.sqlite import sqlite3
+from minibill.db.wal import make_lasting
 from minibill.db.writer import Writer
 from minibill.ledger.settle import sweep
 from minibill.metrics import Sweeps
@@ -94,6 +95,7 @@ class Book:
             raise
         try:
             migrate(conn)
+            make_lasting(conn, path)
             clock = clock or Clock()
             clock.not_before(newest_time_us(conn))
             readers = await Readers.open(path)
@@ -101,7 +103,7 @@ class Book:
             conn.close()
             lock.release()
             raise
-        writer = Writer(conn, on_unknown_outcome=on_unknown_outcome)
+        writer = Writer(conn, path, on_unknown_outcome=on_unknown_outcome)
         return cls(path, lock, conn, writer, readers, clock)
 
     async def write(

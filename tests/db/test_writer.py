@@ -54,7 +54,7 @@ class Fixture:
         self.writer = loop.run(self._open())
 
     async def _open(self) -> Writer:
-        return Writer(self.conn, on_unknown_outcome=self.unknown.append)  # type: ignore[arg-type]
+        return Writer(self.conn, self.path, on_unknown_outcome=self.unknown.append)  # type: ignore[arg-type]
 
     def notes(self) -> list[str]:
         """What another connection sees: what is committed."""

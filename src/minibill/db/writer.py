@@ -17,11 +17,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from minibill.clock import monotonic_s
-from minibill.db.constraints import SQLITE_BUSY, SQLITE_FULL, error_code, explain
+from minibill.db.constraints import SQLITE_BUSY, error_code, explain
 from minibill.db.sqlite import sqlite3
+from minibill.db.wal import is_for_lack_of_room
 from minibill.metrics import COMMIT_SECONDS, GROUP_WRITES, Histogram
 from minibill.problems import InternalError, NotReady, Overloaded, StorageFull
 
@@ -56,16 +58,19 @@ class _Result(NamedTuple):
 
 
 class Writer:
-    """Runs operations on `conn`, in the order in which they come; used from one event loop.
+    """Runs operations on `conn`, a connection to the file at `path`, in the order in which they come; used from one event loop.
 
     `on_unknown_outcome` is called from the thread when a COMMIT fails in a way that leaves open whether it happened. The
     process must end then: only a restart can tell. The writer takes nothing more.
     """
 
-    def __init__(self, conn: sqlite3.Connection, *, on_unknown_outcome: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, conn: sqlite3.Connection, path: Path, *, on_unknown_outcome: Callable[[BaseException], None]
+    ) -> None:
         # The event loop never waits for a lock; the thread does, with a limit of its own.
         conn.execute("PRAGMA busy_timeout = 0")
         self._conn = conn
+        self._path = path
         self._on_unknown_outcome = on_unknown_outcome
         self._waiting: deque[_Job] = deque()
         self._busy = False
@@ -163,7 +168,7 @@ class Writer:
         # What is to be taken back has a transaction of its own.
         while waiting and (waiting[0].keep or not group):
             changes = conn.total_changes
-            group.append(result := _run(conn, waiting.popleft()))
+            group.append(result := self._run_one(waiting.popleft()))
             if not conn.in_transaction:
                 # The whole transaction is gone, and with it the neighbours' work.
                 self._finish(loop, _failed(group, _lost_by(result.error)))
@@ -187,6 +192,15 @@ class Writer:
         self._again = len(group) - 1
         loop.call_soon(self._begin, loop)
 
+    def _run_one(self, job: _Job) -> _Result:
+        try:
+            return _Result(job, job.operation(self._conn), None)
+        except Exception as error:
+            return _Result(job, None, self._explain(error) if isinstance(error, sqlite3.Error) else error)
+
+    def _explain(self, error: sqlite3.Error) -> Exception:
+        return StorageFull() if is_for_lack_of_room(error, self._path) else explain(error)
+
     def _finish(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
         """Answers a group, and goes on with what has come in meanwhile."""
         for job, value, error in results:
@@ -205,8 +219,8 @@ class Writer:
 
     def _refuse_waiting(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
         """Answers all that wait when no transaction could be begun: none of them waits for the lock a second time."""
-        self._hindrance = explain(error)
-        results = [_Result(job, None, explain(error)) for job in self._waiting]
+        self._hindrance = self._explain(error)
+        results = [_Result(job, None, self._hindrance) for job in self._waiting]
         self._waiting.clear()
         self._finish(loop, results)
 
@@ -247,7 +261,14 @@ class Writer:
         loop.call_soon_threadsafe(self._finish, loop, results)
 
     def _failed_commit(self, error: sqlite3.Error) -> Exception:
-        if error_code(error) == SQLITE_FULL:
+        """What a group is told whose COMMIT failed.
+
+        COMMIT writes the pages into the log, the one that makes them count last, and then syncs the log. When a write found
+        no room, that last one is not whole: nothing of the group will ever be read, and the next one is written over it. When
+        the sync failed, or what comes after it, all of it may be there after a restart, or nothing. Any other failure of a
+        write is taken for one of that kind: nobody says what a broken disk has kept.
+        """
+        if is_for_lack_of_room(error, self._path):
             if self._conn.in_transaction:
                 self._conn.rollback()
             self._hindrance = StorageFull()
@@ -260,13 +281,6 @@ class Writer:
         log.critical("the writer stopped, the outcome of what was under way is unknown: %r", error)
         self._broken = error
         self._on_unknown_outcome(error)
-
-
-def _run(conn: sqlite3.Connection, job: _Job) -> _Result:
-    try:
-        return _Result(job, job.operation(conn), None)
-    except Exception as error:
-        return _Result(job, None, explain(error) if isinstance(error, sqlite3.Error) else error)
 
 
 def _lost_by(error: BaseException | None) -> Exception:

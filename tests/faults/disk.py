@@ -1,0 +1,172 @@
+"""A disk that is known step by step, so that it can be looked at as a loss of power would leave it at any of them."""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.faults import vfs
+
+# What a disk writes whole or not at all, and what a file system hands to it.
+SECTOR_BYTES, PAGE_BYTES = 512, 4096
+
+
+class Step(NamedTuple):
+    """One thing that was done to a file. `where` is as `vfs.Watcher` has it."""
+
+    kind: str
+    name: str
+    where: int
+    data: bytes
+
+
+class Recorder:
+    """Writes down what SQLite does to the files of one folder, and has it fail as `fault` says: a code, or 0."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: list[Step] = []
+        self.fault: Callable[[str, str], int] = lambda kind, name: vfs.OK
+
+    def about_to(self, kind: str, path: Path) -> int:
+        return self.fault(kind, path.name) if path.parent == self.folder else vfs.OK
+
+    def did(self, kind: str, path: Path, where: int, data: bytes) -> None:
+        if path.parent == self.folder:
+            self.steps.append(Step(kind, path.name, where, data))
+
+    def leave_for(self, folder: Path, *, after: int) -> None:
+        """As if the process had been killed after that many steps: what it had written, synced or not, is in `folder`.
+
+        What is done there goes on from these steps; of what is still done in the old folder nothing is heard.
+        """
+        del self.steps[after:]
+        disk = Disk()
+        for step in self.steps:
+            disk.do(step)
+        write_files(disk.as_processes_see_it(), folder)
+        self.folder = folder
+
+
+@contextlib.contextmanager
+def recorded(folder: Path) -> Iterator[Recorder]:
+    """Records what is done in a folder to the files that are opened inside."""
+    recorder = Recorder(folder)
+    vfs.watch(recorder)
+    try:
+        yield recorder
+    finally:
+        vfs.watch(None)
+
+
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Makes a folder with these files in it."""
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+class _Content:
+    """One file, whatever its name: what is on disk for certain, and what was done since in the order in which it was."""
+
+    def __init__(self) -> None:
+        self.synced = bytearray()
+        self.unsynced: list[Step] = []
+
+    def sync(self) -> None:
+        self.synced = self.now()
+        self.unsynced = []
+
+    def now(self) -> bytearray:
+        content = bytearray(self.synced)
+        for step in self.unsynced:
+            _do(content, step)
+        return content
+
+
+class Disk:
+    """Files after some steps: what processes see, and what may be left of it when the power fails.
+
+    Until a file is synced each of its writes may reach the disk or not, whole or in sectors, in any order; until the directory
+    is synced the same holds of its names.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Content] = {}
+        # Each name with what it meant, oldest first: the first is on disk, the others may be. None: no such file.
+        self._meant: dict[str, list[_Content | None]] = {}
+
+    def do(self, step: Step) -> None:
+        match step.kind:
+            case "create":
+                self._seen[step.name] = _Content()
+                self._meant.setdefault(step.name, [None]).append(self._seen[step.name])
+            case "delete":
+                del self._seen[step.name]
+                self._meant[step.name].append(None)
+            case "sync":
+                self._seen[step.name].sync()
+            case _:
+                self._seen[step.name].unsynced.append(step)
+        if step.kind in ("sync", "delete") and step.where == vfs.WITH_DIRECTORY:
+            self._meant = {name: meant[-1:] for name, meant in self._meant.items()}
+
+    def as_processes_see_it(self) -> dict[str, bytes]:
+        """What is there when a process is killed and the machine goes on."""
+        return {name: bytes(content.now()) for name, content in self._seen.items()}
+
+    def lose_power(self, chance: random.Random) -> dict[str, bytes]:
+        """What may be there when the machine comes up again."""
+        files = {}
+        for name, meant in self._meant.items():
+            content = chance.choice(meant)
+            if content is not None:
+                files[name] = _survives(content, chance)
+        return files
+
+
+def _survives(content: _Content, chance: random.Random) -> bytes:
+    unsynced, left = content.unsynced, bytearray(content.synced)
+    match chance.choice(("none", "all", "the first", "some", "pieces", "pieces")):
+        case "none":
+            kept = []
+        case "all":
+            kept = unsynced
+        case "the first":
+            kept = unsynced[: chance.randint(0, len(unsynced))]
+        case "some":
+            kept = [step for step in unsynced if chance.random() < 0.5]
+        case _:
+            unit = chance.choice((SECTOR_BYTES, PAGE_BYTES))
+            share = chance.choice((0.1, 0.5, 0.9))
+            kept = [piece for step in unsynced for piece in _pieces(step, unit) if chance.random() < share]
+    for step in kept:
+        _do(left, step)
+    # The size may have reached the disk before what belongs there, which is then nothing, or anything.
+    size = len(content.now())
+    if size > len(left) and chance.random() < 0.5:
+        left += bytes(size - len(left)) if chance.random() < 0.5 else chance.randbytes(size - len(left))
+    return bytes(left)
+
+
+def _pieces(step: Step, unit: int) -> Iterator[Step]:
+    """A write in the pieces in which it may reach the disk."""
+    if step.kind != "write":
+        yield step
+        return
+    begin, end = step.where, step.where + len(step.data)
+    while begin < end:
+        after = min(begin - begin % unit + unit, end)
+        yield step._replace(where=begin, data=step.data[begin - step.where : after - step.where])
+        begin = after
+
+
+def _do(content: bytearray, step: Step) -> None:
+    size = step.where
+    if len(content) < size:
+        content += bytes(size - len(content))
+    if step.kind == "truncate":
+        del content[size:]
+    else:
+        content[size : size + len(step.data)] = step.data

@@ -1,0 +1,100 @@
+"""Power loss: whatever of its unsynced writes a disk kept, dropped or tore, every answered write is there, and none by halves."""
+
+import random
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from minibill.book import Book
+from minibill.db.connect import open_reader
+from minibill.invariants import violations
+from tests.api import Api, Loop
+from tests.faults.disk import Disk, Recorder, recorded, write_files
+from tests.faults.load import Load, faults_of
+
+NAME = "book.db"
+
+HISTORIES, IMAGES = 2, 30
+TORTURE_HISTORIES, TORTURE_IMAGES = 50, 100
+
+
+def test_an_answered_write_survives_a_loss_of_power(
+    tmp_path: Path, loop: Loop, torture: bool, figure: Callable[[str], None]
+) -> None:
+    histories, images = (TORTURE_HISTORIES, TORTURE_IMAGES) if torture else (HISTORIES, IMAGES)
+    answered = checked = 0
+    for seed in range(histories):
+        chance = random.Random(seed)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        recorder, load = history(folder, loop, chance)
+        cuts = sorted(chance.randint(0, len(recorder.steps)) for _ in range(images))
+        disk, done = Disk(), 0
+        for number, cut in enumerate(cuts):
+            for step in recorder.steps[done:cut]:
+                disk.do(step)
+            done = cut
+            image = folder / f"image-{number}"
+            write_files(disk.lose_power(chance), image)
+            assert faults_of_image(image / NAME, loop, load, until=cut) == [], f"history {seed}, step {cut}"
+            shutil.rmtree(image)
+            checked += 1
+            answered += sum(answer.step <= cut for answer in load.answers.values())
+        shutil.rmtree(folder)
+    figure(f"{histories} histories, {checked:,} images, {answered:,} answers looked for: all there, whole")
+
+
+def history(folder: Path, loop: Loop, chance: random.Random) -> tuple[Recorder, Load]:
+    """A book made, used, closed, opened, killed and used again under load, with checkpoints every few writes."""
+    first, second = folder / "first", folder / "second"
+    first.mkdir()
+    with recorded(first) as recorder:
+        load = Load(chance, lambda: len(recorder.steps))
+        api = open_book(first, loop, chance)
+        load.begin(api)
+        load.go_on(api, rounds=chance.randint(1, 8))
+        if chance.random() < 0.5:
+            api.stop()
+            api = open_book(first, loop, chance)
+        load.go_on(api, rounds=chance.randint(1, 8))
+        kill(recorder, load, second, after=a_moment_before_the_last_sync(recorder))
+        api.stop()
+        api = open_book(second, loop, chance)
+        load.send(api, *load.unanswered())
+        load.go_on(api, rounds=chance.randint(1, 8))
+        api.stop()
+    assert load.refused == []
+    return recorder, load
+
+
+def open_book(folder: Path, loop: Loop, chance: random.Random) -> Api:
+    api = Api(folder / NAME, loop, {})
+    # So that the file itself is being written at many of the steps.
+    api.book._conn.execute(f"PRAGMA wal_autocheckpoint = {chance.randint(5, 60)}")
+    return api
+
+
+def kill(recorder: Recorder, load: Load, folder: Path, *, after: int) -> None:
+    recorder.leave_for(folder, after=after)
+    load.forget_answers(after=after)
+
+
+def a_moment_before_the_last_sync(recorder: Recorder) -> int:
+    """When a transaction is written whole and not synced: whoever opens the file sees it, and the disk may not have it."""
+    return max(n for n, step in enumerate(recorder.steps) if step.kind == "sync" and step.name.endswith("-wal"))
+
+
+def faults_of_image(path: Path, loop: Loop, load: Load, *, until: int) -> list[str]:
+    """Opens a file as the service does after a loss of power, and says what is wrong with it."""
+    book = loop.run(Book.open(path))
+    try:
+        with closing(open_reader(path)) as conn:
+            [*damage] = conn.execute("PRAGMA integrity_check").fetchall()
+            return [
+                *(text for (text,) in damage if text != "ok"),
+                *map(str, violations(conn).items()),
+                *faults_of(conn, load, until=until),
+            ]
+    finally:
+        loop.run(book.close())

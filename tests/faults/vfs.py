@@ -1,0 +1,221 @@
+"""What the SQLite of the service does to its files, seen and made to fail from inside: every write, sync, truncation and deletion.
+
+SQLite reaches files through a table of functions, its VFS. The default one of the very library that the service uses is
+patched here with functions that tell a watcher first, then do the same as before. Nothing is patched unless a test asks.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable
+from ctypes import POINTER, c_int, c_int64, c_void_p
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from minibill.db.sqlite import sqlite3
+
+# The members of SQLite's sqlite3_vfs and sqlite3_io_methods, as its documentation of the C interface has them.
+_VFS = (
+    "pNext zName pAppData xOpen xDelete xAccess xFullPathname xDlOpen xDlError xDlSym xDlClose xRandomness xSleep "
+    "xCurrentTime xGetLastError"
+)
+_METHODS = (
+    "xClose xRead xWrite xTruncate xSync xFileSize xLock xUnlock xCheckReservedLock xFileControl xSectorSize "
+    "xDeviceCharacteristics xShmMap xShmLock xShmBarrier xShmUnmap xFetch xUnfetch"
+)
+
+
+class _Vfs(ctypes.Structure):
+    _fields_ = [("iVersion", c_int), ("szOsFile", c_int), ("mxPathname", c_int), *((n, c_void_p) for n in _VFS.split())]
+
+
+class _Methods(ctypes.Structure):
+    _fields_ = [("iVersion", c_int), *((name, c_void_p) for name in _METHODS.split())]
+
+
+class _File(ctypes.Structure):
+    _fields_ = [("methods", POINTER(_Methods))]
+
+
+# Names are passed on as the addresses that they are: SQLite keeps that of an open file.
+_OPEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, POINTER(_File), c_int, c_void_p)
+_DELETE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_int)
+_CLOSE = ctypes.CFUNCTYPE(c_int, c_void_p)
+_TRANSFER = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
+_TRUNCATE = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64)
+_SYNC = ctypes.CFUNCTYPE(c_int, c_void_p, c_int)
+
+OK = 0
+IOERR_READ, IOERR_WRITE, IOERR_FSYNC, IOERR_TRUNCATE, IOERR_DELETE = 266, 778, 1034, 1546, 2570
+CANTOPEN = 14
+
+# The code with which each kind of operation fails.
+ERRORS = {
+    "read": IOERR_READ, "write": IOERR_WRITE, "sync": IOERR_FSYNC, "truncate": IOERR_TRUNCATE, "delete": IOERR_DELETE,
+    "create": CANTOPEN,
+}  # fmt: skip
+
+# What a sync or a deletion says when it is to reach the directory too.
+NO_DIRECTORY, WITH_DIRECTORY = 0, 1
+
+
+class Watcher(Protocol):
+    """Hears of what is done to files. `where` is an offset or a new size; of a sync or deletion whether the directory is synced."""
+
+    def about_to(self, kind: str, path: Path) -> int:
+        """Before it is done: `OK`, or the SQLite code with which it fails without being done."""
+
+    def did(self, kind: str, path: Path, where: int, data: bytes) -> None:
+        """After it was done."""
+
+
+class _Quiet:
+    def about_to(self, kind: str, path: Path) -> int:
+        return OK
+
+    def did(self, kind: str, path: Path, where: int, data: bytes) -> None:
+        pass
+
+
+class _Patch:
+    """The patched VFS of this process. It stays, since files may be open through it; without a watcher it does nothing."""
+
+    def __init__(self, vfs: _Vfs) -> None:
+        self.watcher: Watcher = _Quiet()
+        self._paths: dict[int, Path] = {}
+        # Logs whose directory was not synced since they were opened: SQLite syncs it with their first sync.
+        self._with_directory: set[int] = set()
+        self._tables: dict[int, _Methods] = {}
+        self._patched: set[int] = set()
+        self._open, self._delete = _OPEN(vfs.xOpen), _DELETE(vfs.xDelete)
+        # Kept, since SQLite keeps no reference to them.
+        self._callbacks: list[Any] = [_OPEN(self._on_open), _DELETE(self._on_delete)]
+        vfs.xOpen, vfs.xDelete = (_address(callback) for callback in self._callbacks)
+
+    def _on_open(self, vfs: int, name: int | None, file: Any, flags: int, out: int | None) -> int:
+        if name is None:
+            return self._open(vfs, name, file, flags, out)
+        path = _path(name)
+        is_new = not path.exists() and bool(flags & sqlite_open("CREATE"))
+        if is_new and (code := self.watcher.about_to("create", path)):
+            file.contents.methods = None
+            return code
+        code = self._open(vfs, name, file, flags, out)
+        if code == OK:
+            address = ctypes.addressof(file.contents)
+            self._paths[address] = path
+            if flags & (sqlite_open("WAL") | sqlite_open("MAIN_JOURNAL")):
+                self._with_directory.add(address)
+            file.contents.methods = ctypes.pointer(self._methods_for(file.contents.methods))
+            if is_new:
+                self.watcher.did("create", path, 0, b"")
+        return code
+
+    def _on_delete(self, vfs: int, name: int, with_directory: int) -> int:
+        path = _path(name)
+        was_there = path.exists()
+        if code := self.watcher.about_to("delete", path):
+            return code
+        code = self._delete(vfs, name, with_directory)
+        if code == OK and was_there:
+            self.watcher.did("delete", path, WITH_DIRECTORY if with_directory else NO_DIRECTORY, b"")
+        return code
+
+    def _methods_for(self, original: Any) -> _Methods:
+        address = ctypes.addressof(original.contents)
+        if address in self._patched:
+            table: _Methods = original.contents
+            return table
+        if address not in self._tables:
+            methods = _Methods.from_buffer_copy(original.contents)
+            self._replace(methods)
+            self._tables[address] = methods
+            self._patched.add(ctypes.addressof(methods))
+        return self._tables[address]
+
+    def _replace(self, methods: _Methods) -> None:
+        close, read, write = _CLOSE(methods.xClose), _TRANSFER(methods.xRead), _TRANSFER(methods.xWrite)
+        truncate, sync = _TRUNCATE(methods.xTruncate), _SYNC(methods.xSync)
+
+        def on_close(file: int) -> int:
+            self._paths.pop(file, None)
+            self._with_directory.discard(file)
+            return close(file)
+
+        def on_read(file: int, buffer: int, size: int, offset: int) -> int:
+            return self.watcher.about_to("read", self._paths[file]) or read(file, buffer, size, offset)
+
+        def on_write(file: int, buffer: int, size: int, offset: int) -> int:
+            data = ctypes.string_at(buffer, size)
+            return self._do("write", file, offset, data, lambda: write(file, buffer, size, offset))
+
+        def on_truncate(file: int, size: int) -> int:
+            return self._do("truncate", file, size, b"", lambda: truncate(file, size))
+
+        def on_sync(file: int, flags: int) -> int:
+            where = WITH_DIRECTORY if file in self._with_directory else NO_DIRECTORY
+            code = self._do("sync", file, where, b"", lambda: sync(file, flags))
+            if code == OK:
+                self._with_directory.discard(file)
+            return code
+
+        callbacks = {
+            "xClose": _CLOSE(on_close), "xRead": _TRANSFER(on_read), "xWrite": _TRANSFER(on_write),
+            "xTruncate": _TRUNCATE(on_truncate), "xSync": _SYNC(on_sync),
+        }  # fmt: skip
+        self._callbacks += callbacks.values()
+        for name, callback in callbacks.items():
+            setattr(methods, name, _address(callback))
+
+    def _do(self, kind: str, file: int, where: int, data: bytes, really: Callable[[], int]) -> int:
+        path = self._paths[file]
+        code = self.watcher.about_to(kind, path) or really()
+        if code == OK:
+            self.watcher.did(kind, path, where, data)
+        return code
+
+
+def _path(name: int) -> Path:
+    return Path(os.fsdecode(ctypes.string_at(name)))
+
+
+def _address(callback: Any) -> int | None:
+    return ctypes.cast(callback, c_void_p).value
+
+
+def sqlite_open(name: str) -> int:
+    """SQLite's flag of that name with which a file is opened."""
+    return {"CREATE": 0x4, "MAIN_JOURNAL": 0x800, "WAL": 0x80000}[name]
+
+
+_patch: _Patch | None = None
+
+
+def watch(watcher: Watcher | None) -> None:
+    """Tells `watcher` of every file that SQLite opens from now on; None: nobody. Skips the test where that can't be done."""
+    global _patch  # noqa: PLW0603 - there is one VFS in a process, too
+    if _patch is None:
+        _patch = _Patch(_default_vfs())
+    _patch.watcher = watcher or _Quiet()
+
+
+def _default_vfs() -> _Vfs:
+    module = next(iter(sqlite3.Connection.__mro__)).__module__
+    try:
+        library = ctypes.CDLL(_file_of(module))
+        library.sqlite3_initialize()
+        find = library.sqlite3_vfs_find
+    except (AttributeError, OSError, TypeError):
+        pytest.skip("this Python's SQLite does not show its VFS")
+    find.restype = POINTER(_Vfs)
+    found: _Vfs = find(None).contents
+    return found
+
+
+def _file_of(name: str) -> str:
+    import importlib
+
+    package = name.partition(".")[0]
+    file: str = importlib.import_module(f"{package}._sqlite3" if package != "sqlite3" else "_sqlite3").__file__  # type: ignore[assignment]
+    return file
