@@ -54,7 +54,11 @@ class Api:
         self.loop = loop
         self.settings = read_settings({**SECRETS, "MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **environment})
         self.book = loop.run(Book.open(db))
-        self.app = create_app(self.book, self.settings, has_test_clock=True)
+        try:
+            self.app = create_app(self.book, self.settings, has_test_clock=True)
+        except BaseException:
+            loop.run(self.book.close())
+            raise
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, client=("192.0.2.7", 4711)),  # type: ignore[arg-type]
             base_url="http://minibill.test",

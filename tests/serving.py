@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -20,8 +20,8 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 class Server:
-    def __init__(self, db: Path, *options: str) -> None:
-        command = [*SERVE, "--dev", "--port", "0", "--db", str(db), *options]
+    def __init__(self, db: Path, *options: str, serve: Sequence[str] = SERVE) -> None:
+        command = [*serve, "--dev", "--port", "0", "--db", str(db), *options]
         self.process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         said = ""
@@ -44,8 +44,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(db: Path) -> Iterator[Server]:
-    server = Server(db)
+def serving(db: Path, *, serve: Sequence[str] = SERVE) -> Iterator[Server]:
+    server = Server(db, serve=serve)
     try:
         yield server
     finally:

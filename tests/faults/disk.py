@@ -22,11 +22,18 @@ class Step(NamedTuple):
 
 
 class Recorder:
-    """Writes down what SQLite does to the files of one folder, and has it fail as `fault` says: a code, or 0."""
+    """Writes down what SQLite does to the files of one folder, and has it fail as `fault` says: a code, or 0.
+
+    What is in the folder before counts as safely on disk.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.steps: list[Step] = []
+        for file in folder.iterdir():
+            self.did("create", file, 0, b"")
+            self.did("write", file, 0, file.read_bytes())
+            self.did("sync", file, vfs.WITH_DIRECTORY, b"")
         self.fault: Callable[[str, str], int] = lambda kind, name: vfs.OK
 
     def about_to(self, kind: str, path: Path) -> int:

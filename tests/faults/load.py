@@ -84,8 +84,8 @@ class Load:
             self._campaigns = [campaign["id"]]
 
     def go_on(self, api: Api, *, rounds: int, at_once: int = 6) -> None:
-        """Sends some random requests at once, waits for all answers, and so on."""
-        for _ in range(rounds):
+        """Sends some random requests at once, waits for all answers, and so on; nothing when no account could be opened."""
+        for _ in range(rounds if self._accounts else 0):
             requests = [self._any() for _ in range(self._chance.randint(1, at_once))]
             for request, answer in zip(requests, self.send(api, *requests), strict=True):
                 if request.kind == "reserve" and answer:

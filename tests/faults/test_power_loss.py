@@ -29,7 +29,7 @@ def test_an_answered_write_survives_a_loss_of_power(
         folder = tmp_path / str(seed)
         folder.mkdir()
         recorder, load = history(folder, loop, chance)
-        cuts = sorted(chance.randint(0, len(recorder.steps)) for _ in range(images))
+        cuts = sorted(moments(recorder, load, images, chance))
         disk, done = Disk(), 0
         for number, cut in enumerate(cuts):
             for step in recorder.steps[done:cut]:
@@ -43,6 +43,14 @@ def test_an_answered_write_survives_a_loss_of_power(
             answered += sum(answer.step <= cut for answer in load.answers.values())
         shutil.rmtree(folder)
     figure(f"{histories} histories, {checked:,} images, {answered:,} answers looked for: all there, whole")
+
+
+def moments(recorder: Recorder, load: Load, count: int, chance: random.Random) -> list[int]:
+    """At which steps the power fails: any, then those at which answers went out, and thrice the first after the kill."""
+    answered = [answer.step for answer in load.answers.values()]
+    replayed = min((answer.step for answer in load.answers.values() if answer.replayed), default=0)
+    anywhere = [chance.randint(0, len(recorder.steps)) for _ in range(count // 2)]
+    return [*anywhere, *[replayed] * 3, *chance.choices(answered, k=count - count // 2 - 3)]
 
 
 def history(folder: Path, loop: Loop, chance: random.Random) -> tuple[Recorder, Load]:

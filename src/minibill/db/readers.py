@@ -8,6 +8,7 @@ Each read is one statement and is fetched whole: a SELECT left open would pin th
 
 import itertools
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,11 +39,15 @@ class Readers:
     @classmethod
     async def open(cls, path: Path) -> "Readers":
         """Opens the connections; the file must have been migrated."""
-        connections = []
-        for _ in range(READERS):
-            connection = aiosqlite.Connection(partial(open_reader, path), iter_chunk_size=_CHUNK_ROWS)
-            connections.append(await connection)
-        return cls(connections, open_reader(path))
+        # Each has a thread that ends when it is closed: one left open would keep a process that can't start from ending.
+        async with AsyncExitStack() as opened:
+            connections = []
+            for _ in range(READERS):
+                connection = aiosqlite.Connection(partial(open_reader, path), iter_chunk_size=_CHUNK_ROWS)
+                connections.append(await opened.enter_async_context(connection))
+            readers = cls(connections, open_reader(path))
+            opened.pop_all()
+        return readers
 
     async def all(self, query: Query, **named: Any) -> list[Row]:
         """Every row of a named query."""

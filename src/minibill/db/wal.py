@@ -55,11 +55,11 @@ def make_lasting(conn: sqlite3.Connection, path: Path) -> None:
 def _may_grow(path: Path) -> bool:
     """Whether a file in the same folder can be written where the log ends."""
     try:
-        with tempfile.TemporaryFile(dir=path.parent, buffering=0) as scratch:
-            scratch.seek(_log_of(path).stat().st_size)
-            left = TRIED_BYTES
-            while left:
-                left -= scratch.write(bytes(left)) or 0
+        begin = _log_of(path).stat().st_size
+        end = begin + TRIED_BYTES
+        with tempfile.TemporaryFile(dir=path.parent) as scratch:
+            while begin < end:
+                begin += os.pwrite(scratch.fileno(), bytes(end - begin), begin)
     except OSError as error:
         return error.errno not in _NO_ROOM
     return True

@@ -1,0 +1,27 @@
+"""System calls of a running process that fail, by strace."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.serving import Server
+
+
+@contextlib.contextmanager
+def failing_calls(server: Server, injection: str) -> Iterator[None]:
+    """Has system calls of a server fail inside, as strace's `inject=` says. Skips the test where tracing is not allowed."""
+    call = injection.partition(":")[0]
+    command = ["strace", "-f", "-p", str(server.process.pid), "-e", f"trace={call}", "-e", f"inject={injection}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        said = tracer.stderr.readline()
+        if "attached" not in said:
+            pytest.skip(f"strace can't trace here: {said.strip()}")
+        # The threads are attached with the process, each with such a line, before any of them goes on.
+        try:
+            yield
+        finally:
+            tracer.terminate()
+            tracer.stderr.read()

@@ -1,0 +1,201 @@
+"""A disk that fails: every request is answered or the process ends, and after a restart each has exactly one effect."""
+
+import contextlib
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from minibill import book
+from minibill.db.connect import open_reader
+from minibill.db.sqlite import sqlite3
+from minibill.invariants import violations
+from tests.api import Api, Loop
+from tests.faults import vfs
+from tests.faults.disk import Recorder, recorded
+from tests.faults.load import Load, faults_of
+from tests.faults.system_calls import failing_calls
+from tests.serving import Server, open_account, serving
+
+NAME = "book.db"
+ROOT = Path(__file__).parents[2]
+
+# In how many places each kind of operation fails in the short form; the long form tries every one.
+PLACES = 3
+
+# What may be answered while the disk fails, besides successes.
+REFUSALS = {(500, "internal_error"), (503, "not_ready")}
+
+
+class Fault(NamedTuple):
+    """The operation of its kind that fails, counted from the opening of the book; when it is `lasting`, all others after it."""
+
+    kind: str
+    number: int
+    lasting: bool
+
+
+class Counter:
+    """Counts the operations of each kind, and has those fail that a fault says."""
+
+    def __init__(self, fault: Fault | None) -> None:
+        self.counts = dict.fromkeys(vfs.ERRORS, 0)
+        self.failed = 0
+        self._fault = fault
+
+    def __call__(self, kind: str, name: str) -> int:
+        self.counts[kind] += 1
+        fault, count = self._fault, self.counts[kind]
+        if fault is None or kind != fault.kind or count < fault.number or (count > fault.number and not fault.lasting):
+            return vfs.OK
+        self.failed += 1
+        return vfs.ERRORS[kind]
+
+
+class Attempt(NamedTuple):
+    """What came of a load with a fault in it: what is wrong, and whether the process ended or did not even start."""
+
+    wrong: list[str]
+    ended: bool
+
+
+def test_whatever_fails_each_request_has_one_effect_after_a_restart(
+    tmp_path: Path,
+    loop: Loop,
+    migrated_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    torture: bool,
+    figure: Callable[[str], None],
+) -> None:
+    def attempt(name: str, counter: Counter) -> Attempt:
+        folder = tmp_path / name
+        (folder / "first").mkdir(parents=True)
+        shutil.copyfile(migrated_file, folder / "first" / NAME)
+        try:
+            return try_with(counter, folder, loop, monkeypatch)
+        finally:
+            shutil.rmtree(folder)
+
+    without = Counter(None)
+    assert attempt("without", without) == Attempt([], False)
+    happened = ended = 0
+    faults = list(places(without.counts, random.Random(5), every=torture))
+    for number, fault in enumerate(faults):
+        counter = Counter(fault)
+        result = attempt(str(number), counter)
+        assert result.wrong == [], fault
+        happened += bool(counter.failed)
+        ended += result.ended
+    assert ended and happened > len(faults) / 2
+    figure(f"{len(faults):,} faults, {happened:,} met, {ended:,} of them ended the process; one effect of each request")
+
+
+def places(counts: dict[str, int], chance: random.Random, *, every: bool) -> Iterator[Fault]:
+    for kind, count in counts.items():
+        for lasting in (False, True):
+            numbers = range(1, count + 1)
+            yield from (
+                Fault(kind, number, lasting)
+                for number in (numbers if every else sorted(chance.sample(numbers, min(PLACES, count))))
+            )
+
+
+def try_with(counter: Counter, folder: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Attempt:
+    """Works with a fault, restarts without, sends again what was not answered, and looks for what is wrong."""
+    first, second = folder / "first", folder / "second"
+    with recorded(first) as recorder:
+        ends: list[int] = []
+        monkeypatch.setattr(book, "_end_the_process", lambda error: ends.append(len(recorder.steps)))
+        load = Load(random.Random(1), lambda: len(recorder.steps))
+        recorder.fault = counter
+        started = work(first, loop, load)
+        recorder.fault = lambda kind, name: vfs.OK
+        refused, load.refused = load.refused, []
+        leave(recorder, load, second, ends)
+        api = Api(second / NAME, loop, {})
+        with closing(open_reader(second / NAME)) as conn:
+            # Of a process that goes on, a refusal means that nothing has happened.
+            wrong = [key for key, *_ in refused if not ends and load.sent[key].count(conn)]
+        load.send(api, *load.unanswered())
+        with closing(open_reader(second / NAME)) as conn:
+            wrong += faults_of(conn, load, until=len(recorder.steps)) + [*map(str, violations(conn).items())]
+        api.stop()
+    wrong += [f"refused with {answer}" for answer in refused if answer[1:] not in REFUSALS]
+    return Attempt([*wrong, *map(str, load.refused)], bool(ends) or not started)
+
+
+def work(folder: Path, loop: Loop, load: Load) -> bool:
+    """Serves a book under some load and closes it, whatever fails; false when it could not be opened."""
+    try:
+        api = Api(folder / NAME, loop, {})
+    except (sqlite3.Error, OSError):
+        return False
+    api.book._conn.execute("PRAGMA wal_autocheckpoint = 20")
+    load.begin(api, accounts=2)
+    load.go_on(api, rounds=3, at_once=3)
+    api.stop()
+    return True
+
+
+def leave(recorder: Recorder, load: Load, folder: Path, ends: list[int]) -> None:
+    """Goes on where the process has left its files. If it should have ended, nothing that it did later counts."""
+    after = ends[0] if ends else len(recorder.steps)
+    recorder.leave_for(folder, after=after)
+    load.forget_answers(after=after)
+
+
+# --- the process itself ---
+
+
+@pytest.mark.parametrize("kind", ["sync", "write"])
+def test_a_process_that_can_not_know_what_was_written_ends(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Where the disk can't be made to fail this skips the test.
+    vfs.watch(None)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    told = tmp_path / "fail"
+    with serving(tmp_path / NAME, serve=[sys.executable, "-m", "tests.faults.serve_and_fail", kind, str(told)]) as server:
+        account = open_account(server)
+        ends_and_is_asked_again(server, account, tmp_path / NAME, fail=told.touch)
+    said = [line for line in capfd.readouterr().err.splitlines() if "critical" in line]
+    assert len(said) == 1 and "the outcome of what was under way is unknown" in said[0]
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace, which makes system calls fail")
+def test_a_process_whose_system_calls_fail_ends(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(tmp_path / NAME))
+        account = open_account(server)
+
+        def fail() -> None:
+            stack.enter_context(failing_calls(server, "fsync:error=EIO"))
+
+        ends_and_is_asked_again(server, account, tmp_path / NAME, fail=fail)
+
+
+def ends_and_is_asked_again(server: Server, account: str, db: Path, *, fail: Callable[[], object]) -> None:
+    """From the call of `fail` on the disk of a server fails: it must end, and a new one must know or do each write once."""
+    assert [pay(server, account, key).status_code for key in ("a", "b")] == [201, 201]
+    fail()
+    with pytest.raises(httpx.TransportError):
+        pay(server, account, "c")
+    assert server.process.wait(15) == 1
+    server.end()
+    with serving(db) as again:
+        for _ in range(2):
+            answers = [pay(again, account, key) for key in ("a", "b", "c")]
+            assert [answer.status_code for answer in answers] == [201, 201, 201]
+        assert ["Idempotency-Replayed" in answer.headers for answer in answers] == [True] * 3
+        assert again.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "3"
+
+
+def pay(server: Server, account: str, key: str) -> httpx.Response:
+    """A mint of 1 that names no source: only its key keeps it from being done twice."""
+    return server.http.post(f"/accounts/{account}/mint", json={"amountMicro": "1"}, headers={"Idempotency-Key": key})
