@@ -95,8 +95,8 @@ class _Content:
 class Disk:
     """Files after some steps: what processes see, and what may be left of it when the power fails.
 
-    Until a file is synced each of its writes may reach the disk or not, whole or in sectors, in any order; until the directory
-    is synced the same holds of its names.
+    Until a file is synced each of its writes may reach the disk or not, whole or in sectors, in any order; until the
+    directory is synced the same holds of its names.
     """
 
     def __init__(self) -> None:

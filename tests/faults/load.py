@@ -119,9 +119,7 @@ class Load:
 
     def _mint(self, account: str, amount_micro: int) -> Request:
         key = self._key()
-        return Request(
-            "mint", key, f"{ADMIN}/accounts/{account}/mint", {"amountMicro": str(amount_micro), "sourceId": key}
-        )
+        return Request("mint", key, f"{ADMIN}/accounts/{account}/mint", {"amountMicro": str(amount_micro), "sourceId": key})
 
     def _draft(self) -> Request:
         key = self._key()
@@ -187,8 +185,9 @@ class Load:
 
 
 def faults_of(conn: sqlite3.Connection, load: Load, *, until: int) -> list[str]:
-    """What is wrong with a file in view of what had been answered `until` a step of the disk: nothing of that may be missing,
-    and what had not been answered is there whole, with its key, or not at all.
+    """What is wrong with a file in view of what had been answered `until` a step of the disk.
+
+    Nothing of that may be missing, and what had not been answered is there whole, with its key, or not at all.
     """
     kept = {key: bytes(body) for key, body in conn.execute("SELECT key, body FROM idempotency_keys")}
     faults = []

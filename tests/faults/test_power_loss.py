@@ -1,4 +1,4 @@
-"""Power loss: whatever of its unsynced writes a disk kept, dropped or tore, every answered write is there, and none by halves."""
+"""Power loss: whatever a disk keeps, drops or tears of what is unsynced, answered writes are there, and none by halves."""
 
 import random
 import shutil

@@ -1,10 +1,11 @@
-"""What the SQLite of the service does to its files, seen and made to fail from inside: every write, sync, truncation and deletion.
+"""What the SQLite of the service does to its files, operation by operation, seen and made to fail from inside.
 
 SQLite reaches files through a table of functions, its VFS. The default one of the very library that the service uses is
 patched here with functions that tell a watcher first, then do the same as before. Nothing is patched unless a test asks.
 """
 
 import ctypes
+import importlib
 import os
 from collections.abc import Callable
 from ctypes import POINTER, c_int, c_int64, c_void_p
@@ -50,6 +51,9 @@ OK = 0
 IOERR_READ, IOERR_WRITE, IOERR_FSYNC, IOERR_TRUNCATE, IOERR_DELETE = 266, 778, 1034, 1546, 2570
 CANTOPEN = 14
 
+# Flags with which a file is opened.
+_CREATE, _MAIN_JOURNAL, _WAL = 0x4, 0x800, 0x80000
+
 # The code with which each kind of operation fails.
 ERRORS = {
     "read": IOERR_READ, "write": IOERR_WRITE, "sync": IOERR_FSYNC, "truncate": IOERR_TRUNCATE, "delete": IOERR_DELETE,
@@ -61,7 +65,7 @@ NO_DIRECTORY, WITH_DIRECTORY = 0, 1
 
 
 class Watcher(Protocol):
-    """Hears of what is done to files. `where` is an offset or a new size; of a sync or deletion whether the directory is synced."""
+    """Hears of what is done to files. `where`: an offset or size; of a sync or deletion, whether the directory is synced."""
 
     def about_to(self, kind: str, path: Path) -> int:
         """Before it is done: `OK`, or the SQLite code with which it fails without being done."""
@@ -88,7 +92,8 @@ class _Patch:
         self._with_directory: set[int] = set()
         self._tables: dict[int, _Methods] = {}
         self._patched: set[int] = set()
-        self._open, self._delete = _OPEN(vfs.xOpen), _DELETE(vfs.xDelete)
+        self._open: Callable[..., int] = _OPEN(vfs.xOpen)
+        self._delete: Callable[..., int] = _DELETE(vfs.xDelete)
         # Kept, since SQLite keeps no reference to them.
         self._callbacks: list[Any] = [_OPEN(self._on_open), _DELETE(self._on_delete)]
         vfs.xOpen, vfs.xDelete = (_address(callback) for callback in self._callbacks)
@@ -97,7 +102,7 @@ class _Patch:
         if name is None:
             return self._open(vfs, name, file, flags, out)
         path = _path(name)
-        is_new = not path.exists() and bool(flags & sqlite_open("CREATE"))
+        is_new = not path.exists() and bool(flags & _CREATE)
         if is_new and (code := self.watcher.about_to("create", path)):
             file.contents.methods = None
             return code
@@ -105,7 +110,7 @@ class _Patch:
         if code == OK:
             address = ctypes.addressof(file.contents)
             self._paths[address] = path
-            if flags & (sqlite_open("WAL") | sqlite_open("MAIN_JOURNAL")):
+            if flags & (_WAL | _MAIN_JOURNAL):
                 self._with_directory.add(address)
             file.contents.methods = ctypes.pointer(self._methods_for(file.contents.methods))
             if is_new:
@@ -135,8 +140,11 @@ class _Patch:
         return self._tables[address]
 
     def _replace(self, methods: _Methods) -> None:
-        close, read, write = _CLOSE(methods.xClose), _TRANSFER(methods.xRead), _TRANSFER(methods.xWrite)
-        truncate, sync = _TRUNCATE(methods.xTruncate), _SYNC(methods.xSync)
+        close: Callable[[int], int] = _CLOSE(methods.xClose)
+        read: Callable[[int, int, int, int], int] = _TRANSFER(methods.xRead)
+        write: Callable[[int, int, int, int], int] = _TRANSFER(methods.xWrite)
+        truncate: Callable[[int, int], int] = _TRUNCATE(methods.xTruncate)
+        sync: Callable[[int, int], int] = _SYNC(methods.xSync)
 
         def on_close(file: int) -> int:
             self._paths.pop(file, None)
@@ -184,11 +192,6 @@ def _address(callback: Any) -> int | None:
     return ctypes.cast(callback, c_void_p).value
 
 
-def sqlite_open(name: str) -> int:
-    """SQLite's flag of that name with which a file is opened."""
-    return {"CREATE": 0x4, "MAIN_JOURNAL": 0x800, "WAL": 0x80000}[name]
-
-
 _patch: _Patch | None = None
 
 
@@ -201,21 +204,15 @@ def watch(watcher: Watcher | None) -> None:
 
 
 def _default_vfs() -> _Vfs:
-    module = next(iter(sqlite3.Connection.__mro__)).__module__
+    # The standard library's, or that of the package that is used in its place.
+    package = sqlite3.__name__.partition(".")[0]
+    extension = importlib.import_module("_sqlite3" if package == "sqlite3" else f"{package}._sqlite3")
     try:
-        library = ctypes.CDLL(_file_of(module))
+        library = ctypes.CDLL(extension.__file__)
         library.sqlite3_initialize()
         find = library.sqlite3_vfs_find
-    except (AttributeError, OSError, TypeError):
+    except (AttributeError, OSError):
         pytest.skip("this Python's SQLite does not show its VFS")
     find.restype = POINTER(_Vfs)
     found: _Vfs = find(None).contents
     return found
-
-
-def _file_of(name: str) -> str:
-    import importlib
-
-    package = name.partition(".")[0]
-    file: str = importlib.import_module(f"{package}._sqlite3" if package != "sqlite3" else "_sqlite3").__file__  # type: ignore[assignment]
-    return file

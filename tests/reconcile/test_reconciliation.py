@@ -249,6 +249,23 @@ def test_a_stop_ends_a_run_that_is_under_way(doomed: Api, monkeypatch: pytest.Mo
     doomed.loop.run(run())
 
 
+def test_a_run_that_finds_no_room_to_sort_is_storage_full_and_changes_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+    def full(*_: Any, **__: Any) -> dict[str, Finding]:
+        raise error
+
+    with api.unchanged(), monkeypatch.context() as patch:
+        patch.setattr("minibill.reconcile.run.run_checks", full)
+        response = api.post("/reconciliation")
+        refused(response, 503, "storage_full")
+        assert int(response.headers["Retry-After"]) > 0
+    done(api.post("/reconciliation"))
+
+
 # --- the schedule ---
 
 

@@ -1,5 +1,6 @@
 """Opening the file: the connections of the writer and the readers, and the lock that keeps it to one process."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -48,9 +49,11 @@ class WriterConnection(sqlite3.Connection):
 def open_writer(path: Path) -> sqlite3.Connection:
     """The one connection that writes: WAL, full sync, foreign keys, explicit transactions.
 
-    Raises `NotABook` when the file is no database or another program's.
+    Raises `NotABook` when the file is no database or another program's, `PermissionError` when it or its folder may not be
+    written: SQLite would open it all the same, and refuse each write.
     """
     require_floor()
+    _refuse_read_only(path)
     conn = _connect(path, WriterConnection)
     try:
         _refuse_other_files(conn, path)
@@ -80,6 +83,14 @@ def open_reader(path: Path) -> sqlite3.Connection:
     conn.execute("PRAGMA trusted_schema = OFF")
     conn.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
     return conn
+
+
+def _refuse_read_only(path: Path) -> None:
+    real = Path(os.path.realpath(path))
+    # The folder is where the log comes and goes.
+    for place in (real, real.parent):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, "may not be written", str(place))
 
 
 def _connect(path: Path, kind: type[sqlite3.Connection]) -> sqlite3.Connection:

@@ -1,8 +1,9 @@
-"""The write-ahead log beside a database file: making lasting what it holds, and whether there is room for more."""
+"""The write-ahead log beside a database file: making lasting what it holds, and what a failed write has left in it."""
 
 import errno
 import logging
 import os
+import struct
 import tempfile
 from pathlib import Path
 
@@ -11,9 +12,14 @@ from minibill.db.sqlite import sqlite3
 
 log = logging.getLogger("minibill.wal")
 
-# SQLite's extended result code of a write that failed for any reason but a full disk: a limit on the size of files and a
-# quota look the same as a disk that is broken.
-SQLITE_IOERR_WRITE = 778
+# SQLite's code of a file that could not be read, written or synced. A limit on the size of files and a quota are among its
+# reasons, like a disk that is broken; which it was it does not say.
+SQLITE_IOERR = 10
+
+# Of the header of the log: the size of a page, and the salts, which change when it begins anew. Of the header of a frame:
+# what is not 0 in the last of a commit, and the salts. https://sqlite.org/fileformat2.html#the_write_ahead_log
+_HEADER = struct.Struct(">8xI4x8s8x")
+_FRAME = struct.Struct(">4xI8s8x")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -22,14 +28,37 @@ TRIED_BYTES = 8_192
 
 
 def is_for_lack_of_room(error: sqlite3.Error, path: Path) -> bool:
-    """Whether a write to the log of a file failed because it may not grow: a full disk, a limit on file sizes, a quota.
+    """Whether SQLite failed because its log may not grow: a full disk, a limit on the size of files, a quota.
 
-    SQLite does not say why a write failed, so the same is tried with another file. When that goes well, or fails otherwise,
-    the answer is no: a broken disk is never taken for a full one.
+    Where SQLite does not say, the same is tried with another file. When that goes well, or fails otherwise, the answer is
+    no: a broken disk is not taken for a full one.
     """
-    if error_code(error) == SQLITE_FULL:
-        return True
-    return getattr(error, "sqlite_errorcode", 0) == SQLITE_IOERR_WRITE and not _may_grow(path)
+    code = error_code(error)
+    return code == SQLITE_FULL or (code == SQLITE_IOERR and not _may_grow(path))
+
+
+def may_hold_a_failed_commit(conn: sqlite3.Connection, path: Path) -> bool:
+    """Whether a COMMIT that failed may have happened all the same: whoever opens the file anew would find it in the log.
+
+    `conn` is outside of a transaction, and nothing was committed since. COMMIT appends the changed pages to the log, each
+    in a frame; the last frame says that it is the last, and only then the log is synced.
+    """
+    _, frames, _ = conn.execute("PRAGMA wal_checkpoint(NOOP)").fetchone()
+    with _log_of(path).open("rb") as log:
+        size = os.fstat(log.fileno()).st_size
+        if size < _HEADER.size:
+            return False
+        page_bytes, salts = _HEADER.unpack(log.read(_HEADER.size))
+        frame_bytes = _FRAME.size + page_bytes
+        # After the frames that SQLite counts there are those of the failed commit, then older ones with other salts.
+        for begin in range(_HEADER.size + frames * frame_bytes, size - frame_bytes + 1, frame_bytes):
+            log.seek(begin)
+            is_last, own_salts = _FRAME.unpack(log.read(_FRAME.size))
+            if own_salts != salts:
+                return False
+            if is_last:
+                return True
+    return False
 
 
 def make_lasting(conn: sqlite3.Connection, path: Path) -> None:

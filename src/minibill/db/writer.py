@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from minibill.clock import monotonic_s
 from minibill.db.constraints import SQLITE_BUSY, error_code, explain
 from minibill.db.sqlite import sqlite3
-from minibill.db.wal import is_for_lack_of_room
+from minibill.db.wal import is_for_lack_of_room, may_hold_a_failed_commit
 from minibill.metrics import COMMIT_SECONDS, GROUP_WRITES, Histogram
 from minibill.problems import InternalError, NotReady, Overloaded, StorageFull
 
@@ -58,15 +58,13 @@ class _Result(NamedTuple):
 
 
 class Writer:
-    """Runs operations on `conn`, a connection to the file at `path`, in the order in which they come; used from one event loop.
+    """Runs operations on `conn`, which is open on `path`, in the order in which they come; used from one event loop.
 
     `on_unknown_outcome` is called from the thread when a COMMIT fails in a way that leaves open whether it happened. The
     process must end then: only a restart can tell. The writer takes nothing more.
     """
 
-    def __init__(
-        self, conn: sqlite3.Connection, path: Path, *, on_unknown_outcome: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, conn: sqlite3.Connection, path: Path, *, on_unknown_outcome: Callable[[BaseException], None]) -> None:
         # The event loop never waits for a lock; the thread does, with a limit of its own.
         conn.execute("PRAGMA busy_timeout = 0")
         self._conn = conn
@@ -263,16 +261,15 @@ class Writer:
     def _failed_commit(self, error: sqlite3.Error) -> Exception:
         """What a group is told whose COMMIT failed.
 
-        COMMIT writes the pages into the log, the one that makes them count last, and then syncs the log. When a write found
-        no room, that last one is not whole: nothing of the group will ever be read, and the next one is written over it. When
-        the sync failed, or what comes after it, all of it may be there after a restart, or nothing. Any other failure of a
-        write is taken for one of that kind: nobody says what a broken disk has kept.
+        When there was no room to write all of it, nothing of it will ever be read. When all was written and the sync failed,
+        or what comes after it, it may be there after a restart, or not. A broken disk is not to be trusted either way.
         """
         if is_for_lack_of_room(error, self._path):
             if self._conn.in_transaction:
                 self._conn.rollback()
-            self._hindrance = StorageFull()
-            return StorageFull()
+            if not may_hold_a_failed_commit(self._conn, self._path):
+                self._hindrance = StorageFull()
+                return StorageFull()
         self._give_up(error)
         return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minibill.clock import Clock, monotonic_s
+from minibill.db.constraints import explain
 from minibill.db.queries import queries
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
@@ -105,10 +106,10 @@ class Reconciler:
             try:
                 newest = AUDIT.last_audit_row.one(conn)
                 findings = run_checks(conn, pause=self._pause)
-            except sqlite3.OperationalError:
-                # A statement that was ended by the pause.
+            except sqlite3.OperationalError as error:
+                # A statement that was ended by the pause; else one that found no room for its sort, or a broken disk.
                 self._go_on()
-                raise
+                raise explain(error) from error
         report = report_of(findings, at_us=at_us, duration_ms=round((monotonic_s() - began_s) * 1000))
         for name in failed_checks(report):
             log.error("a check of the reconciliation fails", extra={"check": name, **findings[name]._asdict()})
