@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ SECTOR_BYTES, PAGE_BYTES = 512, 4096
 
 
 class Step(NamedTuple):
-    """One thing that was done to a file. `where` is as `vfs.Watcher` has it."""
+    """One thing that was done to a file. `where` is as `vfs.Watcher` has it; `forget` is a sync that failed."""
 
     kind: str
     name: str
@@ -37,7 +37,10 @@ class Recorder:
         self.fault: Callable[[str, str], int] = lambda kind, name: vfs.OK
 
     def about_to(self, kind: str, path: Path) -> int:
-        return self.fault(kind, path.name) if path.parent == self.folder else vfs.OK
+        code = self.fault(kind, path.name) if path.parent == self.folder else vfs.OK
+        if code and kind == "sync":
+            self.did("forget", path, 0, b"")
+        return code
 
     def did(self, kind: str, path: Path, where: int, data: bytes) -> None:
         if path.parent == self.folder:
@@ -49,10 +52,7 @@ class Recorder:
         What is done there goes on from these steps; of what is still done in the old folder nothing is heard.
         """
         del self.steps[after:]
-        disk = Disk()
-        for step in self.steps:
-            disk.do(step)
-        write_files(disk.as_processes_see_it(), folder)
+        write_files(Disk(self.steps).as_processes_see_it(), folder)
         self.folder = folder
 
 
@@ -75,21 +75,25 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
 
 
 class _Content:
-    """One file, whatever its name: what is on disk for certain, and what was done since in the order in which it was."""
+    """One file, whatever its name: what is on disk for certain, what was done since, and what processes see."""
 
     def __init__(self) -> None:
         self.synced = bytearray()
         self.unsynced: list[Step] = []
+        self.seen = bytearray()
+
+    def do(self, step: Step) -> None:
+        self.unsynced.append(step)
+        _do(self.seen, step)
 
     def sync(self) -> None:
-        self.synced = self.now()
+        for step in self.unsynced:
+            _do(self.synced, step)
         self.unsynced = []
 
-    def now(self) -> bytearray:
-        content = bytearray(self.synced)
-        for step in self.unsynced:
-            _do(content, step)
-        return content
+    def forget(self) -> None:
+        """After a sync that failed a system may take what it could not write for written, and not try again."""
+        self.unsynced = []
 
 
 class Disk:
@@ -99,10 +103,12 @@ class Disk:
     directory is synced the same holds of its names.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Iterable[Step] = ()) -> None:
         self._seen: dict[str, _Content] = {}
         # Each name with what it meant, oldest first: the first is on disk, the others may be. None: no such file.
         self._meant: dict[str, list[_Content | None]] = {}
+        for step in steps:
+            self.do(step)
 
     def do(self, step: Step) -> None:
         match step.kind:
@@ -114,14 +120,16 @@ class Disk:
                 self._meant[step.name].append(None)
             case "sync":
                 self._seen[step.name].sync()
+            case "forget":
+                self._seen[step.name].forget()
             case _:
-                self._seen[step.name].unsynced.append(step)
+                self._seen[step.name].do(step)
         if step.kind in ("sync", "delete") and step.where == vfs.WITH_DIRECTORY:
             self._meant = {name: meant[-1:] for name, meant in self._meant.items()}
 
     def as_processes_see_it(self) -> dict[str, bytes]:
         """What is there when a process is killed and the machine goes on."""
-        return {name: bytes(content.now()) for name, content in self._seen.items()}
+        return {name: bytes(content.seen) for name, content in self._seen.items()}
 
     def lose_power(self, chance: random.Random) -> dict[str, bytes]:
         """What may be there when the machine comes up again."""
@@ -151,7 +159,7 @@ def _survives(content: _Content, chance: random.Random) -> bytes:
     for step in kept:
         _do(left, step)
     # The size may have reached the disk before what belongs there, which is then nothing, or anything.
-    size = len(content.now())
+    size = len(content.seen)
     if size > len(left) and chance.random() < 0.5:
         left += bytes(size - len(left)) if chance.random() < 0.5 else chance.randbytes(size - len(left))
     return bytes(left)

@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from minibill import book
-from minibill.db.connect import open_reader
+from minibill.db.connect import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
 from minibill.invariants import violations
 from tests.api import Api, Loop
 from tests.faults import vfs
-from tests.faults.disk import Recorder, recorded
+from tests.faults.disk import Disk, Recorder, recorded, write_files
 from tests.faults.load import Load, faults_of
 from tests.faults.system_calls import failing_calls
 from tests.serving import Server, open_account, serving
@@ -107,7 +107,7 @@ def places(counts: dict[str, int], chance: random.Random, *, every: bool) -> Ite
 
 
 def try_with(counter: Counter, folder: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Attempt:
-    """Works with a fault, restarts without, sends again what was not answered, and looks for what is wrong."""
+    """Works with a fault, restarts without, sends again what was not answered, loses power, and looks for what is wrong."""
     first, second = folder / "first", folder / "second"
     with recorded(first) as recorder:
         ends: list[int] = []
@@ -125,7 +125,11 @@ def try_with(counter: Counter, folder: Path, loop: Loop, monkeypatch: pytest.Mon
         load.send(api, *load.unanswered())
         with closing(open_reader(second / NAME)) as conn:
             wrong += [*faults_of(conn, load, until=len(recorder.steps)), *map(str, violations(conn).items())]
+        after = len(recorder.steps)
         api.stop()
+    write_files(Disk(recorder.steps[:after]).lose_power(random.Random(after)), folder / "third")
+    with closing(open_writer(folder / "third" / NAME)) as conn:
+        wrong += [f"after a loss of power: {fault}" for fault in faults_of(conn, load, until=after)]
     wrong += [f"refused with {answer}" for answer in refused if answer[1:] not in REFUSALS]
     return Attempt([*wrong, *map(str, load.refused)], bool(ends) or not started)
 
