@@ -24,4 +24,9 @@ def failing_calls(server: Server, injection: str) -> Iterator[None]:
             yield
         finally:
             tracer.terminate()
-            tracer.stderr.read()
+            try:
+                tracer.communicate(timeout=5)
+            except subprocess.TimeoutExpired:
+                # It waits for a server that has ended and that nobody has heard of yet.
+                tracer.kill()
+                tracer.communicate()

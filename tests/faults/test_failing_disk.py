@@ -27,7 +27,7 @@ NAME = "book.db"
 ROOT = Path(__file__).parents[2]
 
 # In how many places each kind of operation fails in the short form; the long form tries every one.
-PLACES = 3
+PLACES = {"read": 2, "write": 3, "sync": 4, "truncate": 1, "delete": 1, "create": 1}
 
 # What may be answered while the disk fails, besides successes.
 REFUSALS = {(500, "internal_error"), (503, "not_ready")}
@@ -102,7 +102,7 @@ def places(counts: dict[str, int], chance: random.Random, *, every: bool) -> Ite
             numbers = range(1, count + 1)
             yield from (
                 Fault(kind, number, lasting)
-                for number in (numbers if every else sorted(chance.sample(numbers, min(PLACES, count))))
+                for number in (numbers if every else sorted(chance.sample(numbers, min(PLACES[kind], count))))
             )
 
 
