@@ -48,12 +48,12 @@ class Loop:
 
 
 class Api:
-    """One open book with the application in front of it."""
+    """One open book with the application in front of it; `opening` is for `Book.open`."""
 
-    def __init__(self, db: Path, loop: Loop, environment: dict[str, str]) -> None:
+    def __init__(self, db: Path, loop: Loop, environment: dict[str, str], **opening: Any) -> None:
         self.loop = loop
         self.settings = read_settings({**SECRETS, "MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **environment})
-        self.book = loop.run(Book.open(db))
+        self.book = loop.run(Book.open(db, **opening))
         try:
             self.app = create_app(self.book, self.settings, has_test_clock=True)
         except BaseException:

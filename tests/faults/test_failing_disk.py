@@ -12,7 +12,6 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from minibill import book
 from minibill.db.connect import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
 from minibill.invariants import violations
@@ -69,7 +68,6 @@ def test_whatever_fails_each_request_has_one_effect_after_a_restart(
     tmp_path: Path,
     loop: Loop,
     migrated_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
     torture: bool,
     figure: Callable[[str], None],
 ) -> None:
@@ -78,7 +76,7 @@ def test_whatever_fails_each_request_has_one_effect_after_a_restart(
         (folder / "first").mkdir(parents=True)
         shutil.copyfile(migrated_file, folder / "first" / NAME)
         try:
-            return try_with(counter, folder, loop, monkeypatch)
+            return try_with(counter, folder, loop)
         finally:
             shutil.rmtree(folder)
 
@@ -106,15 +104,14 @@ def places(counts: dict[str, int], chance: random.Random, *, every: bool) -> Ite
             )
 
 
-def try_with(counter: Counter, folder: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Attempt:
+def try_with(counter: Counter, folder: Path, loop: Loop) -> Attempt:
     """Works with a fault, restarts without, sends again what was not answered, loses power, and looks for what is wrong."""
     first, second = folder / "first", folder / "second"
     with recorded(first) as recorder:
         ends: list[int] = []
-        monkeypatch.setattr(book, "_end_the_process", lambda error: ends.append(len(recorder.steps)))
         load = Load(random.Random(1), lambda: len(recorder.steps))
         recorder.fault = counter
-        started = work(first, loop, load)
+        started = work(first, loop, load, on_unknown_outcome=lambda error: ends.append(len(recorder.steps)))
         recorder.fault = lambda kind, name: vfs.OK
         refused, load.refused = load.refused, []
         leave(recorder, load, second, ends)
@@ -134,10 +131,10 @@ def try_with(counter: Counter, folder: Path, loop: Loop, monkeypatch: pytest.Mon
     return Attempt([*wrong, *map(str, load.refused)], bool(ends) or not started)
 
 
-def work(folder: Path, loop: Loop, load: Load) -> bool:
+def work(folder: Path, loop: Loop, load: Load, *, on_unknown_outcome: Callable[[BaseException], None]) -> bool:
     """Serves a book under some load and closes it, whatever fails; false when it could not be opened."""
     try:
-        api = Api(folder / NAME, loop, {})
+        api = Api(folder / NAME, loop, {}, on_unknown_outcome=on_unknown_outcome)
     except (sqlite3.Error, OSError):
         return False
     api.book._conn.execute("PRAGMA wal_autocheckpoint = 20")
