@@ -20,9 +20,25 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 class Server:
-    def __init__(self, db: Path, *options: str, serve: Sequence[str] = SERVE) -> None:
+    """A service that was started here; what it logs goes to the test's own stderr, or to a file."""
+
+    def __init__(
+        self,
+        db: Path,
+        *options: str,
+        serve: Sequence[str] = SERVE,
+        log: Path | None = None,
+        files_max: int | None = None,
+        **settings: str,
+    ) -> None:
         command = [*serve, "--dev", "--port", "0", "--db", str(db), *options]
-        self.process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+        if files_max is not None:
+            command = ["sh", "-c", f'ulimit -n {files_max}; exec "$@"', "sh", *command]
+        with contextlib.ExitStack() as stack:
+            stderr = None if log is None else stack.enter_context(log.open("ab"))
+            self.process = subprocess.Popen(
+                command, env=environment(**settings), stdout=subprocess.PIPE, stderr=stderr, text=True
+            )
         assert self.process.stdout is not None
         said = ""
         while not (found := re.search(r"MINIBILL_URL=(\S+)\n.*MINIBILL_TOKEN=(\S+)\n", said)):
@@ -30,6 +46,7 @@ class Server:
             assert line, "the service ended before it was ready"
             said += line
         self.first_line = said.splitlines()[0]
+        self.port = int(found[1].rpartition(":")[2])
         self.http = httpx.Client(
             base_url=f"{found[1]}/admin/billing", headers={"Authorization": f"Bearer {found[2]}"}, trust_env=False
         )
@@ -44,8 +61,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(db: Path, *, serve: Sequence[str] = SERVE) -> Iterator[Server]:
-    server = Server(db, serve=serve)
+def serving(
+    db: Path,
+    *,
+    serve: Sequence[str] = SERVE,
+    log: Path | None = None,
+    files_max: int | None = None,
+    **settings: str,
+) -> Iterator[Server]:
+    server = Server(db, serve=serve, log=log, files_max=files_max, **settings)
     try:
         yield server
     finally:

@@ -1,0 +1,278 @@
+"""Clients who keep a journal: what they asked is in it before it is sent, what they were answered after.
+
+What was not answered is sent again with the same key, however often it takes. In the end every request has one answer, and
+what the book holds must be what these answers come to: `differences` compares them.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+from minibill import ids
+from minibill.auth.scopes import EVERYTHING
+from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, sign_token
+from minibill.commands.serve import dev_secrets
+from minibill.config import read_settings
+from minibill.db.connect import open_reader
+from tests.faults.lines import Answer, Line, request_bytes
+
+Json = Any
+Kind = Literal["admin", "service"]
+
+PREFIX = {"admin": "/admin/billing", "service": "/api/internal/billing"}
+
+# Longer than any test: nothing falls due by itself, so that balances are what the answers say.
+TTL_SECONDS = 86_400
+
+
+class Passes:
+    """Tokens for a book that `serve --dev` has served, of one admin and one service."""
+
+    def __init__(self, db: Path) -> None:
+        self._settings = read_settings(dev_secrets(db))
+        self._tokens: dict[Kind, str] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """Signs new ones for the same callers: those of a service live for five minutes."""
+        lives: dict[Kind, int] = {"admin": self._settings.admin_token_max_ttl, "service": SERVICE_TOKEN_MAX_TTL}
+        for kind, ttl in lives.items():
+            self._tokens[kind] = "Bearer " + sign_token(self._settings, kind, sub="ada", scopes=[EVERYTHING], ttl=ttl)
+
+    def request(self, kind: Kind, method: str, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
+        """The bytes of a request; `path` is what comes after the prefix of its kind."""
+        return request_bytes(method, PREFIX[kind] + path, authorization=self._tokens[kind], key=key, body=body)
+
+    def bytes_of(self, sent: "Sent") -> bytes:
+        """The bytes of a write of the journal, with its key."""
+        return self.request(sent.kind, sent.method, sent.path, sent.body, key=sent.key)
+
+
+class Sent:
+    """A write as it is in the journal. `answer` is the last one that it was given; None while there is none.
+
+    What it holds or mints `passes` when it falls due by itself, soon.
+    """
+
+    __slots__ = ("answer", "body", "key", "kind", "method", "passes", "path")
+
+    def __init__(self, kind: Kind, method: str, path: str, body: Json, *, key: str, passes: bool) -> None:
+        self.kind: Kind = kind
+        self.method = method
+        self.path = path
+        self.body = json.dumps(body).encode()
+        self.key = key
+        self.passes = passes
+        self.answer: Answer | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it was answered with a success."""
+        return self.answer is not None and self.answer.status < 300
+
+    @property
+    def said(self) -> Json:
+        """The JSON of its answer."""
+        assert self.answer is not None
+        return json.loads(self.answer.body)
+
+    async def by(self, line: Line, passes: Passes) -> Answer:
+        """Sends it, for the first time or again."""
+        return await line.ask(passes.bytes_of(self))
+
+
+class Journal:
+    """Every write of all clients, in the order in which they were first sent."""
+
+    def __init__(self, passes: Passes) -> None:
+        self.passes = passes
+        self.sent: list[Sent] = []
+
+    def write(self, kind: Kind, method: str, path: str, body: Json, *, passes: bool = False) -> Sent:
+        """Enters a write that is about to be sent."""
+        self.sent.append(Sent(kind, method, path, body, key=f"key-{len(self.sent)}", passes=passes))
+        return self.sent[-1]
+
+    @property
+    def done(self) -> list[Sent]:
+        return [sent for sent in self.sent if sent.done]
+
+    async def ask(self, line: Line, kind: Kind, method: str, path: str, body: Json) -> Json:
+        """A write of no client, which must succeed at once."""
+        sent = self.write(kind, method, path, body)
+        sent.answer = await sent.by(line, self.passes)
+        assert sent.done, sent.answer
+        return sent.said
+
+
+class Client:
+    """Who mints on an account of its own, reserves, finalizes, releases, pays wallets, and edits a campaign of its own."""
+
+    def __init__(self, journal: Journal, rng: random.Random, *, account: str, draft: str, campaign: str) -> None:
+        self.journal = journal
+        self.account = account
+        self.pending: Sent | None = None
+        self._rng = rng
+        self.campaign = campaign
+        self._draft = draft
+        self._open: list[str] = []
+
+    @classmethod
+    async def new(cls, journal: Journal, line: Line, rng: random.Random, *, number: int, campaign: str) -> "Client":
+        """A client with credits."""
+        account = await journal.ask(line, "admin", "POST", "/accounts", {"entityType": "person", "entityId": f"c-{number}"})
+        await journal.ask(line, "admin", "POST", f"/accounts/{account['id']}/mint", {"amountMicro": "100000"})
+        draft = await journal.ask(line, "admin", "POST", "/campaigns", _campaign(f"draft-{number}"))
+        return cls(journal, rng, account=account["id"], draft=draft["id"], campaign=campaign)
+
+    async def work(self, line: Line) -> None:
+        """Asks one thing after the other, first what was not answered; ends with `Lost`."""
+        while True:
+            await self.ask_once(line)
+
+    async def ask_once(self, line: Line) -> Answer:
+        """Asks for one thing; raises `Lost`, and asks for the same again the next time."""
+        if self.pending is None:
+            self.pending = self.journal.write(*self._next())
+        sent = self.pending
+        sent.answer = await sent.by(line, self.journal.passes)
+        self.pending = None
+        if sent.done and sent.path == "/reservations":
+            self._open.append(sent.said["reservationId"])
+        return sent.answer
+
+    def _next(self) -> tuple[Kind, str, str, Json]:
+        rng = self._rng
+        what = rng.choices(("mint", "reserve", "end", "batch", "edit"), (20, 40, 40, 4, 4))[0]
+        match what:
+            case "mint":
+                body = {"amountMicro": str(rng.randint(1, 1000)), "priority": rng.randint(0, 3)}
+                return "admin", "POST", f"/accounts/{self.account}/mint", body
+            case "batch":
+                wallets = [*rng.sample(range(1_000_000), rng.randint(1, 20)), rng.randint(-9, -1)]
+                grants = [{"entity": {"entityType": "person", "entityId": f"w-{wallet}"}} for wallet in wallets]
+                return "admin", "POST", f"/campaigns/{self.campaign}/grants/batch", {"grants": grants}
+            case "edit":
+                return "admin", "PATCH", f"/campaigns/{self._draft}", {"budgetMicro": str(rng.randint(0, 10**9))}
+            case "end" if self._open:
+                reservation = self._open.pop(rng.randrange(len(self._open)))
+                if rng.random() < 0.3:
+                    return "service", "POST", "/release", {"reservationId": reservation}
+                return (
+                    "service",
+                    "POST",
+                    "/finalize",
+                    {"reservationId": reservation, "actualCostMicro": str(rng.randint(0, 90))},
+                )
+            case _:
+                body = {"accountId": self.account, "amountMicro": str(rng.randint(1, 100)), "ttlSeconds": TTL_SECONDS}
+                return "service", "POST", "/reservations", body
+
+
+async def meet(db: Path, port: int, rng: random.Random, *, number: int) -> list[Client]:
+    """That many clients of a service, with one journal."""
+    journal = Journal(Passes(db))
+    line = await Line.open(port)
+    campaign = await open_campaign(journal, line)
+    clients = [await Client.new(journal, line, rng, number=n, campaign=campaign) for n in range(number)]
+    line.close()
+    return clients
+
+
+async def open_campaign(journal: Journal, line: Line) -> str:
+    """An active campaign that pays 7 micro-units to each wallet."""
+    campaign = await journal.ask(line, "admin", "POST", "/campaigns", _campaign("wallets"))
+    await journal.ask(line, "admin", "POST", f"/campaigns/{campaign['id']}/activate", {})
+    identity: str = campaign["id"]
+    return identity
+
+
+def _campaign(name: str) -> Json:
+    return {
+        "name": name,
+        "campaignType": "promotional",
+        "budgetMicro": "1000000000000",
+        "grantConfig": {"amountMicro": "7"},
+    }
+
+
+# --- what the answers come to ---
+
+
+class _Expected:
+    """What a book holds after these writes and no others."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()
+        self.available: Counter[str] = Counter()
+        self.reserved: Counter[str] = Counter()
+        self.budgets: dict[str, int] = {}
+        self.spent: Counter[str] = Counter()
+
+    def add(self, sent: Sent) -> None:
+        said = sent.said
+        self.rows["idempotency_keys"] += 1
+        self.rows["admin_audit_log"] += sent.kind == "admin"
+        match sent.path.split("/")[1:]:
+            case ["accounts"]:
+                self.available[said["id"]] += 0
+            case ["accounts", account, "mint"]:
+                self.rows["credit_lots"] += 1
+                self.available[account] += 0 if sent.passes else int(said["amountMicro"])
+            case ["reservations"]:
+                self.rows["credit_reservations"] += 1
+                self._hold(said["accountId"], 0 if sent.passes else int(said["totalReservedMicro"]))
+            case ["finalize"]:
+                self.reserved[said["accountId"]] -= int(said["finalizedMicro"])
+                self._hold(said["accountId"], -int(said["releasedMicro"]))
+            case ["release"]:
+                self._hold(said["accountId"], -int(said["releasedMicro"]))
+            case ["campaigns", campaign, "grants", "batch"]:
+                for grant in said["grants"]:
+                    if not grant["duplicate"]:
+                        self.rows["credit_grants"] += 1
+                        self.rows["credit_lots"] += 1
+                        self.available[grant["accountId"]] += int(grant["amountMicro"])
+                        self.spent[campaign] += int(grant["amountMicro"])
+            case ["campaigns", *_]:
+                self.rows["credit_campaigns"] += sent.path == "/campaigns"
+                self.budgets[said["id"]] = int(said["budgetMicro"])
+            case _:
+                raise AssertionError(sent.path)
+
+    def _hold(self, account: str, amount_micro: int) -> None:
+        self.available[account] -= amount_micro
+        self.reserved[account] += amount_micro
+
+
+def differences(db: Path, journal: Journal) -> list[str]:
+    """What of a book is not what the journal comes to; empty when each write took effect once, and nothing else did."""
+    expected = _Expected()
+    for sent in journal.done:
+        expected.add(sent)
+    expected.rows["credit_accounts"] = len(expected.available)
+    with closing(open_reader(db)) as conn:
+        found = []
+        for table, number in expected.rows.items():
+            rows = conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            found += [f"{table} has {rows} rows and not {number}"] if rows != number else []
+        balances = conn.execute("SELECT account_id, available_micro, reserved_micro FROM credit_balances").fetchall()
+        campaigns = conn.execute("SELECT id, budget_micro, spent_micro FROM credit_campaigns").fetchall()
+    for name, want, have in (
+        ("available", expected.available, _by_id(ids.ACCOUNT, ((row[0], row[1]) for row in balances))),
+        ("reserved", expected.reserved, _by_id(ids.ACCOUNT, ((row[0], row[2]) for row in balances))),
+        ("budget", expected.budgets, _by_id(ids.CAMPAIGN, ((row[0], row[1]) for row in campaigns))),
+        ("spent", expected.spent, _by_id(ids.CAMPAIGN, ((row[0], row[2]) for row in campaigns))),
+    ):
+        for key in want.keys() | have.keys():
+            if want.get(key, 0) != have.get(key, 0):
+                found.append(f"{name} of {key} is {have.get(key, 0)} and not {want.get(key, 0)}")
+    return found
+
+
+def _by_id(kind: str, rows: Iterable[tuple[int, int]]) -> dict[str, int]:
+    return {ids.encode(kind, key): value for key, value in rows}

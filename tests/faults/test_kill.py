@@ -1,0 +1,107 @@
+"""Fault 1: the process is killed under load, again and again, and its clients send again what was not answered."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from minibill.db.connect import open_reader
+from minibill.invariants import violations
+from tests.faults.journal import Client, Journal, differences, meet
+from tests.faults.lines import Line, Lost
+from tests.serving import Server, serving
+
+CLIENTS = 16
+
+# Answers between a start and the kill. Three of four kills come with the very answer, when what was answered has had no time
+# to reach the file unless it was there before; few work then, since a group's first answer tells most. The others come a
+# moment later, within a commit or between two.
+ANSWERS_MAX = 1_000
+ANSWERS_OF_FEW_MAX = 50
+FEW = 4
+MOMENT_SECONDS_MAX = 0.02
+
+
+def test_no_kill_loses_or_doubles_anything(tmp_path: Path, torture: bool, figure: Callable[[str], None]) -> None:
+    db = tmp_path / "book.db"
+    kills = 200 if torture else 4
+    rng = random.Random(f"kills {kills}")
+    with serving(db) as server:
+        clients = asyncio.run(meet(db, server.port, rng, number=CLIENTS))
+        journal = clients[0].journal
+        sent_again = asyncio.run(_load_until_killed(server, clients, rng, at_once=True))
+    for number in range(1, kills):
+        with serving(db) as server:
+            journal.passes.renew()
+            sent_again += asyncio.run(_load_until_killed(server, clients, rng, at_once=number % 4 != 3))
+    with serving(db) as server:
+        journal.passes.renew()
+        asyncio.run(_settle(server, clients))
+        assert asyncio.run(_answered_otherwise(server, journal)) == []
+        assert server.end() == 0
+    assert differences(db, journal) == []
+    conn = open_reader(db)
+    assert violations(conn) == {}
+    conn.close()
+    figure(f"{kills} kills, {len(journal.sent):,} writes, {sent_again} unanswered and sent again: 0 lost, 0 doubled")
+
+
+async def _load_until_killed(server: Server, clients: list[Client], rng: random.Random, *, at_once: bool) -> int:
+    """How many writes had no answer when the process was gone."""
+    answers = rng.randint(0, ANSWERS_OF_FEW_MAX if at_once else ANSWERS_MAX)
+    working = rng.sample(clients, FEW) if at_once else clients
+    lines = [await Line.open(server.port) for _ in working]
+    enough = asyncio.Event()
+
+    async def work(client: Client, line: Line) -> None:
+        nonlocal answers
+        try:
+            while True:
+                answer = await client.ask_once(line)
+                assert answer.status < 500, answer
+                answers -= 1
+                if answers <= 0:
+                    if at_once:
+                        server.process.kill()
+                    enough.set()
+        except Lost:
+            enough.set()
+
+    async with asyncio.TaskGroup() as group:
+        for client, line in zip(working, lines, strict=True):
+            group.create_task(work(client, line))
+        await enough.wait()
+        await asyncio.sleep(rng.uniform(0, MOMENT_SECONDS_MAX))
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+    return sum(client.pending is not None for client in clients)
+
+
+async def _settle(server: Server, clients: list[Client]) -> None:
+    """Sends again what is not answered."""
+    line = await Line.open(server.port)
+    for client in clients:
+        if client.pending is not None:
+            await client.ask_once(line)
+    line.close()
+
+
+async def _answered_otherwise(server: Server, journal: Journal) -> list[str]:
+    """The keys of what is not answered again as it was, byte for byte."""
+    lines = [await Line.open(server.port) for _ in range(CLIENTS)]
+    wrong: list[str] = []
+    journal.passes.renew()
+    left = iter(journal.done)
+
+    async def ask_again(line: Line) -> None:
+        for sent in left:
+            again, first = await sent.by(line, journal.passes), sent.answer
+            assert first is not None
+            replayed = again.header("idempotency-replayed") == "true"
+            if (again.status, again.body) != (first.status, first.body) or not replayed:
+                wrong.append(sent.key)
+
+    await asyncio.gather(*[ask_again(line) for line in lines])
+    for line in lines:
+        line.close()
+    return wrong
