@@ -301,12 +301,14 @@ class RateLimited(Problem):
 
 
 class Overloaded(Problem):
-    """Too many writes are waiting, or another program holds the file."""
+    """Too much is waiting, too many are connected, or another program holds the file."""
 
     code, status, title = "overloaded", 503, "Too busy just now"
 
-    def __init__(self, detail: str = "too many writes are waiting; try again") -> None:
-        super().__init__(detail, headers={"Retry-After": "1"})
+    def __init__(
+        self, detail: str = "too many writes are waiting; try again", *, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(detail, headers={"Retry-After": "1", **(headers or {})})
 
 
 class StorageFull(Problem):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from minibill.clock import monotonic_s
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
+from minibill.problems import Overloaded
 
 SQL = queries("book")
 
@@ -32,6 +33,9 @@ class Sums(NamedTuple):
     cost_s: float
 
 
+NOT_YET = Sums(0, 0, 0, dict.fromkeys(TABLES, 0), 0.0, 0.0)
+
+
 class Totals:
     """Answers sums, and makes them anew when they are old."""
 
@@ -45,7 +49,11 @@ class Totals:
         async with self._making:
             sums = self._sums
             if sums is None or monotonic_s() - sums.made_s > max(AGE_SECONDS_MIN, sums.cost_s * AGE_TO_COST):
-                sums = self._sums = await self._make()
+                try:
+                    sums = self._sums = await self._make()
+                except Overloaded:
+                    # How busy it is, is what is asked for just then: old sums will do.
+                    sums = sums or NOT_YET
             return sums
 
     async def _make(self) -> Sums:

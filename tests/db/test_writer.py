@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,31 @@ def test_too_many_waiting_writes_are_refused_at_once(w: Fixture, monkeypatch: py
     refused = [a for a in answers if isinstance(a, Overloaded)]
     assert refused and refused[0].headers == {"Retry-After": "1"}
     assert w.notes() == [a for a in answers if isinstance(a, str)]
+
+
+def test_one_more_write_is_refused_when_those_before_it_would_take_too_long(
+    w: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAIT_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(module, "QUEUE_MIN", 5)
+
+    def slow(_: object) -> str:
+        time.sleep(0.02)
+        return "done"
+
+    async def run() -> list[Any]:
+        first = [asyncio.ensure_future(w.writer.run(slow)) for _ in range(30)]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(first[10:20], return_when=asyncio.FIRST_COMPLETED)
+        late = await asyncio.gather(w.writer.run(slow), return_exceptions=True)
+        await asyncio.wait(first[26:27])
+        later = await w.writer.run(slow)
+        return [*late, later, *await asyncio.gather(*first)]
+
+    late, later, *first = w.loop.run(run())
+    # What was taken on is done, however long it takes; and a few may wait in any case.
+    assert isinstance(late, Overloaded) and [later, *first] == ["done"] * 31
+    assert w.together(note("a")) == ["a"]
 
 
 def test_a_full_disk_inside_an_operation_is_storage_full_and_its_neighbours_commit(w: Fixture) -> None:

@@ -271,6 +271,16 @@ def test_too_many_waiting_writes_are_refused_at_once(api: Api, monkeypatch: pyte
     done(api.call("GET", "/accounts"))
 
 
+def test_too_many_waiting_reads_are_refused_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minibill.db.readers.WAITING_MAX", 0)
+    response = api.call("GET", "/accounts")
+    whole(response, 503, "overloaded")
+    assert int(response.headers["retry-after"]) > 0
+    # Who asks how busy it is must be told.
+    assert api.ask("GET", "/metrics", headers=[]).status_code == 200
+    done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}))
+
+
 def test_the_clock_can_be_moved_only_where_it_is_a_test_clock(api: Api) -> None:
     assert isinstance(api.app, Gate)
     api.app._service = api.app._service._replace(has_test_clock=False)

@@ -17,7 +17,7 @@ from minibill.auth.doors import PREFIXES, Kind
 from minibill.auth.rate_limit import Allowance, RateLimit
 from minibill.auth.tokens import Caller
 from minibill.clock import monotonic_s
-from minibill.problems import MethodNotAllowed, NotFound, Problem, RateLimited, Unauthorized
+from minibill.problems import MethodNotAllowed, NotFound, Overloaded, Problem, RateLimited, Unauthorized
 from minibill.web import CONTEXT, Context, Headers, Route, SentHeaders, Service, about, answered, problem_reply, send_reply
 
 log = logging.getLogger("minibill.auth")
@@ -26,6 +26,9 @@ _CORRELATION_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 # Requests without a valid token that one address may send a minute.
 BAD_TOKENS_PER_MINUTE = 60
+
+# In the scope of a request that came on a connection too many.
+SURPLUS = "minibill.surplus"
 
 
 class _Pattern(NamedTuple):
@@ -104,6 +107,8 @@ class Gate:
         return None
 
     def _admit(self, scope: HTTPScope, context: Context) -> Caller | None:
+        if SURPLUS in scope:
+            raise Overloaded("too many connections are open; try again", headers={"Connection": "close"})
         path = scope["path"]
         if "//" in path:
             # The router would fold it, and what is behind a prefix would be reached past its prefix.
@@ -128,6 +133,9 @@ class Gate:
             context.headers += _rate_headers(allowance)
             if not allowance.allowed:
                 raise _rate_limited(allowance)
+        if scope["method"] != "GET" and self._service.book.writer.is_overloaded:
+            # Before the body is read: decoding a large one costs a quarter of what doing it would.
+            raise Overloaded
         return caller
 
 

@@ -23,8 +23,10 @@ from minibill.app import create_app
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import sign_token
 from minibill.book import Book
+from minibill.clock import monotonic_s
 from minibill.commands.database import database_option
 from minibill.config import SETTINGS, ConfigurationError, Settings, read_settings, unknown_variables
+from minibill.connections import Patience, connections_max, limited_to
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
 from minibill.db.sqlite import SqliteTooOld, sqlite3
@@ -39,6 +41,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Objects that are made before the youngest are looked at: some hundred requests.
 GC_THRESHOLD = 20_000
+
+# The server ticks ten times a second; connections are looked at once.
+TICKS_BETWEEN_LOOKS = 10
 
 # Connections that the kernel holds until they are taken on.
 BACKLOG = 2_048
@@ -118,6 +123,7 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=STOP_SECONDS,
+                http=limited_to(connections_max()),
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=settings.trusted_proxies or None,
             ),
@@ -140,6 +146,12 @@ class _Server(uvicorn.Server):
     def __init__(self, book: Book, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._book = book
+        self._patience = Patience()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_BETWEEN_LOOKS == 0:
+            self._patience.look(self.server_state.connections, now_s=monotonic_s())
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A reconciliation that is waited for would take the time that the others have to finish.

@@ -18,11 +18,15 @@ import aiosqlite
 from minibill.db.connect import open_reader
 from minibill.db.queries import Query, Row
 from minibill.db.sqlite import sqlite3
+from minibill.problems import Overloaded
 
 T = TypeVar("T")
 
 # Reads are short; two threads keep one long page from delaying the others.
 READERS = 2
+
+# Reads that may wait for those two; one more is refused at once. At 3 ms a page the last of them waits half a second.
+WAITING_MAX = 300
 
 # Rows that aiosqlite hands over at a time; every page is smaller.
 _CHUNK_ROWS = 1_024
@@ -35,6 +39,7 @@ class Readers:
         self._connections = connections
         self._turns = itertools.cycle(connections)
         self._direct = direct
+        self._waiting = 0
 
     @classmethod
     async def open(cls, path: Path) -> "Readers":
@@ -50,8 +55,14 @@ class Readers:
         return readers
 
     async def all(self, query: Query, **named: Any) -> list[Row]:
-        """Every row of a named query."""
-        rows: Any = await next(self._turns).execute_fetchall(query.sql, query.values(named))
+        """Every row of a named query; raises `Overloaded` when too many wait for theirs."""
+        if self._waiting >= WAITING_MAX:
+            raise Overloaded("too many reads are waiting; try again")
+        self._waiting += 1
+        try:
+            rows: Any = await next(self._turns).execute_fetchall(query.sql, query.values(named))
+        finally:
+            self._waiting -= 1
         found: list[Row] = rows
         return found
 

@@ -35,6 +35,13 @@ Operation = Callable[[sqlite3.Connection], T]
 # Writes that may wait; one more is refused at once. At 5,000 writes a second the last of them waits 0.4 s.
 QUEUE_MAX = 2_000
 
+# And how long one more would wait, as far as the groups before tell: 2,000 large batches of 30 ms each would take a minute,
+# which no client waits. A few may wait in any case: one slow group says little of the next.
+WAIT_SECONDS_MAX = 2.0
+QUEUE_MIN = 64
+# What a group before counts for, beside the one after it.
+OLDER_GROUP_SHARE = 0.8
+
 # A group closes when it holds this many operations, or has run this long: what waits for its COMMIT must not wait for a
 # second large batch, and the event loop has others to serve.
 GROUP_MAX = 256
@@ -62,16 +69,32 @@ class Writer:
 
     `on_unknown_outcome` is called from the thread when a COMMIT fails in a way that leaves open whether it happened. The
     process must end then: only a restart can tell. The writer takes nothing more.
+
+    `moved` is asked after each COMMIT for a file of the database that is no longer where it was: what was written is in none
+    that a restart would find, so it is not answered as done, and the writer takes nothing more.
     """
 
-    def __init__(self, conn: sqlite3.Connection, path: Path, *, on_unknown_outcome: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        path: Path,
+        *,
+        on_unknown_outcome: Callable[[BaseException], None],
+        moved: Callable[[], str | None] = lambda: None,
+    ) -> None:
         # The event loop never waits for a lock; the thread does, with a limit of its own.
         conn.execute("PRAGMA busy_timeout = 0")
         self._conn = conn
         self._path = path
         self._on_unknown_outcome = on_unknown_outcome
+        self._moved = moved
+        self._displaced: str | None = None
         self._waiting: deque[_Job] = deque()
         self._busy = False
+        self._began_s = 0.0
+        # Of the latest groups, the newest counting most.
+        self._recent_seconds = 0.0
+        self._recent_writes = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
@@ -97,12 +120,22 @@ class Writer:
         """Why it takes no writes, or None."""
         if self._broken is not None:
             return "a commit failed and its outcome is unknown; restart the service"
+        if self._displaced is not None:
+            return f"{self._displaced} was moved or deleted while it was served; put it back and restart the service"
         return "the service is stopping" if self._stopping else None
 
     @property
     def hindrance(self) -> str | None:
         """Why the last writes could not be made, although it goes on trying; None once one could."""
         return self.problem or (str(self._hindrance) if self._hindrance else None)
+
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether one more write would be refused."""
+        waiting = len(self._waiting)
+        return waiting >= QUEUE_MAX or (
+            waiting >= QUEUE_MIN and waiting * self._recent_seconds > WAIT_SECONDS_MAX * self._recent_writes
+        )
 
     async def run(self, operation: Operation[T], *, keep: bool = True) -> T:
         """Runs an operation and answers what it answered, once that is on disk.
@@ -114,7 +147,7 @@ class Writer:
         """
         if (problem := self.problem) is not None:
             raise NotReady(problem)
-        if len(self._waiting) >= QUEUE_MAX:
+        if self.is_overloaded:
             raise Overloaded
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -162,7 +195,7 @@ class Writer:
         conn, waiting = self._conn, self._waiting
         group: list[_Result] = []
         group_max, self._again = self._again or GROUP_MAX, 0
-        began_s = monotonic_s()
+        began_s = self._began_s = monotonic_s()
         # What is to be taken back has a transaction of its own.
         while waiting and (waiting[0].keep or not group):
             changes = conn.total_changes
@@ -209,6 +242,8 @@ class Writer:
             else:
                 job.future.set_result(value)
         if self._waiting:
+            self._recent_seconds = self._recent_seconds * OLDER_GROUP_SHARE + monotonic_s() - self._began_s
+            self._recent_writes = self._recent_writes * OLDER_GROUP_SHARE + len(results)
             # Not at once: who was answered just now, and comes again at once, joins the group.
             loop.call_soon(self._begin, loop)
         else:
@@ -254,6 +289,8 @@ class Writer:
             # A group that changed nothing needed no room, so it says nothing of whether there is room.
             if self._changes != before:
                 self._hindrance = None
+            if (moved := self._moved()) is not None:
+                results = _failed(results, self._refuse_from_now_on(moved))
         except sqlite3.Error as error:
             results = _failed(results, self._failed_commit(error))
         loop.call_soon_threadsafe(self._finish, loop, results)
@@ -272,6 +309,16 @@ class Writer:
                 return StorageFull()
         self._give_up(error)
         return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
+
+    def _refuse_from_now_on(self, moved: str) -> Exception:
+        self._displaced = moved
+        log.critical("%s was moved or deleted while it was served; no more writes are taken", moved)
+        # The log may be what has gone: what is in it is safe in the database file only, wherever that is by now.
+        try:
+            self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            log.critical("the write-ahead log was not folded into the file: %s", error)
+        return NotReady(f"{self.problem}; what was asked may have been done: send it again with the same idempotency key")
 
     def _give_up(self, error: BaseException) -> None:
         """After this nothing is known of what was under way; only opening the file again tells."""

@@ -45,12 +45,12 @@ from minibill.schema.describe import Description
 Kinds = tuple[type[Problem], ...]
 
 ALWAYS: Kinds = (InternalError,)
-# Of every request behind a prefix. One that is cut off by a stop is told so.
-WITH_A_TOKEN: Kinds = (Unauthorized, RateLimited, NotReady)
+# Of every request behind a prefix. One that is cut off by a stop is told so, and one that is too many.
+WITH_A_TOKEN: Kinds = (Unauthorized, RateLimited, Overloaded, NotReady)
 WITH_A_SCOPE: Kinds = (InsufficientScope,)
 WITH_A_QUERY: Kinds = (InvalidRequest,)
 OF_A_PAGE: Kinds = (InvalidCursor,)
-OF_A_WRITE: Kinds = (InvalidRequest, MalformedJson, PayloadTooLarge, UnsupportedMediaType, Overloaded, StorageFull)
+OF_A_WRITE: Kinds = (InvalidRequest, MalformedJson, PayloadTooLarge, UnsupportedMediaType, StorageFull)
 WITH_A_KEY: Kinds = (InvalidIdempotencyKey, IdempotencyKeyReused)
 # Of paths and methods that are nobody's.
 ELSEWHERE: Kinds = (NotFound, MethodNotAllowed)
