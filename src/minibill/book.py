@@ -17,7 +17,7 @@ from minibill.audit import Origin
 from minibill.auth.tokens import Caller
 from minibill.campaigns.lifecycle import expire_campaigns
 from minibill.clock import Clock, monotonic_s
-from minibill.db.connect import FileLock, open_writer
+from minibill.db.connect import FileLock, Places, open_writer
 from minibill.db.migrate import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
@@ -103,7 +103,7 @@ class Book:
             conn.close()
             lock.release()
             raise
-        writer = Writer(conn, path, on_unknown_outcome=on_unknown_outcome)
+        writer = Writer(conn, path, on_unknown_outcome=on_unknown_outcome, moved=Places(path).moved)
         return cls(path, lock, conn, writer, readers, clock)
 
     async def write(

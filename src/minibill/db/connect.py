@@ -118,6 +118,34 @@ def lock_file(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
+class Places:
+    """Where the files of an open database are: SQLite goes on writing to a file that was renamed or deleted meanwhile.
+
+    What is written then is not found again by whoever opens the file by its name, and a second process may lock it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """The database must be open, so that all of its files are there."""
+        real = Path(os.path.realpath(path))
+        companions = [real.with_name(real.name + suffix) for suffix in ("-wal", "-shm")]
+        self._files = {str(file): _identity(str(file)) for file in (real, *companions, lock_file(real))}
+
+    def moved(self) -> str | None:
+        """The name of a file that is no longer where it was, or None. Takes a few microseconds."""
+        for file, identity in self._files.items():
+            if _identity(file) != identity:
+                return os.path.basename(file)  # noqa: PTH119 - a path is text here, since this is asked of every group
+        return None
+
+
+def _identity(file: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class FileLock:
     """An exclusive lock on `<file>.lock`, held for the life of the process.
 
