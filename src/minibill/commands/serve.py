@@ -31,6 +31,7 @@ from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
 from minibill.db.sqlite import SqliteTooOld, sqlite3
 from minibill.logs import configure_logs
+from minibill.protocol import Protocol
 
 log = logging.getLogger("minibill.serve")
 
@@ -119,6 +120,7 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
             book,
             uvicorn.Config(
                 app,
+                http=Protocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,
