@@ -7,6 +7,7 @@ import hmac
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import jwt
 import pytest
@@ -406,6 +407,25 @@ def test_a_token_may_be_revoked_before_it_is_ever_used_and_twice(api: Api) -> No
     unauthorized(api, b"Bearer " + forge().encode())
     assert bearer(api, b"Bearer " + forge(claims(jti="J-1")).encode()).status_code == 200
     assert bearer(api, b"Bearer " + forge(claims(jti=...)).encode()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "token_id", ["a/b", "/", "//", "a//b", "/revoke", "x/../y", "a%2Fb", "+/=", "é/", "a b", "?", "x" * 254 + "/"]
+)
+def test_any_token_id_can_be_revoked(api: Api, token_id: str) -> None:
+    token = b"Bearer " + forge(claims(jti=token_id)).encode()
+    assert bearer(api, token).status_code == 200
+    path = f"/admin/billing/tokens/{quote(token_id, safe='')}/revoke"
+    assert done(api.post(path.removeprefix("/admin/billing")))["tokenId"] == token_id
+    unauthorized(api, token)
+
+
+@pytest.mark.parametrize(
+    "path", ["/tokens/a/b/revoke", "/tokens//a/revoke", "/tokens/a/%2F/revoke", "/tokens/a%2Fb%2Frevoke"]
+)
+def test_a_slash_that_is_no_part_of_a_token_id_leads_nowhere_else(api: Api, path: str) -> None:
+    with api.unchanged():
+        refused(api.post(path), 404, "not_found")
 
 
 def test_tokens_that_are_revoked_at_once_are_all_refused(api: Api) -> None:

@@ -7,6 +7,7 @@ not let in costs nothing more: neither routing nor a body.
 import logging
 import os
 import re
+from functools import cache
 from itertools import count
 from typing import NamedTuple
 
@@ -45,6 +46,12 @@ class _Pattern(NamedTuple):
         before, _, rest = route.path.partition("{")
         variable, _, after = rest.partition("}")
         return cls(route.method, before, variable.removesuffix(":str"), after, route.serve)
+
+    def is_one_part(self, raw_path: bytes) -> bool:
+        """Whether the slashes of the variable part were sent as %2F, so that they are its own."""
+        before, after = self.before.encode(), self.after.encode()
+        part = raw_path.removeprefix(before).removesuffix(after)
+        return len(before) + len(part) + len(after) == len(raw_path) and b"/" not in part
 
 
 class Gate:
@@ -87,7 +94,7 @@ class Gate:
             context.caller = self._admit(scope, context)
             if scope["method"] == "OPTIONS":
                 # The framework would answer it by itself, for any path and whatever the scope.
-                raise MethodNotAllowed("no path takes OPTIONS")
+                raise self._not_for_options(scope["path"])
         except Problem as problem:
             answered(scope, context, self._service.metrics.unrouted, problem.status)
             await send_reply(problem_reply(problem, context), context, send)
@@ -96,12 +103,18 @@ class Gate:
         answer = self._direct.get((scope["method"], scope["path"])) or self._variable(scope) or self._app
         await answer(scope, receive, send)
 
+    def _not_for_options(self, path: str) -> Problem:
+        methods = {route.method for route in self._service.routes if _template(route.path).fullmatch(path.rstrip("/"))}
+        if not methods:
+            return NotFound("nothing is at this path")
+        return MethodNotAllowed("no path takes OPTIONS", headers={"Allow": ", ".join(sorted(methods))})
+
     def _variable(self, scope: HTTPScope) -> ASGIApp | None:
         path = scope["path"]
         for pattern in self._direct_with_a_variable:
             if scope["method"] == pattern.method and path.startswith(pattern.before) and path.endswith(pattern.after):
                 value = path[len(pattern.before) : len(path) - len(pattern.after)]
-                if value and "/" not in value:
+                if value and ("/" not in value or pattern.is_one_part(scope["raw_path"])):
                     scope["path_params"] = {pattern.name: value}
                     return pattern.serve
         return None
@@ -110,7 +123,7 @@ class Gate:
         if SURPLUS in scope:
             raise Overloaded("too many connections are open; try again", headers={"Connection": "close"})
         path = scope["path"]
-        if "//" in path:
+        if "//" in path and self._variable(scope) is None:
             # The router would fold it, and what is behind a prefix would be reached past its prefix.
             raise NotFound("nothing is at this path")
         kind = _kind(path)
@@ -137,6 +150,11 @@ class Gate:
             # Before the body is read: decoding a large one costs a quarter of what doing it would.
             raise Overloaded
         return caller
+
+
+@cache
+def _template(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{\w+:str\}", "[^/]+", path))
 
 
 def _kind(path: str) -> Kind | None:
