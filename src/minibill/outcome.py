@@ -1,9 +1,18 @@
 """What an operation that writes comes to: its answer, and what the audit log says of it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+
+# What admins do, and what they do it to: the audit log can be asked for these words and no others.
+Action = Literal[
+    "account.mint", "account.open", "campaign.activate", "campaign.complete", "campaign.create", "campaign.edit",
+    "campaign.grant", "campaign.pause", "campaign.revoke", "clock.advance", "grant.revoke", "membership.delete",
+    "membership.put", "reconciliation.run", "reservation.finalize", "reservation.release", "reservation.reserve",
+    "tiers.replace", "token.revoke",
+]  # fmt: skip
+TargetType = Literal["account", "book", "campaign", "clock", "community", "grant", "reservation", "token"]
 
 
 class Outcome(NamedTuple):
@@ -14,8 +23,8 @@ class Outcome(NamedTuple):
 
     status: int
     answer: msgspec.Struct
-    action: str
-    target_type: str
+    action: Action
+    target_type: TargetType
     target_id: str
     details: Callable[[], dict[str, Any]]
     # Where there is more to do than one transaction may hold: the arguments with which the operation goes on in another one.

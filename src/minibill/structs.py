@@ -5,18 +5,19 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from minibill.wire import Answer, Body, KeptObject, PageQuery, TimeUs
+from minibill.outcome import Action, TargetType
+from minibill.wire import Answer, Body, KeptObject, PageQuery, TimeUs, one_of
 
 # Ten years in one step: more is a slip.
 ADVANCE_SECONDS_MAX = 315_360_000
 
 
 class AuditQuery(PageQuery, frozen=True):
-    """A value that no row has finds none."""
+    """An actor or target that no row has finds none; an action or kind of target that there is not is refused."""
 
     actor_id: str | None = None
-    action: str | None = None
-    target_type: str | None = None
+    action: Action | None = None
+    target_type: TargetType | None = None
     target_id: str | None = None
     from_: TimeUs | None = msgspec.field(default=None, name="from")
     to: TimeUs | None = None
@@ -28,8 +29,8 @@ class AuditRow(Answer):
     id: str
     seq: int
     actor_id: str
-    action: str
-    target_type: str
+    action: Annotated[str, one_of(Action)]
+    target_type: Annotated[str, one_of(TargetType)]
     target_id: str
     details: KeptObject
     ip: str | None

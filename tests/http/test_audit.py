@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import get_args
 
 import msgspec
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from minibill.audit import HASHED, NO_HASH
 from minibill.clock import format_time, parse_time
 from minibill.db.connect import open_reader
-from tests.api import Api, Json, done
+from minibill.outcome import Action, TargetType
+from tests.api import Api, Json, done, refused
 from tests.http.writes import REFUSALS, WRITES
 
 # What moves money says what there was before and what there is after.
@@ -113,6 +115,23 @@ def test_rows_are_found_by_each_filter_and_by_several(api: Api) -> None:
         assert newest(api, **query) == expected
         assert bool(expected) == (query not in ({"targetId": other, "targetType": "campaign"},
                                                 {"actorId": "bea", "action": "account.mint"}))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("action", "account.close"), ("action", ""), ("targetType", "Account"), ("targetType", "lot")]
+)
+def test_an_action_or_a_kind_of_target_that_there_is_not_is_refused(api: Api, name: str, value: str) -> None:
+    query: Json = {name: value}
+    refused(api.call("GET", "/audit", **query), 400, "validation_error", name)
+
+
+def test_a_filter_knows_every_word_that_is_written(api: Api) -> None:
+    for write in WRITES.values():
+        api.call(*write(api))
+    api.advance(1)
+    for row in newest(api):
+        assert row["action"] in get_args(Action) and row["targetType"] in get_args(TargetType)
+        assert row in newest(api, action=row["action"], targetType=row["targetType"])
 
 
 def test_from_is_included_and_to_is_not(api: Api) -> None:

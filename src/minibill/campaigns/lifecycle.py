@@ -9,7 +9,7 @@ from minibill.clock import format_time
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.settle import SWEEP_MAX, settle
-from minibill.outcome import Outcome
+from minibill.outcome import Action, Outcome
 from minibill.problems import (
     BudgetBelowSpent,
     CampaignFieldLocked,
@@ -35,7 +35,11 @@ STEPS = {
     "completed": set[str](),
     "expired": set[str](),
 }
-VERBS = {"activate": "active", "pause": "paused", "complete": "completed"}
+VERBS: dict[str, tuple[str, Action]] = {
+    "activate": ("active", "campaign.activate"),
+    "pause": ("paused", "campaign.pause"),
+    "complete": ("completed", "campaign.complete"),
+}
 
 EDITABLE_ONCE_ACTIVE = {"name", "description", "budget_micro", "expires_at_us"}
 
@@ -135,12 +139,12 @@ def move_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_
     Raises `CampaignNotFound`, and `InvalidTransition` with `from` and `to`. Source: contract, section 4.
     """
     campaign = require_campaign(conn, campaign_id)
-    status, target = campaign.status_at(now_us), VERBS[verb]
+    status, (target, action) = campaign.status_at(now_us), VERBS[verb]
     if target not in STEPS[status]:
         raise InvalidTransition(status, target)
     SQL.move_campaign.run(conn, campaign_id=campaign.id, status=target, now_us=now_us)
     answer = campaign_answer(_load(conn, campaign.id), now_us=now_us)
-    return Outcome(200, answer, f"campaign.{verb}", "campaign", campaign_id, lambda: {"from": status, "to": target})
+    return Outcome(200, answer, action, "campaign", campaign_id, lambda: {"from": status, "to": target})
 
 
 def expire_campaigns(conn: sqlite3.Connection, *, now_us: int) -> int:
