@@ -154,7 +154,9 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `DatabaseLocked` when another process holds it, or the file has a second name that could be served."""
+        """Raises `DatabaseLocked` when another process holds it, or the file has a second name that could be served, and
+        `OSError` when there can be no lock.
+        """
         real = Path(os.path.realpath(path))
         if real.exists() and real.stat().st_nlink > 1:
             # The write-ahead log goes by the file's name: under two names there would be two, and the book torn apart.
@@ -162,13 +164,17 @@ class FileLock:
         self._file: TextIO = lock_file(real).open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._file.seek(0)
             holder = self._file.read().strip() or "unknown"
             self._file.close()
             raise DatabaseLocked(
                 f"{path} is already served by process {holder}; stop it first, or name another file with --db"
             ) from None
+        except OSError as error:
+            # Nobody has it: locks do not work there, as on some network file systems.
+            self._file.close()
+            raise OSError(error.errno, f"the lock on {lock_file(real)} failed: {error.strerror}") from error
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
         self._file.flush()

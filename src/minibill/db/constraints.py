@@ -226,6 +226,6 @@ def explain(error: sqlite3.Error) -> Exception:
     refusal = REFUSALS.get(constraint_of(error) or "")
     if refusal is not None:
         return refusal()
-    internal = InternalError("an internal error; nothing was changed")
+    internal = InternalError()
     internal.__cause__ = error
     return internal

@@ -329,7 +329,7 @@ class Writer:
 
 def _lost_by(error: BaseException | None) -> Exception:
     """What the neighbours of an operation are told when it took the whole transaction with it."""
-    return error if isinstance(error, StorageFull) else InternalError("an internal error; nothing was changed")
+    return error if isinstance(error, StorageFull) else InternalError()
 
 
 def _failed(results: list[_Result], error: Exception) -> list[_Result]:
