@@ -27,7 +27,7 @@ from minibill.db.writer import Writer
 from minibill.ledger.settle import sweep
 from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
-from minibill.problems import Problem
+from minibill.problems import InternalError, Problem
 from minibill.reconcile.report import Report
 from minibill.reconcile.run import Reconciler, record
 from minibill.totals import TABLES, Totals
@@ -72,6 +72,8 @@ class Book:
         self.reconciler = Reconciler(path, clock)
         self._lock = lock
         self._conn = conn
+        # Keys of writes that are done in part, with the fingerprint of what they came with: nobody else may take them.
+        self._under_way: dict[tuple[str, str], bytes] = {}
 
     @classmethod
     async def open(
@@ -123,12 +125,17 @@ class Book:
         the answer and takes everything back. What an admin does is audited. Raises what the operation raises.
 
         An operation that is too long for one transaction goes on in further ones, with other writes between them: each is
-        audited by itself, and the key is kept with the last. What a failure leaves undone, the same request does later.
+        audited by itself, and the key is kept with the last; until then another request is refused it. What a failure leaves
+        undone, the same request does later.
         """
+        holds_key = False
 
         def run(conn: sqlite3.Connection) -> tuple[Written, dict[str, Any] | None]:
-            if key is not None and (kept := idempotency.find(conn, key)) is not None:
-                return Written(kept.status, kept.body, True), None
+            nonlocal holds_key
+            if key is not None:
+                idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
+                if (kept := idempotency.find(conn, key)) is not None:
+                    return Written(kept.status, kept.body, True), None
             now_us = self.clock.now_us()
             outcome = operation(conn, now_us=now_us, **arguments)
             body = encode(outcome.answer)
@@ -136,15 +143,26 @@ class Book:
                 audit.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=now_us)
             if key is not None and outcome.more is None:
                 idempotency.keep(conn, key, idempotency.Kept(outcome.status, body))
+            elif key is not None and not dry_run:
+                self._under_way[key.caller, key.key] = key.fingerprint
+                holds_key = True
             return Written(outcome.status, body, False), outcome.more
 
-        written, more = await self.writer.run(run, keep=not dry_run)
-        while more is not None:
-            arguments |= more
-            try:
+        is_begun = False
+        try:
+            written, more = await self.writer.run(run, keep=not dry_run)
+            while more is not None:
+                is_begun = not dry_run
+                arguments |= more
                 written, more = await self.writer.run(run, keep=not dry_run)
-            except Problem as problem:
-                raise problem if dry_run else problem.after_a_part() from problem
+        except Exception as error:
+            if not is_begun:
+                raise
+            problem = error if isinstance(error, Problem) else InternalError()
+            raise problem.after_a_part() from error
+        finally:
+            if holds_key and key is not None:
+                self._under_way.pop((key.caller, key.key), None)
         return written._replace(body=_with_dry_run(written.body)) if dry_run else written
 
     async def sweep(self) -> None:

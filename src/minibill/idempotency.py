@@ -39,9 +39,14 @@ def find(conn: sqlite3.Connection, key: Key) -> Kept | None:
     row = SQL.find_key.one(conn, caller=key.caller, key=key.key)
     if row is None:
         return None
-    if row[0] != key.fingerprint:
-        raise IdempotencyKeyReused("this key came with another path or body before; take a new key for a new request")
+    require_own(key, row[0])
     return Kept(row[1], row[2])
+
+
+def require_own(key: Key, fingerprint: bytes) -> None:
+    """Raises `IdempotencyKeyReused` when the key came with another request, which had this fingerprint."""
+    if fingerprint != key.fingerprint:
+        raise IdempotencyKeyReused("this key came with another path or body before; take a new key for a new request")
 
 
 def keep(conn: sqlite3.Connection, key: Key, kept: Kept) -> None:

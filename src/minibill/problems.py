@@ -15,6 +15,10 @@ class FieldError(msgspec.Struct):
     message: str
 
 
+# How a detail ends that says so, where a caller may wonder.
+NOTHING_CHANGED = "; nothing was changed"
+
+
 def camel(name: str) -> str:
     """The name of a fact as a member of the answer."""
     first, *rest = name.split("_")
@@ -41,7 +45,8 @@ class Problem(Exception):
 
     def after_a_part(self) -> "Problem":
         """The same, of a request of which a part was done before; another object, since neighbours may share this one."""
-        detail = f"{self.detail}; a part of what was asked had been done before: send the request again to do the rest"
+        why = self.detail.removesuffix(NOTHING_CHANGED)
+        detail = f"{why}; a part of what was asked had been done before: send the request again to do the rest"
         problem = type(self).__new__(type(self))
         Problem.__init__(problem, detail, headers=self.headers, **self.facts)
         return problem
@@ -49,6 +54,9 @@ class Problem(Exception):
 
 class InternalError(Problem):
     """A bug or a broken file; the log has it under the request id."""
+
+    def __init__(self, detail: str = f"an internal error{NOTHING_CHANGED}") -> None:
+        super().__init__(detail)
 
 
 # --- 400: the request itself is wrong ---
@@ -317,7 +325,7 @@ class StorageFull(Problem):
     code, status, title = "storage_full", 503, "The storage is full"
 
     def __init__(self) -> None:
-        super().__init__("there is no room to write; nothing was changed", headers={"Retry-After": "5"})
+        super().__init__(f"there is no room to write{NOTHING_CHANGED}", headers={"Retry-After": "5"})
 
 
 class NotReady(Problem):

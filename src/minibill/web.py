@@ -461,7 +461,7 @@ def as_problem(error: Exception) -> Problem:
         case HTTPException() if error.status_code == 400:
             return InvalidRequest(FieldError("", "the request could not be read"))
         case _:
-            return InternalError("an internal error; nothing was changed")
+            return InternalError()
 
 
 def _allowed(error: HTTPException) -> dict[str, str]:

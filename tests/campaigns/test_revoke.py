@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import httpx
 import pytest
 
 from minibill import ids
 from minibill.campaigns import revoke
-from minibill.problems import Overloaded
+from minibill.problems import InternalError, Overloaded, StorageFull
 from tests.api import Api, Json, done, refused
 from tests.reservations.told import Entry, balance, entries, lots, seen
 
@@ -325,13 +326,15 @@ def test_two_that_revoke_at_once_revoke_each_grant_once(api: Api, five: tuple[st
     assert sum(entry.type == "revoke" for account in accounts for entry in entries(api, account)) == 5
 
 
-def fail_after(api: Api, monkeypatch: pytest.MonkeyPatch, slices: int) -> None:
+def fail_after(
+    api: Api, monkeypatch: pytest.MonkeyPatch, slices: int, failure: Exception | type[Exception] = Overloaded
+) -> None:
     """The writer refuses what comes after so many more operations."""
     run, left = api.book.writer.run, iter(range(slices))
 
     async def failing(*args: Any, **options: Any) -> Any:
         if next(left, None) is None:
-            raise Overloaded
+            raise failure
         return await run(*args, **options)
 
     monkeypatch.setattr(api.book.writer, "run", failing)
@@ -365,6 +368,84 @@ def test_a_restart_in_between_loses_nothing(
     assert amounts(revoke_all(api, campaign, key="k")) == (500, 0, 0)
     assert spent(api, campaign) == 0
     assert sum(entry.type == "revoke" for account in accounts for entry in entries(api, account)) == 5
+
+
+@pytest.mark.parametrize("failure", [StorageFull(), InternalError(), RuntimeError("a bug")], ids=repr)
+def test_what_says_that_a_part_was_done_does_not_say_that_nothing_was(
+    api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    campaign, _ = five
+    with monkeypatch.context() as patched:
+        fail_after(api, patched, 1, failure)
+        response = api.post(f"/campaigns/{campaign}/revoke", REASON)
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (
+        (503, "storage_full") if isinstance(failure, StorageFull) else (500, "internal_error")
+    )
+    assert "a part of what was asked had been done" in problem["detail"]
+    assert "nothing was changed" not in problem["detail"]
+
+
+def between_slices(api: Api, monkeypatch: pytest.MonkeyPatch, *meanwhile: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """After each of the next transactions one of these is done before the next begins."""
+    run, left = api.book.writer.run, list(meanwhile)
+
+    async def running(*args: Any, **options: Any) -> Any:
+        answer = await run(*args, **options)
+        if left:
+            await left.pop(0)()
+        return answer
+
+    monkeypatch.setattr(api.book.writer, "run", running)
+
+
+def test_nobody_takes_the_key_of_a_revocation_that_is_under_way(
+    api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign, accounts = five
+    headers = {"Authorization": f"Bearer {api.token}", "Idempotency-Key": "k"}
+    entity = {"entityType": "person", "entityId": "eve"}
+    others: list[httpx.Response] = []
+
+    async def other() -> None:
+        others.append(await api.http.post("/admin/billing/accounts", json=entity, headers=headers))
+
+    with monkeypatch.context() as patched:
+        between_slices(api, patched, other)
+        answer = revoke_all(api, campaign, key="k")
+    assert (answer["totalRevoked"], [api.available(account) for account in accounts]) == (5, [0] * 5)
+    refused(others[0], 422, "idempotency_key_reused")
+    assert revoke_all(api, campaign, key="k") == answer
+
+
+def test_a_revocation_that_is_cut_short_lets_go_of_its_key(
+    api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign, _ = five
+    with monkeypatch.context() as patched:
+        fail_after(api, patched, 1)
+        refused(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
+    done(api.post("/accounts", {"entityType": "person", "entityId": "eve"}, key="k"))
+
+
+@pytest.mark.parametrize("when", range(3))
+def test_a_dry_run_counts_no_grant_twice_that_is_revoked_meanwhile(
+    api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    campaign, _ = five
+    headers = {"Authorization": f"Bearer {api.token}"}
+
+    async def nothing() -> None:
+        pass
+
+    async def really() -> None:
+        done(await api.http.post(f"/admin/billing/campaigns/{campaign}/revoke", json=REASON, headers=headers))
+
+    with monkeypatch.context() as patched:
+        between_slices(api, patched, *[nothing] * when, really)
+        dry = revoke_all(api, campaign, dryRun="true")
+    assert (dry["totalRevoked"], *amounts(dry)) == (5, 450, 30, 20)
+    assert dry == {**revoke_all(api, campaign), "dryRun": True}
 
 
 def test_a_dry_run_that_is_cut_short_has_done_nothing(

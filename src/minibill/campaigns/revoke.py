@@ -37,12 +37,14 @@ NOTHING = Totals(0, 0, 0, 0)
 class Progress(NamedTuple):
     """How far a revocation in slices has come: the grants up to `after_id` are done, those after `until_id` came too late.
 
-    `taken_back` is what a dry run has revoked in the slices before, of which nothing is left.
+    `taken_back` is what a dry run has revoked in the slices before, of which nothing is left, and `before` what was revoked
+    without it.
     """
 
     after_id: int
     until_id: int
     taken_back: Totals
+    before: Totals
 
 
 def revoke_grant(conn: sqlite3.Connection, *, campaign_id: str, grant_id: str, reason: str, now_us: int) -> Outcome:
@@ -91,10 +93,14 @@ def revoke_campaign(
     `CampaignNotFound`. Source: contract, section 4.
     """
     campaign = require_campaign(conn, campaign_id)
-    if progress is None:
+    found = SQL.revoked_of_campaign.one(conn, campaign_id=campaign.id)
+    assert found is not None
+    before = Totals(*found)
+    if progress is None or not (really or before == progress.before):
+        # Where others have revoked since, a dry run begins anew: what it had counted may be among theirs.
         newest = SQL.last_grant.one(conn)
         assert newest is not None
-        progress = Progress(0, newest[0], NOTHING)
+        progress = Progress(0, newest[0], NOTHING, before)
     grants = SQL.grants_to_revoke.all(
         conn,
         campaign_id=campaign.id,
@@ -105,21 +111,19 @@ def revoke_campaign(
     is_last = len(grants) <= SLICE_GRANTS_MAX
     del grants[SLICE_GRANTS_MAX:]
     lots = _revoke(conn, grants, reason=reason, now_us=now_us) if grants else []
-    found = SQL.revoked_of_campaign.one(conn, campaign_id=campaign.id)
-    assert found is not None
-    totals = Totals(*found).plus(progress.taken_back)
+    of_slice = Totals(
+        len(lots),
+        sum(lot.revoked_micro for lot in lots),
+        sum(lot.consumed_micro for lot in lots),
+        sum(lot.reserved_micro for lot in lots),
+    )
+    totals = before.plus(progress.taken_back).plus(of_slice)
     answer = RevokedCampaign(
         campaign_id=campaign_id,
         total_revoked=totals.grants,
         revoked_micro=str(totals.revoked_micro),
         consumed_micro=str(totals.consumed_micro),
         reserved_micro=str(totals.reserved_micro),
-    )
-    of_slice = Totals(
-        len(lots),
-        sum(lot.revoked_micro for lot in lots),
-        sum(lot.consumed_micro for lot in lots),
-        sum(lot.reserved_micro for lot in lots),
     )
     details = lambda: {
         "reason": reason,
@@ -136,7 +140,7 @@ def revoke_campaign(
     more = None
     if not is_last:
         taken_back = NOTHING if really else progress.taken_back.plus(of_slice)
-        more = {"progress": Progress(grants[-1][0], progress.until_id, taken_back)}
+        more = {"progress": Progress(grants[-1][0], progress.until_id, taken_back, progress.before)}
     return Outcome(200, answer, "campaign.revoke", "campaign", campaign_id, details, more)
 
 

@@ -158,7 +158,7 @@ EXAMPLES: tuple[Problem, ...] = (
     CampaignFieldLocked("poolId can't be changed while the campaign is active", fields=["poolId"], campaign_status="active"),
     BudgetBelowSpent("the campaign has spent 3500000 micro-units already", budget_micro="4", spent_micro="3500000"),
     RateLimited("at most 30 requests a minute; try again in 12 s", headers={"Retry-After": "12"}),
-    InternalError("an internal error; nothing was changed"),
+    InternalError(),
     Overloaded(),
     StorageFull(),
     NotReady("the service is stopping"),
