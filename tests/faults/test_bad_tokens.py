@@ -1,0 +1,202 @@
+"""Row 10: whatever is wrong with a token, at either door, the refusal is the same, and nothing tells how near it came."""
+
+import contextlib
+import hmac
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jwt
+import pytest
+
+from minibill.auth.tokens import TokenVerifier
+from minibill.cursors import Cursors
+from minibill.problems import InvalidCursor, Unauthorized
+from tests.api import SECRETS, Api, Json
+from tests.auth.forging import ADMIN, SERVICE, Door, b64, defects
+
+DOORS = pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda door: door.kind)
+
+# Of each door: what is answered by the gate itself, what goes by way of the framework, and what is nowhere.
+PATHS = {
+    "admin": [
+        ("GET", "/admin/billing/accounts/acct_0000000000001/balance"),
+        ("POST", "/admin/billing/accounts"),
+        ("GET", "/admin/billing/nothing"),
+    ],
+    "service": [
+        ("POST", "/api/internal/billing/reservations"),
+        ("GET", "/api/internal/billing/reservations/res_0000000000001"),
+        ("GET", "/api/internal/billing/nothing"),
+    ],
+}
+BODIES = {
+    "/admin/billing/accounts": b'{"entityType": "mod", "entityId": "x"}',
+    "/api/internal/billing/reservations": b'{"accountId": "acct_0000000000001", "amountMicro": "1"}',
+}
+
+# A good token in `{}`, in what is no Bearer header.
+NO_BEARER = [
+    b"", b"Bearer", b"Bearer ", b"Basic b3BlcmF0b3I6cGFzcw==", b"Token {}", b"{}", b"Bearer {}, Bearer {}", b"Bearer\t{}",
+    b"Bearer  {}", b"Bearer {} {}", b"Bearer: {}", b"DPoP {}", b"Bearer token={}", b" Bearer {}", b"\xff {}", b"Bearer \xff",
+    b"Bearer {}\0", b"Bearer {}\xc2\xa0", b"Bearer,{}", b'Bearer "{}"',
+]  # fmt: skip
+
+
+class Seen(NamedTuple):
+    """All that a caller sees of an answer, without its ids."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: Json
+
+
+def ask(api: Api, method: str, path: str, *authorization: bytes) -> Seen:
+    headers = [(b"content-type", b"application/json"), *[(b"authorization", value) for value in authorization]]
+    messages = [{"type": "http.request", "body": BODIES.get(path, b"")}]
+    response = api.ask(method, path, headers=headers, messages=messages)
+    assert response.json()["requestId"] == response.headers["x-request-id"] == response.headers["x-correlation-id"]
+    shown = [(name, value) for name, value in response.headers.items() if name not in ("x-request-id", "x-correlation-id")]
+    # The ids have one length, or the length of the answer would be another.
+    return Seen(response.status_code, shown, {**response.json(), "requestId": ""})
+
+
+def wrong_authorizations(door: Door) -> Iterator[tuple[str, list[bytes]]]:
+    """What is not let in, by what is wrong with it."""
+    good = door.forge().encode()
+    yield from ((name, [b"Bearer " + token.encode()]) for name, token in defects(door).items())
+    yield from ((repr(value), [value.replace(b"{}", good)]) for value in NO_BEARER)
+    yield "a token of the other door", [b"Bearer " + door.other.forge().encode()]
+    yield (
+        "the other door's token that claims to be of this one",
+        [b"Bearer " + door.forge(secret=door.other.secret).encode()],
+    )
+    yield "this door's secret under the other's claims", [b"Bearer " + door.forge(door.other.claims()).encode()]
+    yield "two good ones", [b"Bearer " + good] * 2
+    yield "a good one and an empty one", [b"Bearer " + good, b""]
+    yield "a bad one and a good one", [b"Bearer x", b"Bearer " + good]
+
+
+@DOORS
+def test_whatever_is_wrong_is_refused_alike(api: Api, door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    api.account(5)
+    wrong = list(wrong_authorizations(door))
+    assert len(wrong) >= 90
+    caplog.set_level(logging.INFO)
+    with api.unchanged():
+        for method, path in PATHS[door.kind]:
+            expected = ask(api, method, path)
+            assert (expected.status, expected.body["code"]) == (401, "unauthorized")
+            assert ("www-authenticate", 'Bearer error="invalid_token"') in expected.headers
+            for name, values in wrong:
+                # The second time it might be remembered.
+                for _ in range(2):
+                    assert ask(api, method, path, *values) == expected, name
+    # Nor does the log say which it was, or what was sent.
+    assert {record.getMessage() for record in caplog.records} == {"no valid token"}
+    assert not any("Bearer" in str(vars(record)) or "eyJ" in str(vars(record)) for record in caplog.records)
+
+
+@DOORS
+def test_the_good_token_of_each_door_is_good(api: Api, door: Door) -> None:
+    for method, path in PATHS[door.kind]:
+        token = door.forge().encode()
+        response = api.ask(
+            method, path, headers=[(b"authorization", b"Bearer " + token)], messages=[{"type": "http.request"}]
+        )
+        assert response.status_code != 401
+
+
+def test_each_secret_opens_its_own_door_and_no_other(start: Callable[..., Api]) -> None:
+    previous = {
+        "BILLING_ADMIN_JWT_SECRET_PREV": "the secret for admins before " * 2,
+        "BILLING_INTERNAL_JWT_SECRET_PREV": "the secret for services before " * 2,
+    }
+    api = start(**previous)
+    keys = {**SECRETS, **previous}
+    for door in (ADMIN, SERVICE):
+        method, path = PATHS[door.kind][-1]
+        for name, secret in keys.items():
+            opens = name.startswith("BILLING_ADMIN") == (door.kind == "admin")
+            for claims in (door.claims(), door.other.claims()):
+                token = door.forge(claims, secret=secret).encode()
+                let_in = opens and claims["iss"] == door.issuer
+                assert ask(api, method, path, b"Bearer " + token).status == (404 if let_in else 401), name
+
+
+def test_a_rotation_refuses_under_both_secrets_what_it_refuses_under_one(start: Callable[..., Api]) -> None:
+    api = start(BILLING_ADMIN_JWT_SECRET="the new secret, of more than 32 bytes", BILLING_ADMIN_JWT_SECRET_PREV=ADMIN.secret)
+    method, path = PATHS["admin"][0]
+    expected = ask(api, method, path)
+    for name, token in defects(ADMIN).items():
+        assert ask(api, method, path, b"Bearer " + token.encode()) == expected, name
+
+
+@pytest.mark.parametrize("failure", [ValueError, TypeError, OverflowError, RecursionError, jwt.DecodeError])
+def test_what_the_library_stumbles_over_is_a_defect_of_the_token(
+    api: Api, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    def stumble(*_: object, **__: object) -> None:
+        raise failure("odd")
+
+    monkeypatch.setattr(jwt, "decode", stumble)
+    for door in (ADMIN, SERVICE):
+        with pytest.raises(Unauthorized):
+            TokenVerifier(api.settings).verify(door.kind, door.forge())
+
+
+# --- time ---
+
+
+def near_misses(door: Door) -> dict[str, str]:
+    """Tokens whose signature is wrong in its first, a middle or its last byte."""
+    signed = ".".join(door.forge().split(".")[:2])
+    right = hmac.digest(door.secret.encode(), signed.encode(), "sha256")
+
+    def wrong_at(place: int) -> str:
+        return f"{signed}.{b64(bytes(byte ^ (place == i) for i, byte in enumerate(right)))}"
+
+    return {"first": wrong_at(0), "middle": wrong_at(15), "last": wrong_at(31)}
+
+
+@DOORS
+def test_signatures_are_compared_whole(api: Api, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[int, int]] = []
+    real = hmac.compare_digest
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return real(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    verifier = TokenVerifier(api.settings)
+    for token in near_misses(door).values():
+        with pytest.raises(Unauthorized):
+            verifier.verify(door.kind, token)
+    assert compared == [(32, 32)] * 3
+    assert verifier.verify(door.kind, door.forge())
+    # Cursors likewise.
+    compared.clear()
+    cursors = Cursors(api.settings)
+    good = cursors.make("/x", {}, [1])
+    for text in ("A" + good[1:], good[:10] + "A" + good[11:]):
+        with pytest.raises(InvalidCursor):
+            cursors.read(text if text != good else "B" + good[1:], "/x")
+    assert compared == [(16, 16)] * 2
+
+
+def test_how_near_a_signature_comes_is_not_seen_in_the_time(api: Api, torture: bool, figure: Callable[[str], None]) -> None:
+    if not torture:
+        pytest.skip("a measurement, which says nothing when it is short: make torture T=tokens")
+    verifier, tokens = TokenVerifier(api.settings), near_misses(ADMIN)
+    times: dict[str, list[int]] = {name: [] for name in tokens}
+    for _ in range(100_000):
+        for name, token in tokens.items():
+            began_ns = time.perf_counter_ns()
+            with contextlib.suppress(Unauthorized):
+                verifier.verify("admin", token)
+            times[name].append(time.perf_counter_ns() - began_ns)
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    figure("wrong at the " + ", ".join(f"{name} byte {median / 1000:.2f} µs" for name, median in medians.items()))
