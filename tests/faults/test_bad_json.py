@@ -1,0 +1,158 @@
+"""Row 11: what is no JSON is refused by every route that takes a body, and what is JSON comes back as what it was."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from minibill.app import routes
+from minibill.metrics import Metrics
+from minibill.schema.describe import DESCRIPTIONS
+from tests.api import Api, Json, refused
+from tests.faults.json_shapes import IS_JSON, IS_LEFT_OPEN, IS_NO_JSON
+
+# Method, path and whether services call it: every route that takes a body.
+WITH_A_BODY = [
+    (route.method, route.path.replace(":str", ""), route.kind)
+    for route in routes(Metrics())
+    if DESCRIPTIONS[route.handler].body is not None
+]
+
+
+def send(api: Api, method: str, path: str, kind: str | None, raw: bytes) -> httpx.Response:
+    """The answer to a body; what is variable in the path is filled."""
+    for name in ("account_id", "campaign_id", "grant_id", "reservation_id", "community_id", "token_id"):
+        path = path.replace(f"{{{name}}}", "x")
+    token = (api.token if kind == "admin" else api.sign_service()).encode()
+    headers = [(b"authorization", b"Bearer " + token), (b"content-type", b"application/json")]
+    return api.ask(method, path, headers=headers, messages=[{"type": "http.request", "body": raw}])
+
+
+def test_what_is_no_json_is_refused_wherever_a_body_is_taken(api: Api) -> None:
+    with api.unchanged():
+        for route in WITH_A_BODY:
+            for name, text in IS_NO_JSON.items():
+                response = send(api, *route, text)
+                # Of what is no object the kind may be told before the end is reached.
+                assert response.status_code == 400, (route, name, response.text)
+                assert response.json()["code"] in ("malformed_json", "validation_error"), (route, name)
+                refused(send(api, *route, b'{"a": ' + text + b"}"), 400, "malformed_json")
+
+
+def test_json_of_another_shape_is_no_failure_of_ours(api: Api) -> None:
+    with api.unchanged():
+        for route in WITH_A_BODY:
+            for name, text in {**IS_JSON, **IS_LEFT_OPEN}.items():
+                for body in (text, b'{"a": ' + text + b"}", b'{"metadata": ' + text + b"}"):
+                    if body.strip() != b"{}":
+                        assert send(api, *route, body).status_code in (400, 404), (route, name, body[:100])
+
+
+# --- what is kept as it was sent ---
+
+
+def strictly(text: str) -> Json:
+    """JSON as another parser reads it; numbers as they are written."""
+
+    def no_constant(name: str) -> Any:
+        raise ValueError(name)
+
+    return json.loads(text, parse_int=str, parse_float=str, parse_constant=no_constant)
+
+
+class Kept:
+    """The three places in which a caller's own JSON is kept and answered again."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.account = api.account(1_000)
+        self.campaign = api.campaign(10_000_000, grantFormula="proportional_loss")
+
+    def metadata(self, text: bytes) -> tuple[httpx.Response, str]:
+        raw = b'{"amountMicro": "5", "metadata": {"a": ' + text + b"}}"
+        response = self.api.post(f"/accounts/{self.account}/mint", raw=raw)
+        return response, f"/accounts/{self.account}/lots"
+
+    def reservation(self, text: bytes) -> tuple[httpx.Response, str]:
+        raw = b'{"amountMicro": "1", "metadata": {"a": ' + text + b"}}"
+        return self.api.post(f"/accounts/{self.account}/reservations", raw=raw), f"/accounts/{self.account}/history"
+
+    def formula_input(self, text: bytes) -> tuple[httpx.Response, str]:
+        account = self.api.account()
+        raw = b'{"grants": [{"accountId": "%s", "formulaInput": {"lossMicro": "5", "a": %s}}]}' % (account.encode(), text)
+        path = f"/campaigns/{self.campaign}/grants"
+        return self.api.post(f"{path}/batch", raw=raw), f"{path}?accountId={account}"
+
+
+PLACES = ["metadata", "reservation", "formula_input"]
+
+
+def shown(api: Api, path: str) -> list[Json]:
+    """All that a list answers now, read strictly: one text that is no JSON would spoil the whole page."""
+    found: list[Json] = []
+    cursor: str | None = None
+    while True:
+        joint = "&" if "?" in path else "?"
+        response = api.call("GET", f"{path}{joint}limit=100" + (f"&cursor={cursor}" if cursor else ""))
+        assert response.status_code == 200
+        page = strictly(response.text)
+        found += page["items"]
+        if (cursor := page["nextCursor"]) is None:
+            return found
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_json_comes_back_as_the_json_that_it_was(api: Api, place: str) -> None:
+    kept = Kept(api)
+    for name, text in IS_JSON.items():
+        response, path = getattr(kept, place)(text)
+        assert response.status_code == 201, (name, response.text)
+        [value] = [
+            item[member]["a"]
+            for item in shown(api, path)
+            for member in ("metadata", "formulaInput")
+            if (item.get(member) or {}).get("a", ...) == strictly(text.decode())
+        ][:1]
+        assert value == strictly(text.decode()), name
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_no_json_is_not_kept(api: Api, place: str) -> None:
+    kept = Kept(api)
+    api.batch(kept.campaign, (api.account(), 5))
+    accounts = len(api.everything())
+    for name, text in IS_NO_JSON.items():
+        response, path = getattr(kept, place)(text)
+        refused(response, 400, "malformed_json")
+        assert "a" not in str([item.get("metadata") or item.get("formulaInput") for item in shown(api, path)]), name
+    assert len(api.everything()) == accounts
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_the_standard_leaves_open_is_refused_or_comes_back_as_json(api: Api, place: str) -> None:
+    kept = Kept(api)
+    for name, text in IS_LEFT_OPEN.items():
+        response, path = getattr(kept, place)(text)
+        assert response.status_code in (201, 400), (name, response.text)
+        items = shown(api, path)
+        values = [item[member] for item in items for member in ("metadata", "formulaInput") if item.get(member)]
+        for value in values:
+            # Text that any program can store.
+            json.dumps(value, ensure_ascii=False).encode()
+        if response.status_code == 201:
+            assert any(value.get("a") == strictly(text.decode()) for value in values), name
+
+
+def is_strictly_json(text: bytes) -> bool:
+    try:
+        strictly(text.decode())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def test_the_tables_are_as_another_parser_sees_them() -> None:
+    assert [name for name, text in IS_JSON.items() if not is_strictly_json(text)] == []
+    assert [name for name, text in IS_NO_JSON.items() if is_strictly_json(text)] == []
+    assert len(IS_NO_JSON) >= 130
