@@ -1,0 +1,303 @@
+"""Row 11: odd values in every member of every body, every parameter, every part of every path, and headers.
+
+None is a failure of ours or takes long; what is refused changes nothing; text that is taken comes back as it was.
+"""
+
+import copy
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import pytest
+
+from minibill.app import routes
+from minibill.metrics import Metrics
+from minibill.schema.describe import DESCRIPTIONS
+from minibill.web import Route
+from tests.api import Api, Json, done
+from tests.faults.odd_values import NAUGHTY, NUMBERS_AS_TEXT, OF_OTHER_KINDS
+
+# Of the odd texts each member gets every so manieth in the short form, another lot of them each time.
+SHORT = 40
+
+# Far longer than any of these requests should take, and shorter than a hang.
+SECONDS_MAX = 5.0
+
+BRACKETS: Json = {"brackets": [{"minMicro": "1", "maxMicro": "5", "amountMicro": "2"}]}
+
+# A good body with every member that there is, by the name of its struct: a value in the place of one is alone in being odd.
+WHOLE: dict[str, Json] = {
+    "Entity": {"entityType": "person", "entityId": "ada"},
+    "MintBody": {
+        "amountMicro": "5", "sourceType": "grant", "sourceId": "order-9", "poolId": "gpu", "priority": 7, "expiresAt":
+        "2100-01-01T00:00:00Z", "description": "x", "metadata": {"a": 1},
+    },
+    "AdminReserveBody": {
+        "amountMicro": "1", "poolId": "gpu", "ttlSeconds": 60, "billingMode": "soft", "description": "x",
+        "metadata": {"a": 1},
+    },
+    "ReserveBody": {
+        "accountId": "{account_id}", "amountMicro": "1", "poolId": "gpu", "ttlSeconds": 60, "billingMode": "live",
+        "description": "x", "metadata": {"a": 1},
+    },
+    "AdminFinalizeBody": {"actualCostMicro": "1"},
+    "FinalizeBody": {"reservationId": "{reservation_id}", "actualCostMicro": "1"},
+    "ReleaseBody": {"reservationId": "{reservation_id}"},
+    "TiersBody": {"tiers": [{"tier": "gold", "rateBps": 100, "maxDiscountMicro": "5"}, {"tier": "free", "rateBps": 1}]},
+    "MembershipBody": {"tier": "gold", "expiresAt": "2100-01-01T00:00:00Z"},
+    "CreateBody": {
+        "name": "x", "description": "x", "campaignType": "loyalty", "budgetMicro": "9", "grantFormula": "tiered",
+        "grantConfig": BRACKETS, "poolId": "gpu", "perWalletCapMicro": "5", "startsAt": "2030-01-01T00:00:00Z", "expiresAt":
+        "2100-01-01T00:00:00Z", "grantTtlSeconds": 60,
+    },
+    "EditBody": {"name": "x", "description": "x", "budgetMicro": "900000", "expiresAt": "2100-01-01T00:00:00Z"},
+    "BatchBody": {
+        "grants": [
+            {"accountId": "{account_id}", "amountMicro": "5", "formulaInput": {"lossMicro": "7"}},
+            {"entity": {"entityType": "mod", "entityId": "x"}, "amountMicro": "5"},
+        ],
+        "force": False,
+    },
+    "RevokeBody": {"reason": "x"},
+    "AdvanceBody": {"seconds": 0},
+    "NoBody": {},
+}  # fmt: skip
+
+ROUTES = [route for route in routes(Metrics()) if route.kind is not None]
+
+
+class World:
+    """A book with one of everything that a path can name."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        account = api.account(1_000)
+        api.mint(account, 1_000, poolId="gpu")
+        campaign = api.campaign(1_000_000)
+        paid = done(api.batch(campaign, (account, 5)))["grants"][0]["grantId"]
+        done(api.call("PUT", "/discounts/guild/tiers", {"tiers": [{"tier": "gold", "rateBps": 1}]}))
+        done(api.call("PUT", f"/accounts/{account}/memberships/guild", {"tier": "gold"}))
+        self.names = {
+            "account_id": account, "campaign_id": campaign, "grant_id": paid, "reservation_id": api.reserve(account, 5),
+            "community_id": "guild", "token_id": "some-id",
+        }  # fmt: skip
+        self.slowest_s = 0.0
+        self.asked = 0
+
+    def path(self, route: Route, **odd: str) -> str:
+        return route.path.replace(":str", "").format(**{**self.names, **odd})
+
+    def body(self, route: Route) -> Json:
+        kind = DESCRIPTIONS[route.handler].body
+        if kind is None:
+            return None
+        text = json.dumps(WHOLE[kind.__name__])
+        for name, value in self.names.items():
+            text = text.replace(f"{{{name}}}", value)
+        return json.loads(text)
+
+    def ask(
+        self, route: Route, *, path: str | None = None, body: Json = None, query: str = "", headers: Json = ()
+    ) -> httpx.Response:
+        """A request that changes nothing: what would be a success is a dry run."""
+        token = (self.api.token if route.kind == "admin" else self.api.sign_service()).encode()
+        own = [(b"authorization", b"Bearer " + token), (b"content-type", b"application/json")]
+        raw = b"" if body is None else json.dumps(body).encode()
+        if route.method != "GET":
+            query = f"dryRun=true&{query}".rstrip("&")
+        began_s = time.monotonic()
+        response = self.api.ask(
+            route.method, path or self.path(route), headers=[*own, *headers], query=query.encode(),
+            messages=[{"type": "http.request", "body": raw}],
+        )  # fmt: skip
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
+        self.asked += 1
+        assert response.status_code < 500, (route.method, path, body, query, response.text)
+        return response
+
+
+@pytest.fixture
+def world(api: Api, torture: bool, figure: Callable[[str], None]) -> Iterator[World]:
+    world = World(api)
+    with api.unchanged():
+        yield world
+    assert world.slowest_s < SECONDS_MAX
+    figure(f"{world.asked:,} requests, the slowest {world.slowest_s * 1000:.0f} ms")
+
+
+Step = str | int
+
+
+def places(body: Json, *above: Step) -> Iterator[tuple[tuple[Step, ...], Json]]:
+    """Where there is a value in a body, itself included, and that value. What is kept as it was sent may hold anything."""
+    yield above, body
+    if above[-1:] in (("metadata",), ("formulaInput",)):
+        return
+    inner = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    for step, value in inner:
+        yield from places(value, *above, step)
+
+
+def put(body: Json, place: tuple[Step, ...], value: Json) -> Json:
+    """A copy of the body with this value in that place."""
+    if not place:
+        return value
+    changed = copy.deepcopy(body)
+    inner = changed
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    return changed
+
+
+@pytest.fixture
+def texts(torture: bool) -> Callable[[], list[str]]:
+    """Odd texts for a member: all of them, or in the short form the next few."""
+    turns = itertools.count()
+
+    def texts() -> list[str]:
+        every = NUMBERS_AS_TEXT + NAUGHTY
+        return every if torture else every[next(turns) % SHORT :: SHORT]
+
+    return texts
+
+
+def test_an_odd_value_in_any_member_is_no_failure_of_ours(world: World, texts: Callable[[], list[str]]) -> None:
+    for route in ROUTES:
+        body = world.body(route)
+        if body is None:
+            continue
+        for place, good in places(body):
+            for value in [*OF_OTHER_KINDS, *texts()]:
+                response = world.ask(route, body=put(body, place, value))
+                # Nothing is taken for what it is not: no text for a number, no 1.0 for 1, no 1 for true.
+                if value is not None and type(value) is not type(good):
+                    assert response.status_code == 400, (route.path, place, value)
+
+
+def test_the_whole_bodies_of_the_table_are_good_and_whole(world: World) -> None:
+    for route in ROUTES:
+        kind = DESCRIPTIONS[route.handler].body
+        if kind is None:
+            continue
+        response = world.ask(route, body=world.body(route))
+        # The campaign is active: it can't become so. The reservation is still pending.
+        assert response.is_success or response.json()["code"] == "invalid_transition", (route.path, response.text)
+        missing = {field.encode_name for field in msgspec.structs.fields(kind)} - WHOLE[kind.__name__].keys()
+        # Of two that exclude each other one is there; what an active campaign lets nobody change is left out.
+        assert missing <= {"entity"} or kind.__name__ == "EditBody", (kind, missing)
+
+
+def test_a_member_that_nobody_knows_is_refused_whatever_its_name(world: World, texts: Callable[[], list[str]]) -> None:
+    for route in ROUTES:
+        body = world.body(route)
+        if body is None:
+            continue
+        for name in texts():
+            if name not in body:
+                assert world.ask(route, body={**body, name: 1}).status_code == 400, (route.path, name)
+
+
+def test_an_odd_value_of_any_parameter_is_no_failure_of_ours(world: World, texts: Callable[[], list[str]]) -> None:
+    for route in ROUTES:
+        kind = DESCRIPTIONS[route.handler].query
+        names = [field.encode_name for field in msgspec.structs.fields(kind)] if kind is not None else []
+        body = world.body(route)
+        for name in [*names, "dryRun", "unknown"]:
+            for value in texts():
+                world.ask(route, body=body, query=f"{name}={quote(value, safe='')}")
+            for text in (
+                "",
+                "=",
+                "=%",
+                "=%f",
+                "=%ff",
+                "=%00",
+                "=&" + name + "=",
+                "[]=1",
+                "=1;x=2",
+                "=" + "1" * 9_000,
+                "=" + "%41" * 3_000,
+            ):
+                world.ask(route, body=body, query=name + text)
+        for query in ("&", "=", "&&&", "?", "a=1&" * 60, "%", "limit=1&limit=1", "\x7f", "a" * 9_000):
+            world.ask(route, body=body, query=query)
+
+
+def test_an_odd_part_of_any_path_is_no_failure_of_ours(world: World, texts: Callable[[], list[str]]) -> None:
+    for route in ROUTES:
+        body = world.body(route)
+        for name in world.names:
+            if f"{{{name}:str}}" in route.path:
+                # Without anything the path is another one.
+                for value in filter(None, texts()):
+                    path = world.path(route, **{name: value})
+                    response = world.ask(route, path=path, body=body)
+                    # A dry run of revoking a token and of tiers takes any name.
+                    assert not response.is_success or name in ("token_id", "community_id") or value == world.names[name]
+
+
+HEADERS = [
+    b"idempotency-key", b"x-correlation-id", b"user-agent", b"content-type", b"content-length", b"accept", b"host",
+    b"origin", b"authorization", b"x-forwarded-for", b"x-http-method-override", b"transfer-encoding", b"expect",
+    b"range", b"cookie", b"if-none-match", b"accept-encoding", b"",
+]  # fmt: skip
+
+
+def test_an_odd_value_of_any_header_is_no_failure_of_ours(
+    world: World, texts: Callable[[], list[str]], torture: bool
+) -> None:
+    # What is done about headers is done for all routes alike.
+    for route in ROUTES if torture else ROUTES[::6]:
+        body = world.body(route)
+        for name in HEADERS:
+            for value in texts():
+                response = world.ask(route, body=body, headers=[(name, value.encode())])
+                assert "x-injected" not in response.headers
+
+
+# --- what is taken ---
+
+
+def fits(text: str, longest: int) -> bool:
+    return 1 <= len(text) <= longest and "\0" not in text
+
+
+def test_text_that_is_taken_comes_back_as_it_was(api: Api, torture: bool) -> None:
+    account, campaign = api.account(), api.campaign(10_000_000, grantFormula="proportional_loss")
+    for number, text in enumerate(NAUGHTY if torture else NAUGHTY[::4]):
+        opened = api.post("/accounts", {"entityType": "mod", "entityId": text})
+        assert opened.status_code == (201 if fits(text, 200) else 400), repr(text)
+        if opened.is_success:
+            assert opened.json()["entityId"] == text
+            assert api.get("/accounts", entityType="mod", entityId=text)["items"] == [opened.json()]
+        pool = f"pool-{number}"
+        body = {"amountMicro": "1", "sourceId": text, "description": text, "poolId": pool}
+        minted = api.post(f"/accounts/{account}/mint", body)
+        assert minted.status_code == (201 if fits(text, 200) else 400), repr(text)
+        if minted.is_success:
+            assert api.get(f"/accounts/{account}/history", poolId=pool)["items"][0]["description"] == text
+        named = api.post("/campaigns", {"name": text, "campaignType": "loyalty", "budgetMicro": "1", "description": text})
+        assert named.status_code == (201 if fits(text, 200) else 400), repr(text)
+        if named.is_success:
+            shown = api.get(f"/campaigns/{named.json()['id']}")
+            assert (shown["name"], shown["description"]) == (text, text)
+        # What is kept as JSON may hold U+0000, and has a limit in bytes.
+        evidence = {"lossMicro": "1", text[:100]: text[:100]}
+        item = {"entity": {"entityType": "agent", "entityId": str(number)}, "formulaInput": evidence}
+        grant = done(api.batch(campaign, item), 201)["grants"][0]
+        of_account = {"accountId": grant["accountId"]}
+        assert api.get(f"/campaigns/{campaign}/grants", **of_account)["items"][0]["formulaInput"] == evidence
+        revoked = api.post(f"/campaigns/{campaign}/grants/{grant['grantId']}/revoke", {"reason": text})
+        assert revoked.status_code == (200 if fits(text, 500) else 400), repr(text)
+        if revoked.is_success:
+            assert api.get(f"/campaigns/{campaign}/grants", **of_account)["items"][0]["revokeReason"] == text
+        tiers = api.call("PUT", "/discounts/guild/tiers", {"tiers": [{"tier": text, "rateBps": 1}]})
+        assert tiers.status_code == (200 if fits(text, 64) else 400), repr(text)
+        if tiers.is_success:
+            assert api.get("/discounts/guild/tiers")["tiers"][0]["tier"] == text
+    assert done(api.post("/reconciliation"))["status"] == "healthy"
