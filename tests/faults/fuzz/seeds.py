@@ -58,6 +58,7 @@ SEEDS: dict[str, list[bytes]] = {
         body_seed(formulas.TieredConfig, b'{"brackets": [{"minMicro": "1", "maxMicro": "5", "amountMicro": "2"}]}'),
         body_seed(MintBody, b'{"amountMicro": "5", "metadata": ' + b'{"a":' * 120 + b"1" + b"}" * 120 + b"}"),
         body_seed(MintBody, b"[" * 3_000),
+        body_seed(MintBody, b'{"amountMicro": "5", "metadata": ' + b"[" * 3_000),
         body_seed(MintBody, b'{"amountMicro": "5", "metadata": {"a": ' + b"9" * 400 + b"}}"),
         body_seed(MintBody, b'{"amountMicro": "\xff"}'),
     ],
@@ -101,6 +102,7 @@ SEEDS: dict[str, list[bytes]] = {
     "request": [
         request_seed("GET", "/accounts?limit=5&entityType=person&entityId=%C3%A9"),
         request_seed("GET", "/accounts?cursor=AAAA"),
+        request_seed("GET", "/accounts?entityId=%FF"),
         request_seed("GET", "/accounts/acct_0000000000001/balance?poolId=gpu&at=2020-01-01T00:00:00Z"),
         request_seed("GET", "/accounts/acct_0000000000001/history?entryType=grant&from=2020-01-01T00:00:00Z&to=2030-01-01Z"),
         request_seed("GET", "/accounts/acct_0000000000001/lots?state=live"),
