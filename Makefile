@@ -11,12 +11,15 @@ test: .venv/installed  ## all tests
 	$(BIN)/pytest
 
 torture: .venv/installed  ## the tests of faults and attacks at full length: hours; `make torture T=kill` runs some
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes \
+		-r tests/faults/fuzz/requirements.lock || echo "No fuzzing: this Python has no wheel of the fuzzer here." >&2
 	$(BIN)/pytest tests/faults --torture -k "$(T)"
 
-lint: .venv/installed  ## style and types
+lint: .venv/installed  ## style and types, and whether a dependency is known to be vulnerable
 	$(BIN)/ruff format --check src tests bench docs/example
 	$(BIN)/ruff check src tests bench docs/example
 	$(BIN)/mypy
+	@$(BIN)/python -m tests.dependencies
 
 format: .venv/installed
 	$(BIN)/ruff format src tests bench docs/example
@@ -37,6 +40,7 @@ client: .venv/installed  ## the synchronous client anew from the asynchronous on
 # uv only writes the lock; nothing else needs it.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra dev pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group fuzz -o tests/faults/fuzz/requirements.lock
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "minibill needs Python 3.11 or later: make PYTHON=python3.11 …" >&2; exit 1; }
