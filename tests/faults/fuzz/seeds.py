@@ -98,6 +98,9 @@ SEEDS: dict[str, list[bytes]] = {
         csv_seed(0, b"a,a,n\n"),
         csv_seed(0, b"a,n\n\xff,1\n ada,1\n" + b"x" * 201 + b",1\n"),
         csv_seed(0, b"1e330"),
+        csv_seed(0, b"0.0000001"),
+        csv_seed(0, b"12.345678"),
+        csv_seed(0, b"1.25e-05"),
     ],
     "request": [
         request_seed("GET", "/accounts?limit=5&entityType=person&entityId=%C3%A9"),
