@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from minibill.auth.gate import SURPLUS
+from minibill.protocol import Protocol
 
 # A head is whole by then; as long as the server keeps a connection on which nothing is asked.
 HEAD_SECONDS_MAX = 5.0
@@ -44,7 +44,7 @@ def connections_max() -> int:
 def limited_to(number: int) -> type[Any]:
     """The server's protocol, which turns away what is over this many connections."""
 
-    class Limited(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    class Limited(Protocol):
         app: ASGIApp
         _under_way: Any = None
 

@@ -6,8 +6,8 @@ import hmac
 import json
 from typing import Any, NamedTuple
 
+from minibill.auth.doors import Kind
 from minibill.auth.scopes import EVERYTHING
-from minibill.auth.tokens import Kind
 from minibill.clock import US_PER_SECOND, real_now_us
 from tests.api import SECRETS
 

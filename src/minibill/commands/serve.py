@@ -31,7 +31,6 @@ from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
 from minibill.db.sqlite import SqliteTooOld, sqlite3
 from minibill.logs import configure_logs
-from minibill.protocol import Protocol
 
 log = logging.getLogger("minibill.serve")
 
@@ -120,7 +119,6 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
             book,
             uvicorn.Config(
                 app,
-                http=Protocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -21,8 +21,9 @@ from unittest.mock import Mock, patch
 import msgspec
 
 from minibill.app import create_app
+from minibill.auth.doors import Kind
 from minibill.auth.scopes import EVERYTHING
-from minibill.auth.tokens import Kind, TokenVerifier, sign_token
+from minibill.auth.tokens import TokenVerifier, sign_token
 from minibill.book import Book
 from minibill.campaigns import formulas
 from minibill.campaigns.grants import BATCH_GRANTS_MAX, LossInput, read_items
