@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from minibill.db import wal
-from minibill.db.connect import open_reader, open_writer
+from minibill.db.connect import open_writer
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import is_for_lack_of_room, make_lasting, may_hold_a_failed_commit
 from tests.faults import vfs
@@ -112,39 +112,30 @@ def test_a_failure_beside_which_there_is_room_is_a_broken_disk_and_leaves_no_fil
     assert sorted(disk.folder.iterdir()) == before
 
 
-def test_what_the_log_holds_is_folded_and_synced(conn: sqlite3.Connection, disk: Recorder) -> None:
-    done = len(disk.steps)
+def test_what_the_log_holds_is_written_anew_and_synced(conn: sqlite3.Connection, disk: Recorder) -> None:
+    log = disk.folder / f"{NAME}-wal"
+    before, done = log.read_bytes(), len(disk.steps)
     make_lasting(conn, disk.folder / NAME)
-    did = [(step.kind, step.name) for step in disk.steps[done:] if step.kind != "truncate"]
-    assert did[0] == ("sync", f"{NAME}-wal") and did[-1] == ("sync", NAME)
+    assert [(step.kind, step.name) for step in disk.steps[done:]] == [("write", log.name), ("sync", log.name)]
+    assert log.read_bytes() == before and not conn.in_transaction
+
+
+def test_of_an_empty_log_nothing_is_written(conn: sqlite3.Connection, disk: Recorder) -> None:
+    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     done = len(disk.steps)
     make_lasting(conn, disk.folder / NAME)
     assert disk.steps[done:] == []
 
 
-def test_what_can_not_be_folded_yet_is_synced_where_it_is(
-    conn: sqlite3.Connection, disk: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, synced = disk.folder / NAME, list[Path]()
-    make_lasting(conn, path)
-    reader = open_reader(path)
-    reader.execute("BEGIN")
-    reader.execute("SELECT count(*) FROM notes").fetchone()
-    conn.execute("INSERT INTO notes VALUES ('a')")
-    monkeypatch.setattr(wal, "_sync", synced.append)
-    make_lasting(conn, path)
-    reader.close()
-    assert synced == [path.with_name(f"{NAME}-wal")]
-
-
-def test_a_log_that_can_not_be_folded_for_lack_of_room_stays(
-    conn: sqlite3.Connection, disk: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk.fault = lambda kind, name: vfs.IOERR_WRITE if (kind, name) == ("write", NAME) else vfs.OK
-    with pytest.raises(sqlite3.OperationalError):
-        make_lasting(conn, disk.folder / NAME)
-    monkeypatch.setattr(wal, "_may_grow", lambda path: False)
-    make_lasting(conn, disk.folder / NAME)
+def test_what_another_program_is_writing_is_not_written_over(conn: sqlite3.Connection, disk: Recorder) -> None:
+    conn.execute("PRAGMA busy_timeout = 0")
+    other = sqlite3.connect(disk.folder / NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            make_lasting(conn, disk.folder / NAME)
+    finally:
+        other.close()
 
 
 def sqlite_error(code: int) -> sqlite3.Error:

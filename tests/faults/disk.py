@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from minibill.db import wal
 from tests.faults import vfs
 
 # What a disk writes whole or not at all, and what a file system hands to it.
@@ -59,11 +60,20 @@ class Recorder:
 @contextlib.contextmanager
 def recorded(folder: Path) -> Iterator[Recorder]:
     """Records what is done in a folder to the files that are opened inside."""
-    recorder = Recorder(folder)
+    recorder, write_anew = Recorder(folder), wal._write_anew
+
+    def recorded_write_anew(log: Path) -> None:
+        # The one thing that the service writes to these files without SQLite.
+        write_anew(log)
+        recorder.did("write", log, 0, log.read_bytes())
+        recorder.did("sync", log, vfs.NO_DIRECTORY, b"")
+
     vfs.watch(recorder)
+    wal._write_anew = recorded_write_anew
     try:
         yield recorder
     finally:
+        wal._write_anew = write_anew
         vfs.watch(None)
 
 

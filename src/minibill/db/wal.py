@@ -1,7 +1,6 @@
 """The write-ahead log beside a database file: making lasting what it holds, and what a failed write has left in it."""
 
 import errno
-import logging
 import os
 import struct
 import tempfile
@@ -9,8 +8,6 @@ from pathlib import Path
 
 from minibill.db.constraints import SQLITE_FULL, error_code
 from minibill.db.sqlite import sqlite3
-
-log = logging.getLogger("minibill.wal")
 
 # SQLite's code of a file that could not be read, written or synced. A limit on the size of files and a quota are among its
 # reasons, like a disk that is broken; which it was it does not say.
@@ -25,6 +22,9 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # What is written to see whether there is room: two pages. What failed was the write of one, or less.
 TRIED_BYTES = 8_192
+
+# Of the log, read and written anew at a time.
+PIECE_BYTES = 1_048_576
 
 
 def is_for_lack_of_room(error: sqlite3.Error, path: Path) -> bool:
@@ -62,23 +62,21 @@ def may_hold_a_failed_commit(conn: sqlite3.Connection, path: Path) -> bool:
 
 
 def make_lasting(conn: sqlite3.Connection, path: Path) -> None:
-    """Makes sure that what the log holds is on disk, before anything is answered from it.
+    """Makes sure that what the log holds is on disk, before anything is answered from it or folded into the file.
 
     A process that was killed, or ended because a sync failed, may have left writes that everybody sees and the disk does not
-    have. They are folded into the file, which writes them anew: after a failed sync another one of the same pages proves
-    nothing. When there is no room for that the file stays as it is. Raises what SQLite raises otherwise, and `OSError`.
+    have. After a failed sync another one of the same bytes proves nothing, so they are written anew. Raises `OSError`, and
+    what SQLite raises when another program writes the file.
     """
-    try:
-        _, pages, folded = conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    except sqlite3.Error as error:
-        if not is_for_lack_of_room(error, path):
-            raise
-        # SQLite has synced the log before it began to fold it.
-        log.warning("no room to fold the write-ahead log into the file")
+    log = _log_of(path)
+    if not log.exists() or not log.stat().st_size:
         return
-    if folded < pages:
-        # Another process reads an older state, which must stay readable.
-        _sync(_log_of(path))
+    # Nobody else adds to the log meanwhile, or begins it anew.
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        _write_anew(log)
+    finally:
+        conn.execute("ROLLBACK")
 
 
 def _may_grow(path: Path) -> bool:
@@ -99,9 +97,12 @@ def _log_of(path: Path) -> Path:
     return real.with_name(f"{real.name}-wal")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_anew(log: Path) -> None:
+    with log.open("r+b", buffering=0) as file:
+        while piece := file.read(PIECE_BYTES):
+            file.seek(-len(piece), os.SEEK_CUR)
+            # What is written is never more than was read: nothing grows.
+            left = memoryview(piece)
+            while left:
+                left = left[file.write(left) or 0 :]
+        os.fsync(file.fileno())
