@@ -201,7 +201,7 @@ SELECT 'res_' AS kind, id
        END;
 
 -- name: reservations_moved_what_their_entries_say
--- What it held, charged, charged beyond that, and gave back, recomputed from its entries.
+-- What it held, charged, charged beyond that, and gave back, and when it ended, recomputed from its entries.
 SELECT 'res_' AS kind, r.id
   FROM credit_reservations r
   LEFT JOIN (
@@ -217,7 +217,8 @@ SELECT 'res_' AS kind, r.id
            sum(iif(entry_type IN ('release', 'expire', 'revoke'), -reserved_delta_micro >> 32, 0)) * 4294967296
                + sum(iif(entry_type IN ('release', 'expire', 'revoke'), -reserved_delta_micro & 4294967295, 0)) AS released_micro,
            sum(entry_type = 'shadow_reserve') AS shadow_reserves,
-           sum(entry_type = 'shadow_finalize') AS shadow_finalizes
+           sum(entry_type = 'shadow_finalize') AS shadow_finalizes,
+           max(iif(entry_type IN ('reserve', 'shadow_reserve', 'debt_paid'), NULL, created_at_us)) AS closed_at_us
       FROM credit_ledger
      WHERE reservation_id IS NOT NULL
      GROUP BY reservation_id) e ON e.reservation_id = r.id
@@ -229,7 +230,8 @@ SELECT 'res_' AS kind, r.id
         iif(r.billing_mode = 'soft', coalesce(r.overrun_micro, 0), 0),
         iif(r.billing_mode = 'shadow', 0, coalesce(r.released_micro, 0)),
         iif(r.billing_mode = 'shadow', 1, 0),
-        iif(r.billing_mode = 'shadow' AND r.status = 'finalized', 1, 0));
+        iif(r.billing_mode = 'shadow' AND r.status = 'finalized', 1, 0))
+    OR (e.closed_at_us IS NOT NULL AND e.closed_at_us IS NOT r.closed_at_us);
 
 -- name: entries_move_lots_for_the_reservation_that_holds_them
 -- Reservation by reservation and lot by lot: it reserved what it holds, and while it is pending nothing of that has moved.

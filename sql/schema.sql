@@ -126,6 +126,8 @@ CREATE TABLE discount_tiers (
 
 CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
 
+CREATE INDEX tiers_twice ON discount_tiers (community_id, rate_bps, max_discount_micro);
+
 CREATE TABLE memberships (
     id            INTEGER PRIMARY KEY,
     account_id    INTEGER NOT NULL REFERENCES credit_accounts (id),
@@ -139,6 +141,8 @@ CREATE TABLE memberships (
 ) STRICT;
 
 CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
+
+CREATE INDEX memberships_twice ON memberships (account_id, community_id, tier, expires_at_us);
 
 CREATE TRIGGER memberships_begin_in_a_tier_of_the_community BEFORE INSERT ON memberships
 WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
@@ -227,6 +231,9 @@ CREATE INDEX reservations_due_by_account ON credit_reservations (account_id, exp
 CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE status = 'pending';
 
 CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
+
+CREATE INDEX reservations_ends_twice ON credit_reservations (closed_at_us, actual_cost_micro)
+    WHERE closed_at_us IS NOT NULL AND (held_micro = 0 OR billing_mode = 'shadow' OR discount_bps > 0);
 
 CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
@@ -446,6 +453,11 @@ CREATE INDEX campaigns_by_status ON credit_campaigns (status);
 CREATE INDEX campaigns_due ON credit_campaigns (expires_at_us)
     WHERE status IN ('draft', 'active', 'paused') AND expires_at_us IS NOT NULL;
 
+CREATE INDEX campaigns_twice
+    ON credit_campaigns (name, description, campaign_type, budget_micro, grant_formula, grant_config, pool_id,
+                         per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, created_by, created_at_us,
+                         updated_at_us);
+
 CREATE TRIGGER campaigns_begin_as_drafts BEFORE INSERT ON credit_campaigns
 WHEN NEW.status <> 'draft' OR NEW.spent_micro <> 0 OR NEW.grant_count <> 0
 BEGIN SELECT RAISE(ABORT, 'campaigns_begin_as_drafts'); END;
@@ -587,6 +599,8 @@ CREATE INDEX grants_by_campaign_and_status ON credit_grants (campaign_id, status
 
 CREATE INDEX grants_by_account ON credit_grants (account_id);
 
+CREATE INDEX grants_revoke_reasons_twice ON credit_grants (revoke_reason) WHERE revoke_reason IS NOT NULL;
+
 CREATE TRIGGER grants_are_paid_by_an_active_campaign_in_its_time BEFORE INSERT ON credit_grants
 WHEN NEW.status <> 'granted'
   OR NOT EXISTS (
@@ -678,6 +692,43 @@ BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_changed'); END;
 CREATE TRIGGER audit_rows_are_never_deleted BEFORE DELETE ON admin_audit_log
 BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_deleted'); END;
 
+CREATE TABLE book_chain (
+    number       INTEGER PRIMARY KEY,
+    -- The last row of each table that it covers.
+    accounts     INTEGER NOT NULL,
+    lots         INTEGER NOT NULL,
+    reservations INTEGER NOT NULL,
+    debts        INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    grants       INTEGER NOT NULL,
+    audit_rows   INTEGER NOT NULL,
+    hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
+) STRICT;
+
+CREATE TRIGGER links_follow_each_other BEFORE INSERT ON book_chain
+WHEN NEW.number <> coalesce((SELECT max(number) FROM book_chain), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'links_follow_each_other'); END;
+
+CREATE TRIGGER links_are_never_changed BEFORE UPDATE ON book_chain
+BEGIN SELECT RAISE(ABORT, 'links_are_never_changed'); END;
+
+CREATE TRIGGER links_are_never_deleted BEFORE DELETE ON book_chain
+BEGIN SELECT RAISE(ABORT, 'links_are_never_deleted'); END;
+
+CREATE TABLE book_head (
+    id              INTEGER PRIMARY KEY CONSTRAINT head_is_one_row CHECK (id = 1),
+    -- The commits of the service, and the same number negated: a bit that flips in one of them shows.
+    commits         INTEGER NOT NULL,
+    negated_commits INTEGER NOT NULL CONSTRAINT head_says_its_commits_twice CHECK (negated_commits = -commits)
+) STRICT;
+
+CREATE TRIGGER head_counts_every_commit BEFORE UPDATE ON book_head
+WHEN NEW.commits <> OLD.commits + 1
+BEGIN SELECT RAISE(ABORT, 'head_counts_every_commit'); END;
+
+CREATE TRIGGER head_is_kept BEFORE DELETE ON book_head
+BEGIN SELECT RAISE(ABORT, 'head_is_kept'); END;
+
 CREATE TABLE reconciliations (
     id               INTEGER PRIMARY KEY CONSTRAINT reconciliation_is_the_last CHECK (id = 1),
     -- The moment of the snapshot that was checked.
@@ -691,6 +742,8 @@ CREATE TABLE reconciliations (
     audit_hash       BLOB CONSTRAINT reconciliation_audit_hash_has_32_bytes CHECK (length(audit_hash) = 32),
     CONSTRAINT reconciliation_names_an_audit_row_whole CHECK ((audit_seq IS NULL) = (audit_hash IS NULL))
 ) STRICT;
+
+CREATE INDEX reconciliations_twice ON reconciliations (reconciled_at_us, report);
 
 CREATE TRIGGER reconciliation_sees_no_less_of_the_audit_log BEFORE UPDATE ON reconciliations
 WHEN OLD.audit_seq IS NOT NULL
@@ -711,7 +764,10 @@ CREATE TABLE idempotency_keys (
     status        INTEGER NOT NULL CONSTRAINT idempotency_keeps_successes_only CHECK (status BETWEEN 200 AND 299),
     body          BLOB NOT NULL,
     -- By the real clock, like tokens: a key is kept a day of the caller's time.
-    created_at_us INTEGER NOT NULL
+    created_at_us INTEGER NOT NULL,
+    -- Of what is no part of the index below; src/minibill/idempotency.py makes it.
+    checksum      INTEGER NOT NULL
+        CONSTRAINT idempotency_checksum_has_32_bits CHECK (checksum BETWEEN 0 AND 4294967295)
 ) STRICT;
 
 CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (caller, key);
@@ -724,3 +780,5 @@ CREATE TABLE revoked_tokens (
         CONSTRAINT revoked_tokens_id_has_1_to_255_characters CHECK (length(token_id) BETWEEN 1 AND 255),
     revoked_at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);

@@ -120,6 +120,7 @@ OWNERS = {
     "discounts": ("discounts/", "ledger/reservations.py"),
     "book": ("book.py", "totals.py"),
     "reconcile": ("reconcile/", "book.py"),
+    "chain": ("chain.py", "db/anchor.py"),
 }
 
 

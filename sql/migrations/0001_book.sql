@@ -1,10 +1,15 @@
--- The book: accounts, lots, discounts, reservations, debts, entries, balances, campaigns, grants, audit log, idempotency keys.
+-- The book: accounts, lots, discounts, reservations, debts, entries, balances, campaigns, grants, audit log, chain, idempotency
+-- keys.
 --
 -- Money is INTEGER micro-units, time INTEGER microseconds since 1970 in UTC. NULL is allowed only where a comment says what
 -- it means. One CHECK or trigger per rule, named for the truth it states; src/minibill/db/constraints.py says of each what a
 -- caller is told when it fires. 253402300799999999 is the last microsecond of the year 9999, the latest that can be written.
 -- Where rows are written thousands of times a second a word is compared with OR: for IN of more than two words SQLite builds
 -- a table of them in every statement, which was a twentieth of what a reservation costs.
+--
+-- A bit that flips in the file must show. Rows that never change are hashed into the chain; sums, states and balances can be
+-- recomputed from them (sql/invariants.sql). What changes in place and follows from nothing else is in an index as well, named
+-- ..._twice: SQLite's own check of a file compares the two.
 
 -- ---------------------------------------------------------------------------------------------------------- accounts --
 
@@ -132,6 +137,7 @@ CREATE TABLE discount_tiers (
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
+CREATE INDEX tiers_twice ON discount_tiers (community_id, rate_bps, max_discount_micro);
 
 -- Who belongs to which community. What has lapsed stays until it is put again or deleted, and counts for nothing.
 CREATE TABLE memberships (
@@ -147,6 +153,7 @@ CREATE TABLE memberships (
 ) STRICT;
 
 CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
+CREATE INDEX memberships_twice ON memberships (account_id, community_id, tier, expires_at_us);
 
 CREATE TRIGGER memberships_begin_in_a_tier_of_the_community BEFORE INSERT ON memberships
 WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
@@ -237,6 +244,9 @@ CREATE INDEX reservations_due_by_account ON credit_reservations (account_id, exp
 CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE status = 'pending';
 -- Which of them a past moment must count as over although that was written down later.
 CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
+-- The ends that no entry tells of, and the costs that a discount, which is rounded, does not give away.
+CREATE INDEX reservations_ends_twice ON credit_reservations (closed_at_us, actual_cost_micro)
+    WHERE closed_at_us IS NOT NULL AND (held_micro = 0 OR billing_mode = 'shadow' OR discount_bps > 0);
 
 CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
@@ -462,6 +472,10 @@ CREATE TABLE credit_campaigns (
 CREATE INDEX campaigns_by_status ON credit_campaigns (status);
 CREATE INDEX campaigns_due ON credit_campaigns (expires_at_us)
     WHERE status IN ('draft', 'active', 'paused') AND expires_at_us IS NOT NULL;
+CREATE INDEX campaigns_twice
+    ON credit_campaigns (name, description, campaign_type, budget_micro, grant_formula, grant_config, pool_id,
+                         per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, created_by, created_at_us,
+                         updated_at_us);
 
 CREATE TRIGGER campaigns_begin_as_drafts BEFORE INSERT ON credit_campaigns
 WHEN NEW.status <> 'draft' OR NEW.spent_micro <> 0 OR NEW.grant_count <> 0
@@ -607,6 +621,7 @@ CREATE UNIQUE INDEX grants_once_per_campaign_and_account ON credit_grants (campa
 CREATE UNIQUE INDEX grants_one_per_lot ON credit_grants (lot_id);
 CREATE INDEX grants_by_campaign_and_status ON credit_grants (campaign_id, status);
 CREATE INDEX grants_by_account ON credit_grants (account_id);
+CREATE INDEX grants_revoke_reasons_twice ON credit_grants (revoke_reason) WHERE revoke_reason IS NOT NULL;
 
 CREATE TRIGGER grants_are_paid_by_an_active_campaign_in_its_time BEFORE INSERT ON credit_grants
 WHEN NEW.status <> 'granted'
@@ -699,6 +714,50 @@ BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_changed'); END;
 CREATE TRIGGER audit_rows_are_never_deleted BEFORE DELETE ON admin_audit_log
 BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_deleted'); END;
 
+-- ------------------------------------------------------------------------------------------------------------- chain --
+
+-- Hashes of all rows above that never change, each link over those that came since the one before and over its hash; made
+-- about every second. src/minibill/chain.py says what is hashed.
+CREATE TABLE book_chain (
+    number       INTEGER PRIMARY KEY,
+    -- The last row of each table that it covers.
+    accounts     INTEGER NOT NULL,
+    lots         INTEGER NOT NULL,
+    reservations INTEGER NOT NULL,
+    debts        INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    grants       INTEGER NOT NULL,
+    audit_rows   INTEGER NOT NULL,
+    hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
+) STRICT;
+
+CREATE TRIGGER links_follow_each_other BEFORE INSERT ON book_chain
+WHEN NEW.number <> coalesce((SELECT max(number) FROM book_chain), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'links_follow_each_other'); END;
+
+CREATE TRIGGER links_are_never_changed BEFORE UPDATE ON book_chain
+BEGIN SELECT RAISE(ABORT, 'links_are_never_changed'); END;
+
+CREATE TRIGGER links_are_never_deleted BEFORE DELETE ON book_chain
+BEGIN SELECT RAISE(ABORT, 'links_are_never_deleted'); END;
+
+-- How far the book has come. The anchor beside the file says the same: src/minibill/db/anchor.py.
+CREATE TABLE book_head (
+    id              INTEGER PRIMARY KEY CONSTRAINT head_is_one_row CHECK (id = 1),
+    -- The commits of the service, and the same number negated: a bit that flips in one of them shows.
+    commits         INTEGER NOT NULL,
+    negated_commits INTEGER NOT NULL CONSTRAINT head_says_its_commits_twice CHECK (negated_commits = -commits)
+) STRICT;
+
+INSERT INTO book_head (id, commits, negated_commits) VALUES (1, 0, 0);
+
+CREATE TRIGGER head_counts_every_commit BEFORE UPDATE ON book_head
+WHEN NEW.commits <> OLD.commits + 1
+BEGIN SELECT RAISE(ABORT, 'head_counts_every_commit'); END;
+
+CREATE TRIGGER head_is_kept BEFORE DELETE ON book_head
+BEGIN SELECT RAISE(ABORT, 'head_is_kept'); END;
+
 -- --------------------------------------------------------------------------------------------------- reconciliation --
 
 -- The last reconciliation: one row, none before the first. src/minibill/invariants.py says what is checked.
@@ -715,6 +774,8 @@ CREATE TABLE reconciliations (
     audit_hash       BLOB CONSTRAINT reconciliation_audit_hash_has_32_bytes CHECK (length(audit_hash) = 32),
     CONSTRAINT reconciliation_names_an_audit_row_whole CHECK ((audit_seq IS NULL) = (audit_hash IS NULL))
 ) STRICT;
+
+CREATE INDEX reconciliations_twice ON reconciliations (reconciled_at_us, report);
 
 CREATE TRIGGER reconciliation_sees_no_less_of_the_audit_log BEFORE UPDATE ON reconciliations
 WHEN OLD.audit_seq IS NOT NULL
@@ -738,7 +799,10 @@ CREATE TABLE idempotency_keys (
     status        INTEGER NOT NULL CONSTRAINT idempotency_keeps_successes_only CHECK (status BETWEEN 200 AND 299),
     body          BLOB NOT NULL,
     -- By the real clock, like tokens: a key is kept a day of the caller's time.
-    created_at_us INTEGER NOT NULL
+    created_at_us INTEGER NOT NULL,
+    -- Of what is no part of the index below; src/minibill/idempotency.py makes it.
+    checksum      INTEGER NOT NULL
+        CONSTRAINT idempotency_checksum_has_32_bits CHECK (checksum BETWEEN 0 AND 4294967295)
 ) STRICT;
 
 CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (caller, key);
@@ -752,3 +816,5 @@ CREATE TABLE revoked_tokens (
         CONSTRAINT revoked_tokens_id_has_1_to_255_characters CHECK (length(token_id) BETWEEN 1 AND 255),
     revoked_at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);

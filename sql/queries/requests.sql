@@ -7,8 +7,13 @@ SELECT fingerprint, status, body
    AND key = :key;
 
 -- name: keep_key
-INSERT INTO idempotency_keys (caller, key, fingerprint, status, body, created_at_us)
-VALUES (:caller, :key, :fingerprint, :status, :body, :real_now_us);
+INSERT INTO idempotency_keys (caller, key, fingerprint, status, body, created_at_us, checksum)
+VALUES (:caller, :key, :fingerprint, :status, :body, :real_now_us, :checksum);
+
+-- name: kept_keys
+-- All of them, with what their checksums are of.
+SELECT id, fingerprint, status, body, created_at_us, checksum
+  FROM idempotency_keys;
 
 -- name: prune_keys
 -- A slice of what is older than it must be kept. Ids grow with time, so the oldest are the first.

@@ -5,18 +5,21 @@ idempotency, dry runs and the audit log are in one place and hold for every writ
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from minibill import audit, idempotency
+from minibill import audit, chain, idempotency
 from minibill.audit import Origin
 from minibill.auth.tokens import Caller
 from minibill.campaigns.lifecycle import expire_campaigns
 from minibill.clock import Clock, monotonic_s
+from minibill.db.anchor import Anchor
 from minibill.db.connect import FileLock, Places, open_writer
 from minibill.db.migrate import migrate
 from minibill.db.queries import queries
@@ -36,6 +39,9 @@ from minibill.wire import encode
 log = logging.getLogger("minibill.book")
 
 BOOK = queries("book")
+
+# What a stop waits for, where a book has much that no link covers: one that was not made by this service.
+LINK_AT_CLOSE_SECONDS_MAX = 1.0
 
 # What is no id of a token: none has U+0000 in it.
 ID_OF_NONE = "-\x00"
@@ -61,7 +67,14 @@ class Book:
     """An open database file: locked to this process, migrated, with its writer and readers. Made by `Book.open`."""
 
     def __init__(
-        self, path: Path, lock: FileLock, conn: sqlite3.Connection, writer: Writer, readers: Readers, clock: Clock
+        self,
+        path: Path,
+        lock: FileLock,
+        conn: sqlite3.Connection,
+        anchor: Anchor,
+        writer: Writer,
+        readers: Readers,
+        clock: Clock,
     ) -> None:
         self.path = path
         self.clock = clock
@@ -72,6 +85,7 @@ class Book:
         self.reconciler = Reconciler(path, clock)
         self._lock = lock
         self._conn = conn
+        self._anchor = anchor
         # Keys of writes that are done in part, with the fingerprint of what they came with: nobody else may take them.
         self._under_way: dict[tuple[str, str], bytes] = {}
 
@@ -81,32 +95,33 @@ class Book:
         path: Path,
         *,
         clock: Clock | None = None,
+        accept_loss: bool = False,
         on_unknown_outcome: Callable[[BaseException], None] = _end_the_process,
     ) -> "Book":
         """Opens, and makes or migrates where needed.
 
         Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
-        when it is newer than this minibill. When a commit fails with an unknown outcome, `on_unknown_outcome` is called from
-        the writer's thread: by default it ends the process; whoever goes on must open the book anew.
+        when it is newer than this minibill, `BehindItsAnchor` when it lacks what was answered, unless that loss is accepted.
+        When a commit fails with an unknown outcome, `on_unknown_outcome` is called from the writer's thread: by default it
+        ends the process; whoever goes on must open the book anew.
         """
-        lock = FileLock(path)
-        try:
+        with ExitStack() as stack:
+            lock = FileLock(path)
+            stack.callback(lock.release)
             conn = open_writer(path)
-        except BaseException:
-            lock.release()
-            raise
-        try:
+            stack.callback(conn.close)
             migrate(conn)
             make_lasting(conn, path)
+            anchor = Anchor(path, conn, accept_loss=accept_loss)
+            stack.callback(anchor.close)
             clock = clock or Clock()
             clock.not_before(newest_time_us(conn))
             readers = await Readers.open(path)
-        except BaseException:
-            conn.close()
-            lock.release()
-            raise
-        writer = Writer(conn, path, on_unknown_outcome=on_unknown_outcome, moved=Places(path).moved)
-        return cls(path, lock, conn, writer, readers, clock)
+            stack.pop_all()
+        writer = Writer(
+            conn, path, on_unknown_outcome=on_unknown_outcome, anchor=anchor, moved=Places(path).moved
+        )
+        return cls(path, lock, conn, anchor, writer, readers, clock)
 
     async def write(
         self,
@@ -174,6 +189,11 @@ class Book:
             rows += count
         self.sweeps.add(rows, monotonic_s() - began_s)
 
+    async def link(self, *, until_s: float = math.inf) -> None:
+        """Adds to the chain what it does not cover yet, a slice at a time; stops at that time, which is monotonic."""
+        while monotonic_s() < until_s and await self.writer.run(chain.link):
+            pass
+
     async def try_to_write(self) -> None:
         """When the last writes could not be made: tries one that changes nothing, so that it shows when they can again."""
         if self.writer.hindrance is not None:
@@ -206,6 +226,11 @@ class Book:
     async def close(self) -> None:
         """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""
         await self.reconciler.close()
+        try:
+            await self.link(until_s=monotonic_s() + LINK_AT_CLOSE_SECONDS_MAX)
+        except Problem as problem:
+            # The next start goes on with it.
+            log.warning("the newest rows are not in the chain yet: %s", problem.detail)
         await self.writer.stop()
         await self.readers.close()
         try:
@@ -214,6 +239,7 @@ class Book:
             # Nothing is lost: what was answered is in the WAL, and the next start goes on from there.
             log.warning("the write-ahead log was not folded into the file: %s", error)
         self._conn.close()
+        self._anchor.close()
         self._lock.release()
 
 

@@ -1,7 +1,8 @@
 """Idempotency keys: the first success of a request, kept with its effect and answered again. Source: contract, section 1."""
 
 import hashlib
-from typing import NamedTuple
+import zlib
+from typing import Any, NamedTuple
 
 from minibill.clock import US_PER_SECOND, real_now_us
 from minibill.db.queries import queries
@@ -51,6 +52,7 @@ def require_own(key: Key, fingerprint: bytes) -> None:
 
 def keep(conn: sqlite3.Connection, key: Key, kept: Kept) -> None:
     """Keeps the answer of a success, in the transaction of its effect."""
+    now_us = real_now_us()
     SQL.keep_key.run(
         conn,
         caller=key.caller,
@@ -58,8 +60,32 @@ def keep(conn: sqlite3.Connection, key: Key, kept: Kept) -> None:
         fingerprint=key.fingerprint,
         status=kept.status,
         body=kept.body,
-        real_now_us=real_now_us(),
+        real_now_us=now_us,
+        checksum=_checksum(key.fingerprint, kept.status, kept.body, now_us),
     )
+
+
+def damaged_answers(conn: sqlite3.Connection) -> tuple[int, list[int]]:
+    """How many keys there are, and which of them are no longer with what was kept."""
+    count, found = 0, list[int]()
+    cursor = SQL.kept_keys.run(conn)
+    while rows := cursor.fetchmany(PRUNE_KEYS_MAX):
+        count += len(rows)
+        found += [key_id for key_id, *kept, checksum in rows if not _is_whole(kept, checksum)]
+    return count, found
+
+
+def _is_whole(kept: list[Any], checksum: object) -> bool:
+    try:
+        return _checksum(*kept) == checksum
+    except TypeError:
+        # A column of another type than those that are kept.
+        return False
+
+
+def _checksum(fingerprint: bytes, status: int, body: bytes, created_at_us: int) -> int:
+    """What shows a flipped bit; caller and key are in an index as well, which SQLite's own check compares."""
+    return zlib.crc32(body, zlib.crc32(b"%d %d" % (status, created_at_us), zlib.crc32(fingerprint)))
 
 
 def prune(conn: sqlite3.Connection) -> int:

@@ -162,11 +162,16 @@ def run_check(conn: sqlite3.Connection, name: str, *, pause: Callable[[], object
             examples = list(dict.fromkeys(unchained + examples))[:EXAMPLES_MAX]
             broken.add(AUDIT_RULE)
     except sqlite3.DatabaseError as error:
-        if error_code(error) not in _OF_THE_FILE or isinstance(error, sqlite3.ProgrammingError):
+        if not is_of_the_file(error):
             raise
         log.error("the file can't be read", extra={"check": name, "reason": str(error)})
         return Finding(0, 1, [], [FILE_RULE])
     return Finding(checked, violations, examples, sorted(broken))
+
+
+def is_of_the_file(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error is one that a broken file comes to, and not a lock, an interrupt or no room for a sort."""
+    return error_code(error) in _OF_THE_FILE and not isinstance(error, sqlite3.ProgrammingError)
 
 
 def violations(conn: sqlite3.Connection) -> dict[str, list[str]]:

@@ -1,4 +1,7 @@
-"""What runs by itself: settling what is due, forgetting what need not be kept, reconciling. Ended with the service."""
+"""What runs by itself: settling what is due, the chain, forgetting what need not be kept, reconciling.
+
+Ended with the service.
+"""
 
 import asyncio
 import logging
@@ -14,6 +17,9 @@ log = logging.getLogger("minibill.jobs")
 SWEEP_SECONDS = 5
 PRUNE_SECONDS = 600
 
+# What is written becomes part of the chain within this time.
+LINK_SECONDS = 1
+
 # How often the schedule of reconciliations is looked at, and how long one that failed to run is put off.
 RECONCILE_LOOK_SECONDS = 5
 RECONCILE_AGAIN_SECONDS = 60
@@ -23,6 +29,7 @@ async def run_jobs(service: Service) -> None:
     """Runs until it is cancelled; a job that fails is logged and tried again at its next time."""
     async with asyncio.TaskGroup() as jobs:
         jobs.create_task(_settle_and_prune(service))
+        jobs.create_task(_link(service))
         if service.settings.reconcile_seconds:
             jobs.create_task(_reconcile(service))
 
@@ -43,6 +50,17 @@ async def _settle_and_prune(service: Service) -> None:
             log.warning("a background job was put off", extra={"reason": problem.detail})
         except Exception:
             log.exception("a background job failed")
+
+
+async def _link(service: Service) -> None:
+    while True:
+        await asyncio.sleep(LINK_SECONDS)
+        try:
+            await service.book.link()
+        except Problem as problem:
+            log.warning("the chain was put off", extra={"reason": problem.detail})
+        except Exception:
+            log.exception("the chain can't be continued")
 
 
 async def _reconcile(service: Service) -> None:

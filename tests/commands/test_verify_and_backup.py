@@ -25,6 +25,8 @@ from minibill.reconcile.offline import _checks_of
 from tests.serving import Server, mint, open_account, serving
 from tests.sql.book import make_book
 
+FILE_CHECKS = {"file_integrity", "commit_chain", "kept_answers"}
+
 
 def minibill(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"MINIBILL_DB": None})
@@ -78,15 +80,15 @@ def test_verify_says_that_a_book_is_healthy_and_leaves_its_folder_as_it_was(book
     before = contents(book.parent)
     result = minibill("verify", "--db", book)
     assert result.exit_code == 0, result.output
-    assert "book.db is healthy: 11 checks pass" in result.stdout
+    assert "book.db is healthy: 13 checks pass" in result.stdout
     assert all(name in result.stdout for name in CHECKS)
     assert contents(book.parent) == before
 
 
 def test_verify_answers_in_json(book: Path) -> None:
     answer = json.loads(minibill("verify", "--db", book, "--json").stdout)
-    assert answer.keys() == {"db", "status", "durationMs", "checks"}
-    assert answer["status"] == "healthy" and answer["checks"].keys() == {"file_integrity", *CHECKS}
+    assert answer.keys() == {"db", "anchored", "status", "durationMs", "checks"}
+    assert answer["status"] == "healthy" and answer["checks"].keys() == FILE_CHECKS | CHECKS.keys()
 
 
 def test_verify_names_what_is_wrong_and_exits_1(book: Path) -> None:
@@ -329,7 +331,7 @@ def test_a_restore_makes_the_file_where_there_is_none(book: Path, tmp_path: Path
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     assert (answer["backup"], answer["db"], answer["replaced"]) == (str(book), str(target), False)
-    assert sorted(file.name for file in target.parent.iterdir()) == ["book.db", "book.db.lock"]
+    assert sorted(file.name for file in target.parent.iterdir()) == ["book.db", "book.db-anchor", "book.db.lock"]
     assert minibill("verify", "--db", target).exit_code == 0
 
 
@@ -469,7 +471,7 @@ def test_a_book_is_left_alone_when_its_log_or_the_copy_can_not_be_written(
     with closing(open_writer(book)) as writer:
         writer.execute("INSERT INTO revoked_tokens VALUES ('token-2', 1000)")
         before = contents(book.parent)
-        monkeypatch.setattr("minibill.db.copy._sync", full)
+        monkeypatch.setattr("minibill.db.copy.sync", full)
         result = minibill("restore", copy, "--db", book, "--force")
         assert result.exit_code == 2 and "No space left" in result.stderr
         assert {name: contents(book.parent)[name] for name in ("book.db", "book.db-wal")} == {

@@ -79,6 +79,7 @@ VALID: dict[str, dict[str, object]] = {
     },
     "idempotency_keys": {
         "caller": "admin:op", "key": "key-2", "fingerprint": bytes(32), "status": 200, "body": b"{}", "created_at_us": 2000,
+        "checksum": 0,
     },
     "revoked_tokens": {"token_id": "token-2", "revoked_at_us": 2000},
 }  # fmt: skip
@@ -237,6 +238,8 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": ""}),
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": "k" * 256}),
         ("idempotency_fingerprint_has_32_bytes", "idempotency_keys", {"fingerprint": bytes(33)}),
+        ("idempotency_checksum_has_32_bits", "idempotency_keys", {"checksum": -1}),
+        ("idempotency_checksum_has_32_bits", "idempotency_keys", {"checksum": 2**32}),
         ("idempotency_keeps_successes_only", "idempotency_keys", {"status": 199}),
         ("idempotency_keeps_successes_only", "idempotency_keys", {"status": 300}),
         ("idempotency_one_per_caller_and_key", "idempotency_keys", {"key": "key-1"}),
@@ -541,6 +544,22 @@ def _reconciliations_that_are_refused() -> Iterator[Case]:
     yield "reconciliation_is_kept", (replace("reconciliations", 1),)
 
 
+def _links_and_heads_that_are_refused() -> Iterator[Case]:
+    link = "INSERT INTO book_chain VALUES ({}, 1, 1, 1, 1, 1, 1, 1, zeroblob({}))".format
+    yield "links_hash_has_32_bytes", (link(1, 31),)
+    for number in (0, 2):
+        yield "links_follow_each_other", (link(number, 32),)
+    yield "links_follow_each_other", (link(1, 32), link(1, 32))
+    yield "links_are_never_changed", (link(1, 32), "UPDATE book_chain SET entries = entries")
+    yield "links_are_never_deleted", (link(1, 32), "DELETE FROM book_chain")
+    yield "head_is_one_row", ("INSERT INTO book_head VALUES (2, 0, 0)",)
+    yield "head_says_its_commits_twice", ("UPDATE book_head SET commits = commits + 1",)
+    for step in (-1, 0, 2):
+        changed = f"commits = commits + {step}, negated_commits = negated_commits - {step}"
+        yield "head_counts_every_commit", (f"UPDATE book_head SET {changed}",)
+    yield "head_is_kept", ("DELETE FROM book_head",)
+
+
 def _rows_that_stay() -> Iterator[Case]:
     """Append-only tables, and the columns of the others that never change."""
     for table, prefix, where in (
@@ -602,6 +621,7 @@ CASES: list[Case] = [
     *_entries_that_are_refused(),
     *_balances_that_are_refused(),
     *_reconciliations_that_are_refused(),
+    *_links_and_heads_that_are_refused(),
     *_rows_that_stay(),
 ]
 

@@ -24,12 +24,17 @@ SCANS = {
     ("balances_in_all", "SCAN credit_balances"): "for the metrics, on a reader and seldom: totals.py says how seldom",
     ("debts_in_all", "SCAN credit_debts USING INDEX debts_open_by_account"): "only the open debts, likewise",
     ("last_audit_row", "SCAN admin_audit_log"): "one row: the last by rowid",
-    ("revoked_tokens", "SCAN revoked_tokens"): "the whole deny list is what a start loads, and it is pruned",
+    (
+        "revoked_tokens",
+        "SCAN revoked_tokens USING COVERING INDEX revoked_tokens_twice",
+    ): "the whole deny list is what a start loads, and it is pruned",
     ("prune_keys", "SCAN idempotency_keys"): "the first rows by rowid, up to LIMIT",
     ("balance_at", "SCAN o"): "the overdue reservations of one account, chosen by index just before",
     ("campaign_stats", "SCAN o"): "one row: what is overdue, added up",
     ("campaign_stats", "SCAN e"): "one row: what is expired, added up",
-    ("prune_tokens", "SCAN revoked_tokens"): "a deny list holds tokens of the last hour or so",
+    ("last_link", "SCAN book_chain"): "one row: the last by rowid",
+    ("links", "SCAN book_chain"): "verify reads the whole chain, with all that it is of",
+    ("kept_keys", "SCAN idempotency_keys"): "verify reads them all",
 }
 
 # Sorts that no index does, and what bounds them.

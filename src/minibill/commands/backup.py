@@ -23,6 +23,7 @@ from minibill.commands.verdict import (
     verdict_json,
     verified,
 )
+from minibill.db.anchor import begin_anchor, mark_of
 from minibill.db.connect import FileLock, NotABook, lock_file
 from minibill.db.copy import copied, put_in_place
 from minibill.db.migrate import MigrationRefused
@@ -100,7 +101,10 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(src, db, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{src} was not restored, and nothing was changed", say, as_json=as_json)
+        with open_snapshot(copy) as conn:
+            mark = mark_of(conn)
         put_in_place(copy, db, source=src, replaces=replaces, force=force)
+        begin_anchor(db, mark)
     _tell({"backup": str(src), "db": str(db), "replaced": replaces}, db, found, f"{src} is restored", as_json=as_json)
 
 

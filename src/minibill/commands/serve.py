@@ -27,6 +27,7 @@ from minibill.clock import monotonic_s
 from minibill.commands.database import database_option
 from minibill.config import SETTINGS, ConfigurationError, Settings, read_settings, unknown_variables
 from minibill.connections import Patience, connections_max, limited_to
+from minibill.db.anchor import BehindItsAnchor
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
 from minibill.db.sqlite import SqliteTooOld, sqlite3
@@ -85,7 +86,8 @@ Examples:
 )
 @click.option("--dev", is_flag=True, help="Make and keep secrets beside the database; print a token and a curl line.")
 @click.option("--test-clock", is_flag=True, help="With --dev: let admins move the book's time forward.")
-def serve(*, db: Path, host: str, port: int, dev: bool, test_clock: bool) -> None:
+@click.option("--accept-loss", is_flag=True, help="Serve a book that has lost what was answered; the log says how much.")
+def serve(*, db: Path, host: str, port: int, dev: bool, test_clock: bool, accept_loss: bool) -> None:
     """Serve the HTTP API on one database file.
 
     Migrates the file first. One process serves a file; a second one is refused. SIGTERM finishes what was taken on.
@@ -100,17 +102,21 @@ def serve(*, db: Path, host: str, port: int, dev: bool, test_clock: bool) -> Non
         click.echo(f"warning: {name} is no setting of this minibill; minibill serve --help lists them", err=True)
     configure_logs(settings.log_level, for_people=dev or sys.stderr.isatty(), stream=sys.stderr)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(_serve(db, host, port, settings, dev=dev, test_clock=test_clock))
+        runner.run(_serve(db, host, port, settings, dev=dev, test_clock=test_clock, accept_loss=accept_loss))
 
 
-async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool) -> None:
+async def _serve(
+    db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool, accept_loss: bool
+) -> None:
     # From here on a signal to stop ends in a stop, also one that comes before there is a server that could hear it.
     loop, stop_asked = asyncio.get_running_loop(), asyncio.Event()
     for signum in STOP_SIGNALS:
         loop.add_signal_handler(signum, stop_asked.set)
     try:
-        book = await Book.open(db)
-    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, sqlite3.Error, OSError) as error:
+        book = await Book.open(db, accept_loss=accept_loss)
+    except (
+        DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, BehindItsAnchor, sqlite3.Error, OSError
+    ) as error:  # fmt: skip
         raise click.UsageError(f"can't open {db}: {error}") from None
     try:
         listener = _listen(host, port)

@@ -25,13 +25,17 @@ def verify(*, db: Path, as_json: bool) -> None:
 
     Reads only, and never waits for a service that writes the file meanwhile. What is checked is what
     POST /admin/billing/reconciliation checks, and file_integrity: SQLite's own check of pages, indexes and constraints,
-    and whether the schema is the one that this version makes.
+    and whether the schema is the one that this version makes; commit_chain: whether rows that never change are what the
+    chain hashed, and nothing is missing of what FILE-anchor says was committed; kept_answers: the answers that are kept
+    for idempotency keys.
     """  # fmt: skip
     with one_line(f"verify {db}"), progress_bar() as say:
         found = verified(db, say)
     if as_json:
-        print_json({"db": str(db), **verdict_json(found.report)})
+        print_json({"db": str(db), "anchored": found.anchored, **verdict_json(found.report)})
     else:
         print_checks(found)
+        if not found.anchored:
+            click.echo(f"\nThere is no anchor beside {db}: nothing tells whether its newest commits are missing.")
         click.echo(f"\n{in_a_word(db, found.report)}")
     sys.exit(0 if found.report.status == "healthy" else 1)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-from minibill.db.sqlite import require_floor, sqlite3
+from minibill.db.sqlite import damaged_schemas_told, require_floor, sqlite3
 
 # "mbil": a file that is some other program's SQLite database is not opened.
 APPLICATION_ID = 0x6D62696C
@@ -56,8 +56,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
     _refuse_read_only(path)
     conn = _connect(path, WriterConnection)
     try:
-        _refuse_other_files(conn, path)
-        conn.execute("PRAGMA journal_mode = WAL")
+        with damaged_schemas_told():
+            _refuse_other_files(conn, path)
+            conn.execute("PRAGMA journal_mode = WAL")
         conn.execute("PRAGMA synchronous = FULL")
         conn.execute("PRAGMA foreign_keys = ON")
         conn.execute("PRAGMA recursive_triggers = ON")

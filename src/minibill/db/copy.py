@@ -11,13 +11,14 @@ from stat import S_IMODE
 from types import FrameType
 
 from minibill.db.connect import DatabaseLocked, NotABook, open_writer
+from minibill.db.files import sync
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
 
 # Pages between two words of progress: a few milliseconds.
 STEP_PAGES = 2_000
 
-_COMPANIONS = ("-wal", "-shm", "-journal")
+_COMPANIONS = ("-wal", "-shm", "-journal", "-anchor")
 
 # What a file comes to that is no database, or no longer.
 _UNREADABLE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
@@ -71,18 +72,19 @@ def put_in_place(copy: Path, path: Path, *, source: Path, replaces: bool, force:
     """
     # All that is slow or may fail comes first, so that the old file is whole until the new one is there.
     _take_on(copy, path if replaces else source, owner=replaces)
-    _sync(copy)
+    sync(copy)
     if replaces:
         _fold_log(path, force=force)
     elif path.exists():
         raise _is_there(path)
-    # A log that belongs to another file would be read as if it were this one's.
+    # A log that belongs to another file would be read as if it were this one's, and an anchor be compared with it.
     _remove_companions(path)
+    sync(path.parent)
     if replaces:
         copy.replace(path)
     else:
         _move_where_nothing_is(copy, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _move_where_nothing_is(copy: Path, path: Path) -> None:
@@ -133,11 +135,3 @@ def _remove(path: Path) -> None:
 def _remove_companions(path: Path) -> None:
     for suffix in _COMPANIONS:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ import hashlib
 import re
 import time
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,10 +85,7 @@ def schema_of(conn: sqlite3.Connection) -> str:
 
 def schema_differences(conn: sqlite3.Connection) -> list[str]:
     """What a file's schema lacks, has more, or has otherwise than the migrations make it; empty when it is theirs."""
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
-        migrate(fresh)
-        expected = _objects(fresh)
-    found = _objects(conn)
+    expected, found = _expected_objects(), _objects(conn)
     missing = [f"{kind} {name} is missing" for kind, name in expected if (kind, name) not in found]
     foreign = [f"{kind} {name} is not of minibill's schema" for kind, name in found if (kind, name) not in expected]
     changed = [
@@ -96,6 +94,13 @@ def schema_differences(conn: sqlite3.Connection) -> list[str]:
         if expected.get((kind, name), sql) != sql
     ]
     return [*missing, *foreign, *changed]
+
+
+@cache
+def _expected_objects() -> dict[tuple[str, str], str]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        migrate(fresh)
+        return _objects(fresh)
 
 
 def _objects(conn: sqlite3.Connection) -> dict[tuple[str, str], str]:

@@ -9,12 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from minibill.db.anchor import anchor_file
 from minibill.db.connect import APPLICATION_ID, BUSY_TIMEOUT_MS, NotABook
 from minibill.db.migrate import require_current
-from minibill.db.sqlite import require_floor, sqlite3
+from minibill.db.sqlite import damaged_schemas_told, require_floor, sqlite3
 
 # What reads a whole file wants more of it in memory than what reads rows; in KiB.
 CACHE_KIB = 65_536
+
+# Where the schema of a book is, which was written first.
+_BEGINNING_BYTES = 262_144
 
 
 class Disturbed(Exception):
@@ -51,16 +55,26 @@ def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
         timeout=BUSY_TIMEOUT_MS / 1000,
     )
     try:
-        _require_book(conn, path)
-        conn.execute("PRAGMA trusted_schema = OFF")
-        conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        conn.execute("BEGIN")
-        require_current(conn)
+        with damaged_schemas_told():
+            _require_book(conn, path)
+            conn.execute("PRAGMA trusted_schema = OFF")
+            conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            conn.execute("BEGIN")
+            require_current(conn)
         yield conn
     finally:
         conn.close()
     if not before.has_log and _state_of(real) != before:
         raise Disturbed(f"{path} was opened by another process")
+
+
+def was_a_book(path: Path) -> bool:
+    """Whether a file that can't be opened as a book seems to be a damaged one, and not something else altogether."""
+    if anchor_file(path).exists():
+        return True
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING_BYTES)
+    return beginning[68:72] == APPLICATION_ID.to_bytes(4, "big") or b"credit_ledger" in beginning
 
 
 def _state_of(path: Path) -> _State:

@@ -5,6 +5,8 @@ by the same process drops its locks. Python's own library is taken when it is ne
 """
 
 import sqlite3 as _standard
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 FLOOR = (3, 51, 3)
@@ -22,6 +24,15 @@ VERSION = sqlite3.sqlite_version
 # has, and makes and drops an error for each: 0.5 µs a NULL, a tenth of a reservation's time.
 sqlite3.register_adapter(type(None), lambda null: null)
 sqlite3.register_adapter(bytes, bytes)
+
+
+@contextmanager
+def damaged_schemas_told() -> Iterator[None]:
+    """Raises `sqlite3.DatabaseError` where SQLite quotes a damaged schema, which the driver then can't decode."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError(f"the schema can't be read: {error}") from error
 
 
 class SqliteTooOld(Exception):

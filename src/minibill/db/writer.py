@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from minibill.clock import monotonic_s
+from minibill.db.anchor import Anchor
 from minibill.db.constraints import SQLITE_BUSY, error_code, explain
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import is_for_lack_of_room, may_hold_a_failed_commit
@@ -68,7 +69,8 @@ class Writer:
     """Runs operations on `conn`, which is open on `path`, in the order in which they come; used from one event loop.
 
     `on_unknown_outcome` is called from the thread when a COMMIT fails in a way that leaves open whether it happened. The
-    process must end then: only a restart can tell. The writer takes nothing more.
+    process must end then: only a restart can tell. The writer takes nothing more. Each COMMIT that keeps something is
+    written to the `anchor`, if there is one, before anybody is answered.
 
     `moved` is asked after each COMMIT for a file of the database that is no longer where it was: what was written is in none
     that a restart would find, so it is not answered as done, and the writer takes nothing more.
@@ -80,6 +82,7 @@ class Writer:
         path: Path,
         *,
         on_unknown_outcome: Callable[[BaseException], None],
+        anchor: Anchor | None = None,
         moved: Callable[[], str | None] = lambda: None,
     ) -> None:
         # The event loop never waits for a lock; the thread does, with a limit of its own.
@@ -87,6 +90,7 @@ class Writer:
         self._conn = conn
         self._path = path
         self._on_unknown_outcome = on_unknown_outcome
+        self._anchor = anchor
         self._moved = moved
         self._displaced: str | None = None
         self._waiting: deque[_Job] = deque()
@@ -282,15 +286,21 @@ class Writer:
 
     def _commit(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
         began_s = monotonic_s()
-        before, self._changes = self._changes, self._conn.total_changes
+        conn, anchor, mark = self._conn, self._anchor, None
+        changed = conn.total_changes != self._changes
         try:
-            self._conn.execute("COMMIT")
+            if anchor is not None and changed and any(result.error is None and result.job.keep for result in results):
+                mark = anchor.count(conn)
+            self._changes = conn.total_changes
+            conn.execute("COMMIT")
             self.commit_seconds.observe(monotonic_s() - began_s)
             # A group that changed nothing needed no room, so it says nothing of whether there is room.
-            if self._changes != before:
+            if changed:
                 self._hindrance = None
             if (moved := self._moved()) is not None:
                 results = _failed(results, self._refuse_from_now_on(moved))
+            elif anchor is not None and mark is not None:
+                anchor.write(mark)
         except sqlite3.Error as error:
             results = _failed(results, self._failed_commit(error))
         loop.call_soon_threadsafe(self._finish, loop, results)

@@ -1,0 +1,96 @@
+-- The chain of the book, and how far the book has come.
+
+-- name: count_commit
+UPDATE book_head
+   SET commits = commits + 1,
+       negated_commits = negated_commits - 1
+ WHERE id = 1;
+
+-- name: mark
+-- No link: none was made yet. No row: the head is damaged.
+SELECT h.commits, c.number, c.hash
+  FROM book_head h
+  LEFT JOIN book_chain c ON c.number = (SELECT max(number) FROM book_chain)
+ WHERE h.id = 1
+   AND h.negated_commits = -h.commits;
+
+-- name: link_hash
+SELECT hash
+  FROM book_chain
+ WHERE number = :number;
+
+-- name: last_link
+SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows
+  FROM book_chain
+ ORDER BY number DESC
+ LIMIT 1;
+
+-- name: links
+SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows
+  FROM book_chain
+ ORDER BY number;
+
+-- name: newest_rows
+-- Nothing in these tables is ever deleted, and ids run from 1 without gaps.
+SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
+       coalesce((SELECT max(id) FROM credit_lots), 0),
+       coalesce((SELECT max(id) FROM credit_reservations), 0),
+       coalesce((SELECT max(id) FROM credit_debts), 0),
+       coalesce((SELECT max(id) FROM credit_ledger), 0),
+       coalesce((SELECT max(id) FROM credit_grants), 0),
+       coalesce((SELECT max(seq) FROM admin_audit_log), 0);
+
+-- name: append_link
+INSERT INTO book_chain (number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows)
+VALUES (:number, :hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows);
+
+-- What a link hashes: rows of one table as JSON, in the order of their keys, with all columns that never change. SQLite writes
+-- the JSON, which takes half the time of reading the rows. A blob, so that also what is no UTF-8 can be hashed.
+
+-- name: linked_accounts
+SELECT CAST(json_group_array(json_array(id, entity_type, entity_id, created_at_us)) AS BLOB)
+  FROM credit_accounts NOT INDEXED
+ WHERE id > :after AND id <= :until;
+
+-- name: linked_lots
+SELECT CAST(json_group_array(json_array(
+           id, account_id, pool_id, source_type, source_id, campaign_id, priority, original_micro, expires_at_us, metadata,
+           created_at_us)) AS BLOB)
+  FROM credit_lots NOT INDEXED
+ WHERE id > :after AND id <= :until;
+
+-- name: linked_reservations
+SELECT CAST(json_group_array(json_array(
+           id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro, community_id,
+           tier, held_micro, expires_at_us, description, metadata, created_at_us)) AS BLOB)
+  FROM credit_reservations NOT INDEXED
+ WHERE id > :after AND id <= :until;
+
+-- name: linked_reservation_lots
+SELECT CAST(json_group_array(json_array(reservation_id, position, lot_id, reserved_micro)) AS BLOB)
+  FROM reservation_lots NOT INDEXED
+ WHERE reservation_id > :after AND reservation_id <= :until;
+
+-- name: linked_debts
+SELECT CAST(json_group_array(json_array(id, account_id, reservation_id, original_micro, created_at_us)) AS BLOB)
+  FROM credit_debts NOT INDEXED
+ WHERE id > :after AND id <= :until;
+
+-- name: linked_entries
+SELECT CAST(json_group_array(json_array(
+           id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro,
+           reserved_delta_micro, available_after_micro, reserved_after_micro, description, metadata, created_at_us)) AS BLOB)
+  FROM credit_ledger NOT INDEXED
+ WHERE id > :after AND id <= :until;
+
+-- name: linked_grants
+SELECT CAST(json_group_array(json_array(
+           id, campaign_id, account_id, lot_id, amount_micro, grant_formula, formula_input, created_at_us)) AS BLOB)
+  FROM credit_grants NOT INDEXED
+ WHERE id > :after AND id <= :until;
+
+-- name: linked_audit_rows
+-- Their own hashes are of all that is in them.
+SELECT CAST(json_group_array(json_array(seq, hex(hash))) AS BLOB)
+  FROM admin_audit_log NOT INDEXED
+ WHERE seq > :after AND seq <= :until;
