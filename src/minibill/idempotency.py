@@ -14,6 +14,9 @@ SQL = queries("requests")
 KEEP_SECONDS = 48 * 3600  # The contract promises 24 h; a weekend's retries are welcome.
 PRUNE_KEYS_MAX = 1_000  # One slice: a few milliseconds.
 
+# The largest prime of 32 bits: no bit of a larger number is lost in what is left of it.
+_PRIME = 4_294_967_291
+
 
 class Key(NamedTuple):
     """A key with what it was sent with. `caller` is the kind of token and its subject."""
@@ -85,7 +88,7 @@ def _is_whole(kept: list[Any], checksum: object) -> bool:
 
 def _checksum(fingerprint: bytes, status: int, body: bytes, created_at_us: int) -> int:
     """What shows a flipped bit; caller and key are in an index as well, which SQLite's own check compares."""
-    return zlib.crc32(body, zlib.crc32(b"%d %d" % (status, created_at_us), zlib.crc32(fingerprint)))
+    return zlib.crc32(body, zlib.crc32(fingerprint, (status + created_at_us) % _PRIME))
 
 
 def prune(conn: sqlite3.Connection) -> int:

@@ -109,7 +109,7 @@ UPDATE credit_grants
 
 INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', NULL, NULL);
 
-INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000, 2025458768);
+INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000, 3294442192);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 """
 

@@ -1,0 +1,299 @@
+"""The anchor: what is lost of a book is told at the start and by verify, and nothing else is."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from minibill.book import Book
+from minibill.cli import main
+from minibill.db.anchor import LINE_BYTES, Anchor, BehindItsAnchor, Mark, anchor_file, begin_anchor, mark_of, read_anchor
+from minibill.db.connect import open_reader, open_writer
+from minibill.db.sqlite import sqlite3
+from tests.api import Api, Loop, done
+from tests.serving import SERVE, Server, environment
+
+FIRST, SECOND = Mark(7, 2, bytes(range(32))), Mark(8, 3, bytes(range(1, 33)))
+
+
+def minibill(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"MINIBILL_DB": None})
+
+
+def copied(path: Path, other: Path) -> None:
+    """Copies a book that is open, as a kill would leave it: by another process, which drops none of SQLite's locks."""
+    for ending in ("", "-wal", "-anchor"):
+        subprocess.run(["cp", f"{path}{ending}", f"{other}{ending}"], check=True)
+
+
+@pytest.fixture
+def anchor(db: Path) -> Iterator[Anchor]:
+    """The anchor of an empty book."""
+    with closing(open_writer(db)) as conn:
+        opened = Anchor(db, conn)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def killed(api: Api, tmp_path: Path) -> Path:
+    """A book whose service was killed, with its answered commits in the log: there are four."""
+    api.account(5, 6, 7)
+    copied(api.book.path, tmp_path / "killed.db")
+    return tmp_path / "killed.db"
+
+
+@pytest.fixture
+def opened(loop: Loop) -> Callable[..., None]:
+    """Starts a service on a file, and stops it when it does start."""
+
+    def opened(path: Path, *, accept_loss: bool = False) -> None:
+        loop.run(loop.run(Book.open(path, accept_loss=accept_loss)).close())
+
+    return opened
+
+
+# --- the file ---
+
+
+def test_an_anchor_says_what_was_written_last(db: Path, anchor: Anchor) -> None:
+    assert read_anchor(db) == Mark(0, 0, bytes(32))
+    for mark in (FIRST, SECOND):
+        anchor.write(mark)
+        assert read_anchor(db) == mark
+    assert anchor_file(db).read_text().split()[:2] == [f"{8:020}", f"{3:020}"]
+
+
+def test_a_line_that_is_broken_falls_back_to_the_one_before(db: Path, anchor: Anchor) -> None:
+    anchor.write(FIRST)
+    anchor.write(SECOND)
+    whole = anchor_file(db).read_bytes()
+    for place in range(0, 116, 7):
+        broken = bytearray(whole)
+        broken[place] ^= 0x10
+        anchor_file(db).write_bytes(broken)
+        assert read_anchor(db) == FIRST
+    anchor_file(db).write_bytes(bytes(LINE_BYTES) + whole[LINE_BYTES:])
+    assert read_anchor(db) == FIRST
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 1024, b"noise" * 300])
+def test_what_is_no_anchor_is_none(db: Path, content: bytes) -> None:
+    anchor_file(db).write_bytes(content)
+    assert read_anchor(db) is None
+    with closing(open_writer(db)) as conn:
+        Anchor(db, conn).close()
+        assert read_anchor(db) == mark_of(conn)
+
+
+def test_a_new_anchor_keeps_nothing_of_the_old_one(db: Path, anchor: Anchor) -> None:
+    anchor.write(FIRST)
+    anchor.write(SECOND)
+    begin_anchor(db, Mark(1, 0, bytes(32)))
+    assert read_anchor(db) == Mark(1, 0, bytes(32))
+
+
+def test_an_anchor_lies_beside_the_file_and_not_beside_a_link_to_it(db: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link.db").symlink_to(db)
+    assert anchor_file(tmp_path / "elsewhere" / "link.db") == db.with_name("book.db-anchor")
+
+
+# --- when it is written ---
+
+
+def test_every_kept_write_is_anchored_before_it_is_answered_and_no_other(api: Api) -> None:
+    def anchored() -> int:
+        mark = read_anchor(api.book.path)
+        assert mark is not None
+        return mark.commits
+
+    before = anchored()
+    account = api.account(500)
+    assert anchored() == before + 2
+    reservation = api.reserve(account, 100)
+    for _ in range(2):
+        done(api.release(reservation))
+    assert anchored() == before + 4
+    # What is refused, tried, asked or answered again changes nothing.
+    api.ask_to_reserve(account, 10_000)
+    done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, dryRun="true"))
+    api.available(account)
+    assert anchored() == before + 4
+
+
+def test_wherever_the_power_is_cut_the_book_is_not_behind_its_anchor(
+    start: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is on disk for certain when a line of the anchor is written: all that was committed by then. The anchor itself is
+    # never synced, so each of its sectors may be there or not.
+    api = start()
+    folder, images = tmp_path / "images", list[Path]()
+    folder.mkdir()
+    pwrite = os.pwrite
+
+    def cut(descriptor: int, line: bytes, place: int) -> int:
+        image = folder / f"{len(images)}.db"
+        written = pwrite(descriptor, line, place)
+        copied(api.book.path, image)
+        images.append(image)
+        return written
+
+    monkeypatch.setattr("minibill.db.anchor.os.pwrite", cut)
+    account = api.account(500)
+    for _ in range(3):
+        done(api.finalize(api.reserve(account, 10), 7))
+        api.loop.run(api.book.link())
+    monkeypatch.undo()
+    assert len(images) == 11
+    older = bytes(2 * LINE_BYTES)
+    for image in images:
+        newer = anchor_file(image).read_bytes()
+        with closing(open_writer(image)) as conn:
+            for content in (newer, newer[:LINE_BYTES] + older[LINE_BYTES:], older[:LINE_BYTES] + newer[LINE_BYTES:]):
+                anchor_file(image).write_bytes(content)
+                Anchor(image, conn).close()
+        older = newer
+
+
+def test_an_anchor_that_can_not_be_written_stays_behind_and_stops_nothing(
+    start: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    api = start()
+    before = read_anchor(api.book.path)
+    monkeypatch.setattr("minibill.db.anchor.os.pwrite", refuse)
+    account = api.account(5, 6)
+    assert api.available(account) == 11
+    assert read_anchor(api.book.path) == before
+    assert sum("anchor can't be written" in record.message for record in caplog.records) == 1
+    monkeypatch.undo()
+    api.mint(account, 7)
+    after = read_anchor(api.book.path)
+    assert before is not None and after is not None and after.commits == before.commits + 4
+    start()
+
+
+# --- what it finds ---
+
+
+def test_a_flip_in_the_log_that_loses_answered_commits_is_refused_and_told(
+    killed: Path, opened: Callable[..., None]
+) -> None:
+    log = killed.with_name("killed.db-wal")
+    content = bytearray(log.read_bytes())
+    content[len(content) * 3 // 4] ^= 1
+    log.write_bytes(content)
+    told = minibill("verify", "--db", killed)
+    assert told.exit_code == 1 and "commit_chain" in told.stdout and "its anchor says 4" in told.stdout
+    with pytest.raises(BehindItsAnchor, match=r"has lost what was answered: .* restore a backup, .* --accept-loss"):
+        opened(killed)
+    opened(killed, accept_loss=True)
+    assert minibill("verify", "--db", killed).exit_code == 0
+    # What was accepted once is not asked again.
+    opened(killed)
+
+
+def test_a_service_says_in_one_line_what_is_lost_and_what_to_do(killed: Path) -> None:
+    killed.with_name("killed.db-wal").unlink()
+    serve = [*SERVE, "--dev", "--port", "0", "--db", killed]
+    refused = subprocess.run(serve, env=environment(), capture_output=True, text=True, timeout=30)
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
+    assert "0 commits, and its anchor says 4" in refused.stderr and "--accept-loss" in refused.stderr
+    server = Server(killed, "--accept-loss")
+    assert server.http.get("/accounts").json()["items"] == []
+    assert server.end() == 0
+
+
+def test_an_older_copy_put_in_place_by_hand_is_refused_and_by_restore_is_not(
+    start: Callable[..., Api], tmp_path: Path, opened: Callable[..., None]
+) -> None:
+    api, copy = start(), tmp_path / "copy.db"
+    db = api.book.path
+    account = api.account(5)
+    assert minibill("backup", copy, "--db", db).exit_code == 0
+    assert not anchor_file(copy).exists()
+    api.mint(account, 6)
+    api.stop()
+    kept = db.read_bytes()
+    shutil.copyfile(copy, db)
+    with pytest.raises(BehindItsAnchor):
+        opened(db)
+    for ending in ("-wal", "-shm"):
+        db.with_name(f"book.db{ending}").unlink(missing_ok=True)
+    db.write_bytes(kept)
+    assert minibill("restore", copy, "--db", db, "--force").exit_code == 0
+    with closing(open_reader(db)) as conn:
+        assert read_anchor(db) == mark_of(conn)
+    opened(db)
+    assert json.loads(minibill("verify", "--db", db, "--json").stdout)["anchored"] is True
+
+
+def test_another_history_of_the_same_length_is_not_taken_for_the_book(db: Path, start: Callable[..., Api]) -> None:
+    api = start()
+    api.account(5, 6)
+    api.stop()
+    mark = read_anchor(db)
+    assert mark is not None and mark.links == 1
+    with closing(open_writer(db)) as conn:
+        begin_anchor(db, mark._replace(link_hash=bytes(32)))
+        with pytest.raises(BehindItsAnchor, match="its link 1 is not the one"):
+            Anchor(db, conn)
+        begin_anchor(db, mark._replace(links=2))
+        with pytest.raises(BehindItsAnchor, match="its link 2"):
+            Anchor(db, conn)
+        begin_anchor(db, mark)
+        Anchor(db, conn).close()
+
+
+def test_a_book_that_is_behind_is_let_go_of_when_it_is_refused(db: Path, opened: Callable[..., None]) -> None:
+    begin_anchor(db, FIRST)
+    for _ in range(2):
+        with pytest.raises(BehindItsAnchor):
+            opened(db)
+    opened(db, accept_loss=True)
+
+
+def test_a_copy_without_its_anchor_is_as_good_as_any(
+    killed: Path, opened: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    anchor_file(killed).unlink()
+    result = minibill("verify", "--db", killed)
+    assert result.exit_code == 0 and "There is no anchor beside" in result.stdout
+    assert json.loads(minibill("verify", "--db", killed, "--json").stdout)["anchored"] is False
+    opened(killed)
+    assert sum("there is no anchor" in record.message for record in caplog.records) == 1
+    assert "There is no anchor" not in minibill("verify", "--db", killed).stdout
+
+
+def test_a_head_that_is_damaged_is_told(killed: Path, opened: Callable[..., None]) -> None:
+    with closing(open_writer(killed)) as conn:
+        conn.execute("PRAGMA ignore_check_constraints = ON")
+        conn.execute("UPDATE book_head SET commits = commits + 1")
+    assert minibill("verify", "--db", killed).exit_code == 1
+    with pytest.raises(sqlite3.DatabaseError, match="counts the commits is damaged"):
+        opened(killed)
+
+
+@pytest.mark.parametrize("place", [3, 70], ids=["the name of the format", "the name of the program"])
+def test_a_book_whose_header_is_damaged_fails_the_check_of_the_file(
+    start: Callable[..., Api], tmp_path: Path, place: int
+) -> None:
+    api = start()
+    api.stop()
+    copy = tmp_path / "damaged.db"
+    content = bytearray(api.book.path.read_bytes())
+    content[place] ^= 1
+    copy.write_bytes(content)
+    told = minibill("verify", "--db", copy)
+    assert told.exit_code == 1 and "file_integrity" in told.stdout and "is unhealthy" in told.stdout
+    answer = json.loads(minibill("verify", "--db", copy, "--json").stdout)
+    assert answer["status"] == "unhealthy" and answer["checks"]["file_integrity"]["violations"] == 1
