@@ -204,7 +204,7 @@ def test_a_flip_in_the_log_that_loses_answered_commits_is_refused_and_told(
 
 def test_a_service_says_in_one_line_what_is_lost_and_what_to_do(killed: Path) -> None:
     killed.with_name("killed.db-wal").unlink()
-    serve = [*SERVE, "--dev", "--port", "0", "--db", killed]
+    serve = [*SERVE, "--dev", "--port", "0", "--db", str(killed)]
     refused = subprocess.run(serve, env=environment(), capture_output=True, text=True, timeout=30)
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
     assert "0 commits, and its anchor says 4" in refused.stderr and "--accept-loss" in refused.stderr

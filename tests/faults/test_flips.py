@@ -228,7 +228,7 @@ def test_flips_at_random_places_are_told_when_they_change_the_book(
 ) -> None:
     dice = random.Random(6)
     for name, state in states.items():
-        for _ in range(5_000 if torture else 12):
+        for _ in range(1_700 if torture else 10):
             ending = dice.choice([ending for ending in ("", "-wal") if ending in state.files])
             bits = dice.choice((1, 1, 1, dice.randint(2, BITS_MAX)))
             tally.flip(state, ending, dice.randrange(len(state.files[ending]) * 8), bits, f"{name}{ending}")
@@ -245,11 +245,11 @@ def test_a_flip_in_any_column_is_told(
         for place in places(state.files[""], conn):
             if (place.table, place.column) not in NOT_OF_THE_BOOK:
                 found.setdefault((place.table, place.column, place.kind), []).append(place)
-    kinds = found if torture else dice.sample(sorted(found), 40)
+    kinds = found if torture else dice.sample(sorted(found), 30)
     for table, column, kind in kinds:
         candidates = found[table, column, kind]
-        for place in dice.sample(candidates, min(len(candidates), 6) if torture else 1):
+        for place in dice.sample(candidates, min(len(candidates), 3) if torture else 1):
             bits = range(place.start * 8, place.end * 8)
-            for bit in dice.sample(bits, min(len(bits), 4) if torture else 1):
+            for bit in dice.sample(bits, min(len(bits), 2) if torture else 1):
                 tally.flip(state, "", bit, 1, f"{table}.{column} ({kind})")
     figure(f"{len(found)} kinds of places: {tally.line()}")
