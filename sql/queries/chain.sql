@@ -8,7 +8,7 @@ UPDATE book_head
 
 -- name: mark
 -- No link: none was made yet. No row: the head is damaged.
-SELECT h.commits, c.number, c.hash
+SELECT h.commits, c.number, CAST(c.hash AS BLOB)
   FROM book_head h
   LEFT JOIN book_chain c ON c.number = (SELECT max(number) FROM book_chain)
  WHERE h.id = 1

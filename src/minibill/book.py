@@ -228,9 +228,9 @@ class Book:
         await self.reconciler.close()
         try:
             await self.link(until_s=monotonic_s() + LINK_AT_CLOSE_SECONDS_MAX)
-        except Problem as problem:
-            # The next start goes on with it.
-            log.warning("the newest rows are not in the chain yet: %s", problem.detail)
+        except Exception as error:
+            # The next start goes on with it, unless it is damaged, which verify tells.
+            log.warning("the newest rows are not in the chain yet: %r", error)
         await self.writer.stop()
         await self.readers.close()
         try:

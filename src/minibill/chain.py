@@ -77,7 +77,7 @@ def broken_links(conn: sqlite3.Connection) -> tuple[int, list[int]]:
         if found != number or own != link_hash(conn, number=number, before=before, after=after, until=until):
             broken.append(found)
         # Those that follow are judged by what this one says, so that only what is broken is named.
-        number, before, after = found, own, until
+        number, before, after = found, own if isinstance(own, bytes) else NO_HASH, until
     return len(links), broken
 
 

@@ -157,6 +157,16 @@ def test_a_link_that_is_changed_is_named(conn: sqlite3.Connection, column: str) 
     assert checked == 1 and len(broken) == 1
 
 
+def test_a_link_whose_hash_is_no_hash_at_all_is_named(conn: sqlite3.Connection) -> None:
+    conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
+    assert link(conn)
+    # Only a file that is damaged holds text where a STRICT table has bytes.
+    conn.execute("ALTER TABLE book_chain RENAME TO strict_chain")
+    conn.execute("CREATE TABLE book_chain AS SELECT * FROM strict_chain")
+    conn.execute("UPDATE book_chain SET hash = 'text' WHERE number = 1")
+    assert broken_links(conn) == (2, [1, 2])
+
+
 def test_the_form_in_which_rows_are_hashed_stays_as_it_is(conn: sqlite3.Connection) -> None:
     # Books that there are would be found broken if a later SQLite wrote JSON otherwise.
     text = 'x\0\x01\t"\\/\x7fé\u2028\U0001f600'
