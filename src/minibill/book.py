@@ -118,9 +118,7 @@ class Book:
             clock.not_before(newest_time_us(conn))
             readers = await Readers.open(path)
             stack.pop_all()
-        writer = Writer(
-            conn, path, on_unknown_outcome=on_unknown_outcome, anchor=anchor, moved=Places(path).moved
-        )
+        writer = Writer(conn, path, on_unknown_outcome=on_unknown_outcome, anchor=anchor, moved=Places(path).moved)
         return cls(path, lock, conn, anchor, writer, readers, clock)
 
     async def write(
