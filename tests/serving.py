@@ -63,13 +63,13 @@ class Server:
 @contextlib.contextmanager
 def serving(
     db: Path,
-    *,
+    *options: str,
     serve: Sequence[str] = SERVE,
     log: Path | None = None,
     files_max: int | None = None,
     **settings: str,
 ) -> Iterator[Server]:
-    server = Server(db, serve=serve, log=log, files_max=files_max, **settings)
+    server = Server(db, *options, serve=serve, log=log, files_max=files_max, **settings)
     try:
         yield server
     finally:

@@ -195,7 +195,11 @@ class Book:
     async def try_to_write(self) -> None:
         """When the last writes could not be made: tries one that changes nothing, so that it shows when they can again."""
         if self.writer.hindrance is not None:
-            await self.writer.run(_write_nothing)
+            await self.write_nothing()
+
+    async def write_nothing(self) -> None:
+        """Writes a row and takes it back: answers once that is on disk, and raises what any write would raise."""
+        await self.writer.run(_write_nothing)
 
     async def prune(self) -> None:
         """Forgets idempotency keys that are older than they must be kept, a slice at a time."""

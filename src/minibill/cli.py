@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 import minibill
 
@@ -22,7 +23,11 @@ COMMANDS = {
     "backup": "backup",
     "restore": "backup",
     "campaign": "campaign",
+    "completion": "completion",
 }
+
+# Through this the completion script of a shell asks for completions, whatever the program's file is called.
+COMPLETION_VARIABLE = "_MINIBILL_COMPLETE"
 
 
 class CommandGroup(click.Group):
@@ -31,7 +36,7 @@ class CommandGroup(click.Group):
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **options: Any) -> NoReturn:  # type: ignore[override]
         """Runs the command line and exits; wrong usage is one line, which says what to do."""
         try:
-            sys.exit(super().main(args, prog_name, standalone_mode=False, **options) or 0)
+            sys.exit(super().main(args, prog_name, COMPLETION_VARIABLE, standalone_mode=False, **options) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)
@@ -45,6 +50,11 @@ class CommandGroup(click.Group):
         except click.Abort:
             click.echo("Aborted.", err=True)
             sys.exit(1)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands by name alone: to look into each, as click does, is to import them all."""
+        names = [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -25,11 +25,11 @@ _RFC3339 = re.compile(
 
 
 class Clock:
-    """The book's clock; safe to read from any thread."""
+    """The book's clock; safe to read from any thread. It is `offset_us` ahead of the machine's; less than 0 is behind."""
 
-    def __init__(self, not_before_us: int = 0) -> None:
+    def __init__(self, not_before_us: int = 0, *, offset_us: int = 0) -> None:
         self._last_us = not_before_us
-        self._offset_us = 0
+        self._offset_us = offset_us
         self._lock = threading.Lock()
 
     def now_us(self) -> int:

@@ -8,8 +8,8 @@ import click
 from minibill.auth.doors import Kind
 from minibill.auth.scopes import ALL_SCOPES, EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, SUBJECT_CHARACTERS_MAX, sign_token
+from minibill.commands.dev import dev_secrets
 from minibill.commands.output import print_json
-from minibill.commands.serve import dev_secrets
 from minibill.config import SECRET_BYTES_MIN, ConfigurationError, read_settings
 
 

@@ -44,7 +44,7 @@ def copied(source: Path, beside: Path, *, on_pages: Callable[[int, int], None]) 
                 conn.backup(target, pages=STEP_PAGES, progress=lambda _, left, total: on_pages(total - left, total))
             yield copy
         finally:
-            _remove(copy)
+            remove(copy)
 
 
 @contextmanager
@@ -127,7 +127,8 @@ def _fold_log(path: Path, *, force: bool) -> None:
         raise DatabaseLocked(f"{path} is open in another process; try again when that has ended")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Deletes a database file with its log. It must be locked where it could be served."""
     path.unlink(missing_ok=True)
     _remove_companions(path)
 
