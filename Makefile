@@ -31,8 +31,9 @@ serve: .venv/installed  ## a development server on minibill.db, with a token to 
 bench: .venv/installed  ## every measurement, beside its baselines of the same run
 	$(BIN)/python -m bench
 
-schema: .venv/installed  ## sql/schema.sql anew from the migrations
+schema: .venv/installed  ## sql/schema.sql anew from the migrations, and the database of the release to come
 	$(BIN)/python -m minibill.db.migrate > sql/schema.sql
+	$(BIN)/python -m tests.releases
 
 client: .venv/installed  ## the synchronous client anew from the asynchronous one
 	$(BIN)/python tests/client/synchronous.py

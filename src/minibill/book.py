@@ -20,7 +20,7 @@ from minibill.auth.tokens import Caller
 from minibill.campaigns.lifecycle import expire_campaigns
 from minibill.clock import Clock, monotonic_s
 from minibill.db.anchor import Anchor
-from minibill.db.connect import FileLock, Places, open_writer
+from minibill.db.connect import CHECKPOINT_PAGES, FileLock, Places, open_writer
 from minibill.db.migrate import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
@@ -75,6 +75,8 @@ class Book:
         writer: Writer,
         readers: Readers,
         clock: Clock,
+        *,
+        checkpoints: bool = True,
     ) -> None:
         self.path = path
         self.clock = clock
@@ -86,6 +88,7 @@ class Book:
         self._lock = lock
         self._conn = conn
         self._anchor = anchor
+        self._checkpoints = checkpoints
         # Keys of writes that are done in part, with the fingerprint of what they came with: nobody else may take them.
         self._under_way: dict[tuple[str, str], bytes] = {}
 
@@ -95,10 +98,11 @@ class Book:
         path: Path,
         *,
         clock: Clock | None = None,
+        checkpoint_pages: int = CHECKPOINT_PAGES,
         accept_loss: bool = False,
         on_unknown_outcome: Callable[[BaseException], None] = _end_the_process,
     ) -> "Book":
-        """Opens, and makes or migrates where needed.
+        """Opens, and makes or migrates where needed. With 0 `checkpoint_pages` others fold the log into the file.
 
         Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
         when it is newer than this minibill, `BehindItsAnchor` when it lacks what was answered, unless that loss is accepted.
@@ -108,7 +112,7 @@ class Book:
         with ExitStack() as stack:
             lock = FileLock(path)
             stack.callback(lock.release)
-            conn = open_writer(path)
+            conn = open_writer(path, checkpoint_pages=checkpoint_pages)
             stack.callback(conn.close)
             migrate(conn)
             make_lasting(conn, path)
@@ -119,7 +123,7 @@ class Book:
             readers = await Readers.open(path)
             stack.pop_all()
         writer = Writer(conn, path, on_unknown_outcome=on_unknown_outcome, anchor=anchor, moved=Places(path).moved)
-        return cls(path, lock, conn, anchor, writer, readers, clock)
+        return cls(path, lock, conn, anchor, writer, readers, clock, checkpoints=checkpoint_pages > 0)
 
     async def write(
         self,
@@ -236,7 +240,8 @@ class Book:
         await self.writer.stop()
         await self.readers.close()
         try:
-            self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if self._checkpoints:
+                self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             # Nothing is lost: what was answered is in the WAL, and the next start goes on from there.
             log.warning("the write-ahead log was not folded into the file: %s", error)

@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ceiling_micro: int
     max_body_bytes: int
     reconcile_seconds: int
+    checkpoint_pages: int
     trusted_proxies: str
     log_level: str
     access_log: bool
@@ -124,6 +125,9 @@ SETTINGS = (
             _whole(1, 1_073_741_824)),
     Setting("MINIBILL_RECONCILE_SECONDS", "reconcile_seconds", "3600", "seconds",
             "how often the whole book is recomputed and compared; 0 for only when asked to", _whole(0, 31_536_000)),
+    Setting("MINIBILL_CHECKPOINT_PAGES", "checkpoint_pages", "1000", "pages of 4 KiB",
+            "how long the write-ahead log grows before it is folded into the file; 0 for never: another program, such as "
+            "Litestream, does it", _whole(0, 1_000_000)),
     Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
             "whose X-Forwarded-For is believed; by default nobody's", _addresses),
     Setting("MINIBILL_LOG", "log_level", "info", "info, warning or error",

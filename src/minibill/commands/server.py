@@ -66,7 +66,7 @@ async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: boo
     try:
         if seed:
             await _seed(db, settings)
-        book = await Book.open(db, accept_loss=accept_loss)
+        book = await Book.open(db, checkpoint_pages=settings.checkpoint_pages, accept_loss=accept_loss)
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, BehindItsAnchor, sqlite3.Error, OSError) as error:
         raise click.UsageError(f"can't open {db}: {error}") from None
     watchdog: asyncio.Task[None] | None = None

@@ -21,6 +21,9 @@ READER_CACHE_KIB = 4_096
 # What a write-ahead log that has grown, while a long read held its snapshot, is cut back to once it can begin anew.
 WAL_BYTES_KEPT = 67_108_864
 
+# Pages of the write-ahead log from which on a COMMIT folds them into the file: SQLite's own default, 4 MiB.
+CHECKPOINT_PAGES = 1_000
+
 # Statements kept prepared per connection: more than the project has.
 CACHED_STATEMENTS = 256
 
@@ -46,9 +49,10 @@ class WriterConnection(sqlite3.Connection):
         self.executemany = cursor.executemany  # type: ignore[method-assign]
 
 
-def open_writer(path: Path) -> sqlite3.Connection:
+def open_writer(path: Path, *, checkpoint_pages: int = CHECKPOINT_PAGES) -> sqlite3.Connection:
     """The one connection that writes: WAL, full sync, foreign keys, explicit transactions.
 
+    With 0 `checkpoint_pages` it never folds the log into the file: another program does.
     Raises `NotABook` when the file is no database or another program's, `PermissionError` when it or its folder may not be
     written: SQLite would open it all the same, and refuse each write.
     """
@@ -65,6 +69,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         conn.execute("PRAGMA trusted_schema = OFF")
         conn.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
         conn.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+        conn.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_pages}")
     except sqlite3.DatabaseError as error:
         conn.close()
         if "not a database" in str(error):

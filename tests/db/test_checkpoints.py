@@ -1,0 +1,63 @@
+"""Who folds the write-ahead log into the file: minibill itself, or, when it is told to leave that, another program."""
+
+import asyncio
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from minibill.audit import Origin
+from minibill.auth.tokens import Caller
+from minibill.book import Book
+from minibill.db.connect import CHECKPOINT_PAGES, open_reader, open_writer
+from minibill.ledger.accounts import open_account
+from tests.api import Loop
+
+PAGE_BYTES = 4_096
+
+
+ACCOUNTS = 2_000
+
+
+def fill(book: Book, loop: Loop) -> None:
+    """Writes more pages than a log holds before it is folded, in several transactions."""
+    caller, origin = Caller("admin", "operator", None, frozenset()), Origin(None, None, None, None)
+
+    async def write() -> None:
+        for start in range(0, ACCOUNTS, 100):
+            names = [f"{number}".ljust(200, "x") for number in range(start, start + 100)]
+            await asyncio.gather(
+                *(
+                    book.write(open_account, caller=caller, origin=origin, entity_type="person", entity_id=name)
+                    for name in names
+                )
+            )
+
+    loop.run(write())
+
+
+def log_bytes(db: Path) -> int:
+    log = db.with_name(db.name + "-wal")
+    return log.stat().st_size if log.exists() else 0
+
+
+@pytest.mark.parametrize("pages", [CHECKPOINT_PAGES, 0])
+def test_with_0_pages_the_log_is_left_to_another_program(db: Path, loop: Loop, pages: int) -> None:
+    # The other program has the file open all the time, as Litestream has.
+    with closing(open_reader(db)) as other:
+        book = loop.run(Book.open(db, checkpoint_pages=pages))
+        try:
+            before = db.stat().st_size
+            fill(book, loop)
+            folded = db.stat().st_size > before
+            written = log_bytes(db)
+        finally:
+            loop.run(book.close())
+        assert other.execute("SELECT count(*) FROM credit_accounts").fetchone()[0] == ACCOUNTS
+        if pages:
+            assert folded and log_bytes(db) == 0
+        else:
+            assert not folded and log_bytes(db) == written > CHECKPOINT_PAGES * PAGE_BYTES
+    # Whoever folds it later finds everything in it.
+    with closing(open_writer(db)) as conn:
+        assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone()[0] == ACCOUNTS

@@ -1,0 +1,83 @@
+"""An upgrade: the database of each released version becomes one of this version, with all that was in it."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import minibill
+from minibill.cli import main
+from minibill.db.connect import open_reader
+from minibill.db.migrate import all_migrations, schema_differences
+from minibill.db.sqlite import sqlite3
+from minibill.reconcile.offline import verify_file
+from tests import releases
+from tests.api import Api, Loop, done
+
+VERSIONS = releases.changelog()
+
+
+def migrate(db: Path) -> Result:
+    return CliRunner().invoke(main, ["migrate", "--db", str(db)])
+
+
+def rows(db: Path) -> dict[str, int]:
+    with closing(open_reader(db)) as conn:
+        tables = conn.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'schema_migrations'"
+        ).fetchall()
+        return {name: conn.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for (name,) in tables}
+
+
+@pytest.fixture(params=VERSIONS)
+def released(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The database of a version, as an operator has it before the upgrade."""
+    db = tmp_path / "book.db"
+    releases.load(request.param, db)
+    return db
+
+
+def test_a_database_of_each_version_becomes_one_of_this_version(released: Path) -> None:
+    before = rows(released)
+    assert before["credit_ledger"] > 0 and before["admin_audit_log"] > 0
+    assert migrate(released).exit_code == 0
+    after = rows(released)
+    assert {name: after.get(name) for name in before} == before
+    with closing(open_reader(released)) as conn:
+        assert schema_differences(conn) == []
+        applied = conn.execute("SELECT version FROM schema_migrations ORDER BY version").fetchall()
+    assert [version for (version,) in applied] == [migration.version for migration in all_migrations()]
+
+
+def test_it_reconciles_and_goes_on_to_be_used(released: Path, loop: Loop) -> None:
+    assert migrate(released).exit_code == 0
+    assert verify_file(released).report.status == "healthy"
+    api = Api(released, loop, {})
+    try:
+        account = api.get("/accounts", limit=1)["items"][0]["id"]
+        before = api.available(account)
+        api.mint(account, 500)
+        assert api.available(account) == before + 500
+        assert done(api.post("/reconciliation"))["status"] == "healthy"
+    finally:
+        api.stop()
+
+
+def test_a_migration_that_a_release_has_is_not_edited_any_more(released: Path) -> None:
+    with closing(sqlite3.connect(released, isolation_level=None)) as conn:
+        conn.execute("UPDATE schema_migrations SET checksum = 'of another text' WHERE version = 1")
+    result = migrate(released)
+    assert result.exit_code == 2 and "another text" in result.output
+
+
+def test_every_version_of_the_changelog_has_its_database_and_no_other_has_one() -> None:
+    assert {file.stem for file in releases.FOLDER.glob("*.sql")} == set(VERSIONS)
+    assert next(iter(VERSIONS)) == minibill.__version__
+
+
+def test_the_database_of_the_version_to_come_is_what_this_source_makes() -> None:
+    """When this fails after a change of the schema: `make schema`, if that version really is not released yet."""
+    for version, is_released in VERSIONS.items():
+        if not is_released:
+            assert releases.dump_of(version).read_text("utf-8") == releases.dump_now()

@@ -1,0 +1,692 @@
+PRAGMA application_id = 1835166060;
+BEGIN;
+CREATE TABLE schema_migrations (
+    version       INTEGER PRIMARY KEY,
+    name          TEXT NOT NULL,
+    checksum      TEXT NOT NULL,
+    applied_at_us INTEGER NOT NULL
+) STRICT;
+CREATE TABLE credit_accounts (
+    id            INTEGER PRIMARY KEY,
+    entity_type   TEXT NOT NULL
+        CONSTRAINT accounts_entity_type_is_known
+        CHECK (entity_type IN ('agent', 'person', 'community', 'mod', 'protocol', 'foundation', 'commons')),
+    entity_id     TEXT NOT NULL
+        CONSTRAINT accounts_entity_id_has_1_to_200_characters CHECK (length(entity_id) BETWEEN 1 AND 200),
+    created_at_us INTEGER NOT NULL
+) STRICT;
+CREATE TABLE credit_lots (
+    id              INTEGER PRIMARY KEY,
+    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id         TEXT NOT NULL
+        CONSTRAINT lots_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    source_type     TEXT NOT NULL
+        CONSTRAINT lots_source_type_is_known
+        CHECK (source_type IN ('deposit', 'grant', 'purchase', 'transfer_in', 'commons_dividend')),
+    -- NULL: the caller named no outside event. Lots of a campaign have none; their grant names them.
+    source_id       TEXT
+        CONSTRAINT lots_source_id_has_1_to_200_characters CHECK (length(source_id) BETWEEN 1 AND 200),
+    -- NULL: no campaign paid it.
+    campaign_id     INTEGER REFERENCES credit_campaigns (id),
+    priority        INTEGER NOT NULL CONSTRAINT lots_priority_is_0_to_100 CHECK (priority BETWEEN 0 AND 100),
+    original_micro  INTEGER NOT NULL CONSTRAINT lots_original_is_positive CHECK (original_micro > 0),
+    available_micro INTEGER NOT NULL CONSTRAINT lots_available_is_not_negative CHECK (available_micro >= 0),
+    reserved_micro  INTEGER NOT NULL CONSTRAINT lots_reserved_is_not_negative CHECK (reserved_micro >= 0),
+    consumed_micro  INTEGER NOT NULL CONSTRAINT lots_consumed_is_not_negative CHECK (consumed_micro >= 0),
+    expired_micro   INTEGER NOT NULL CONSTRAINT lots_expired_is_not_negative CHECK (expired_micro >= 0),
+    revoked_micro   INTEGER NOT NULL CONSTRAINT lots_revoked_is_not_negative CHECK (revoked_micro >= 0),
+    -- NULL: never expires.
+    expires_at_us   INTEGER
+        CONSTRAINT lots_expire_after_they_are_made
+        CHECK (expires_at_us > created_at_us AND expires_at_us <= 253402300799999999),
+    -- NULL: not revoked. From then on what a reservation gives back to it is revoked, not available.
+    revoked_at_us   INTEGER
+        CONSTRAINT lots_revoked_have_nothing_available CHECK (revoked_at_us IS NULL OR available_micro = 0),
+    -- NULL: none was given.
+    metadata        TEXT
+        CONSTRAINT lots_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    created_at_us   INTEGER NOT NULL,
+    CONSTRAINT lots_parts_sum_to_original
+        CHECK (original_micro = available_micro + reserved_micro + consumed_micro + expired_micro + revoked_micro),
+    CONSTRAINT lots_say_when_they_were_revoked CHECK (revoked_micro = 0 OR revoked_at_us IS NOT NULL)
+) STRICT;
+CREATE TABLE discount_tiers (
+    community_id       TEXT NOT NULL
+        CONSTRAINT tiers_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
+    tier               TEXT NOT NULL CONSTRAINT tiers_tier_has_1_to_64_characters CHECK (length(tier) BETWEEN 1 AND 64),
+    position           INTEGER NOT NULL
+        CONSTRAINT tiers_are_at_most_100_a_community CHECK (position BETWEEN 1 AND 100),
+    rate_bps           INTEGER NOT NULL CONSTRAINT tiers_rate_is_0_to_10000_bps CHECK (rate_bps BETWEEN 0 AND 10000),
+    -- NULL: the rate has no cap.
+    max_discount_micro INTEGER CONSTRAINT tiers_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
+    PRIMARY KEY (community_id, tier)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE memberships (
+    id            INTEGER PRIMARY KEY,
+    account_id    INTEGER NOT NULL REFERENCES credit_accounts (id),
+    community_id  TEXT NOT NULL
+        CONSTRAINT memberships_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
+    -- One that the community had when this was put; the community may have dropped it since, and then it counts for nothing.
+    tier          TEXT NOT NULL,
+    -- NULL: never expires.
+    expires_at_us INTEGER
+        CONSTRAINT memberships_expire_before_the_year_10000 CHECK (expires_at_us <= 253402300799999999)
+) STRICT;
+CREATE TABLE credit_reservations (
+    id                 INTEGER PRIMARY KEY,
+    account_id         INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id            TEXT NOT NULL
+        CONSTRAINT reservations_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    billing_mode       TEXT NOT NULL
+        CONSTRAINT reservations_billing_mode_is_known CHECK (billing_mode IN ('live', 'soft', 'shadow')),
+    status             TEXT NOT NULL
+        CONSTRAINT reservations_status_is_known CHECK (status IN ('pending', 'finalized', 'released', 'expired')),
+    list_micro         INTEGER NOT NULL CONSTRAINT reservations_list_is_not_negative CHECK (list_micro >= 0),
+    discount_bps       INTEGER NOT NULL
+        CONSTRAINT reservations_discount_is_0_to_10000_bps CHECK (discount_bps BETWEEN 0 AND 10000),
+    -- NULL: the rate has no cap.
+    max_discount_micro INTEGER
+        CONSTRAINT reservations_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
+    discount_micro     INTEGER NOT NULL
+        -- list * bps / 10000, rounded down, without a product that could overflow.
+        CONSTRAINT reservations_discount_is_that_of_its_rate_and_cap
+        CHECK (discount_micro = min(list_micro / 10000 * discount_bps + list_micro % 10000 * discount_bps / 10000,
+                                    coalesce(max_discount_micro, 9223372036854775807))),
+    -- The membership whose rate and cap they are; NULL both: none counted.
+    community_id       TEXT,
+    tier               TEXT,
+    -- What it holds, or in shadow mode would have held.
+    held_micro         INTEGER NOT NULL
+        CONSTRAINT reservations_held_is_the_price_or_in_soft_mode_less
+        CHECK (held_micro >= 0
+               AND (held_micro = list_micro - discount_micro
+                    OR (billing_mode = 'soft' AND held_micro < list_micro - discount_micro))),
+    expires_at_us      INTEGER NOT NULL
+        CONSTRAINT reservations_expire_after_they_are_made
+        CHECK (expires_at_us > created_at_us AND expires_at_us <= 253402300799999999),
+    -- NULL each: the caller gave none.
+    description        TEXT,
+    metadata           TEXT
+        CONSTRAINT reservations_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    -- NULL all five: not finalized.
+    actual_cost_micro  INTEGER CONSTRAINT reservations_actual_cost_is_not_negative CHECK (actual_cost_micro >= 0),
+    finalized_micro    INTEGER
+        CONSTRAINT reservations_finalized_is_within_held CHECK (finalized_micro BETWEEN 0 AND held_micro),
+    overrun_micro      INTEGER CONSTRAINT reservations_overrun_is_not_negative CHECK (overrun_micro >= 0),
+    absorbed_micro     INTEGER CONSTRAINT reservations_absorbed_is_not_negative CHECK (absorbed_micro >= 0),
+    -- What it gave back when it was finalized, released or expired; NULL while it is pending.
+    released_micro     INTEGER
+        CONSTRAINT reservations_parts_sum_to_held CHECK (released_micro = held_micro - coalesce(finalized_micro, 0)),
+    closed_at_us       INTEGER,
+    created_at_us      INTEGER NOT NULL,
+    CONSTRAINT reservations_are_closed_once_they_are_not_pending
+        CHECK ((status = 'pending') = (closed_at_us IS NULL) AND (status = 'pending') = (released_micro IS NULL)),
+    CONSTRAINT reservations_have_a_cost_when_they_are_finalized
+        CHECK ((status = 'finalized') = (actual_cost_micro IS NOT NULL)
+               AND (status = 'finalized') = (finalized_micro IS NOT NULL)
+               AND (status = 'finalized') = (overrun_micro IS NOT NULL)
+               AND (status = 'finalized') = (absorbed_micro IS NOT NULL)),
+    CONSTRAINT reservations_discount_is_that_of_a_membership
+        CHECK (CASE WHEN community_id IS NULL THEN tier IS NULL AND discount_bps = 0 AND max_discount_micro IS NULL
+                    ELSE tier IS NOT NULL AND billing_mode <> 'shadow' END),
+    CONSTRAINT reservations_charge_is_the_cost_less_its_discount
+        CHECK (finalized_micro + overrun_micro + absorbed_micro
+               = actual_cost_micro
+                 - min(actual_cost_micro / 10000 * discount_bps + actual_cost_micro % 10000 * discount_bps / 10000,
+                       coalesce(max_discount_micro, 9223372036854775807)))
+) STRICT;
+CREATE TABLE reservation_lots (
+    reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
+    position       INTEGER NOT NULL CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1),
+    lot_id         INTEGER NOT NULL REFERENCES credit_lots (id),
+    reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_hold_something CHECK (reserved_micro > 0),
+    PRIMARY KEY (reservation_id, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE credit_debts (
+    id             INTEGER PRIMARY KEY,
+    account_id     INTEGER NOT NULL REFERENCES credit_accounts (id),
+    -- A reservation makes one debt at most: it is finalized once.
+    reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
+    original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
+    paid_micro     INTEGER NOT NULL
+        CONSTRAINT debts_are_not_paid_beyond_what_is_owed CHECK (paid_micro BETWEEN 0 AND original_micro),
+    created_at_us  INTEGER NOT NULL
+) STRICT;
+CREATE TABLE credit_ledger (
+    id                    INTEGER PRIMARY KEY,
+    account_id            INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id               TEXT NOT NULL
+        CONSTRAINT entries_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    -- 1, 2, 3 … per account and pool; the chain below leaves no gap.
+    entry_seq             INTEGER NOT NULL,
+    entry_type            TEXT NOT NULL,
+    -- NULL: an entry about a debt being made or about a shadow; no lot moves.
+    lot_id                INTEGER REFERENCES credit_lots (id),
+    -- NULL: no reservation acts.
+    reservation_id        INTEGER REFERENCES credit_reservations (id),
+    amount_micro          INTEGER NOT NULL,
+    available_delta_micro INTEGER NOT NULL,
+    reserved_delta_micro  INTEGER NOT NULL,
+    available_after_micro INTEGER NOT NULL,
+    reserved_after_micro  INTEGER NOT NULL,
+    -- NULL each: none was given.
+    description           TEXT,
+    metadata              TEXT
+        CONSTRAINT entries_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    created_at_us         INTEGER NOT NULL,
+    CONSTRAINT entries_move_what_their_type_says CHECK (
+        CASE entry_type
+            WHEN 'deposit' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
+            WHEN 'grant' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
+            WHEN 'reserve' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = -amount_micro
+            WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = -amount_micro
+            WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
+            WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            ELSE entry_type IN ('finalize', 'expire', 'revoke')
+                 AND amount_micro < 0
+                 AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
+                      OR (available_delta_micro = 0 AND reserved_delta_micro = amount_micro))
+        END),
+    CONSTRAINT entries_name_a_lot_unless_none_moves
+        CHECK ((lot_id IS NULL) = (entry_type IN ('debt_incurred', 'shadow_reserve', 'shadow_finalize'))),
+    CONSTRAINT entries_name_the_reservation_that_acts
+        CHECK (reservation_id IS NOT NULL
+               OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
+) STRICT;
+CREATE TABLE credit_balances (
+    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id         TEXT NOT NULL,
+    available_micro INTEGER NOT NULL CONSTRAINT balances_available_is_not_negative CHECK (available_micro >= 0),
+    reserved_micro  INTEGER NOT NULL CONSTRAINT balances_reserved_is_not_negative CHECK (reserved_micro >= 0),
+    entry_seq       INTEGER NOT NULL,
+    PRIMARY KEY (account_id, pool_id),
+    -- Written so that the sum itself can't overflow.
+    CONSTRAINT balances_sum_fits_63_bits CHECK (available_micro <= 9223372036854775807 - reserved_micro)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE credit_campaigns (
+    id                   INTEGER PRIMARY KEY,
+    name                 TEXT NOT NULL
+        CONSTRAINT campaigns_name_has_1_to_200_characters CHECK (length(name) BETWEEN 1 AND 200),
+    -- NULL: none was given.
+    description          TEXT
+        CONSTRAINT campaigns_description_has_at_most_2000_characters CHECK (length(description) <= 2000),
+    campaign_type        TEXT NOT NULL
+        CONSTRAINT campaigns_type_is_known
+        CHECK (campaign_type IN ('reverse_airdrop', 'promotional', 'loyalty', 'referral')),
+    status               TEXT NOT NULL,
+    budget_micro         INTEGER NOT NULL,
+    -- What its grants came to, less what was revoked of them.
+    spent_micro          INTEGER NOT NULL CONSTRAINT campaigns_spent_is_not_negative CHECK (spent_micro >= 0),
+    grant_formula        TEXT NOT NULL
+        CONSTRAINT campaigns_formula_is_known CHECK (grant_formula IN ('proportional_loss', 'fixed_amount', 'tiered')),
+    -- NULL: the formula has nothing to be told; a fixed amount is then named by each grant.
+    grant_config         TEXT
+        CONSTRAINT campaigns_config_is_an_object CHECK (json_valid(grant_config) AND json_type(grant_config) = 'object'),
+    pool_id              TEXT NOT NULL
+        CONSTRAINT campaigns_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    per_wallet_cap_micro INTEGER NOT NULL CONSTRAINT campaigns_cap_is_not_negative CHECK (per_wallet_cap_micro >= 0),
+    -- NULL: no start, no end, lots that never expire.
+    starts_at_us         INTEGER,
+    expires_at_us        INTEGER CONSTRAINT campaigns_expire_after_they_start CHECK (expires_at_us > starts_at_us),
+    grant_ttl_seconds    INTEGER
+        CONSTRAINT campaigns_grant_ttl_is_within_100_years CHECK (grant_ttl_seconds BETWEEN 1 AND 3153600000),
+    grant_count          INTEGER NOT NULL,
+    created_by           TEXT NOT NULL,
+    created_at_us        INTEGER NOT NULL,
+    updated_at_us        INTEGER NOT NULL,
+    CONSTRAINT campaigns_spent_within_budget CHECK (spent_micro <= budget_micro)
+) STRICT;
+CREATE TABLE credit_campaign_totals (
+    campaign_id            INTEGER PRIMARY KEY REFERENCES credit_campaigns (id),
+    granted_micro          INTEGER NOT NULL,
+    reserved_micro         INTEGER NOT NULL,
+    expired_micro          INTEGER NOT NULL,
+    spending_accounts    INTEGER NOT NULL,
+    -- The revoked grants, and the sums of what each of them says of the moment at which it was revoked.
+    grants_revoked         INTEGER NOT NULL,
+    revoked_micro          INTEGER NOT NULL,
+    revoked_consumed_micro INTEGER NOT NULL,
+    revoked_reserved_micro INTEGER NOT NULL
+) STRICT;
+CREATE TABLE credit_campaign_days (
+    campaign_id    INTEGER NOT NULL REFERENCES credit_campaigns (id),
+    -- Days since 1970-01-01, in UTC.
+    day            INTEGER NOT NULL,
+    grants         INTEGER NOT NULL,
+    granted_micro  INTEGER NOT NULL,
+    consumed_micro INTEGER NOT NULL,
+    PRIMARY KEY (campaign_id, day)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE credit_grants (
+    id                     INTEGER PRIMARY KEY,
+    campaign_id            INTEGER NOT NULL REFERENCES credit_campaigns (id),
+    account_id             INTEGER NOT NULL REFERENCES credit_accounts (id),
+    lot_id                 INTEGER NOT NULL REFERENCES credit_lots (id),
+    amount_micro           INTEGER NOT NULL,
+    status                 TEXT NOT NULL,
+    -- The formula of the campaign, and the input that it was given; NULL: none was.
+    grant_formula          TEXT NOT NULL,
+    formula_input          TEXT
+        CONSTRAINT grants_formula_input_is_an_object CHECK (json_valid(formula_input) AND json_type(formula_input) = 'object'),
+    created_at_us          INTEGER NOT NULL,
+    -- NULL all five: not revoked. The amounts are those of the moment of the revocation.
+    revoked_at_us          INTEGER,
+    revoked_micro          INTEGER CONSTRAINT grants_revoked_within_amount CHECK (revoked_micro BETWEEN 0 AND amount_micro),
+    revoked_consumed_micro INTEGER
+        CONSTRAINT grants_revoked_consumed_within_amount CHECK (revoked_consumed_micro BETWEEN 0 AND amount_micro),
+    revoked_reserved_micro INTEGER
+        CONSTRAINT grants_revoked_reserved_within_amount CHECK (revoked_reserved_micro BETWEEN 0 AND amount_micro),
+    revoke_reason          TEXT
+        CONSTRAINT grants_revoke_reason_has_1_to_500_characters CHECK (length(revoke_reason) BETWEEN 1 AND 500),
+    CONSTRAINT grants_say_what_was_revoked_when_they_are_revoked CHECK (
+        CASE status
+            WHEN 'granted' THEN coalesce(revoked_at_us, revoked_micro, revoked_consumed_micro, revoked_reserved_micro, revoke_reason) IS NULL
+            WHEN 'revoked' THEN revoked_at_us IS NOT NULL AND revoked_micro IS NOT NULL AND revoked_consumed_micro IS NOT NULL
+                                AND revoked_reserved_micro IS NOT NULL AND revoke_reason IS NOT NULL
+            ELSE 0
+        END)
+) STRICT;
+CREATE TABLE admin_audit_log (
+    seq            INTEGER PRIMARY KEY,
+    actor_id       TEXT NOT NULL CONSTRAINT audit_actor_has_1_to_128_characters CHECK (length(actor_id) BETWEEN 1 AND 128),
+    action         TEXT NOT NULL,
+    target_type    TEXT NOT NULL,
+    target_id      TEXT NOT NULL,
+    details        TEXT NOT NULL
+        CONSTRAINT audit_details_are_an_object CHECK (json_valid(details) AND json_type(details) = 'object'),
+    -- NULL each: the caller sent none.
+    ip             TEXT,
+    user_agent     TEXT,
+    correlation_id TEXT,
+    token_id       TEXT,
+    created_at_us  INTEGER NOT NULL,
+    previous_hash  BLOB NOT NULL,
+    hash           BLOB NOT NULL CONSTRAINT audit_hash_has_32_bytes CHECK (length(hash) = 32)
+) STRICT;
+CREATE TABLE reconciliations (
+    id               INTEGER PRIMARY KEY CONSTRAINT reconciliation_is_the_last CHECK (id = 1),
+    -- The moment of the snapshot that was checked.
+    reconciled_at_us INTEGER NOT NULL,
+    -- What it is answered with.
+    report           TEXT NOT NULL
+        CONSTRAINT reconciliation_report_is_an_object CHECK (json_valid(report) AND json_type(report) = 'object'),
+    -- The newest row of the audit log when its chain was last found whole; NULL both: there was none. Whoever cuts rows off
+    -- that log later, or makes its chain anew, can't do it without this row being missed.
+    audit_seq        INTEGER,
+    audit_hash       BLOB CONSTRAINT reconciliation_audit_hash_has_32_bytes CHECK (length(audit_hash) = 32),
+    CONSTRAINT reconciliation_names_an_audit_row_whole CHECK ((audit_seq IS NULL) = (audit_hash IS NULL))
+) STRICT;
+CREATE TABLE idempotency_keys (
+    id            INTEGER PRIMARY KEY,
+    -- 'admin:' or 'service:' and the token's subject.
+    caller        TEXT NOT NULL,
+    key           TEXT NOT NULL
+        CONSTRAINT idempotency_key_has_1_to_255_characters CHECK (length(key) BETWEEN 1 AND 255),
+    -- SHA-256 of method, path and body.
+    fingerprint   BLOB NOT NULL CONSTRAINT idempotency_fingerprint_has_32_bytes CHECK (length(fingerprint) = 32),
+    status        INTEGER NOT NULL CONSTRAINT idempotency_keeps_successes_only CHECK (status BETWEEN 200 AND 299),
+    body          BLOB NOT NULL,
+    -- By the real clock, like tokens: a key is kept a day of the caller's time.
+    created_at_us INTEGER NOT NULL
+) STRICT;
+CREATE TABLE revoked_tokens (
+    token_id      TEXT NOT NULL PRIMARY KEY
+        CONSTRAINT revoked_tokens_id_has_1_to_255_characters CHECK (length(token_id) BETWEEN 1 AND 255),
+    revoked_at_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO schema_migrations VALUES (1, 'book', '0eb88484e0555c5652f4bf70da2083d11020fa81677ec69ef3cdea9c8cbed3e3', 0);
+INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
+INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
+INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);
+INSERT INTO credit_lots VALUES (1, 1, 'general', 'deposit', 'order-1', NULL, 50, 1000, 550, 300, 150, 0, 0, NULL, NULL, NULL, 1010);
+INSERT INTO credit_lots VALUES (2, 2, 'general', 'grant', NULL, 2, 50, 100, 0, 0, 100, 0, 0, NULL, NULL, NULL, 1070);
+INSERT INTO credit_lots VALUES (3, 2, 'general', 'deposit', 'order-2', NULL, 50, 40, 0, 0, 40, 0, 0, NULL, NULL, NULL, 1110);
+INSERT INTO credit_lots VALUES (4, 3, 'general', 'grant', NULL, 2, 50, 100, 0, 0, 0, 0, 100, NULL, 1140, NULL, 1130);
+INSERT INTO credit_lots VALUES (5, 3, 'general', 'purchase', 'order-3', NULL, 50, 50, 0, 0, 0, 50, 0, 1155, NULL, NULL, 1150);
+INSERT INTO credit_lots VALUES (6, 1, 'general', 'grant', NULL, NULL, 50, 70, 70, 0, 0, 0, 0, NULL, NULL, '{"why":"thanks"}', 1060);
+INSERT INTO discount_tiers VALUES ('guild', 'gold', 1, 1000, 50);
+INSERT INTO discount_tiers VALUES ('guild', 'silver', 2, 500, NULL);
+INSERT INTO memberships VALUES (1, 1, 'guild', 'gold', NULL);
+INSERT INTO memberships VALUES (2, 2, 'guild', 'silver', 1500);
+INSERT INTO credit_reservations VALUES (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020);
+INSERT INTO credit_reservations VALUES (2, 1, 'general', 'live', 'finalized', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 166, 150, 0, 0, 30, 1050, 1030);
+INSERT INTO credit_reservations VALUES (3, 2, 'general', 'soft', 'finalized', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 160, 100, 60, 0, 0, 1090, 1080);
+INSERT INTO credit_reservations VALUES (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1170);
+INSERT INTO credit_reservations VALUES (5, 1, 'general', 'live', 'released', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, NULL, NULL, NULL, NULL, 0, 1050, 1020);
+INSERT INTO credit_reservations VALUES (6, 1, 'general', 'live', 'expired', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, NULL, NULL, NULL, NULL, 0, 9000, 1020);
+INSERT INTO reservation_lots VALUES (1, 1, 1, 300);
+INSERT INTO reservation_lots VALUES (2, 1, 1, 180);
+INSERT INTO reservation_lots VALUES (3, 1, 2, 100);
+INSERT INTO credit_debts VALUES (1, 2, 3, 60, 40, 1090);
+INSERT INTO credit_ledger VALUES (1, 1, 'general', 1, 'deposit', 1, NULL, 1000, 1000, 0, 1000, 0, NULL, NULL, 1010);
+INSERT INTO credit_ledger VALUES (2, 1, 'general', 2, 'reserve', 1, 1, -300, -300, 300, 700, 300, NULL, NULL, 1020);
+INSERT INTO credit_ledger VALUES (3, 1, 'general', 3, 'reserve', 1, 2, -180, -180, 180, 520, 480, NULL, NULL, 1030);
+INSERT INTO credit_ledger VALUES (4, 1, 'general', 4, 'finalize', 1, 2, -150, 0, -150, 520, 330, NULL, NULL, 1040);
+INSERT INTO credit_ledger VALUES (5, 1, 'general', 5, 'release', 1, 2, 30, 30, -30, 550, 300, NULL, NULL, 1050);
+INSERT INTO credit_ledger VALUES (6, 1, 'general', 6, 'grant', 6, NULL, 70, 70, 0, 620, 300, NULL, NULL, 1060);
+INSERT INTO credit_ledger VALUES (7, 2, 'general', 1, 'grant', 2, NULL, 100, 100, 0, 100, 0, NULL, NULL, 1070);
+INSERT INTO credit_ledger VALUES (8, 2, 'general', 2, 'reserve', 2, 3, -100, -100, 100, 0, 100, NULL, NULL, 1080);
+INSERT INTO credit_ledger VALUES (9, 2, 'general', 3, 'finalize', 2, 3, -100, 0, -100, 0, 0, NULL, NULL, 1090);
+INSERT INTO credit_ledger VALUES (10, 2, 'general', 4, 'debt_incurred', NULL, 3, -60, 0, 0, 0, 0, NULL, NULL, 1090);
+INSERT INTO credit_ledger VALUES (11, 2, 'general', 5, 'deposit', 3, NULL, 40, 40, 0, 40, 0, NULL, NULL, 1110);
+INSERT INTO credit_ledger VALUES (12, 2, 'general', 6, 'debt_paid', 3, NULL, -40, -40, 0, 0, 0, NULL, NULL, 1110);
+INSERT INTO credit_ledger VALUES (13, 3, 'general', 1, 'grant', 4, NULL, 100, 100, 0, 100, 0, NULL, NULL, 1130);
+INSERT INTO credit_ledger VALUES (14, 3, 'general', 2, 'revoke', 4, NULL, -100, -100, 0, 0, 0, NULL, NULL, 1140);
+INSERT INTO credit_ledger VALUES (15, 3, 'general', 3, 'grant', 5, NULL, 50, 50, 0, 50, 0, NULL, NULL, 1150);
+INSERT INTO credit_ledger VALUES (16, 3, 'general', 4, 'expire', 5, NULL, -50, -50, 0, 0, 0, NULL, NULL, 1160);
+INSERT INTO credit_ledger VALUES (17, 3, 'gpu', 1, 'shadow_reserve', NULL, 4, 0, 0, 0, 0, 0, NULL, '{"wouldHold":"80"}', 1170);
+INSERT INTO credit_balances VALUES (1, 'general', 620, 300, 6);
+INSERT INTO credit_balances VALUES (2, 'general', 0, 0, 6);
+INSERT INTO credit_balances VALUES (3, 'general', 0, 0, 4);
+INSERT INTO credit_balances VALUES (3, 'gpu', 0, 0, 1);
+INSERT INTO credit_campaigns VALUES (1, 'Draft', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 200, 200);
+INSERT INTO credit_campaigns VALUES (2, 'Active', NULL, 'reverse_airdrop', 'active', 1000, 100, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 2, 'op', 200, 1140);
+INSERT INTO credit_campaigns VALUES (3, 'Paused', NULL, 'loyalty', 'paused', 1000, 0, 'fixed_amount', NULL, 'general', 500, 300, 9000, 60, 0, 'op', 200, 200);
+INSERT INTO credit_campaigns VALUES (4, 'Completed', NULL, 'referral', 'completed', 1000, 0, 'tiered', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 200, 200);
+INSERT INTO credit_campaigns VALUES (5, 'Expired', NULL, 'promotional', 'expired', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, 260, NULL, 0, 'op', 200, 200);
+INSERT INTO credit_campaigns VALUES (6, 'Later', NULL, 'promotional', 'active', 1000, 0, 'fixed_amount', NULL, 'general', 500, 2001, NULL, NULL, 0, 'op', 200, 200);
+INSERT INTO credit_campaigns VALUES (7, 'Second', NULL, 'promotional', 'active', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 200, 200);
+INSERT INTO credit_campaigns VALUES (8, 'Over', NULL, 'promotional', 'active', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, 2000, NULL, 0, 'op', 200, 200);
+INSERT INTO credit_campaign_totals VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO credit_campaign_totals VALUES (2, 200, 0, 0, 1, 1, 100, 0, 0);
+INSERT INTO credit_campaign_totals VALUES (3, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO credit_campaign_totals VALUES (4, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO credit_campaign_totals VALUES (5, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO credit_campaign_totals VALUES (6, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO credit_campaign_totals VALUES (7, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO credit_campaign_totals VALUES (8, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO credit_campaign_days VALUES (2, 0, 2, 200, 100);
+INSERT INTO credit_grants VALUES (1, 2, 2, 2, 100, 'granted', 'fixed_amount', NULL, 1070, NULL, NULL, NULL, NULL, NULL);
+INSERT INTO credit_grants VALUES (2, 2, 3, 4, 100, 'revoked', 'fixed_amount', '{"lossMicro":"100"}', 1130, 1140, 100, 0, 0, 'a mistake');
+INSERT INTO admin_audit_log VALUES (1, 'op', 'campaign.create', 'campaign', 'camp_2', '{}', NULL, NULL, NULL, NULL, 210, X'0000000000000000000000000000000000000000000000000000000000000000', X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F');
+INSERT INTO admin_audit_log VALUES (2, 'op', 'account.mint', 'account', 'acct_1', '{"after":1}', '192.0.2.7', 'curl', 'abc', 'token-0', 1150, X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F', X'F9E8AE43153B15C417158D849EFED80E9DF979550A2C27EE7FF5E09CBBB14A93');
+INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F');
+INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000);
+INSERT INTO revoked_tokens VALUES ('token-1', 1000);
+CREATE UNIQUE INDEX accounts_one_per_entity ON credit_accounts (entity_id, entity_type);
+CREATE INDEX accounts_by_type ON credit_accounts (entity_type);
+CREATE TRIGGER accounts_are_never_changed BEFORE UPDATE ON credit_accounts
+BEGIN SELECT RAISE(ABORT, 'accounts_are_never_changed'); END;
+CREATE TRIGGER accounts_are_never_deleted BEFORE DELETE ON credit_accounts
+BEGIN SELECT RAISE(ABORT, 'accounts_are_never_deleted'); END;
+CREATE UNIQUE INDEX lots_source_credits_once ON credit_lots (source_type, source_id) WHERE source_id IS NOT NULL;
+CREATE INDEX lots_by_account ON credit_lots (account_id);
+CREATE INDEX lots_in_drawdown_order
+    ON credit_lots (account_id, pool_id, priority, coalesce(expires_at_us, 9223372036854775807), id)
+    WHERE available_micro > 0;
+CREATE INDEX lots_due_by_account ON credit_lots (account_id, expires_at_us)
+    WHERE available_micro > 0 AND expires_at_us IS NOT NULL;
+CREATE INDEX lots_due ON credit_lots (expires_at_us)
+    WHERE available_micro > 0 AND expires_at_us IS NOT NULL;
+CREATE TRIGGER lots_begin_all_available BEFORE INSERT ON credit_lots
+WHEN NEW.available_micro <> NEW.original_micro
+BEGIN SELECT RAISE(ABORT, 'lots_begin_all_available'); END;
+CREATE TRIGGER lots_terms_are_fixed
+BEFORE UPDATE OF id, account_id, pool_id, source_type, source_id, campaign_id, priority, original_micro, expires_at_us,
+                 metadata, created_at_us
+ON credit_lots
+BEGIN SELECT RAISE(ABORT, 'lots_terms_are_fixed'); END;
+CREATE TRIGGER lots_ends_are_final
+BEFORE UPDATE OF consumed_micro, expired_micro, revoked_micro ON credit_lots
+WHEN NEW.consumed_micro < OLD.consumed_micro
+  OR NEW.expired_micro < OLD.expired_micro
+  OR NEW.revoked_micro < OLD.revoked_micro
+BEGIN SELECT RAISE(ABORT, 'lots_ends_are_final'); END;
+CREATE TRIGGER lots_are_revoked_once BEFORE UPDATE OF revoked_at_us ON credit_lots
+WHEN OLD.revoked_at_us IS NOT NULL
+BEGIN SELECT RAISE(ABORT, 'lots_are_revoked_once'); END;
+CREATE TRIGGER lots_give_their_campaign_back_what_is_revoked AFTER UPDATE OF revoked_micro ON credit_lots
+WHEN NEW.revoked_micro > OLD.revoked_micro AND NEW.campaign_id IS NOT NULL
+BEGIN
+    UPDATE credit_campaigns
+       SET spent_micro   = spent_micro - (NEW.revoked_micro - OLD.revoked_micro),
+           updated_at_us = max(updated_at_us, NEW.revoked_at_us)
+     WHERE id = NEW.campaign_id;
+END;
+CREATE TRIGGER lots_are_never_deleted BEFORE DELETE ON credit_lots
+BEGIN SELECT RAISE(ABORT, 'lots_are_never_deleted'); END;
+CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
+CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
+CREATE TRIGGER memberships_begin_in_a_tier_of_the_community BEFORE INSERT ON memberships
+WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
+BEGIN SELECT RAISE(ABORT, 'memberships_begin_in_a_tier_of_the_community'); END;
+CREATE TRIGGER memberships_change_to_a_tier_of_the_community BEFORE UPDATE ON memberships
+WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
+BEGIN SELECT RAISE(ABORT, 'memberships_change_to_a_tier_of_the_community'); END;
+CREATE TRIGGER memberships_are_at_most_1000_an_account BEFORE INSERT ON memberships
+WHEN (SELECT count(*) FROM memberships WHERE account_id = NEW.account_id) >= 1000
+BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_an_account'); END;
+CREATE TRIGGER memberships_stay_with_their_account_and_community BEFORE UPDATE OF id, account_id, community_id ON memberships
+BEGIN SELECT RAISE(ABORT, 'memberships_stay_with_their_account_and_community'); END;
+CREATE INDEX reservations_due_by_account ON credit_reservations (account_id, expires_at_us) WHERE status = 'pending';
+CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE status = 'pending';
+CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
+CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
+WHEN NEW.status <> 'pending'
+BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
+CREATE TRIGGER reservations_terms_are_fixed
+BEFORE UPDATE OF id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro,
+                 community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us
+ON credit_reservations
+BEGIN SELECT RAISE(ABORT, 'reservations_terms_are_fixed'); END;
+CREATE TRIGGER reservations_close_once
+BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_at_us
+ON credit_reservations
+WHEN OLD.status <> 'pending'
+BEGIN SELECT RAISE(ABORT, 'reservations_close_once'); END;
+CREATE TRIGGER reservations_are_never_deleted BEFORE DELETE ON credit_reservations
+BEGIN SELECT RAISE(ABORT, 'reservations_are_never_deleted'); END;
+CREATE TRIGGER reservation_lots_are_never_changed BEFORE UPDATE ON reservation_lots
+BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_changed'); END;
+CREATE TRIGGER reservation_lots_are_never_deleted BEFORE DELETE ON reservation_lots
+BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_deleted'); END;
+CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id);
+CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro < original_micro;
+CREATE TRIGGER debts_begin_unpaid BEFORE INSERT ON credit_debts
+WHEN NEW.paid_micro <> 0
+BEGIN SELECT RAISE(ABORT, 'debts_begin_unpaid'); END;
+CREATE TRIGGER debts_are_only_ever_paid BEFORE UPDATE ON credit_debts
+WHEN NEW.paid_micro < OLD.paid_micro
+  OR NEW.id <> OLD.id
+  OR NEW.account_id <> OLD.account_id
+  OR NEW.reservation_id <> OLD.reservation_id
+  OR NEW.original_micro <> OLD.original_micro
+  OR NEW.created_at_us <> OLD.created_at_us
+BEGIN SELECT RAISE(ABORT, 'debts_are_only_ever_paid'); END;
+CREATE TRIGGER debts_are_never_deleted BEFORE DELETE ON credit_debts
+BEGIN SELECT RAISE(ABORT, 'debts_are_never_deleted'); END;
+CREATE UNIQUE INDEX entries_one_per_sequence_number ON credit_ledger (account_id, pool_id, entry_seq);
+CREATE INDEX entries_by_account ON credit_ledger (account_id, created_at_us);
+CREATE INDEX entries_of_debts ON credit_ledger (account_id, created_at_us)
+    WHERE entry_type IN ('debt_incurred', 'debt_paid');
+CREATE TRIGGER entries_are_never_changed BEFORE UPDATE ON credit_ledger
+BEGIN SELECT RAISE(ABORT, 'entries_are_never_changed'); END;
+CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON credit_ledger
+BEGIN SELECT RAISE(ABORT, 'entries_are_never_deleted'); END;
+CREATE TRIGGER entries_times_do_not_decrease BEFORE INSERT ON credit_ledger
+WHEN NEW.created_at_us < (SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1)
+BEGIN SELECT RAISE(ABORT, 'entries_times_do_not_decrease'); END;
+CREATE TRIGGER entries_begin_a_balance AFTER INSERT ON credit_ledger
+WHEN NEW.entry_seq = 1
+BEGIN
+    INSERT INTO credit_balances (account_id, pool_id, available_micro, reserved_micro, entry_seq)
+    VALUES (NEW.account_id, NEW.pool_id, NEW.available_delta_micro, NEW.reserved_delta_micro, 1);
+END;
+CREATE TRIGGER entries_follow_each_other AFTER INSERT ON credit_ledger
+WHEN NEW.entry_seq <> 1
+BEGIN
+    UPDATE credit_balances
+       SET available_micro = available_micro + NEW.available_delta_micro,
+           reserved_micro  = reserved_micro + NEW.reserved_delta_micro,
+           entry_seq       = entry_seq + 1
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id;
+    -- Where there was no balance, there was no entry before this one.
+    SELECT RAISE(ABORT, 'entries_follow_each_other')
+     WHERE NOT EXISTS (SELECT 1 FROM credit_balances WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id);
+END;
+CREATE TRIGGER balances_begin_with_the_first_entry AFTER INSERT ON credit_balances
+WHEN NOT EXISTS (
+    SELECT 1 FROM credit_ledger e
+     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
+       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
+BEGIN SELECT RAISE(ABORT, 'balances_begin_with_the_first_entry'); END;
+CREATE TRIGGER balances_follow_the_entries AFTER UPDATE ON credit_balances
+WHEN NEW.account_id <> OLD.account_id
+  OR NEW.pool_id <> OLD.pool_id
+  OR NOT EXISTS (
+    SELECT 1 FROM credit_ledger e
+     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
+       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
+BEGIN SELECT RAISE(ABORT, 'balances_follow_the_entries'); END;
+CREATE TRIGGER balances_are_never_deleted BEFORE DELETE ON credit_balances
+BEGIN SELECT RAISE(ABORT, 'balances_are_never_deleted'); END;
+CREATE INDEX campaigns_by_status ON credit_campaigns (status);
+CREATE INDEX campaigns_due ON credit_campaigns (expires_at_us)
+    WHERE status IN ('draft', 'active', 'paused') AND expires_at_us IS NOT NULL;
+CREATE TRIGGER campaigns_begin_as_drafts BEFORE INSERT ON credit_campaigns
+WHEN NEW.status <> 'draft' OR NEW.spent_micro <> 0 OR NEW.grant_count <> 0
+BEGIN SELECT RAISE(ABORT, 'campaigns_begin_as_drafts'); END;
+CREATE TRIGGER campaigns_keep_to_their_life_cycle BEFORE UPDATE OF status ON credit_campaigns
+WHEN NEW.status <> OLD.status
+ AND (OLD.status, NEW.status) NOT IN (
+        ('draft', 'active'), ('draft', 'expired'),
+        ('active', 'paused'), ('active', 'completed'), ('active', 'expired'),
+        ('paused', 'active'), ('paused', 'completed'), ('paused', 'expired'))
+BEGIN SELECT RAISE(ABORT, 'campaigns_keep_to_their_life_cycle'); END;
+CREATE TRIGGER campaigns_terms_are_locked_once_active BEFORE UPDATE ON credit_campaigns
+WHEN OLD.status <> 'draft'
+ AND (OLD.campaign_type <> NEW.campaign_type
+   OR OLD.grant_formula <> NEW.grant_formula
+   OR OLD.grant_config IS NOT NEW.grant_config
+   OR OLD.pool_id <> NEW.pool_id
+   OR OLD.per_wallet_cap_micro <> NEW.per_wallet_cap_micro
+   OR OLD.starts_at_us IS NOT NEW.starts_at_us
+   OR OLD.grant_ttl_seconds IS NOT NEW.grant_ttl_seconds)
+BEGIN SELECT RAISE(ABORT, 'campaigns_terms_are_locked_once_active'); END;
+CREATE TRIGGER campaigns_ended_are_closed BEFORE UPDATE ON credit_campaigns
+WHEN OLD.status IN ('completed', 'expired')
+ AND (OLD.name <> NEW.name
+   OR OLD.description IS NOT NEW.description
+   OR OLD.budget_micro <> NEW.budget_micro
+   OR OLD.expires_at_us IS NOT NEW.expires_at_us
+   OR OLD.spent_micro < NEW.spent_micro)
+BEGIN SELECT RAISE(ABORT, 'campaigns_ended_are_closed'); END;
+CREATE TRIGGER campaigns_are_never_deleted BEFORE DELETE ON credit_campaigns
+BEGIN SELECT RAISE(ABORT, 'campaigns_are_never_deleted'); END;
+CREATE TRIGGER campaigns_begin_to_count AFTER INSERT ON credit_campaigns
+BEGIN
+    INSERT INTO credit_campaign_totals (
+        campaign_id, granted_micro, reserved_micro, expired_micro, spending_accounts, grants_revoked, revoked_micro,
+        revoked_consumed_micro, revoked_reserved_micro)
+    VALUES (NEW.id, 0, 0, 0, 0, 0, 0, 0, 0);
+END;
+CREATE TRIGGER campaigns_grant_what_fits_63_bits BEFORE UPDATE OF grant_count ON credit_campaigns
+WHEN (SELECT granted_micro FROM credit_campaign_totals WHERE campaign_id = NEW.id)
+     > 9223372036854775807 - (NEW.spent_micro - OLD.spent_micro)
+BEGIN SELECT RAISE(ABORT, 'campaigns_grant_what_fits_63_bits'); END;
+CREATE TRIGGER campaigns_count_what_they_grant AFTER UPDATE OF grant_count ON credit_campaigns
+BEGIN
+    UPDATE credit_campaign_totals
+       SET granted_micro = granted_micro + NEW.spent_micro - OLD.spent_micro
+     WHERE campaign_id = NEW.id;
+    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
+    VALUES (NEW.id, NEW.updated_at_us / 86400000000, NEW.grant_count - OLD.grant_count, NEW.spent_micro - OLD.spent_micro, 0)
+        ON CONFLICT DO UPDATE
+       SET grants        = grants + excluded.grants,
+           granted_micro = granted_micro + excluded.granted_micro;
+END;
+CREATE TRIGGER lots_count_for_their_campaign AFTER UPDATE OF reserved_micro, consumed_micro, expired_micro ON credit_lots
+WHEN NEW.campaign_id IS NOT NULL
+BEGIN
+    UPDATE credit_campaign_totals
+       SET reserved_micro      = reserved_micro + NEW.reserved_micro - OLD.reserved_micro,
+           expired_micro       = expired_micro + NEW.expired_micro - OLD.expired_micro,
+           spending_accounts = spending_accounts + (OLD.consumed_micro = 0 AND NEW.consumed_micro > 0)
+     WHERE campaign_id = NEW.campaign_id;
+END;
+CREATE TRIGGER entries_count_for_the_campaign_of_their_lot AFTER INSERT ON credit_ledger
+WHEN NEW.entry_type IN ('finalize', 'debt_paid')
+ AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+BEGIN
+    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
+    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, 0, 0, -NEW.amount_micro)
+        ON CONFLICT DO UPDATE
+       SET consumed_micro = consumed_micro + excluded.consumed_micro;
+END;
+CREATE UNIQUE INDEX grants_once_per_campaign_and_account ON credit_grants (campaign_id, account_id);
+CREATE UNIQUE INDEX grants_one_per_lot ON credit_grants (lot_id);
+CREATE INDEX grants_by_campaign_and_status ON credit_grants (campaign_id, status);
+CREATE INDEX grants_by_account ON credit_grants (account_id);
+CREATE TRIGGER grants_are_paid_by_an_active_campaign_in_its_time BEFORE INSERT ON credit_grants
+WHEN NEW.status <> 'granted'
+  OR NOT EXISTS (
+    SELECT 1 FROM credit_campaigns c
+     WHERE c.id = NEW.campaign_id
+       AND c.status = 'active'
+       AND (c.starts_at_us IS NULL OR c.starts_at_us <= NEW.created_at_us)
+       AND (c.expires_at_us IS NULL OR c.expires_at_us > NEW.created_at_us))
+BEGIN SELECT RAISE(ABORT, 'grants_are_paid_by_an_active_campaign_in_its_time'); END;
+CREATE TRIGGER grants_are_within_the_cap BEFORE INSERT ON credit_grants
+WHEN NEW.amount_micro > (SELECT per_wallet_cap_micro FROM credit_campaigns WHERE id = NEW.campaign_id)
+BEGIN SELECT RAISE(ABORT, 'grants_are_within_the_cap'); END;
+CREATE TRIGGER grants_have_a_lot_of_their_own_account_and_amount BEFORE INSERT ON credit_grants
+WHEN NOT EXISTS (
+    SELECT 1 FROM credit_lots l
+     WHERE l.id = NEW.lot_id AND l.account_id = NEW.account_id AND l.original_micro = NEW.amount_micro
+       AND l.campaign_id = NEW.campaign_id AND l.source_type = 'grant' AND l.source_id IS NULL)
+BEGIN SELECT RAISE(ABORT, 'grants_have_a_lot_of_their_own_account_and_amount'); END;
+CREATE TRIGGER grants_terms_are_fixed
+BEFORE UPDATE OF id, campaign_id, account_id, lot_id, amount_micro, grant_formula, formula_input, created_at_us ON credit_grants
+BEGIN SELECT RAISE(ABORT, 'grants_terms_are_fixed'); END;
+CREATE TRIGGER grants_are_revoked_once BEFORE UPDATE ON credit_grants
+WHEN OLD.status = 'revoked'
+BEGIN SELECT RAISE(ABORT, 'grants_are_revoked_once'); END;
+CREATE TRIGGER grants_are_revoked_with_their_lots BEFORE UPDATE OF status ON credit_grants
+WHEN NEW.status = 'revoked'
+ AND NEW.revoked_at_us IS NOT (SELECT revoked_at_us FROM credit_lots WHERE id = NEW.lot_id)
+BEGIN SELECT RAISE(ABORT, 'grants_are_revoked_with_their_lots'); END;
+CREATE TRIGGER grants_revoked_count_for_their_campaign AFTER UPDATE OF status ON credit_grants
+WHEN NEW.status = 'revoked'
+BEGIN
+    UPDATE credit_campaign_totals
+       SET grants_revoked         = grants_revoked + 1,
+           revoked_micro          = revoked_micro + NEW.revoked_micro,
+           revoked_consumed_micro = revoked_consumed_micro + NEW.revoked_consumed_micro,
+           revoked_reserved_micro = revoked_reserved_micro + NEW.revoked_reserved_micro
+     WHERE campaign_id = NEW.campaign_id;
+END;
+CREATE TRIGGER grants_are_never_deleted BEFORE DELETE ON credit_grants
+BEGIN SELECT RAISE(ABORT, 'grants_are_never_deleted'); END;
+CREATE INDEX audit_by_time ON admin_audit_log (created_at_us);
+CREATE INDEX audit_by_actor ON admin_audit_log (actor_id, created_at_us);
+CREATE INDEX audit_by_action ON admin_audit_log (action, created_at_us);
+CREATE INDEX audit_by_target ON admin_audit_log (target_id, created_at_us);
+CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us);
+CREATE TRIGGER audit_times_do_not_decrease BEFORE INSERT ON admin_audit_log
+WHEN NEW.created_at_us < (SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1)
+BEGIN SELECT RAISE(ABORT, 'audit_times_do_not_decrease'); END;
+CREATE TRIGGER audit_rows_follow_each_other BEFORE INSERT ON admin_audit_log
+WHEN NEW.seq <> coalesce((SELECT max(seq) FROM admin_audit_log), 0) + 1
+  OR NEW.previous_hash <> coalesce((SELECT hash FROM admin_audit_log ORDER BY seq DESC LIMIT 1), zeroblob(32))
+BEGIN SELECT RAISE(ABORT, 'audit_rows_follow_each_other'); END;
+CREATE TRIGGER audit_rows_are_never_changed BEFORE UPDATE ON admin_audit_log
+BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_changed'); END;
+CREATE TRIGGER audit_rows_are_never_deleted BEFORE DELETE ON admin_audit_log
+BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_deleted'); END;
+CREATE TRIGGER reconciliation_sees_no_less_of_the_audit_log BEFORE UPDATE ON reconciliations
+WHEN OLD.audit_seq IS NOT NULL
+ AND (NEW.audit_seq IS NULL OR NEW.audit_seq < OLD.audit_seq)
+BEGIN SELECT RAISE(ABORT, 'reconciliation_sees_no_less_of_the_audit_log'); END;
+CREATE TRIGGER reconciliation_is_kept BEFORE DELETE ON reconciliations
+BEGIN SELECT RAISE(ABORT, 'reconciliation_is_kept'); END;
+CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (caller, key);
+CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotency_keys
+BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;
+COMMIT;
