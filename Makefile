@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test torture lint format serve bench schema client lock clean
+.PHONY: demo test torture lint format serve bench schema client wheel binary lock clean
 
 demo: .venv/installed  ## a whole campaign on a fresh database
 	@$(BIN)/minibill demo
@@ -38,10 +38,28 @@ schema: .venv/installed  ## sql/schema.sql anew from the migrations, and the dat
 client: .venv/installed  ## the synchronous client anew from the asynchronous one
 	$(BIN)/python tests/client/synchronous.py
 
+wheel: .venv/installed  ## dist/*.whl, with the commit inside
+	@rm -f dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+# The same names in the same order, and no time of the build: the same source comes out as the same file.
+binary: wheel build/venv/installed  ## dist/minibill: one file that needs no Python
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
+	PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	    build/venv/bin/pyinstaller --noconfirm --clean --log-level WARN --distpath dist --workpath build docs/box/minibill.spec
+
+build/venv/installed: docs/box/binary.lock
+	@echo "Setting up build/venv …"
+	@$(PYTHON) -m venv --clear build/venv
+	@build/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/box/binary.lock
+	@touch $@
+
 # uv only writes the lock; nothing else needs it.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra dev pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group fuzz -o tests/faults/fuzz/requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml -c requirements.lock -o docs/box/requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra binary pyproject.toml -c requirements.lock -o docs/box/binary.lock
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "minibill needs Python 3.11 or later: make PYTHON=python3.11 …" >&2; exit 1; }

@@ -11,8 +11,6 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-import minibill
-
 # In the order of the help; a command has the name of its function, which is in this module under `commands/`.
 COMMANDS = {
     "demo": "demo",
@@ -67,8 +65,19 @@ class CommandGroup(click.Group):
         return command
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        # Imported when it is asked for, like the commands.
+        from minibill.version import version_line
+
+        click.echo(version_line())
+        ctx.exit()
+
+
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(minibill.__version__, prog_name="minibill")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version and exit."
+)
 def main() -> None:
     """Prepaid credits and promotional campaigns on one SQLite file.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import httpx
 
-from minibill.commands.output import print_json
+from minibill.commands.output import own_command, print_json
 from minibill.commands.verdict import in_a_word, print_checks, verdict_json
 from minibill.db.connect import open_reader
 from minibill.money import MICRO_PER_UNIT
@@ -98,7 +98,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 @contextmanager
 def _running_service(db: Path) -> Iterator[tuple[str, str]]:
     """A service in a process of its own; answers its URL and an admin token."""
-    command = [sys.executable, "-m", "minibill", "serve", "--dev", "--db", str(db), "--port", "0"]
+    command = [*own_command(), "serve", "--dev", "--db", str(db), "--port", "0"]
     # Its own log would come between the lines of the demo.
     environment = {"MINIBILL_LOG": "warning", **os.environ}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -150,9 +150,7 @@ def _admin(url: str, token: str) -> httpx.Client:
 def _minibill(url: str, token: str, *arguments: str) -> None:
     environment = {**os.environ, "MINIBILL_URL": url, "MINIBILL_TOKEN": token}
     sys.stdout.flush()
-    finished = subprocess.run(
-        [sys.executable, "-m", "minibill", *arguments], env=environment, stdout=sys.stdout, check=False
-    )
+    finished = subprocess.run([*own_command(), *arguments], env=environment, stdout=sys.stdout, check=False)
     if finished.returncode != 0:
         raise click.ClickException(f"minibill {arguments[0]} {arguments[1]} ended with {finished.returncode}")
 

@@ -1,6 +1,7 @@
 """What the commands of `minibill campaign` have in common: whom and what to ask, amounts and refusals for people, JSON."""
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -69,6 +70,11 @@ def access_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def own_command() -> list[str]:
+    """How this minibill is started once more: a single-file executable is all of it, else Python has the package."""
+    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "minibill"]
 
 
 # --- for people ---
