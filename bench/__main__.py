@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import batches, fresh, machine, reconciling, singles, spending, upkeep
+from bench import batches, footprint, fresh, machine, reconciling, singles, spending, upkeep
 from bench.report import Table, Unfit, markdown, show
 from bench.sizes import FULL, QUICK, Sizes
 
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], Table]] = {
     "spend-http": spending.over_http,
     "upkeep": upkeep.table,
     "fresh": fresh.table,
+    "footprint": footprint.table,
     "reconcile": reconciling.checks,
     "reconcile-http": reconciling.under_load,
 }

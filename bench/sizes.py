@@ -19,13 +19,15 @@ class Sizes(NamedTuple):
     read_entries: int
     # Entries of the book that is reconciled.
     reconcile_entries: int
+    # What is done of each kind in the book whose size is measured; a multiple of 1,000.
+    footprint: int
 
 
 FULL = Sizes(
     batches=15, passes=3, rounds=5, seconds=0.7, commits=1_000, pairs=8_000, read_accounts=1_000, read_entries=60,
-    reconcile_entries=1_000_000,
+    reconcile_entries=1_000_000, footprint=20_000,
 )  # fmt: skip
 QUICK = Sizes(
     batches=4, passes=1, rounds=1, seconds=0.4, commits=300, pairs=1_600, read_accounts=200, read_entries=51,
-    reconcile_entries=200_000,
+    reconcile_entries=200_000, footprint=2_000,
 )  # fmt: skip

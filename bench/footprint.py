@@ -1,0 +1,132 @@
+"""What a book takes on disk, by what happened in it."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from bench.machine import on_server_core
+from bench.report import Table, number, require_whole
+from bench.sizes import Sizes
+from bench.spending import CALLER, CEILING_MICRO, NOBODY, OPERATOR
+from minibill import ids
+from minibill.auth.tokens import Caller
+from minibill.book import Book
+from minibill.campaigns.grants import Item, pay_batch
+from minibill.campaigns.lifecycle import create_campaign, move_campaign
+from minibill.idempotency import Key
+from minibill.ledger.accounts import open_account
+from minibill.ledger.finalize import finalize
+from minibill.ledger.mint import mint
+from minibill.ledger.reservations import reserve
+
+GB = 1_000_000_000
+
+
+class Filler:
+    """Writes into a book as callers do, in groups of the size that many callers make."""
+
+    def __init__(self, book: Book, *, with_keys: bool) -> None:
+        self.book = book
+        self._with_keys = with_keys
+        self._keys = 0
+
+    async def write(self, operation: Callable[..., Any], caller: Caller = OPERATOR, **arguments: Any) -> dict[str, Any]:
+        """The answer."""
+        self._keys += 1
+        key = Key(caller.name, f"{self._keys:032}", bytes(32)) if self._with_keys else None
+        written = await self.book.write(operation, caller=caller, origin=NOBODY, key=key, **arguments)
+        answer: dict[str, Any] = msgspec.json.decode(written.body)
+        return answer
+
+    async def open(self, number_: int) -> None:
+        """A new account."""
+        await self.write(open_account, entity_type="person", entity_id=f"0x{number_:040x}")
+
+    async def mint(self, number_: int) -> None:
+        """A lot of an account's own."""
+        await self.write(
+            mint, account_id=ids.encode(ids.ACCOUNT, number_ + 1), amount_micro=1_000_000, source_type="deposit",
+            source_id=f"order-{number_}", pool_id="general", priority=50, expires_at_us=None, description=None,
+            metadata=None, ceiling_micro=CEILING_MICRO,
+        )  # fmt: skip
+
+    async def spend(self, number_: int) -> None:
+        """A pair of reserve and finalize, which gives some back."""
+        held = await self.write(
+            reserve, CALLER, account_id=ids.encode(ids.ACCOUNT, number_ + 1), entity=None, pool_id="general", list_micro=100,
+            ttl_seconds=300, billing_mode="live", description=None, metadata=None, ceiling_micro=CEILING_MICRO,
+        )  # fmt: skip
+        reservation = held["reservationId"]
+        await self.write(finalize, CALLER, reservation_id=reservation, actual_cost_micro=60, ceiling_micro=CEILING_MICRO)
+
+    async def campaign(self) -> str:
+        """An active campaign without a limit that matters."""
+        made = await self.write(
+            create_campaign, created_by="bench", name="Bench", description=None, campaign_type="promotional",
+            budget_micro=CEILING_MICRO, grant_formula="fixed_amount", grant_config=None, pool_id="general",
+            per_wallet_cap_micro=CEILING_MICRO, starts_at_us=None, expires_at_us=None, grant_ttl_seconds=None,
+        )  # fmt: skip
+        await self.write(move_campaign, campaign_id=made["id"], verb="activate")
+        campaign: str = made["id"]
+        return campaign
+
+
+def table(sizes: Sizes) -> Table:
+    """Bytes a thing, with the answers that idempotency keys keep for two days and without."""
+    rows: list[tuple[str, ...]] = []
+    with TemporaryDirectory() as folder, on_server_core():
+        lasting, kept = (
+            asyncio.run(_bytes_each(Path(folder, f"{with_keys}.db"), sizes.footprint, with_keys=with_keys))
+            for with_keys in (False, True)
+        )
+    for what, entries in WHAT.items():
+        rows.append(
+            (what, str(entries), number(lasting[what]), number(kept[what] - lasting[what]), f"{GB / lasting[what]:,.0f}")
+        )
+    about = (
+        f"A fresh book, {sizes.footprint:,} of each one after the other, every write audited where an admin makes it. "
+        "What a key keeps is pruned after 48 hours. A GB is 10^9 bytes."
+    )
+    columns = ("what", "entries", "bytes for good", "bytes more while its keys are kept", "in a GB")
+    return Table("What a book takes on disk", about, columns, rows, ("what",))
+
+
+# What is done, in this order, and the entries of each.
+WHAT = {
+    "an account is opened": 0,
+    "credits are minted: a lot": 1,
+    "a reservation is made and finalized": 3,
+    "a grant is paid to an account that is there, in batches of 1,000": 1,
+}
+
+
+async def _bytes_each(db: Path, count: int, *, with_keys: bool) -> dict[str, float]:
+    book = await Book.open(db)
+    filler = Filler(book, with_keys=with_keys)
+    found: dict[str, float] = {}
+    try:
+        for what, once in zip(WHAT, (filler.open, filler.mint, filler.spend), strict=False):
+            before = _size(book)
+            for start in range(0, count, 100):
+                await asyncio.gather(*(once(place) for place in range(start, start + 100)))
+            found[what] = (_size(book) - before) / count
+        campaign, before = await filler.campaign(), _size(book)
+        for start in range(0, count, 1_000):
+            items = [Item(ids.encode(ids.ACCOUNT, place + 1), None, 1_000, None) for place in range(start, start + 1_000)]
+            await filler.write(pay_batch, campaign_id=campaign, items=items, force=False, ceiling_micro=CEILING_MICRO)
+        found[list(WHAT)[-1]] = (_size(book) - before) / count
+    finally:
+        await book.close()
+    require_whole(db)
+    return found
+
+
+def _size(book: Book) -> int:
+    """The bytes of the file once its log would be folded into it."""
+    pages: int = book.readers.look_up(lambda conn: conn.execute("PRAGMA page_count").fetchone()[0])
+    page_bytes: int = book.readers.look_up(lambda conn: conn.execute("PRAGMA page_size").fetchone()[0])
+    return pages * page_bytes
