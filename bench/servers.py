@@ -27,6 +27,8 @@ ENVIRONMENT = {
 
 PREFIX = "/admin/billing"
 
+INSTALLED = (sys.executable, "-m", "minibill")
+
 
 class Running(NamedTuple):
     """A server that was started here."""
@@ -43,20 +45,22 @@ def token() -> str:
 @contextlib.contextmanager
 def minibill(db: Path, **settings: str) -> Iterator[int]:
     """`minibill serve` on this file; answers its port. Stopped afterwards, and the book checked."""
-    with running(db, **settings) as server:
+    with running(db, settings=settings) as server:
         yield server.port
     require_whole(db)
 
 
-def running(db: Path, **settings: str) -> contextlib.AbstractContextManager["Running"]:
-    """The same with its process, and without a look at the book."""
-    return _process(["-m", "minibill", "serve", "--dev", "--port", "0", "--db", str(db)], **settings)
+def running(
+    db: Path, *, program: tuple[str, ...] = INSTALLED, settings: dict[str, str] | None = None
+) -> contextlib.AbstractContextManager["Running"]:
+    """The same with its process, and without a look at the book; `program` is how minibill is started."""
+    return _process([*program, "serve", "--dev", "--port", "0", "--db", str(db)], **(settings or {}))
 
 
 @contextlib.contextmanager
 def noop() -> Iterator[int]:
     """The no-op server; answers its port."""
-    with _process(["-m", "bench.noop"]) as server:
+    with _process([sys.executable, "-m", "bench.noop"]) as server:
         yield server.port
 
 
@@ -91,21 +95,19 @@ class Client:
 
 
 @contextlib.contextmanager
-def _process(arguments: list[str], **settings: str) -> Iterator[Running]:
+def _process(command: list[str], **settings: str) -> Iterator[Running]:
     # A child inherits the core of the thread that starts it, and so do the child's own threads.
     with on_server_core():
-        process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT, **settings}
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT, **settings})
     assert process.stdout is not None
     try:
         first_line = process.stdout.readline()
         if "listening on http://" not in first_line:
-            raise Unfit(f"{' '.join(arguments[:3])} did not start: {first_line}")
+            raise Unfit(f"{' '.join(command[:3])} did not start: {first_line}")
         yield Running(int(first_line.strip().rpartition(":")[2]), process.pid)
         process.terminate()
         if process.wait(STOP_SECONDS_MAX) not in (0, -15):
-            raise Unfit(f"{' '.join(arguments[:3])} ended with {process.returncode}")
+            raise Unfit(f"{' '.join(command[:3])} ended with {process.returncode}")
     finally:
         process.kill()
         process.wait()

@@ -38,6 +38,6 @@ def test_the_tour_works_when_it_is_pasted(tmp_path: Path) -> None:
     assert re.search(r"granted\s+1", result.stdout) and re.search(r"skipped\s+1", result.stdout)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "serve", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "serve", "bench", "wheel", "binary"])
 def test_the_makefile_has_the_targets_that_are_promised(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -50,14 +50,18 @@ TICKS_BETWEEN_LOOKS = 10
 BACKLOG = 2_048
 
 
-def run(db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool, seed: bool, accept_loss: bool) -> None:
+def run(
+    db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool, seed: bool, accept_loss: bool
+) -> None:
     """Serves until a signal says to stop. What can't be opened or listened on is wrong usage."""
     configure_logs(settings.log_level, for_people=dev or sys.stderr.isatty(), stream=sys.stderr)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         runner.run(_serve(db, host, port, settings, dev=dev, test_clock=test_clock, seed=seed, accept_loss=accept_loss))
 
 
-async def _serve(db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool, seed: bool, accept_loss: bool) -> None:
+async def _serve(
+    db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool, seed: bool, accept_loss: bool
+) -> None:
     # From here on a signal to stop ends in a stop, also one that comes before there is a server that could hear it.
     loop, stop_asked = asyncio.get_running_loop(), asyncio.Event()
     for signum in STOP_SIGNALS:
