@@ -92,7 +92,9 @@ async def open_service(
     made = {name: secrets.token_urlsafe(48) for name in ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")}
     checked = read_settings({**made, **settings})
     # The program lives on when a commit's outcome is unknown; the book then takes nothing more until it is opened anew.
-    book = await Book.open(path, clock=clock, on_unknown_outcome=lambda error: None)
+    book = await Book.open(
+        path, clock=clock, checkpoint_pages=checked.checkpoint_pages, on_unknown_outcome=lambda error: None
+    )
     return make_service(book, checked, has_test_clock=has_test_clock)
 
 
