@@ -15,7 +15,7 @@ from typing import Any, Literal
 from minibill import ids
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, sign_token
-from minibill.commands.serve import dev_secrets
+from minibill.commands.dev import dev_secrets
 from minibill.config import read_settings
 from minibill.db.connect import open_reader
 from tests.faults.lines import Answer, Line, request_bytes
