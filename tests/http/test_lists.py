@@ -271,7 +271,7 @@ def test_a_filter_that_no_item_could_pass_finds_none(api: Api) -> None:
     campaign = api.campaign()
     for entity in ("", "nobody", "x" * 500, "a\0b"):
         assert api.get(more("/accounts", entityId=entity))["items"] == []
-    for parameter in ("actorId", "action", "targetType", "targetId"):
+    for parameter in ("actorId", "targetId"):
         for value in ("", "nobody", "x" * 500, "a\0b"):
             assert api.get(more("/audit", **{parameter: value}))["items"] == []
     for account in ("acct_0", "camp_0000000000001", "x", "a\0b"):
