@@ -121,6 +121,7 @@ OWNERS = {
     "book": ("book.py", "totals.py"),
     "reconcile": ("reconcile/", "book.py"),
     "chain": ("chain.py", "db/anchor.py"),
+    "sequence": ("db/sequence.py",),
 }
 
 

@@ -127,7 +127,8 @@ VALUES (
     :available_after_micro, :reserved_after_micro, :description, :metadata, :now_us);
 
 -- name: balance_now
--- First a row of the account's debt, without a pool; then its pools. No row: there is no such account.
+-- First a row of the account's debt, without a pool, and with the newest entry of the ledger; then its pools. No row: there is
+-- no such account.
 -- What is due counts as settled: expired lots have nothing available, and overdue reservations hold nothing.
 WITH overdue AS MATERIALIZED (
     SELECT l.pool_id,
@@ -153,7 +154,7 @@ SELECT NULL AS pool_id,
                    FROM credit_debts
                   WHERE account_id = :account_id
                     AND paid_micro < original_micro), 0),
-       0
+       (SELECT coalesce(max(id), 0) FROM credit_ledger)
   FROM credit_accounts
  WHERE id = :account_id
  UNION ALL
@@ -167,7 +168,7 @@ SELECT b.pool_id,
  ORDER BY pool_id;
 
 -- name: balance_at
--- The same rows for a past moment.
+-- The same rows for a past moment, the first without that entry.
 -- The newest entry up to then, put right for what was due then and written down later: lots that had expired held nothing
 -- available, and reservations that were overdue held nothing.
 WITH overdue AS MATERIALIZED (

@@ -36,14 +36,14 @@ async def list_rows(call: Call) -> Reply:
         "count": query.limit + 1,
     }
     filters: dict[str, Any] = {name: getattr(query, name) for name in _PAGES}
-    readers = call.service.book.readers
+    reading = call.reading
     given = [name for name, value in filters.items() if value is not None]
     if not given:
-        rows = await readers.all(SQL.audit_page, **interval)
+        rows = await reading.all(SQL.audit_page, **interval)
     else:
-        [counts] = await readers.all(SQL.audit_counts, count_max=COUNT_MAX, **filters)
+        [counts] = await reading.all(SQL.audit_counts, count_max=COUNT_MAX, **filters)
         count_of = dict(zip(filters, counts, strict=True))
-        rows = await readers.all(_PAGES[min(given, key=count_of.__getitem__)], **filters, **interval)
+        rows = await reading.all(_PAGES[min(given, key=count_of.__getitem__)], **filters, **interval)
     return call.page_answer(query, rows, item=_row, position=lambda row: [row[10], row[0]])
 
 

@@ -24,6 +24,7 @@ from minibill.db.connect import CHECKPOINT_PAGES, FileLock, Places, open_writer
 from minibill.db.migrate import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
+from minibill.db.sequence import Seen
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import make_lasting
 from minibill.db.writer import Writer
@@ -134,6 +135,7 @@ class Book:
         origin: Origin,
         key: idempotency.Key | None = None,
         dry_run: bool = False,
+        seen: Seen | None = None,
         **arguments: object,
     ) -> Written:
         """Runs an operation that writes, and answers once it is on disk.
@@ -144,6 +146,9 @@ class Book:
         An operation that is too long for one transaction goes on in further ones, with other writes between them: each is
         audited by itself, and the key is kept with the last; until then another request is refused it. What a failure leaves
         undone, the same request does later.
+
+        `seen` is told how far the ledger was, of a refusal too. An answer that is given again tells of now and not of the
+        first time: whoever asks again wants to read on from there, and who asks later is never told less.
         """
         holds_key = False
 
@@ -167,11 +172,11 @@ class Book:
 
         is_begun = False
         try:
-            written, more = await self.writer.run(run, keep=not dry_run)
+            written, more = await self.writer.run(run, keep=not dry_run, seen=seen)
             while more is not None:
                 is_begun = not dry_run
                 arguments |= more
-                written, more = await self.writer.run(run, keep=not dry_run)
+                written, more = await self.writer.run(run, keep=not dry_run, seen=seen)
         except Exception as error:
             if not is_begun:
                 raise

@@ -4,8 +4,8 @@ import os
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from minibill.problem_json import problem_body
 from minibill.problems import FieldError, InvalidRequest
-from minibill.web import problem_body
 
 # The line of a request and its headers together, which the server keeps in memory whole, of anybody: a token has 4 KiB.
 HEAD_BYTES_MAX = 65_536

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -26,8 +25,11 @@ from minibill.clock import US_PER_SECOND, monotonic_s
 from minibill.config import Settings
 from minibill.cursors import Cursors
 from minibill.db.queries import Row
+from minibill.db.readers import Reading
+from minibill.db.sequence import Seen
 from minibill.metrics import Metrics, Tally
 from minibill.outcome import Outcome
+from minibill.problem_json import as_problem, problem_body
 from minibill.problems import (
     FieldError,
     InsufficientScope,
@@ -36,14 +38,10 @@ from minibill.problems import (
     InvalidIdempotencyKey,
     InvalidRequest,
     MalformedJson,
-    MethodNotAllowed,
-    NotFound,
     NotReady,
     PayloadTooLarge,
-    Problem,
     Unauthorized,
     UnsupportedMediaType,
-    camel,
 )
 from minibill.wire import Answer, Decoder, Page, PageQuery, Query, WriteQuery, convert, encode, invalid
 
@@ -128,7 +126,7 @@ class Reply(NamedTuple):
 class Call:
     """One request, with the ways in which handlers read it and answer it."""
 
-    __slots__ = ("_body", "_receive", "context", "method", "path", "scope")
+    __slots__ = ("_body", "_receive", "context", "method", "path", "scope", "seen")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         request: Any = scope
@@ -136,6 +134,7 @@ class Call:
         self.context: Context = request[CONTEXT]
         self.method: str = request["method"]
         self.path: str = request["path"]
+        self.seen = Seen()
         self._receive = receive
         self._body: bytes | None = None
 
@@ -153,6 +152,11 @@ class Call:
             raise InsufficientScope(scope)
 
     # --- reading ---
+
+    @property
+    def reading(self) -> Reading:
+        """What its answer is read with."""
+        return Reading(self.context.service.book.readers, self.seen)
 
     def segment(self, name: str) -> str:
         """A variable part of the path."""
@@ -244,6 +248,7 @@ class Call:
             origin=self._origin(),
             key=key,
             dry_run=self.is_dry_run if query is None else bool(query.dry_run),
+            seen=self.seen,
             **arguments,
         )
         headers = None
@@ -354,8 +359,8 @@ class Route(NamedTuple):
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request that was routed here. Authority is checked before anything of the request is read."""
         context: Context = scope[CONTEXT]  # type: ignore[literal-required]
+        call = Call(scope, receive)
         try:
-            call = Call(scope, receive)
             if self.kind is not None:
                 call.authorize(self.kind, self.scope)
             reply = await self.handler(call)
@@ -368,7 +373,7 @@ class Route(NamedTuple):
         except Exception as error:
             reply = problem_reply(error, context)
         answered(scope, context, self.tally, reply.status)
-        await send_reply(reply, context, send)
+        await send_reply(reply, context, send, sequence=call.seen.sequence)
 
     def for_litestar(self) -> HTTPRouteHandler:
         """The same as one of Litestar's handlers."""
@@ -379,11 +384,13 @@ class Route(NamedTuple):
         return HTTPRouteHandler(self.path, http_method=self.method, status_code=200)(handle)  # type: ignore[arg-type]
 
 
-async def send_reply(reply: Reply, context: Context, send: Send) -> None:
-    """Sends an answer."""
+async def send_reply(reply: Reply, context: Context, send: Send, *, sequence: int | None = None) -> None:
+    """Sends an answer, with the newest entry of the ledger that it can have seen, if it looked there."""
     headers = [(b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body))]
     if reply.status == NO_CONTENT:
         headers = []
+    if sequence is not None:
+        headers.append((b"ledger-sequence", b"%d" % sequence))
     if reply.headers:
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
     headers += context.headers
@@ -424,21 +431,6 @@ def about(scope: Scope, context: Context) -> dict[str, object]:
 # --- problems ---
 
 
-def problem_body(problem: Problem, request_id: str) -> bytes:
-    """A refusal as application/problem+json (RFC 9457)."""
-    members: dict[str, Any] = {
-        "type": f"urn:minibill:problem:{problem.code}",
-        "title": problem.title,
-        "status": problem.status,
-        "detail": problem.detail,
-        "code": problem.code,
-        "requestId": request_id,
-    }
-    for name, value in problem.facts.items():
-        members[camel(name)] = value
-    return msgspec.json.encode(members)
-
-
 def problem_reply(error: Exception, context: Context) -> Reply:
     """Any exception as the problem that it comes to. What is not a refusal is logged and answered without a hint."""
     problem = as_problem(error)
@@ -447,27 +439,6 @@ def problem_reply(error: Exception, context: Context) -> Reply:
         ids = {"request_id": context.request_id, "correlation_id": context.correlation_id}
         log.error("a request failed", exc_info=error, extra=ids)
     return Reply(problem.status, problem_body(problem, context.request_id), problem.headers, b"application/problem+json")
-
-
-def as_problem(error: Exception) -> Problem:
-    """The refusal that an exception comes to."""
-    match error:
-        case Problem():
-            return error
-        case NotFoundException():
-            return NotFound("nothing is at this path")
-        case MethodNotAllowedException():
-            return MethodNotAllowed("this path takes other methods", headers=_allowed(error))
-        case HTTPException() if error.status_code == 400:
-            return InvalidRequest(FieldError("", "the request could not be read"))
-        case _:
-            return InternalError()
-
-
-def _allowed(error: HTTPException) -> dict[str, str]:
-    """The methods that the path takes; the framework's own OPTIONS is none of them."""
-    listed = (error.headers or {}).get("allow", "").split(", ")
-    return {"Allow": ", ".join(sorted(method for method in listed if method and method != "OPTIONS"))}
 
 
 def _filters(query: PageQuery) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from minibill.campaigns.grants import Item, pay_batch
 from minibill.campaigns.lifecycle import SQL as CAMPAIGNS
 from minibill.campaigns.lifecycle import CampaignRow, create_campaign, edit_campaign, move_campaign
 from minibill.clock import US_PER_SECOND, Clock, parse_time
+from minibill.db.readers import Reading
+from minibill.db.sequence import Seen
 from minibill.db.sqlite import sqlite3
 from minibill.invariants import violations
 from minibill.ledger import reads
@@ -426,13 +428,13 @@ class Run:
     # --- what must be the same ---
 
     async def compare(self) -> None:
-        model, readers = self.model, self.book.readers
+        model, reading = self.model, Reading(self.book.readers, Seen())
         accounts, campaigns = await self.book.writer.run(rows)
         assert [name for name, _ in accounts] == model.accounts
         for name, key in accounts:
             account_id = ids.encode(ids.ACCOUNT, key)
             balance = await reads.balance(
-                readers, account_id=account_id, pool_id=None, at_us=None, now_us=self.clock.time_us
+                reading, account_id=account_id, pool_id=None, at_us=None, now_us=self.clock.time_us
             )
             found = {pool.pool_id: int(pool.available_micro) for pool in balance.pools}
             assert dict.fromkeys(POOLS, 0) | found == {pool: model.available(name, pool) for pool in POOLS}

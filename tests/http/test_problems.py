@@ -136,7 +136,7 @@ def _raise(*_: object, **__: object) -> Any:
          {"name": "x", "campaignType": "loyalty", "budgetMicro": "1"}),
         ("minibill.audit.append", "POST", "/accounts", {"entityType": "mod", "entityId": "x"}),
         ("minibill.web.encode", "GET", "/accounts", None),
-        ("minibill.db.readers.Readers.all", "GET", "/accounts", None),
+        ("minibill.db.readers.Reading.all", "GET", "/accounts", None),
     ],
 )  # fmt: skip
 def test_a_failure_of_ours_is_answered_without_its_text_and_logged_under_its_request_id(

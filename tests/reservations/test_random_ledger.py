@@ -28,6 +28,8 @@ from minibill.campaigns import lifecycle, revoke
 from minibill.campaigns.grants import Item, pay_batch
 from minibill.campaigns.stats import stats_answer
 from minibill.clock import US_PER_SECOND, Clock, format_time, parse_time
+from minibill.db.readers import Reading
+from minibill.db.sequence import Seen
 from minibill.db.sqlite import sqlite3
 from minibill.discounts.memberships import delete_membership, put_membership
 from minibill.discounts.structs import TierBody
@@ -860,7 +862,7 @@ class Run:
             )
             assert json.loads(encode(stats_answer(number + 1, rows))) == self.model.stats(number)
         for each in self.model.reservations:
-            row, lots = await reads.reservation(self.book.readers, ids.encode(ids.RESERVATION, each.number))
+            row, lots = await reads.reservation(Reading(self.book.readers, Seen()), ids.encode(ids.RESERVATION, each.number))
             answer = json.loads(encode(reservation_answer(row, lots, now_us=self.clock.time_us)))
             assert answer == self.model.shown(each)
 
@@ -872,7 +874,7 @@ class Run:
             (START_US + past_us, self.model.balances_at(past_us)[name]),
         ]:
             found = await reads.balance(
-                self.book.readers, account_id=account_id(name), pool_id=None, at_us=at_us, now_us=now_us
+                Reading(self.book.readers, Seen()), account_id=account_id(name), pool_id=None, at_us=at_us, now_us=now_us
             )
             amounts = {pool.pool_id: (int(pool.available_micro), int(pool.reserved_micro)) for pool in found.pools}
             assert (dict.fromkeys(POOLS, (0, 0)) | amounts, int(found.debt_micro)) == expected, at_us

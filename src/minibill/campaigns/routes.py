@@ -120,11 +120,11 @@ async def list_campaigns(call: Call) -> Reply:
     values: dict[str, Any] = {"before_id": before_id, "campaign_type": query.campaign_type, "count": query.limit + 1}
     match query.status:
         case None:
-            rows = await book.readers.all(SQL.campaigns_page, **values)
+            rows = await call.reading.all(SQL.campaigns_page, **values)
         case "expired":
-            rows = await book.readers.all(SQL.campaigns_page_expired, now_us=now_us, **values)
+            rows = await call.reading.all(SQL.campaigns_page_expired, now_us=now_us, **values)
         case status:
-            rows = await book.readers.all(SQL.campaigns_page_by_status, status=status, now_us=now_us, **values)
+            rows = await call.reading.all(SQL.campaigns_page_by_status, status=status, now_us=now_us, **values)
     return call.page_answer(
         query, rows, item=lambda row: campaign_answer(CampaignRow(*row), now_us=now_us), position=lambda row: [row[0]]
     )
@@ -157,17 +157,17 @@ async def list_grants(call: Call) -> Reply:
     query, position = call.page(GrantsQuery)
     [after_id] = position or [0]
     campaign = _require_campaign(call)
-    readers = call.service.book.readers
+    reading = call.reading
     values: dict[str, Any] = {"campaign_id": campaign.id, "after_id": after_id, "count": query.limit + 1}
     if query.account_id is not None:
         # An id that no account has finds nothing; no key is negative.
         account_id = ids.decode(ids.ACCOUNT, query.account_id)
         key = -1 if account_id is None else account_id
-        rows = await readers.all(SQL.grants_page_of_account, account_id=key, status=query.status, **values)
+        rows = await reading.all(SQL.grants_page_of_account, account_id=key, status=query.status, **values)
     elif query.status is not None:
-        rows = await readers.all(SQL.grants_page_by_status, status=query.status, **values)
+        rows = await reading.all(SQL.grants_page_by_status, status=query.status, **values)
     else:
-        rows = await readers.all(SQL.grants_page, **values)
+        rows = await reading.all(SQL.grants_page, **values)
     return call.page_answer(query, rows, item=_grant, position=lambda row: [row[0]])
 
 
@@ -197,7 +197,7 @@ async def show_stats(call: Call) -> Reply:
     book = call.service.book
     # Before the reading: what falls due only afterwards must not count as settled.
     now_us = book.clock.now_us()
-    rows = await book.readers.all(SQL.campaign_stats, campaign_id=campaign.id, now_us=now_us)
+    rows = await call.reading.all(SQL.campaign_stats, campaign_id=campaign.id, now_us=now_us)
     return call.answer(stats_answer(campaign.id, rows))
 
 
@@ -231,7 +231,7 @@ async def _move(call: Call, verb: str) -> Reply:
 def _require_campaign(call: Call) -> CampaignRow:
     campaign_id = call.segment("campaign_id")
     key = ids.decode(ids.CAMPAIGN, campaign_id)
-    rows = [] if key is None else call.service.book.readers.at_once(SQL.find_campaign, campaign_id=key)
+    rows = [] if key is None else call.reading.at_once(SQL.find_campaign, campaign_id=key)
     if not rows:
         raise CampaignNotFound(campaign_id)
     return CampaignRow(*rows[0])

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from minibill.clock import monotonic_s
 from minibill.db.anchor import Anchor
 from minibill.db.constraints import SQLITE_BUSY, error_code, explain
+from minibill.db.sequence import Seen, ledger_sequence
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import is_for_lack_of_room, may_hold_a_failed_commit
 from minibill.metrics import COMMIT_SECONDS, GROUP_WRITES, Histogram
@@ -56,6 +57,7 @@ LOCK_POLL_SECONDS = 0.01
 class _Job(NamedTuple):
     operation: Operation[Any]
     keep: bool
+    seen: Seen | None
     future: asyncio.Future[Any]
 
 
@@ -63,6 +65,8 @@ class _Result(NamedTuple):
     job: _Job
     value: Any
     error: BaseException | None
+    # How far the ledger was for this operation; None when nobody asked, or when the transaction is gone.
+    sequence: int | None = None
 
 
 class Writer:
@@ -141,13 +145,14 @@ class Writer:
             waiting >= QUEUE_MIN and waiting * self._recent_seconds > WAIT_SECONDS_MAX * self._recent_writes
         )
 
-    async def run(self, operation: Operation[T], *, keep: bool = True) -> T:
+    async def run(self, operation: Operation[T], *, keep: bool = True, seen: Seen | None = None) -> T:
         """Runs an operation and answers what it answered, once that is on disk.
 
-        With `keep=False` it runs and is then taken back. Raises what the operation raised, `Overloaded` when too much is
-        waiting, `StorageFull` when there is no room, `NotReady` when the writer has stopped. Cancelling the caller does not
-        stop an operation that has been taken on. An operation may be run again after what it wrote was taken back, so it
-        has no effect but what it writes.
+        With `keep=False` it runs and is then taken back. `seen` is told the newest entry that there was when the operation
+        was done, its own included and those of later neighbours not; of a refusal too. Raises what the operation raised,
+        `Overloaded` when too much is waiting, `StorageFull` when there is no room, `NotReady` when the writer has stopped.
+        Cancelling the caller does not stop an operation that has been taken on. An operation may be run again after what it
+        wrote was taken back, so it has no effect but what it writes.
         """
         if (problem := self.problem) is not None:
             raise NotReady(problem)
@@ -155,7 +160,7 @@ class Writer:
             raise Overloaded
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(_Job(operation, keep, future))
+        self._waiting.append(_Job(operation, keep, seen, future))
         if not self._busy:
             self._busy = True
             self._idle.clear()
@@ -206,7 +211,10 @@ class Writer:
             group.append(result := self._run_one(waiting.popleft()))
             if not conn.in_transaction:
                 # The whole transaction is gone, and with it the neighbours' work.
-                self._finish(loop, _failed(group, _lost_by(result.error)))
+                *others, culprit = group
+                lost_by = _lost_by(culprit.error)
+                own = [culprit] if culprit.error is not None else _failed([culprit], lost_by)
+                self._finish(loop, _failed(others, lost_by) + own)
                 return
             if conn.total_changes != changes and (result.error is not None or not result.job.keep):
                 self._take_back(loop, group)
@@ -221,7 +229,11 @@ class Writer:
         self._conn.rollback()
         self._changes = self._conn.total_changes
         if len(group) == 1:
-            self._finish(loop, group)
+            [taken_back] = group
+            if taken_back.job.seen is not None:
+                # What it saw of its own is gone.
+                taken_back = taken_back._replace(sequence=ledger_sequence(self._conn))
+            self._finish(loop, [taken_back])
             return
         self._waiting.extendleft(result.job for result in reversed(group))
         self._again = len(group) - 1
@@ -229,18 +241,25 @@ class Writer:
 
     def _run_one(self, job: _Job) -> _Result:
         try:
-            return _Result(job, job.operation(self._conn), None)
+            return _Result(job, job.operation(self._conn), None, self._sequence(job))
         except Exception as error:
-            return _Result(job, None, self._explain(error) if isinstance(error, sqlite3.Error) else error)
+            refusal = self._explain(error) if isinstance(error, sqlite3.Error) else error
+            return _Result(job, None, refusal, self._sequence(job))
+
+    def _sequence(self, job: _Job) -> int | None:
+        # Read, not counted along: so it is right whatever has been taken back. It costs 0.7 µs.
+        return ledger_sequence(self._conn) if job.seen is not None and self._conn.in_transaction else None
 
     def _explain(self, error: sqlite3.Error) -> Exception:
         return StorageFull() if is_for_lack_of_room(error, self._path) else explain(error)
 
     def _finish(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
         """Answers a group, and goes on with what has come in meanwhile."""
-        for job, value, error in results:
+        for job, value, error, sequence in results:
             if job.future.done():
                 continue
+            if job.seen is not None and sequence is not None:
+                job.seen.note(sequence)
             if error is not None:
                 job.future.set_exception(error)
             else:
@@ -343,5 +362,5 @@ def _lost_by(error: BaseException | None) -> Exception:
 
 
 def _failed(results: list[_Result], error: Exception) -> list[_Result]:
-    """The same results, with the successes taken back."""
-    return [result if result.error else result._replace(value=None, error=error) for result in results]
+    """What a group is answered whose transaction is gone: refusals too, since they may rest on a neighbour's lost work."""
+    return [_Result(result.job, None, error) for result in results]

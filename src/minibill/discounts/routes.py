@@ -37,7 +37,7 @@ async def show_tiers(call: Call) -> Reply:
     """The tiers of a community; none of one that nobody put any for."""
     call.parameters(Query)
     community_id = _community_id(call)
-    rows = await call.service.book.readers.all(SQL.tiers_of_community, community_id=community_id)
+    rows = await call.reading.all(SQL.tiers_of_community, community_id=community_id)
     return call.answer(tiers_answer(community_id, rows))
 
 
@@ -66,9 +66,9 @@ async def list_memberships(call: Call) -> Reply:
     """The memberships of an account in the order in which they began, also those that have expired."""
     query, position = call.page(MembershipsQuery)
     [after_id] = position or [0]
-    readers = call.service.book.readers
-    account = reads.require_account(readers, call.segment("account_id"))
-    rows = await readers.all(SQL.memberships_page, account_id=account[0], after_id=after_id, count=query.limit + 1)
+    reading = call.reading
+    account = reads.require_account(reading, call.segment("account_id"))
+    rows = await reading.all(SQL.memberships_page, account_id=account[0], after_id=after_id, count=query.limit + 1)
     return call.page_answer(query, rows, item=membership_answer, position=lambda row: [row[0]])
 
 
@@ -76,10 +76,10 @@ async def list_memberships(call: Call) -> Reply:
 async def show_quote(call: Call) -> Reply:
     """What a price would come to for an account now, and why."""
     list_micro = int(call.parameters(QuoteQuery).amount_micro)
-    book = call.service.book
-    now_us = book.clock.now_us()
-    account = reads.require_account(book.readers, call.segment("account_id"))
-    rows = await book.readers.all(SQL.memberships_to_weigh, account_id=account[0])
+    now_us = call.service.book.clock.now_us()
+    reading = call.reading
+    account = reads.require_account(reading, call.segment("account_id"))
+    rows = await reading.all(SQL.memberships_to_weigh, account_id=account[0])
     memberships = [discounts.Membership(*row) for row in rows]
     best = discounts.weigh(memberships, list_micro, now_us=now_us)
     discount_micro = best.on(list_micro)

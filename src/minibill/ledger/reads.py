@@ -1,9 +1,12 @@
 """What an account has and what happened to it: balance, lots, history."""
 
+from functools import partial
+
 from minibill import ids
 from minibill.clock import format_time
 from minibill.db.queries import Row, queries
-from minibill.db.readers import Readers
+from minibill.db.readers import Reading
+from minibill.db.sqlite import sqlite3
 from minibill.ledger.explain import LOTS_MAX, LotRow
 from minibill.ledger.reservations import ReservationRow
 from minibill.ledger.structs import Balance, Entry, Lot, PoolBalance
@@ -15,16 +18,16 @@ SQL = queries("ledger")
 RESERVATIONS = queries("reservations")
 
 
-def require_account(readers: Readers, account_id: str) -> Row:
+def require_account(reading: Reading, account_id: str) -> Row:
     """`id, entity_type, entity_id, created_at_us` of an account that must exist; raises `AccountNotFound`."""
     key = ids.decode(ids.ACCOUNT, account_id)
-    rows = [] if key is None else readers.at_once(ACCOUNTS.find_account, account_id=key)
+    rows = [] if key is None else reading.at_once(ACCOUNTS.find_account, account_id=key)
     if not rows:
         raise AccountNotFound(account_id)
     return rows[0]
 
 
-async def balance(readers: Readers, *, account_id: str, pool_id: str | None, at_us: int | None, now_us: int) -> Balance:
+async def balance(reading: Reading, *, account_id: str, pool_id: str | None, at_us: int | None, now_us: int) -> Balance:
     """What an account has, pool by pool, now or at a past moment; of one pool when one is named.
 
     Source: contract, section 3.
@@ -33,9 +36,9 @@ async def balance(readers: Readers, *, account_id: str, pool_id: str | None, at_
     # An id that none has finds no row; no key is negative.
     values = {"account_id": -1 if key is None else key}
     if at_us is None:
-        rows = readers.at_once(SQL.balance_now, now_us=now_us, **values)
+        rows = reading.at_once_with_sequence(SQL.balance_now, now_us=now_us, **values)
     else:
-        rows = await readers.all(SQL.balance_at, at_us=at_us, **values)
+        rows = await reading.all(SQL.balance_at, at_us=at_us, **values)
     if not rows:
         raise AccountNotFound(account_id)
     (_, debt_micro, _), *rows = rows
@@ -51,19 +54,25 @@ async def balance(readers: Readers, *, account_id: str, pool_id: str | None, at_
     )
 
 
-async def reservation(readers: Readers, reservation_id: str) -> tuple[ReservationRow, list[Row]]:
+async def reservation(reading: Reading, reservation_id: str) -> tuple[ReservationRow, list[Row]]:
     """A reservation that must exist, with the rows of its lots; raises `ReservationNotFound`."""
+    # An id that none has finds no row; no key is negative.
     key = ids.decode(ids.RESERVATION, reservation_id)
-    rows = [] if key is None else readers.at_once(RESERVATIONS.find_reservation, reservation_id=key)
-    if not rows:
+    row, lots = await reading.run(partial(_reservation, key=-1 if key is None else key))
+    if row is None:
         raise ReservationNotFound(reservation_id)
-    return ReservationRow(*rows[0]), await readers.all(RESERVATIONS.lots_of_reservation, reservation_id=key)
+    return ReservationRow(*row), lots
 
 
-async def lots_to_explain(readers: Readers, lots: list[Row]) -> list[LotRow]:
+def _reservation(conn: sqlite3.Connection, *, key: int) -> tuple[Row | None, list[Row]]:
+    row = RESERVATIONS.find_reservation.one(conn, reservation_id=key)
+    return row, RESERVATIONS.lots_of_reservation.all(conn, reservation_id=key)
+
+
+async def lots_to_explain(reading: Reading, lots: list[Row]) -> list[LotRow]:
     """The first of the lots of a reservation, from rows of `lots_of_reservation`, as they are explained."""
     keys = encode([lot_id for lot_id, *_ in lots[:LOTS_MAX]]).decode()
-    return [LotRow(*row) for row in await readers.all(SQL.lots_to_explain, lot_ids=keys)]
+    return [LotRow(*row) for row in await reading.all(SQL.lots_to_explain, lot_ids=keys)]
 
 
 def lot_answer(row: Row) -> Lot:

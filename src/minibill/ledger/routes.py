@@ -69,18 +69,18 @@ async def list_accounts(call: Call) -> Reply:
     """Accounts, oldest first."""
     query, position = call.page(AccountsQuery)
     [after_id] = position or [_BEFORE_ALL]
-    readers, count = call.service.book.readers, query.limit + 1
+    reading, count = call.reading, query.limit + 1
     if query.entity_id is not None:
-        rows = await readers.all(
+        rows = await reading.all(
             reads.ACCOUNTS.accounts_page_by_entity_id,
             entity_id=query.entity_id, entity_type=query.entity_type, after_id=after_id, count=count,
         )  # fmt: skip
     elif query.entity_type is not None:
-        rows = await readers.all(
+        rows = await reading.all(
             reads.ACCOUNTS.accounts_page_by_type, entity_type=query.entity_type, after_id=after_id, count=count
         )
     else:
-        rows = await readers.all(reads.ACCOUNTS.accounts_page, after_id=after_id, count=count)
+        rows = await reading.all(reads.ACCOUNTS.accounts_page, after_id=after_id, count=count)
     return call.page_answer(query, rows, item=account_answer, position=lambda row: [row[0]])
 
 
@@ -88,7 +88,7 @@ async def list_accounts(call: Call) -> Reply:
 async def show_account(call: Call) -> Reply:
     """One account."""
     call.parameters(Query)
-    row = reads.require_account(call.service.book.readers, call.segment("account_id"))
+    row = reads.require_account(call.reading, call.segment("account_id"))
     return call.answer(account_answer(row))
 
 
@@ -102,7 +102,7 @@ async def show_balance(call: Call) -> Reply:
         raise InvalidRequest(FieldError("at", "expected a moment that is not in the future"))
     at_us = None if query.at is None else int(query.at)
     answer = await reads.balance(
-        book.readers, account_id=call.segment("account_id"), pool_id=query.pool_id, at_us=at_us, now_us=now_us
+        call.reading, account_id=call.segment("account_id"), pool_id=query.pool_id, at_us=at_us, now_us=now_us
     )
     return call.answer(answer)
 
@@ -113,8 +113,9 @@ async def list_lots(call: Call) -> Reply:
     query, position = call.page(LotsQuery)
     [after_id] = position or [_BEFORE_ALL]
     book = call.service.book
-    account = reads.require_account(book.readers, call.segment("account_id"))
-    rows = await book.readers.all(
+    reading = call.reading
+    account = reads.require_account(reading, call.segment("account_id"))
+    rows = await reading.all(
         reads.SQL.lots_page,
         account_id=account[0], state=query.state, after_id=after_id, now_us=book.clock.now_us(), count=query.limit + 1,
     )  # fmt: skip
@@ -127,9 +128,9 @@ async def list_history(call: Call) -> Reply:
     query, position = call.page(HistoryQuery)
     # The end of the interval is open, so no entry of that very time is before (to, 0).
     before_us, before_id = position or [MAX_TIME_US + 1 if query.to is None else int(query.to), _BEFORE_ALL]
-    readers = call.service.book.readers
-    account = reads.require_account(readers, call.segment("account_id"))
-    rows = await readers.all(
+    reading = call.reading
+    account = reads.require_account(reading, call.segment("account_id"))
+    rows = await reading.all(
         reads.SQL.history_page,
         account_id=account[0], pool_id=query.pool_id, entry_type=query.entry_type,
         from_us=MIN_TIME_US if query.from_ is None else int(query.from_),
@@ -209,10 +210,11 @@ async def show_reservation(call: Call) -> Reply:
     book = call.service.book
     # Before the reading: what is finalized meanwhile, in its last moment, must not be answered as overdue.
     now_us = book.clock.now_us()
-    row, lots = await reads.reservation(book.readers, call.segment("reservation_id"))
+    reading = call.reading
+    row, lots = await reads.reservation(reading, call.segment("reservation_id"))
     answer = reservation_answer(row, lots, now_us=now_us)
     if query.explain:
-        answer = reservation_explained(answer, row, lots, await reads.lots_to_explain(book.readers, lots))
+        answer = reservation_explained(answer, row, lots, await reads.lots_to_explain(reading, lots))
     return call.answer(answer)
 
 

@@ -16,7 +16,7 @@ _NOTHING = Decoder(NoBody)
 async def show_last(call: Call) -> Reply:
     """The report of the last reconciliation, byte for byte as it was answered then."""
     call.parameters(Query)
-    rows = call.service.book.readers.at_once(SQL.last_reconciliation)
+    rows = call.reading.at_once(SQL.last_reconciliation)
     return Reply(200, rows[0][1].encode()) if rows else call.answer(NEVER_RUN)
 
 

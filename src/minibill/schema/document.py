@@ -9,10 +9,11 @@ from msgspec import NODEFAULT
 
 import minibill
 from minibill.money import MAX_MICRO
+from minibill.problem_json import problem_body
 from minibill.problems import Problem
 from minibill.schema.describe import DESCRIPTIONS, JSON, Description
 from minibill.schema.refusals import ELSEWHERE, EXAMPLES, refusals_of
-from minibill.web import KEY_CHARACTERS_MAX, NO_CONTENT, Route, problem_body
+from minibill.web import KEY_CHARACTERS_MAX, NO_CONTENT, Route
 from minibill.wire import PAGE_ITEMS_MAX, Flag, Limit, Micro, Query, TimeUs, WriteQuery
 
 Json = dict[str, Any]
@@ -57,12 +58,17 @@ _HEADERS: dict[str, Json] = {
     "RateLimit-Remaining": {"description": "How many are left of them.", "schema": {"type": "integer"}},
     "RateLimit-Reset": {"description": "Seconds until all are there again.", "schema": {"type": "integer"}},
     "Idempotency-Replayed": {"description": "The answer of an earlier request with this key.", "schema": {"const": "true"}},
+    "Ledger-Sequence": {
+        "description": "The newest ledger entry whose effects the answer can contain; where the book was looked at.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "Which token is wanted.", "required": True, "schema": {"type": "string"}},
     "Allow": {"description": "The methods that the path takes.", "required": True, "schema": {"type": "string"}},
 }
 _EVERYWHERE = ("X-Request-Id", "X-Correlation-Id")
 _OF_A_LIMIT = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+_OF_THE_BOOK = ("Ledger-Sequence", *_OF_A_LIMIT)
 
 _PARAMETERS: dict[str, Json] = {
     "IdempotencyKey": {
@@ -167,7 +173,7 @@ def _operation(route: Route, description: Description, schemas: dict[str, Json],
 
 
 def _success(route: Route, description: Description, status: int, schemas: dict[str, Json], *, is_write: bool) -> Json:
-    headers = [*_EVERYWHERE, *(_OF_A_LIMIT if route.kind else ()), *(["Idempotency-Replayed"] if is_write else ())]
+    headers = [*_EVERYWHERE, *(_OF_THE_BOOK if route.kind else ()), *(["Idempotency-Replayed"] if is_write else ())]
     response: Json = {"description": _STATUS_WORDS[status], "headers": _header_references(headers)}
     answer = description.answer
     if answer is None or status == NO_CONTENT:
@@ -280,7 +286,16 @@ def _refer_to_problems(kinds: list[type[Problem]], responses: dict[str, Json]) -
     return {"$ref": f"#/components/responses/{name}"}
 
 
-_HEADERS_OF = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After", *_OF_A_LIMIT), 503: ("Retry-After",)}
+_HEADERS_OF = {
+    401: ("WWW-Authenticate",),
+    402: ("Ledger-Sequence",),
+    404: ("Ledger-Sequence",),
+    405: ("Allow",),
+    409: ("Ledger-Sequence",),
+    422: ("Ledger-Sequence",),
+    429: ("Retry-After", *_OF_A_LIMIT),
+    503: ("Retry-After",),
+}
 
 
 def _problem_schema(kind: type[Problem]) -> Json:
