@@ -1,5 +1,6 @@
 """Random histories at full length: many short ones, with restarts and kills, against the model of test_random_ledger.py."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.reservations.test_random_ledger import (
     Run,
     Step,
     Sweep,
+    begin,
     small_and_quick,
     stories,
 )
@@ -25,10 +27,14 @@ HISTORIES = 20_000
 
 
 def test_twenty_thousand_random_histories_are_those_of_the_model(
-    folder: Path, first_file: Path, loop: Loop, torture: bool, figure: Callable[[str], None]
+    tmp_path: Path, migrated_file: Path, loop: Loop, torture: bool, figure: Callable[[str], None]
 ) -> None:
     if not torture:
         pytest.skip("the short form is tests/reservations/test_random_ledger.py")
+    first_file, folder = tmp_path / "first.db", tmp_path / "books"
+    folder.mkdir()
+    shutil.copyfile(migrated_file, first_file)
+    loop.run(begin(first_file))
     counts: Counter[str] = Counter()
     began_s = monotonic_s()
 
