@@ -210,7 +210,7 @@ def _run_pairs(conn: sqlite3.Connection, pairs: int) -> None:
         key = Key(CALLER.name, name, name.ljust(32).encode())
         assert idempotency.find(conn, key) is None
         outcome = operation(conn, now_us=now_us[0], ceiling_micro=CEILING_MICRO, **arguments)
-        idempotency.keep(conn, key, idempotency.Kept(outcome.status, encode(outcome.answer)))
+        idempotency.keep(conn, key, idempotency.Kept(outcome.status, encode(outcome.answer)), running_us=now_us[0])
         return outcome.answer
 
     for begin in range(0, pairs, SPENDERS // 2):

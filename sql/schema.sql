@@ -763,7 +763,7 @@ CREATE TABLE idempotency_keys (
     fingerprint   BLOB NOT NULL CONSTRAINT idempotency_fingerprint_has_32_bytes CHECK (length(fingerprint) = 32),
     status        INTEGER NOT NULL CONSTRAINT idempotency_keeps_successes_only CHECK (status BETWEEN 200 AND 299),
     body          BLOB NOT NULL,
-    -- By the real clock, like tokens: a key is kept a day of the caller's time.
+    -- By the running time, which counts while the book is served and which no clock that is set moves.
     created_at_us INTEGER NOT NULL,
     -- Of what is no part of the index below; src/minibill/idempotency.py makes it.
     checksum      INTEGER NOT NULL

@@ -798,7 +798,7 @@ CREATE TABLE idempotency_keys (
     fingerprint   BLOB NOT NULL CONSTRAINT idempotency_fingerprint_has_32_bytes CHECK (length(fingerprint) = 32),
     status        INTEGER NOT NULL CONSTRAINT idempotency_keeps_successes_only CHECK (status BETWEEN 200 AND 299),
     body          BLOB NOT NULL,
-    -- By the real clock, like tokens: a key is kept a day of the caller's time.
+    -- By the running time, which counts while the book is served and which no clock that is set moves.
     created_at_us INTEGER NOT NULL,
     -- Of what is no part of the index below; src/minibill/idempotency.py makes it.
     checksum      INTEGER NOT NULL
@@ -810,7 +810,7 @@ CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (call
 CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotency_keys
 BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;
 
--- Token ids that are refused until the token would have expired anyway. Times by the real clock.
+-- Token ids that are refused until the token would have expired anyway. Times by the running time, as for keys.
 CREATE TABLE revoked_tokens (
     token_id      TEXT NOT NULL PRIMARY KEY
         CONSTRAINT revoked_tokens_id_has_1_to_255_characters CHECK (length(token_id) BETWEEN 1 AND 255),

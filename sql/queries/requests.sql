@@ -1,4 +1,10 @@
--- Idempotency keys and revoked tokens. Their times are the machine's, not the book's.
+-- Idempotency keys and revoked tokens. Their times are the running time, which neither the book's clock nor the machine's moves.
+
+-- name: newest_running_time
+-- The latest that was written: the running time goes on from there.
+SELECT max(
+    coalesce((SELECT created_at_us FROM idempotency_keys ORDER BY id DESC LIMIT 1), 0),
+    coalesce((SELECT max(revoked_at_us) FROM revoked_tokens), 0));
 
 -- name: find_key
 SELECT fingerprint, status, body
@@ -8,7 +14,7 @@ SELECT fingerprint, status, body
 
 -- name: keep_key
 INSERT INTO idempotency_keys (caller, key, fingerprint, status, body, created_at_us, checksum)
-VALUES (:caller, :key, :fingerprint, :status, :body, :real_now_us, :checksum);
+VALUES (:caller, :key, :fingerprint, :status, :body, :running_us, :checksum);
 
 -- name: kept_keys
 -- All of them, with what their checksums are of.
@@ -27,7 +33,7 @@ DELETE FROM idempotency_keys
 
 -- name: revoke_token
 INSERT INTO revoked_tokens (token_id, revoked_at_us)
-VALUES (:token_id, :real_now_us)
+VALUES (:token_id, :running_us)
 ON CONFLICT (token_id) DO UPDATE
    SET revoked_at_us = max(revoked_at_us, excluded.revoked_at_us);
 

@@ -18,7 +18,7 @@ from minibill import audit, chain, idempotency
 from minibill.audit import Origin
 from minibill.auth.tokens import Caller
 from minibill.campaigns.lifecycle import expire_campaigns
-from minibill.clock import Clock, monotonic_s
+from minibill.clock import Clock, RunningTime, monotonic_s
 from minibill.db.anchor import Anchor
 from minibill.db.connect import CHECKPOINT_PAGES, FileLock, Places, open_writer
 from minibill.db.migrate import migrate
@@ -33,7 +33,7 @@ from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
 from minibill.problems import InternalError, Problem
 from minibill.reconcile.report import Report
-from minibill.reconcile.run import Reconciler, record
+from minibill.reconcile.run import Reconciler, last_reconciled, record
 from minibill.totals import TABLES, Totals
 from minibill.wire import encode
 
@@ -48,7 +48,6 @@ LINK_AT_CLOSE_SECONDS_MAX = 1.0
 ID_OF_NONE = "-\x00"
 LEDGER = queries("ledger")
 REQUESTS = queries("requests")
-RECONCILE = queries("reconcile")
 
 
 def _end_the_process(error: BaseException) -> NoReturn:
@@ -81,11 +80,12 @@ class Book:
     ) -> None:
         self.path = path
         self.clock = clock
+        self.running = RunningTime(newest_running_time_us(conn))
         self.readers = readers
         self.writer = writer
         self.sweeps = Sweeps()
         self.totals = Totals(readers)
-        self.reconciler = Reconciler(path, clock)
+        self.reconciler = Reconciler(path, clock, last=last_reconciled(conn))
         self._lock = lock
         self._conn = conn
         self._anchor = anchor
@@ -164,7 +164,7 @@ class Book:
             if caller.kind == "admin":
                 audit.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=now_us)
             if key is not None and outcome.more is None:
-                idempotency.keep(conn, key, idempotency.Kept(outcome.status, body))
+                idempotency.keep(conn, key, idempotency.Kept(outcome.status, body), running_us=self.running.now_us())
             elif key is not None and not dry_run:
                 self._under_way[key.caller, key.key] = key.fingerprint
                 holds_key = True
@@ -212,19 +212,15 @@ class Book:
 
     async def prune(self) -> None:
         """Forgets idempotency keys that are older than they must be kept, a slice at a time."""
-        while await self.writer.run(idempotency.prune):
+        while await self.writer.run(lambda conn: idempotency.prune(conn, running_us=self.running.now_us())):
             pass
 
     async def reconcile(self) -> Report:
         """Recomputes the book and keeps the report as the last one."""
         reconciled = await self.reconciler.run()
         await self.writer.run(lambda conn: record(conn, reconciled=reconciled, now_us=self.clock.now_us()))
+        self.reconciler.keep(reconciled)
         return reconciled.report
-
-    def last_reconciled_us(self) -> int | None:
-        """When the book was last recomputed; None for never."""
-        rows = self.readers.at_once(RECONCILE.last_reconciliation)
-        return rows[0][0] if rows else None
 
     def kept_answer(self, key: idempotency.Key) -> idempotency.Kept | None:
         """The answer that a write with this key was given before; raises `IdempotencyKeyReused`."""
@@ -263,6 +259,14 @@ def _write_nothing(conn: sqlite3.Connection) -> None:
 def newest_time_us(conn: sqlite3.Connection) -> int:
     """The latest time that a book has written; 0 for an empty one."""
     newest = LEDGER.newest_time.one(conn)
+    assert newest is not None
+    found: int = newest[0]
+    return found
+
+
+def newest_running_time_us(conn: sqlite3.Connection) -> int:
+    """The latest running time that a book has written; 0 for none."""
+    newest = REQUESTS.newest_running_time.one(conn)
     assert newest is not None
     found: int = newest[0]
     return found

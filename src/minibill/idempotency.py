@@ -4,7 +4,7 @@ import hashlib
 import zlib
 from typing import Any, NamedTuple
 
-from minibill.clock import US_PER_SECOND, real_now_us
+from minibill.clock import US_PER_SECOND
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.problems import IdempotencyKeyReused
@@ -53,9 +53,8 @@ def require_own(key: Key, fingerprint: bytes) -> None:
         raise IdempotencyKeyReused("this key came with another path or body before; take a new key for a new request")
 
 
-def keep(conn: sqlite3.Connection, key: Key, kept: Kept) -> None:
-    """Keeps the answer of a success, in the transaction of its effect."""
-    now_us = real_now_us()
+def keep(conn: sqlite3.Connection, key: Key, kept: Kept, *, running_us: int) -> None:
+    """Keeps the answer of a success, in the transaction of its effect. `running_us` is the book's running time."""
     SQL.keep_key.run(
         conn,
         caller=key.caller,
@@ -63,8 +62,8 @@ def keep(conn: sqlite3.Connection, key: Key, kept: Kept) -> None:
         fingerprint=key.fingerprint,
         status=kept.status,
         body=kept.body,
-        real_now_us=now_us,
-        checksum=_checksum(key.fingerprint, kept.status, kept.body, now_us),
+        running_us=running_us,
+        checksum=_checksum(key.fingerprint, kept.status, kept.body, running_us),
     )
 
 
@@ -91,7 +90,7 @@ def _checksum(fingerprint: bytes, status: int, body: bytes, created_at_us: int) 
     return zlib.crc32(body, zlib.crc32(fingerprint, (status + created_at_us) % _PRIME))
 
 
-def prune(conn: sqlite3.Connection) -> int:
-    """Forgets a slice of the keys that are old enough; answers how many."""
-    before_us = real_now_us() - KEEP_SECONDS * US_PER_SECOND
+def prune(conn: sqlite3.Connection, *, running_us: int) -> int:
+    """Forgets a slice of the keys that are old enough by the running time; answers how many."""
+    before_us = running_us - KEEP_SECONDS * US_PER_SECOND
     return SQL.prune_keys.run(conn, before_us=before_us, count=PRUNE_KEYS_MAX).rowcount

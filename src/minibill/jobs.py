@@ -5,9 +5,10 @@ Ended with the service.
 
 import asyncio
 import logging
+from functools import partial
 
 from minibill.auth.revoke import forget_expired
-from minibill.clock import US_PER_SECOND, monotonic_s
+from minibill.clock import monotonic_s
 from minibill.problems import Problem
 from minibill.web import Service
 
@@ -44,7 +45,9 @@ async def _settle_and_prune(service: Service) -> None:
             if monotonic_s() - pruned_s >= PRUNE_SECONDS:
                 pruned_s = monotonic_s()
                 await service.book.prune()
-                await service.book.writer.run(lambda conn: forget_expired(conn, service.settings))
+                await service.book.writer.run(
+                    partial(forget_expired, settings=service.settings, running_us=service.book.running.now_us())
+                )
                 service.verifier.replace_denied(service.book.denied_tokens())
         except Problem as problem:
             log.warning("a background job was put off", extra={"reason": problem.detail})
@@ -64,16 +67,16 @@ async def _link(service: Service) -> None:
 
 
 async def _reconcile(service: Service) -> None:
-    """Reconciles once the last one, of this process or the one before, is older than the setting says."""
-    book, period_us = service.book, service.settings.reconcile_seconds * US_PER_SECOND
-    began_us = book.clock.now_us()
+    """Reconciles once the last one, of this process or the one before, is older than the setting says, or there is none.
+
+    It waits by a clock that does not jump.
+    """
+    book, period_s = service.book, service.settings.reconcile_seconds
     while True:
         try:
-            last_us = book.last_reconciled_us()
-            due_us = (began_us if last_us is None else last_us) + period_us
-            if (wait_us := due_us - book.clock.now_us()) > 0:
-                # The test clock may be moved meanwhile.
-                await asyncio.sleep(min(wait_us / US_PER_SECOND, RECONCILE_LOOK_SECONDS))
+            if (wait_s := period_s - book.reconciler.age_s()) > 0:
+                # Somebody may ask for one meanwhile.
+                await asyncio.sleep(min(wait_s, RECONCILE_LOOK_SECONDS))
                 continue
             await book.reconcile()
         except Exception:

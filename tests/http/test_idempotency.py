@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from minibill.clock import US_PER_SECOND, real_now_us
+from minibill.clock import monotonic_s
 from tests.api import Api, done, refused
 from tests.http.writes import REFUSALS, WRITES
 
@@ -158,8 +158,8 @@ def test_a_key_is_kept_for_24_hours_at_least_and_not_for_ever(api: Api, monkeypa
     first = api.post(path, body, key="k-1")
 
     def in_seconds(seconds: int) -> None:
-        now_us = real_now_us() + seconds * US_PER_SECOND
-        monkeypatch.setattr("minibill.idempotency.real_now_us", lambda: now_us)
+        now_s = monotonic_s() + seconds
+        monkeypatch.setattr("minibill.clock.monotonic_s", lambda: now_s)
         api.loop.run(api.book.prune())
 
     with api.unchanged():
@@ -175,8 +175,8 @@ def test_all_old_keys_are_pruned_however_many(api: Api, monkeypatch: pytest.Monk
     monkeypatch.setattr("minibill.idempotency.PRUNE_KEYS_MAX", 2)
     for number in range(5):
         done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key=f"k-{number}"))
-    later_us = real_now_us() + 30 * DAY_SECONDS * US_PER_SECOND
-    monkeypatch.setattr("minibill.idempotency.real_now_us", lambda: later_us)
+    later_s = monotonic_s() + 30 * DAY_SECONDS
+    monkeypatch.setattr("minibill.clock.monotonic_s", lambda: later_s)
     done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="young"))
     api.loop.run(api.book.prune())
     replayed = [

@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -279,10 +280,13 @@ async def jobs_for(api: Api, seconds: float) -> None:
 
 def test_one_runs_on_a_schedule(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_RECONCILE_SECONDS="1")
-    api.loop.run(jobs_for(api, 0.5))
     assert api.get("/reconciliation") == NEVER_RUN
+    # A book that never was is at once.
+    api.loop.run(jobs_for(api, 0.5))
+    first = api.get("/reconciliation")
+    assert first["status"] == "healthy"
     api.loop.run(jobs_for(api, 1.5))
-    assert api.get("/reconciliation")["status"] == "healthy"
+    assert api.get("/reconciliation")["lastReconciliationAt"] > first["lastReconciliationAt"]
     # Nobody asked for it, so nobody is in the audit log.
     assert api.audited("reconciliation.run") == []
 
@@ -294,12 +298,36 @@ def test_a_schedule_of_0_runs_none(start: Callable[..., Api]) -> None:
     assert api.get("/reconciliation") == NEVER_RUN
 
 
-def test_the_schedule_goes_on_across_a_restart(start: Callable[..., Api]) -> None:
+def test_the_schedule_goes_on_across_a_restart(start: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -> None:
     first = done(start().post("/reconciliation"))
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
     api.loop.run(jobs_for(api, 0.2))
     assert api.get("/reconciliation") == first
-    api.pass_time(3600)
+    monkeypatch.setattr("minibill.clock.real_now_us", lambda: parse_time(first["lastReconciliationAt"]) + 3600 * UNIT)
+    api = start(MINIBILL_RECONCILE_SECONDS="3600")
     api.loop.run(jobs_for(api, 0.3))
     later = parse_time(api.get("/reconciliation")["lastReconciliationAt"])
     assert later >= parse_time(first["lastReconciliationAt"]) + 3600 * UNIT
+
+
+def test_the_schedule_does_not_go_by_a_clock_that_jumps(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_RECONCILE_SECONDS="3600")
+    first = done(api.post("/reconciliation"))
+    api.pass_time(10**8)
+    api.loop.run(jobs_for(api, 0.3))
+    assert api.get("/reconciliation") == first
+
+
+def test_a_dry_run_is_not_the_last_one(start: Callable[..., Api]) -> None:
+    api = start()
+    done(api.post("/reconciliation", dryRun="true"))
+    assert api.book.reconciler.age_s() == inf
+    done(api.post("/reconciliation"))
+    last = api.book.reconciler.last
+    done(api.post("/reconciliation", dryRun="true"))
+    assert last is not None
+    assert api.book.reconciler.last is last
+    # After a restart it is the same, as the metrics tell.
+    again = start().book.reconciler.last
+    assert again is not None
+    assert (again.at_us, again.report) == (last.at_us, last.report)

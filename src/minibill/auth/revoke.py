@@ -16,19 +16,22 @@ SQL = queries("requests")
 
 _NOTHING = Decoder(NoBody)
 
+# How much longer than any token lives it stays on the list: a token that has expired is good again when the machine's clock
+# is set back to before that, and for a week is then still denied.
+KEEP_SECONDS = 7 * 86_400
 
-def revoke_token(conn: sqlite3.Connection, *, token_id: str, now_us: int) -> Outcome:
-    """Puts a token id on the deny list; again is no error. Tokens go by real time. Source: contract, section 2."""
-    real_us = real_now_us()
-    SQL.revoke_token.run(conn, token_id=token_id, real_now_us=real_us)
-    answer = RevokedToken(token_id, format_time(real_us))
+
+def revoke_token(conn: sqlite3.Connection, *, token_id: str, running_us: int, now_us: int) -> Outcome:
+    """Puts a token id on the deny list, at this running time; again is no error. Source: contract, section 2."""
+    SQL.revoke_token.run(conn, token_id=token_id, running_us=running_us)
+    answer = RevokedToken(token_id, format_time(real_now_us()))
     return Outcome(200, answer, "token.revoke", "token", token_id, lambda: {"at": format_time(now_us)})
 
 
-def forget_expired(conn: sqlite3.Connection, settings: Settings) -> int:
-    """Takes off the deny list what would have expired by now whatever its life was; answers how many."""
+def forget_expired(conn: sqlite3.Connection, settings: Settings, *, running_us: int) -> int:
+    """Takes off the deny list what expired a week of running time ago, whatever its life was; answers how many."""
     longest = max(settings.admin_token_max_ttl, SERVICE_TOKEN_MAX_TTL) + 2 * CLOCK_SKEW_SECONDS
-    return SQL.prune_tokens.run(conn, before_us=real_now_us() - longest * US_PER_SECOND).rowcount
+    return SQL.prune_tokens.run(conn, before_us=running_us - (longest + KEEP_SECONDS) * US_PER_SECOND).rowcount
 
 
 @describe(RevokedToken, body=NoBody)
@@ -38,7 +41,7 @@ async def revoke(call: Call) -> Reply:
     token_id = call.segment("token_id")
     if len(token_id) > TOKEN_ID_CHARACTERS_MAX or "\x00" in token_id:
         raise InvalidRequest(FieldError("tokenId", f"expected 1 to {TOKEN_ID_CHARACTERS_MAX} characters without U+0000"))
-    response = await call.write(revoke_token, token_id=token_id)
+    response = await call.write(revoke_token, token_id=token_id, running_us=call.service.book.running.now_us())
     # Only now is it on disk; a dry run is not. The list in memory follows what the database says.
     call.service.verifier.replace_denied(call.service.book.denied_tokens())
     return response

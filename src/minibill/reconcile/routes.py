@@ -27,4 +27,9 @@ async def run_now(call: Call) -> Reply:
     call.parameters(WriteQuery)
     # A replay must not cost a run: its answer is there already.
     is_replay = await call.was_answered_before()
-    return await call.write(record, reconciled=None if is_replay else await call.service.book.reconciler.run())
+    reconciler = call.service.book.reconciler
+    reconciled = None if is_replay else await reconciler.run()
+    reply = await call.write(record, reconciled=reconciled)
+    if reconciled is not None and not call.is_dry_run:
+        reconciler.keep(reconciled)
+    return reply

@@ -12,10 +12,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from minibill.clock import Clock, monotonic_s
+import msgspec
+
+from minibill.clock import US_PER_SECOND, Clock, monotonic_s
 from minibill.db.constraints import explain
 from minibill.db.queries import queries
 from minibill.db.snapshot import open_snapshot
@@ -54,9 +57,12 @@ class Reconciled(NamedTuple):
 class Reconciler:
     """Runs the checks on the file of a book that is open; used from one event loop."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        # What the newest run of this process came to; None before the first.
-        self.last: Reconciled | None = None
+    def __init__(self, path: Path, clock: Clock, *, last: Reconciled | None = None) -> None:
+        # What the newest run came to that is recorded, of this process or of one before; None before the first.
+        self.last = last
+        # How old it was, and when, by the clock that does not jump.
+        self._age_s = 0 if last is None else max(0, clock.now_us() - last.at_us) / US_PER_SECOND
+        self._noted_s = monotonic_s()
         self._path = path
         self._clock = clock
         self._current: asyncio.Task[Reconciled] | None = None
@@ -76,6 +82,15 @@ class Reconciler:
             self._next.add_done_callback(_hear_of_failure)
         return await asyncio.shield(self._next)
 
+    def keep(self, reconciled: Reconciled) -> None:
+        """Takes note of a run that has been recorded. An earlier one does not replace a later one."""
+        if self.last is None or reconciled.at_us >= self.last.at_us:
+            self.last, self._age_s, self._noted_s = reconciled, 0, monotonic_s()
+
+    def age_s(self) -> float:
+        """Seconds since the last recorded run; endless when there was none."""
+        return inf if self.last is None else self._age_s + monotonic_s() - self._noted_s
+
     def stop(self) -> None:
         """What is under way ends soon, and is answered with `NotReady`; nothing is begun from now on."""
         self._stopping = True
@@ -92,8 +107,7 @@ class Reconciler:
         if before is not None:
             await asyncio.wait([before])
         self._current, self._next = self._next, None
-        self.last = await asyncio.get_running_loop().run_in_executor(self._thread, self._reconcile)
-        return self.last
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._reconcile)
 
     # --- on the thread ---
 
@@ -124,6 +138,12 @@ class Reconciler:
     def _go_on(self) -> None:
         if self._stopping:
             raise _stopped()
+
+
+def last_reconciled(conn: sqlite3.Connection) -> Reconciled | None:
+    """The last run that is recorded."""
+    row = SQL.last_reconciliation.one(conn)
+    return None if row is None else Reconciled(row[0], msgspec.json.decode(row[1], type=Report), None, None)
 
 
 def record(conn: sqlite3.Connection, *, reconciled: Reconciled, now_us: int) -> Outcome:

@@ -32,9 +32,9 @@ from minibill.clock import US_PER_SECOND
 from minibill.commands.loss_list import Layout, UnreadableList, batches, parse_units, read_loss_list
 from minibill.config import read_settings
 from minibill.cursors import Cursors
+from minibill.problem_json import problem_body
 from minibill.problems import InvalidCursor, InvalidRequest, MalformedJson, Problem, Unauthorized
 from minibill.schema.describe import DESCRIPTIONS
-from minibill.web import problem_body
 from minibill.wire import Decoder, json_object
 from tests.api import SECRETS
 

@@ -1,0 +1,277 @@
+"""The machine's clock jumps back and forth, past 2038 and to 1970, also between a stop and a start.
+
+The book's time never goes back, nothing expires before its moment, and what must be kept for a while is kept for that long
+in truth: nothing of that goes by a clock that somebody can set.
+"""
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from minibill.auth.revoke import forget_expired
+from minibill.clock import US_PER_SECOND, parse_time
+from minibill.db.connect import open_reader
+from tests.api import Api, Json, done, refused
+
+HOUR, DAY, YEAR = 3_600, 86_400, 365 * 86_400
+# A month before the seconds since 1970 no longer fit 31 bits.
+START_US = parse_time("2037-12-19T00:00:00Z")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Wall:
+    """The machine's clock, as everything sees it that looks at it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.us = START_US
+        for module in ("minibill.clock", "minibill.auth.tokens", "minibill.auth.revoke"):
+            monkeypatch.setattr(f"{module}.real_now_us", lambda: self.us)
+        wall = self
+
+        class Datetime(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> Any:
+                return EPOCH + timedelta(microseconds=wall.us)
+
+        monkeypatch.setattr("jwt.api_jwt.datetime", Datetime)
+
+    def jump(self, seconds: int) -> None:
+        self.us = max(0, self.us + seconds * US_PER_SECOND)
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    """Ask for it before the application."""
+    return Wall(monkeypatch)
+
+
+def forget_what_is_old(api: Api) -> None:
+    """What the background does every ten minutes."""
+    api.loop.run(api.book.prune())
+    running_us = api.book.running.now_us()
+    api.loop.run(api.book.writer.run(partial(forget_expired, settings=api.settings, running_us=running_us)))
+    api.app._service.verifier.replace_denied(api.book.denied_tokens())  # type: ignore[attr-defined]
+
+
+# --- what is kept for a while ---
+
+
+@pytest.mark.parametrize("jump_s", [10 * YEAR, 3 * DAY, -50 * YEAR])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_idempotency_key_is_not_forgotten_because_the_clock_was_wrong_for_a_moment(
+    wall: Wall, start: Callable[..., Api], jump_s: int, restarts: bool
+) -> None:
+    api = start()
+    account = api.account()
+    first = api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="order-1")
+    right_us = wall.us
+    wall.jump(jump_s)
+    api = start() if restarts else api
+    forget_what_is_old(api)
+    wall.us = right_us
+    api = start() if restarts else api
+    forget_what_is_old(api)
+    again = api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="order-1")
+    assert (again.content, again.headers["idempotency-replayed"]) == (first.content, "true")
+    assert api.available(account) == 5
+
+
+@pytest.mark.parametrize("jump_s", [10 * YEAR, 2 * HOUR, -HOUR])
+def test_a_revoked_token_is_not_good_again_because_the_clock_was_wrong_for_a_moment(
+    wall: Wall, start: Callable[..., Api], jump_s: int
+) -> None:
+    api = start()
+    stolen = api.sign(sub="stolen")
+    token_id = token_id_of(stolen)
+    done(api.call("GET", "/accounts", token=stolen))
+    done(api.post(f"/tokens/{token_id}/revoke"))
+    right_us = wall.us
+    wall.jump(jump_s)
+    forget_what_is_old(api)
+    wall.us = right_us
+    refused(api.call("GET", "/accounts", token=stolen), 401, "unauthorized")
+
+
+def token_id_of(token: str) -> str:
+    import jwt
+
+    found: str = jwt.decode(token, options={"verify_signature": False})["jti"]
+    return found
+
+
+# --- tokens and rate limits ---
+
+
+def test_a_token_lives_by_the_machines_clock_also_when_it_was_seen_before(wall: Wall, start: Callable[..., Api]) -> None:
+    api = start()
+    for jump_s, status in ((0, 200), (2 * HOUR, 401), (-2 * HOUR, 200), (-HOUR, 401), (HOUR, 200), (YEAR, 401)):
+        wall.jump(jump_s)
+        assert api.call("GET", "/accounts").status_code == status
+
+
+@pytest.mark.parametrize("jump_s", [YEAR, -YEAR])
+def test_a_rate_limit_does_not_begin_anew_when_the_clock_jumps(wall: Wall, start: Callable[..., Api], jump_s: int) -> None:
+    api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="2")
+    for _ in range(2):
+        done(api.call("GET", "/accounts"))
+    wall.jump(jump_s)
+    response = api.call("GET", "/accounts", token=api.sign())
+    refused(response, 429, "rate_limited")
+    assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
+# --- the book ---
+
+JUMPS_S = [0, 0, 1, 5, 60, HOUR, DAY, 10 * DAY, -1, -60, -HOUR, -DAY, -40 * DAY, -YEAR, -80 * YEAR]
+
+
+class Story:
+    """Random writes, each of them sent again later on, while the clock jumps and the service is restarted."""
+
+    def __init__(self, wall: Wall, start: Callable[..., Api], seed: int) -> None:
+        self.random = random.Random(seed)
+        self.wall, self.start = wall, start
+        self.api = start()
+        self.right_us = START_US
+        self.sent: list[tuple[str, str, Json, httpx.Response]] = []
+        self.reservations: list[str] = []
+        self.keys = 0
+        self.book_us = 0
+        self.jumps = self.restarts = self.replays = 0
+        self.renew()
+        self.account = self.api.account(1_000)
+
+    def renew(self) -> None:
+        """A token of now: the one before is out of its time."""
+        self.api.token = self.api.sign()
+
+    def step(self) -> None:
+        match self.random.choices(["jump", "right", "restart", "again", "write", "sweep"], [30, 5, 5, 25, 30, 5])[0]:
+            case "jump":
+                self.jumps += 1
+                self.wall.jump(self.random.choice(JUMPS_S))
+            case "right":
+                # Somebody sets it right; meanwhile an hour has passed.
+                self.right_us += HOUR * US_PER_SECOND
+                self.wall.us = self.right_us
+            case "restart":
+                self.restarts += 1
+                self.api = self.start()
+                # What nobody had written down is not remembered: it may be as early as the newest row.
+                self.book_us = 0
+            case "sweep":
+                self.api.loop.run(self.api.book.sweep())
+                forget_what_is_old(self.api)
+            case "write":
+                self.write()
+            case "again" if self.sent:
+                self.again()
+        self.renew()
+        now_us = self.api.book.clock.now_us()
+        assert now_us >= self.book_us
+        self.book_us = now_us
+
+    def write(self) -> None:
+        self.keys += 1
+        key = f"key-{self.keys}"
+        choice = self.random.choice(["mint", "lapsing", "reserve", "finalize", "release"])
+        if choice == "mint":
+            self.send(key, f"/accounts/{self.account}/mint", {"amountMicro": "50"})
+        elif choice == "lapsing":
+            expires_at = self.api.after(self.random.choice([1, HOUR, 2 * DAY]))
+            self.send(key, f"/accounts/{self.account}/mint", {"amountMicro": "50", "expiresAt": expires_at})
+        elif choice == "reserve" or not self.reservations:
+            body = {"amountMicro": "20", "ttlSeconds": self.random.choice([1, 300, DAY])}
+            answer = self.send(key, f"/accounts/{self.account}/reservations", body)
+            if answer.status_code == 201:
+                self.reservations.append(answer.json()["reservationId"])
+        else:
+            body = {"actualCostMicro": "7"} if choice == "finalize" else {}
+            self.send(key, f"/reservations/{self.random.choice(self.reservations)}/{choice}", body)
+
+    def send(self, key: str, path: str, body: Json) -> httpx.Response:
+        response = self.api.post(path, body, key=key)
+        assert response.status_code in (200, 201, 402, 409), response.text
+        if response.status_code < 400:
+            self.sent.append((key, path, body, response))
+        return response
+
+    def again(self) -> None:
+        """What has succeeded before has no second effect, whatever the time."""
+        self.replays += 1
+        key, path, body, first = self.random.choice(self.sent)
+        before = self.api.everything()
+        response = self.api.post(path, body, key=key)
+        assert (response.content, response.headers.get("idempotency-replayed")) == (first.content, "true")
+        assert self.api.everything() == before
+
+
+def test_whatever_the_clock_does_the_ledgers_time_goes_on_and_nothing_expires_early(
+    wall: Wall, start: Callable[..., Api], torture: bool, figure: Callable[[str], None]
+) -> None:
+    steps = 20_000 if torture else 200
+    story = Story(wall, start, seed=7)
+    for _ in range(steps):
+        story.step()
+    require_times_in_order(story.api.book.path)
+    figure(f"{steps:,} steps: {story.jumps:,} jumps, {story.restarts:,} restarts, {story.replays:,} replays, no fault")
+
+
+def require_times_in_order(path: Path) -> None:
+    """By the rows themselves: times never decrease, and what was written down as over was over."""
+    conn = open_reader(path)
+    try:
+        for table, key in (("credit_ledger", "id"), ("admin_audit_log", "seq"), ("credit_reservations", "id")):
+            times = [time for (time,) in conn.execute(f"SELECT created_at_us FROM {table} ORDER BY {key}")]
+            assert times == sorted(times), table
+            assert len(times) > 10
+        early = conn.execute(
+            "SELECT e.id FROM credit_ledger e JOIN credit_lots l ON l.id = e.lot_id"
+            " WHERE e.entry_type = 'expire' AND e.created_at_us < l.expires_at_us"
+        ).fetchall()
+        early += conn.execute(
+            "SELECT id FROM credit_reservations WHERE status = 'expired' AND closed_at_us < expires_at_us"
+        ).fetchall()
+        assert early == []
+        counts = conn.execute(
+            "SELECT (SELECT count(*) FROM credit_ledger WHERE entry_type = 'expire'),"
+            "       (SELECT count(*) FROM credit_reservations WHERE status = 'expired')"
+        ).fetchone()
+        assert min(counts) > 0
+    finally:
+        conn.close()
+
+
+def test_what_expires_is_good_until_its_moment_and_not_an_instant_longer_across_2038(
+    wall: Wall, start: Callable[..., Api]
+) -> None:
+    end = "2038-01-19T03:14:08Z"
+    wall.us = parse_time(end) - US_PER_SECOND
+    api = start()
+    account = api.account()
+    api.mint(account, 5, expiresAt=end)
+    reservation = api.reserve(account, 2, ttlSeconds=1)
+    wall.us = parse_time(end) - 1
+    assert api.available(account) == 3
+    # Back by as much as a token bears: it is neither later nor earlier than it was.
+    wall.jump(-20)
+    assert api.get(f"/accounts/{account}/balance")["at"] == "2038-01-19T03:14:07.999999Z"
+    assert api.get(f"/reservations/{reservation}")["status"] == "pending"
+    wall.us = parse_time(end)
+    assert api.available(account) == 0
+    assert api.get(f"/reservations/{reservation}")["status"] == "expired"
+    api.loop.run(api.book.sweep())
+    entries = api.get(f"/accounts/{account}/history")["items"]
+    assert {entry["createdAt"] for entry in entries if entry["entryType"] == "expire"} == {"2038-01-19T03:14:08.000000Z"}
+    # A second past what 31 bits hold, and four thousand years on.
+    for moment in ("2038-01-19T03:14:09Z", "6038-01-01T00:00:00Z"):
+        wall.us = parse_time(moment)
+        api.token = api.sign()
+        assert parse_time(api.mint(account, 1, expiresAt=api.after(60))["expiresAt"]) == wall.us + 60 * US_PER_SECOND
+        done(api.release(api.reserve(account, 1)))
