@@ -218,9 +218,9 @@ _INSERT = re.compile(r"INSERT INTO (\w+) \(([^()]*)\)\s+VALUES \(([^()]*)\)")
 # Columns whose parameter has another name, because callers know it by that.
 BOUND_AS = {
     "id": {"account_id", "lot_id", "grant_id", "entry_id", "reservation_id", "campaign_id", "debt_id"},
-    "created_at_us": {"now_us", "real_now_us"},
+    "created_at_us": {"now_us", "running_us"},
     "updated_at_us": {"now_us"},
-    "revoked_at_us": {"now_us", "real_now_us"},
+    "revoked_at_us": {"now_us", "running_us"},
     "original_micro": {"amount_micro"},
     "available_micro": {"amount_micro"},
 }
