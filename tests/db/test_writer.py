@@ -279,6 +279,12 @@ def test_a_full_disk_at_commit_is_storage_full_for_all_and_the_writer_goes_on(w:
     assert w.unknown == []
 
 
+def test_a_refusal_that_rests_on_what_a_lost_neighbour_did_is_lost_too(w: Fixture) -> None:
+    w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
+    answers = w.together(note("a"), note_and_raise("b", AmountTooLarge("too large")))
+    assert [type(answer) for answer in answers] == [StorageFull, StorageFull]
+
+
 def test_any_other_error_at_commit_is_an_unknown_outcome_and_the_writer_takes_nothing_more(w: Fixture) -> None:
     fault = sqlite_error(SQLITE_IOERR)
     w.conn.fail["COMMIT"] = fault

@@ -1,5 +1,7 @@
 """Section 3: the balance, now and at a past moment."""
 
+from typing import Any
+
 import pytest
 
 from minibill.clock import format_time, parse_time
@@ -144,3 +146,25 @@ def test_a_balance_is_read_without_writing(api: Api) -> None:
     with api.unchanged():
         for path in ("", "/balance", "/lots", "/history"):
             api.get(f"/accounts/{account}{path}")
+
+
+def test_answers_say_how_far_the_ledger_was(api: Api) -> None:
+    account = api.account()
+    path = f"/accounts/{account}/mint"
+
+    def sequence(method: str, path: str, body: Json = None, **options: Any) -> str | None:
+        found: str | None = api.call(method, path, body, **options).headers.get("ledger-sequence")
+        return found
+
+    assert sequence("GET", f"/accounts/{account}/balance") == "0"
+    assert sequence("POST", path, {"amountMicro": "5"}, key="k") == "1"
+    # A dry run has no entries, and an answer that is given again tells of now.
+    assert sequence("POST", path, {"amountMicro": "5"}, dryRun="true") == "1"
+    assert sequence("POST", path, {"amountMicro": "7"}) == "2"
+    assert sequence("POST", path, {"amountMicro": "5"}, key="k") == "2"
+    for read in ("balance", "lots", "history", "balance?at=2026-01-01T00:00:00Z"):
+        assert sequence("GET", f"/accounts/{account}/{read}") == "2"
+    refusal = api.ask_to_reserve(account, 100)
+    assert (refusal.status_code, refusal.headers["ledger-sequence"]) == (402, "2")
+    # Where nobody looked at the book there is nothing to say.
+    assert sequence("POST", path, {"amountMicro": 5}) is None
