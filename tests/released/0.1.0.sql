@@ -23,7 +23,8 @@ CREATE TABLE credit_lots (
         CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
     source_type     TEXT NOT NULL
         CONSTRAINT lots_source_type_is_known
-        CHECK (source_type IN ('deposit', 'grant', 'purchase', 'transfer_in', 'commons_dividend')),
+        CHECK (source_type = 'deposit' OR source_type = 'grant' OR source_type = 'purchase' OR source_type = 'transfer_in'
+               OR source_type = 'commons_dividend'),
     -- NULL: the caller named no outside event. Lots of a campaign have none; their grant names them.
     source_id       TEXT
         CONSTRAINT lots_source_id_has_1_to_200_characters CHECK (length(source_id) BETWEEN 1 AND 200),
@@ -80,9 +81,11 @@ CREATE TABLE credit_reservations (
         CONSTRAINT reservations_pool_id_is_well_formed
         CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
     billing_mode       TEXT NOT NULL
-        CONSTRAINT reservations_billing_mode_is_known CHECK (billing_mode IN ('live', 'soft', 'shadow')),
+        CONSTRAINT reservations_billing_mode_is_known
+        CHECK (billing_mode = 'live' OR billing_mode = 'soft' OR billing_mode = 'shadow'),
     status             TEXT NOT NULL
-        CONSTRAINT reservations_status_is_known CHECK (status IN ('pending', 'finalized', 'released', 'expired')),
+        CONSTRAINT reservations_status_is_known
+        CHECK (status = 'pending' OR status = 'finalized' OR status = 'released' OR status = 'expired'),
     list_micro         INTEGER NOT NULL CONSTRAINT reservations_list_is_not_negative CHECK (list_micro >= 0),
     discount_bps       INTEGER NOT NULL
         CONSTRAINT reservations_discount_is_0_to_10000_bps CHECK (discount_bps BETWEEN 0 AND 10000),
@@ -187,13 +190,14 @@ CREATE TABLE credit_ledger (
             WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
-            ELSE entry_type IN ('finalize', 'expire', 'revoke')
+            ELSE (entry_type = 'finalize' OR entry_type = 'expire' OR entry_type = 'revoke')
                  AND amount_micro < 0
                  AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
                       OR (available_delta_micro = 0 AND reserved_delta_micro = amount_micro))
         END),
     CONSTRAINT entries_name_a_lot_unless_none_moves
-        CHECK ((lot_id IS NULL) = (entry_type IN ('debt_incurred', 'shadow_reserve', 'shadow_finalize'))),
+        CHECK ((lot_id IS NULL)
+               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
     CONSTRAINT entries_name_the_reservation_that_acts
         CHECK (reservation_id IS NOT NULL
                OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
@@ -309,6 +313,24 @@ CREATE TABLE admin_audit_log (
     previous_hash  BLOB NOT NULL,
     hash           BLOB NOT NULL CONSTRAINT audit_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
+CREATE TABLE book_chain (
+    number       INTEGER PRIMARY KEY,
+    -- The last row of each table that it covers.
+    accounts     INTEGER NOT NULL,
+    lots         INTEGER NOT NULL,
+    reservations INTEGER NOT NULL,
+    debts        INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    grants       INTEGER NOT NULL,
+    audit_rows   INTEGER NOT NULL,
+    hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
+) STRICT;
+CREATE TABLE book_head (
+    id              INTEGER PRIMARY KEY CONSTRAINT head_is_one_row CHECK (id = 1),
+    -- The commits of the service, and the same number negated: a bit that flips in one of them shows.
+    commits         INTEGER NOT NULL,
+    negated_commits INTEGER NOT NULL CONSTRAINT head_says_its_commits_twice CHECK (negated_commits = -commits)
+) STRICT;
 CREATE TABLE reconciliations (
     id               INTEGER PRIMARY KEY CONSTRAINT reconciliation_is_the_last CHECK (id = 1),
     -- The moment of the snapshot that was checked.
@@ -332,15 +354,18 @@ CREATE TABLE idempotency_keys (
     fingerprint   BLOB NOT NULL CONSTRAINT idempotency_fingerprint_has_32_bytes CHECK (length(fingerprint) = 32),
     status        INTEGER NOT NULL CONSTRAINT idempotency_keeps_successes_only CHECK (status BETWEEN 200 AND 299),
     body          BLOB NOT NULL,
-    -- By the real clock, like tokens: a key is kept a day of the caller's time.
-    created_at_us INTEGER NOT NULL
+    -- By the running time, which counts while the book is served and which no clock that is set moves.
+    created_at_us INTEGER NOT NULL,
+    -- Of what is no part of the index below; src/minibill/idempotency.py makes it.
+    checksum      INTEGER NOT NULL
+        CONSTRAINT idempotency_checksum_has_32_bits CHECK (checksum BETWEEN 0 AND 4294967295)
 ) STRICT;
 CREATE TABLE revoked_tokens (
     token_id      TEXT NOT NULL PRIMARY KEY
         CONSTRAINT revoked_tokens_id_has_1_to_255_characters CHECK (length(token_id) BETWEEN 1 AND 255),
     revoked_at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-INSERT INTO schema_migrations VALUES (1, 'book', '0eb88484e0555c5652f4bf70da2083d11020fa81677ec69ef3cdea9c8cbed3e3', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', '888735a9e6c304ed421a5d030019fc830d3295d6d0dd8aa3eaa3561205546f1d', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);
@@ -406,8 +431,9 @@ INSERT INTO credit_grants VALUES (1, 2, 2, 2, 100, 'granted', 'fixed_amount', NU
 INSERT INTO credit_grants VALUES (2, 2, 3, 4, 100, 'revoked', 'fixed_amount', '{"lossMicro":"100"}', 1130, 1140, 100, 0, 0, 'a mistake');
 INSERT INTO admin_audit_log VALUES (1, 'op', 'campaign.create', 'campaign', 'camp_2', '{}', NULL, NULL, NULL, NULL, 210, X'0000000000000000000000000000000000000000000000000000000000000000', X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F');
 INSERT INTO admin_audit_log VALUES (2, 'op', 'account.mint', 'account', 'acct_1', '{"after":1}', '192.0.2.7', 'curl', 'abc', 'token-0', 1150, X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F', X'F9E8AE43153B15C417158D849EFED80E9DF979550A2C27EE7FF5E09CBBB14A93');
+INSERT INTO book_head VALUES (1, 0, 0);
 INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F');
-INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000);
+INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000, 3294442192);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 CREATE UNIQUE INDEX accounts_one_per_entity ON credit_accounts (entity_id, entity_type);
 CREATE INDEX accounts_by_type ON credit_accounts (entity_type);
@@ -452,7 +478,9 @@ END;
 CREATE TRIGGER lots_are_never_deleted BEFORE DELETE ON credit_lots
 BEGIN SELECT RAISE(ABORT, 'lots_are_never_deleted'); END;
 CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
+CREATE INDEX tiers_twice ON discount_tiers (community_id, rate_bps, max_discount_micro);
 CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
+CREATE INDEX memberships_twice ON memberships (account_id, community_id, tier, expires_at_us);
 CREATE TRIGGER memberships_begin_in_a_tier_of_the_community BEFORE INSERT ON memberships
 WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
 BEGIN SELECT RAISE(ABORT, 'memberships_begin_in_a_tier_of_the_community'); END;
@@ -467,6 +495,8 @@ BEGIN SELECT RAISE(ABORT, 'memberships_stay_with_their_account_and_community'); 
 CREATE INDEX reservations_due_by_account ON credit_reservations (account_id, expires_at_us) WHERE status = 'pending';
 CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE status = 'pending';
 CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
+CREATE INDEX reservations_ends_twice ON credit_reservations (closed_at_us, actual_cost_micro)
+    WHERE closed_at_us IS NOT NULL AND (held_micro = 0 OR billing_mode = 'shadow' OR discount_bps > 0);
 CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
@@ -550,6 +580,10 @@ BEGIN SELECT RAISE(ABORT, 'balances_are_never_deleted'); END;
 CREATE INDEX campaigns_by_status ON credit_campaigns (status);
 CREATE INDEX campaigns_due ON credit_campaigns (expires_at_us)
     WHERE status IN ('draft', 'active', 'paused') AND expires_at_us IS NOT NULL;
+CREATE INDEX campaigns_twice
+    ON credit_campaigns (name, description, campaign_type, budget_micro, grant_formula, grant_config, pool_id,
+                         per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, created_by, created_at_us,
+                         updated_at_us);
 CREATE TRIGGER campaigns_begin_as_drafts BEFORE INSERT ON credit_campaigns
 WHEN NEW.status <> 'draft' OR NEW.spent_micro <> 0 OR NEW.grant_count <> 0
 BEGIN SELECT RAISE(ABORT, 'campaigns_begin_as_drafts'); END;
@@ -624,6 +658,7 @@ CREATE UNIQUE INDEX grants_once_per_campaign_and_account ON credit_grants (campa
 CREATE UNIQUE INDEX grants_one_per_lot ON credit_grants (lot_id);
 CREATE INDEX grants_by_campaign_and_status ON credit_grants (campaign_id, status);
 CREATE INDEX grants_by_account ON credit_grants (account_id);
+CREATE INDEX grants_revoke_reasons_twice ON credit_grants (revoke_reason) WHERE revoke_reason IS NOT NULL;
 CREATE TRIGGER grants_are_paid_by_an_active_campaign_in_its_time BEFORE INSERT ON credit_grants
 WHEN NEW.status <> 'granted'
   OR NOT EXISTS (
@@ -680,6 +715,19 @@ CREATE TRIGGER audit_rows_are_never_changed BEFORE UPDATE ON admin_audit_log
 BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_changed'); END;
 CREATE TRIGGER audit_rows_are_never_deleted BEFORE DELETE ON admin_audit_log
 BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_deleted'); END;
+CREATE TRIGGER links_follow_each_other BEFORE INSERT ON book_chain
+WHEN NEW.number <> coalesce((SELECT max(number) FROM book_chain), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'links_follow_each_other'); END;
+CREATE TRIGGER links_are_never_changed BEFORE UPDATE ON book_chain
+BEGIN SELECT RAISE(ABORT, 'links_are_never_changed'); END;
+CREATE TRIGGER links_are_never_deleted BEFORE DELETE ON book_chain
+BEGIN SELECT RAISE(ABORT, 'links_are_never_deleted'); END;
+CREATE TRIGGER head_counts_every_commit BEFORE UPDATE ON book_head
+WHEN NEW.commits <> OLD.commits + 1
+BEGIN SELECT RAISE(ABORT, 'head_counts_every_commit'); END;
+CREATE TRIGGER head_is_kept BEFORE DELETE ON book_head
+BEGIN SELECT RAISE(ABORT, 'head_is_kept'); END;
+CREATE INDEX reconciliations_twice ON reconciliations (reconciled_at_us, report);
 CREATE TRIGGER reconciliation_sees_no_less_of_the_audit_log BEFORE UPDATE ON reconciliations
 WHEN OLD.audit_seq IS NOT NULL
  AND (NEW.audit_seq IS NULL OR NEW.audit_seq < OLD.audit_seq)
@@ -689,4 +737,5 @@ BEGIN SELECT RAISE(ABORT, 'reconciliation_is_kept'); END;
 CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (caller, key);
 CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotency_keys
 BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;
+CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
 COMMIT;
