@@ -16,8 +16,8 @@ from minibill.cli import main
 from minibill.db.anchor import LINE_BYTES, Anchor, BehindItsAnchor, Mark, anchor_file, begin_anchor, mark_of, read_anchor
 from minibill.db.connect import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
-from tests.api import Api, Loop, done
-from tests.serving import SERVE, Server, environment
+from tests.api import SECRETS, Api, Loop, done
+from tests.serving import SERVE, environment, serving
 
 FIRST, SECOND = Mark(7, 2, bytes(range(32))), Mark(8, 3, bytes(range(1, 33)))
 
@@ -204,13 +204,21 @@ def test_a_flip_in_the_log_that_loses_answered_commits_is_refused_and_told(
 
 def test_a_service_says_in_one_line_what_is_lost_and_what_to_do(killed: Path) -> None:
     killed.with_name("killed.db-wal").unlink()
-    serve = [*SERVE, "--dev", "--port", "0", "--db", str(killed)]
-    refused = subprocess.run(serve, env=environment(), capture_output=True, text=True, timeout=30)
+    serve = [*SERVE, "--port", "0", "--db", str(killed)]
+    refused = subprocess.run(serve, env=environment(**SECRETS), capture_output=True, text=True, timeout=30)
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
     assert "0 commits, and its anchor says 4" in refused.stderr and "--accept-loss" in refused.stderr
-    server = Server(killed, "--accept-loss")
-    assert server.http.get("/accounts").json()["items"] == []
-    assert server.end() == 0
+    with serving(killed, "--accept-loss") as server:
+        assert server.http.get("/accounts").json()["items"] == []
+
+
+def test_a_database_that_was_deleted_on_a_laptop_is_begun_anew(killed: Path, tmp_path: Path) -> None:
+    for ending in ("", "-wal"):
+        killed.with_name(f"killed.db{ending}").unlink()
+    log = tmp_path / "log"
+    with serving(killed, log=log) as server:
+        assert server.http.get("/accounts").json()["items"] == []
+    assert "accepted as lost" in log.read_text()
 
 
 def test_an_older_copy_put_in_place_by_hand_is_refused_and_by_restore_is_not(
