@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import types
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -27,6 +27,7 @@ from minibill.cursors import Cursors
 from minibill.db.queries import Row
 from minibill.db.readers import Reading
 from minibill.db.sequence import Seen
+from minibill.headers import Headers, SentHeaders
 from minibill.metrics import Metrics, Tally
 from minibill.outcome import Outcome
 from minibill.problem_json import as_problem, problem_body
@@ -66,8 +67,6 @@ SLOW_SECONDS = 1.0
 # Where the gate leaves what it found out about a request.
 CONTEXT = "minibill"
 
-Headers = list[tuple[bytes, bytes]]
-
 
 class Service(NamedTuple):
     """What handlers work with; one a process."""
@@ -79,23 +78,6 @@ class Service(NamedTuple):
     has_test_clock: bool
     metrics: Metrics
     routes: tuple["Route", ...]
-
-
-class SentHeaders:
-    """The headers of a request: names in lower case, of each the first value."""
-
-    __slots__ = ("_all", "_first", "get")
-
-    def __init__(self, sent: Iterable[tuple[bytes, bytes]]) -> None:
-        self._all = list(sent)
-        self._first = dict(reversed(self._all))
-        self.get = self._first.get
-
-    def only(self, name: bytes) -> bytes | None:
-        """The value of a header that must not be repeated; None where there is none, or more than one."""
-        if len(self._first) < len(self._all) and sum(own == name for own, _ in self._all) > 1:
-            return None
-        return self.get(name)
 
 
 class Context(msgspec.Struct):

@@ -57,7 +57,8 @@ def test_with_0_pages_the_log_is_left_to_another_program(db: Path, loop: Loop, p
         if pages:
             assert folded and log_bytes(db) == 0
         else:
-            assert not folded and log_bytes(db) == written > CHECKPOINT_PAGES * PAGE_BYTES
+            # The end of the chain is written at the close, into the same log.
+            assert not folded and log_bytes(db) >= written > CHECKPOINT_PAGES * PAGE_BYTES
     # Whoever folds it later finds everything in it.
     with closing(open_writer(db)) as conn:
         assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone()[0] == ACCOUNTS

@@ -90,6 +90,10 @@ def note_and_raise(text: str, error: BaseException) -> Any:
     return operation
 
 
+def refuse(conn: sqlite3.Connection) -> None:
+    raise AmountTooLarge("too large")
+
+
 def sqlite_error(code: int) -> sqlite3.Error:
     error = sqlite3.OperationalError("a fault made by the test")
     error.sqlite_errorcode = code
@@ -130,9 +134,6 @@ def test_a_refusal_takes_back_its_own_work_and_its_neighbours_commit(w: Fixture)
 
 
 def test_a_refusal_that_wrote_nothing_costs_its_neighbours_nothing(w: Fixture) -> None:
-    def refuse(conn: sqlite3.Connection) -> None:
-        raise AmountTooLarge("too large")
-
     answers = w.together(note("a"), refuse, note("c"))
     assert (answers[0], type(answers[1]), answers[2]) == ("a", AmountTooLarge, "c")
     assert (w.conn.said.count("BEGIN IMMEDIATE"), w.conn.said.count("COMMIT")) == (1, 1)
@@ -281,7 +282,7 @@ def test_a_full_disk_at_commit_is_storage_full_for_all_and_the_writer_goes_on(w:
 
 def test_a_refusal_that_rests_on_what_a_lost_neighbour_did_is_lost_too(w: Fixture) -> None:
     w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
-    answers = w.together(note("a"), note_and_raise("b", AmountTooLarge("too large")))
+    answers = w.together(note("a"), refuse)
     assert [type(answer) for answer in answers] == [StorageFull, StorageFull]
 
 

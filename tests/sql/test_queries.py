@@ -28,7 +28,6 @@ SCANS = {
         "revoked_tokens",
         "SCAN revoked_tokens USING COVERING INDEX revoked_tokens_twice",
     ): "the whole deny list is what a start loads, and it is pruned",
-    ("revoked_tokens", "SCAN revoked_tokens"): "the whole deny list is what a start loads, and it is pruned",
     ("newest_running_time", "SCAN idempotency_keys"): "one row: the last by rowid",
     ("prune_keys", "SCAN idempotency_keys"): "the first rows by rowid, up to LIMIT",
     ("balance_at", "SCAN o"): "the overdue reservations of one account, chosen by index just before",
@@ -37,7 +36,6 @@ SCANS = {
     ("last_link", "SCAN book_chain"): "one row: the last by rowid",
     ("links", "SCAN book_chain"): "verify reads the whole chain, with all that it is of",
     ("kept_keys", "SCAN idempotency_keys"): "verify reads them all",
-    ("prune_tokens", "SCAN revoked_tokens"): "a deny list holds tokens of the last week or so",
 }
 
 # Sorts that no index does, and what bounds them.
