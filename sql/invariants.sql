@@ -67,7 +67,22 @@ SELECT 'acct_' AS kind, a.id
  WHERE (d.incurred_micro, d.paid_micro) IS NOT (e.incurred_micro, e.paid_micro)
     OR d.any_overpaid;
 
+-- name: thresholds_are_on_the_side_of_their_balance
+SELECT 'acct_' AS kind, t.account_id AS id
+  FROM thresholds t
+  LEFT JOIN credit_balances b ON b.account_id = t.account_id AND b.pool_id = t.pool_id
+ WHERE iif(t.is_below, coalesce(b.available_micro, 0) >= t.recovered_micro, coalesce(b.available_micro, 0) < t.below_micro);
+
 -- ------------------------------------------------------------------------------------------------------- entry_chain --
+
+-- name: events_are_in_the_order_of_the_entries
+-- By the entry that an event comes after.
+SELECT 'entry_' AS kind, after_entry_id AS id
+  FROM (
+    SELECT after_entry_id, lag(after_entry_id, 1, 0) OVER (ORDER BY id) AS before_entry_id
+      FROM events)
+ WHERE after_entry_id < before_entry_id
+    OR after_entry_id > (SELECT coalesce(max(id), 0) FROM credit_ledger);
 
 -- name: entries_follow_the_one_before
 -- Joined to the one before by the unique index, which takes a third of the time of a window.
@@ -447,21 +462,29 @@ SELECT CASE f."table"
            WHEN 'credit_grants' THEN 'grant_'
            WHEN 'credit_campaign_totals' THEN 'camp_'
            WHEN 'memberships' THEN 'acct_'
+           WHEN 'events' THEN iif(f.parent = 'credit_campaigns', 'camp_', 'acct_')
            ELSE f."table"
        END AS kind,
        CASE f."table"
            WHEN 'credit_debts' THEN (SELECT d.reservation_id FROM credit_debts d WHERE d.id = f.rowid)
            WHEN 'memberships' THEN (SELECT m.account_id FROM memberships m WHERE m.id = f.rowid)
+           WHEN 'events' THEN (
+               SELECT iif(f.parent = 'credit_campaigns', e.campaign_id, e.account_id) FROM events e WHERE e.id = f.rowid)
            ELSE f.rowid
        END AS id
   FROM pragma_foreign_key_check f
- WHERE f."table" NOT IN ('reservation_lots', 'credit_balances', 'credit_campaign_days');
+ WHERE f."table" NOT IN ('reservation_lots', 'credit_balances', 'credit_campaign_days', 'thresholds');
 
 -- name: reservation_lots_name_rows_that_there_are
 SELECT 'res_' AS kind, h.reservation_id AS id
   FROM reservation_lots h
  WHERE NOT EXISTS (SELECT 1 FROM credit_reservations r WHERE r.id = h.reservation_id)
     OR NOT EXISTS (SELECT 1 FROM credit_lots l WHERE l.id = h.lot_id);
+
+-- name: thresholds_are_of_accounts_that_there_are
+SELECT 'acct_' AS kind, t.account_id AS id
+  FROM thresholds t
+ WHERE NOT EXISTS (SELECT 1 FROM credit_accounts a WHERE a.id = t.account_id);
 
 -- name: balances_are_of_accounts_that_there_are
 SELECT 'acct_' AS kind, b.account_id AS id

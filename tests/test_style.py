@@ -43,7 +43,7 @@ class Direction(NamedTuple):
 
 
 _FACES = ("web", "app", "book", "cli", "commands", "system", "jobs")
-_FEATURES = ("ledger", "campaigns", "discounts")
+_FEATURES = ("ledger", "campaigns", "discounts", "events")
 
 DIRECTIONS = (
     # The database knows no feature: it raises problems, and that is all it knows of callers.
@@ -53,9 +53,11 @@ DIRECTIONS = (
         {},
     ),
     # Credits know nothing of what they are given for. Routes are HTTP, and so may know what HTTP has in common.
-    Direction("ledger/", (*_FACES, "campaigns", "discounts", "auth"), {"ledger/routes.py": ("web",)}),
-    Direction("campaigns/", (*_FACES, "discounts", "auth"), {"campaigns/routes.py": ("web",)}),
-    Direction("discounts/", (*_FACES, "campaigns", "auth"), {"discounts/routes.py": ("web",)}),
+    Direction("ledger/", (*_FACES, "campaigns", "discounts", "events", "auth"), {"ledger/routes.py": ("web",)}),
+    Direction("campaigns/", (*_FACES, "discounts", "events", "auth"), {"campaigns/routes.py": ("web",)}),
+    Direction("discounts/", (*_FACES, "campaigns", "events", "auth"), {"discounts/routes.py": ("web",)}),
+    # Events tell of ledger and campaigns, and change neither.
+    Direction("events/", (*_FACES, "discounts", "auth"), {"events/routes.py": ("web",)}),
     # What is said beside handlers is of the wire, and knows no feature; an example of a refusal may carry an explanation.
     Direction(
         "schema/",
@@ -119,6 +121,7 @@ OWNERS = {
     "campaigns": ("campaigns/",),
     "discounts": ("discounts/", "ledger/reservations.py"),
     "book": ("book.py", "totals.py"),
+    "events": ("events/",),
     "reconcile": ("reconcile/", "book.py"),
     "chain": ("chain.py", "db/anchor.py"),
     "sequence": ("db/sequence.py",),

@@ -28,6 +28,7 @@ from minibill.campaigns import routes as campaigns
 from minibill.config import Settings
 from minibill.cursors import Cursors
 from minibill.discounts import routes as discounts
+from minibill.events import routes as events
 from minibill.jobs import run_jobs
 from minibill.ledger import routes as ledger
 from minibill.metrics import Metrics
@@ -54,6 +55,8 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("PUT", "/accounts/{account_id:str}/memberships/{community_id:str}", discounts.put, ACCOUNTS_WRITE),
     ("DELETE", "/accounts/{account_id:str}/memberships/{community_id:str}", discounts.delete, ACCOUNTS_WRITE),
     ("GET", "/accounts/{account_id:str}/quote", discounts.show_quote, READ),
+    ("PUT", "/accounts/{account_id:str}/thresholds", events.put_thresholds, ACCOUNTS_WRITE),
+    ("GET", "/accounts/{account_id:str}/thresholds", events.show_thresholds, READ),
     ("POST", "/campaigns", campaigns.create, CAMPAIGNS_WRITE),
     ("GET", "/campaigns", campaigns.list_campaigns, READ),
     ("GET", "/campaigns/{campaign_id:str}", campaigns.show, READ),
@@ -66,6 +69,7 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("POST", "/campaigns/{campaign_id:str}/grants/{grant_id:str}/revoke", campaigns.revoke_one, GRANTS_WRITE),
     ("POST", "/campaigns/{campaign_id:str}/revoke", campaigns.revoke_all, GRANTS_WRITE),
     ("GET", "/campaigns/{campaign_id:str}/stats", campaigns.show_stats, READ),
+    ("GET", "/events", events.list_events, READ),
     ("GET", "/audit", audit_list.list_rows, READ),
     ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
     ("GET", "/reconciliation", reconciliation.show_last, READ),

@@ -28,6 +28,7 @@ from minibill.db.sequence import Seen
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import make_lasting
 from minibill.db.writer import Writer
+from minibill.events.feed import Feed
 from minibill.ledger.settle import sweep
 from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
@@ -83,6 +84,7 @@ class Book:
         self.running = RunningTime(newest_running_time_us(conn))
         self.readers = readers
         self.writer = writer
+        self.feed = Feed(readers, writer)
         self.sweeps = Sweeps()
         self.totals = Totals(readers)
         self.reconciler = Reconciler(path, clock, last=last_reconciled(conn))
@@ -232,6 +234,7 @@ class Book:
 
     async def close(self) -> None:
         """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""
+        self.feed.stop()
         await self.reconciler.close()
         try:
             await self.link(until_s=monotonic_s() + LINK_AT_CLOSE_SECONDS_MAX)

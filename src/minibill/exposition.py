@@ -83,6 +83,10 @@ def _sweeps(service: Service, _: Sums) -> Iterator[Metric]:
     yield CounterMetricFamily("minibill_sweep_seconds", "Seconds that the sweeps took.", value=sweeps.seconds)
 
 
+def _feed(service: Service, _: Sums) -> Iterator[Metric]:
+    yield GaugeMetricFamily("minibill_feed_waiting", "Requests that wait for events.", value=service.book.feed.waiting)
+
+
 def _reconciliation(service: Service, _: Sums) -> Iterator[Metric]:
     last = service.book.reconciler.last
     time = GaugeMetricFamily("minibill_reconciliation_timestamp_seconds", "The moment that was last reconciled.")
@@ -114,7 +118,7 @@ def _build(_: Service, __: Sums) -> Iterator[Metric]:
     yield info
 
 
-SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _reconciliation, _book, _build)
+SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _feed, _reconciliation, _book, _build)
 
 
 class _Sources(Collector):

@@ -11,6 +11,7 @@ RESERVATION = "res_"
 CAMPAIGN = "camp_"
 GRANT = "grant_"
 AUDIT = "audit_"
+EVENT = "evt_"
 
 ID_CHARACTERS_MAX = 64
 

@@ -42,11 +42,17 @@ CHECKS = {
             "balances_are_the_sums_of_the_lots",
             "every_pool_with_entries_has_a_balance",
             "debts_are_what_the_entries_say",
+            "thresholds_are_on_the_side_of_their_balance",
         ),
     ),
     "entry_chain": Check(
         "credit_ledger",
-        ("entries_follow_the_one_before", "entries_are_in_the_order_of_time", "entries_mean_what_their_type_says"),
+        (
+            "entries_follow_the_one_before",
+            "entries_are_in_the_order_of_time",
+            "entries_mean_what_their_type_says",
+            "events_are_in_the_order_of_the_entries",
+        ),
     ),
     "entries_match_lots": Check(
         "credit_ledger", ("lots_say_what_their_entries_say", "entries_are_about_lots_of_their_account_and_pool")
@@ -106,6 +112,7 @@ CHECKS = {
             "rows_name_rows_that_there_are",
             "reservation_lots_name_rows_that_there_are",
             "balances_are_of_accounts_that_there_are",
+            "thresholds_are_of_accounts_that_there_are",
             "campaign_days_are_of_campaigns_that_there_are",
         ),
     ),

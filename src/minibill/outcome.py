@@ -10,7 +10,7 @@ Action = Literal[
     "account.mint", "account.open", "campaign.activate", "campaign.complete", "campaign.create", "campaign.edit",
     "campaign.grant", "campaign.pause", "campaign.revoke", "clock.advance", "grant.revoke", "membership.delete",
     "membership.put", "reconciliation.run", "reservation.finalize", "reservation.release", "reservation.reserve",
-    "tiers.replace", "token.revoke",
+    "thresholds.replace", "tiers.replace", "token.revoke",
 ]  # fmt: skip
 TargetType = Literal["account", "book", "campaign", "clock", "community", "grant", "reservation", "token"]
 

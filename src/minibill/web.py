@@ -97,12 +97,13 @@ class Context(msgspec.Struct):
 
 
 class Reply(NamedTuple):
-    """What a request is answered with: bytes of JSON."""
+    """What a request is answered with: bytes of JSON. `waited_s` is the time that it was asked to wait for something."""
 
     status: int
     body: bytes
     headers: dict[str, str] | None = None
     media_type: bytes = b"application/json"
+    waited_s: float = 0
 
 
 class Call:
@@ -354,7 +355,7 @@ class Route(NamedTuple):
             reply = problem_reply(NotReady(stopping), context)
         except Exception as error:
             reply = problem_reply(error, context)
-        answered(scope, context, self.tally, reply.status)
+        answered(scope, context, self.tally, reply.status, waited_s=reply.waited_s)
         await send_reply(reply, context, send, sequence=call.seen.sequence)
 
     def for_litestar(self) -> HTTPRouteHandler:
@@ -383,9 +384,9 @@ async def send_reply(reply: Reply, context: Context, send: Send, *, sequence: in
 # --- what is counted and logged of every request ---
 
 
-def answered(scope: Scope, context: Context, tally: Tally, status: int) -> None:
-    """Counts a request whose answer is known, and logs it if it was slow, failed, or all are to be logged."""
-    elapsed_s = monotonic_s() - context.began_s
+def answered(scope: Scope, context: Context, tally: Tally, status: int, *, waited_s: float = 0) -> None:
+    """Counts a request whose answer is known; logs it if it failed, was slow beyond its wait, or all are to be logged."""
+    elapsed_s = monotonic_s() - context.began_s - waited_s
     tally.count(status, elapsed_s)
     if elapsed_s >= SLOW_SECONDS or status >= 500:
         level = logging.WARNING
@@ -393,8 +394,8 @@ def answered(scope: Scope, context: Context, tally: Tally, status: int) -> None:
         level = logging.INFO
     else:
         return
-    elapsed_us = round(elapsed_s * US_PER_SECOND)
-    log.log(level, "request", extra={**about(scope, context), "status": status, "elapsed_us": elapsed_us})
+    facts = {"status": status, "elapsed_us": round(elapsed_s * US_PER_SECOND)}
+    log.log(level, "request", extra=about(scope, context) | facts)
 
 
 def about(scope: Scope, context: Context) -> dict[str, object]:

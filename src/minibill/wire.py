@@ -30,12 +30,25 @@ class Limit(int):
     """How many items a page holds; in a query a string of digits."""
 
 
+class FeedLimit(int):
+    """How many events an answer holds; in a query a string of digits."""
+
+
+class Wait(int):
+    """Seconds that an answer may wait for news; in a query a string of digits."""
+
+
 class Flag(int):
     """True or false in a query."""
 
 
 PAGE_ITEMS_MAX = 100
 PAGE_ITEMS_DEFAULT = 50
+
+# The feed is for programs that keep up with the ledger: larger pages, so that the limit on requests does not hold them back.
+FEED_ITEMS_MAX = 1_000
+# Shorter than proxies wait for an answer.
+WAIT_SECONDS_MAX = 30
 
 # Metadata of a mint and the input of one grant: evidence, not storage. Bytes as sent.
 OBJECT_BYTES_MAX = 4_096
@@ -127,6 +140,14 @@ class Page(Answer):
 # --- the way in ---
 
 
+# The whole numbers of queries, with the least and the most that they may be.
+_WHOLE: dict[type, tuple[int, int]] = {
+    Limit: (1, PAGE_ITEMS_MAX),
+    FeedLimit: (1, FEED_ITEMS_MAX),
+    Wait: (0, WAIT_SECONDS_MAX),
+}
+
+
 def _custom(expected: type, value: Any) -> Any:
     if expected is Micro:
         return Micro(parse_micro(value))
@@ -134,10 +155,11 @@ def _custom(expected: type, value: Any) -> Any:
         if type(value) is not str:
             raise ValueError("expected a string that holds an RFC 3339 time with an offset")
         return TimeUs(parse_time(value))
-    if expected is Limit:
-        if re.fullmatch(r"[1-9][0-9]{0,2}", value) and int(value) <= PAGE_ITEMS_MAX:
-            return Limit(value)
-        raise ValueError(f"expected an integer from 1 to {PAGE_ITEMS_MAX}")
+    if expected in _WHOLE:
+        lowest, highest = _WHOLE[expected]
+        if re.fullmatch(r"0|[1-9][0-9]{0,3}", value) and lowest <= int(value) <= highest:
+            return expected(value)
+        raise ValueError(f"expected an integer from {lowest} to {highest}")
     if expected is Flag:
         if value in ("true", "false"):
             return Flag(value == "true")

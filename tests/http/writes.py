@@ -27,6 +27,9 @@ def _mint(api: Api) -> Write:
 TIERS: Json = {"tiers": [{"tier": "gold", "rateBps": 2000}, {"tier": "free", "rateBps": 10000, "maxDiscountMicro": "5"}]}
 
 
+THRESHOLDS: Json = {"thresholds": [{"belowMicro": "10", "recoveredMicro": "20"}, {"belowMicro": "5", "poolId": "gpu"}]}
+
+
 def _membership(api: Api) -> Write:
     api.call("PUT", "/discounts/guild/tiers", TIERS)
     return Write("PUT", f"/accounts/{api.account()}/memberships/guild", {"tier": "gold", "expiresAt": api.after(60)})
@@ -93,6 +96,7 @@ WRITES: dict[str, Callable[[Api], Write]] = {
     "replace tiers": _replaced_tiers,
     "join": _membership,
     "change a membership": _change_of_a_membership,
+    "put thresholds": lambda api: Write("PUT", f"/accounts/{api.account(9)}/thresholds", THRESHOLDS),
     "reconcile": lambda _: Write("POST", "/reconciliation", None),
     "revoke a token": lambda _: Write("POST", "/tokens/some-id/revoke", None),
 }
@@ -104,6 +108,9 @@ REFUSALS: dict[str, Callable[[Api], Write]] = {
     "put a tier twice": lambda _: Write("PUT", "/discounts/guild/tiers", {"tiers": TIERS["tiers"][:1] * 2}),
     "join a tier that is not there": lambda api: _membership(api)._replace(body={"tier": "glod"}),
     "delete no membership": lambda api: Write("DELETE", f"/accounts/{api.account()}/memberships/guild", None),
+    "put a threshold twice": lambda api: Write(
+        "PUT", f"/accounts/{api.account()}/thresholds", {"thresholds": THRESHOLDS["thresholds"][:1] * 2}
+    ),
     "edit nothing": lambda _: Write("PATCH", "/campaigns/camp_none", {"name": "x"}),
     "edit a locked field": lambda api: Write("PATCH", f"/campaigns/{api.campaign()}", {"poolId": "gpu"}),
     "revoke a grant of another campaign": lambda api: Write(

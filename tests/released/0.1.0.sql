@@ -365,7 +365,40 @@ CREATE TABLE revoked_tokens (
         CONSTRAINT revoked_tokens_id_has_1_to_255_characters CHECK (length(token_id) BETWEEN 1 AND 255),
     revoked_at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE thresholds (
+    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id         TEXT NOT NULL
+        CONSTRAINT thresholds_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    below_micro     INTEGER NOT NULL CONSTRAINT thresholds_below_is_positive CHECK (below_micro > 0),
+    -- It is crossed back only here, so that credits that come and go around one mark are not told of each time.
+    recovered_micro INTEGER NOT NULL
+        CONSTRAINT thresholds_recover_where_they_are_not_below CHECK (recovered_micro >= below_micro),
+    position        INTEGER NOT NULL
+        CONSTRAINT thresholds_are_at_most_20_an_account CHECK (position BETWEEN 1 AND 20),
+    -- 1: it was crossed downwards and not yet back.
+    is_below        INTEGER NOT NULL CONSTRAINT thresholds_are_below_or_not CHECK (is_below IN (0, 1)),
+    PRIMARY KEY (account_id, pool_id, below_micro)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE events (
+    id             INTEGER PRIMARY KEY,
+    -- The newest entry of the ledger when it was written; 0: there was none.
+    after_entry_id INTEGER NOT NULL,
+    type           TEXT NOT NULL
+        CONSTRAINT events_type_is_known
+        CHECK (type IN ('account.opened', 'campaign.created', 'campaign.edited', 'campaign.activated', 'campaign.paused',
+                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'grant.revoked', 'threshold.below',
+                        'threshold.recovered')),
+    -- NULL each: it is about none.
+    account_id     INTEGER REFERENCES credit_accounts (id),
+    campaign_id    INTEGER REFERENCES credit_campaigns (id),
+    -- The row that it is about as it was then: its columns in the order in which src/minibill/events/told.py reads them.
+    data           TEXT NOT NULL
+        CONSTRAINT events_data_is_an_array CHECK (json_valid(data) AND json_type(data) = 'array'),
+    created_at_us  INTEGER NOT NULL
+) STRICT;
 INSERT INTO schema_migrations VALUES (1, 'book', '888735a9e6c304ed421a5d030019fc830d3295d6d0dd8aa3eaa3561205546f1d', 0);
+INSERT INTO schema_migrations VALUES (2, 'events', '602a66f14ba6d3112980f44a4d0a6d9f81220bba2a5830bb273b06d57f226432', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);
@@ -435,6 +468,30 @@ INSERT INTO book_head VALUES (1, 0, 0);
 INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F');
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000, 3294442192);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
+INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0);
+INSERT INTO thresholds VALUES (1, 'general', 700, 800, 2, 1);
+INSERT INTO thresholds VALUES (2, 'gpu', 5, 5, 1, 1);
+INSERT INTO events VALUES (1, 0, 'account.opened', 1, NULL, '[1,"person","ada",100]', 100);
+INSERT INTO events VALUES (2, 0, 'account.opened', 2, NULL, '[2,"agent","bot",110]', 110);
+INSERT INTO events VALUES (3, 0, 'account.opened', 3, NULL, '[3,"community","guild",120]', 120);
+INSERT INTO events VALUES (4, 0, 'campaign.created', NULL, 1, '[1,"Draft",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (5, 0, 'campaign.created', NULL, 2, '[2,"Active",null,"reverse_airdrop","draft",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (6, 0, 'campaign.created', NULL, 3, '[3,"Paused",null,"loyalty","draft",1000,0,"fixed_amount",null,"general",500,300,9000,60,0,"op",200,200]', 200);
+INSERT INTO events VALUES (7, 0, 'campaign.created', NULL, 4, '[4,"Completed",null,"referral","draft",1000,0,"tiered",null,"general",500,null,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (8, 0, 'campaign.created', NULL, 5, '[5,"Expired",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,null,260,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (9, 0, 'campaign.created', NULL, 6, '[6,"Later",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,2001,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (10, 0, 'campaign.created', NULL, 7, '[7,"Second",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (11, 0, 'campaign.created', NULL, 8, '[8,"Over",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,null,2000,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (12, 0, 'campaign.activated', NULL, 2, '[2,"Active",null,"reverse_airdrop","active",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (13, 0, 'campaign.activated', NULL, 3, '[3,"Paused",null,"loyalty","active",1000,0,"fixed_amount",null,"general",500,300,9000,60,0,"op",200,200]', 200);
+INSERT INTO events VALUES (14, 0, 'campaign.activated', NULL, 4, '[4,"Completed",null,"referral","active",1000,0,"tiered",null,"general",500,null,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (15, 0, 'campaign.activated', NULL, 6, '[6,"Later",null,"promotional","active",1000,0,"fixed_amount",null,"general",500,2001,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (16, 0, 'campaign.activated', NULL, 7, '[7,"Second",null,"promotional","active",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (17, 0, 'campaign.activated', NULL, 8, '[8,"Over",null,"promotional","active",1000,0,"fixed_amount",null,"general",500,null,2000,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (18, 0, 'campaign.paused', NULL, 3, '[3,"Paused",null,"loyalty","paused",1000,0,"fixed_amount",null,"general",500,300,9000,60,0,"op",200,200]', 200);
+INSERT INTO events VALUES (19, 0, 'campaign.completed', NULL, 4, '[4,"Completed",null,"referral","completed",1000,0,"tiered",null,"general",500,null,null,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (20, 0, 'campaign.expired', NULL, 5, '[5,"Expired",null,"promotional","expired",1000,0,"fixed_amount",null,"general",500,null,260,null,0,"op",200,200]', 200);
+INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '[2,2,3,4,100,"revoked","fixed_amount","{\"lossMicro\":\"100\"}",1130,1140,100,"a mistake"]', 1140);
 CREATE UNIQUE INDEX accounts_one_per_entity ON credit_accounts (entity_id, entity_type);
 CREATE INDEX accounts_by_type ON credit_accounts (entity_type);
 CREATE TRIGGER accounts_are_never_changed BEFORE UPDATE ON credit_accounts
@@ -738,4 +795,106 @@ CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (call
 CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotency_keys
 BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;
 CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
+CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
+CREATE INDEX events_by_entry ON events (after_entry_id);
+CREATE TRIGGER events_come_after_all_that_was_before AFTER INSERT ON events
+WHEN NEW.after_entry_id <> (SELECT coalesce(max(id), 0) FROM credit_ledger)
+  OR NEW.id <> (SELECT max(id) FROM events)
+BEGIN SELECT RAISE(ABORT, 'events_come_after_all_that_was_before'); END;
+CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
+BEGIN SELECT RAISE(ABORT, 'events_are_never_changed'); END;
+CREATE TRIGGER events_are_never_deleted BEFORE DELETE ON events
+BEGIN SELECT RAISE(ABORT, 'events_are_never_deleted'); END;
+CREATE TRIGGER accounts_that_open_are_told AFTER INSERT ON credit_accounts
+BEGIN
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'account.opened', NEW.id, NULL,
+            json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us);
+END;
+CREATE VIEW campaigns_as_told AS
+SELECT id AS campaign_id,
+       (SELECT coalesce(max(id), 0) FROM credit_ledger) AS after_entry_id,
+       json_array(id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
+                  per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us,
+                  updated_at_us) AS data,
+       updated_at_us
+  FROM credit_campaigns;
+CREATE TRIGGER campaigns_that_begin_are_told AFTER INSERT ON credit_campaigns
+BEGIN
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
+      FROM campaigns_as_told
+     WHERE campaign_id = NEW.id;
+END;
+CREATE TRIGGER campaigns_that_are_edited_are_told
+AFTER UPDATE OF name, description, campaign_type, budget_micro, grant_formula, grant_config, pool_id, per_wallet_cap_micro,
+                starts_at_us, expires_at_us, grant_ttl_seconds
+ON credit_campaigns
+WHEN OLD.name <> NEW.name
+  OR OLD.description IS NOT NEW.description
+  OR OLD.campaign_type <> NEW.campaign_type
+  OR OLD.budget_micro <> NEW.budget_micro
+  OR OLD.grant_formula <> NEW.grant_formula
+  OR OLD.grant_config IS NOT NEW.grant_config
+  OR OLD.pool_id <> NEW.pool_id
+  OR OLD.per_wallet_cap_micro <> NEW.per_wallet_cap_micro
+  OR OLD.starts_at_us IS NOT NEW.starts_at_us
+  OR OLD.expires_at_us IS NOT NEW.expires_at_us
+  OR OLD.grant_ttl_seconds IS NOT NEW.grant_ttl_seconds
+BEGIN
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
+      FROM campaigns_as_told
+     WHERE campaign_id = NEW.id;
+END;
+CREATE TRIGGER campaigns_that_move_are_told AFTER UPDATE OF status ON credit_campaigns
+WHEN OLD.status <> NEW.status
+BEGIN
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
+           updated_at_us
+      FROM campaigns_as_told
+     WHERE campaign_id = NEW.id;
+END;
+CREATE TRIGGER campaigns_that_are_exhausted_are_told AFTER UPDATE OF spent_micro, budget_micro ON credit_campaigns
+WHEN NEW.spent_micro = NEW.budget_micro
+ AND OLD.spent_micro < OLD.budget_micro
+BEGIN
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
+      FROM campaigns_as_told
+     WHERE campaign_id = NEW.id;
+END;
+CREATE TRIGGER grants_that_are_revoked_are_told AFTER UPDATE OF status ON credit_grants
+WHEN NEW.status = 'revoked'
+BEGIN
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'grant.revoked', NEW.account_id, NEW.campaign_id,
+            json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
+                       NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
+            NEW.revoked_at_us);
+END;
+CREATE TRIGGER entries_that_cross_a_threshold_are_told AFTER INSERT ON credit_ledger
+WHEN NEW.available_delta_micro <> 0
+ AND EXISTS (
+    SELECT 1 FROM thresholds
+     WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro))
+BEGIN
+    -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT NEW.id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+           json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_after_micro),
+           NEW.created_at_us
+      FROM thresholds
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro)
+     ORDER BY iif(is_below, recovered_micro, -below_micro);
+    UPDATE thresholds
+       SET is_below = 1 - is_below
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro);
+END;
 COMMIT;

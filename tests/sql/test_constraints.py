@@ -73,6 +73,13 @@ VALID: dict[str, dict[str, object]] = {
         "campaign_id": 2, "account_id": 1, "lot_id": LOTS_TO_GRANT + 2, "amount_micro": 70, "status": "granted",
         "grant_formula": "fixed_amount", "formula_input": None, "created_at_us": 2000,
     },
+    "thresholds": {
+        "account_id": 1, "pool_id": "general", "below_micro": 10, "recovered_micro": 20, "position": 3, "is_below": 0,
+    },
+    "events": {
+        "after_entry_id": 17, "type": "account.opened", "account_id": 1, "campaign_id": None, "data": "[]",
+        "created_at_us": 2000,
+    },
     "admin_audit_log": {
         "seq": 3, "actor_id": "op", "action": "account.mint", "target_type": "account", "target_id": "acct_1",
         "details": "{}", "created_at_us": 2000, "previous_hash": audit_rows()[-1][-1], "hash": bytes(32),
@@ -228,6 +235,17 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("campaigns_begin_as_drafts", "credit_campaigns", {"status": "active"}),
         ("campaigns_begin_as_drafts", "credit_campaigns", {"spent_micro": 1}),
         ("campaigns_begin_as_drafts", "credit_campaigns", {"grant_count": 1}),
+        ("thresholds_below_is_positive", "thresholds", {"below_micro": 0}),
+        ("thresholds_recover_where_they_are_not_below", "thresholds", {"recovered_micro": 9}),
+        ("thresholds_are_at_most_20_an_account", "thresholds", {"position": 0}),
+        ("thresholds_are_at_most_20_an_account", "thresholds", {"position": 21}),
+        ("thresholds_are_below_or_not", "thresholds", {"is_below": 2}),
+        ("thresholds_one_per_position", "thresholds", {"position": 2}),
+        ("events_type_is_known", "events", {"type": "account.closed"}),
+        ("events_type_is_known", "events", {"type": "ledger.grant"}),
+        ("events_come_after_all_that_was_before", "events", {"after_entry_id": 16}),
+        ("events_come_after_all_that_was_before", "events", {"after_entry_id": 18}),
+        ("events_come_after_all_that_was_before", "events", {"id": 0}),
         ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": ""}),
         ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": "a" * 129}),
         ("audit_hash_has_32_bytes", "admin_audit_log", {"hash": bytes(31)}),
@@ -251,6 +269,7 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("reservations", "credit_reservations"),
         ("entries", "credit_ledger"),
         ("campaigns", "credit_campaigns"),
+        ("thresholds", "thresholds"),
     ):
         table += [(f"{prefix}_pool_id_is_well_formed", owner, {"pool_id": pool}) for pool in BAD_POOLS]
     for name, owner, column in (
@@ -262,6 +281,7 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("audit_details_are_an_object", "admin_audit_log", "details"),
     ):
         table += [(name, owner, {column: text}) for text in NO_OBJECTS]
+    table += [("events_data_is_an_array", "events", {"data": text}) for text in ("{}", "1", "[", "")]
     for name, owner, changes in table:
         yield name, (insert(owner, **changes),)
 
@@ -573,6 +593,7 @@ def _rows_that_stay() -> Iterator[Case]:
         ("credit_campaigns", "campaigns", "id = 1"),
         ("credit_grants", "grants", "id = 1"),
         ("admin_audit_log", "audit_rows", "seq = 2"),
+        ("events", "events", "id = 1"),
     ):
         yield f"{prefix}_are_never_deleted", (f"DELETE FROM {table} WHERE {where}",)
     # The rows are ones that the triggers before an insert would take: an insert comes before its conflicts.
@@ -592,6 +613,7 @@ def _rows_that_stay() -> Iterator[Case]:
         ("reservation_lots", "reservation_lots", "reservation_id = 1", "reserved_micro"),
         ("credit_ledger", "entries", "id = 1", "description"),
         ("admin_audit_log", "audit_rows", "seq = 1", "details"),
+        ("events", "events", "id = 1", "data"),
         ("idempotency_keys", "idempotency_answers", "id = 1", "body"),
     ):
         yield f"{prefix}_are_never_changed", (f"UPDATE {table} SET {column} = {column} WHERE {where}",)
@@ -740,7 +762,8 @@ def test_no_table_has_a_unique_constraint_without_a_name(conn: sqlite3.Connectio
 
 def test_every_table_is_strict(conn: sqlite3.Connection) -> None:
     lax = conn.execute(
-        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%' AND strict = 0"
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
+        " AND name NOT LIKE 'sqlite_%' AND strict = 0"
     ).fetchall()
     assert lax == []
 
@@ -814,6 +837,9 @@ ACCEPTED = [
     update("credit_campaigns", 1, pool_id="gpu", per_wallet_cap_micro=0, campaign_type="referral", starts_at_us=1),
     *(update("credit_campaigns", CAMPAIGNS[before], status=after) for before, after in sorted(LIFE_CYCLE)),
     update("credit_debts", 1, paid_micro=60),
+    insert("thresholds", pool_id="g" * 64, below_micro=MAX, recovered_micro=MAX, position=20, is_below=1),
+    "UPDATE thresholds SET is_below = 1 WHERE position = 1 AND account_id = 1",
+    "DELETE FROM thresholds WHERE account_id = 2",
     "DELETE FROM idempotency_keys",
     "DELETE FROM revoked_tokens",
 ]

@@ -68,7 +68,18 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE credit_debts SET paid_micro = 61", [2]),
         (f"INSERT INTO credit_debts VALUES (2, 2, 1, {MAX}, 0, 1), (3, 2, 2, {MAX}, {MAX}, 1)", [2]),
     ],
+    "thresholds_are_on_the_side_of_their_balance": [
+        ("UPDATE thresholds SET is_below = 1 WHERE below_micro = 600", [1]),
+        ("UPDATE thresholds SET is_below = 0 WHERE below_micro = 700", [1]),
+        ("UPDATE thresholds SET is_below = 0 WHERE pool_id = 'gpu'", [2]),
+        ("UPDATE credit_balances SET available_micro = 599 WHERE account_id = 1", [1]),
+    ],
     # entry_chain
+    "events_are_in_the_order_of_the_entries": [
+        ("UPDATE events SET after_entry_id = 3 WHERE id = 1", [0]),
+        ("UPDATE events SET after_entry_id = 18 WHERE id = (SELECT max(id) FROM events)", [18]),
+        ("DELETE FROM credit_ledger WHERE id = 17", [17]),
+    ],
     "entries_follow_the_one_before": [
         ("UPDATE credit_ledger SET entry_seq = 8 WHERE id = 6", [6]),
         ("UPDATE credit_ledger SET entry_seq = 2 WHERE id = 17", [17]),
@@ -302,10 +313,12 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE credit_ledger SET lot_id = 99 WHERE id = 6", [6]),
         ("UPDATE credit_debts SET account_id = 99", [3]),
         ("UPDATE memberships SET account_id = 99 WHERE id = 2", [99]),
-        ("DELETE FROM credit_campaigns WHERE id = 2", [1, 2, 2, 2, 4]),
+        ("DELETE FROM credit_campaigns WHERE id = 2", [1, 2, 2, 2, 2, 2, 2, 4]),
+        ("UPDATE events SET account_id = 99 WHERE id = 2", [99]),
         ("UPDATE credit_lots SET account_id = 99 WHERE id = 6", [6]),
         ("UPDATE credit_reservations SET account_id = 99 WHERE id = 5", [5]),
     ],
+    "thresholds_are_of_accounts_that_there_are": [("UPDATE thresholds SET account_id = 99 WHERE account_id = 2", [99])],
     "reservation_lots_name_rows_that_there_are": [
         ("UPDATE reservation_lots SET reservation_id = 99 WHERE reservation_id = 2", [99]),
         ("UPDATE reservation_lots SET lot_id = 99 WHERE reservation_id = 2", [2]),
@@ -405,7 +418,7 @@ def test_a_thing_that_breaks_several_rules_of_a_check_is_one_violation(defencele
     conn = defenceless
     conn.execute("BEGIN IMMEDIATE")
     try:
-        conn.execute("UPDATE credit_balances SET available_micro = 5 WHERE account_id = 1")
+        conn.execute("UPDATE credit_balances SET available_micro = 605 WHERE account_id = 1")
         found = run_check(conn, "balance_cache_match")
     finally:
         conn.execute("ROLLBACK")

@@ -21,6 +21,7 @@ SCANS = {
     ("newest_time", "SCAN credit_accounts"): "one row: the last by rowid",
     ("newest_time", "SCAN credit_reservations"): "one row: the last by rowid",
     ("newest_time", "SCAN admin_audit_log"): "one row: the last by rowid",
+    ("newest_time", "SCAN events"): "one row: the last by rowid",
     ("balances_in_all", "SCAN credit_balances"): "for the metrics, on a reader and seldom: totals.py says how seldom",
     ("debts_in_all", "SCAN credit_debts USING INDEX debts_open_by_account"): "only the open debts, likewise",
     ("last_audit_row", "SCAN admin_audit_log"): "one row: the last by rowid",

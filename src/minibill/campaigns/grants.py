@@ -11,9 +11,9 @@ import msgspec
 from minibill import ids
 from minibill.campaigns import formulas
 from minibill.campaigns.lifecycle import CampaignRow, settled_campaign
-from minibill.campaigns.structs import BatchBody, BatchResult, GrantResult
+from minibill.campaigns.structs import BatchBody, BatchResult, Grant, GrantResult
 from minibill.clock import format_time
-from minibill.db.queries import queries
+from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import accounts_of_entities, existing_accounts, open_accounts
 from minibill.ledger.ceiling import require_within_ceiling
@@ -32,7 +32,7 @@ from minibill.problems import (
     MalformedJson,
     PerWalletCapExceeded,
 )
-from minibill.wire import Decoder, Micro, json_object
+from minibill.wire import Decoder, Micro, json_object, optional_raw, optional_time
 
 SQL = queries("campaigns")
 
@@ -393,3 +393,25 @@ def _result(judged: Judged, paid: Paid | None) -> GrantResult:
             reason="no account has this id",
         )  # fmt: skip
     return GrantResult(None, account_id, None, "0", "skipped", False, reason=judged.reason)
+
+
+def grant_answer(row: Row) -> Grant:
+    """A grant as it is answered, from a row of `grants_page`."""
+    (
+        key, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us,
+        revoked_at_us, revoked_micro, revoke_reason,
+    ) = row  # fmt: skip
+    return Grant(
+        grant_id=ids.encode(ids.GRANT, key),
+        campaign_id=ids.encode(ids.CAMPAIGN, campaign_id),
+        account_id=ids.encode(ids.ACCOUNT, account_id),
+        lot_id=ids.encode(ids.LOT, lot_id),
+        amount_micro=str(amount_micro),
+        status=status,
+        grant_formula=grant_formula,
+        formula_input=optional_raw(formula_input),
+        created_at=format_time(created_at_us),
+        revoked_at=optional_time(revoked_at_us),
+        revoked_micro=None if revoked_micro is None else str(revoked_micro),
+        revoke_reason=revoke_reason,
+    )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from minibill import ids
-from minibill.campaigns.grants import pay_batch, read_items
+from minibill.campaigns.grants import grant_answer, pay_batch, read_items
 from minibill.campaigns.lifecycle import (
     SQL,
     CampaignRow,
@@ -28,8 +28,6 @@ from minibill.campaigns.structs import (
     RevokedGrant,
     Stats,
 )
-from minibill.clock import format_time
-from minibill.db.queries import Row
 from minibill.ledger.drawdown import DEFAULT_POOL
 from minibill.problems import (
     AmountTooLarge,
@@ -47,7 +45,7 @@ from minibill.problems import (
 )
 from minibill.schema.describe import describe
 from minibill.web import Call, Reply
-from minibill.wire import Decoder, NoBody, Query, json_object, optional_raw, optional_time
+from minibill.wire import Decoder, NoBody, Query, json_object
 
 _CREATE, _EDIT, _BATCH, _NOTHING = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody), Decoder(NoBody)
 _REVOKE = Decoder(RevokeBody)
@@ -168,7 +166,7 @@ async def list_grants(call: Call) -> Reply:
         rows = await reading.all(SQL.grants_page_by_status, status=query.status, **values)
     else:
         rows = await reading.all(SQL.grants_page, **values)
-    return call.page_answer(query, rows, item=_grant, position=lambda row: [row[0]])
+    return call.page_answer(query, rows, item=grant_answer, position=lambda row: [row[0]])
 
 
 @describe(RevokedGrant, body=RevokeBody, refusals=(CampaignNotFound, GrantNotFound))
@@ -235,24 +233,3 @@ def _require_campaign(call: Call) -> CampaignRow:
     if not rows:
         raise CampaignNotFound(campaign_id)
     return CampaignRow(*rows[0])
-
-
-def _grant(row: Row) -> Grant:
-    (
-        key, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us,
-        revoked_at_us, revoked_micro, revoke_reason,
-    ) = row  # fmt: skip
-    return Grant(
-        grant_id=ids.encode(ids.GRANT, key),
-        campaign_id=ids.encode(ids.CAMPAIGN, campaign_id),
-        account_id=ids.encode(ids.ACCOUNT, account_id),
-        lot_id=ids.encode(ids.LOT, lot_id),
-        amount_micro=str(amount_micro),
-        status=status,
-        grant_formula=grant_formula,
-        formula_input=optional_raw(formula_input),
-        created_at=format_time(created_at_us),
-        revoked_at=optional_time(revoked_at_us),
-        revoked_micro=None if revoked_micro is None else str(revoked_micro),
-        revoke_reason=revoke_reason,
-    )

@@ -143,8 +143,9 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._manager.tell("STOPPING=1")
-        # A reconciliation that is waited for would take the time that the others have to finish.
+        # A reconciliation, or news, that is waited for would take the time that the others have to finish.
         self._book.reconciler.stop()
+        self._book.feed.stop()
         super().handle_exit(sig, frame)
 
     @contextlib.contextmanager

@@ -111,6 +111,8 @@ class Writer:
         self._changes = conn.total_changes
         # How many operations the next group runs again; 0 for none.
         self._again = 0
+        # Called on the event loop after each group, before its answers go out: whoever waits for news hears of it by this.
+        self.after_group: Callable[[], None] = lambda: None
         self._disk: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # How many operations shared a transaction, and how long its COMMIT took.
         self.group_writes = Histogram(GROUP_WRITES)
@@ -255,6 +257,7 @@ class Writer:
 
     def _finish(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
         """Answers a group, and goes on with what has come in meanwhile."""
+        self.after_group()
         for job, value, error, sequence in results:
             if job.future.done():
                 continue

@@ -14,7 +14,19 @@ from minibill.problems import Problem
 from minibill.schema.describe import DESCRIPTIONS, JSON, Description
 from minibill.schema.refusals import ELSEWHERE, EXAMPLES, refusals_of
 from minibill.web import KEY_CHARACTERS_MAX, NO_CONTENT, Route
-from minibill.wire import PAGE_ITEMS_MAX, Flag, Limit, Micro, Query, TimeUs, WriteQuery
+from minibill.wire import (
+    FEED_ITEMS_MAX,
+    PAGE_ITEMS_MAX,
+    WAIT_SECONDS_MAX,
+    FeedLimit,
+    Flag,
+    Limit,
+    Micro,
+    Query,
+    TimeUs,
+    Wait,
+    WriteQuery,
+)
 
 Json = dict[str, Any]
 
@@ -31,6 +43,8 @@ _CUSTOM: dict[type, Json] = {
     Micro: MICRO,
     TimeUs: TIME,
     Limit: {"type": "integer", "minimum": 1, "maximum": PAGE_ITEMS_MAX},
+    FeedLimit: {"type": "integer", "minimum": 1, "maximum": FEED_ITEMS_MAX},
+    Wait: {"type": "integer", "minimum": 0, "maximum": WAIT_SECONDS_MAX},
     Flag: {"type": "boolean"},
 }
 

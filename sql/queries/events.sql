@@ -1,0 +1,63 @@
+-- The feed of events, and thresholds.
+
+-- name: newest_of_the_feed
+-- The newest entry and the newest event: nothing that is committed comes after both.
+SELECT coalesce((SELECT max(id) FROM credit_ledger), 0),
+       coalesce((SELECT max(id) FROM events), 0);
+
+-- name: event_before_entry
+-- The last event that comes before an entry; no row: none does.
+SELECT id
+  FROM events
+ WHERE after_entry_id < :entry_id
+ ORDER BY after_entry_id DESC, id DESC
+ LIMIT 1;
+
+-- name: entry_before_event
+SELECT after_entry_id
+  FROM events
+ WHERE id = :event_id;
+
+-- name: entries_to_tell
+-- :types is a JSON array of entry types, NULL for all. The columns of history_page, then those that only events have.
+SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.amount_micro, e.available_delta_micro,
+       e.reserved_delta_micro, e.available_after_micro, e.reserved_after_micro, e.description, e.metadata, e.created_at_us,
+       e.account_id, l.campaign_id
+  FROM credit_ledger e
+  LEFT JOIN credit_lots l ON l.id = e.lot_id
+ WHERE e.id > :after_id
+   AND e.id <= :until_id
+   AND (:types IS NULL OR e.entry_type IN (SELECT value FROM json_each(:types)))
+ ORDER BY e.id
+ LIMIT :count;
+
+-- name: events_to_tell
+-- :types is a JSON array of types, NULL for all.
+SELECT id, after_entry_id, type, account_id, campaign_id, data, created_at_us
+  FROM events
+ WHERE id > :after_id
+   AND id <= :until_id
+   AND (:types IS NULL OR type IN (SELECT value FROM json_each(:types)))
+ ORDER BY id
+ LIMIT :count;
+
+-- name: thresholds_of_account
+-- In the order in which they were put, with what the pool has available as it is written down.
+SELECT t.account_id, t.pool_id, t.below_micro, t.recovered_micro, t.is_below, coalesce(b.available_micro, 0)
+  FROM thresholds t
+  LEFT JOIN credit_balances b ON b.account_id = t.account_id AND b.pool_id = t.pool_id
+ WHERE t.account_id = :account_id
+ ORDER BY t.position;
+
+-- name: delete_thresholds
+DELETE FROM thresholds
+ WHERE account_id = :account_id;
+
+-- name: insert_thresholds
+INSERT INTO thresholds (account_id, pool_id, below_micro, recovered_micro, position, is_below)
+VALUES (:account_id, :pool_id, :below_micro, :recovered_micro, :position, :is_below);
+
+-- name: available_by_pool
+SELECT pool_id, available_micro
+  FROM credit_balances
+ WHERE account_id = :account_id;

@@ -1,0 +1,168 @@
+"""The feed: every ledger entry and every other event, in one order, and how to wait for more of it.
+
+What is committed is never changed and nothing is committed before it (places.py), so the two tables are read one after the
+other up to the same place, and need no snapshot.
+"""
+
+import asyncio
+import heapq
+from itertools import islice
+from operator import itemgetter
+from typing import NamedTuple
+
+from minibill.clock import monotonic_s
+from minibill.db.queries import Row, queries
+from minibill.db.readers import Readers
+from minibill.db.writer import Writer
+from minibill.events.places import Place
+from minibill.events.structs import LEDGER, Event
+from minibill.events.told import tell_entry, tell_event
+from minibill.wire import encode
+
+SQL = queries("events")
+
+# Rows that one reading looks through for the types that are asked for: some ten milliseconds on a reader's thread.
+STRETCH_ROWS = 20_000
+
+# What is committed within so long is told to those who wait at once: a wait costs the writer nothing, and many who wait are
+# woken a hundred times a second at most.
+GATHER_SECONDS = 0.01
+
+# How long a request without `wait` looks for its types; what it has not looked through by then, the next one does.
+SEARCH_SECONDS = 1.0
+
+# How many events are put into words without a pause: half a millisecond.
+_AT_ONCE = 50
+
+NO_TYPES = "[]"
+
+
+class Told(NamedTuple):
+    """Some events with their places, and how far was looked: up to there no other is of the types that were asked for."""
+
+    events: list[tuple[Place, Event]]
+    until: Place
+    is_end: bool
+
+
+class Feed:
+    """Reads events, and knows when there may be more. Used from the event loop of the writer."""
+
+    def __init__(self, readers: Readers, writer: Writer) -> None:
+        self._readers = readers
+        self._news = asyncio.Event()
+        self._waiting = 0
+        self._is_waking = False
+        self._groups = 0
+        self._is_stopped = False
+        writer.after_group = self._after_group
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for news."""
+        return self._waiting
+
+    def newest(self) -> Place:
+        """The end of the feed: whatever comes later has a place after it."""
+        return Place(*self._readers.at_once(SQL.newest_of_the_feed)[0])
+
+    async def read(self, after: Place, *, types: frozenset[str] | None, count: int) -> Told:
+        """The first events after a place, of these types or of all; it may find none although there are some further on."""
+        entry_types, other_types = _split(types)
+        newest = self.newest()
+        after_id = after.event_id or self._last_event_before(after.entry_id)
+        until = newest
+        if entry_types != NO_TYPES and until.entry_id > after.entry_id + STRETCH_ROWS:
+            entry_id = after.entry_id + STRETCH_ROWS
+            until = Place(entry_id, self._last_event_before(entry_id + 1))
+        if other_types != NO_TYPES and until.event_id > after_id + STRETCH_ROWS:
+            [(entry_id,)] = self._readers.at_once(SQL.entry_before_event, event_id=after_id + STRETCH_ROWS)
+            until = Place(entry_id, after_id + STRETCH_ROWS)
+        entries: list[Row] = []
+        others: list[Row] = []
+        if entry_types != NO_TYPES and until.entry_id > after.entry_id:
+            entries = await self._readers.all(
+                SQL.entries_to_tell, after_id=after.entry_id, until_id=until.entry_id, types=entry_types, count=count
+            )
+        if other_types != NO_TYPES and until.event_id > after_id:
+            others = await self._readers.all(
+                SQL.events_to_tell, after_id=after_id, until_id=until.event_id, types=other_types, count=count
+            )
+        events = await _in_words(entries, others, count)
+        if len(events) == count:
+            return Told(events, events[-1][0], False)
+        return Told(events, until, until == newest)
+
+    async def read_patiently(self, after: Place, *, types: frozenset[str] | None, count: int, seconds: float) -> Told:
+        """The same, but it goes on until it finds some, and waits so long for the first; no more once the service stops."""
+        began_s = monotonic_s()
+        while True:
+            groups = self._groups
+            told = await self.read(after, types=types, count=count)
+            rest_s = began_s + (seconds if told.is_end else max(seconds, SEARCH_SECONDS)) - monotonic_s()
+            if told.events or rest_s <= 0 or self._is_stopped:
+                return told
+            after = told.until
+            if told.is_end:
+                await self.wait(groups, rest_s)
+
+    @property
+    def groups(self) -> int:
+        """How many groups of writes there have been; to be read before the feed is, and waited from."""
+        return self._groups
+
+    async def wait(self, groups: int, seconds: float) -> None:
+        """Returns when something was written since there were so many `groups`, when the service stops, or after so long."""
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(seconds):
+                while groups == self._groups and not self._is_stopped:
+                    await self._news.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting -= 1
+
+    def stop(self) -> None:
+        """Nobody waits from now on: the service stops."""
+        self._is_stopped = True
+        self._wake()
+
+    def _after_group(self) -> None:
+        """Called by the writer after each group of writes."""
+        self._groups += 1
+        if self._waiting and not self._is_waking:
+            self._is_waking = True
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake)
+
+    def _wake(self) -> None:
+        self._is_waking = False
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _last_event_before(self, entry_id: int) -> int:
+        rows = self._readers.at_once(SQL.event_before_entry, entry_id=entry_id)
+        return rows[0][0] if rows else 0
+
+
+async def _in_words(entries: list[Row], others: list[Row], count: int) -> list[tuple[Place, Event]]:
+    """The first events of both, in the order of their places."""
+    found = heapq.merge(
+        ((Place(row[0], 0), row, tell_entry) for row in entries),
+        ((Place(row[1], row[0]), row, tell_event) for row in others),
+        key=itemgetter(0),
+    )
+    events: list[tuple[Place, Event]] = []
+    for place, row, tell in islice(found, count):
+        events.append((place, tell(row)))
+        if len(events) % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return events
+
+
+def _split(types: frozenset[str] | None) -> tuple[str | None, str | None]:
+    """The types of entries and the other types, each as a JSON array; None for all."""
+    if types is None:
+        return None, None
+    entry_types = sorted(name.removeprefix(LEDGER) for name in types if name.startswith(LEDGER))
+    return encode(entry_types).decode(), encode(sorted(name for name in types if not name.startswith(LEDGER))).decode()

@@ -1,0 +1,77 @@
+"""The feed and thresholds over HTTP."""
+
+from minibill.clock import monotonic_s
+from minibill.events.places import BEGINNING, Place, event_id, place_of
+from minibill.events.structs import LATEST, TYPES, Events, EventsQuery, Thresholds, ThresholdsBody
+from minibill.events.thresholds import SQL, replace_thresholds, thresholds_answer
+from minibill.ledger import reads
+from minibill.problems import AccountNotFound, FieldError, InvalidCursor, InvalidRequest
+from minibill.schema.describe import describe
+from minibill.web import Call, Reply
+from minibill.wire import NAME_CHARACTERS_MAX, Decoder, Query
+
+_THRESHOLDS = Decoder(ThresholdsBody)
+
+
+@describe(Thresholds, body=ThresholdsBody, refusals=(AccountNotFound,))
+async def put_thresholds(call: Call) -> Reply:
+    """Replaces the thresholds of an account."""
+    body = await call.read(_THRESHOLDS)
+    return await call.write(replace_thresholds, account_id=call.segment("account_id"), thresholds=body.thresholds)
+
+
+@describe(Thresholds, refusals=(AccountNotFound,))
+async def show_thresholds(call: Call) -> Reply:
+    """The thresholds of an account, and on which side of each its credits are."""
+    call.parameters(Query)
+    reading = call.reading
+    account_id = call.segment("account_id")
+    account = reads.require_account(reading, account_id)
+    return call.answer(thresholds_answer(account_id, await reading.all(SQL.thresholds_of_account, account_id=account[0])))
+
+
+@describe(Events, query=EventsQuery, refusals=(InvalidCursor,))
+async def list_events(call: Call) -> Reply:
+    """Everything that happens, in order: entries of the ledger, campaigns, thresholds.
+
+    Begins after the event that `after` names, or with the first. Where there is nothing yet it waits for `wait` seconds at
+    most. `nextCursor` is always there: to go on is to ask again with it as `after`, and misses nothing.
+    """
+    query = call.parameters(EventsQuery)
+    feed = call.service.book.feed
+    types = None if query.types is None else read_types(query.types.split(","), "types")
+    after = require_place(query.after, newest=feed.newest())
+    began_s = monotonic_s()
+    told = await feed.read_patiently(after, types=types, count=query.limit, seconds=query.wait)
+    answer = Events([event for _, event in told.events], event_id(told.until))
+    # To wait was asked for, so it does not count as slow.
+    return call.answer(answer)._replace(waited_s=monotonic_s() - began_s)
+
+
+def require_place(text: str | None, *, newest: Place) -> Place:
+    """Where a reader of the feed wants to begin; raises `InvalidCursor` for no place, and for one that is not there yet."""
+    if text is None:
+        return BEGINNING
+    if text == LATEST:
+        return newest
+    place = place_of(text)
+    if place is None:
+        raise InvalidCursor("take the id of an event or the nextCursor of an answer, unchanged")
+    if place.entry_id > newest.entry_id or place.event_id > newest.event_id:
+        # The book was restored from a backup: what comes at these places now is not what came then.
+        raise InvalidCursor("the feed has not come so far; after a restore of the book begin again from what you know")
+    return place
+
+
+def read_types(names: list[str], path: str) -> frozenset[str]:
+    """The types that are named, `ledger.*` for all of a kind; raises `InvalidRequest` for one that there is not."""
+    found: set[str] = set()
+    for name in names:
+        kind = name.removesuffix("*")
+        of_kind = {
+            known for known in TYPES if known == name or (kind.endswith(".") and known.startswith(kind) and kind != name)
+        }
+        if not of_kind:
+            raise InvalidRequest(FieldError(path, f"{name[:NAME_CHARACTERS_MAX]!r} is no type of event"))
+        found |= of_kind
+    return frozenset(found)

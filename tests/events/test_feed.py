@@ -1,0 +1,335 @@
+"""The event feed: everything that happens, once and in one order, and how a consumer keeps up with it."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from minibill.clock import monotonic_s
+from minibill.events import feed as feed_module
+from minibill.events.places import Place, event_id, place_of
+from minibill.events.structs import TYPES
+from tests.api import UNIT, Api, Json, done, refused
+from tests.events.feed import drain, latest, new_types, types_of
+
+# --- an event for each kind of change ---
+
+
+def _everything_happens(api: Api) -> None:
+    """Each type of event once at least."""
+    account = api.account()
+    put_thresholds(api, account, {"belowMicro": "50", "recoveredMicro": "80"})
+    api.mint(account, 100, sourceType="deposit", description="an order")
+    api.finalize(api.reserve(account, 60), 55)
+    api.release(api.reserve(account, 10))
+    api.finalize(api.reserve(account, 40, billingMode="soft"), 70)
+    api.mint(account, 200)
+    api.finalize(api.reserve(account, 7, billingMode="shadow"), 7)
+    api.mint(account, 5, expiresAt=api.after(10))
+    api.advance(20)
+    campaign = api.draft(100, expiresAt=api.after(100))
+    done(api.call("PATCH", f"/campaigns/{campaign}", {"name": "Another", "budgetMicro": "30"}))
+    for verb in ("activate", "pause", "activate"):
+        done(api.post(f"/campaigns/{campaign}/{verb}"))
+    grant = done(api.batch(campaign, (account, 30)))["grants"][0]["grantId"]
+    done(api.post(f"/campaigns/{campaign}/grants/{grant}/revoke", {"reason": "a mistake"}))
+    done(api.post(f"/campaigns/{campaign}/complete"))
+    api.campaign(expiresAt=api.after(100))
+    api.advance(200)
+
+
+def put_thresholds(api: Api, account: str, *thresholds: Json) -> Json:
+    return done(api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": list(thresholds)}))
+
+
+def test_every_type_of_event_comes_and_the_order_is_that_of_what_was_done(api: Api) -> None:
+    _everything_happens(api)
+    events = drain(api)
+    assert set(types_of(events)) == set(TYPES)
+    assert types_of(events) == [
+        "account.opened", "ledger.deposit", "threshold.recovered",
+        "ledger.reserve", "threshold.below", "ledger.finalize", "ledger.release",
+        "ledger.reserve", "ledger.release",
+        "ledger.reserve", "ledger.finalize", "ledger.finalize", "ledger.debt_incurred",
+        "ledger.grant", "threshold.recovered", "ledger.debt_paid",
+        "ledger.shadow_reserve", "ledger.shadow_finalize",
+        "ledger.grant", "ledger.expire",
+        "campaign.created", "campaign.edited", "campaign.activated", "campaign.paused", "campaign.activated",
+        "ledger.grant", "campaign.exhausted",
+        "ledger.revoke", "grant.revoked", "campaign.completed",
+        "campaign.created", "campaign.activated", "campaign.expired",
+    ]  # fmt: skip
+
+
+def test_an_event_says_what_the_api_says_of_the_same_thing(api: Api) -> None:
+    account = api.account(100)
+    campaign = api.campaign(50)
+    grant = done(api.batch(campaign, {"accountId": account, "amountMicro": "20", "formulaInput": {"lossMicro": "9"}}))
+    api.finalize(api.reserve(account, 30, metadata={"job": 7}), 20)
+    path = f"/campaigns/{campaign}"
+    done(api.post(f"{path}/grants/{grant['grants'][0]['grantId']}/revoke", {"reason": "a mistake"}))
+    by_type = {event["type"]: event for event in drain(api)}
+    assert by_type["account.opened"]["data"] == api.get(f"/accounts/{account}")
+    assert by_type["campaign.activated"]["data"] == {
+        **api.get(path), "spentMicro": "0", "remainingMicro": "50", "grantCount": 0,
+        "updatedAt": by_type["campaign.activated"]["createdAt"],
+    }  # fmt: skip
+    assert by_type["grant.revoked"]["data"] == api.get(f"{path}/grants")["items"][0]
+    for kind in ("account.opened", "grant.revoked", "ledger.reserve"):
+        assert by_type[kind]["accountId"] == account
+    assert by_type["account.opened"]["campaignId"] is None and by_type["campaign.activated"]["accountId"] is None
+    assert by_type["campaign.activated"]["campaignId"] == by_type["grant.revoked"]["campaignId"] == campaign
+    # Of an entry it is the campaign that paid its lot.
+    assert by_type["ledger.revoke"]["campaignId"] == campaign
+
+
+def test_the_entries_of_the_feed_are_those_of_the_history(api: Api) -> None:
+    accounts = [api.account(100, 50) for _ in range(3)]
+    campaign = api.campaign()
+    done(api.batch(campaign, *((account, 5) for account in accounts)))
+    for account in accounts:
+        api.finalize(api.reserve(account, 120), 110)
+    events = [event for event in drain(api, types="ledger.*") if event["accountId"] in accounts]
+    for account in accounts:
+        history = api.get(f"/accounts/{account}/history")["items"][::-1]
+        own = [event for event in events if event["accountId"] == account]
+        assert [event["data"] for event in own] == history
+        assert [event["createdAt"] for event in own] == [entry["createdAt"] for entry in history]
+        assert [event["type"] for event in own] == [f"ledger.{entry['entryType']}" for entry in history]
+    paid = [event["campaignId"] for event in events if event["data"]["lotId"] and event["type"] == "ledger.grant"]
+    assert paid.count(campaign) == 3 and paid.count(None) == 6
+
+
+def test_what_is_refused_or_taken_back_or_changes_nothing_is_no_event(api: Api) -> None:
+    account, campaign = api.account(10), api.campaign(50)
+    after = latest(api)
+    refused(api.ask_to_reserve(account, 11), 402, "insufficient_balance")
+    refused(api.post(f"/campaigns/{campaign}/activate"), 409, "invalid_transition")
+    done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, dryRun="true"))
+    done(api.post(f"/campaigns/{campaign}/complete", dryRun="true"))
+    done(api.call("PATCH", f"/campaigns/{campaign}", {"name": "Airdrop"}))
+    done(api.post("/accounts", api_entity(api, account)))
+    assert new_types(api, after) == []
+
+
+def api_entity(api: Api, account: str) -> Json:
+    found = api.get(f"/accounts/{account}")
+    return {"entityType": found["entityType"], "entityId": found["entityId"]}
+
+
+def test_a_retry_with_a_key_makes_no_second_event(api: Api) -> None:
+    account = api.account()
+    after = latest(api)
+    for _ in range(3):
+        done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"))
+    assert new_types(api, after) == ["ledger.grant"]
+
+
+# --- places ---
+
+
+def test_ids_sort_in_the_order_of_the_feed_and_are_the_same_whenever_they_are_read(
+    api: Api, start: Callable[..., Api]
+) -> None:
+    _everything_happens(api)
+    events = drain(api)
+    ids = [event["id"] for event in events]
+    assert ids == sorted(set(ids)) and all(len(each) <= 64 for each in ids)
+    assert drain(start()) == events
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 1000])
+def test_pages_of_any_size_hold_the_same_events(api: Api, limit: int) -> None:
+    _everything_happens(api)
+    assert drain(api, limit=limit) == drain(api)
+
+
+def test_an_event_is_a_place_to_go_on_from(api: Api) -> None:
+    _everything_happens(api)
+    events = drain(api)
+    for number, event in enumerate(events):
+        assert drain(api, event["id"]) == events[number + 1 :]
+
+
+def test_the_cursor_of_an_empty_feed_misses_nothing(api: Api) -> None:
+    page = api.get("/events")
+    assert page["items"] == []
+    api.account(5)
+    assert new_types(api, page["nextCursor"]) == ["account.opened", "ledger.grant"]
+
+
+@pytest.mark.parametrize("place", [Place(0, 0), Place(1, 0), Place(7, 3), Place(2**63 - 1, 2**63 - 1)])
+def test_a_place_is_read_from_its_id(place: Place) -> None:
+    assert place_of(event_id(place)) == place
+
+
+@pytest.mark.parametrize(
+    "text", ["", "evt_", "evt_0", "entry_0000000000001", "evt_" + "0" * 25, "evt_" + "0" * 27, "LATEST"]
+)
+def test_what_is_no_place_is_an_invalid_cursor(api: Api, text: str) -> None:
+    refused(api.call("GET", "/events", after=text), 400, "invalid_cursor")
+
+
+@pytest.mark.parametrize("further", [Place(1, 0), Place(0, 1)])
+def test_a_place_that_the_book_has_not_reached_is_refused(api: Api, further: Place) -> None:
+    # A book that was restored from a backup: to wait there would be to miss what comes until then.
+    api.account(5)
+    newest = api.book.feed.newest()
+    beyond = event_id(Place(newest.entry_id + further.entry_id, newest.event_id + further.event_id))
+    problem = refused(api.call("GET", "/events", after=beyond), 400, "invalid_cursor")
+    assert "restore" in problem["detail"]
+
+
+# --- types ---
+
+
+def test_types_choose(api: Api) -> None:
+    _everything_happens(api)
+    events = drain(api)
+    for kind in TYPES:
+        assert drain(api, types=kind) == [event for event in events if event["type"] == kind]
+    for chosen in ("ledger.*", "campaign.*,threshold.below", "ledger.grant,ledger.reserve,account.opened", "threshold.*"):
+        wanted = chosen.split(",")
+        expected = [e for e in events if e["type"] in wanted or f"{e['type'].partition('.')[0]}.*" in wanted]
+        assert expected and drain(api, types=chosen, limit=3) == expected
+
+
+@pytest.mark.parametrize(
+    "types", ["", "ledger", "ledger.", "*", ".*", "ledger.grants", "ledger.grant,", "campaign.e*", "LEDGER.*"]
+)
+def test_a_type_that_there_is_not_is_refused(api: Api, types: str) -> None:
+    refused(api.call("GET", "/events", types=types), 400, "validation_error", "types")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("limit", 0), ("limit", 1001), ("limit", "x"), ("wait", 31), ("wait", -1), ("wait", "1.5"), ("cursor", 1)],
+)
+def test_a_parameter_is_within_its_limits(api: Api, name: str, value: Any) -> None:
+    refused(api.call("GET", "/events", **{name: value}), 400, "validation_error", name)
+
+
+@pytest.mark.parametrize(
+    "types", [None, "threshold.*", "campaign.created,ledger.expire", "ledger.debt_paid", "ledger.*", "account.*"]
+)
+def test_a_search_in_stretches_finds_what_one_reading_finds(
+    api: Api, monkeypatch: pytest.MonkeyPatch, types: str | None
+) -> None:
+    _everything_happens(api)
+    query = {} if types is None else {"types": types}
+    expected = drain(api, **query)
+    for rows in (1, 2, 5):
+        monkeypatch.setattr(feed_module, "STRETCH_ROWS", rows)
+        assert drain(api, limit=4, **query) == expected
+
+
+def test_a_search_that_takes_long_answers_how_far_it_came(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.account(*range(1, 8))
+    wanted = api.campaign()
+    monkeypatch.setattr(feed_module, "STRETCH_ROWS", 2)
+    monkeypatch.setattr(feed_module, "SEARCH_SECONDS", 0)
+    cursor, pages = None, list[Json]()
+    while not pages or not pages[-1]["items"]:
+        pages.append(
+            api.get("/events", types="campaign.activated,ledger.revoke", **({} if cursor is None else {"after": cursor}))
+        )
+        cursor = pages[-1]["nextCursor"]
+    assert len(pages) > 3 and pages[-1]["items"][0]["campaignId"] == wanted
+
+
+# --- waiting ---
+
+
+class Poll:
+    """A request that waits, on a thread of its own."""
+
+    def __init__(self, api: Api, **query: object) -> None:
+        self.answer: Json = None
+        self.seconds = 0.0
+        self._thread = threading.Thread(target=self._ask, args=(api, query))
+        self._thread.start()
+
+    def _ask(self, api: Api, query: dict[str, object]) -> None:
+        began_s = monotonic_s()
+        self.answer = api.get("/events", **query)
+        self.seconds = monotonic_s() - began_s
+
+    def result(self) -> Json:
+        self._thread.join(40)
+        assert not self._thread.is_alive()
+        return self.answer
+
+
+def until_waiting(api: Api, polls: int) -> None:
+    """Returns once so many requests wait for news."""
+    while api.book.feed.waiting < polls:
+        time.sleep(0.001)
+
+
+def test_who_waits_is_told_at_once(api: Api) -> None:
+    account = api.account()
+    polls = [Poll(api, after=latest(api), wait=30) for _ in range(20)]
+    until_waiting(api, 20)
+    api.mint(account, 5)
+    for poll in polls:
+        assert types_of(poll.result()["items"]) == ["ledger.grant"]
+        assert poll.seconds < 20
+
+
+def test_who_waits_for_other_types_waits_on(api: Api) -> None:
+    account = api.account()
+    poll = Poll(api, after=latest(api), wait=30, types="campaign.activated")
+    until_waiting(api, 1)
+    api.mint(account, 5)
+    draft = api.draft()
+    assert poll.answer is None
+    done(api.post(f"/campaigns/{draft}/activate"))
+    assert types_of(poll.result()["items"]) == ["campaign.activated"]
+
+
+def test_a_wait_that_is_over_answers_where_to_go_on(api: Api) -> None:
+    account, after = api.account(), latest(api)
+    answer = api.get("/events", after=after, wait=1)
+    assert answer == {"items": [], "nextCursor": after}
+    api.mint(account, 5)
+    assert new_types(api, answer["nextCursor"]) == ["ledger.grant"]
+
+
+def test_nobody_waits_where_there_is_something(api: Api) -> None:
+    api.account(5)
+    began_s = time.monotonic()
+    assert len(api.get("/events", wait=30)["items"]) == 2
+    assert time.monotonic() - began_s < 20
+
+
+def test_a_wait_is_not_logged_as_slow(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    api.get("/events", after="latest", wait=2)
+    assert [record for record in caplog.records if record.name == "minibill.http"] == []
+
+
+def test_a_stop_ends_every_wait_at_once(api: Api) -> None:
+    after = latest(api)
+    polls = [Poll(api, after=after, wait=30) for _ in range(5)]
+    until_waiting(api, 5)
+
+    async def stop() -> None:
+        api.book.feed.stop()
+
+    api.loop.run(stop())
+    assert [poll.result() for poll in polls] == [{"items": [], "nextCursor": after}] * 5
+    assert max(poll.seconds for poll in polls) < 20
+
+
+def test_the_feed_is_read_with_the_scope_for_reading(api: Api) -> None:
+    refused(api.call("GET", "/events", token=api.sign(scopes=("admin:accounts:write",))), 403, "insufficient_scope")
+    done(api.call("GET", "/events", token=api.sign(scopes=("admin:billing:read",))))
+
+
+def test_a_large_batch_is_told_whole(api: Api) -> None:
+    campaign = api.campaign(1000 * UNIT)
+    after = latest(api)
+    items = [{"entity": {"entityType": "person", "entityId": f"p{n}"}, "amountMicro": "5"} for n in range(500)]
+    done(api.batch(campaign, *items))
+    assert sorted(new_types(api, after)) == ["account.opened"] * 500 + ["ledger.grant"] * 500

@@ -1,0 +1,212 @@
+"""Thresholds: told once when the available credits of a pool fall below a mark, and once when they are back."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.api import Api, Json, done, refused
+from tests.events.feed import drain, latest, new_types, types_of
+
+
+def put(api: Api, account: str, *thresholds: Json) -> Json:
+    return done(api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": list(thresholds)}))["thresholds"]
+
+
+def at(below: int, recovered: int | None = None, pool: str | None = None) -> Json:
+    terms = {"belowMicro": str(below)}
+    if recovered is not None:
+        terms["recoveredMicro"] = str(recovered)
+    return terms if pool is None else terms | {"poolId": pool}
+
+
+def crossings(api: Api, after: str) -> list[tuple[str, str, str]]:
+    """Type, mark and available credits of each crossing after a place."""
+    return [
+        (event["type"].partition(".")[2], event["data"]["belowMicro"], event["data"]["availableMicro"])
+        for event in drain(api, after, types="threshold.*")
+    ]
+
+
+def states(api: Api, account: str) -> list[str]:
+    return [each["state"] for each in api.get(f"/accounts/{account}/thresholds")["thresholds"]]
+
+
+def test_thresholds_are_put_as_a_whole_and_read_in_their_order(api: Api) -> None:
+    account = api.account(100)
+    first = put(api, account, at(50, 80), at(200), at(5, pool="gpu"))
+    assert first == [
+        {"poolId": "general", "belowMicro": "50", "recoveredMicro": "80", "state": "above", "availableMicro": "100"},
+        {"poolId": "general", "belowMicro": "200", "recoveredMicro": "200", "state": "below", "availableMicro": "100"},
+        {"poolId": "gpu", "belowMicro": "5", "recoveredMicro": "5", "state": "below", "availableMicro": "0"},
+    ]
+    assert api.get(f"/accounts/{account}/thresholds") == {"accountId": account, "thresholds": first}
+    put(api, account, at(7))
+    assert [each["belowMicro"] for each in api.get(f"/accounts/{account}/thresholds")["thresholds"]] == ["7"]
+    put(api, account)
+    assert api.get(f"/accounts/{account}/thresholds")["thresholds"] == []
+    assert [row["target_id"] for row in api.audited("thresholds.replace")] == [account] * 3
+
+
+def test_a_crossing_is_told_once_each_way(api: Api) -> None:
+    account = api.account(100)
+    put(api, account, at(50, 80))
+    after = latest(api)
+    holds = [api.reserve(account, 10) for _ in range(8)]
+    assert crossings(api, after) == [("below", "50", "40")]
+    assert states(api, account) == ["below"]
+    # Up and down between the marks is nothing to be told.
+    for hold in holds[:5]:
+        api.release(hold)
+    api.finalize(api.reserve(account, 30), 0)
+    assert crossings(api, after) == [("below", "50", "40")]
+    api.release(holds[5])
+    assert crossings(api, after) == [("below", "50", "40"), ("recovered", "50", "80")]
+    assert states(api, account) == ["above"]
+
+
+def test_the_marks_themselves_are_not_below_and_are_recovered(api: Api) -> None:
+    account = api.account(100)
+    put(api, account, at(50, 80))
+    after = latest(api)
+    api.reserve(account, 50)
+    assert crossings(api, after) == []
+    api.reserve(account, 1)
+    assert crossings(api, after) == [("below", "50", "49")]
+    api.mint(account, 30)
+    assert crossings(api, after)[1:] == []
+    api.mint(account, 1)
+    assert crossings(api, after)[1:] == [("recovered", "50", "80")]
+
+
+def test_a_crossing_comes_right_after_the_entry_that_crosses(api: Api) -> None:
+    account = api.account(60, 60)
+    put(api, account, at(100), at(30))
+    after = latest(api)
+    api.reserve(account, 110)
+    events = drain(api, after)
+    assert types_of(events) == ["ledger.reserve", "threshold.below", "ledger.reserve", "threshold.below"]
+    for entry, crossing in (events[:2], events[2:]):
+        assert entry["data"]["availableAfterMicro"] == crossing["data"]["availableMicro"]
+        assert entry["createdAt"] == crossing["createdAt"] and crossing["accountId"] == account
+    assert [e["data"]["belowMicro"] for e in events if e["type"] == "threshold.below"] == ["100", "30"]
+
+
+def test_marks_that_one_entry_crosses_are_told_in_the_order_in_which_they_lie(api: Api) -> None:
+    account = api.account(100)
+    put(api, account, at(30, 35), at(70, 75), at(50, 90))
+    after = latest(api)
+    hold = api.reserve(account, 95)
+    assert [mark for _, mark, _ in crossings(api, after)] == ["70", "50", "30"]
+    after = latest(api)
+    api.release(hold)
+    assert crossings(api, after) == [("recovered", "30", "100"), ("recovered", "70", "100"), ("recovered", "50", "100")]
+
+
+def test_pools_and_accounts_are_apart(api: Api) -> None:
+    account, other = api.account(100), api.account(100)
+    api.mint(account, 100, poolId="gpu")
+    put(api, account, at(50, pool="gpu"))
+    after = latest(api)
+    api.reserve(other, 90)
+    api.reserve(account, 90)
+    assert crossings(api, after) == []
+    # Of the gpu pool first, then of general, whose thresholds are others.
+    api.reserve(account, 105, poolId="gpu")
+    assert crossings(api, after) == [("below", "50", "0")]
+
+
+def test_the_first_credits_of_a_pool_are_a_recovery(api: Api) -> None:
+    account = api.account()
+    put(api, account, at(5, 50, pool="gpu"), at(60, pool="gpu"))
+    after = latest(api)
+    api.mint(account, 55, poolId="gpu")
+    assert crossings(api, after) == [("recovered", "5", "55")]
+
+
+def test_putting_the_same_again_changes_nothing_and_tells_nothing(api: Api) -> None:
+    account = api.account(100)
+    put(api, account, at(50, 80))
+    hold = api.reserve(account, 60)
+    api.mint(account, 20)
+    assert states(api, account) == ["below"]
+    after = latest(api)
+    assert [each["state"] for each in put(api, account, at(50, 80))] == ["below"]
+    # Another recovery is judged anew: what is available is enough for it.
+    assert [each["state"] for each in put(api, account, at(50, 60))] == ["above"]
+    assert new_types(api, after) == []
+    api.release(hold)
+    assert new_types(api, after) == ["ledger.release"]
+
+
+def test_what_falls_due_is_told_when_it_is_written_down(api: Api) -> None:
+    account = api.account()
+    api.mint(account, 100, expiresAt=api.after(60))
+    put(api, account, at(50))
+    after = latest(api)
+    api.pass_time(61)
+    assert api.available(account) == 0 and crossings(api, after) == []
+    api.loop.run(api.book.sweep())
+    assert crossings(api, after) == [("below", "50", "0")]
+
+
+def test_a_crossing_that_is_taken_back_was_none(api: Api) -> None:
+    account = api.account(100)
+    put(api, account, at(50))
+    after = latest(api)
+    with api.unchanged():
+        done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "60"}, dryRun="true"))
+        refused(api.ask_to_reserve(account, 101), 402, "insufficient_balance")
+    assert states(api, account) == ["above"] and new_types(api, after) == []
+
+
+def test_a_grant_of_a_batch_crosses_like_any_other(api: Api) -> None:
+    accounts = [api.account() for _ in range(40)]
+    for account in accounts:
+        put(api, account, at(5))
+    campaign, after = api.campaign(), latest(api)
+    done(api.batch(campaign, *((account, 7) for account in accounts)))
+    told = drain(api, after, types="threshold.*")
+    assert [event["accountId"] for event in told] == accounts
+    assert set(types_of(told)) == {"threshold.recovered"}
+
+
+def test_thresholds_outlive_a_restart(api: Api, start: Callable[..., Api]) -> None:
+    account = api.account(100)
+    put(api, account, at(50, 80))
+    hold = api.reserve(account, 60)
+    again = start()
+    after = latest(again)
+    assert states(again, account) == ["below"]
+    again.release(hold)
+    assert crossings(again, after) == [("recovered", "50", "100")]
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "path"),
+    [
+        ([at(0)], "thresholds[0].belowMicro"),
+        ([at(5), at(7, 6)], "thresholds[1].recoveredMicro"),
+        ([at(5), at(6), at(5, 9)], "thresholds[2].belowMicro"),
+        ([at(5), at(5, pool="general")], "thresholds[1].belowMicro"),
+        ([at(5, pool="Gpu")], "thresholds[0].poolId"),
+        ([{"belowMicro": 5}], "thresholds[0].belowMicro"),
+        ([{"poolId": "gpu"}], "thresholds[0].belowMicro"),
+        ([{"belowMicro": "5", "above": "6"}], "thresholds[0].above"),
+        ([at(n) for n in range(1, 22)], "thresholds"),
+    ],
+)
+def test_a_threshold_that_makes_no_sense_is_refused(api: Api, thresholds: list[Json], path: str) -> None:
+    account = api.account()
+    with api.unchanged():
+        response = api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": thresholds})
+        refused(response, 400, "validation_error", path)
+
+
+def test_the_largest_and_the_most_thresholds_are_taken(api: Api) -> None:
+    account = api.account(5)
+    assert len(put(api, account, *(at(n, 2**63 - 1) for n in range(1, 21)))) == 20
+
+
+def test_an_account_that_there_is_not_has_no_thresholds(api: Api) -> None:
+    refused(api.call("GET", "/accounts/acct_none/thresholds"), 404, "account_not_found")
+    refused(api.call("PUT", "/accounts/acct_none/thresholds", {"thresholds": []}), 404, "account_not_found")
