@@ -26,6 +26,7 @@ UNIT = 1_000_000
 SECRETS = {
     "BILLING_ADMIN_JWT_SECRET": "a-secret-for-admins " * 3,
     "BILLING_INTERNAL_JWT_SECRET": "a-secret-for-services " * 3,
+    "MINIBILL_WEBHOOK_SECRET": "a-secret-for-webhooks " * 3,
 }
 
 

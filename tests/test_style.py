@@ -57,7 +57,13 @@ DIRECTIONS = (
     Direction("campaigns/", (*_FACES, "discounts", "events", "auth"), {"campaigns/routes.py": ("web",)}),
     Direction("discounts/", (*_FACES, "campaigns", "events", "auth"), {"discounts/routes.py": ("web",)}),
     # Events tell of ledger and campaigns, and change neither.
-    Direction("events/", (*_FACES, "discounts", "auth"), {"events/routes.py": ("web",)}),
+    Direction("events/", (*_FACES, "discounts", "webhooks", "auth"), {"events/routes.py": ("web",)}),
+    # Webhooks know of events and of nothing that they are about; who delivers works beside the routes, on the book itself.
+    Direction(
+        "webhooks/",
+        (*_FACES, "ledger", "campaigns", "discounts", "auth"),
+        {"webhooks/routes.py": ("web",), "webhooks/courier.py": ("book",)},
+    ),
     # What is said beside handlers is of the wire, and knows no feature; an example of a refusal may carry an explanation.
     Direction(
         "schema/",
@@ -122,6 +128,7 @@ OWNERS = {
     "discounts": ("discounts/", "ledger/reservations.py"),
     "book": ("book.py", "totals.py"),
     "events": ("events/",),
+    "webhooks": ("webhooks/",),
     "reconcile": ("reconcile/", "book.py"),
     "chain": ("chain.py", "db/anchor.py"),
     "sequence": ("db/sequence.py",),

@@ -25,6 +25,15 @@ SELECT coalesce(sum((original_micro - paid_micro) >> 32), 0),
   FROM credit_debts
  WHERE paid_micro < original_micro;
 
+-- name: webhooks_in_all
+-- How many events the one that is furthest behind has yet to accept, those of types that it does not want included; and how
+-- many fail.
+SELECT coalesce(max((SELECT coalesce(max(id), 0) FROM credit_ledger) - entry_id
+                    + (SELECT coalesce(max(id), 0) FROM events) - event_id), 0),
+       count(failing_since_us)
+  FROM webhooks
+ WHERE is_enabled;
+
 -- name: rows_in_all
 -- Nothing in these tables is ever deleted, and ids run from 1 without gaps: the last one is how many there are.
 SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),

@@ -35,6 +35,7 @@ from minibill.metrics import Metrics
 from minibill.reconcile import routes as reconciliation
 from minibill.schema import routes as schema
 from minibill.web import CONTEXT, Context, Handler, Route, Service, answered, problem_reply
+from minibill.webhooks import routes as webhooks
 
 # Method, path under /admin/billing, handler, scope. {name:str} is what a handler calls a segment.
 ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
@@ -70,6 +71,14 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("POST", "/campaigns/{campaign_id:str}/revoke", campaigns.revoke_all, GRANTS_WRITE),
     ("GET", "/campaigns/{campaign_id:str}/stats", campaigns.show_stats, READ),
     ("GET", "/events", events.list_events, READ),
+    ("POST", "/webhooks", webhooks.create, OPS_WRITE),
+    ("GET", "/webhooks", webhooks.list_webhooks, READ),
+    ("GET", "/webhooks/{webhook_id:str}", webhooks.show, READ),
+    ("PATCH", "/webhooks/{webhook_id:str}", webhooks.edit, OPS_WRITE),
+    ("DELETE", "/webhooks/{webhook_id:str}", webhooks.delete, OPS_WRITE),
+    ("POST", "/webhooks/{webhook_id:str}/rotate-secret", webhooks.rotate, OPS_WRITE),
+    ("GET", "/webhooks/{webhook_id:str}/deliveries", webhooks.list_deliveries, READ),
+    ("POST", "/webhooks/{webhook_id:str}/replay", webhooks.replay_events, OPS_WRITE),
     ("GET", "/audit", audit_list.list_rows, READ),
     ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
     ("GET", "/reconciliation", reconciliation.show_last, READ),

@@ -34,6 +34,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reconcile_seconds: int
     checkpoint_pages: int
     trusted_proxies: str
+    webhook_secret: str | None
+    webhook_secret_previous: str | None
+    webhook_allow_networks: str | None
     log_level: str
     access_log: bool
 
@@ -130,6 +133,12 @@ SETTINGS = (
             "Litestream, does it", _whole(0, 1_000_000)),
     Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
             "whose X-Forwarded-For is believed; by default nobody's", _addresses),
+    Setting("MINIBILL_WEBHOOK_SECRET", "webhook_secret", "", "text, 32 bytes or more",
+            "what the secrets of webhooks are made of; without it there are none", _secret),
+    Setting("MINIBILL_WEBHOOK_SECRET_PREV", "webhook_secret_previous", "", "text, 32 bytes or more",
+            "the one before, whose secrets sign too while a rotation is under way", _secret),
+    Setting("MINIBILL_WEBHOOK_ALLOW_NETWORKS", "webhook_allow_networks", "", "networks, separated by commas",
+            "inside addresses that webhooks may lead to, also without TLS; by default none", _addresses),
     Setting("MINIBILL_LOG", "log_level", "info", "info, warning or error",
             "the least that a line of the log must be about", _one_of("info", "warning", "error")),
     Setting("MINIBILL_ACCESS_LOG", "access_log", "off", "on or off",

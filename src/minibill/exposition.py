@@ -87,6 +87,15 @@ def _feed(service: Service, _: Sums) -> Iterator[Metric]:
     yield GaugeMetricFamily("minibill_feed_waiting", "Requests that wait for events.", value=service.book.feed.waiting)
 
 
+def _webhooks(service: Service, sums: Sums) -> Iterator[Metric]:
+    attempts = CounterMetricFamily("minibill_webhook_attempts", "Events sent to webhooks, by outcome.", labels=["outcome"])
+    for outcome, number in sorted(dict(service.metrics.deliveries.counts).items()):
+        attempts.add_metric([outcome], number)
+    yield attempts
+    yield GaugeMetricFamily("minibill_webhook_behind", "Events that a webhook has yet to accept.", value=sums.webhook_behind)
+    yield GaugeMetricFamily("minibill_webhooks_failing", "Webhooks that accept nothing now.", value=sums.webhooks_failing)
+
+
 def _reconciliation(service: Service, _: Sums) -> Iterator[Metric]:
     last = service.book.reconciler.last
     time = GaugeMetricFamily("minibill_reconciliation_timestamp_seconds", "The moment that was last reconciled.")
@@ -118,7 +127,7 @@ def _build(_: Service, __: Sums) -> Iterator[Metric]:
     yield info
 
 
-SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _feed, _reconciliation, _book, _build)
+SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _feed, _webhooks, _reconciliation, _book, _build)
 
 
 class _Sources(Collector):

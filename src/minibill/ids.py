@@ -12,6 +12,7 @@ CAMPAIGN = "camp_"
 GRANT = "grant_"
 AUDIT = "audit_"
 EVENT = "evt_"
+WEBHOOK = "hook_"
 
 ID_CHARACTERS_MAX = 64
 

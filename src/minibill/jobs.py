@@ -1,4 +1,4 @@
-"""What runs by itself: settling what is due, the chain, forgetting what need not be kept, reconciling.
+"""What runs by itself: settling what is due, the chain, forgetting what need not be kept, reconciling, delivering.
 
 Ended with the service.
 """
@@ -11,6 +11,7 @@ from minibill.auth.revoke import forget_expired
 from minibill.clock import monotonic_s
 from minibill.problems import Problem
 from minibill.web import Service
+from minibill.webhooks.courier import Courier
 
 log = logging.getLogger("minibill.jobs")
 
@@ -24,6 +25,7 @@ LINK_SECONDS = 1
 # How often the schedule of reconciliations is looked at, and how long one that failed to run is put off.
 RECONCILE_LOOK_SECONDS = 5
 RECONCILE_AGAIN_SECONDS = 60
+DELIVER_AGAIN_SECONDS = 5
 
 
 async def run_jobs(service: Service) -> None:
@@ -31,6 +33,7 @@ async def run_jobs(service: Service) -> None:
     async with asyncio.TaskGroup() as jobs:
         jobs.create_task(_settle_and_prune(service))
         jobs.create_task(_link(service))
+        jobs.create_task(_deliver(service))
         if service.settings.reconcile_seconds:
             jobs.create_task(_reconcile(service))
 
@@ -64,6 +67,15 @@ async def _link(service: Service) -> None:
             log.warning("the chain was put off", extra={"reason": problem.detail})
         except Exception:
             log.exception("the chain can't be continued")
+
+
+async def _deliver(service: Service) -> None:
+    while True:
+        try:
+            await Courier(service.book, service.settings, service.metrics.deliveries).run()
+        except Exception:
+            log.exception("webhooks were not served")
+            await asyncio.sleep(DELIVER_AGAIN_SECONDS)
 
 
 async def _reconcile(service: Service) -> None:

@@ -61,12 +61,22 @@ class Sweeps:
         self.seconds += elapsed_s
 
 
+class Deliveries:
+    """Attempts to deliver events to webhooks, by what became of them."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts: defaultdict[str, int] = defaultdict(int)
+
+
 class Metrics:
     """The counters of the HTTP side; the writer and the book keep their own."""
 
-    __slots__ = ("problems", "replays", "routes", "unrouted")
+    __slots__ = ("deliveries", "problems", "replays", "routes", "unrouted")
 
     def __init__(self) -> None:
+        self.deliveries = Deliveries()
         # By method and path template.
         self.routes: dict[tuple[str, str], Tally] = {}
         # What no route was asked for: unknown paths, and whom the gate did not let in.

@@ -10,9 +10,10 @@ Action = Literal[
     "account.mint", "account.open", "campaign.activate", "campaign.complete", "campaign.create", "campaign.edit",
     "campaign.grant", "campaign.pause", "campaign.revoke", "clock.advance", "grant.revoke", "membership.delete",
     "membership.put", "reconciliation.run", "reservation.finalize", "reservation.release", "reservation.reserve",
-    "thresholds.replace", "tiers.replace", "token.revoke",
+    "thresholds.replace", "tiers.replace", "token.revoke", "webhook.create", "webhook.delete",
+    "webhook.edit", "webhook.replay", "webhook.rotate_secret",
 ]  # fmt: skip
-TargetType = Literal["account", "book", "campaign", "clock", "community", "grant", "reservation", "token"]
+TargetType = Literal["account", "book", "campaign", "clock", "community", "grant", "reservation", "token", "webhook"]
 
 
 class Outcome(NamedTuple):

@@ -199,6 +199,15 @@ class TierNotFound(Problem):
         super().__init__("the community has no such tier", **facts)
 
 
+class WebhookNotFound(Problem):
+    """There is no such webhook."""
+
+    code, status, title = "webhook_not_found", 404, "No such webhook"
+
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__("no webhook has this id", webhook_id=webhook_id)
+
+
 class MethodNotAllowed(Problem):
     """The path is known, the method is not."""
 
@@ -218,6 +227,12 @@ class UnsupportedMediaType(Problem):
 
 
 # --- 409: not in this state ---
+
+
+class WebhooksOff(Problem):
+    """The service has no secret to sign webhooks with."""
+
+    code, status, title = "webhooks_off", 409, "This service sends no webhooks"
 
 
 class InvalidTransition(Problem):

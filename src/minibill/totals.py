@@ -29,11 +29,13 @@ class Sums(NamedTuple):
     reserved_micro: int
     debt_micro: int
     rows: dict[str, int]
+    webhook_behind: int
+    webhooks_failing: int
     made_s: float
     cost_s: float
 
 
-NOT_YET = Sums(0, 0, 0, dict.fromkeys(TABLES, 0), 0.0, 0.0)
+NOT_YET = Sums(0, 0, 0, dict.fromkeys(TABLES, 0), 0, 0, 0.0, 0.0)
 
 
 class Totals:
@@ -61,12 +63,15 @@ class Totals:
         [balances] = await self._readers.all(SQL.balances_in_all)
         [debts] = await self._readers.all(SQL.debts_in_all)
         [rows] = await self._readers.all(SQL.rows_in_all)
+        [(behind, failing)] = await self._readers.all(SQL.webhooks_in_all)
         made_s = monotonic_s()
         return Sums(
             available_micro=_whole(*balances[:2]),
             reserved_micro=_whole(*balances[2:]),
             debt_micro=_whole(*debts),
             rows=dict(zip(TABLES, rows, strict=True)),
+            webhook_behind=behind,
+            webhooks_failing=failing,
             made_s=made_s,
             cost_s=made_s - began_s,
         )

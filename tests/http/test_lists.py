@@ -8,6 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from minibill.clock import format_time, parse_time
+from minibill.db.queries import queries
+from minibill.db.sqlite import sqlite3
 from tests.api import SECRETS, Api, Json, done, refused
 
 
@@ -91,6 +93,23 @@ def _memberships(api: Api) -> List:
     return List(f"/accounts/{account}/memberships", communities, "communityId", {}, {})
 
 
+def _webhooks(api: Api) -> List:
+    made = [done(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))["id"] for _ in range(7)]
+    return List("/webhooks", made, "id", {}, {})
+
+
+def _deliveries(api: Api) -> List:
+    webhook = done(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))["id"]
+
+    def write(conn: sqlite3.Connection) -> None:
+        rows = [(1, n, 0, 1, "failed", 500, "answered 500", 5, n) for n in range(7)]
+        queries("webhooks").add_attempts.many(conn, rows)
+
+    api.loop.run(api.book.writer.run(write))
+    newest = [f"attempt_000000000000{n}" for n in range(7, 0, -1)]
+    return List(f"/webhooks/{webhook}/deliveries", newest, "id", {}, {})
+
+
 LISTS: dict[str, Callable[[Api], List]] = {
     "accounts": _accounts,
     "lots": _lots,
@@ -99,6 +118,8 @@ LISTS: dict[str, Callable[[Api], List]] = {
     "grants": _grants,
     "audit": _audit,
     "memberships": _memberships,
+    "webhooks": _webhooks,
+    "deliveries": _deliveries,
 }
 # Filters of which no value is wrong: some find nothing.
 ANY_TEXT = {"actorId", "action", "targetType", "targetId"}
@@ -171,6 +192,8 @@ def test_what_comes_between_two_pages_neither_repeats_nor_hides_an_item(api: Api
             api.mint(api.account(), 5)
         case "campaigns":
             api.draft()
+        case "webhooks" | "deliveries":
+            done(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))
         case "memberships":
             done(api.call("PUT", "/discounts/late/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
             done(api.call("PUT", made.path + "/late", {"tier": "gold"}))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.api import Api, Json
+from tests.api import Api, Json, done
 
 
 class Write(NamedTuple):
@@ -28,6 +28,15 @@ TIERS: Json = {"tiers": [{"tier": "gold", "rateBps": 2000}, {"tier": "free", "ra
 
 
 THRESHOLDS: Json = {"thresholds": [{"belowMicro": "10", "recoveredMicro": "20"}, {"belowMicro": "5", "poolId": "gpu"}]}
+
+
+# An address that needs no name to be looked up; nothing is sent to it.
+WEBHOOK: Json = {"url": "https://192.88.98.1/hook", "types": ["ledger.*"], "description": "the bookkeeping"}
+
+
+def _webhook(api: Api) -> str:
+    webhook: str = done(api.post("/webhooks", WEBHOOK))["id"]
+    return webhook
 
 
 def _membership(api: Api) -> Write:
@@ -97,6 +106,10 @@ WRITES: dict[str, Callable[[Api], Write]] = {
     "join": _membership,
     "change a membership": _change_of_a_membership,
     "put thresholds": lambda api: Write("PUT", f"/accounts/{api.account(9)}/thresholds", THRESHOLDS),
+    "make a webhook": lambda _: Write("POST", "/webhooks", WEBHOOK),
+    "edit a webhook": lambda api: Write("PATCH", f"/webhooks/{_webhook(api)}", {"enabled": False, "types": ["grant.*"]}),
+    "rotate a secret": lambda api: Write("POST", f"/webhooks/{_webhook(api)}/rotate-secret", None),
+    "replay": lambda api: Write("POST", f"/webhooks/{_webhook(api)}/replay", {"after": "evt_" + "0" * 26}),
     "reconcile": lambda _: Write("POST", "/reconciliation", None),
     "revoke a token": lambda _: Write("POST", "/tokens/some-id/revoke", None),
 }
@@ -111,6 +124,9 @@ REFUSALS: dict[str, Callable[[Api], Write]] = {
     "put a threshold twice": lambda api: Write(
         "PUT", f"/accounts/{api.account()}/thresholds", {"thresholds": THRESHOLDS["thresholds"][:1] * 2}
     ),
+    "make a webhook that leads inside": lambda _: Write("POST", "/webhooks", WEBHOOK | {"url": "https://10.0.0.1/"}),
+    "delete no webhook": lambda _: Write("DELETE", "/webhooks/hook_none", None),
+    "replay both ways": lambda api: Write("POST", f"/webhooks/{_webhook(api)}/replay", {}),
     "edit nothing": lambda _: Write("PATCH", "/campaigns/camp_none", {"name": "x"}),
     "edit a locked field": lambda api: Write("PATCH", f"/campaigns/{api.campaign()}", {"poolId": "gpu"}),
     "revoke a grant of another campaign": lambda api: Write(

@@ -109,6 +109,8 @@ UPDATE credit_grants
 
 INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0), (1, 'general', 700, 800, 2, 1), (2, 'gpu', 5, 5, 1, 1);
 
+INSERT INTO webhooks VALUES (1, 'https://example.com/hook', '["ledger.*"]', NULL, 1, 1, NULL, 16, 5, NULL, 1, 1200, 1200);
+
 INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', NULL, NULL);
 
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000, 3294442192);

@@ -26,6 +26,7 @@ ANSWERS = {
     "reservations_metadata_is_an_object": (400, "validation_error"),
     "grants_formula_input_is_an_object": (400, "validation_error"),
     "memberships_are_at_most_1000_an_account": (400, "validation_error"),
+    "webhooks_are_at_most_20": (400, "validation_error"),
     "memberships_begin_in_a_tier_of_the_community": (404, "tier_not_found"),
     "memberships_change_to_a_tier_of_the_community": (404, "tier_not_found"),
     "balances_sum_fits_63_bits": (422, "amount_too_large"),
@@ -79,6 +80,15 @@ VALID: dict[str, dict[str, object]] = {
     "events": {
         "after_entry_id": 17, "type": "account.opened", "account_id": 1, "campaign_id": None, "data": "[]",
         "created_at_us": 2000,
+    },
+    "webhooks": {
+        "url": "https://example.com/", "types": None, "description": None, "is_enabled": 1, "secret_version": 1,
+        "rotated_until_us": None, "entry_id": 17, "event_id": 5, "failing_since_us": None, "revision": 1,
+        "created_at_us": 2000, "updated_at_us": 2000,
+    },
+    "webhook_attempts": {
+        "webhook_id": 1, "entry_id": 17, "event_id": 0, "attempt": 1, "outcome": "accepted", "status": 200, "error": None,
+        "duration_us": 5, "attempted_at_us": 2000,
     },
     "admin_audit_log": {
         "seq": 3, "actor_id": "op", "action": "account.mint", "target_type": "account", "target_id": "acct_1",
@@ -246,6 +256,13 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("events_come_after_all_that_was_before", "events", {"after_entry_id": 16}),
         ("events_come_after_all_that_was_before", "events", {"after_entry_id": 18}),
         ("events_come_after_all_that_was_before", "events", {"id": 0}),
+        ("webhooks_url_has_1_to_2000_characters", "webhooks", {"url": ""}),
+        ("webhooks_url_has_1_to_2000_characters", "webhooks", {"url": "u" * 2001}),
+        ("webhooks_description_has_at_most_500_characters", "webhooks", {"description": "d" * 501}),
+        ("webhooks_are_enabled_or_not", "webhooks", {"is_enabled": 2}),
+        ("webhooks_secret_version_is_positive", "webhooks", {"secret_version": 0}),
+        ("webhook_attempts_count_from_1", "webhook_attempts", {"attempt": 0}),
+        ("webhook_attempts_outcome_is_known", "webhook_attempts", {"outcome": "lost"}),
         ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": ""}),
         ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": "a" * 129}),
         ("audit_hash_has_32_bytes", "admin_audit_log", {"hash": bytes(31)}),
@@ -281,7 +298,11 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("audit_details_are_an_object", "admin_audit_log", "details"),
     ):
         table += [(name, owner, {column: text}) for text in NO_OBJECTS]
-    table += [("events_data_is_an_array", "events", {"data": text}) for text in ("{}", "1", "[", "")]
+    for name, owner, column in (
+        ("events_data_is_an_array", "events", "data"),
+        ("webhooks_types_are_an_array", "webhooks", "types"),
+    ):
+        table += [(name, owner, {column: text}) for text in ("{}", "1", "[", "")]
     for name, owner, changes in table:
         yield name, (insert(owner, **changes),)
 
@@ -324,6 +345,10 @@ def _memberships_that_are_refused() -> Iterator[Case]:
             insert("memberships"),
         ),
     )
+
+
+def _webhooks_that_are_refused() -> Iterator[Case]:
+    yield "webhooks_are_at_most_20", (*[insert("webhooks")] * 19, insert("webhooks"))
 
 
 def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
@@ -636,6 +661,7 @@ CASES: list[Case] = [
     *_rows_that_a_check_refuses(),
     *_changes_of_lots_and_debts_that_are_refused(),
     *_memberships_that_are_refused(),
+    *_webhooks_that_are_refused(),
     *_changes_of_reservations_that_are_refused(),
     *_changes_of_campaigns_that_are_refused(),
     *_changes_of_grants_that_are_refused(),

@@ -14,13 +14,16 @@ from minibill.auth.tokens import sign_token
 from minibill.commands.output import Misuse
 from minibill.config import ConfigurationError, Settings
 
-SECRETS = ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")
+SECRETS = ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET", "MINIBILL_WEBHOOK_SECRET")
+
+# The receivers of a developer's webhooks are on the same machine.
+NETWORKS = {"MINIBILL_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8,::1/128"}
 
 
 def with_dev_secrets(db: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment, with secrets kept in `<db>.secrets` where it sets none."""
     made = dev_secrets(db, SECRETS) if any(name not in environment for name in SECRETS) else {}
-    return {**made, **environment}
+    return {**NETWORKS, **made, **environment}
 
 
 def dev_secrets(db: Path, names: tuple[str, ...] = ()) -> dict[str, str]:

@@ -44,6 +44,7 @@ REFUSALS: dict[str, Refusal] = {
     "memberships_are_at_most_1000_an_account": _invalid(
         "communityId", "the account has 1000 memberships, which is the most; delete one that is over"
     ),
+    "webhooks_are_at_most_20": _invalid("", "there are 20 webhooks, which is the most; delete one first"),
     "memberships_begin_in_a_tier_of_the_community": TierNotFound,
     "memberships_change_to_a_tier_of_the_community": TierNotFound,
     "balances_sum_fits_63_bits": lambda: AmountTooLarge("the account would hold more than 9223372036854775807 micro-units"),
@@ -192,6 +193,13 @@ INTERNAL = frozenset({
     "reservations_status_is_known",
     "reservations_terms_are_fixed",
     "revoked_tokens_id_has_1_to_255_characters",
+    "webhook_attempts_count_from_1",
+    "webhook_attempts_outcome_is_known",
+    "webhooks_are_enabled_or_not",
+    "webhooks_description_has_at_most_500_characters",
+    "webhooks_secret_version_is_positive",
+    "webhooks_types_are_an_array",
+    "webhooks_url_has_1_to_2000_characters",
     "thresholds_are_at_most_20_an_account",
     "thresholds_are_below_or_not",
     "thresholds_below_is_positive",

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from minibill.clock import monotonic_s
 from minibill.db.queries import Row, queries
 from minibill.db.readers import Readers
+from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
-from minibill.events.places import Place
+from minibill.events.places import Place, event_id
 from minibill.events.structs import LEDGER, Event
 from minibill.events.told import tell_entry, tell_event
 from minibill.wire import encode
@@ -24,9 +25,9 @@ SQL = queries("events")
 # Rows that one reading looks through for the types that are asked for: some ten milliseconds on a reader's thread.
 STRETCH_ROWS = 20_000
 
-# What is committed within so long is told to those who wait at once: a wait costs the writer nothing, and many who wait are
-# woken a hundred times a second at most.
-GATHER_SECONDS = 0.01
+# What is committed within so long, for each who waits, is told to all of them at once: a wait costs the writer nothing, and
+# however many wait, reading for them takes a small part of the time.
+GATHER_SECONDS = 0.005
 
 # How long a request without `wait` looks for its types; what it has not looked through by then, the next one does.
 SEARCH_SECONDS = 1.0
@@ -56,6 +57,11 @@ class Feed:
         self._groups = 0
         self._is_stopped = False
         writer.after_group = self._after_group
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the service stops, so that nothing is worth waiting for."""
+        return self._is_stopped
 
     @property
     def waiting(self) -> int:
@@ -111,13 +117,24 @@ class Feed:
         """How many groups of writes there have been; to be read before the feed is, and waited from."""
         return self._groups
 
+    async def at(self, place: Place) -> Event | None:
+        """The event at a place; None where there is none."""
+        key, query = (place.event_id, SQL.events_to_tell) if place.event_id else (place.entry_id, SQL.entries_to_tell)
+        rows = await self._readers.all(query, after_id=key - 1, until_id=key, types=None, count=1)
+        event = (tell_event if place.event_id else tell_entry)(rows[0]) if rows else None
+        return event if event is not None and event.id == event_id(place) else None
+
     async def wait(self, groups: int, seconds: float) -> None:
         """Returns when something was written since there were so many `groups`, when the service stops, or after so long."""
+        if self._is_stopped:
+            return
         self._waiting += 1
+        if groups != self._groups:
+            # Not at once: under a steady load who waits would never rest.
+            self._wake_soon()
         try:
             async with asyncio.timeout(seconds):
-                while groups == self._groups and not self._is_stopped:
-                    await self._news.wait()
+                await self._news.wait()
         except TimeoutError:
             pass
         finally:
@@ -132,8 +149,12 @@ class Feed:
         """Called by the writer after each group of writes."""
         self._groups += 1
         if self._waiting and not self._is_waking:
+            self._wake_soon()
+
+    def _wake_soon(self) -> None:
+        if not self._is_waking:
             self._is_waking = True
-            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake)
+            asyncio.get_running_loop().call_later(GATHER_SECONDS * self._waiting, self._wake)
 
     def _wake(self) -> None:
         self._is_waking = False
@@ -143,6 +164,13 @@ class Feed:
     def _last_event_before(self, entry_id: int) -> int:
         rows = self._readers.at_once(SQL.event_before_entry, entry_id=entry_id)
         return rows[0][0] if rows else 0
+
+
+def end_of_feed(conn: sqlite3.Connection) -> Place:
+    """The end of the feed within a transaction."""
+    found = SQL.newest_of_the_feed.one(conn)
+    assert found is not None
+    return Place(*found)
 
 
 async def _in_words(entries: list[Row], others: list[Row], count: int) -> list[tuple[Place, Event]]:

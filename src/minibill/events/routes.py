@@ -1,14 +1,15 @@
 """The feed and thresholds over HTTP."""
 
 from minibill.clock import monotonic_s
+from minibill.events.choice import read_types
 from minibill.events.places import BEGINNING, Place, event_id, place_of
-from minibill.events.structs import LATEST, TYPES, Events, EventsQuery, Thresholds, ThresholdsBody
+from minibill.events.structs import LATEST, Events, EventsQuery, Thresholds, ThresholdsBody
 from minibill.events.thresholds import SQL, replace_thresholds, thresholds_answer
 from minibill.ledger import reads
-from minibill.problems import AccountNotFound, FieldError, InvalidCursor, InvalidRequest
+from minibill.problems import AccountNotFound, InvalidCursor
 from minibill.schema.describe import describe
 from minibill.web import Call, Reply
-from minibill.wire import NAME_CHARACTERS_MAX, Decoder, Query
+from minibill.wire import Decoder, Query
 
 _THRESHOLDS = Decoder(ThresholdsBody)
 
@@ -61,17 +62,3 @@ def require_place(text: str | None, *, newest: Place) -> Place:
         # The book was restored from a backup: what comes at these places now is not what came then.
         raise InvalidCursor("the feed has not come so far; after a restore of the book begin again from what you know")
     return place
-
-
-def read_types(names: list[str], path: str) -> frozenset[str]:
-    """The types that are named, `ledger.*` for all of a kind; raises `InvalidRequest` for one that there is not."""
-    found: set[str] = set()
-    for name in names:
-        kind = name.removesuffix("*")
-        of_kind = {
-            known for known in TYPES if known == name or (kind.endswith(".") and known.startswith(kind) and kind != name)
-        }
-        if not of_kind:
-            raise InvalidRequest(FieldError(path, f"{name[:NAME_CHARACTERS_MAX]!r} is no type of event"))
-        found |= of_kind
-    return frozenset(found)

@@ -39,6 +39,8 @@ from minibill.problems import (
     TierNotFound,
     Unauthorized,
     UnsupportedMediaType,
+    WebhookNotFound,
+    WebhooksOff,
 )
 from minibill.schema.describe import Description
 
@@ -106,6 +108,8 @@ EXAMPLES: tuple[Problem, ...] = (
     GrantNotFound("grant_000000000000z"),
     ReservationNotFound("res_000000000000z"),
     TierNotFound(community_id="guild", tier="gold"),
+    WebhookNotFound("hook_000000000000z"),
+    WebhooksOff("webhooks are signed by MINIBILL_WEBHOOK_SECRET, which is not set"),
     MethodNotAllowed("this path takes other methods", headers={"Allow": "GET, POST"}),
     InvalidTransition("completed", "active"),
     CampaignNotActive("the campaign is paused", campaign_status="paused"),

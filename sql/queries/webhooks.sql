@@ -1,0 +1,142 @@
+-- Webhooks, how far they have come, and their attempts.
+
+-- name: create_webhook
+INSERT INTO webhooks (
+    url, types, description, is_enabled, secret_version, rotated_until_us, entry_id, event_id, failing_since_us, revision,
+    created_at_us, updated_at_us)
+VALUES (:url, :types, :description, 1, 1, NULL, :entry_id, :event_id, NULL, 1, :now_us, :now_us)
+RETURNING id;
+
+-- name: find_webhook
+SELECT id, url, types, description, is_enabled, secret_version, rotated_until_us, entry_id, event_id, failing_since_us, revision,
+       created_at_us, updated_at_us
+  FROM webhooks
+ WHERE id = :webhook_id;
+
+-- name: webhooks_page
+SELECT id, url, types, description, is_enabled, secret_version, rotated_until_us, entry_id, event_id, failing_since_us, revision,
+       created_at_us, updated_at_us
+  FROM webhooks
+ WHERE id > :after_id
+ ORDER BY id
+ LIMIT :count;
+
+-- name: count_webhooks
+SELECT count(*)
+  FROM webhooks;
+
+-- name: webhooks_to_serve
+SELECT id, revision
+  FROM webhooks
+ WHERE is_enabled;
+
+-- name: edit_webhook
+-- Whoever changes it has looked at what was wrong: it has its time to fail again.
+UPDATE webhooks
+   SET url = :url,
+       types = :types,
+       description = :description,
+       is_enabled = :is_enabled,
+       failing_since_us = NULL,
+       revision = revision + 1,
+       updated_at_us = :now_us
+ WHERE id = :webhook_id;
+
+-- name: rotate_secret
+UPDATE webhooks
+   SET secret_version = secret_version + 1,
+       rotated_until_us = :until_us,
+       revision = revision + 1,
+       updated_at_us = :now_us
+ WHERE id = :webhook_id;
+
+-- name: move_webhook_back
+UPDATE webhooks
+   SET entry_id = :entry_id,
+       event_id = :event_id,
+       revision = revision + 1,
+       updated_at_us = :now_us
+ WHERE id = :webhook_id;
+
+-- name: forget_accepted
+DELETE FROM webhook_accepted
+ WHERE webhook_id = :webhook_id;
+
+-- name: add_replays
+INSERT INTO webhook_replays (webhook_id, entry_id, event_id)
+VALUES (:webhook_id, :entry_id, :event_id)
+    ON CONFLICT DO NOTHING;
+
+-- name: replays_of_webhook
+SELECT entry_id, event_id
+  FROM webhook_replays
+ WHERE webhook_id = :webhook_id
+ ORDER BY entry_id, event_id;
+
+-- name: remove_replay
+DELETE FROM webhook_replays
+ WHERE webhook_id = :webhook_id
+   AND entry_id = :entry_id
+   AND event_id = :event_id;
+
+-- name: delete_webhook
+DELETE FROM webhooks
+ WHERE id = :webhook_id;
+
+-- name: accepted_by_webhook
+SELECT entry_id, event_id
+  FROM webhook_accepted
+ WHERE webhook_id = :webhook_id;
+
+-- name: tries_of_webhook
+-- What was tried of the events that it has not accepted, as far as it is remembered.
+SELECT entry_id, event_id, max(attempt), min(attempted_at_us)
+  FROM webhook_attempts
+ WHERE webhook_id = :webhook_id
+   AND (entry_id, event_id) > (:entry_id, :event_id)
+ GROUP BY entry_id, event_id;
+
+-- name: add_accepted
+INSERT INTO webhook_accepted (webhook_id, entry_id, event_id)
+VALUES (:webhook_id, :entry_id, :event_id);
+
+-- name: forget_accepted_until
+DELETE FROM webhook_accepted
+ WHERE webhook_id = :webhook_id
+   AND (entry_id, event_id) <= (:entry_id, :event_id);
+
+-- name: advance_webhook
+-- No row: it was changed meanwhile, and whoever delivers for it now begins from what is written here.
+UPDATE webhooks
+   SET entry_id = :entry_id,
+       event_id = :event_id,
+       failing_since_us = :failing_since_us
+ WHERE id = :webhook_id
+   AND revision = :revision
+RETURNING id;
+
+-- name: disable_webhook
+UPDATE webhooks
+   SET is_enabled = 0,
+       revision = revision + 1,
+       updated_at_us = :now_us
+ WHERE id = :webhook_id
+   AND revision = :revision;
+
+-- name: add_attempts
+INSERT INTO webhook_attempts (
+    webhook_id, entry_id, event_id, attempt, outcome, status, error, duration_us, attempted_at_us)
+VALUES (:webhook_id, :entry_id, :event_id, :attempt, :outcome, :status, :error, :duration_us, :attempted_at_us);
+
+-- name: forget_attempts
+DELETE FROM webhook_attempts
+ WHERE id <= (SELECT max(id) FROM webhook_attempts) - :kept;
+
+-- name: attempts_page
+-- Newest first.
+SELECT id, entry_id, event_id, attempt, outcome, status, error, duration_us, attempted_at_us
+  FROM webhook_attempts
+ WHERE webhook_id = :webhook_id
+   AND id < :before_id
+ ORDER BY id DESC
+ LIMIT :count;

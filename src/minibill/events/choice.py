@@ -1,0 +1,19 @@
+"""Which types of events somebody asks for."""
+
+from minibill.events.structs import TYPES
+from minibill.problems import FieldError, InvalidRequest
+from minibill.wire import NAME_CHARACTERS_MAX
+
+
+def read_types(names: list[str], path: str) -> frozenset[str]:
+    """The types that are named, `ledger.*` for all of a kind; raises `InvalidRequest` for one that there is not."""
+    found: set[str] = set()
+    for name in names:
+        kind = name.removesuffix("*")
+        of_kind = {
+            known for known in TYPES if known == name or (kind.endswith(".") and known.startswith(kind) and kind != name)
+        }
+        if not of_kind:
+            raise InvalidRequest(FieldError(path, f"{name[:NAME_CHARACTERS_MAX]!r} is no type of event"))
+        found |= of_kind
+    return frozenset(found)

@@ -1,0 +1,400 @@
+"""Webhooks are sent what the feed has: all of it, signed, in order for each account, whatever the receiver does."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from minibill.clock import real_now_us
+from minibill.webhooks import courier as courier_module
+from minibill.webhooks.hooks import ROTATION_SECONDS
+from tests.api import Api, Json, done
+from tests.events.feed import drain, latest
+from tests.webhooks.conftest import Running
+from tests.webhooks.receiver import Receiver, is_in_order_by_account
+
+Deliver = Callable[[], Running]
+
+
+def make(api: Api, receiver: Receiver, **body: Json) -> Json:
+    return done(api.post("/webhooks", {"url": receiver.url, **body}), 201)
+
+
+def work(api: Api, accounts: int = 5) -> None:
+    """Some of everything, for several accounts."""
+    for account in [api.account(100) for _ in range(accounts)]:
+        api.finalize(api.reserve(account, 60), 30)
+        done(api.batch(api.campaign(), (account, 5)))
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    ends_s = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < ends_s
+        time.sleep(0.01)
+
+
+def delivered(api: Api, webhook: Json) -> str:
+    place: str = api.get(f"/webhooks/{webhook['id']}")["delivered"]
+    return place
+
+
+# --- all of it ---
+
+
+def test_a_webhook_is_sent_what_the_feed_says_and_nothing_from_before(
+    api: Api, receiver: Receiver, deliver: Deliver
+) -> None:
+    work(api)
+    after = latest(api)
+    webhook = make(api, receiver)
+    work(api)
+    deliver()
+    work(api)
+    expected = drain(api, after)
+    receiver.wait_for(lambda: len(receiver.messages) >= len(expected))
+    assert sorted(receiver.accepted(), key=lambda event: event["id"]) == expected
+    assert is_in_order_by_account(receiver.accepted())
+    until(lambda: delivered(api, webhook) == latest(api))
+    assert len(receiver.messages) == len(expected)
+
+
+def test_a_message_is_signed_by_the_standard(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    secret = make(api, receiver)["secret"]
+    deliver()
+    api.account(5)
+    receiver.wait_for(lambda: len(receiver.messages) == 2)
+    for message in receiver.messages:
+        assert Webhook(secret).verify(message.body, message.headers) == message.event
+        assert message.headers["webhook-id"] == message.event["id"]
+        assert abs(int(message.headers["webhook-timestamp"]) - time.time()) < 60
+        assert message.headers["content-type"] == "application/json"
+        assert message.headers["host"] == f"127.0.0.1:{receiver.port}"
+        for body in (message.body + b" ", message.body.replace(b"acct_", b"acct-")):
+            with pytest.raises(WebhookVerificationError):
+                Webhook(secret).verify(body, message.headers)
+
+
+def test_after_a_rotation_both_secrets_sign_for_a_day(
+    api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook = make(api, receiver)
+    first, path = webhook["secret"], f"/webhooks/{webhook['id']}"
+    second = done(api.post(f"{path}/rotate-secret"))["secret"]
+    assert second != first
+    deliver()
+    account = api.account()
+    receiver.wait_for(lambda: len(receiver.messages) == 1)
+    for secret in (first, second):
+        Webhook(secret).verify(receiver.messages[0].body, receiver.messages[0].headers)
+    later_us = real_now_us() + ROTATION_SECONDS * 1_000_000
+    monkeypatch.setattr("minibill.webhooks.hooks.real_now_us", lambda: later_us)
+    api.mint(account, 5)
+    receiver.wait_for(lambda: len(receiver.messages) == 2)
+    Webhook(second).verify(receiver.messages[1].body, receiver.messages[1].headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(first).verify(receiver.messages[1].body, receiver.messages[1].headers)
+
+
+def test_while_the_setting_is_rotated_secrets_of_both_sign(start: Callable[..., Api], receiver: Receiver) -> None:
+    networks = {"MINIBILL_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
+    secret = make(start(**networks, MINIBILL_WEBHOOK_SECRET="old " * 10), receiver)["secret"]
+    api = start(**networks, MINIBILL_WEBHOOK_SECRET="new " * 10, MINIBILL_WEBHOOK_SECRET_PREV="old " * 10)
+    running = Running(api)
+    api.account()
+    receiver.wait_for(lambda: len(receiver.messages) == 1)
+    running.stop()
+    Webhook(secret).verify(receiver.messages[0].body, receiver.messages[0].headers)
+    assert len(receiver.messages[0].headers["webhook-signature"].split()) == 2
+
+
+def test_a_webhook_is_sent_the_types_that_it_names(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    after = latest(api)
+    webhook = make(api, receiver, types=["campaign.*", "ledger.finalize"])
+    deliver()
+    work(api)
+    expected = drain(api, after, types="campaign.*,ledger.finalize")
+    until(lambda: delivered(api, webhook) == latest(api))
+    assert sorted(receiver.accepted(), key=lambda event: event["id"]) == expected
+
+
+def test_what_happens_later_is_sent_without_being_asked_for(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    make(api, receiver)
+    deliver()
+    account = api.account()
+    for number in range(1, 6):
+        receiver.wait_for(lambda number=number: len(receiver.messages) == number)  # type: ignore[misc]
+        api.mint(account, 5)
+
+
+# --- a receiver that fails ---
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_receiver_that_is_down_gets_all_of_it_later_and_in_order(api: Api, deliver: Deliver) -> None:
+    down = Receiver()
+    down.close()
+    after = latest(api)
+    webhook = make(api, down)
+    deliver()
+    work(api, 10)
+    until(lambda: api.get(f"/webhooks/{webhook['id']}")["failingSince"] is not None)
+    work(api, 10)
+    receiver = Receiver(down.port)
+    try:
+        expected = drain(api, after)
+        receiver.wait_for(lambda: len(receiver.messages) >= len(expected))
+        assert sorted(receiver.accepted(), key=lambda event: event["id"]) == expected
+        assert is_in_order_by_account(receiver.accepted())
+        until(lambda: delivered(api, webhook) == latest(api))
+        assert api.get(f"/webhooks/{webhook['id']}")["failingSince"] is None
+    finally:
+        receiver.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_receiver_that_fails_now_and_then_gets_each_event_once_and_in_order(
+    api: Api, receiver: Receiver, deliver: Deliver
+) -> None:
+    tries: Counter[str] = Counter()
+
+    def answer(event: Json) -> int:
+        tries[event["id"]] += 1
+        return 500 if tries[event["id"]] < 3 and hash(event["id"]) % 3 == 0 else 200
+
+    receiver.answer = answer
+    after = latest(api)
+    make(api, receiver)
+    deliver()
+    work(api, 10)
+    expected = drain(api, after)
+    receiver.wait_for(lambda: len(receiver.accepted()) >= len(expected))
+    assert sorted(receiver.accepted(), key=lambda event: event["id"]) == expected
+    assert is_in_order_by_account(receiver.accepted())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_account_whose_event_is_refused_holds_up_no_other(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    refused_account, other = api.account(), api.account()
+    is_refused = [True]
+    receiver.answer = lambda event: 400 if event["accountId"] == refused_account and is_refused[0] else 200
+    webhook = make(api, receiver)
+    running = deliver()
+    for _ in range(3):
+        api.mint(refused_account, 5)
+        api.mint(other, 5)
+    receiver.wait_for(lambda: len(receiver.accepted()) == 3)
+    receiver.wait_for(lambda: len(receiver.messages) >= 6)
+    refused_events = {m.event["id"] for m in receiver.messages if m.status == 400}
+    assert len(refused_events) == 1, "the next of an account waits for the one before"
+    # What the other accepted is not sent again after a restart, although the place has not come past the refused one.
+    running.stop()
+    assert delivered(api, webhook) < min(refused_events)
+    is_refused[0] = False
+    deliver()
+    receiver.wait_for(lambda: len(receiver.accepted()) == 6)
+    until(lambda: delivered(api, webhook) == latest(api))
+    accepted = [event["id"] for event in receiver.accepted()]
+    assert len(accepted) == len(set(accepted)) and is_in_order_by_account(receiver.accepted())
+    # And the refused one goes on counting where it was.
+    attempts = [
+        d for d in api.get(f"/webhooks/{webhook['id']}/deliveries", limit=100)["items"] if d["eventId"] in refused_events
+    ]
+    assert [d["attempt"] for d in attempts] == list(range(len(attempts), 0, -1)) and len(attempts) > 1
+    assert [d["outcome"] for d in attempts] == ["accepted", *["failed"] * (len(attempts) - 1)]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_receiver_that_fails_is_tried_with_one_message_at_a_time(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    receiver.answer = lambda _: 503
+    make(api, receiver)
+    work(api, 40)
+    deliver()
+    receiver.wait_for(lambda: len(receiver.messages) >= 30)
+    # The first ones went out together; after them it rests between one and the next.
+    assert len({m.event["id"] for m in receiver.messages[:8]}) == 8
+
+
+def test_a_receiver_names_when_to_come_again(
+    api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "DELAYS_S", (0.01,))
+    receiver.headers = {"Retry-After": "2"}
+    receiver.answer = lambda _: 429
+    make(api, receiver)
+    deliver()
+    api.account()
+    receiver.wait_for(lambda: len(receiver.messages) == 1)
+    began_s = time.monotonic()
+    receiver.wait_for(lambda: len(receiver.messages) == 2)
+    assert time.monotonic() - began_s > 1.5
+
+
+@pytest.mark.usefixtures("impatient")
+def test_no_redirect_is_followed(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    elsewhere = Receiver()
+    receiver.headers = {"Location": elsewhere.url}
+    receiver.answer = lambda _: 307
+    webhook = make(api, receiver)
+    deliver()
+    api.account()
+    receiver.wait_for(lambda: len(receiver.messages) >= 3)
+    elsewhere.close()
+    assert elsewhere.messages == []
+    until(lambda: bool(api.get(f"/webhooks/{webhook['id']}/deliveries")["items"]))
+    assert api.get(f"/webhooks/{webhook['id']}/deliveries")["items"][0]["error"] == "answered 307"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_receiver_that_accepts_nothing_for_days_is_disabled_and_can_be_enabled_again(
+    api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "DISABLE_US", 200_000)
+    receiver.answer = lambda _: 500
+    webhook = make(api, receiver)
+    path = f"/webhooks/{webhook['id']}"
+    deliver()
+    api.account(5)
+    until(lambda: api.get(path)["enabled"] is False)
+    tried = len(receiver.messages)
+    api.account(5)
+    receiver.answer = lambda _: 200
+    done(api.call("PATCH", path, {"enabled": True}))
+    receiver.wait_for(lambda: len(receiver.accepted()) == 4)
+    assert len(receiver.messages) <= tried + 8 + 4
+    assert is_in_order_by_account(receiver.accepted())
+
+
+def test_a_receiver_that_says_gone_is_disabled_at_once(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    receiver.answer = lambda _: 410
+    webhook = make(api, receiver)
+    deliver()
+    api.account()
+    until(lambda: api.get(f"/webhooks/{webhook['id']}")["enabled"] is False)
+    assert len(receiver.messages) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_event_that_is_refused_for_days_is_given_up_while_others_are_accepted(
+    api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "GIVE_UP_US", 100_000)
+    account, other = api.account(), api.account()
+    receiver.answer = lambda event: 400 if event["data"].get("amountMicro") == "13" else 200
+    webhook = make(api, receiver)
+    deliver()
+    api.mint(account, 13)
+    api.mint(account, 5)
+    receiver.wait_for(lambda: bool(receiver.messages))
+    api.mint(other, 7)
+    receiver.wait_for(lambda: [e["data"]["amountMicro"] for e in receiver.accepted()] == ["7", "5"])
+    until(lambda: delivered(api, webhook) == latest(api))
+    outcomes = {d["outcome"] for d in api.get(f"/webhooks/{webhook['id']}/deliveries")["items"]}
+    assert outcomes == {"accepted", "failed", "given_up"}
+
+
+# --- on request ---
+
+
+def test_a_replay_sends_all_after_an_event_again_and_in_order(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    webhook = make(api, receiver)
+    deliver()
+    work(api)
+    until(lambda: delivered(api, webhook) == latest(api))
+    events = drain(api)
+    receiver.messages.clear()
+    after = events[len(events) // 2]["id"]
+    assert done(api.post(f"/webhooks/{webhook['id']}/replay", {"after": after})) == {
+        "webhookId": webhook["id"], "after": after, "events": 0,
+    }  # fmt: skip
+    expected = drain(api, after)
+    receiver.wait_for(lambda: len(receiver.messages) >= len(expected))
+    until(lambda: delivered(api, webhook) == latest(api))
+    assert sorted(receiver.accepted(), key=lambda event: event["id"]) == expected
+    assert is_in_order_by_account(receiver.accepted())
+
+
+def test_a_replay_from_before_a_webhook_was_made_sends_what_it_never_had(
+    api: Api, receiver: Receiver, deliver: Deliver
+) -> None:
+    work(api)
+    webhook = make(api, receiver)
+    beginning = "evt_" + "0" * 26
+    done(api.post(f"/webhooks/{webhook['id']}/replay", {"after": beginning}))
+    deliver()
+    expected = drain(api)
+    receiver.wait_for(lambda: len(receiver.messages) >= len(expected))
+    assert sorted(receiver.accepted(), key=lambda event: event["id"]) == expected
+
+
+def test_single_events_are_sent_again_once(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    webhook = make(api, receiver)
+    running = deliver()
+    work(api, 2)
+    until(lambda: delivered(api, webhook) == latest(api))
+    events = drain(api)
+    receiver.messages.clear()
+    chosen = [events[0]["id"], events[3]["id"], events[3]["id"]]
+    assert done(api.post(f"/webhooks/{webhook['id']}/replay", {"eventIds": chosen}))["events"] == 2
+    receiver.wait_for(lambda: len(receiver.messages) == 2)
+    account = api.account()
+    receiver.wait_for(lambda: len(receiver.messages) == 3)
+    running.stop()
+    deliver()
+    api.mint(account, 5)
+    receiver.wait_for(lambda: len(receiver.messages) == 4)
+    assert sorted(event["id"] for event in receiver.accepted()[:2]) == sorted(set(chosen))
+
+
+def test_another_url_is_sent_what_the_one_before_has_not_accepted(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    down = Receiver()
+    down.close()
+    webhook = make(api, down)
+    deliver()
+    api.account(5)
+    until(lambda: api.get(f"/webhooks/{webhook['id']}")["failingSince"] is not None)
+    done(api.call("PATCH", f"/webhooks/{webhook['id']}", {"url": receiver.url}))
+    receiver.wait_for(lambda: len(receiver.accepted()) == 2)
+
+
+def test_a_webhook_that_is_disabled_or_deleted_is_sent_nothing(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    other = Receiver()
+    webhook, deleted = make(api, receiver), make(api, receiver)
+    make(api, other)
+    done(api.call("PATCH", f"/webhooks/{webhook['id']}", {"enabled": False}))
+    assert api.call("DELETE", f"/webhooks/{deleted['id']}").status_code == 204
+    deliver()
+    api.account(5)
+    other.wait_for(lambda: len(other.messages) == 2)
+    other.close()
+    assert receiver.messages == []
+    # Nothing is missed by being disabled for a while.
+    done(api.call("PATCH", f"/webhooks/{webhook['id']}", {"enabled": True}))
+    receiver.wait_for(lambda: len(receiver.accepted()) == 2)
+
+
+def test_the_log_says_what_became_of_each_attempt(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+    webhook = make(api, receiver)
+    running = deliver()
+    account = api.account(5)
+    until(lambda: delivered(api, webhook) == latest(api))
+    log = api.get(f"/webhooks/{webhook['id']}/deliveries")["items"]
+    assert [(d["attempt"], d["outcome"], d["status"], d["error"]) for d in log] == [(1, "accepted", 204, None)] * 2
+    assert [d["eventId"] for d in log] == [event["id"] for event in drain(api) if event["accountId"] == account][::-1]
+    assert running.deliveries.counts == {"accepted": 2}
+
+
+def test_more_events_than_fit_in_memory_are_all_delivered(
+    api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "WINDOW_EVENTS", 7)
+    monkeypatch.setattr(courier_module, "_READ_EVENTS", 3)
+    after = latest(api)
+    webhook = make(api, receiver)
+    work(api, 10)
+    deliver()
+    until(lambda: delivered(api, webhook) == latest(api))
+    assert sorted(receiver.accepted(), key=lambda event: event["id"]) == drain(api, after)
+    assert is_in_order_by_account(receiver.accepted())

@@ -1,0 +1,104 @@
+"""Webhooks across kill -9: whatever dies when, the receiver gets every event, in order for each account."""
+
+import signal
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+
+from minibill.db.connect import open_reader
+from minibill.invariants import violations
+from tests.api import Json
+from tests.serving import Server, open_account, serving
+from tests.webhooks.receiver import Receiver, is_in_order_by_account
+
+LIVES = 3
+# Messages that the receiver must have had of a service before it is killed in the middle of its work.
+MESSAGES_A_LIFE = 40
+
+
+def work(server: Server, name: str) -> None:
+    """Writes to an account of its own until the service is gone."""
+    with httpx.Client(base_url=server.http.base_url, headers=server.http.headers, trust_env=False) as http:
+        try:
+            account = http.post("/accounts", json={"entityType": "person", "entityId": name}).json()["id"]
+            while True:
+                http.post(f"/accounts/{account}/mint", json={"amountMicro": "30"})
+                held = http.post(f"/accounts/{account}/reservations", json={"amountMicro": "25"}).json()
+                http.post(f"/reservations/{held['reservationId']}/finalize", json={"actualCostMicro": "20"})
+        except httpx.TransportError:
+            return
+
+
+def feed_of(server: Server, after: str) -> list[Json]:
+    events: list[Json] = []
+    while page := server.http.get("/events", params={"after": after, "limit": 1000}).json():
+        if not page["items"]:
+            break
+        events += page["items"]
+        after = page["nextCursor"]
+    return events
+
+
+def test_a_receiver_gets_everything_whenever_the_service_is_killed_and_while_it_is_down_itself(tmp_path: Path) -> None:
+    db = tmp_path / "book.db"
+    receivers = [receiver := Receiver()]
+    webhook, begins = "", ""
+    for life in range(LIVES):
+        with serving(db) as server:
+            if life == 0:
+                open_account(server)
+                made = server.http.post("/webhooks", json={"url": receiver.url}).raise_for_status().json()
+                webhook, begins = made["id"], made["delivered"]
+            wanted = len(receiver.messages) + MESSAGES_A_LIFE
+            writers = [threading.Thread(target=work, args=(server, f"{name}-{life}")) for name in "abc"]
+            for writer in writers:
+                writer.start()
+            receiver.wait_for_messages(wanted)
+            if life == 1:
+                # Now the receiver goes down in the middle, and comes back while the service is dead.
+                receiver.close()
+                with httpx.Client(base_url=server.http.base_url, headers=server.http.headers, trust_env=False) as http:
+                    while http.get(f"/webhooks/{webhook}").json()["failingSince"] is None:
+                        assert server.process.poll() is None
+            assert server.end(signal.SIGKILL) == -signal.SIGKILL
+            for writer in writers:
+                writer.join(30)
+            if life == 1:
+                receivers.append(receiver := Receiver(receiver.port))
+    with serving(db) as server:
+        newest = server.http.get("/events", params={"after": "latest"}).json()["nextCursor"]
+        while server.http.get(f"/webhooks/{webhook}").json()["delivered"] < newest:
+            assert server.process.poll() is None
+        expected = feed_of(server, begins)
+        assert server.end() == 0
+    receiver.close()
+
+    accepted = [event for each in receivers for event in each.accepted()]
+    first_times = list({event["id"]: event for event in accepted}.values())
+    assert sorted(first_times, key=lambda event: event["id"]) == expected
+    assert is_in_order_by_account(first_times)
+    # Sent again is only what a kill came before writing down: a quarter of a second's.
+    assert len(accepted) < len(expected) * 2
+    with closing(open_reader(db)) as conn:
+        assert violations(conn) == {}
+        entries = conn.execute("SELECT count(*) FROM credit_ledger").fetchone()[0]
+    assert sum(event["type"].startswith("ledger.") for event in expected) == entries
+
+
+def test_a_stop_writes_down_what_was_accepted_so_that_nothing_is_sent_twice(tmp_path: Path) -> None:
+    db = tmp_path / "book.db"
+    receiver = Receiver()
+    with serving(db) as server:
+        server.http.post("/webhooks", json={"url": receiver.url}).raise_for_status()
+        account = open_account(server)
+        for number in range(20):
+            server.http.post(f"/accounts/{account}/mint", json={"amountMicro": f"{number + 1}"}).raise_for_status()
+        receiver.wait_for(lambda: len(receiver.messages) >= 5)
+        assert server.end() == 0
+    with serving(db) as server:
+        server.http.post(f"/accounts/{account}/mint", json={"amountMicro": "99"}).raise_for_status()
+        receiver.wait_for(lambda: receiver.messages[-1].event["data"].get("amountMicro") == "99")
+    receiver.close()
+    assert [m.event["data"].get("amountMicro") for m in receiver.messages] == [None, *(str(n) for n in range(1, 21)), "99"]

@@ -1,0 +1,267 @@
+"""Webhooks as an admin makes and changes them, and where they may not lead."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from minibill.webhooks import addresses
+from minibill.webhooks.addresses import BadUrl, is_public, networks, resolve, target_of
+from minibill.webhooks.sending import Sender
+from tests.api import Api, Json, done, refused
+from tests.webhooks.receiver import Receiver
+
+URL = "https://192.88.98.1/hook"
+
+
+def make(api: Api, **body: Json) -> Json:
+    return done(api.post("/webhooks", {"url": URL, **body}), 201)
+
+
+def test_the_secret_is_told_once(api: Api) -> None:
+    made = make(api, types=["ledger.*"], description="the bookkeeping")
+    assert made.pop("secret").startswith("whsec_")
+    assert made == api.get(f"/webhooks/{made['id']}") == api.get("/webhooks")["items"][0]
+    assert {**made, "createdAt": "", "updatedAt": "", "id": ""} == {
+        "id": "", "url": URL, "types": ["ledger.*"], "description": "the bookkeeping", "enabled": True,
+        "delivered": api.get("/events", after="latest")["nextCursor"], "failingSince": None,
+        "createdAt": "", "updatedAt": "",
+    }  # fmt: skip
+
+
+def test_no_secret_is_in_the_database_or_the_audit_log(api: Api) -> None:
+    made = make(api)
+    rotated = done(api.post(f"/webhooks/{made['id']}/rotate-secret"))
+    everything = str(api.everything())
+    for secret in (made["secret"], rotated["secret"]):
+        assert secret not in everything and secret.removeprefix("whsec_") not in everything
+    assert made["secret"] != rotated["secret"] != make(api)["secret"]
+
+
+def test_an_id_and_its_secret_are_never_given_twice(api: Api) -> None:
+    first = make(api)
+    assert api.call("DELETE", f"/webhooks/{first['id']}").status_code == 204
+    refused(api.call("GET", f"/webhooks/{first['id']}"), 404, "webhook_not_found")
+    second = make(api)
+    assert first["id"] != second["id"] and first["secret"] != second["secret"]
+
+
+def test_without_a_setting_there_are_no_webhooks(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_WEBHOOK_SECRET="")
+    with api.unchanged():
+        refused(api.post("/webhooks", {"url": URL}), 409, "webhooks_off")
+
+
+def test_what_is_named_is_changed_and_the_rest_stays(api: Api) -> None:
+    made = make(api, types=["ledger.*"])
+    path = f"/webhooks/{made['id']}"
+    edited = done(api.call("PATCH", path, {"description": "x", "enabled": False}))
+    assert (edited["description"], edited["enabled"], edited["types"], edited["url"]) == ("x", False, ["ledger.*"], URL)
+    edited = done(api.call("PATCH", path, {"types": ["grant.revoked"]}))
+    assert (edited["types"], edited["enabled"]) == (["grant.revoked"], False)
+    assert [row["action"] for row in api.get("/audit", targetId=made["id"])["items"]] == [
+        "webhook.edit", "webhook.edit", "webhook.create",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({}, "url"),
+        ({"url": URL, "types": []}, "types"),
+        ({"url": URL, "types": ["ledger.*", "nothing"]}, "types[1]"),
+        ({"url": URL, "types": ["*"]}, "types[0]"),
+        ({"url": URL, "description": "d" * 501}, "description"),
+        ({"url": URL, "secret": "mine"}, "secret"),
+    ],
+)
+def test_a_webhook_that_makes_no_sense_is_refused(api: Api, body: Json, path: str) -> None:
+    with api.unchanged():
+        refused(api.post("/webhooks", body), 400, "validation_error", path)
+
+
+def test_there_are_20_at_most(api: Api) -> None:
+    for _ in range(20):
+        make(api)
+    with api.unchanged():
+        refused(api.post("/webhooks", {"url": URL}), 400, "validation_error", "")
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({}, ""),
+        ({"after": "evt_" + "0" * 26, "eventIds": ["evt_" + "0" * 26]}, ""),
+        ({"eventIds": []}, "eventIds"),
+        ({"eventIds": ["evt_00000000000010000000000000", "evt_" + "0" * 26]}, "eventIds[1]"),
+        ({"eventIds": ["evt_00000000000030000000000000"]}, "eventIds[0]"),
+        ({"eventIds": ["acct_0000000000001"]}, "eventIds[0]"),
+        ({"after": "evt_"}, "after"),
+        ({"after": "evt_zzzzzzzzzzzzz0000000000000"}, "after"),
+        ({"after": "evt_00000000000020000000000000"}, "after"),
+    ],
+)
+def test_a_replay_of_what_there_is_not_is_refused(api: Api, body: Json, path: str) -> None:
+    account = api.account(5)
+    webhook = make(api)
+    api.mint(account, 5)
+    with api.unchanged():
+        refused(api.post(f"/webhooks/{webhook['id']}/replay", body), 400, "validation_error", path)
+
+
+def test_who_may_not_change_it_may_not(api: Api) -> None:
+    webhook = make(api)["id"]
+    token = api.sign(scopes=("admin:billing:read", "admin:accounts:write"))
+    for method, path in (
+        ("POST", ""), ("PATCH", f"/{webhook}"), ("DELETE", f"/{webhook}"), ("POST", f"/{webhook}/rotate-secret"),
+        ("POST", f"/{webhook}/replay"),
+    ):  # fmt: skip
+        refused(api.call(method, f"/webhooks{path}", {}, token=token), 403, "insufficient_scope")
+    done(api.call("GET", f"/webhooks/{webhook}", token=token))
+
+
+# --- where it may lead ---
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "x", "example.com", "//example.com/", "ftp://example.com/", "file:///etc/passwd", "https://", "https:///x",
+        "https://user@example.com/", "https://user:word@example.com/", "https://example.com/#part", "https://example.com:0/",
+        "https://example.com:65536/", "https://example.com:x/", "https://exa mple.com/", "https://example.com\\@10.0.0.1/",
+        "https://ex\u00e4mple.com/", "https://example.com/\r\nX: y", "https://[::1", "https://" + "e" * 2000,
+    ],
+)  # fmt: skip
+def test_what_is_no_url_of_a_webhook_is_refused(api: Api, url: str) -> None:
+    with api.unchanged():
+        refused(api.post("/webhooks", {"url": url}), 400, "validation_error", "url")
+    with pytest.raises(BadUrl):
+        target_of(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "host", "port", "path", "authority"),
+    [
+        ("https://Example.com", "https", "example.com", 443, "/", "example.com"),
+        ("https://example.com:443/a?b=c", "https", "example.com", 443, "/a?b=c", "example.com"),
+        ("http://example.com:8080?q", "http", "example.com", 8080, "/?q", "example.com:8080"),
+        ("https://[2606:4700::1]:8443/x", "https", "2606:4700::1", 8443, "/x", "[2606:4700::1]:8443"),
+    ],
+)
+def test_a_url_is_read_in_its_parts(url: str, scheme: str, host: str, port: int, path: str, authority: str) -> None:
+    target = target_of(url)
+    assert (*target, target.authority) == (scheme, host, port, path, authority)
+
+
+INSIDE = [
+    "0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.9.9.9", "169.254.169.254", "172.16.0.1", "192.0.0.1",
+    "192.168.1.1", "198.18.0.1", "203.0.113.5", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
+    "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "100::1",
+    "2001:db8::1", "2001::7f00:1", "2002:7f00:1::1", "fe80::2",
+    "fc00::1", "fd12::1", "fe80::1", "fec0::1", "ff02::1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", INSIDE)
+def test_an_address_inside_is_not_public_and_no_webhook_leads_there(start: Callable[..., Api], address: str) -> None:
+    assert not is_public(ip_address(address))
+    api = start()
+    host = f"[{address}]" if ":" in address else address
+    with api.unchanged():
+        problem = refused(api.post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
+    assert "inside" in problem["detail"] or "resolved" in problem["detail"]
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "192.88.98.1", "2606:4700:4700::1111", "::ffff:8.8.8.8"])
+def test_an_address_on_the_internet_is_public(address: str) -> None:
+    assert is_public(ip_address(address))
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost"])
+def test_another_way_to_write_an_address_inside_is_found_out(start: Callable[..., Api], host: str) -> None:
+    refused(start().post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
+
+
+def named(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """From here on a name means these addresses, the first list the first time and so on; answers what was asked for."""
+    asked: list[str] = []
+    left = list(answers)
+
+    async def getaddrinfo(_: Any, host: str, port: int, **__: Any) -> list[Any]:
+        asked.append(host)
+        found = left.pop(0) if len(left) > 1 else left[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+def test_of_all_addresses_of_a_name_none_may_be_inside(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, ["8.8.8.8", "10.0.0.1"])
+    refused(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
+
+
+def test_without_tls_it_leads_only_to_networks_that_are_allowed(api: Api, start: Callable[..., Api]) -> None:
+    refused(api.post("/webhooks", {"url": "http://8.8.8.8/"}), 400, "validation_error", "url")
+    done(start(MINIBILL_WEBHOOK_ALLOW_NETWORKS="10.0.0.0/8, 192.168.7.7").post("/webhooks", {"url": "http://192.168.7.7/"}))
+
+
+def test_an_allowed_network_allows_no_other(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_WEBHOOK_ALLOW_NETWORKS="10.0.0.0/8")
+    done(api.post("/webhooks", {"url": "https://10.1.1.1/"}))
+    refused(api.post("/webhooks", {"url": "https://192.168.7.7/"}), 400, "validation_error", "url")
+
+
+def test_a_name_that_means_an_address_inside_later_is_not_sent_to(
+    start: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver, api = Receiver(), start()
+    named(monkeypatch, ["8.8.8.8"], ["127.0.0.1"])
+    url = f"https://example.com:{receiver.port}/"
+    done(api.post("/webhooks", {"url": url}))
+    sender = Sender(allowed=())
+    answer = api.loop.run(sender.post(url, {}, b"{}"))
+    api.loop.run(sender.close())
+    receiver.close()
+    assert answer.status is None and "inside" in str(answer.error)
+
+
+def test_what_is_connected_to_is_the_address_that_was_found_good(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = Receiver()
+    # Asked a second time, the name would mean another address.
+    asked = named(monkeypatch, ["127.0.0.1"], ["8.8.8.8"])
+    sender = Sender(allowed=networks("127.0.0.0/8"))
+    answer = api.loop.run(sender.post(f"http://example.com:{receiver.port}/x", {}, b"{}"))
+    api.loop.run(sender.close())
+    receiver.close()
+    assert (answer.status, asked) == (204, ["example.com"])
+    assert receiver.messages[0].headers["host"] == f"example.com:{receiver.port}"
+
+
+def test_no_proxy_of_the_environment_is_asked(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver, proxy = Receiver(), Receiver()
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+    sender = Sender(allowed=networks("127.0.0.0/8"))
+    answer = api.loop.run(sender.post(receiver.url, {}, b"{}"))
+    api.loop.run(sender.close())
+    receiver.close()
+    proxy.close()
+    assert answer.status == 204 and len(receiver.messages) == 1 and proxy.messages == []
+
+
+def test_a_name_that_can_not_be_resolved_is_refused(api: Api) -> None:
+    with pytest.raises(BadUrl, match="resolved"):
+        api.loop.run(resolve(target_of("https://nobody.invalid/"), allowed=()))
+
+
+def test_a_name_that_takes_too_long_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def getaddrinfo(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(addresses, "RESOLVE_SECONDS_MAX", 0.01)
+    refused(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
