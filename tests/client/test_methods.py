@@ -11,7 +11,7 @@ import pytest
 import minibill
 import minibill.embedded
 from minibill.app import routes
-from minibill.client import AsyncClient, Entity, GrantTo, TierOf
+from minibill.client import AsyncClient, Entity, GrantTo, ThresholdOf, TierOf
 from minibill.client._async.methods import AsyncMethods
 from minibill.client.ask import Ask
 from minibill.db.connect import DatabaseLocked
@@ -28,6 +28,8 @@ from tests.api import UNIT, Api, Loop
 
 # What no method asks for: it is for people, scrapers and orchestrators.
 WITHOUT_A_METHOD = {"/health/live", "/health/ready", "/metrics", "/schema", "/schema/docs"}
+
+WITH_WEBHOOKS = {"MINIBILL_WEBHOOK_SECRET": "a-secret-for-webhooks " * 3}
 
 
 @asynccontextmanager
@@ -52,7 +54,7 @@ def tell(request: pytest.FixtureRequest, loop: Loop, tmp_path: Path) -> Callable
     """Runs a story on a fresh book: inside this program, or over HTTP."""
 
     async def inside(story: Story) -> None:
-        async with minibill.open(tmp_path / "inside.db", actor="operator", test_clock=True) as book:
+        async with minibill.open(tmp_path / "inside.db", actor="operator", settings=WITH_WEBHOOKS, test_clock=True) as book:
             await story(book)
 
     async def outside(story: Story) -> None:
@@ -118,6 +120,22 @@ async def everything(book: AsyncMethods) -> None:
     assert (await book.complete_campaign(campaign.id)).status == "completed"
     assert [c.id async for c in book.campaigns(status="completed")] == [campaign.id]
 
+    assert (await book.put_thresholds(ada.id, [ThresholdOf(10 * UNIT, 20 * UNIT)])).thresholds[0].state == "below"
+    assert (await book.thresholds(ada.id)).thresholds[0].recovered_micro == str(20 * UNIT)
+    first = await book.events(limit=2)
+    assert [event.type for event in first.items] == ["account.opened", "ledger.grant"]
+    assert (first.items[0].data["id"], first.next_cursor) == (ada.id, first.items[1].id)
+    latest = await book.events(after="latest")
+    assert (await book.events(after=latest.next_cursor, types=["ledger.*"])).items == []
+    # Of a type that there is none of, so that nothing is sent.
+    webhook = await book.create_webhook("https://192.88.98.1/hook", types=["campaign.expired"])
+    assert webhook.secret != (await book.rotate_webhook_secret(webhook.id)).secret
+    assert (await book.edit_webhook(webhook.id, description="books")).description == "books"
+    assert [each.id async for each in book.webhooks()] == [webhook.id]
+    assert (await book.replay_events(webhook.id, after=first.next_cursor)).after == first.next_cursor
+    assert (await book.webhook(webhook.id)).enabled and [each async for each in book.deliveries(webhook.id)] == []
+    await book.delete_webhook(webhook.id)
+
     audited = [row async for row in book.audit(action="account.mint", until=later)]
     assert [(row.actor_id, row.details["amountMicro"]) for row in audited] == [("operator", str(5 * UNIT))]
     assert (await book.revoke_token("a-token")).token_id == "a-token"
@@ -142,7 +160,7 @@ def test_every_route_has_a_method(loop: Loop, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(kind, "send", noted)
 
     async def stories() -> None:
-        async with minibill.open(tmp_path / "inside.db", actor="operator", test_clock=True) as book:
+        async with minibill.open(tmp_path / "inside.db", actor="operator", settings=WITH_WEBHOOKS, test_clock=True) as book:
             await everything(book)
         async with over_http(api) as book:
             await everything(book)

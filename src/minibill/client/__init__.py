@@ -13,7 +13,7 @@ Answers are the structs of the wire; a refusal is raised as the class of `minibi
 
 from minibill.client._async.http import AsyncClient
 from minibill.client._sync.http import Client
-from minibill.client.ask import GrantTo, TierOf
+from minibill.client.ask import GrantTo, ThresholdOf, TierOf
 from minibill.client.errors import ServiceError, Unreachable, WrongAccess
 from minibill.wire import Entity
 
@@ -23,6 +23,7 @@ __all__ = [
     "Entity",
     "GrantTo",
     "ServiceError",
+    "ThresholdOf",
     "TierOf",
     "Unreachable",
     "WrongAccess",

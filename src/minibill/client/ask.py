@@ -55,6 +55,14 @@ class TierOf(msgspec.Struct, frozen=True):
     max_discount_micro: int | None = None
 
 
+class ThresholdOf(msgspec.Struct, frozen=True):
+    """Below how many micro-units available in a pool, and from how many on again, an account is to be told of."""
+
+    below_micro: int
+    recovered_micro: int | None = None
+    pool_id: str | None = None
+
+
 def to_ask(
     method: str,
     route: str,
@@ -117,6 +125,11 @@ def grant_item(grant: GrantTo) -> dict[str, Any]:
     """A grant as it is sent: a `GrantItem`."""
     members = {"amountMicro": micro(grant.amount_micro), "formulaInput": grant.formula_input}
     return account_of(grant.who) | {name: value for name, value in members.items() if value is not None}
+
+
+def threshold(of: ThresholdOf) -> Json:
+    """A threshold as it is sent."""
+    return {"belowMicro": micro(of.below_micro), "recoveredMicro": micro(of.recovered_micro), "poolId": of.pool_id}
 
 
 def tier(of: TierOf) -> dict[str, Any]:

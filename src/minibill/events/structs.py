@@ -2,11 +2,10 @@
 
 from typing import Annotated, Literal, get_args
 
-import msgspec
 from msgspec import Meta
 
 from minibill.ledger.structs import EntryType
-from minibill.wire import Answer, Body, Micro, PoolId, Query, Wait, one_of
+from minibill.wire import Answer, Body, KeptObject, Micro, PoolId, Query, Wait, one_of
 from minibill.wire import FeedLimit as Limit
 
 OtherType = Literal[
@@ -70,7 +69,7 @@ class Thresholds(Answer):
 _SHAPES = ("Entry", "Account", "Campaign", "Grant", "Threshold")
 # What an event is about, as the routes of that answer it.
 Told = Annotated[
-    msgspec.Raw,
+    KeptObject,
     Meta(
         description="What it is about, as it was then: ledger.* an Entry, account.* an Account, campaign.* a Campaign, "
         "grant.* a Grant, threshold.* a Threshold.",

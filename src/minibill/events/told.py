@@ -14,7 +14,7 @@ from minibill.events.places import Place, event_id
 from minibill.events.structs import LEDGER, Event, Threshold
 from minibill.ledger.accounts import account_answer
 from minibill.ledger.reads import entry_answer
-from minibill.wire import Answer, encode
+from minibill.wire import Answer, encode, optional_raw
 
 
 def tell_entry(row: Row) -> Event:
@@ -26,7 +26,7 @@ def tell_entry(row: Row) -> Event:
         created_at=format_time(entry[-1]),
         account_id=ids.encode(ids.ACCOUNT, account_id),
         campaign_id=None if campaign_id is None else ids.encode(ids.CAMPAIGN, campaign_id),
-        data=msgspec.Raw(encode(entry_answer(tuple(entry)))),
+        data=optional_raw(encode(entry_answer(tuple(entry))).decode()),
     )
 
 
@@ -40,7 +40,7 @@ def tell_event(row: Row) -> Event:
         created_at=format_time(created_at_us),
         account_id=None if account_id is None else ids.encode(ids.ACCOUNT, account_id),
         campaign_id=None if campaign_id is None else ids.encode(ids.CAMPAIGN, campaign_id),
-        data=msgspec.Raw(encode(told)),
+        data=optional_raw(encode(told).decode()),
     )
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from minibill.client._async.accounts import AsyncAccounts
 from minibill.client._async.campaigns import AsyncCampaigns
+from minibill.client._async.events import AsyncFeed
 from minibill.client.ask import (
     time,
 )
@@ -15,7 +16,7 @@ from minibill.structs import AuditRow, Now, RevokedToken
 T = TypeVar("T")
 
 
-class AsyncMethods(AsyncAccounts, AsyncCampaigns):
+class AsyncMethods(AsyncAccounts, AsyncCampaigns, AsyncFeed):
     """The operations of the admin API and of the spending services, with the structs of the wire as answers.
 
     Amounts go in as integers of micro-units and come out as the wire has them, as strings of digits: `int(…)` makes them

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from minibill.client._sync.accounts import Accounts
 from minibill.client._sync.campaigns import Campaigns
+from minibill.client._sync.events import Feed
 from minibill.client.ask import (
     time,
 )
@@ -17,7 +18,7 @@ from minibill.structs import AuditRow, Now, RevokedToken
 T = TypeVar("T")
 
 
-class Methods(Accounts, Campaigns):
+class Methods(Accounts, Campaigns, Feed):
     """The operations of the admin API and of the spending services, with the structs of the wire as answers.
 
     Amounts go in as integers of micro-units and come out as the wire has them, as strings of digits: `int(…)` makes them
