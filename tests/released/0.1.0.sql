@@ -397,8 +397,60 @@ CREATE TABLE events (
         CONSTRAINT events_data_is_an_array CHECK (json_valid(data) AND json_type(data) = 'array'),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE webhooks (
+    id                INTEGER PRIMARY KEY AUTOINCREMENT,
+    url               TEXT NOT NULL
+        CONSTRAINT webhooks_url_has_1_to_2000_characters CHECK (length(url) BETWEEN 1 AND 2000),
+    -- NULL: all types.
+    types             TEXT
+        CONSTRAINT webhooks_types_are_an_array CHECK (json_valid(types) AND json_type(types) = 'array'),
+    -- NULL: none was given.
+    description       TEXT
+        CONSTRAINT webhooks_description_has_at_most_500_characters CHECK (length(description) <= 500),
+    is_enabled        INTEGER NOT NULL CONSTRAINT webhooks_are_enabled_or_not CHECK (is_enabled IN (0, 1)),
+    secret_version    INTEGER NOT NULL CONSTRAINT webhooks_secret_version_is_positive CHECK (secret_version > 0),
+    -- Until then the version before signs too; NULL: it does not. By the real clock, as all times here but created and updated.
+    rotated_until_us  INTEGER,
+    -- The place in the feed up to which all was accepted; what was accepted beyond it is in webhook_accepted.
+    entry_id          INTEGER NOT NULL,
+    event_id          INTEGER NOT NULL,
+    -- Since when every attempt has failed; NULL: the last one did not.
+    failing_since_us  INTEGER,
+    -- Counts what is changed here on request, so that whoever delivers begins anew.
+    revision          INTEGER NOT NULL,
+    created_at_us     INTEGER NOT NULL,
+    updated_at_us     INTEGER NOT NULL
+) STRICT;
+CREATE TABLE webhook_accepted (
+    webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    entry_id   INTEGER NOT NULL,
+    event_id   INTEGER NOT NULL,
+    PRIMARY KEY (webhook_id, entry_id, event_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE webhook_replays (
+    webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    entry_id   INTEGER NOT NULL,
+    event_id   INTEGER NOT NULL,
+    PRIMARY KEY (webhook_id, entry_id, event_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE webhook_attempts (
+    id              INTEGER PRIMARY KEY,
+    webhook_id      INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    entry_id        INTEGER NOT NULL,
+    event_id        INTEGER NOT NULL,
+    attempt         INTEGER NOT NULL CONSTRAINT webhook_attempts_count_from_1 CHECK (attempt >= 1),
+    outcome         TEXT NOT NULL
+        CONSTRAINT webhook_attempts_outcome_is_known CHECK (outcome IN ('accepted', 'failed', 'given_up')),
+    -- NULL: there was no answer.
+    status          INTEGER,
+    -- NULL: it was accepted.
+    error           TEXT,
+    duration_us     INTEGER NOT NULL,
+    attempted_at_us INTEGER NOT NULL
+) STRICT;
 INSERT INTO schema_migrations VALUES (1, 'book', '888735a9e6c304ed421a5d030019fc830d3295d6d0dd8aa3eaa3561205546f1d', 0);
 INSERT INTO schema_migrations VALUES (2, 'events', '602a66f14ba6d3112980f44a4d0a6d9f81220bba2a5830bb273b06d57f226432', 0);
+INSERT INTO schema_migrations VALUES (3, 'webhooks', 'bf1109dd8194c2694f2601f2d675997572c5f0f813d2f378f61d72566f91a65f', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);
@@ -492,6 +544,7 @@ INSERT INTO events VALUES (18, 0, 'campaign.paused', NULL, 3, '[3,"Paused",null,
 INSERT INTO events VALUES (19, 0, 'campaign.completed', NULL, 4, '[4,"Completed",null,"referral","completed",1000,0,"tiered",null,"general",500,null,null,null,0,"op",200,200]', 200);
 INSERT INTO events VALUES (20, 0, 'campaign.expired', NULL, 5, '[5,"Expired",null,"promotional","expired",1000,0,"fixed_amount",null,"general",500,null,260,null,0,"op",200,200]', 200);
 INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '[2,2,3,4,100,"revoked","fixed_amount","{\"lossMicro\":\"100\"}",1130,1140,100,"a mistake"]', 1140);
+INSERT INTO webhooks VALUES (1, 'https://example.com/hook', '["ledger.*"]', NULL, 1, 1, NULL, 16, 5, NULL, 1, 1200, 1200);
 CREATE UNIQUE INDEX accounts_one_per_entity ON credit_accounts (entity_id, entity_type);
 CREATE INDEX accounts_by_type ON credit_accounts (entity_type);
 CREATE TRIGGER accounts_are_never_changed BEFORE UPDATE ON credit_accounts
@@ -897,4 +950,8 @@ BEGIN
        AND pool_id = NEW.pool_id
        AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro);
 END;
+CREATE TRIGGER webhooks_are_at_most_20 BEFORE INSERT ON webhooks
+WHEN (SELECT count(*) FROM webhooks) >= 20
+BEGIN SELECT RAISE(ABORT, 'webhooks_are_at_most_20'); END;
+CREATE INDEX webhook_attempts_by_webhook ON webhook_attempts (webhook_id);
 COMMIT;
