@@ -24,7 +24,7 @@ from minibill.client._async.methods import AsyncMethods
 from minibill.client.ask import Ask
 from minibill.clock import Clock, monotonic_s
 from minibill.config import read_settings
-from minibill.headers import SentHeaders
+from minibill.incoming import SentHeaders
 from minibill.jobs import run_jobs
 from minibill.problems import NotReady
 from minibill.web import CONTEXT, Call, Context, Service

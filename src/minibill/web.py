@@ -7,8 +7,7 @@ handed to it by the gate directly, since the framework's own share of such a req
 import asyncio
 import logging
 import re
-import types
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -27,7 +26,7 @@ from minibill.cursors import Cursors
 from minibill.db.queries import Row
 from minibill.db.readers import Reading
 from minibill.db.sequence import Seen
-from minibill.headers import Headers, SentHeaders
+from minibill.incoming import Headers, SentHeaders, receive_body
 from minibill.metrics import Metrics, Tally
 from minibill.outcome import Outcome
 from minibill.problem_json import as_problem, problem_body
@@ -38,11 +37,8 @@ from minibill.problems import (
     InvalidCursor,
     InvalidIdempotencyKey,
     InvalidRequest,
-    MalformedJson,
     NotReady,
-    PayloadTooLarge,
     Unauthorized,
-    UnsupportedMediaType,
 )
 from minibill.wire import Answer, Decoder, Page, PageQuery, Query, WriteQuery, convert, encode, invalid
 
@@ -51,9 +47,6 @@ log = logging.getLogger("minibill.http")
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Query)
 P = TypeVar("P", bound=PageQuery)
-
-# A body that has not arrived by then is given up: a client that crawls must not hold up a stop, which has 8 s for requests.
-BODY_SECONDS_MAX = 5
 
 NO_CONTENT = 204
 
@@ -272,58 +265,8 @@ class Call:
 
     async def _read_body(self) -> bytes:
         if self._body is None:
-            self._body = await self._receive_body()
-            if self._body:
-                _require_json_type(self.context.sent.get(b"content-type", b""))
+            self._body = await receive_body(self._receive, self.context.sent, self.service.settings.max_body_bytes)
         return self._body
-
-    async def _receive_body(self) -> bytes:
-        limit = self.service.settings.max_body_bytes
-        length = self.context.sent.get(b"content-length", b"")
-        if length.isdigit() and int(length[:20]) > limit:
-            raise _too_large(limit)
-        body = bytearray()
-        first = _Begun(self._receive())
-        try:
-            # Almost always all of it is there at once, and a timeout around that would cost more than the reading.
-            if not (first.result and _take(first.result, body, limit)):
-                async with asyncio.timeout(BODY_SECONDS_MAX):
-                    is_last = first.result is None and _take(await first.rest(), body, limit)
-                    while not is_last:
-                        is_last = _take(await self._receive(), body, limit)
-        except TimeoutError:
-            raise MalformedJson(
-                f"the body did not arrive within {BODY_SECONDS_MAX} s", headers={"Connection": "close"}
-            ) from None
-        return bytes(body)
-
-
-class _Begun:
-    """A message that is received as far as that goes without waiting; `result` is None when it has to be waited for."""
-
-    def __init__(self, receiving: Awaitable[Any]) -> None:
-        self._steps = receiving.__await__()
-        self.result: Any = None
-        try:
-            self._waits_for = next(self._steps)
-        except StopIteration as done:
-            self.result = done.value
-
-    @types.coroutine
-    def rest(self) -> Generator[Any, Any, Any]:
-        """Waits for the message."""
-        yield self._waits_for
-        return (yield from self._steps)
-
-
-def _take(message: Any, body: bytearray, limit: int) -> bool:
-    """Adds what a message brought of a body; answers whether that was the last."""
-    if message["type"] == "http.disconnect":
-        raise MalformedJson("the body did not arrive whole")
-    body += message.get("body", b"")
-    if len(body) > limit:
-        raise _too_large(limit)
-    return not message.get("more_body")
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -430,16 +373,3 @@ def _filters(query: PageQuery) -> dict[str, Any]:
         for field in msgspec.structs.fields(query)
         if field.name not in ("limit", "cursor") and (value := getattr(query, field.name)) is not None
     }
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"a body has at most {limit} bytes", headers={"Connection": "close"}, limit_bytes=limit)
-
-
-def _require_json_type(content_type: bytes) -> None:
-    if content_type == b"application/json":
-        return
-    media_type, _, parameters = content_type.decode("latin-1").partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    if media_type.strip().lower() != "application/json" or charset not in ("", "charset=utf-8", "charset=utf8"):
-        raise UnsupportedMediaType("send the body as Content-Type: application/json in UTF-8")

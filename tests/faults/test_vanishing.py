@@ -11,7 +11,7 @@ import pytest
 
 from minibill.connections import ANSWER_SECONDS_MAX, HEAD_SECONDS_MAX
 from minibill.db.sqlite import sqlite3
-from minibill.web import BODY_SECONDS_MAX
+from minibill.incoming import BODY_SECONDS_MAX
 from tests.faults.journal import Client, Journal, Sent, differences, meet
 from tests.faults.lines import Line, request_bytes
 from tests.faults.watch import open_files, rss_bytes, settled

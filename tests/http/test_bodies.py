@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from minibill import web
+from minibill import incoming
 from tests.api import UNIT, Api, Json, done, refused
 
 MAX = 2**63 - 1
@@ -599,7 +599,7 @@ def test_a_body_in_pieces_is_the_same_as_one_in_one(api: Api) -> None:
     "messages", [[], _chunks(b"", whole=False), _chunks(MINT, whole=False), _chunks(MINT[:5], whole=False)]
 )
 def test_a_body_that_does_not_arrive_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch, messages: list[Json]) -> None:
-    monkeypatch.setattr(web, "BODY_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(incoming, "BODY_SECONDS_MAX", 0.01)
     path = f"/admin/billing/accounts/{api.account()}/mint"
     with api.unchanged():
         response = api.ask("POST", path, messages=messages)

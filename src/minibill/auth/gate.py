@@ -18,7 +18,7 @@ from minibill.auth.doors import PREFIXES, Kind
 from minibill.auth.rate_limit import Allowance, RateLimit
 from minibill.auth.tokens import Caller
 from minibill.clock import monotonic_s
-from minibill.headers import Headers, SentHeaders
+from minibill.incoming import Headers, SentHeaders
 from minibill.problems import MethodNotAllowed, NotFound, Overloaded, Problem, RateLimited, Unauthorized
 from minibill.web import CONTEXT, Context, Route, Service, about, answered, problem_reply, send_reply
 
