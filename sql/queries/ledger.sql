@@ -127,6 +127,35 @@ VALUES (
     :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
     :available_after_micro, :reserved_after_micro, :description, :metadata, :now_us);
 
+-- name: balance_where_nothing_is_due
+-- The rows of balance_now at half its cost, for an account on which nothing is due; the first is missing for any other.
+SELECT NULL AS pool_id,
+       coalesce((SELECT sum(original_micro - paid_micro)
+                   FROM credit_debts
+                  WHERE account_id = :account_id
+                    AND paid_micro < original_micro), 0),
+       (SELECT coalesce(max(id), 0) FROM credit_ledger)
+  FROM credit_accounts
+ WHERE id = :account_id
+   AND NOT EXISTS (
+       SELECT 1
+         FROM credit_lots
+        WHERE account_id = :account_id
+          AND available_micro > 0
+          AND expires_at_us IS NOT NULL
+          AND expires_at_us <= :now_us)
+   AND NOT EXISTS (
+       SELECT 1
+         FROM credit_reservations
+        WHERE account_id = :account_id
+          AND status = 'pending'
+          AND expires_at_us <= :now_us)
+ UNION ALL
+SELECT pool_id, available_micro, reserved_micro
+  FROM credit_balances
+ WHERE account_id = :account_id
+ ORDER BY pool_id;
+
 -- name: balance_now
 -- First a row of the account's debt, without a pool, and with the newest entry of the ledger; then its pools. No row: there is
 -- no such account.

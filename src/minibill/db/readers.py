@@ -121,8 +121,11 @@ class Reading:
         return found
 
     def at_once_with_sequence(self, query: Query, **named: Any) -> list[Row]:
-        """The same of a query whose first row ends with the sequence: one statement is a snapshot, and half the cost."""
+        """The same of a query with a row that begins with NULL and ends with the sequence, which comes first where it is there.
+
+        One statement is a snapshot, and half the cost.
+        """
         rows = self._readers.at_once(query, **named)
-        if rows:
+        if rows and rows[0][0] is None:
             self._seen.note(rows[0][-1])
         return rows

@@ -36,7 +36,9 @@ async def balance(reading: Reading, *, account_id: str, pool_id: str | None, at_
     # An id that none has finds no row; no key is negative.
     values = {"account_id": -1 if key is None else key}
     if at_us is None:
-        rows = reading.at_once_with_sequence(SQL.balance_now, now_us=now_us, **values)
+        rows = reading.at_once_with_sequence(SQL.balance_where_nothing_is_due, now_us=now_us, **values)
+        if not rows or rows[0][0] is not None:
+            rows = reading.at_once_with_sequence(SQL.balance_now, now_us=now_us, **values)
     else:
         rows = await reading.all(SQL.balance_at, at_us=at_us, **values)
     if not rows:
