@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -106,7 +105,7 @@ async def _serve(
     finally:
         if watchdog is not None:
             watchdog.cancel()
-            with suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError):
                 await watchdog
         await book.close()
     log.info("stopped")
