@@ -121,7 +121,7 @@ class Reading:
         return found
 
     def at_once_with_sequence(self, query: Query, **named: Any) -> list[Row]:
-        """The same of a query with a row that begins with NULL and ends with the sequence, which comes first where it is there.
+        """The same of a query whose first row, where it is there, begins with NULL and ends with the sequence.
 
         One statement is a snapshot, and half the cost.
         """
