@@ -93,7 +93,8 @@ def test_a_crossing_comes_right_after_the_entry_that_crosses(api: Api) -> None:
 
 def test_marks_that_one_entry_crosses_are_told_in_the_order_in_which_they_lie(api: Api) -> None:
     account = api.account(100)
-    put(api, account, at(30, 35), at(70, 75), at(50, 90))
+    # 5 are left: not below 5, and so not back from below it either.
+    put(api, account, at(30, 35), at(70, 75), at(50, 90), at(5, 100))
     after = latest(api)
     hold = api.reserve(account, 95)
     assert [mark for _, mark, _ in crossings(api, after)] == ["70", "50", "30"]

@@ -386,6 +386,24 @@ def test_the_log_says_what_became_of_each_attempt(api: Api, receiver: Receiver, 
     assert running.deliveries.counts == {"accepted": 2}
 
 
+def test_a_stop_writes_down_what_was_accepted(
+    api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "SAVE_SECONDS", 3600)
+    begins = latest(api)
+    webhook = make(api, receiver)
+    running = deliver()
+    account = api.account(5)
+    receiver.wait_for_messages(2)
+    assert delivered(api, webhook) == begins
+    running.stop()
+    assert delivered(api, webhook) == latest(api)
+    deliver()
+    api.mint(account, 7)
+    receiver.wait_for_messages(3)
+    assert [event["type"] for event in receiver.accepted()] == ["account.opened", "ledger.grant", "ledger.grant"]
+
+
 def test_more_events_than_fit_in_memory_are_all_delivered(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
