@@ -728,6 +728,7 @@ CREATE TABLE book_chain (
     entries      INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
     audit_rows   INTEGER NOT NULL,
+    events       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 

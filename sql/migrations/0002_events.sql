@@ -28,6 +28,9 @@ CREATE TABLE thresholds (
 
 CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
 
+-- What follows from nothing else, once more.
+CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_micro, is_below);
+
 -- ------------------------------------------------------------------------------------------------------------ events --
 
 CREATE TABLE events (

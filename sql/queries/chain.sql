@@ -20,13 +20,13 @@ SELECT hash
  WHERE number = :number;
 
 -- name: last_link
-SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows
+SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events
   FROM book_chain
  ORDER BY number DESC
  LIMIT 1;
 
 -- name: links
-SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows
+SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events
   FROM book_chain
  ORDER BY number;
 
@@ -38,11 +38,12 @@ SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
        coalesce((SELECT max(id) FROM credit_debts), 0),
        coalesce((SELECT max(id) FROM credit_ledger), 0),
        coalesce((SELECT max(id) FROM credit_grants), 0),
-       coalesce((SELECT max(seq) FROM admin_audit_log), 0);
+       coalesce((SELECT max(seq) FROM admin_audit_log), 0),
+       coalesce((SELECT max(id) FROM events), 0);
 
 -- name: append_link
-INSERT INTO book_chain (number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows)
-VALUES (:number, :hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows);
+INSERT INTO book_chain (number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events)
+VALUES (:number, :hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows, :events);
 
 -- What a link hashes: rows of one table as JSON, in the order of their keys, with all columns that never change. SQLite writes
 -- the JSON, which takes half the time of reading the rows. A blob, so that also what is no UTF-8 can be hashed.
@@ -94,3 +95,9 @@ SELECT CAST(json_group_array(json_array(
 SELECT CAST(json_group_array(json_array(seq, hex(hash))) AS BLOB)
   FROM admin_audit_log NOT INDEXED
  WHERE seq > :after AND seq <= :until;
+
+-- name: linked_events
+SELECT CAST(json_group_array(json_array(
+           id, after_entry_id, type, account_id, campaign_id, data, created_at_us)) AS BLOB)
+  FROM events NOT INDEXED
+ WHERE id > :after AND id <= :until;

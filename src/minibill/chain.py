@@ -31,9 +31,10 @@ class Bounds(NamedTuple):
     entries: int
     grants: int
     audit_rows: int
+    events: int
 
 
-NOTHING = Bounds(0, 0, 0, 0, 0, 0, 0)
+NOTHING = Bounds(0, 0, 0, 0, 0, 0, 0, 0)
 
 # What is hashed, and which bound it goes by.
 _PARTS = tuple(
@@ -47,6 +48,7 @@ _PARTS = tuple(
         ("entries", SQL.linked_entries),
         ("grants", SQL.linked_grants),
         ("audit_rows", SQL.linked_audit_rows),
+        ("events", SQL.linked_events),
     )
 )
 

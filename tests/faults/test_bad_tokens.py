@@ -115,7 +115,7 @@ def test_each_secret_opens_its_own_door_and_no_other(start: Callable[..., Api]) 
         "BILLING_INTERNAL_JWT_SECRET_PREV": "the secret for services before " * 2,
     }
     api = start(**previous)
-    keys = {**SECRETS, **previous}
+    keys = {name: secret for name, secret in {**SECRETS, **previous}.items() if name.startswith("BILLING")}
     for door in (ADMIN, SERVICE):
         method, path = PATHS[door.kind][-1]
         for name, secret in keys.items():

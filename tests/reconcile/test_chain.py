@@ -43,6 +43,15 @@ RECOMPUTED = {
     },
     # Which row of the audit log was the newest: that row says it, too.
     "reconciliations": {"id", "audit_seq", "audit_hash"},
+    # How far the deliveries of events have come, and what became of the last: of the receivers, not of the book.
+    "webhooks": {"entry_id", "event_id", "failing_since_us"},
+    "webhook_accepted": {"webhook_id", "entry_id", "event_id"},
+    "webhook_replays": {"webhook_id", "entry_id", "event_id"},
+    "webhook_attempts": {
+        "webhook_id", "entry_id", "event_id", "attempt", "outcome", "status", "error", "duration_us", "attempted_at_us",
+    },
+    # The greatest id of a webhook that there ever was: SQLite's own.
+    "sqlite_sequence": {"name", "seq"},
     # The chain is recomputed, and the head says everything twice.
     "book_chain": {"number", *Bounds._fields, "hash"},
     "book_head": {"id", "commits", "negated_commits"},

@@ -143,9 +143,11 @@ class Reconciler:
 
 
 def last_reconciled(conn: sqlite3.Connection) -> Reconciled | None:
-    """The last run that is recorded."""
+    """The last run that is recorded; None where there is none, or one that can't be read: it keeps no service from starting."""
     row = SQL.last_reconciliation.one(conn)
-    return None if row is None else Reconciled(row[0], msgspec.json.decode(row[1], type=Report), None, None)
+    with suppress(msgspec.DecodeError):
+        return None if row is None else Reconciled(row[0], msgspec.json.decode(row[1], type=Report), None, None)
+    return None
 
 
 def record(conn: sqlite3.Connection, *, reconciled: Reconciled, now_us: int) -> Outcome:
