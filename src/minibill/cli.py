@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, add_completion_class
+
+from minibill.completing import Bash
 
 # In the order of the help; a command has the name of its function, which is in this module under `commands/`.
 COMMANDS = {
@@ -26,6 +28,7 @@ COMMANDS = {
 
 # Through this the completion script of a shell asks for completions, whatever the program's file is called.
 COMPLETION_VARIABLE = "_MINIBILL_COMPLETE"
+add_completion_class(Bash)
 
 
 class CommandGroup(click.Group):

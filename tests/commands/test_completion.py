@@ -58,6 +58,8 @@ def read_until(terminal: int, expected: str) -> str:
         ("minibill campaign act", "minibill campaign activate"),
         ("minibill serve --test", "minibill serve --test-clock"),
         ("minibill completion z", "minibill completion zsh"),
+        ("minibill token --scope admin:acc", "--scope admin:accounts:write"),
+        ("minibill token --scope admin:grants:write --sc", "--scope admin:grants:write --scope"),
         ("minibill campaign create --type reverse", "--type reverse_airdrop"),
     ],
 )
