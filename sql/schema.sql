@@ -702,6 +702,7 @@ CREATE TABLE book_chain (
     entries      INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
     audit_rows   INTEGER NOT NULL,
+    events       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 
@@ -800,6 +801,8 @@ CREATE TABLE thresholds (
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
+
+CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_micro, is_below);
 
 CREATE TABLE events (
     id             INTEGER PRIMARY KEY,
@@ -956,6 +959,9 @@ CREATE TABLE webhooks (
     created_at_us     INTEGER NOT NULL,
     updated_at_us     INTEGER NOT NULL
 ) STRICT;
+
+CREATE INDEX webhooks_twice
+    ON webhooks (url, types, description, is_enabled, secret_version, rotated_until_us, revision, created_at_us, updated_at_us);
 
 CREATE TRIGGER webhooks_are_at_most_20 BEFORE INSERT ON webhooks
 WHEN (SELECT count(*) FROM webhooks) >= 20

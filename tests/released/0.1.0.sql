@@ -323,6 +323,7 @@ CREATE TABLE book_chain (
     entries      INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
     audit_rows   INTEGER NOT NULL,
+    events       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 CREATE TABLE book_head (
@@ -448,9 +449,9 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', '888735a9e6c304ed421a5d030019fc830d3295d6d0dd8aa3eaa3561205546f1d', 0);
-INSERT INTO schema_migrations VALUES (2, 'events', '602a66f14ba6d3112980f44a4d0a6d9f81220bba2a5830bb273b06d57f226432', 0);
-INSERT INTO schema_migrations VALUES (3, 'webhooks', 'bf1109dd8194c2694f2601f2d675997572c5f0f813d2f378f61d72566f91a65f', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', 'c87ade961e804fb03b3f91ccf3df0924b568d0c27a41d77020b90e6bab0ad87a', 0);
+INSERT INTO schema_migrations VALUES (2, 'events', 'e4dbed60feb50ec6850f1f1779f54789ceb5272a42716c8b2e2ba5f340420ce4', 0);
+INSERT INTO schema_migrations VALUES (3, 'webhooks', 'e65baadbb0d26c27bdb051ea90ae59261c2ec4b60e154bddb19bf65dc09cae17', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);
@@ -849,6 +850,7 @@ CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotenc
 BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;
 CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
 CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
+CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_micro, is_below);
 CREATE INDEX events_by_entry ON events (after_entry_id);
 CREATE TRIGGER events_come_after_all_that_was_before AFTER INSERT ON events
 WHEN NEW.after_entry_id <> (SELECT coalesce(max(id), 0) FROM credit_ledger)
@@ -950,6 +952,8 @@ BEGIN
        AND pool_id = NEW.pool_id
        AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro);
 END;
+CREATE INDEX webhooks_twice
+    ON webhooks (url, types, description, is_enabled, secret_version, rotated_until_us, revision, created_at_us, updated_at_us);
 CREATE TRIGGER webhooks_are_at_most_20 BEFORE INSERT ON webhooks
 WHEN (SELECT count(*) FROM webhooks) >= 20
 BEGIN SELECT RAISE(ABORT, 'webhooks_are_at_most_20'); END;

@@ -1060,8 +1060,8 @@ def small_and_quick() -> Iterator[None]:
     settle.SWEEP_MAX, revoke.SLICE_GRANTS_MAX = slices_before
 
 
-def open_writer_without_sync(path: Path) -> sqlite3.Connection:
-    conn = open_writer(path)
+def open_writer_without_sync(path: Path, **how: int) -> sqlite3.Connection:
+    conn = open_writer(path, **how)
     conn.execute("PRAGMA synchronous = OFF")
     return conn
 

@@ -590,7 +590,7 @@ def _reconciliations_that_are_refused() -> Iterator[Case]:
 
 
 def _links_and_heads_that_are_refused() -> Iterator[Case]:
-    link = "INSERT INTO book_chain VALUES ({}, 1, 1, 1, 1, 1, 1, 1, zeroblob({}))".format
+    link = "INSERT INTO book_chain VALUES ({}, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob({}))".format
     yield "links_hash_has_32_bytes", (link(1, 31),)
     for number in (0, 2):
         yield "links_follow_each_other", (link(number, 32),)

@@ -143,7 +143,7 @@ class Reconciler:
 
 
 def last_reconciled(conn: sqlite3.Connection) -> Reconciled | None:
-    """The last run that is recorded; None where there is none, or one that can't be read: it keeps no service from starting."""
+    """The last run that is recorded; None where there is none. One that can't be read keeps no service from starting."""
     row = SQL.last_reconciliation.one(conn)
     with suppress(msgspec.DecodeError):
         return None if row is None else Reconciled(row[0], msgspec.json.decode(row[1], type=Report), None, None)
