@@ -53,6 +53,7 @@ class Feed:
         self._readers = readers
         self._news = asyncio.Event()
         self._waiting = 0
+        self._waiting_readers = 0
         self._is_waking = False
         self._groups = 0
         self._is_stopped = False
@@ -65,8 +66,8 @@ class Feed:
 
     @property
     def waiting(self) -> int:
-        """How many wait for news."""
-        return self._waiting
+        """How many readers wait for news."""
+        return self._waiting_readers
 
     def newest(self) -> Place:
         """The end of the feed: whatever comes later has a place after it."""
@@ -110,7 +111,11 @@ class Feed:
                 return told
             after = told.until
             if told.is_end:
-                await self.wait(groups, rest_s)
+                self._waiting_readers += 1
+                try:
+                    await self.wait(groups, rest_s)
+                finally:
+                    self._waiting_readers -= 1
 
     @property
     def groups(self) -> int:
