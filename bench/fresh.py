@@ -26,7 +26,7 @@ def table(sizes: Sizes) -> Table:
     with TemporaryDirectory() as folder:
         template = Path(folder, "template.db")
         migrate_file(template)
-        book = BookForTests(Path(folder))
+        book = BookForTests(Path(folder, "book.db"))
         for n in range(ACCOUNTS):
             book.give(f"person-{n}", 5_000_000)
         prepared = book.snapshot()

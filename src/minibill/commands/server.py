@@ -30,6 +30,7 @@ from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
 from minibill.db.sqlite import SqliteTooOld, sqlite3
 from minibill.logs import configure_logs
+from minibill.loop import new_loop
 from minibill.manager import Manager, keep_alive
 
 log = logging.getLogger("minibill.serve")
@@ -54,7 +55,7 @@ def run(
 ) -> None:
     """Serves until a signal says to stop. What can't be opened or listened on is wrong usage."""
     configure_logs(settings.log_level, for_people=dev or sys.stderr.isatty(), stream=sys.stderr)
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(_serve(db, host, port, settings, dev=dev, test_clock=test_clock, seed=seed, accept_loss=accept_loss))
 
 
@@ -185,11 +186,3 @@ def _listen(host: str, port: int) -> socket.socket:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,18 +72,20 @@ class BookForTests:
     `url` is where the same service listens on a port, for a program that is tested from outside. An account is named as a
     test names it: "ada" is a person, `("community", "dao")` something else, and it is opened when it is first named.
 
-    Time stands still, at `START`, until `advance` moves it; what falls due is then settled. The file is not synced: a test's
-    book need not survive a loss of power.
+    Time stands still, at `start`, until `advance` moves it; what falls due is then settled. The file is not synced: a test's
+    book need not survive a loss of power. `settings` are those of the service by their variables; unless they say otherwise
+    no rate is limited, and secrets are made. Nothing runs in the background.
     """
 
     __test__ = False
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "book.db"
+    def __init__(self, path: Path, *, settings: Mapping[str, str] | None = None, start: datetime = START) -> None:
+        """On a file that is made where there is none yet."""
+        self.path = path
         self._loop = LoopThread()
-        self._clock = StandingClock(us_of(START))
-        settings = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "0"}
-        self._service = self._loop.run(open_service(self.path, settings, clock=self._clock, has_test_clock=True))
+        self._clock = StandingClock(us_of(start))
+        given = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **(settings or {})}
+        self._service = self._loop.run(open_service(path, given, clock=self._clock, has_test_clock=True))
         self._loop.run(self._service.book.writer.alone(_do_not_sync))
         # What an ASGI client of the tests' own talks to.
         self.app = app_of(self._service)
@@ -176,8 +179,12 @@ class BookForTests:
     @property
     def url(self) -> str:
         """Where the service listens, on a free port of this machine; it begins to when this is first asked."""
+        return self.listen()
+
+    def listen(self, port: int = 0) -> str:
+        """The same, on a port of one's own choice; once it listens, that is where."""
         if self._server is None:
-            self._server = self._loop.run(self._serve())
+            self._server = self._loop.run(self._serve(port))
         return self._server[2]
 
     # --- on the loop ---
@@ -195,8 +202,8 @@ class BookForTests:
         book.totals = Totals(book.readers)
         book.reconciler.last = None
 
-    async def _serve(self) -> tuple[uvicorn.Server, asyncio.Task[None], str]:
-        listener = socket.create_server(("127.0.0.1", 0))
+    async def _serve(self, port: int) -> tuple[uvicorn.Server, asyncio.Task[None], str]:
+        listener = socket.create_server(("127.0.0.1", port))
         server = _Server(uvicorn.Config(self.app, log_config=None, access_log=False, lifespan="off"))
         task = asyncio.create_task(server.serve([listener]))
         await server.listening.wait()

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from minibill.loop import new_loop
+
 T = TypeVar("T")
 
 # A test that hangs should say where, and not wait for ever.
@@ -17,7 +19,7 @@ class LoopThread:
     """Runs coroutines for tests."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="minibill-testing", daemon=True)
         self._thread.start()
 

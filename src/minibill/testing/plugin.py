@@ -17,7 +17,7 @@ def minibill_service(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Book
     """One running service for the whole session: for books that are prepared once and restored for each test."""
     from minibill.testing.book import BookForTests
 
-    book = BookForTests(tmp_path_factory.mktemp("minibill"))
+    book = BookForTests(tmp_path_factory.mktemp("minibill") / "book.db")
     yield book
     book.close()
 
