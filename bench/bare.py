@@ -39,6 +39,9 @@ UPDATE credit_campaigns
 # Kept where the others are dropped: they fire once a batch, and without them the campaign's counts would be wrong.
 COUNTING_TRIGGERS = ("campaigns_begin_to_count", "campaigns_count_what_they_grant")
 
+# When the file was migrated, the service's chain of what it wrote, and how often it committed.
+NOT_OF_THE_BATCHES = ("schema_migrations", "book_chain", "book_head")
+
 Named = dict[str, Any]
 
 
@@ -59,12 +62,13 @@ class Captured(NamedTuple):
 def capture(db: Path, *, with_triggers: bool) -> Captured:
     """Reads back what the batches of a finished book wrote.
 
-    Its campaigns must have been there before the first batch. Triggers keep the balances; without them the balances are
-    written as one more table.
+    Its campaigns must have been there before the first batch. Triggers keep the balances and tell of what happens; without
+    them balances and events are written as two more tables.
     """
     conn = open_reader(db)
     try:
         tables = {table: _rows(conn, table) for table in BATCH_TABLES}
+        events = _rows(conn, "events")
         keys = _rows(conn, "idempotency_keys")
         campaigns = _rows(conn, "credit_campaigns")
     finally:
@@ -75,12 +79,16 @@ def capture(db: Path, *, with_triggers: bool) -> Captured:
         *_drafts_activated(campaigns),
         _insert("admin_audit_log", [r for r in audit if r["created_at_us"] < times_us[0]]),
     ]
+    if not with_triggers:
+        before.append(_insert("events", [row for row in events if row["created_at_us"] < times_us[0]]))
     batches = []
     for time_us, key in zip(times_us, keys, strict=True):
         of_batch = {table: [row for row in rows if row["created_at_us"] == time_us] for table, rows in tables.items()}
         statements = [_insert(table, rows) for table, rows in of_batch.items() if rows]
         if not with_triggers:
             statements += _balances(of_batch["credit_ledger"])
+            if new := [row for row in events if row["created_at_us"] == time_us]:
+                statements.append(_insert("events", new))
         statements += [_charge(of_batch["credit_grants"]), _insert("idempotency_keys", [key])]
         batches.append(statements)
     return Captured(before, batches)
@@ -159,9 +167,12 @@ def _charge(grants: list[Named]) -> Statement:
 def _everything(db: Path) -> dict[str, list[Row]]:
     conn = open_reader(db)
     try:
-        tables = conn.execute(
-            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('schema_migrations') ORDER BY name"
-        ).fetchall()
-        return {table: conn.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for (table,) in tables}
+        tables = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
+        written = [table for (table,) in tables if table not in NOT_OF_THE_BATCHES]
+        everything = {table: conn.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in written}
+        # Campaigns are put there at once as they are before the first batch: what is told of that is told otherwise.
+        of_campaigns = conn.execute("SELECT id FROM events WHERE campaign_id IS NOT NULL").fetchall()
+        everything["events"] = [row for row in everything["events"] if row[:1] not in set(of_campaigns)]
+        return everything
     finally:
         conn.close()
