@@ -10,6 +10,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from minibill.clock import real_now_us
 from minibill.webhooks import courier as courier_module
 from minibill.webhooks.hooks import ROTATION_SECONDS
+from minibill.webhooks.sending import Answer, Sender
 from tests.api import Api, Json, done
 from tests.events.feed import drain, latest
 from tests.webhooks.conftest import Running
@@ -215,6 +216,29 @@ def test_a_receiver_that_fails_is_tried_with_one_message_at_a_time(api: Api, rec
     receiver.wait_for(lambda: len(receiver.messages) >= 30)
     # The first ones went out together; after them it rests between one and the next.
     assert len({m.event["id"] for m in receiver.messages[:8]}) == 8
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_fault_of_ours_in_the_middle_of_a_delivery_holds_up_nothing_for_good(
+    api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "LOOK_SECONDS", 0.05)
+    post, faults = Sender.post, [RuntimeError("a fault made by the test")]
+
+    async def faulty(self: Sender, url: str, headers: dict[str, str], body: bytes) -> Answer:
+        if faults:
+            raise faults.pop()
+        return await post(self, url, headers, body)
+
+    monkeypatch.setattr(Sender, "post", faulty)
+    after = latest(api)
+    make(api, receiver)
+    deliver()
+    work(api, accounts=2)
+    expected = drain(api, after)
+    receiver.wait_for(lambda: {event["id"] for event in receiver.accepted()} >= {event["id"] for event in expected})
+    assert faults == []
+    assert is_in_order_by_account(receiver.accepted())
 
 
 def test_a_receiver_names_when_to_come_again(

@@ -170,6 +170,7 @@ class _Round:
         self._last_accepted_us = 0
         self._is_gone = False
         self._is_leaving = False
+        self._error: BaseException | None = None
         # What is not yet written down.
         self._attempts: list[Row] = []
         self._new_accepted: list[Place] = []
@@ -194,6 +195,8 @@ class _Round:
             await self._take_up_replays()
             while not self._is_over():
                 self._poked.clear()
+                if self._error is not None:
+                    raise self._error
                 await self._read()
                 self._send_what_may_go()
                 if self._is_unsaved and monotonic_s() >= self._saved_s + SAVE_SECONDS:
@@ -257,7 +260,14 @@ class _Round:
         while self._ready and len(self._sending) < at_once:
             task = asyncio.create_task(self._send(self._ready.popleft()))
             self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            task.add_done_callback(self._sent)
+
+    def _sent(self, task: "asyncio.Task[None]") -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # It would hold up its line for ever: the round ends by it, and another begins.
+            self._error = error
+            self._poked.set()
 
     async def _until_something_is_to_do(self) -> None:
         now_s = monotonic_s()
