@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from minibill.app import make_service
-from minibill.auth.doors import PREFIXES, Kind
+from minibill.auth.doors import PREFIX_OF, Kind
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SUBJECT_CHARACTERS_MAX, Caller
 from minibill.book import Book
@@ -28,8 +28,6 @@ from minibill.incoming import SentHeaders
 from minibill.jobs import run_jobs
 from minibill.problems import NotReady
 from minibill.web import CONTEXT, Call, Context, Service
-
-_PREFIX_OF: dict[Kind, str] = {kind: prefix for prefix, kind in PREFIXES.items()}
 
 
 class Inside(AsyncMethods):
@@ -63,7 +61,7 @@ class Inside(AsyncMethods):
     async def send(self, ask: Ask) -> bytes:
         if self._closed:
             raise NotReady("the book is closed")
-        prefix, request_id = _PREFIX_OF[ask.door], next(self._request_ids)
+        prefix, request_id = PREFIX_OF[ask.door], next(self._request_ids)
         headers = [(b"content-type", b"application/json")]
         if ask.key is not None:
             headers.append((b"idempotency-key", ask.key.encode()))

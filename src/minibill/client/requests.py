@@ -7,7 +7,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from minibill.auth.doors import PREFIXES
+from minibill.auth.doors import PREFIX_OF
 from minibill.client.ask import Ask
 from minibill.client.errors import Unreachable, WrongAccess, problem_of
 
@@ -22,7 +22,6 @@ TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _BUSY_STATUSES = frozenset({429, 502, 503, 504})
 _URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?", re.IGNORECASE)
 _TOKEN = re.compile(r"[!-~]+")
-_PREFIX_OF = {kind: prefix for prefix, kind in PREFIXES.items()}
 
 
 class Wait(NamedTuple):
@@ -85,7 +84,7 @@ class Tries:
 
 def path_of(ask: Ask) -> str:
     """The path that an operation is asked at."""
-    return _PREFIX_OF[ask.door] + ask.route.format(**{name: quote(text, safe="") for name, text in ask.segments.items()})
+    return PREFIX_OF[ask.door] + ask.route.format(**{name: quote(text, safe="") for name, text in ask.segments.items()})
 
 
 def checked_url(url: str) -> str:

@@ -3,17 +3,15 @@
 import threading
 from datetime import UTC, datetime
 
-from minibill.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, format_time
+from minibill.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, parse_time
 
 # A Monday at noon, so that a test that says nothing about time reads well.
 START = datetime(2027, 1, 4, 12, tzinfo=UTC)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 def us_of(moment: datetime) -> int:
     """Microseconds of a moment with an offset."""
-    return round((moment - _EPOCH).total_seconds() * US_PER_SECOND)
+    return parse_time(moment.isoformat())
 
 
 class StandingClock(Clock):
@@ -43,6 +41,3 @@ class StandingClock(Clock):
         """Takes a time over from a snapshot, also an earlier one."""
         with self._moving:
             self._now_us = time_us
-
-    def __str__(self) -> str:
-        return format_time(self._now_us)
