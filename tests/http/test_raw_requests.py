@@ -18,18 +18,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def ask(server: Server, sent: bytes) -> httpx.Response:
-    """The answer to these very bytes; `{token}` stands for a good header."""
+def heard(server: Server, sent: bytes, *, answers: int = 1) -> bytes:
+    """What comes back for these very bytes, until so many JSON objects have come."""
     url = server.http.base_url
     with socket.create_connection((url.host, url.port or 0), timeout=10) as connection:
         with contextlib.suppress(ConnectionError):
             # The answer may come, and with it the end, before all is sent.
             connection.sendall(sent.replace(b"{token}", f"Authorization: {server.http.headers['Authorization']}".encode()))
         answer = b""
-        while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
+        while answer.count(b"\r\n\r\n") < answers or not answer.endswith(b"}"):
             part = connection.recv(65_536)
             assert part, answer
             answer += part
+    return answer
+
+
+def ask(server: Server, sent: bytes) -> httpx.Response:
+    """The answer to these very bytes; `{token}` stands for a good header."""
+    answer = heard(server, sent)
     head, _, body = answer.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
@@ -79,7 +85,7 @@ def test_a_head_of_nearly_the_limit_is_taken_and_the_limit_is_not_on_bodies(serv
 
 def test_two_requests_in_a_row_each_have_the_limit(server: Server) -> None:
     one = b"GET /health/live HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (HEAD_BYTES_MAX - 100) + b"\r\n\r\n"
-    assert ask(server, one + one).content.count(b"HTTP/1.1 200 OK") == 1
+    assert heard(server, one + one, answers=2).count(b"HTTP/1.1 200 OK") == 2
 
 
 def test_a_token_id_with_slashes_is_revoked_as_it_is_over_the_socket(server: Server) -> None:
