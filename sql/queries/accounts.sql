@@ -11,22 +11,22 @@ SELECT id, entity_type, entity_id, created_at_us
  WHERE entity_id = :entity_id
    AND entity_type = :entity_type;
 
--- name: find_account_and_what_is_due
--- Whether a write that touches this account has anything to settle first, and whether the account has memberships.
+-- name: find_account_and_when_it_falls_due
+-- When anything of it falls due, or has already, far in the future if never; and whether the account has memberships.
 SELECT a.id,
-       EXISTS (
-           SELECT 1
-             FROM credit_lots l
-            WHERE l.account_id = a.id
-              AND l.available_micro > 0
-              AND l.expires_at_us IS NOT NULL
-              AND l.expires_at_us <= :now_us)
-    OR EXISTS (
-           SELECT 1
-             FROM credit_reservations r
-            WHERE r.account_id = a.id
-              AND r.status = 'pending'
-              AND r.expires_at_us <= :now_us),
+       min(coalesce((SELECT l.expires_at_us
+                       FROM credit_lots l
+                      WHERE l.account_id = a.id
+                        AND l.available_micro > 0
+                        AND l.expires_at_us IS NOT NULL
+                      ORDER BY l.expires_at_us
+                      LIMIT 1), 9223372036854775807),
+           coalesce((SELECT r.expires_at_us
+                       FROM credit_reservations r
+                      WHERE r.account_id = a.id
+                        AND r.status = 'pending'
+                      ORDER BY r.expires_at_us
+                      LIMIT 1), 9223372036854775807)),
        EXISTS (SELECT 1 FROM memberships m WHERE m.account_id = a.id)
   FROM credit_accounts a
  WHERE a.id = :account_id;

@@ -57,7 +57,7 @@ SELECT l.id, l.account_id, l.pool_id, l.available_micro, l.consumed_micro, l.res
   CROSS JOIN credit_lots l ON l.id = j.value;
 
 -- name: lots_in_drawdown_order
-SELECT id, available_micro
+SELECT id, available_micro, expires_at_us
   FROM credit_lots
  WHERE account_id = :account_id
    AND pool_id = :pool_id

@@ -14,31 +14,10 @@ VALUES (:reservation_id, :position, :lot_id, :reserved_micro);
 
 -- name: find_reservation
 SELECT id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id,
-       tier, held_micro, expires_at_us, actual_cost_micro, finalized_micro, released_micro, overrun_micro, absorbed_micro,
-       closed_at_us, created_at_us
+       tier, held_micro, expires_at_us, created_at_us, actual_cost_micro, finalized_micro, released_micro, overrun_micro,
+       absorbed_micro, closed_at_us
   FROM credit_reservations
  WHERE id = :reservation_id;
-
--- name: find_reservation_and_what_is_due
--- Whether anything is to be settled on its account before it is touched comes last.
-SELECT r.id, r.account_id, r.pool_id, r.billing_mode, r.status, r.list_micro, r.discount_bps, r.max_discount_micro,
-       r.discount_micro, r.community_id, r.tier, r.held_micro, r.expires_at_us, r.actual_cost_micro, r.finalized_micro,
-       r.released_micro, r.overrun_micro, r.absorbed_micro, r.closed_at_us, r.created_at_us,
-       EXISTS (
-           SELECT 1
-             FROM credit_lots l
-            WHERE l.account_id = r.account_id
-              AND l.available_micro > 0
-              AND l.expires_at_us IS NOT NULL
-              AND l.expires_at_us <= :now_us)
-    OR EXISTS (
-           SELECT 1
-             FROM credit_reservations o
-            WHERE o.account_id = r.account_id
-              AND o.status = 'pending'
-              AND o.expires_at_us <= :now_us)
-  FROM credit_reservations r
- WHERE r.id = :reservation_id;
 
 -- name: lots_of_reservation
 -- In the order in which they were reserved, with what the lot is now.

@@ -1,6 +1,8 @@
 """What is no HTTP, or more of it than a request needs: refused before there is a request, in the words of other refusals."""
 
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -9,6 +11,27 @@ from minibill.problems import FieldError, InvalidRequest
 
 # The line of a request and its headers together, which the server keeps in memory whole, of anybody: a token has 4 KiB.
 HEAD_BYTES_MAX = 65_536
+
+
+_STATUS_LINES = {200: b"HTTP/1.1 200 OK\r\n", 201: b"HTTP/1.1 201 Created\r\n"}
+
+
+def send_at_once(cycle: Any, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+    """Writes a whole answer to a request that is under way, and answers whether it did: otherwise it is to be sent as usual.
+
+    The server looks through each header for what would break the answer apart, and for what it would do itself otherwise;
+    that was a tenth of a reserve's time. These headers are our own, and hold nothing but what `web.py` and the gate let in.
+    """
+    line = _STATUS_LINES.get(status)
+    if line is None or cycle.response_started or cycle.disconnected or cycle.flow.write_paused or not cycle.keep_alive:
+        return False
+    lines = [b"%b: %b\r\n" % header for header in cycle.default_headers]
+    lines += [b"%b: %b\r\n" % header for header in headers]
+    cycle.transport.write(b"%b%b\r\n%b" % (line, b"".join(lines), body))
+    cycle.response_started = cycle.response_complete = True
+    cycle.message_event.set()
+    cycle.on_response()
+    return True
 
 
 class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]

@@ -60,6 +60,10 @@ SLOW_SECONDS = 1.0
 # Where the gate leaves what it found out about a request.
 CONTEXT = "minibill"
 
+# Where the server leaves, if it can do that, what writes a whole answer: status, headers and body. It answers whether it did.
+AT_ONCE = "minibill.at_once"
+AtOnce = Callable[[int, Headers, bytes], bool]
+
 
 class Service(NamedTuple):
     """What handlers work with; one a process."""
@@ -299,7 +303,7 @@ class Route(NamedTuple):
         except Exception as error:
             reply = problem_reply(error, context)
         answered(scope, context, self.tally, reply.status, waited_s=reply.waited_s)
-        await send_reply(reply, context, send, sequence=call.seen.sequence)
+        await send_reply(scope, reply, context, send, sequence=call.seen.sequence)
 
     def for_litestar(self) -> HTTPRouteHandler:
         """The same as one of Litestar's handlers."""
@@ -310,16 +314,19 @@ class Route(NamedTuple):
         return HTTPRouteHandler(self.path, http_method=self.method, status_code=200)(handle)  # type: ignore[arg-type]
 
 
-async def send_reply(reply: Reply, context: Context, send: Send, *, sequence: int | None = None) -> None:
+async def send_reply(scope: Scope, reply: Reply, context: Context, send: Send, *, sequence: int | None = None) -> None:
     """Sends an answer, with the newest entry of the ledger that it can have seen, if it looked there."""
     headers = [(b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body))]
     if reply.status == NO_CONTENT:
         headers = []
     if sequence is not None:
         headers.append((b"ledger-sequence", b"%d" % sequence))
+    headers += context.headers
+    at_once: AtOnce | None = scope.get(AT_ONCE)  # type: ignore[assignment]
     if reply.headers:
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
-    headers += context.headers
+    elif at_once is not None and at_once(reply.status, headers, reply.body):
+        return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 

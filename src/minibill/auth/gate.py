@@ -98,7 +98,7 @@ class Gate:
                 raise self._not_for_options(scope["path"])
         except Problem as problem:
             answered(scope, context, self._service.metrics.unrouted, problem.status)
-            await send_reply(problem_reply(problem, context), context, send)
+            await send_reply(scope, problem_reply(problem, context), context, send)
             return
         scope[CONTEXT] = context  # type: ignore[literal-required]
         answer = self._direct.get((scope["method"], scope["path"])) or self._variable(scope) or self._app

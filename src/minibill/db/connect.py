@@ -40,7 +40,12 @@ class WriterConnection(sqlite3.Connection):
     """Runs every statement on one cursor: making a cursor costs 0.6 µs a statement, a tenth of a reservation's time.
 
     The rows of a statement are therefore read before the next one runs.
+
+    `remembered` is what operations remember of the book from one to the next, each feature under its own name. It is None
+    until somebody has taken on to clear it whenever the book may be another than the operations left it: the writer.
     """
+
+    remembered: dict[str, Any] | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -22,12 +22,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from minibill.clock import monotonic_s
 from minibill.db.anchor import Anchor
+from minibill.db.connect import WriterConnection
 from minibill.db.constraints import SQLITE_BUSY, error_code, explain
 from minibill.db.sequence import Seen, ledger_sequence
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import is_for_lack_of_room, may_hold_a_failed_commit
 from minibill.metrics import COMMIT_SECONDS, GROUP_WRITES, Histogram
-from minibill.problems import InternalError, NotReady, Overloaded, StorageFull
+from minibill.problems import InternalError, NotReady, Overloaded, Problem, StorageFull
 
 log = logging.getLogger("minibill.writer")
 
@@ -92,6 +93,11 @@ class Writer:
         # The event loop never waits for a lock; the thread does, with a limit of its own.
         conn.execute("PRAGMA busy_timeout = 0")
         self._conn = conn
+        # What operations remember of the book (db/connect.py), and by which version of the file.
+        self._remembered: dict[str, Any] = {}
+        self._version: int | None = None
+        if isinstance(conn, WriterConnection):
+            conn.remembered = self._remembered
         self._path = path
         self._on_unknown_outcome = on_unknown_outcome
         self._anchor = anchor
@@ -173,6 +179,7 @@ class Writer:
     async def alone(self, task: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a task outside of any transaction, when no write is under way; everything else waits meanwhile."""
         await self._idle.wait()
+        self._remembered.clear()
         return task(self._conn)
 
     async def stop(self) -> None:
@@ -204,6 +211,7 @@ class Writer:
 
     def _run_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         conn, waiting = self._conn, self._waiting
+        self._forget_what_others_changed()
         group: list[_Result] = []
         group_max, self._again = self._again or GROUP_MAX, 0
         began_s = self._began_s = monotonic_s()
@@ -213,6 +221,7 @@ class Writer:
             group.append(result := self._run_one(waiting.popleft()))
             if not conn.in_transaction:
                 # The whole transaction is gone, and with it the neighbours' work.
+                self._remembered.clear()
                 *others, culprit = group
                 lost_by = _lost_by(culprit.error)
                 own = [culprit] if culprit.error is not None else _failed([culprit], lost_by)
@@ -229,6 +238,7 @@ class Writer:
     def _take_back(self, loop: asyncio.AbstractEventLoop, group: list[_Result]) -> None:
         """Rolls back what the last of a group wrote; the others before it are run again, and then it by itself."""
         self._conn.rollback()
+        self._remembered.clear()
         self._changes = self._conn.total_changes
         if len(group) == 1:
             [taken_back] = group
@@ -245,8 +255,19 @@ class Writer:
         try:
             return _Result(job, job.operation(self._conn), None, self._sequence(job))
         except Exception as error:
+            if not isinstance(error, Problem):
+                # A refusal comes before anything has changed. What else went wrong may have come between what is written and
+                # what is remembered of it.
+                self._remembered.clear()
             refusal = self._explain(error) if isinstance(error, sqlite3.Error) else error
             return _Result(job, None, refusal, self._sequence(job))
+
+    def _forget_what_others_changed(self) -> None:
+        # Asked inside the transaction, so nobody changes anything between this and what the operations write.
+        [version] = self._conn.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self._version = version
+            self._remembered.clear()
 
     def _sequence(self, job: _Job) -> int | None:
         # Read, not counted along: so it is right whatever has been taken back. It costs 0.7 µs.
@@ -333,6 +354,7 @@ class Writer:
         When there was no room to write all of it, nothing of it will ever be read. When all was written and the sync failed,
         or what comes after it, it may be there after a restart, or not. A broken disk is not to be trusted either way.
         """
+        self._remembered.clear()
         if is_for_lack_of_room(error, self._path):
             if self._conn.in_transaction:
                 self._conn.rollback()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.memory import Spender
 from minibill.ledger.posting import EMPTY, Balances
 
 SQL = queries("ledger")
@@ -15,11 +16,13 @@ DEFAULT_POOL = "general"
 
 
 class Draw(NamedTuple):
-    """What is taken from one lot."""
+    """What is taken from one lot, which has `left_micro` then."""
 
     lot_id: int
     pool_id: str
     amount_micro: int
+    left_micro: int
+    expires_at_us: int | None
 
 
 def pools_of(pool_id: str) -> tuple[str, ...]:
@@ -33,7 +36,7 @@ def available_micro(balances: Balances, account_id: int, pool_id: str) -> int:
 
 
 def draw(
-    conn: sqlite3.Connection, *, account_id: int, pool_id: str, amount_micro: int, lots_max: int | None = None
+    conn: sqlite3.Connection, spender: Spender, *, pool_id: str, amount_micro: int, lots_max: int | None = None
 ) -> list[Draw]:
     """Chooses lots for an amount, in drawdown order; less than the amount when there is less. Changes nothing.
 
@@ -41,15 +44,24 @@ def draw(
     """
     draws: list[Draw] = []
     left_micro = amount_micro
-    query = SQL.lots_in_drawdown_order
     for pool in pools_of(pool_id):
         if not left_micro:
             break
+        front = spender.fronts.get(pool)
+        if front is not None and front.available_micro >= left_micro and len(draws) != lots_max:
+            draws.append(Draw(front.lot_id, pool, left_micro, front.available_micro - left_micro, front.expires_at_us))
+            break
         # Row by row: most spends need one or two of what may be thousands.
-        rows = conn.execute(query.sql, (account_id, pool))
+        rows = conn.execute(SQL.lots_in_drawdown_order.sql, (spender.account_id, pool))
         while left_micro and len(draws) != lots_max and (row := rows.fetchone()):
-            lot_id, lot_available_micro = row
+            lot_id, lot_available_micro, expires_at_us = row
             taken_micro = min(left_micro, lot_available_micro)
-            draws.append(Draw(lot_id, pool, taken_micro))
+            draws.append(Draw(lot_id, pool, taken_micro, lot_available_micro - taken_micro, expires_at_us))
             left_micro -= taken_micro
     return draws
+
+
+def has_drawn(spender: Spender, draws: list[Draw]) -> None:
+    """What was chosen is taken."""
+    for d in draws:
+        spender.has_drawn(d.lot_id, d.pool_id, d.left_micro, d.expires_at_us)

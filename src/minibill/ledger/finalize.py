@@ -4,14 +4,15 @@ from typing import NamedTuple
 
 from minibill import ids
 from minibill.clock import format_time
-from minibill.db.queries import Row, queries
+from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.debts import incur_debt
 from minibill.ledger.discounts import metadata_with_discount
-from minibill.ledger.drawdown import draw
-from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, load_balances, post
-from minibill.ledger.reservations import ReservationRow, settled_reservation
+from minibill.ledger.drawdown import draw, has_drawn
+from minibill.ledger.memory import Hold, ReservationRow, memory_of
+from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, post
+from minibill.ledger.reservations import settled_reservation
 from minibill.ledger.settle import returned
 from minibill.ledger.structs import Finalized, PoolAmounts, Released
 from minibill.outcome import Outcome
@@ -45,7 +46,8 @@ def finalize(
     Raises `ReservationNotFound`, `ReservationNotPending`, `ReservationConflict` for another cost than before, and
     `AmountTooLarge`. Source: contract, section 3.
     """
-    row = settled_reservation(conn, reservation_id, now_us=now_us)
+    hold = settled_reservation(conn, reservation_id, now_us=now_us)
+    row, balances = hold.row, hold.spender.balances
     if row.status == "finalized":
         return _finalized_before(row, actual_cost_micro)
     _require_pending(row)
@@ -55,18 +57,18 @@ def finalize(
     soft_overrun_micro = charged.overrun_micro if row.billing_mode == "soft" else 0
     require_within_ceiling(charged.finalized_micro + soft_overrun_micro, ceiling_micro)
 
-    balances = load_balances(conn, [row.account_id])
     before = dict(balances)
     if row.billing_mode == "shadow":
         movements = [_shadow(row, actual_cost_micro, charged)]
     else:
-        movements = _spend_and_return(conn, row, charged.finalized_micro, metadata=metadata, now_us=now_us)
+        movements = _spend_and_return(conn, hold, charged.finalized_micro, metadata=metadata, now_us=now_us)
     post(conn, movements, balances=balances, now_us=now_us)
     if soft_overrun_micro:
-        _charge_overrun(conn, row, soft_overrun_micro, balances, metadata=metadata, now_us=now_us)
+        _charge_overrun(conn, hold, soft_overrun_micro, metadata=metadata, now_us=now_us)
     SQL.finalize_reservation.run(
         conn, reservation_id=row.id, actual_cost_micro=actual_cost_micro, now_us=now_us, **charged._asdict()
     )
+    memory_of(conn).drop_hold(row.id)
     answer = _finalized(row, charged, now_us)
     details = lambda: {"actualCostMicro": str(actual_cost_micro), "answer": answer, **_moved(row, before, balances)}
     return Outcome(200, answer, "reservation.finalize", "reservation", reservation_id, details)
@@ -77,14 +79,15 @@ def release(conn: sqlite3.Connection, *, reservation_id: str, now_us: int) -> Ou
 
     Raises `ReservationNotFound`, and `ReservationNotPending` once it is finalized or overdue. Source: contract, section 3.
     """
-    row = settled_reservation(conn, reservation_id, now_us=now_us)
-    balances = load_balances(conn, [row.account_id])
+    hold = settled_reservation(conn, reservation_id, now_us=now_us)
+    row, balances = hold.row, hold.spender.balances
     before = dict(balances)
     if row.status != "released":
         _require_pending(row)
-        movements = _spend_and_return(conn, row, 0, now_us=now_us)
+        movements = _spend_and_return(conn, hold, 0, now_us=now_us)
         post(conn, movements, balances=balances, now_us=now_us)
         SQL.end_reservations.run(conn, reservation_id=row.id, status="released", now_us=now_us)
+        memory_of(conn).drop_hold(row.id)
     account_id = ids.encode(ids.ACCOUNT, row.account_id)
     answer = Released(reservation_id, account_id, str(row.held_micro))
     details = lambda: {"accountId": account_id, "releasedMicro": answer.released_micro, **_moved(row, before, balances)}
@@ -115,10 +118,10 @@ def _require_pending(row: ReservationRow) -> None:
 
 
 def _spend_and_return(
-    conn: sqlite3.Connection, row: ReservationRow, cost_micro: int, *, metadata: str | None = None, now_us: int
+    conn: sqlite3.Connection, hold: Hold, cost_micro: int, *, metadata: str | None = None, now_us: int
 ) -> list[Movement]:
     """Takes a cost out of what is held, in the order in which it was reserved, and gives the rest back to its lots."""
-    lots: list[Row] = SQL.lots_of_reservation.all(conn, reservation_id=row.id)
+    spender, row, lots = hold
     moves, spent, back = LotMoves(), list[Movement](), list[Movement]()
     left_micro = cost_micro
     for lot_id, reserved_micro, pool_id, expires_at_us, revoked_at_us in lots:
@@ -138,21 +141,18 @@ def _spend_and_return(
                     expires_at_us=expires_at_us, revoked=revoked_at_us is not None, at_us=now_us, moves=moves,
                 )
             )  # fmt: skip
+            if returned_micro := back[-1].available_delta_micro:
+                spender.has_back(lot_id, pool_id, returned_micro, expires_at_us)
     moves.write(conn)
     return spent + back
 
 
 def _charge_overrun(
-    conn: sqlite3.Connection,
-    row: ReservationRow,
-    overrun_micro: int,
-    balances: Balances,
-    *,
-    metadata: str | None,
-    now_us: int,
+    conn: sqlite3.Connection, hold: Hold, overrun_micro: int, *, metadata: str | None, now_us: int
 ) -> None:
     """Charges what is above the reservation to lots in drawdown order, and the rest as a debt."""
-    draws = draw(conn, account_id=row.account_id, pool_id=row.pool_id, amount_micro=overrun_micro)
+    spender, row, _ = hold
+    draws = draw(conn, spender, pool_id=row.pool_id, amount_micro=overrun_micro)
     moves = LotMoves()
     for d in draws:
         moves.add(d.lot_id, available=-d.amount_micro, consumed=d.amount_micro)
@@ -175,7 +175,8 @@ def _charge_overrun(
                 now_us=now_us,
             )._replace(metadata=metadata)
         )
-    post(conn, movements, balances=balances, now_us=now_us)
+    post(conn, movements, balances=spender.balances, now_us=now_us)
+    has_drawn(spender, draws)
 
 
 def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge) -> Movement:

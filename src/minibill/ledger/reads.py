@@ -8,7 +8,7 @@ from minibill.db.queries import Row, queries
 from minibill.db.readers import Reading
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.explain import LOTS_MAX, LotRow
-from minibill.ledger.reservations import ReservationRow
+from minibill.ledger.memory import ReservationRow
 from minibill.ledger.structs import Balance, Entry, Lot, PoolBalance
 from minibill.problems import AccountNotFound, ReservationNotFound
 from minibill.wire import encode, optional_raw, optional_time

@@ -12,49 +12,20 @@ from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import account_of_entity
 from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.discounts import NO_DISCOUNT, Discount, Membership, metadata_with_discount, weigh
-from minibill.ledger.drawdown import Draw, available_micro, draw
+from minibill.ledger.drawdown import Draw, available_micro, draw, has_drawn
 from minibill.ledger.explain import LOTS_MAX, LotRow, explain_reservation, explain_reserve
-from minibill.ledger.posting import LotMoves, Movement, load_balances, post
-from minibill.ledger.settle import settle, settled_payer
+from minibill.ledger.memory import Hold, ReservationRow, memory_of
+from minibill.ledger.posting import LotMoves, Movement, post
+from minibill.ledger.settle import settled_spender
 from minibill.ledger.structs import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
 from minibill.outcome import Outcome
-from minibill.problems import InsufficientBalance, ReservationNotFound
+from minibill.problems import AccountNotFound, InsufficientBalance, ReservationNotFound
 from minibill.wire import encode, optional_time
 
 SQL = queries("reservations")
 DISCOUNTS = queries("discounts")
 
 DEFAULT_TTL_SECONDS = 300
-
-
-class ReservationRow(NamedTuple):
-    """A row of `credit_reservations`."""
-
-    id: int
-    account_id: int
-    pool_id: str
-    billing_mode: str
-    status: str
-    list_micro: int
-    discount_bps: int
-    max_discount_micro: int | None
-    discount_micro: int
-    community_id: str | None
-    tier: str | None
-    held_micro: int
-    expires_at_us: int
-    actual_cost_micro: int | None
-    finalized_micro: int | None
-    released_micro: int | None
-    overrun_micro: int | None
-    absorbed_micro: int | None
-    closed_at_us: int | None
-    created_at_us: int
-
-    @property
-    def discount(self) -> Discount:
-        """The terms that it keeps, for whatever the work costs in the end."""
-        return Discount(self.discount_bps, self.max_discount_micro, self.community_id, self.tier)
 
 
 def reserve(
@@ -81,10 +52,13 @@ def reserve(
     """
     if entity is not None:
         account_id = account_of_entity(conn, *entity)
-    key, has_memberships = settled_payer(conn, account_id or "", now_us=now_us)
+    key = ids.decode(ids.ACCOUNT, account_id or "")
+    spender = None if key is None else settled_spender(conn, key, now_us=now_us)
+    if spender is None or key is None:
+        raise AccountNotFound(account_id or "")
     require_within_ceiling(list_micro, ceiling_micro)
     memberships, discount, discount_micro, entry_metadata = list[Membership](), NO_DISCOUNT, 0, metadata
-    if has_memberships:
+    if spender.has_memberships:
         memberships = [Membership(*row) for row in DISCOUNTS.memberships_to_weigh.all(conn, account_id=key)]
         if billing_mode != "shadow":
             discount = weigh(memberships, list_micro, now_us=now_us)
@@ -96,7 +70,7 @@ def reserve(
             explain_reserve, conn, account_id=key, pool_id=pool_id, list_micro=list_micro, discount=discount,
             memberships=memberships, now_us=now_us,
         )  # fmt: skip
-    balances = load_balances(conn, [key])
+    balances = spender.balances
     held_micro, draws = list_micro - discount_micro, list[Draw]()
     if billing_mode != "shadow":
         there_micro = available_micro(balances, key, pool_id)
@@ -106,11 +80,11 @@ def reserve(
                     available_micro=there_micro, requested_micro=held_micro, list_micro=list_micro, pool_id=pool_id
                 )
                 if why is not None:
-                    draws = draw(conn, account_id=key, pool_id=pool_id, amount_micro=there_micro, lots_max=LOTS_MAX)
+                    draws = draw(conn, spender, pool_id=pool_id, amount_micro=there_micro, lots_max=LOTS_MAX)
                     refusal.facts["explanation"] = why(held_micro=0, draws=draws, is_refused=True)
                 raise refusal
             held_micro = there_micro
-        draws = draw(conn, account_id=key, pool_id=pool_id, amount_micro=held_micro)
+        draws = draw(conn, spender, pool_id=pool_id, amount_micro=held_micro)
     explanation = None if why is None else why(held_micro=held_micro, draws=draws, is_refused=False)
     expires_at_us = now_us + ttl_seconds * US_PER_SECOND
     reservation_id = SQL.insert_reservation.run(
@@ -143,6 +117,14 @@ def reserve(
             for d in draws
         ]  # fmt: skip
         post(conn, movements, balances=balances, now_us=now_us)
+        has_drawn(spender, draws)
+    spender.falls_due(expires_at_us)
+    row = ReservationRow(
+        reservation_id, key, pool_id, billing_mode, "pending", list_micro, discount.rate_bps, discount.max_discount_micro,
+        discount_micro, discount.community_id, discount.tier, held_micro, expires_at_us, now_us,
+    )  # fmt: skip
+    lots: list[Row] = [(d.lot_id, d.amount_micro, d.pool_id, d.expires_at_us, None) for d in draws]
+    memory_of(conn).add_hold(Hold(spender, row, lots))
     answer = Reserved(
         reservation_id=ids.encode(ids.RESERVATION, reservation_id),
         account_id=ids.encode(ids.ACCOUNT, key),
@@ -172,19 +154,28 @@ def reserve(
     return Outcome(201, answer, "reservation.reserve", "account", answer.account_id, details)
 
 
-def settled_reservation(conn: sqlite3.Connection, reservation_id: str, *, now_us: int) -> ReservationRow:
-    """A reservation that must exist, with all that is due on its account written down; raises `ReservationNotFound`."""
+def settled_reservation(conn: sqlite3.Connection, reservation_id: str, *, now_us: int) -> Hold:
+    """A reservation that must exist, with all that is due on its account written down; raises `ReservationNotFound`.
+
+    Of one that is no longer pending the lots are left out.
+    """
     key = ids.decode(ids.RESERVATION, reservation_id)
-    row = None if key is None else SQL.find_reservation_and_what_is_due.one(conn, reservation_id=key, now_us=now_us)
+    hold = None if key is None else memory_of(conn).hold(key)
+    if hold is not None and now_us < hold.spender.due_us:
+        return hold
+    row = None if key is None else SQL.find_reservation.one(conn, reservation_id=key)
     if row is None:
         raise ReservationNotFound(reservation_id)
-    *columns, anything_due = row
-    if anything_due:
-        settle(conn, [columns[1]], now_us=now_us)
+    found = ReservationRow(*row)
+    spender = settled_spender(conn, found.account_id, now_us=now_us)
+    assert spender is not None
+    if found.status != "pending":
+        return Hold(spender, found, [])
+    if found.expires_at_us <= now_us:
         again = SQL.find_reservation.one(conn, reservation_id=key)
         assert again is not None
-        return ReservationRow(*again)
-    return ReservationRow(*columns)
+        return Hold(spender, ReservationRow(*again), [])
+    return Hold(spender, found, SQL.lots_of_reservation.all(conn, reservation_id=key))
 
 
 def reservation_answer(row: ReservationRow, lots: list[Row], *, now_us: int) -> Reservation:

@@ -12,6 +12,7 @@ import msgspec
 from minibill import ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.memory import Spender, memory_of
 from minibill.ledger.posting import LotMoves, Movement, load_balances, post
 from minibill.problems import AccountNotFound
 from minibill.wire import encode
@@ -38,27 +39,42 @@ class _Lot(msgspec.Struct):
 
 
 def settled_account(conn: sqlite3.Connection, account_id: str, *, now_us: int) -> int:
-    """The key of an account that must exist, with all that is due on it written down; raises `AccountNotFound`."""
-    return settled_payer(conn, account_id, now_us=now_us)[0]
+    """The key of an account that must exist, with all that is due on it written down; raises `AccountNotFound`.
 
-
-def settled_payer(conn: sqlite3.Connection, account_id: str, *, now_us: int) -> tuple[int, bool]:
-    """The same, and whether the account has memberships."""
+    For whoever goes on to change something of it other than by a reservation: it is forgotten.
+    """
     key = ids.decode(ids.ACCOUNT, account_id)
-    row = None if key is None else ACCOUNTS.find_account_and_what_is_due.one(conn, account_id=key, now_us=now_us)
-    if row is None:
+    found = None if key is None else _find(conn, key, now_us=now_us)
+    if found is None:
         raise AccountNotFound(account_id)
-    if row[1]:
-        settle(conn, [row[0]], now_us=now_us)
-    return row[0], bool(row[2])
+    account: int = found[0]
+    memory_of(conn).forget([account])
+    return account
+
+
+def settled_spender(conn: sqlite3.Connection, account_id: int, *, now_us: int) -> Spender | None:
+    """What reservations need to know of an account, with all that is due on it written down; None: there is no such account.
+
+    Whoever moves its credits keeps that right.
+    """
+    memory = memory_of(conn)
+    spender = memory.spender(account_id)
+    if spender is None or now_us >= spender.due_us:
+        found = _find(conn, account_id, now_us=now_us)
+        if found is None:
+            return None
+        spender = Spender(account_id, bool(found[2]), found[1], load_balances(conn, [account_id]))
+        memory.add_spender(spender)
+    return spender
 
 
 def settle(conn: sqlite3.Connection, account_ids: Sequence[int], *, now_us: int) -> None:
-    """Writes down what is due on these accounts at `now_us`."""
+    """Writes down what is due on these accounts at `now_us`. They are forgotten."""
     keys = encode(account_ids).decode()
     lots = SQL.lots_due_of_accounts.all(conn, account_ids=keys, now_us=now_us)
     reservations = RESERVATIONS.reservations_due_of_accounts.all(conn, account_ids=keys, now_us=now_us)
     _settle(conn, lots, reservations, now_us=now_us, at_most=None)
+    memory_of(conn).forget(account_ids)
 
 
 def sweep(conn: sqlite3.Connection, *, now_us: int) -> int:
@@ -66,6 +82,15 @@ def sweep(conn: sqlite3.Connection, *, now_us: int) -> int:
     lots = SQL.lots_due.all(conn, now_us=now_us, count=SWEEP_MAX)
     reservations = RESERVATIONS.reservations_due.all(conn, now_us=now_us, count=SWEEP_MAX)
     return _settle(conn, lots, reservations, now_us=now_us, at_most=SWEEP_MAX)
+
+
+def _find(conn: sqlite3.Connection, account_id: int, *, now_us: int) -> Row | None:
+    """An account, settled: its key, before when nothing more of it falls due, and whether it has memberships."""
+    row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=account_id)
+    if row is not None and row[1] <= now_us:
+        settle(conn, [account_id], now_us=now_us)
+        row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=account_id)
+    return row
 
 
 def _settle(
@@ -97,8 +122,10 @@ def _settle(
                 heapq.heappush(events, (lot.expires_at_us, _LOT, lot_id))
     moves.write(conn)
     RESERVATIONS.end_reservations.many(conn, [("expired", now_us, key) for key in ended])
-    balances = load_balances(conn, list({m.account_id for m in movements}))
-    post(conn, movements, balances=balances, now_us=now_us)
+    accounts = list({m.account_id for m in movements})
+    post(conn, movements, balances=load_balances(conn, accounts), now_us=now_us)
+    # Of reservations that held nothing there is no movement.
+    memory_of(conn).forget([*accounts, *(account_id for _, _, account_id in reservations_due)])
     return settled
 
 
