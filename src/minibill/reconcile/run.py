@@ -13,7 +13,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +60,7 @@ class Reconciler:
     def __init__(self, path: Path, clock: Clock, *, last: Reconciled | None = None) -> None:
         # What the newest run came to that is recorded, of this process or of one before; None before the first.
         self.last = last
-        # How old it was, and when, by the clock that does not jump.
+        # How old it was, and when, by the clock that does not jump; before the first, the schedule counts from the start.
         self._age_s = 0 if last is None else max(0, clock.now_us() - last.at_us) / US_PER_SECOND
         self._noted_s = monotonic_s()
         self._path = path
@@ -89,8 +88,8 @@ class Reconciler:
             self.last, self._age_s, self._noted_s = reconciled, 0, monotonic_s()
 
     def age_s(self) -> float:
-        """Seconds since the last recorded run; endless when there was none."""
-        return inf if self.last is None else self._age_s + monotonic_s() - self._noted_s
+        """Seconds since the last recorded run; since the start when there was none."""
+        return self._age_s + monotonic_s() - self._noted_s
 
     def stop(self) -> None:
         """What is under way ends soon, and is answered with `NotReady`; nothing is begun from now on."""
