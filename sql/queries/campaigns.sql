@@ -18,6 +18,19 @@ SELECT r.account_id
    AND l.revoked_at_us IS NOT NULL
  LIMIT :count;
 
+-- name: given_back_to_campaigns
+-- What overdue reservations hold of what these campaigns have revoked, and when the last of that was; :campaign_ids is a JSON
+-- array of keys. It costs what is due and not written down, whatever the campaigns' size.
+SELECT l.campaign_id, sum(h.reserved_micro), max(l.revoked_at_us)
+  FROM credit_reservations r
+  CROSS JOIN reservation_lots h ON h.reservation_id = r.id
+  CROSS JOIN credit_lots l ON l.id = h.lot_id
+ WHERE r.status = 'pending'
+   AND r.expires_at_us <= :now_us
+   AND l.campaign_id IN (SELECT value FROM json_each(:campaign_ids))
+   AND l.revoked_at_us IS NOT NULL
+ GROUP BY l.campaign_id;
+
 -- name: create_campaign
 INSERT INTO credit_campaigns (
     name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,

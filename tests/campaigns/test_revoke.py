@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from minibill import ids
-from minibill.campaigns import revoke
+from minibill.campaigns import lifecycle, revoke
 from minibill.problems import InternalError, Overloaded, StorageFull
 from tests.api import Api, Json, done, refused
 from tests.reservations.told import Entry, balance, entries, lots, seen
@@ -66,6 +66,60 @@ def test_a_budget_that_an_overdue_reservation_gives_back_can_be_granted_before_t
     api.pass_time(11)
     done(api.call("PATCH", f"/campaigns/{campaign}?dryRun=true", {"budgetMicro": "60"}))
     assert done(api.batch(campaign, (api.account(), 60)), 201)["remainingMicro"] == "40"
+
+
+def overdue(api: Api, holds: dict[int, int], *, budget: int = 1_000) -> str:
+    """An active campaign that took all grants back, of which these amounts were held by reservations of so many seconds."""
+    campaign = api.campaign(budget)
+    for seconds, micro in holds.items():
+        account = api.account()
+        paid = grant(api, campaign, account, micro)
+        api.reserve(account, micro, ttlSeconds=seconds)
+        assert amounts(revoke_grant(api, campaign, paid["grantId"])) == (0, 0, micro)
+    return campaign
+
+
+def test_every_campaign_of_a_page_counts_what_came_back_to_it_and_nothing_else(api: Api) -> None:
+    one, none, two = overdue(api, {10: 100, 20: 30}), api.campaign(), overdue(api, {10: 7, 11: 5, 90: 1})
+    done(api.batch(none, (api.account(), 9)))
+    done(api.post(f"/campaigns/{two}/pause"))
+    ended = overdue(api, {10: 2})
+    done(api.call("PATCH", f"/campaigns/{ended}", {"expiresAt": api.after(5)}))
+
+    def told() -> list[list[tuple[str, str]]]:
+        pages = [api.get("/campaigns", **query)["items"] for query in ({}, {"status": "paused"}, {"status": "expired"})]
+        return [[(shown["id"], shown["spentMicro"]) for shown in page] for page in pages]
+
+    with api.unchanged():
+        api.pass_time(9)
+        assert told() == [[(ended, "2"), (two, "13"), (none, "9"), (one, "130")], [(two, "13")], [(ended, "2")]]
+        api.pass_time(3)
+        found = told()
+        assert found == [[(ended, "0"), (two, "1"), (none, "9"), (one, "30")], [(two, "1")], [(ended, "0")]]
+    api.advance(0)
+    assert told() == found
+
+
+@pytest.mark.parametrize("slices", ["one", "several"])
+@pytest.mark.parametrize("how", ["activate", "pause", "complete", "edit"])
+def test_a_change_of_a_campaign_answers_with_what_has_come_back_to_it(
+    api: Api, how: str, slices: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = overdue(api, {10: 100, 11: 30, 90: 1})
+    if how == "activate":
+        done(api.post(f"/campaigns/{campaign}/pause"))
+    if slices == "several":
+        monkeypatch.setattr(lifecycle, "SWEEP_MAX", 1)
+    api.pass_time(20)
+    path = f"/campaigns/{campaign}"
+    changed = done(api.call("PATCH", path, {"name": "Another"}) if how == "edit" else api.post(f"{path}/{how}"))
+    assert (changed["spentMicro"], changed["remainingMicro"]) == ("1", "999")
+    assert api.get(path) == changed
+    # It is written down first, so that the event says the same, where one transaction settles it all.
+    event = api.get("/events", types="campaign.*")["items"][-1]
+    assert event["data"] == (changed if slices == "one" else {**changed, "spentMicro": "31", "remainingMicro": "969"})
+    api.advance(0)
+    assert api.get(path) == changed
 
 
 def test_what_is_neither_consumed_nor_reserved_is_taken_back_and_the_budget_with_it(api: Api) -> None:
@@ -141,11 +195,14 @@ def test_what_a_reservation_gives_back_is_revoked_as_it_comes_back(
 
     def told() -> Json:
         stats = api.get(f"/campaigns/{campaign}/stats")
-        return balance(api, account), lots(api, account), {k: v for k, v in stats.items() if k != "perDay"}
+        shown = api.get(f"/campaigns/{campaign}")
+        assert api.get("/campaigns")["items"] == api.get("/campaigns", status="active")["items"] == [shown]
+        return balance(api, account), lots(api, account), {k: v for k, v in stats.items() if k != "perDay"}, shown
 
     before = told()
     assert before[:2] == ((0, 0, 0), {paid["lotId"]: parts})
     assert (before[2]["revokedMicro"], before[2]["spentMicro"]) == (str(100 - used), str(used))
+    assert (before[3]["spentMicro"], before[3]["remainingMicro"]) == (str(used), str(1_000 - used))
     api.advance(0)
     assert told() == before
     assert entries(api, account)[-1] == Entry("revoke", used - held, 0, used - held, paid["lotId"], reservation)

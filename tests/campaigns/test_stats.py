@@ -62,6 +62,7 @@ def test_what_is_due_counts_before_and_after_it_is_written_down(api: Api) -> Non
         with api.unchanged():
             api.pass_time(seconds)
             assert parts_of(stats(api, campaign)) == parts
+            assert api.get(f"/campaigns/{campaign}")["spentMicro"] == stats(api, campaign)["spentMicro"]
     before = stats(api, campaign)
     api.advance(0)
     assert stats(api, campaign) == before

@@ -954,6 +954,14 @@ class Run:
             values = {"campaign_id": number + 1, "now_us": self.clock.time_us}
             rows = self.book.readers.at_once(lifecycle.SQL.campaign_stats, **values)
             assert json.loads(encode(stats_answer(number + 1, rows))) == self.model.stats(number)
+        campaigns = self.book.readers.look_up(self.campaigns)
+        assert [str(each.spent_micro) for each in campaigns] == [
+            self.model.stats(number)["spentMicro"] for number in reversed(range(len(CAMPAIGNS)))
+        ]
+
+    def campaigns(self, conn: sqlite3.Connection) -> list[lifecycle.CampaignRow]:
+        rows = lifecycle.SQL.campaigns_page.all(conn, before_id=len(CAMPAIGNS) + 1, campaign_type=None, count=len(CAMPAIGNS))
+        return lifecycle.campaigns_at(conn, rows, now_us=self.clock.time_us)
 
     async def compare_balances(self, name: int, past_us: int) -> None:
         now_us = self.clock.time_us

@@ -1,12 +1,13 @@
 """Campaigns: create, edit, and the steps of their life. Paying is in grants.py."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minibill import ids
 from minibill.campaigns import formulas
 from minibill.campaigns.structs import Campaign
 from minibill.clock import format_time
-from minibill.db.queries import queries
+from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.settle import SWEEP_MAX, settle
 from minibill.outcome import Action, Outcome
@@ -18,7 +19,7 @@ from minibill.problems import (
     InvalidRequest,
     InvalidTransition,
 )
-from minibill.wire import optional_raw, optional_time
+from minibill.wire import encode, optional_raw, optional_time
 
 SQL = queries("campaigns")
 
@@ -110,7 +111,7 @@ def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[s
     Raises `CampaignNotFound`, `CampaignFieldLocked`, `BudgetBelowSpent`, `InvalidRequest`. Source: contract, section 4.
     """
     campaign = settled_campaign(conn, campaign_id, now_us=now_us)
-    before = campaign_answer(campaign, now_us=now_us)
+    before = _answer(conn, campaign, now_us=now_us)
     status = campaign.status_at(now_us)
     locked = changes.keys() - _editable(status)
     if locked:
@@ -128,7 +129,7 @@ def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[s
     if changes:
         _require_sense(fields, ends_anew="expires_at_us" in changes, now_us=now_us)
         SQL.edit_campaign.run(conn, campaign_id=campaign.id, now_us=now_us, **fields)
-    answer = campaign_answer(_load(conn, campaign.id), now_us=now_us)
+    answer = _answer(conn, _load(conn, campaign.id), now_us=now_us)
     details = lambda: {"changed": sorted(_WIRE_NAMES[name] for name in changes), "before": before, "after": answer}
     return Outcome(200, answer, "campaign.edit", "campaign", campaign_id, details)
 
@@ -138,12 +139,12 @@ def move_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_
 
     Raises `CampaignNotFound`, and `InvalidTransition` with `from` and `to`. Source: contract, section 4.
     """
-    campaign = require_campaign(conn, campaign_id)
+    campaign = settled_campaign(conn, campaign_id, now_us=now_us)
     status, (target, action) = campaign.status_at(now_us), VERBS[verb]
     if target not in STEPS[status]:
         raise InvalidTransition(status, target)
     SQL.move_campaign.run(conn, campaign_id=campaign.id, status=target, now_us=now_us)
-    answer = campaign_answer(_load(conn, campaign.id), now_us=now_us)
+    answer = _answer(conn, _load(conn, campaign.id), now_us=now_us)
     return Outcome(200, answer, action, "campaign", campaign_id, lambda: {"from": status, "to": target})
 
 
@@ -162,13 +163,36 @@ def require_campaign(conn: sqlite3.Connection, campaign_id: str) -> CampaignRow:
 
 
 def settled_campaign(conn: sqlite3.Connection, campaign_id: str, *, now_us: int) -> CampaignRow:
-    """The same, when its budget is to be judged: what overdue reservations give back to it is written down first."""
+    """The same, for a write that judges or tells its budget: what overdue reservations give back is written down first.
+
+    A slice of it at most, so that other writes do not wait for long.
+    """
     campaign = require_campaign(conn, campaign_id)
     due = SQL.accounts_that_give_budget_back.all(conn, campaign_id=campaign.id, now_us=now_us, count=SWEEP_MAX)
     if not due:
         return campaign
     settle(conn, sorted({account_id for (account_id,) in due}), now_us=now_us)
     return _load(conn, campaign.id)
+
+
+def campaigns_at(conn: sqlite3.Connection, rows: Sequence[Row], *, now_us: int) -> list[CampaignRow]:
+    """Campaigns as they are at that time, from rows of the same snapshot.
+
+    What overdue reservations give back to their budgets counts, whether or not that is written down.
+    """
+    keys = encode([row[0] for row in rows]).decode()
+    given_back = {key: rest for key, *rest in SQL.given_back_to_campaigns.all(conn, campaign_ids=keys, now_us=now_us)}
+    campaigns = []
+    for campaign in (CampaignRow(*row) for row in rows):
+        given_back_micro, revoked_at_us = given_back.get(campaign.id, (0, 0))
+        # Both as lots_give_their_campaign_back_what_is_revoked is going to write them down.
+        campaigns.append(
+            campaign._replace(
+                spent_micro=campaign.spent_micro - given_back_micro,
+                updated_at_us=max(campaign.updated_at_us, revoked_at_us),
+            )
+        )
+    return campaigns
 
 
 def campaign_answer(campaign: CampaignRow, *, now_us: int) -> Campaign:
@@ -194,6 +218,11 @@ def campaign_answer(campaign: CampaignRow, *, now_us: int) -> Campaign:
         created_at=format_time(campaign.created_at_us),
         updated_at=format_time(campaign.updated_at_us),
     )
+
+
+def _answer(conn: sqlite3.Connection, campaign: CampaignRow, *, now_us: int) -> Campaign:
+    [now] = campaigns_at(conn, [campaign], now_us=now_us)
+    return campaign_answer(now, now_us=now_us)
 
 
 def _load(conn: sqlite3.Connection, key: int) -> CampaignRow:

@@ -1,5 +1,6 @@
 """Campaigns and grants over HTTP."""
 
+from functools import partial
 from typing import Any
 
 from minibill import ids
@@ -8,6 +9,7 @@ from minibill.campaigns.lifecycle import (
     SQL,
     CampaignRow,
     campaign_answer,
+    campaigns_at,
     create_campaign,
     edit_campaign,
     move_campaign,
@@ -113,18 +115,19 @@ async def list_campaigns(call: Call) -> Reply:
     """Campaigns, newest first."""
     query, position = call.page(CampaignsQuery)
     [before_id] = position or [_AFTER_ALL]
-    book = call.service.book
-    now_us = book.clock.now_us()
+    # Before the reading: what falls due only afterwards must not count as settled.
+    now_us = call.service.book.clock.now_us()
     values: dict[str, Any] = {"before_id": before_id, "campaign_type": query.campaign_type, "count": query.limit + 1}
     match query.status:
         case None:
-            rows = await call.reading.all(SQL.campaigns_page, **values)
+            find = partial(SQL.campaigns_page.all, **values)
         case "expired":
-            rows = await call.reading.all(SQL.campaigns_page_expired, now_us=now_us, **values)
+            find = partial(SQL.campaigns_page_expired.all, now_us=now_us, **values)
         case status:
-            rows = await call.reading.all(SQL.campaigns_page_by_status, status=status, now_us=now_us, **values)
+            find = partial(SQL.campaigns_page_by_status.all, status=status, now_us=now_us, **values)
+    campaigns = await call.reading.run(lambda conn: campaigns_at(conn, find(conn), now_us=now_us))
     return call.page_answer(
-        query, rows, item=lambda row: campaign_answer(CampaignRow(*row), now_us=now_us), position=lambda row: [row[0]]
+        query, campaigns, item=lambda row: campaign_answer(CampaignRow(*row), now_us=now_us), position=lambda row: [row[0]]
     )
 
 
@@ -132,8 +135,17 @@ async def list_campaigns(call: Call) -> Reply:
 async def show(call: Call) -> Reply:
     """One campaign."""
     call.parameters(Query)
-    campaign = _require_campaign(call)
-    return call.answer(campaign_answer(campaign, now_us=call.service.book.clock.now_us()))
+    campaign_id = call.segment("campaign_id")
+    key = ids.decode(ids.CAMPAIGN, campaign_id)
+    # Before the reading, as in a list.
+    now_us = call.service.book.clock.now_us()
+    # No campaign's key is NULL.
+    campaigns = await call.reading.run(
+        lambda conn: campaigns_at(conn, SQL.find_campaign.all(conn, campaign_id=key), now_us=now_us)
+    )
+    if not campaigns:
+        raise CampaignNotFound(campaign_id)
+    return call.answer(campaign_answer(campaigns[0], now_us=now_us))
 
 
 @describe(BatchResult, 201, 200, body=BatchBody, refusals=PAY_REFUSALS)
