@@ -138,7 +138,7 @@ def test_a_tier_is_that_of_the_one_bracket_that_holds_the_loss(
 def test_a_fixed_amount_needs_no_input() -> None:
     assert built("fixed_amount", {"amountMicro": "5"}) == (None, 5)
     assert built("fixed_amount", {"amountMicro": "0"}) == (None, 0)
-    assert built("fixed_amount", None) == built("fixed_amount", {}) == (None, None)
+    assert built("fixed_amount", None) == (None, None)
 
 
 # --- what can't be evaluated ---
@@ -147,6 +147,8 @@ B: Json = {"minMicro": "1", "maxMicro": "5", "amountMicro": "2"}
 
 # Formula, config, path of what is wrong.
 WRONG: list[tuple[str, Json, str]] = [
+    ("fixed_amount", {}, "grantConfig.amountMicro"),
+    ("fixed_amount", {"amountMicro": None}, "grantConfig.amountMicro"),
     ("fixed_amount", {"amountMicro": 5}, "grantConfig.amountMicro"),
     ("fixed_amount", {"amount": "5"}, "grantConfig.amount"),
     ("fixed_amount", {"brackets": []}, "grantConfig.brackets"),
@@ -183,6 +185,20 @@ def test_a_config_that_can_not_be_evaluated_is_refused_when_the_campaign_is_made
         refused(api.post("/campaigns", body), 400, "validation_error", path)
     with pytest.raises(InvalidRequest):
         built(formula, config)
+
+
+def test_a_fixed_amount_without_a_config_is_named_by_each_grant(api: Api) -> None:
+    for config in ({}, {"grantConfig": None}):
+        body = {"name": "x", "campaignType": "loyalty", "budgetMicro": "9", "grantFormula": "fixed_amount", **config}
+        campaign = done(api.post("/campaigns", body), 201)
+        assert campaign["grantConfig"] is None
+        done(api.post(f"/campaigns/{campaign['id']}/activate"))
+        account = api.account()
+        with api.unchanged():
+            nothing = api.batch(campaign["id"], {"accountId": account})
+            refused(nothing, 400, "validation_error", "grants[0].amountMicro")
+        done(api.batch(campaign["id"], (account, 5)), 201)
+        assert api.available(account) == 5
 
 
 def test_a_table_may_have_as_many_brackets_as_formulas_take(api: Api) -> None:

@@ -239,7 +239,13 @@ def test_an_edit_of_a_draft_must_leave_a_formula_that_can_be_evaluated(api: Api)
         refused(api.call("PATCH", path, {"grantConfig": {"brackets": []}}), 400, "validation_error")
         problem = refused(api.call("PATCH", path, {"grantFormula": "proportional_loss"}), 400, "validation_error")
         assert problem["errors"][0]["path"].startswith("grantConfig")
+        refused(api.call("PATCH", path, {"grantConfig": {}}), 400, "validation_error", "grantConfig.amountMicro")
     done(api.call("PATCH", path, {"grantFormula": "proportional_loss", "grantConfig": {"ratioBps": 1}}))
+    # A loss in full needs to be told nothing; a fixed amount does.
+    done(api.call("PATCH", path, {"grantConfig": {}}))
+    with api.unchanged():
+        fixed = api.call("PATCH", path, {"grantFormula": "fixed_amount"})
+        refused(fixed, 400, "validation_error", "grantConfig.amountMicro")
 
 
 def test_an_end_may_be_moved_while_a_campaign_runs_but_not_into_the_past_or_before_its_start(api: Api) -> None:

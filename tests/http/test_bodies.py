@@ -148,7 +148,7 @@ MEMBERS: list[tuple[str, str, bool, list[Json]]] = [
     ("edit", "name", False, text(200)),
     ("edit", "campaignType", False, CAMPAIGN_TYPE),
     ("edit", "budgetMicro", False, MICRO),
-    ("create fixed", "grantConfig.amountMicro", False, MICRO),
+    ("create fixed", "grantConfig.amountMicro", True, MICRO),
     ("create loss", "grantConfig.ratioBps", False, integer(1, 1_000_000)),
     ("create loss", "grantConfig.minLossMicro", False, MICRO),
     ("create loss", "grantConfig.capMicro", False, MICRO),
@@ -245,8 +245,7 @@ def test_a_required_member_that_is_missing_is_named(api: Api, name: str, member:
         refused(api.call(target.method, path, body), 400, "validation_error", member)
 
 
-# The only amount of a config: neither null nor left out is a config that names an amount.
-OPTIONAL = [row[:2] for row in MEMBERS if not row[2] and row[1] != "grantConfig.amountMicro"]
+OPTIONAL = [row[:2] for row in MEMBERS if not row[2]]
 
 
 @pytest.mark.parametrize(("name", "member"), OPTIONAL, ids=_id)

@@ -87,8 +87,8 @@ def tiered(loss_micro: int, *, brackets: list[Bracket], cap_micro: int) -> Resul
 
 
 def _fixed_amount(config: str | None) -> Formula:
-    # Without a config each grant names its amount.
-    if config is None or config.strip("{} \t\r\n") == "":
+    # Without a config each grant names its amount; one that is there and names none is a slip.
+    if config is None:
         return Formula(None, None)
     return Formula(None, int(_FIXED.decode(config.encode()).amount_micro))
 

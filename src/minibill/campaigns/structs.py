@@ -35,7 +35,8 @@ GrantTtl = Annotated[int, Meta(ge=1, le=3_153_600_000)]
 GrantConfig = Annotated[
     SentObject,
     Meta(
-        description="fixed_amount: {amountMicro}. proportional_loss: {ratioBps, minLossMicro, capMicro}. "
+        description="fixed_amount: {amountMicro}; without a config each grant names its amount. "
+        "proportional_loss: {ratioBps, minLossMicro, capMicro}. "
         "tiered: {brackets: [{minMicro, maxMicro, amountMicro}]}, half-open and ascending."
     ),
 ]
