@@ -291,7 +291,7 @@ class LargeGrantRequiresForce(Problem):
 
 
 class AmountTooLarge(Problem):
-    """Over the ceiling of one request, or past what an account can hold."""
+    """Over the ceiling of one request, or past what an account can hold or a sum can be."""
 
     code, status, title = "amount_too_large", 422, "The amount is too large"
 

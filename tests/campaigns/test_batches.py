@@ -10,6 +10,7 @@ from minibill.clock import parse_time
 from tests.api import UNIT, Api, Json, done, refused
 
 LARGE = LARGE_GRANT_MICRO
+MAX = 2**63 - 1
 LOSSES: Json = {"grantFormula": "proportional_loss", "grantConfig": {"ratioBps": 5_000, "minLossMicro": "10"}}
 
 
@@ -324,6 +325,28 @@ def test_a_batch_may_not_move_more_than_the_ceiling(start: Callable[..., Api]) -
         problem = refused(api.batch(campaign, (one, 5), (two, 6)), 422, "amount_too_large")
         assert (problem["limitMicro"], problem["requestedMicro"]) == ("10", "11")
     done(api.batch(campaign, (one, 5), (two, 5)), 201)
+
+
+@pytest.mark.parametrize("ceiling", [10**12, MAX])
+def test_grants_that_together_are_past_63_bits_are_too_large_and_not_over_the_budget(
+    start: Callable[..., Api], ceiling: int
+) -> None:
+    api = start(MINIBILL_CEILING_MICRO=str(ceiling))
+    one, two, three = api.account(), api.account(), api.account()
+    campaign = api.campaign(MAX, perWalletCapMicro=str(MAX))
+    capped = api.campaign(MAX, perWalletCapMicro=str(MAX - 1))
+    with api.unchanged():
+        problem = refused(api.batch(campaign, (one, MAX), (two, 1), force=True), 422, "amount_too_large")
+        assert problem["limitMicro"] == str(MAX)
+        # Each amount that is told is one that could be sent.
+        assert all(int(value) <= MAX for name, value in problem.items() if name.endswith("Micro"))
+        # It is judged where the budget is, of what is to be paid now.
+        refused(api.batch(capped, (one, MAX), (two, 1), force=True), 422, "per_wallet_cap_exceeded")
+        refused(api.batch(campaign, (one, MAX), (two, 1)), 422, "large_grant_requires_force")
+    done(api.batch(campaign, (three, 1)), 201)
+    with api.unchanged():
+        problem = refused(api.batch(campaign, (one, MAX), (three, MAX), force=True), 422, "budget_exceeded")
+        assert (problem["requestedMicro"], problem["remainingMicro"]) == (str(MAX), str(MAX - 1))
 
 
 # --- the order of refusals ---

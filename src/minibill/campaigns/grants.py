@@ -20,8 +20,10 @@ from minibill.ledger.ceiling import require_within_ceiling
 from minibill.ledger.mint import DEFAULT_PRIORITY, NewLot, insert_lots, lot_expiry_us
 from minibill.ledger.posting import load_balances
 from minibill.ledger.settle import settle
+from minibill.money import MAX_MICRO
 from minibill.outcome import Outcome
 from minibill.problems import (
+    AmountTooLarge,
     BatchTooLarge,
     BudgetExceeded,
     CampaignNotActive,
@@ -122,8 +124,8 @@ def pay_batch(
     """Pays each item that this campaign has not paid before; 201 when any was, else 200.
 
     Raises, in this order: `DuplicateAccount`, `CampaignNotFound`, `InvalidRequest` for what the formula can't use,
-    `CampaignNotActive`, `PerWalletCapExceeded`, `LargeGrantRequiresForce`, `BudgetExceeded`, `AmountTooLarge`.
-    Source: contract, section 4.
+    `CampaignNotActive`, `PerWalletCapExceeded`, `LargeGrantRequiresForce`, `AmountTooLarge` for a sum past 2^63-1,
+    `BudgetExceeded`, `AmountTooLarge`. Source: contract, section 4.
     """
     accounts = _accounts_of(conn, items)
     _refuse_duplicates(items, accounts)
@@ -274,6 +276,11 @@ def _refuse_over_limits(
             f"{len(large)} of the grants are over {LARGE_GRANT_MICRO} micro-units; send force: true if they are meant",
             threshold_micro=str(LARGE_GRANT_MICRO),
             grants=_listed(large),
+        )
+    # No budget covers it, and no amount of money says it.
+    if total_micro > MAX_MICRO:
+        raise AmountTooLarge(
+            f"the grants of a batch come to at most {MAX_MICRO} micro-units together", limit_micro=str(MAX_MICRO)
         )
     remaining_micro = campaign.budget_micro - campaign.spent_micro
     if total_micro > remaining_micro:

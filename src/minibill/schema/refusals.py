@@ -153,6 +153,9 @@ EXAMPLES: tuple[Problem, ...] = (
         requested_micro="1000000000001",
     ),
     AmountTooLarge(
+        "the grants of a batch come to at most 9223372036854775807 micro-units together", limit_micro="9223372036854775807"
+    ),
+    AmountTooLarge(
         "an account holds at most 9223372036854775807 micro-units", account_id="acct_0000000000001", requested_micro="5"
     ),
     AmountTooLarge(
