@@ -31,6 +31,10 @@ class Origin(NamedTuple):
     token_id: str | None
 
 
+# Of a write that is not audited.
+UNTOLD = Origin(None, None, None, None)
+
+
 def append(conn: sqlite3.Connection, outcome: Outcome, *, actor_id: str, origin: Origin, now_us: int) -> None:
     """Adds the row of one admin write, in the transaction of its effect. Source: contract, section 2."""
     last = SQL.last_audit_row.one(conn)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -56,7 +56,7 @@ def _end_the_process(error: BaseException) -> NoReturn:
     os._exit(1)
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """The answer of a write, as bytes of JSON; `replayed` when it was given before."""
 
     status: int
@@ -187,7 +187,7 @@ class Book:
         finally:
             if holds_key and key is not None:
                 self._under_way.pop((key.caller, key.key), None)
-        return written._replace(body=_with_dry_run(written.body)) if dry_run else written
+        return msgspec.structs.replace(written, body=_with_dry_run(written.body)) if dry_run else written
 
     async def sweep(self) -> None:
         """Writes down all that is due, a slice at a time, so that other writes come between."""

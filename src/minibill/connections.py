@@ -7,14 +7,13 @@ without end is ended here: a head that does not come or does not become whole, a
 import contextlib
 import resource
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from minibill.at_once import CYCLE
 from minibill.auth.gate import SURPLUS
-from minibill.protocol import Protocol, send_at_once
-from minibill.web import AT_ONCE
+from minibill.protocol import Protocol
 
 # A head is whole by then; as long as the server keeps a connection on which nothing is asked.
 HEAD_SECONDS_MAX = 5.0
@@ -57,8 +56,8 @@ def limited_to(number: int) -> type[Any]:
 
         def _start_asgi_task(self, cycle: Any, app: ASGIApp) -> None:
             self._under_way = cycle
-            cycle.scope[AT_ONCE] = partial(send_at_once, cycle)
-            super()._start_asgi_task(cycle, app)
+            cycle.scope[CYCLE] = cycle
+            Protocol._start_asgi_task(self, cycle, app)
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)

@@ -2,7 +2,9 @@
 
 import hashlib
 import zlib
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from minibill.clock import US_PER_SECOND
 from minibill.db.queries import queries
@@ -18,7 +20,7 @@ PRUNE_KEYS_MAX = 1_000  # One slice: a few milliseconds.
 _PRIME = 4_294_967_291
 
 
-class Key(NamedTuple):
+class Key(msgspec.Struct, frozen=True, gc=False):
     """A key with what it was sent with. `caller` is the kind of token and its subject."""
 
     caller: str
@@ -26,7 +28,7 @@ class Key(NamedTuple):
     fingerprint: bytes
 
 
-class Kept(NamedTuple):
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """An answer that was given before."""
 
     status: int

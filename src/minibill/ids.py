@@ -4,6 +4,8 @@ Zero-padded Crockford base32 in lower case sorts as the integer does, and so by 
 keys: 1.5-2x faster and a quarter of the size.
 """
 
+from functools import lru_cache
+
 ACCOUNT = "acct_"
 LOT = "lot_"
 ENTRY = "entry_"
@@ -18,6 +20,7 @@ ID_CHARACTERS_MAX = 64
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _DIGITS = 13  # 13 * 5 = 65 bits hold every rowid
+_LOW_BITS = 20  # of which the last four digits are made
 # To the digits that int() knows; whatever else int() would take ("_", " ", "+", "i") becomes a sign that it does not.
 _TO_DIGITS = dict.fromkeys(range(128), "!") | dict(zip(map(ord, _ALPHABET), "0123456789abcdefghijklmnopqrstuv", strict=True))
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
@@ -26,12 +29,14 @@ _ROWID_MAX = 2**63 - 1
 
 def encode(prefix: str, number: int) -> str:
     """The outside form of a row's key."""
-    # Two digits at a time; a batch answer has three thousand of these.
+    # Two digits at a time; a batch answer has three thousand of these. The first nine change with every million rows.
+    return f"{prefix}{_high_digits(number >> _LOW_BITS)}{_PAIRS[number >> 10 & 1023]}{_PAIRS[number & 1023]}"
+
+
+@lru_cache(maxsize=256)
+def _high_digits(high: int) -> str:
     p = _PAIRS
-    return (
-        f"{prefix}{_ALPHABET[number >> 60]}{p[number >> 50 & 1023]}{p[number >> 40 & 1023]}{p[number >> 30 & 1023]}"
-        f"{p[number >> 20 & 1023]}{p[number >> 10 & 1023]}{p[number & 1023]}"
-    )
+    return f"{_ALPHABET[high >> 40]}{p[high >> 30 & 1023]}{p[high >> 20 & 1023]}{p[high >> 10 & 1023]}{p[high & 1023]}"
 
 
 def decode(prefix: str, text: str) -> int | None:

@@ -1,8 +1,6 @@
 """What a request brings besides its path: its headers, and its body."""
 
 import asyncio
-import types
-from collections.abc import Awaitable, Generator, Iterable
 from typing import Any
 
 from litestar.types import Receive
@@ -20,9 +18,9 @@ class SentHeaders:
 
     __slots__ = ("_all", "_first", "get")
 
-    def __init__(self, sent: Iterable[tuple[bytes, bytes]]) -> None:
-        self._all = list(sent)
-        self._first = dict(reversed(self._all))
+    def __init__(self, sent: Headers) -> None:
+        self._all = sent
+        self._first = dict(reversed(sent))
         self.get = self._first.get
 
     def only(self, name: bytes) -> bytes | None:
@@ -42,39 +40,24 @@ async def receive_body(receive: Receive, sent: SentHeaders, bytes_max: int) -> b
     if length.isdigit() and int(length[:20]) > bytes_max:
         raise _too_large(bytes_max)
     body = bytearray()
-    first = _Begun(receive())
     try:
-        # Almost always all of it is there at once, and a timeout around that would cost more than the reading.
-        if not (first.result and _take(first.result, body, bytes_max)):
-            async with asyncio.timeout(BODY_SECONDS_MAX):
-                is_last = first.result is None and _take(await first.rest(), body, bytes_max)
-                while not is_last:
-                    is_last = _take(await receive(), body, bytes_max)
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            while not _take(await receive(), body, bytes_max):
+                pass
     except TimeoutError:
         raise MalformedJson(
             f"the body did not arrive within {BODY_SECONDS_MAX} s", headers={"Connection": "close"}
         ) from None
+    return checked_body(bytes(body), sent, bytes_max)
+
+
+def checked_body(body: bytes, sent: SentHeaders, bytes_max: int) -> bytes:
+    """A body that is there. Raises `PayloadTooLarge`, and `UnsupportedMediaType` for what does not say that it is JSON."""
+    if len(body) > bytes_max:
+        raise _too_large(bytes_max)
     if body:
         _require_json_type(sent.get(b"content-type", b""))
-    return bytes(body)
-
-
-class _Begun:
-    """A message that is received as far as that goes without waiting; `result` is None when it has to be waited for."""
-
-    def __init__(self, receiving: Awaitable[Any]) -> None:
-        self._steps = receiving.__await__()
-        self.result: Any = None
-        try:
-            self._waits_for = next(self._steps)
-        except StopIteration as done:
-            self.result = done.value
-
-    @types.coroutine
-    def rest(self) -> Generator[Any, Any, Any]:
-        """Waits for the message."""
-        yield self._waits_for
-        return (yield from self._steps)
+    return body
 
 
 def _take(message: Any, body: bytearray, bytes_max: int) -> bool:

@@ -1,7 +1,7 @@
 """What an operation that writes comes to: its answer, and what the audit log says of it."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,7 +16,7 @@ Action = Literal[
 TargetType = Literal["account", "book", "campaign", "clock", "community", "grant", "reservation", "token", "webhook"]
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True):
     """`status` and `answer` are for the caller; the rest is the audit row of its transaction when the caller is an admin.
 
     `details` is called for that row alone, before anything else is written.

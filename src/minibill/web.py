@@ -16,7 +16,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from minibill import idempotency
-from minibill.audit import Origin
+from minibill.at_once import send_at_once, whole_body
+from minibill.audit import UNTOLD, Origin
 from minibill.auth.doors import Kind
 from minibill.auth.tokens import Caller, TokenVerifier
 from minibill.book import Book
@@ -26,7 +27,7 @@ from minibill.cursors import Cursors
 from minibill.db.queries import Row
 from minibill.db.readers import Reading
 from minibill.db.sequence import Seen
-from minibill.incoming import Headers, SentHeaders, receive_body
+from minibill.incoming import Headers, SentHeaders, checked_body, receive_body
 from minibill.metrics import Metrics, Tally
 from minibill.outcome import Outcome
 from minibill.problem_json import as_problem, problem_body
@@ -60,10 +61,6 @@ SLOW_SECONDS = 1.0
 # Where the gate leaves what it found out about a request.
 CONTEXT = "minibill"
 
-# Where the server leaves, if it can do that, what writes a whole answer: status, headers and body. It answers whether it did.
-AT_ONCE = "minibill.at_once"
-AtOnce = Callable[[int, Headers, bytes], bool]
-
 
 class Service(NamedTuple):
     """What handlers work with; one a process."""
@@ -93,7 +90,7 @@ class Context(msgspec.Struct):
     caller: Caller | None = None
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True):
     """What a request is answered with: bytes of JSON. `waited_s` is the time that it was asked to wait for something."""
 
     status: int
@@ -221,11 +218,11 @@ class Call:
         context = self.context
         assert context.caller is not None
         # The body counts for the key, and must be JSON even where nothing in it is needed.
-        key = self._idempotency_key(await self._read_body())
+        key = self._idempotency_key(await self._read_body() if self._body is None else self._body)
         written = await context.service.book.write(
             operation,
             caller=context.caller,
-            origin=self._origin(),
+            origin=self._origin() if context.caller.kind == "admin" else UNTOLD,
             key=key,
             dry_run=self.is_dry_run if query is None else bool(query.dry_run),
             seen=self.seen,
@@ -269,7 +266,12 @@ class Call:
 
     async def _read_body(self) -> bytes:
         if self._body is None:
-            self._body = await receive_body(self._receive, self.context.sent, self.service.settings.max_body_bytes)
+            sent, bytes_max = self.context.sent, self.context.service.settings.max_body_bytes
+            body = whole_body(self.scope)
+            if body is None:
+                self._body = await receive_body(self._receive, sent, bytes_max)
+            else:
+                self._body = checked_body(body, sent, bytes_max)
         return self._body
 
 
@@ -322,10 +324,9 @@ async def send_reply(scope: Scope, reply: Reply, context: Context, send: Send, *
     if sequence is not None:
         headers.append((b"ledger-sequence", b"%d" % sequence))
     headers += context.headers
-    at_once: AtOnce | None = scope.get(AT_ONCE)  # type: ignore[assignment]
     if reply.headers:
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
-    elif at_once is not None and at_once(reply.status, headers, reply.body):
+    elif send_at_once(scope, reply.status, headers, reply.body):
         return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})

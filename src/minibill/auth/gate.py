@@ -29,6 +29,9 @@ _CORRELATION_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Requests without a valid token that one address may send a minute.
 BAD_TOKENS_PER_MINUTE = 60
 
+# What every answer says: nothing is to be guessed from it, and nothing kept of it.
+ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+
 # In the scope of a request that came on a connection too many.
 SURPLUS = "minibill.surplus"
 
@@ -61,7 +64,7 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service, *, direct: list[Route]) -> None:
         """`direct` are routes with at most one variable part that are answered without asking the framework."""
         self._app = app
-        self._direct = {(route.method, route.path): route.serve for route in direct if "{" not in route.path}
+        self._direct = {(route.method, route.path): route for route in direct if "{" not in route.path}
         self._direct_with_a_variable = [_Pattern.of(route) for route in direct if "{" in route.path]
         self._service = service
         settings = service.settings
@@ -78,21 +81,18 @@ class Gate:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        sent = SentHeaders(scope["headers"])
+        sent = SentHeaders(list(scope["headers"]))
         request_id = next(self._request_ids)
-        correlation_id = _correlation_id(sent) or request_id
+        own_id = request_id.encode()
+        correlation_id = _correlation_id(sent) or own_id
         client = scope.get("client")
-        headers = [
-            (b"x-request-id", request_id.encode()),
-            (b"x-correlation-id", correlation_id.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"cache-control", b"no-store"),
-        ]
+        headers = [(b"x-request-id", own_id), (b"x-correlation-id", correlation_id), *ALWAYS]
         context = Context(
-            self._service, request_id, correlation_id, client[0] if client else None, sent, headers, monotonic_s()
+            self._service, request_id, correlation_id.decode(), client[0] if client else None, sent, headers, monotonic_s()
         )
+        direct = self._direct.get((scope["method"], scope["path"]))
         try:
-            context.caller = self._admit(scope, context)
+            context.caller = self._admit(scope, context, direct)
             if scope["method"] == "OPTIONS":
                 # The framework would answer it by itself, for any path and whatever the scope.
                 raise self._not_for_options(scope["path"])
@@ -101,7 +101,7 @@ class Gate:
             await send_reply(scope, problem_reply(problem, context), context, send)
             return
         scope[CONTEXT] = context  # type: ignore[literal-required]
-        answer = self._direct.get((scope["method"], scope["path"])) or self._variable(scope) or self._app
+        answer = direct.serve if direct is not None else self._variable(scope) or self._app
         await answer(scope, receive, send)
 
     def _not_for_options(self, path: str) -> Problem:
@@ -120,18 +120,14 @@ class Gate:
                     return pattern.serve
         return None
 
-    def _admit(self, scope: HTTPScope, context: Context) -> Caller | None:
+    def _admit(self, scope: HTTPScope, context: Context, direct: Route | None) -> Caller | None:
         if SURPLUS in scope:
             raise Overloaded("too many connections are open; try again", headers={"Connection": "close"})
-        path = scope["path"]
-        if "//" in path and self._variable(scope) is None:
-            # The router would fold it, and what is behind a prefix would be reached past its prefix.
-            raise NotFound("nothing is at this path")
-        kind = _kind(path)
+        kind = self._kind(scope) if direct is None else direct.kind
         if kind is None:
             return None
         try:
-            caller = self._service.verifier.verify(kind, _bearer(context.sent))
+            caller = self._service.verifier.verify(kind, context.sent.only(b"authorization") or b"")
         except Unauthorized:
             if self._bad_tokens is not None:
                 allowance = self._bad_tokens.count(context.ip or "")
@@ -152,33 +148,29 @@ class Gate:
             raise Overloaded
         return caller
 
+    def _kind(self, scope: HTTPScope) -> Kind | None:
+        path = scope["path"]
+        if "//" in path and self._variable(scope) is None:
+            # The router would fold it, and what is behind a prefix would be reached past its prefix.
+            raise NotFound("nothing is at this path")
+        for prefix, kind in PREFIXES.items():
+            if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+                return kind
+        return None
+
 
 @cache
 def _template(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{\w+:str\}", "[^/]+", path))
 
 
-def _kind(path: str) -> Kind | None:
-    for prefix, kind in PREFIXES.items():
-        if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
-            return kind
-    return None
-
-
 def _limit(per_minute: int) -> RateLimit | None:
     return RateLimit(per_minute) if per_minute else None
 
 
-def _bearer(sent: SentHeaders) -> str:
-    scheme, _, token = (sent.only(b"authorization") or b"").decode("latin-1").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthorized
-    return token
-
-
-def _correlation_id(sent: SentHeaders) -> str | None:
+def _correlation_id(sent: SentHeaders) -> bytes | None:
     value = sent.get(b"x-correlation-id")
-    return value.decode() if value is not None and _CORRELATION_ID.fullmatch(value) else None
+    return value if value is not None and _CORRELATION_ID.fullmatch(value) else None
 
 
 def _rate_headers(allowance: Allowance) -> Headers:

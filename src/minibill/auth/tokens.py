@@ -26,6 +26,8 @@ SUBJECT_CHARACTERS_MAX = 128
 # What a deny list can hold: a token whose id is longer could not be revoked.
 TOKEN_ID_CHARACTERS_MAX = 255
 
+_SCHEME = b"bearer "
+
 # Before any cryptography: three base64url parts, and no more than a header line should hold.
 _TOKEN_CHARACTERS_MAX = 4_096
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
@@ -96,14 +98,14 @@ class TokenVerifier:
         """Takes over the deny list as the database has it."""
         self._denied = token_ids
 
-    def verify(self, kind: Kind, token: str) -> Caller:
-        """Who this token speaks for; raises `Unauthorized` for any defect, without saying which."""
-        if len(token) > _TOKEN_CHARACTERS_MAX:
+    def verify(self, kind: Kind, authorization: bytes) -> Caller:
+        """Who the token in this header speaks for; raises `Unauthorized` for any defect, without saying which."""
+        if len(authorization) > len(_SCHEME) + _TOKEN_CHARACTERS_MAX:
             raise Unauthorized
-        place = (kind, hashlib.sha256(token.encode()).digest())
+        place = (kind, hashlib.sha256(authorization).digest())
         verified = self._remembered.get(place)
         if verified is None:
-            verified = self._check(self._doors[kind], token)
+            verified = self._check(self._doors[kind], _bearer(authorization))
             self._remembered[place] = verified
             if len(self._remembered) > _REMEMBERED_MAX:
                 self._remembered.popitem(last=False)
@@ -131,6 +133,13 @@ class TokenVerifier:
         scopes = _scopes(claims) if door.kind == "admin" else frozenset[str]()
         caller = Caller(door.kind, sub, token_id, scopes)
         return _Verified(caller, max(not_before_s, issued_s), expires_s)
+
+
+def _bearer(authorization: bytes) -> str:
+    token = authorization[len(_SCHEME) :]
+    if authorization[: len(_SCHEME)].lower() != _SCHEME or not token:
+        raise Unauthorized
+    return token.decode("latin-1")
 
 
 def sign_token(settings: Settings, kind: Kind, *, sub: str, scopes: list[str], ttl: int) -> str:

@@ -28,7 +28,7 @@ from minibill.connections import Patience, connections_max, limited_to
 from minibill.db.anchor import BehindItsAnchor
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
-from minibill.db.sqlite import SqliteTooOld, sqlite3
+from minibill.db.sqlite import SqliteTooOld, make_fast, sqlite3
 from minibill.logs import configure_logs
 from minibill.loop import new_loop
 from minibill.manager import Manager, keep_alive
@@ -55,6 +55,7 @@ def run(
 ) -> None:
     """Serves until a signal says to stop. What can't be opened or listened on is wrong usage."""
     configure_logs(settings.log_level, for_people=dev or sys.stderr.isatty(), stream=sys.stderr)
+    make_fast()
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(_serve(db, host, port, settings, dev=dev, test_clock=test_clock, seed=seed, accept_loss=accept_loss))
 

@@ -4,7 +4,9 @@ Versions before 3.51.3 can corrupt a database when the WAL is reset, and before 
 by the same process drops its locks. Python's own library is taken when it is new enough, else the one in `pysqlite3`.
 """
 
+import ctypes
 import sqlite3 as _standard
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,6 +26,35 @@ VERSION = sqlite3.sqlite_version
 # has, and makes and drops an error for each: 0.5 µs a NULL, a tenth of a reservation's time.
 sqlite3.register_adapter(type(None), lambda null: null)
 sqlite3.register_adapter(bytes, bytes)
+
+
+# For sqlite3_config: its words for these, and small pieces of memory that each connection keeps at hand: 1,200 bytes each.
+_MULTITHREAD, _MEMSTATUS, _LOOKASIDE = 2, 9, 13
+_LOOKASIDE_BYTES, _LOOKASIDE_PIECES = 1_200, 200
+
+
+def make_fast() -> bool:
+    """Spares SQLite what a process does not need that uses each connection from one thread at a time; says whether it did.
+
+    No lock around each call, no count of each allocation, and more memory at hand for the triggers of a statement: a tenth
+    of what an operation costs. Only for a process that is all ours and has opened no database yet: it is for all of them.
+    """
+    # Called without its prototype: a function with "..." takes its arguments like any other there, and not everywhere.
+    if sys.platform != "linux":
+        return False
+    try:
+        library = ctypes.CDLL(sys.modules[sqlite3.connect.__module__].__file__)
+        if library.sqlite3_shutdown() != 0:
+            return False
+        done = [
+            library.sqlite3_config(_MULTITHREAD),
+            library.sqlite3_config(_MEMSTATUS, 0),
+            library.sqlite3_config(_LOOKASIDE, _LOOKASIDE_BYTES, _LOOKASIDE_PIECES),
+        ]
+        return library.sqlite3_initialize() == 0 and not any(done)
+    except (AttributeError, OSError):
+        # The driver is built into the program, or shows nothing but itself.
+        return False
 
 
 @contextmanager

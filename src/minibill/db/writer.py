@@ -17,11 +17,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from minibill.clock import monotonic_s
-from minibill.db.anchor import Anchor
+from minibill.db.anchor import Anchor, Mark
 from minibill.db.connect import WriterConnection
 from minibill.db.constraints import SQLITE_BUSY, error_code, explain
 from minibill.db.sequence import Seen, ledger_sequence
@@ -55,19 +56,24 @@ LOCK_SECONDS_MAX = 5.0
 LOCK_POLL_SECONDS = 0.01
 
 
-class _Job(NamedTuple):
-    operation: Operation[Any]
-    keep: bool
-    seen: Seen | None
-    future: asyncio.Future[Any]
+class _Job:
+    """An operation that was taken on, and later what it came to."""
 
+    __slots__ = ("error", "future", "keep", "operation", "seen", "sequence", "value")
 
-class _Result(NamedTuple):
-    job: _Job
-    value: Any
-    error: BaseException | None
-    # How far the ledger was for this operation; None when nobody asked, or when the transaction is gone.
-    sequence: int | None = None
+    def __init__(self, operation: Operation[Any], keep: bool, seen: Seen | None, future: asyncio.Future[Any]) -> None:
+        self.operation = operation
+        self.keep = keep
+        self.seen = seen
+        self.future = future
+        self.value: Any = None
+        self.error: BaseException | None = None
+        # How far the ledger was for it; None when nobody asked, or when the transaction is gone.
+        self.sequence: int | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """What it came to is gone."""
+        self.value, self.error, self.sequence = None, error, None
 
 
 class Writer:
@@ -212,55 +218,62 @@ class Writer:
     def _run_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         conn, waiting = self._conn, self._waiting
         self._forget_what_others_changed()
-        group: list[_Result] = []
+        group: list[_Job] = []
         group_max, self._again = self._again or GROUP_MAX, 0
         began_s = self._began_s = monotonic_s()
+        changes = conn.total_changes
         # What is to be taken back has a transaction of its own.
         while waiting and (waiting[0].keep or not group):
-            changes = conn.total_changes
-            group.append(result := self._run_one(waiting.popleft()))
+            job = waiting.popleft()
+            group.append(job)
+            self._run_one(job)
             if not conn.in_transaction:
                 # The whole transaction is gone, and with it the neighbours' work.
                 self._remembered.clear()
-                *others, culprit = group
-                lost_by = _lost_by(culprit.error)
-                own = [culprit] if culprit.error is not None else _failed([culprit], lost_by)
-                self._finish(loop, _failed(others, lost_by) + own)
+                lost_by = _lost_by(job.error)
+                for lost in group:
+                    if lost is not job or job.error is None:
+                        lost.fail(lost_by)
+                self._finish(loop, group)
                 return
-            if conn.total_changes != changes and (result.error is not None or not result.job.keep):
+            before, changes = changes, conn.total_changes
+            if changes != before and (job.error is not None or not job.keep):
                 self._take_back(loop, group)
                 return
             if len(group) >= group_max or monotonic_s() - began_s > GROUP_SECONDS_MAX:
                 break
         self.group_writes.observe(len(group))
-        self._disk.put(lambda: self._commit(loop, group))
+        self._end_group(loop, group)
 
-    def _take_back(self, loop: asyncio.AbstractEventLoop, group: list[_Result]) -> None:
+    def _take_back(self, loop: asyncio.AbstractEventLoop, group: list[_Job]) -> None:
         """Rolls back what the last of a group wrote; the others before it are run again, and then it by itself."""
         self._conn.rollback()
         self._remembered.clear()
         self._changes = self._conn.total_changes
         if len(group) == 1:
             [taken_back] = group
-            if taken_back.job.seen is not None:
+            if taken_back.seen is not None:
                 # What it saw of its own is gone.
-                taken_back = taken_back._replace(sequence=ledger_sequence(self._conn))
-            self._finish(loop, [taken_back])
+                taken_back.sequence = ledger_sequence(self._conn)
+            self._finish(loop, group)
             return
-        self._waiting.extendleft(result.job for result in reversed(group))
+        self._waiting.extendleft(reversed(group))
         self._again = len(group) - 1
         loop.call_soon(self._begin, loop)
 
-    def _run_one(self, job: _Job) -> _Result:
+    def _run_one(self, job: _Job) -> None:
+        job.error = job.sequence = None
         try:
-            return _Result(job, job.operation(self._conn), None, self._sequence(job))
+            job.value = job.operation(self._conn)
         except Exception as error:
             if not isinstance(error, Problem):
                 # A refusal comes before anything has changed. What else went wrong may have come between what is written and
                 # what is remembered of it.
                 self._remembered.clear()
-            refusal = self._explain(error) if isinstance(error, sqlite3.Error) else error
-            return _Result(job, None, refusal, self._sequence(job))
+            job.error = self._explain(error) if isinstance(error, sqlite3.Error) else error
+        # Read, not counted along: so it is right whatever has been taken back. It costs 0.7 µs.
+        if job.seen is not None and self._conn.in_transaction:
+            job.sequence = ledger_sequence(self._conn)
 
     def _forget_what_others_changed(self) -> None:
         # Asked inside the transaction, so nobody changes anything between this and what the operations write.
@@ -269,84 +282,36 @@ class Writer:
             self._version = version
             self._remembered.clear()
 
-    def _sequence(self, job: _Job) -> int | None:
-        # Read, not counted along: so it is right whatever has been taken back. It costs 0.7 µs.
-        return ledger_sequence(self._conn) if job.seen is not None and self._conn.in_transaction else None
-
-    def _explain(self, error: sqlite3.Error) -> Exception:
-        return StorageFull() if is_for_lack_of_room(error, self._path) else explain(error)
-
-    def _finish(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
-        """Answers a group, and goes on with what has come in meanwhile."""
-        self.after_group()
-        for job, value, error, sequence in results:
-            if job.future.done():
-                continue
-            if job.seen is not None and sequence is not None:
-                job.seen.note(sequence)
-            if error is not None:
-                job.future.set_exception(error)
-            else:
-                job.future.set_result(value)
-        if self._waiting:
-            self._recent_seconds = self._recent_seconds * OLDER_GROUP_SHARE + monotonic_s() - self._began_s
-            self._recent_writes = self._recent_writes * OLDER_GROUP_SHARE + len(results)
-            # Not at once: who was answered just now, and comes again at once, joins the group.
-            loop.call_soon(self._begin, loop)
-        else:
-            self._busy = False
-            self._idle.set()
-
-    def _refuse_waiting(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
-        """Answers all that wait when no transaction could be begun: none of them waits for the lock a second time."""
-        self._hindrance = self._explain(error)
-        results = [_Result(job, None, self._hindrance) for job in self._waiting]
-        self._waiting.clear()
-        self._finish(loop, results)
-
-    # --- on the thread ---
-
-    def _wait_for_the_disk(self) -> None:
-        while (task := self._disk.get()) is not None:
-            try:
-                task()
-            except BaseException as error:
-                self._give_up(error)
-
-    def _begin_patiently(self, loop: asyncio.AbstractEventLoop) -> None:
-        deadline_s = monotonic_s() + LOCK_SECONDS_MAX
-        while True:
-            try:
-                self._conn.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error as error:
-                if error_code(error) == SQLITE_BUSY and monotonic_s() < deadline_s and not self._stopping:
-                    time.sleep(LOCK_POLL_SECONDS)
-                    continue
-                loop.call_soon_threadsafe(self._refuse_waiting, loop, error)
-                return
-            loop.call_soon_threadsafe(self._run_group, loop)
-            return
-
-    def _commit(self, loop: asyncio.AbstractEventLoop, results: list[_Result]) -> None:
-        began_s = monotonic_s()
-        conn, anchor, mark = self._conn, self._anchor, None
+    def _end_group(self, loop: asyncio.AbstractEventLoop, group: list[_Job]) -> None:
+        """Hands the group's COMMIT to the thread, and counts it if it keeps anything."""
+        conn, mark = self._conn, None
         changed = conn.total_changes != self._changes
-        try:
-            if anchor is not None and changed and any(result.error is None and result.job.keep for result in results):
-                mark = anchor.count(conn)
-            self._changes = conn.total_changes
-            conn.execute("COMMIT")
-            self.commit_seconds.observe(monotonic_s() - began_s)
-            # A group that changed nothing needed no room, so it says nothing of whether there is room.
-            if changed:
-                self._hindrance = None
-            if (moved := self._moved()) is not None:
-                results = _failed(results, self._refuse_from_now_on(moved))
-            elif anchor is not None and mark is not None:
-                anchor.write(mark)
-        except sqlite3.Error as error:
-            results = _failed(results, self._failed_commit(error))
-        loop.call_soon_threadsafe(self._finish, loop, results)
+        if changed and self._anchor is not None and any(job.error is None and job.keep for job in group):
+            try:
+                mark = self._anchor.count(conn)
+            except sqlite3.Error as error:
+                self._fail(loop, group, error)
+                return
+        self._changes = conn.total_changes
+        self._disk.put(lambda: self._commit(loop, group, mark, changed=changed))
+
+    def _end_commit(
+        self, loop: asyncio.AbstractEventLoop, group: list[_Job], mark: Mark | None, *, changed: bool, seconds: float
+    ) -> None:
+        """After a COMMIT. On the loop, since the thread would have to wait for the interpreter at each step."""
+        self.commit_seconds.observe(seconds)
+        # A group that changed nothing needed no room, so it says nothing of whether there is room.
+        if changed:
+            self._hindrance = None
+        if (moved := self._moved()) is not None:
+            _fail_all(group, self._refuse_from_now_on(moved))
+        elif self._anchor is not None and mark is not None:
+            self._anchor.write(mark)
+        self._finish(loop, group)
+
+    def _fail(self, loop: asyncio.AbstractEventLoop, group: list[_Job], error: sqlite3.Error) -> None:
+        _fail_all(group, self._failed_commit(error))
+        self._finish(loop, group)
 
     def _failed_commit(self, error: sqlite3.Error) -> Exception:
         """What a group is told whose COMMIT failed.
@@ -374,6 +339,71 @@ class Writer:
             log.critical("the write-ahead log was not folded into the file: %s", error)
         return NotReady(f"{self.problem}; what was asked may have been done: send it again with the same idempotency key")
 
+    def _explain(self, error: sqlite3.Error) -> Exception:
+        return StorageFull() if is_for_lack_of_room(error, self._path) else explain(error)
+
+    def _finish(self, loop: asyncio.AbstractEventLoop, group: list[_Job]) -> None:
+        """Answers a group, and goes on with what has come in meanwhile."""
+        self.after_group()
+        for job in group:
+            if job.future.done():
+                continue
+            if job.seen is not None and job.sequence is not None:
+                job.seen.note(job.sequence)
+            if job.error is not None:
+                job.future.set_exception(job.error)
+            else:
+                job.future.set_result(job.value)
+        if self._waiting:
+            self._recent_seconds = self._recent_seconds * OLDER_GROUP_SHARE + monotonic_s() - self._began_s
+            self._recent_writes = self._recent_writes * OLDER_GROUP_SHARE + len(group)
+            # Not at once: who was answered just now, and comes again at once, joins the group.
+            loop.call_soon(self._begin, loop)
+        else:
+            self._busy = False
+            self._idle.set()
+
+    def _refuse_waiting(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
+        """Answers all that wait when no transaction could be begun: none of them waits for the lock a second time."""
+        self._hindrance = self._explain(error)
+        refused = list(self._waiting)
+        self._waiting.clear()
+        _fail_all(refused, self._hindrance)
+        self._finish(loop, refused)
+
+    # --- on the thread ---
+
+    def _wait_for_the_disk(self) -> None:
+        while (task := self._disk.get()) is not None:
+            try:
+                task()
+            except BaseException as error:
+                self._give_up(error)
+
+    def _begin_patiently(self, loop: asyncio.AbstractEventLoop) -> None:
+        deadline_s = monotonic_s() + LOCK_SECONDS_MAX
+        while True:
+            try:
+                self._conn.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                if error_code(error) == SQLITE_BUSY and monotonic_s() < deadline_s and not self._stopping:
+                    time.sleep(LOCK_POLL_SECONDS)
+                    continue
+                loop.call_soon_threadsafe(self._refuse_waiting, loop, error)
+                return
+            loop.call_soon_threadsafe(self._run_group, loop)
+            return
+
+    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[_Job], mark: Mark | None, *, changed: bool) -> None:
+        began_s = monotonic_s()
+        try:
+            self._conn.execute("COMMIT")
+        except sqlite3.Error as error:
+            loop.call_soon_threadsafe(self._fail, loop, group, error)
+            return
+        seconds = monotonic_s() - began_s
+        loop.call_soon_threadsafe(partial(self._end_commit, loop, group, mark, changed=changed, seconds=seconds))
+
     def _give_up(self, error: BaseException) -> None:
         """After this nothing is known of what was under way; only opening the file again tells."""
         log.critical("the writer stopped, the outcome of what was under way is unknown: %r", error)
@@ -386,6 +416,7 @@ def _lost_by(error: BaseException | None) -> Exception:
     return error if isinstance(error, StorageFull) else InternalError()
 
 
-def _failed(results: list[_Result], error: Exception) -> list[_Result]:
+def _fail_all(group: list[_Job], error: Exception) -> None:
     """What a group is answered whose transaction is gone: refusals too, since they may rest on a neighbour's lost work."""
-    return [_Result(result.job, None, error) for result in results]
+    for job in group:
+        job.fail(error)

@@ -1,5 +1,7 @@
 """The feed and thresholds over HTTP."""
 
+import msgspec
+
 from minibill.clock import monotonic_s
 from minibill.events.choice import read_types
 from minibill.events.places import BEGINNING, Place, event_id, place_of
@@ -46,7 +48,7 @@ async def list_events(call: Call) -> Reply:
     told = await feed.read_patiently(after, types=types, count=query.limit, seconds=query.wait)
     answer = Events([event for _, event in told.events], event_id(told.until))
     # To wait was asked for, so it does not count as slow.
-    return call.answer(answer)._replace(waited_s=monotonic_s() - began_s)
+    return msgspec.structs.replace(call.answer(answer), waited_s=monotonic_s() - began_s)
 
 
 def require_place(text: str | None, *, newest: Place) -> Place:

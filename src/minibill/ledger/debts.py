@@ -23,7 +23,14 @@ class PayableLot(msgspec.Struct):
 
 
 def incur_debt(
-    conn: sqlite3.Connection, *, account_id: int, pool_id: str, reservation_id: int, owed_micro: int, now_us: int
+    conn: sqlite3.Connection,
+    *,
+    account_id: int,
+    pool_id: str,
+    reservation_id: int,
+    owed_micro: int,
+    metadata: str | None,
+    now_us: int,
 ) -> Movement:
     """Writes a debt down; answers the entry that says so. Raises `AmountTooLarge` past what an account can owe."""
     row = SQL.open_debt_of_account.one(conn, account_id=account_id)
@@ -33,7 +40,7 @@ def incur_debt(
             f"an account owes at most {MAX_MICRO} micro-units", debt_micro=str(row[0]), requested_micro=str(owed_micro)
         )
     SQL.insert_debt.run(conn, account_id=account_id, reservation_id=reservation_id, original_micro=owed_micro, now_us=now_us)
-    return Movement(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id)
+    return Movement(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
 
 
 def pay_debts(conn: sqlite3.Connection, lots: list[PayableLot]) -> list[Movement]:

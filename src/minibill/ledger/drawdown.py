@@ -3,7 +3,7 @@
 What is due on the account must be settled first; the lots that are left are live.
 """
 
-from typing import NamedTuple
+import msgspec
 
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
@@ -15,7 +15,7 @@ SQL = queries("ledger")
 DEFAULT_POOL = "general"
 
 
-class Draw(NamedTuple):
+class Draw(msgspec.Struct, frozen=True, gc=False):
     """What is taken from one lot, which has `left_micro` then."""
 
     lot_id: int
@@ -32,7 +32,10 @@ def pools_of(pool_id: str) -> tuple[str, ...]:
 
 def available_micro(balances: Balances, account_id: int, pool_id: str) -> int:
     """What a spend from this pool can draw on."""
-    return sum(balances.get((account_id, pool), EMPTY).available_micro for pool in pools_of(pool_id))
+    own_micro = balances.get((account_id, pool_id), EMPTY).available_micro
+    return (
+        own_micro if pool_id == DEFAULT_POOL else own_micro + balances.get((account_id, DEFAULT_POOL), EMPTY).available_micro
+    )
 
 
 def draw(

@@ -1,6 +1,6 @@
 """The end of a reservation that its holder asks for: finalize charges what the work cost, release charges nothing."""
 
-from typing import NamedTuple
+import msgspec
 
 from minibill import ids
 from minibill.clock import format_time
@@ -22,7 +22,7 @@ from minibill.wire import encode
 SQL = queries("reservations")
 
 
-class Charge(NamedTuple):
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What a cost comes to against what was held, all in micro-units."""
 
     finalized_micro: int
@@ -66,7 +66,13 @@ def finalize(
     if soft_overrun_micro:
         _charge_overrun(conn, hold, soft_overrun_micro, metadata=metadata, now_us=now_us)
     SQL.finalize_reservation.run(
-        conn, reservation_id=row.id, actual_cost_micro=actual_cost_micro, now_us=now_us, **charged._asdict()
+        conn,
+        reservation_id=row.id,
+        actual_cost_micro=actual_cost_micro,
+        finalized_micro=charged.finalized_micro,
+        overrun_micro=charged.overrun_micro,
+        absorbed_micro=charged.absorbed_micro,
+        now_us=now_us,
     )
     memory_of(conn).drop_hold(row.id)
     answer = _finalized(row, charged, now_us)
@@ -121,10 +127,10 @@ def _spend_and_return(
     conn: sqlite3.Connection, hold: Hold, cost_micro: int, *, metadata: str | None = None, now_us: int
 ) -> list[Movement]:
     """Takes a cost out of what is held, in the order in which it was reserved, and gives the rest back to its lots."""
-    spender, row, lots = hold
+    spender, row = hold.spender, hold.row
     moves, spent, back = LotMoves(), list[Movement](), list[Movement]()
     left_micro = cost_micro
-    for lot_id, reserved_micro, pool_id, expires_at_us, revoked_at_us in lots:
+    for lot_id, reserved_micro, pool_id, expires_at_us, revoked_at_us in hold.lots:
         spent_micro = min(left_micro, reserved_micro)
         left_micro -= spent_micro
         if spent_micro:
@@ -147,11 +153,9 @@ def _spend_and_return(
     return spent + back
 
 
-def _charge_overrun(
-    conn: sqlite3.Connection, hold: Hold, overrun_micro: int, *, metadata: str | None, now_us: int
-) -> None:
+def _charge_overrun(conn: sqlite3.Connection, hold: Hold, overrun_micro: int, *, metadata: str | None, now_us: int) -> None:
     """Charges what is above the reservation to lots in drawdown order, and the rest as a debt."""
-    spender, row, _ = hold
+    spender, row = hold.spender, hold.row
     draws = draw(conn, spender, pool_id=row.pool_id, amount_micro=overrun_micro)
     moves = LotMoves()
     for d in draws:
@@ -172,8 +176,9 @@ def _charge_overrun(
                 pool_id=row.pool_id,
                 reservation_id=row.id,
                 owed_micro=owed_micro,
+                metadata=metadata,
                 now_us=now_us,
-            )._replace(metadata=metadata)
+            )
         )
     post(conn, movements, balances=spender.balances, now_us=now_us)
     has_drawn(spender, draws)

@@ -7,7 +7,6 @@ checks each entry against the one before it and each lot against itself all the 
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import msgspec
 
@@ -22,7 +21,7 @@ SPENDERS_MAX = 4_096
 HOLDS_MAX = 8_192
 
 
-class Front(NamedTuple):
+class Front(msgspec.Struct, frozen=True, gc=False):
     """The first lot with available credits of an account's pool, in drawdown order."""
 
     lot_id: int
@@ -67,7 +66,7 @@ class Spender(msgspec.Struct):
         self.falls_due(expires_at_us)
 
 
-class ReservationRow(NamedTuple):
+class ReservationRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `credit_reservations`."""
 
     id: int
@@ -97,7 +96,7 @@ class ReservationRow(NamedTuple):
         return Discount(self.discount_bps, self.max_discount_micro, self.community_id, self.tier)
 
 
-class Hold(NamedTuple):
+class Hold(msgspec.Struct, frozen=True):
     """A pending reservation: its row, and its lots as `lots_of_reservation` answers them."""
 
     spender: Spender

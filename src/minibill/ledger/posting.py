@@ -5,7 +5,8 @@ it leaves. The database checks both, and moves `credit_balances` by the entry al
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
@@ -15,7 +16,7 @@ from minibill.wire import encode
 SQL = queries("ledger")
 
 
-class Movement(NamedTuple):
+class Movement(msgspec.Struct, frozen=True, gc=False):
     """One entry to be: what it does to the available and the reserved credits of an account's pool, about which lot."""
 
     account_id: int
@@ -30,7 +31,7 @@ class Movement(NamedTuple):
     metadata: str | None = None
 
 
-class PoolBalance(NamedTuple):
+class PoolBalance(msgspec.Struct, frozen=True, gc=False):
     """An account's pool after its newest entry."""
 
     available_micro: int

@@ -1,7 +1,7 @@
 """Reservations: credits set aside but not yet spent. finalize.py ends them, settle.py lets them fall due."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -11,10 +11,10 @@ from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import account_of_entity
 from minibill.ledger.ceiling import require_within_ceiling
-from minibill.ledger.discounts import NO_DISCOUNT, Discount, Membership, metadata_with_discount, weigh
+from minibill.ledger.discounts import NO_DISCOUNT, Membership, metadata_with_discount, weigh
 from minibill.ledger.drawdown import Draw, available_micro, draw, has_drawn
 from minibill.ledger.explain import LOTS_MAX, LotRow, explain_reservation, explain_reserve
-from minibill.ledger.memory import Hold, ReservationRow, memory_of
+from minibill.ledger.memory import Hold, ReservationRow, Spender, memory_of
 from minibill.ledger.posting import LotMoves, Movement, post
 from minibill.ledger.settle import settled_spender
 from minibill.ledger.structs import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
@@ -50,12 +50,8 @@ def reserve(
     mode holds nothing and writes down what it would have held, without a discount. With `explain` the answer, or the
     refusal, says why. Source: contract, sections 3 and 5.
     """
-    if entity is not None:
-        account_id = account_of_entity(conn, *entity)
-    key = ids.decode(ids.ACCOUNT, account_id or "")
-    spender = None if key is None else settled_spender(conn, key, now_us=now_us)
-    if spender is None or key is None:
-        raise AccountNotFound(account_id or "")
+    spender = _payer(conn, account_id, entity, now_us=now_us)
+    key = spender.account_id
     require_within_ceiling(list_micro, ceiling_micro)
     memberships, discount, discount_micro, entry_metadata = list[Membership](), NO_DISCOUNT, 0, metadata
     if spender.has_memberships:
@@ -219,6 +215,15 @@ def reservation_explained(
         lots=to_explain,
     )
     return ReservationExplained(**msgspec.structs.asdict(answer), explanation=explanation)
+
+
+def _payer(conn: sqlite3.Connection, account_id: str | None, entity: tuple[str, str] | None, *, now_us: int) -> Spender:
+    name = account_of_entity(conn, *entity) if entity is not None else account_id or ""
+    key = ids.decode(ids.ACCOUNT, name)
+    spender = None if key is None else settled_spender(conn, key, now_us=now_us)
+    if spender is None:
+        raise AccountNotFound(name)
+    return spender
 
 
 def _hold(conn: sqlite3.Connection, reservation_id: int, draws: list[Draw]) -> None:

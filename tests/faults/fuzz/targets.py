@@ -164,7 +164,7 @@ def check_token(data: bytes) -> None:
     # The second time it may be remembered.
     for _ in range(2):
         try:
-            caller = verifier.verify(kind, text)
+            caller = verifier.verify(kind, b"Bearer " + text.encode("latin-1"))
         except Unauthorized:
             continue
         _require_good(kind, text)
@@ -220,7 +220,7 @@ def _at_a_standing_clock() -> Iterator[Callable[[bytes], None]]:
     ):
         # Were the good ones refused, say for their times, the fuzzer would never come further than that.
         for kind in _KINDS:
-            assert TokenVerifier(SETTINGS).verify(kind, _signed(kind, *_changed(kind, "note=1")))
+            assert TokenVerifier(SETTINGS).verify(kind, b"Bearer " + _signed(kind, *_changed(kind, "note=1")).encode())
         yield check_token
 
 
