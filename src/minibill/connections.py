@@ -57,7 +57,7 @@ def limited_to(number: int) -> type[Any]:
         def _start_asgi_task(self, cycle: Any, app: ASGIApp) -> None:
             self._under_way = cycle
             cycle.scope[CYCLE] = cycle
-            Protocol._start_asgi_task(self, cycle, app)
+            super()._start_asgi_task(cycle, app)
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
