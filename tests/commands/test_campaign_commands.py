@@ -138,6 +138,11 @@ def people(count: int, amount: str = "1") -> list[tuple[str, str]]:
 PERSON = ("--entity-type", "person")
 
 
+def figures(report: str) -> str:
+    """A report without the lines of the file that are told below each figure."""
+    return re.sub(r"^ +\S.*\n", "", report, flags=re.MULTILINE)
+
+
 # --- create, change, show ---
 
 
@@ -271,7 +276,7 @@ def test_import_pays_a_list_in_batches_and_each_account_once(
     assert "granted     7 (3.5 units (3500000 micro))" in first.stdout
     assert len(line.requests) == len(set(line.keys)) == 3
     again = pay(campaign, people(8, "0.5"), *PERSON, "--batch-size", 3)
-    assert re.search(r"granted +1 .*\nduplicates +7\n", again.stdout)
+    assert re.search(r"granted +1 .*\nduplicates +7\n", figures(again.stdout))
     assert len(set(line.keys)) == 6
     assert "nothing new was paid" not in again.stdout
     assert "nothing new was paid" in pay(campaign, people(8), *PERSON).stdout
@@ -298,6 +303,49 @@ def test_failed_rows_are_reported_by_code_and_line_and_skipped_ones_by_reason(
     assert [row["line"] for row in as_json["skipped"]] == [4]
     assert as_json["duplicates"] == [{"line": 3, "status": "granted"}]
     assert as_json["totalAmountMicro"] == "0"
+
+
+def test_the_report_tells_the_lines_of_whatever_became_of_a_row_as_ranges(
+    api: Api, pay: Callable[..., click.testing.Result]
+) -> None:
+    campaign = api.campaign()
+    first = [(f"p{n}", "0" if n in (3, 5, 6) else "1") for n in range(9)]
+    assert pay(campaign, first, *PERSON, "--batch-size", 2).stdout == (
+        "granted     6 (6 units (6000000 micro))\n"
+        "            lines 2-4, 6, 9-10\n"
+        "duplicates  0\n"
+        "skipped     3 (3 amount_is_zero)\n"
+        "            amount_is_zero: lines 5, 7-8\n"
+        "failed      0\n"
+        "remaining   94 units (94000000 micro)\n"
+    )
+    [one] = [grant["grantId"] for grant in api.get(f"/campaigns/{campaign}/grants", limit=2)["items"][1:]]
+    api.post(f"/campaigns/{campaign}/grants/{one}/revoke", {"reason": "not a person"})
+    more = [(who, "1") for who, _ in first]
+    assert pay(campaign, more, *PERSON, "--dry-run").stdout == (
+        "dry run, nothing was paid; it would come to:\n"
+        "granted     3 (3 units (3000000 micro))\n"
+        "            lines 5, 7-8\n"
+        "duplicates  6 (1 of them were revoked and stay so)\n"
+        "            granted: lines 2, 4, 6, 9-10\n"
+        "            revoked: line 3\n"
+        "skipped     0\n"
+        "failed      0\n"
+        "remaining   92 units (92000000 micro)\n"
+    )
+    as_json = json.loads(pay(campaign, more, *PERSON, "--batch-size", 4, "--json").stdout)
+    assert as_json["granted"] == [{"firstLine": 5, "lastLine": 5}, {"firstLine": 7, "lastLine": 8}]
+    assert [row["line"] for row in as_json["duplicates"]] == [2, 3, 4, 6, 9, 10]
+
+
+def test_lines_that_fill_more_than_a_row_of_the_screen_are_wrapped_between_numbers(
+    api: Api, pay: Callable[..., click.testing.Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    report = pay(api.campaign(), [(f"p{n}", str(n % 2)) for n in range(60)], *PERSON).stdout
+    assert max(map(len, report.splitlines())) <= 60
+    told = re.findall(r"^ {12}(?:lines )?([0-9, ]+)$", report.partition("duplicates")[0], re.MULTILINE)
+    assert ", ".join(line.rstrip(", ") for line in told) == ", ".join(str(line) for line in range(3, 62, 2))
 
 
 def test_a_grant_that_was_taken_back_is_a_duplicate_and_said_to_be_revoked(
@@ -349,7 +397,7 @@ def test_bad_rows_are_left_out_when_told_to_and_the_answer_is_still_no(
 ) -> None:
     campaign = api.campaign()
     result = pay(campaign, [("a", "1"), ("b", "one"), ("a", "2")], *PERSON, "--skip-bad-rows", exit_code=1)
-    assert "left out    2: lines 3, 4" in result.stdout
+    assert "left out    2\n            lines 3-4\n" in result.stdout
     assert api.get(f"/campaigns/{campaign}")["spentMicro"] == str(UNIT)
 
 
@@ -465,7 +513,7 @@ def test_an_interrupted_import_says_what_was_paid_and_what_is_in_doubt_and_can_b
     assert "lines 4 to 5 were on their way and may have been paid" in result.stderr
     assert "safe to run this again" in result.stderr
     again = pay(campaign, people(6), *PERSON)
-    assert re.search(r"granted +2 .*\nduplicates +4\n", again.stdout)
+    assert re.search(r"granted +2 .*\nduplicates +4\n", figures(again.stdout))
 
 
 @pytest.mark.parametrize(
@@ -503,7 +551,7 @@ def test_a_batch_whose_answer_is_lost_is_sent_again_under_its_key_and_paid_once(
     assert len(line.requests) == 2
     assert len(set(line.keys)) == 1
     assert line.requests[0].content == line.requests[1].content
-    assert re.search(r"granted +2 .*\nduplicates +0\n", result.stdout)
+    assert re.search(r"granted +2 .*\nduplicates +0\n", figures(result.stdout))
     assert api.get(f"/campaigns/{campaign}")["spentMicro"] == str(2 * UNIT)
 
 
@@ -538,7 +586,7 @@ def test_a_service_that_restarts_midway_is_waited_for(
     campaign = api.campaign()
     line.faults = [None, ANSWER_IS_LOST, NO_ONE_LISTENS, NO_ONE_LISTENS, problem(503, "not_ready"), None]
     result = pay(campaign, people(2), *PERSON, "--batch-size", 1)
-    assert re.search(r"granted +2 .*\nduplicates +0\n", result.stdout)
+    assert re.search(r"granted +2 .*\nduplicates +0\n", figures(result.stdout))
     assert waits == list(BACKOFF_S[:4])
 
 

@@ -17,6 +17,9 @@ USER_AGENT = "minibill-cli"
 # More would scroll the first, which is the one to mend, off the screen; --json has them all.
 LISTED_MAX = 20
 
+# Wide enough for a table in a log, where there is no terminal to ask.
+LOG_COLUMNS = 120
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -12,16 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from minibill.commands.output import Misuse
+from minibill.commands.output import LOG_COLUMNS, Misuse
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
 from minibill.db.snapshot import Disturbed
 from minibill.db.sqlite import SqliteTooOld, sqlite3
 from minibill.reconcile.offline import STEPS, Verified, verify_file
 from minibill.reconcile.report import Report, failed_checks
-
-# Wide enough for a table in a log, where there is no terminal to ask.
-LOG_COLUMNS = 120
 
 Say = Callable[[str, int, int], None]
 
