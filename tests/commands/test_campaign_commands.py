@@ -385,11 +385,15 @@ def test_bad_rows_stop_the_import_before_anything_is_sent(pay: Callable[..., cli
     assert not line.requests
 
 
-def test_many_bad_rows_are_listed_up_to_twenty(pay: Callable[..., click.testing.Result]) -> None:
-    result = pay("camp_1", people(25, "x"), "--json", exit_code=2)
-    assert len(re.findall(r"^line \d+: ", result.stderr, re.MULTILINE)) == 20
-    assert "and 5 more" in result.stderr
+def test_of_many_bad_rows_twenty_are_told_with_the_reason_and_all_by_line(
+    pay: Callable[..., click.testing.Result], line: Line
+) -> None:
+    rows = [*people(21, "x"), ("good", "1"), *[(f"q{n}", "x") for n in range(4)]]
+    result = pay("camp_1", rows, "--json", exit_code=2)
+    assert [int(n) for n in re.findall(r"^line (\d+): ", result.stderr, re.MULTILINE)] == list(range(2, 22))
+    assert "\nand 5 more: lines 22, 24-27\n" in result.stderr
     assert len(json.loads(result.stdout)["badRows"]) == 25
+    assert not line.requests
 
 
 def test_bad_rows_are_left_out_when_told_to_and_the_answer_is_still_no(

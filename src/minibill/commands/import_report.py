@@ -17,12 +17,12 @@ from minibill.campaigns.structs import BatchResult
 from minibill.client.errors import not_like_minibill
 from minibill.commands.loss_list import BadRow, Batch
 from minibill.commands.output import (
+    LISTED_MAX,
     LOG_COLUMNS,
     Misuse,
     errors_of,
     facts_of,
     is_of_access,
-    listed,
     money,
     print_json,
     refusal_text,
@@ -133,9 +133,11 @@ class Report:
 
 
 def tell_bad_rows(bad_rows: Sequence[BadRow]) -> None:
-    """The rows that can't be paid, on stderr, before anything is sent."""
-    for text in listed([f"line {row.line}: {row.reason}" for row in bad_rows]):
-        click.echo(text, err=True)
+    """The rows that can't be paid, on stderr, before anything is sent: the first with their reasons, all by their lines."""
+    for row in bad_rows[:LISTED_MAX]:
+        click.echo(f"line {row.line}: {row.reason}", err=True)
+    if more := [row.line for row in bad_rows[LISTED_MAX:]]:
+        click.echo(_wrapped(f"and {len(more)} more: {_lines_of(more)}", indent=""), err=True)
 
 
 def tell(report: Report, *, as_json: bool) -> None:
@@ -194,10 +196,10 @@ def _lines_below(of: Iterable[tuple[str, int]]) -> list[str]:
     return [_wrapped(f"{word}: {_lines_of(those)}" if word else _lines_of(those)) for word, those in numbers.items()]
 
 
-def _wrapped(text: str) -> str:
+def _wrapped(text: str, *, indent: str = _INDENT) -> str:
     columns = shutil.get_terminal_size((LOG_COLUMNS, 0)).columns
     return textwrap.fill(
-        text, columns, initial_indent=_INDENT, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False
+        text, columns, initial_indent=indent, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False
     )
 
 
