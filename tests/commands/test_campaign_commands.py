@@ -493,18 +493,51 @@ def test_errors_of_a_request_are_named_by_line(api: Api, run: Callable[..., clic
     assert "grants[" not in result.stderr
 
 
-@pytest.mark.parametrize(("status", "code"), [(401, "unauthorized"), (403, "insufficient_scope")])
-def test_a_token_that_is_not_accepted_is_wrong_configuration(
+def one_line(stderr: str) -> str:
+    """What stderr says, which must be one line."""
+    [line] = stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("claims", "said"),
+    [
+        (None, r"unauthorized \(401\): .*; tokens do not live long: `minibill token` prints a new one"),
+        (
+            ("admin:ops:write",),
+            "insufficient_scope .* the scope admin:[a-z]+:[a-z]+; `minibill token` prints one .* --scope",
+        ),
+    ],
+)
+def test_a_token_that_is_not_accepted_is_wrong_configuration_and_one_line_says_what_to_do(
     run: Callable[..., click.testing.Result],
     pay: Callable[..., click.testing.Result],
     line: Line,
-    status: int,
-    code: str,
+    claims: tuple[str, ...] | None,
+    said: str,
 ) -> None:
-    line.faults = [problem(status, code)] * 2
-    assert code in pay("camp_1", people(1), exit_code=2).stderr
-    assert code in run("show", "camp_1", exit_code=2).stderr
-    assert len(line.requests) == 2
+    line.api.token = "bad" if claims is None else line.api.sign(scopes=claims)
+    for command in ("show", "activate", "stats"):
+        assert re.search(said, one_line(run(command, "camp_1", exit_code=2).stderr))
+    imported = one_line(pay("camp_1", people(1), exit_code=2).stderr)
+    assert re.search(rf"{said}.*\. Nothing new was paid\. It is safe to run this again", imported)
+    assert re.search(said, one_line(pay("camp_1", people(1), "--dry-run", exit_code=2).stderr))
+    assert len(line.requests) == 5
+
+
+def test_a_url_where_there_is_no_minibill_is_wrong_usage_and_a_campaign_that_there_is_not_is_a_no(
+    api: Api,
+    run: Callable[..., click.testing.Result],
+    pay: Callable[..., click.testing.Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for answered in (run("show", "camp_none", exit_code=1), pay("camp_none", people(1), exit_code=1)):
+        assert "campaign_not_found (404)" in answered.stderr
+    nope = f"{URL}/nope"
+    monkeypatch.setattr(f"{__name__}.URL", nope)
+    for answered in (run("show", "camp_none", exit_code=2), pay("camp_none", people(1), exit_code=2)):
+        said = one_line(answered.stderr)
+        assert f"not_found (404): nothing is at this path; is the URL right? {nope} should be where minibill" in said
 
 
 def test_an_interrupted_import_says_what_was_paid_and_what_is_in_doubt_and_can_be_run_again(
@@ -599,7 +632,7 @@ def test_a_service_that_was_never_there_is_given_up_soon_and_in_one_line(
 ) -> None:
     line.faults = [NO_ONE_LISTENS] * 100
     result = pay("camp_1", people(2), exit_code=2)
-    assert f"Error: {URL} can't be reached: [Errno 111] Connection refused" in result.stderr
+    assert f"Error: {URL} can't be reached: [Errno 111] Connection refused" in one_line(result.stderr)
     assert "may have been paid" not in result.stderr
     assert "Nothing new was paid" in result.stderr
     assert (len(line.requests), sum(waits)) == (UNMET_TRIES_MAX, sum(BACKOFF_S[: UNMET_TRIES_MAX - 1]))
@@ -612,7 +645,7 @@ def test_a_service_that_goes_away_for_good_leaves_the_last_batch_in_doubt(
     line.faults = [None, ANSWER_IS_LOST, *[NO_ONE_LISTENS] * 100]
     result = pay(campaign, people(4), *PERSON, "--batch-size", 2, exit_code=2)
     assert re.search(r"granted +2 ", result.stdout)
-    assert "lines 4 to 5 were on their way and may have been paid" in result.stderr
+    assert "(lines 4 to 5 were on their way and may have been paid). It is safe" in one_line(result.stderr)
     assert len(line.requests) == 1 + len(BACKOFF_S) + 1
 
 

@@ -22,7 +22,7 @@ from minibill.commands.output import (
     Misuse,
     errors_of,
     facts_of,
-    is_of_access,
+    is_misuse,
     money,
     print_json,
     refusal_text,
@@ -89,15 +89,15 @@ class Report:
         advice = "; correct them, or pay the others with --skip-bad-rows" if good else ""
         self.stop_early("bad_rows", f"nothing was paid: {bad} of {bad + good} rows can't be paid{advice}", EXIT_MISUSE)
 
-    def stop_at_refusal(self, refusal: Problem, batch: Batch) -> None:
+    def stop_at_refusal(self, refusal: Problem, batch: Batch, *, url: str) -> None:
         """The service has refused a batch as a whole."""
-        message = _placed(refusal_text(refusal), batch)
+        message = _placed(refusal_text(refusal, url), batch)
         if refusal.code in _REFUSALS_OF_SIZE:
             message += "\n  a smaller --batch-size may help"
         self.stop_early(
             "refused",
             message,
-            EXIT_MISUSE if is_of_access(refusal) else EXIT_NO,
+            EXIT_MISUSE if is_misuse(refusal) else EXIT_NO,
             facts=_refusal_json(refusal, batch),
             in_doubt=batch if refusal.may_have_arrived else None,
         )
@@ -115,7 +115,8 @@ class Report:
         facts = facts or {}
         if in_doubt is not None and not self.dry_run:
             first, last = in_doubt.items[0].line, in_doubt.items[-1].line
-            message += f"\nlines {first} to {last} were on their way and may have been paid"
+            doubt = f"lines {first} to {last} were on their way and may have been paid"
+            message += f" ({doubt})" if exit_code == EXIT_MISUSE else f"\n{doubt}"
             facts = {**facts, "mayHaveBeenPaid": {"firstLine": first, "lastLine": last}}
         self.stop = Stop(why, message, exit_code, facts)
 
@@ -149,13 +150,21 @@ def tell(report: Report, *, as_json: bool) -> None:
     if report.over_budget_micro:
         click.echo(f"Error: the whole list would exceed the budget by {money(report.over_budget_micro)}", err=True)
     if report.stop is not None:
-        click.echo(f"Error: {report.stop.message}", err=True)
-        if report.stop.why != "bad_rows" and not report.dry_run:
-            nothing = "" if report.granted or "mayHaveBeenPaid" in report.stop.facts else "Nothing new was paid. "
-            click.echo(f"{nothing}It is safe to run this again: who was paid is not paid twice.", err=True)
+        click.echo(f"Error: {_stop_text(report, report.stop)}", err=True)
 
 
 # --- for people ---
+
+
+def _stop_text(report: Report, stop: Stop) -> str:
+    """Why it stopped and that it may be run again: on a line of its own, but wrong usage is one line."""
+    if stop.why == "bad_rows" or report.dry_run:
+        return stop.message
+    nothing = "" if report.granted or "mayHaveBeenPaid" in stop.facts else "Nothing new was paid. "
+    again = f"{nothing}It is safe to run this again: who was paid is not paid twice."
+    if stop.exit_code != EXIT_MISUSE:
+        return f"{stop.message}\n{again}"
+    return f"{stop.message}{'' if stop.message.endswith('?') else '.'} {again}"
 
 
 # Where the figures begin; the lines that they are of are told below them.
