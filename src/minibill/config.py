@@ -15,6 +15,10 @@ class ConfigurationError(Exception):
     """A setting is missing or wrong; the message says which and what to do."""
 
 
+class SettingMissing(ConfigurationError):
+    """A setting without a default is not set; the message says which, and how to set it."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the service goes by. Secrets are never shown."""
 
@@ -155,9 +159,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     for setting in SETTINGS:
         given = environment.get(setting.variable)
         if given is None and setting.default is None:
-            raise ConfigurationError(
+            raise SettingMissing(
                 f"{setting.variable} is not set: give it a secret of {SECRET_BYTES_MIN} bytes or more "
-                "(openssl rand -base64 48), or use --dev to have one made"
+                "(openssl rand -base64 48)"
             )
         text = setting.default if given is None else given
         if text == "" and setting.default == "":

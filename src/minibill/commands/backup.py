@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from minibill.clock import Clock, format_time
-from minibill.commands.database import database_option, existing_database_option
+from minibill.commands.database import database_option, existing_database_option, require_folder
 from minibill.commands.lineage import Later, are_one_book, later
 from minibill.commands.output import Misuse, print_json
 from minibill.commands.verdict import (
@@ -51,7 +51,7 @@ def backup(*, dest: Path, db: Path, force: bool, as_json: bool) -> None:
 
     The copy holds every write that was answered before the backup began. The service waits for nothing meanwhile.
     """  # fmt: skip
-    with one_line(f"back up {db}"), ExitStack() as stack:
+    with one_line("back up", db), ExitStack() as stack:
         dest, locked = _place(dest), False
         replaces = dest.exists()
         if replaces:
@@ -87,7 +87,7 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
     What is replaced is kept beside it, whole, as FILE.before-restore-TIME; to restore that undoes this. Nothing is changed
     unless all of it succeeds. A file that is being served is never replaced, and another book only with --force.
     """  # fmt: skip
-    with one_line(f"restore {src}"), ExitStack() as stack:
+    with one_line("restore", src), ExitStack() as stack:
         if not src.exists():
             raise Misuse(f"can't restore {src}: it is not there")
         db = _place(db)
@@ -126,8 +126,7 @@ def _refuse_the_same(one: Path, other: Path) -> None:
 def _place(path: Path) -> Path:
     """Where a file goes: behind links, which stay, and into a folder that must be there."""
     real = Path(os.path.realpath(path))
-    if not real.parent.is_dir():
-        raise Misuse(f"there is no folder {real.parent}")
+    require_folder(real)
     return real
 
 

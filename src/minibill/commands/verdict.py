@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from minibill.commands.database import reason_of
 from minibill.commands.output import LOG_COLUMNS, Misuse
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
@@ -36,20 +37,21 @@ def progress_bar() -> Iterator[Say]:
 
 
 @contextmanager
-def one_line(doing: str) -> Iterator[None]:
+def one_line(doing: str, path: Path) -> Iterator[None]:
     """What goes wrong with files ends the command with one line: 1 when a book can't be read, 2 when it is no use to try."""
+    cant = f"can't {doing} {path}"
     try:
         yield
     except FileNotFoundError as error:
-        raise Misuse(f"can't {doing}: {error.filename} is not there") from None
+        raise Misuse(f"{cant}: {reason_of(f'{error.filename} is not there', path)}") from None
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, Disturbed) as error:
-        raise Misuse(f"can't {doing}: {error}") from None
+        raise Misuse(f"{cant}: {reason_of(error, path)}") from None
     except OSError as error:
-        raise Misuse(f"can't {doing}: {error.filename or ''} {error.strerror}") from None
+        raise Misuse(f"{cant}: {error.filename or ''} {error.strerror}") from None
     except sqlite3.OperationalError as error:
-        raise Misuse(f"can't {doing}: {error}") from None
+        raise Misuse(f"{cant}: {reason_of(error, path)}") from None
     except sqlite3.DatabaseError as error:
-        raise click.ClickException(f"can't {doing}: {error}") from None
+        raise click.ClickException(f"{cant}: {error}") from None
 
 
 def verified(path: Path, say: Say) -> Verified:
