@@ -146,7 +146,8 @@ SETTINGS = (
     Setting("MINIBILL_LOG", "log_level", "info", "info, warning or error",
             "the least that a line of the log must be about", _one_of("info", "warning", "error")),
     Setting("MINIBILL_ACCESS_LOG", "access_log", "off", "on or off",
-            "a line for every request; off: only for slow, failed and unauthorized ones", _on_or_off),
+            "a line for every request; off: only for writes of admins, and for slow, failed and unauthorized ones",
+            _on_or_off),
 )  # fmt: skip
 
 # Read elsewhere, so not misspelt: the command line's own, and settings of commands.
