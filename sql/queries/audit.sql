@@ -6,11 +6,6 @@ SELECT seq, hash
  ORDER BY seq DESC
  LIMIT 1;
 
--- name: audit_hash
-SELECT hash
-  FROM admin_audit_log
- WHERE seq = :seq;
-
 -- name: append_audit_row
 INSERT INTO admin_audit_log (
     seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us,

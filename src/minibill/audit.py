@@ -47,12 +47,6 @@ def append(conn: sqlite3.Connection, outcome: Outcome, *, actor_id: str, origin:
     SQL.append_audit_row.many(conn, [(*row, previous_hash, row_hash(row, previous_hash))])
 
 
-def has_all_of(conn: sqlite3.Connection, other: sqlite3.Connection) -> bool:
-    """Whether a book's log holds the last row of another's: through its hash, all before it are then the same."""
-    last = SQL.last_audit_row.one(other)
-    return last is None or SQL.audit_hash.one(conn, seq=last[0]) == (last[1],)
-
-
 def row_hash(row: tuple[object, ...], previous_hash: bytes) -> bytes:
     """The hash of a row, whose columns are those of `HASHED`."""
     return hashlib.sha256(previous_hash + msgspec.json.encode(row)).digest()

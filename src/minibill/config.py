@@ -15,6 +15,10 @@ class ConfigurationError(Exception):
     """A setting is missing or wrong; the message says which and what to do."""
 
 
+class SettingMissing(ConfigurationError):
+    """A setting without a default is not set; the message says which, and how to set it."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the service goes by. Secrets are never shown."""
 
@@ -143,7 +147,8 @@ SETTINGS = (
     Setting("MINIBILL_LOG", "log_level", "info", "info, warning or error",
             "the least that a line of the log must be about", _one_of("info", "warning", "error")),
     Setting("MINIBILL_ACCESS_LOG", "access_log", "off", "on or off",
-            "a line for every request; off: only for slow, failed and unauthorized ones", _on_or_off),
+            "a line for every request; off: only for writes of admins, and for slow, failed and unauthorized ones",
+            _on_or_off),
 )  # fmt: skip
 
 # Read elsewhere, so not misspelt: the command line's own, and settings of commands.
@@ -156,9 +161,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     for setting in SETTINGS:
         given = environment.get(setting.variable)
         if given is None and setting.default is None:
-            raise ConfigurationError(
+            raise SettingMissing(
                 f"{setting.variable} is not set: give it a secret of {SECRET_BYTES_MIN} bytes or more "
-                "(openssl rand -base64 48), or use --dev to have one made"
+                "(openssl rand -base64 48)"
             )
         text = setting.default if given is None else given
         if text == "" and setting.default == "":

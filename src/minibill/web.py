@@ -336,17 +336,24 @@ async def send_reply(scope: Scope, reply: Reply, context: Context, send: Send, *
 
 
 def answered(scope: Scope, context: Context, tally: Tally, status: int, *, waited_s: float = 0) -> None:
-    """Counts a request whose answer is known; logs it if it failed, was slow beyond its wait, or all are to be logged."""
+    """Counts a request whose answer is known; logs it if it failed, was slow beyond its wait, is a write of an admin, or all
+    are to be logged. Services call thousands of times a second.
+    """
     elapsed_s = monotonic_s() - context.began_s - waited_s
     tally.count(status, elapsed_s)
     if elapsed_s >= SLOW_SECONDS or status >= 500:
         level = logging.WARNING
-    elif context.service.settings.access_log:
+    elif context.service.settings.access_log or _is_write_of_admin(scope, context):
         level = logging.INFO
     else:
         return
     facts = {"status": status, "elapsed_us": round(elapsed_s * US_PER_SECOND)}
     log.log(level, "request", extra=about(scope, context) | facts)
+
+
+def _is_write_of_admin(scope: Scope, context: Context) -> bool:
+    caller = context.caller
+    return caller is not None and caller.kind == "admin" and scope["method"] != "GET"  # type: ignore[typeddict-item]
 
 
 def about(scope: Scope, context: Context) -> dict[str, object]:

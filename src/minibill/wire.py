@@ -4,8 +4,10 @@ A body or a query is decoded into a struct that knows each member; whatever does
 the path. Answers are structs of strings and integers, encoded as they are.
 """
 
+import json
 import re
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
+from collections.abc import Iterator
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -182,9 +184,9 @@ class Decoder(Generic[T_co]):
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
             _require_json(body)
-            raise invalid(str(error)) from None
+            raise invalid(str(error), self.kind) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise MalformedJson(_malformed(error)) from None
+            raise MalformedJson(_malformed(error, body)) from None
 
 
 def convert(values: dict[str, str], expected: type[T]) -> T:
@@ -192,7 +194,7 @@ def convert(values: dict[str, str], expected: type[T]) -> T:
     try:
         return msgspec.convert(values, expected, strict=True, dec_hook=_custom)
     except msgspec.ValidationError as error:
-        raise invalid(str(error)) from None
+        raise invalid(str(error), expected) from None
 
 
 def json_object(raw: msgspec.Raw | None, path: str, *, bytes_max: int = OBJECT_BYTES_MAX) -> str | None:
@@ -214,8 +216,10 @@ def json_object(raw: msgspec.Raw | None, path: str, *, bytes_max: int = OBJECT_B
     return text.decode()
 
 
-def invalid(message: str) -> InvalidRequest:
-    """The refusal that a msgspec error comes to: `Expected … - at `$.a[0]``."""
+def invalid(message: str, expected: type | None = None) -> InvalidRequest:
+    """The refusal that a msgspec error comes to: `Expected … - at `$.a[0]``. A word that does not fit is answered with those
+    that do, where what was `expected` is known.
+    """
     if found := _UNKNOWN_OR_MISSING.fullmatch(message):
         kind, name, where = found[1], found[2][:NAME_CHARACTERS_MAX], (found[3] or "").lstrip(".")
         path = f"{where}.{name}" if where else name
@@ -225,7 +229,36 @@ def invalid(message: str) -> InvalidRequest:
     what, path = found[1], (found[2] or "").lstrip(".")
     if found := re.match(r"Expected `str` matching regex (.*)", what, re.DOTALL):
         what = next((text for pattern, text in _EXPECTED.items() if repr(pattern) == found[1]), what)
+    elif what.startswith("Invalid enum value") and expected is not None:
+        what = f"expected one of {', '.join(_words_at(path, expected))}"
+    elif what == "Number out of range":
+        what = "expected a number that is in range"
     return InvalidRequest(FieldError(path, what))
+
+
+def _words_at(path: str, expected: type) -> list[str]:
+    """The words of the `Literal` at `a[0].b` of a struct."""
+    kinds: list[Any] = [expected]
+    for step in re.split(r"\.|(?=\[)", path):
+        kinds = [inner for kind in kinds for inner in _inside(kind, step)]
+    return [word for kind in kinds for word in _words_of(kind)]
+
+
+def _inside(kind: Any, step: str) -> Iterator[Any]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield from (field.type for field in msgspec.structs.fields(kind) if field.encode_name == step)
+    elif get_origin(kind) is list:
+        yield get_args(kind)[0]
+    else:
+        for one in get_args(kind):
+            yield from _inside(one, step)
+
+
+def _words_of(kind: Any) -> list[str]:
+    """Those of a `Literal`, which may be optional."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [word for one in get_args(kind) for word in _words_of(one)]
 
 
 # --- the way out ---
@@ -245,17 +278,37 @@ def optional_raw(text: str | None) -> Any:
 
 def _require_json(body: bytes) -> None:
     try:
-        msgspec.json.decode(body)
+        # Raw, so that a number out of range, which is JSON, is told as such by its path.
+        msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise MalformedJson(_malformed(error)) from None
+        raise MalformedJson(_malformed(error, body)) from None
 
 
-def _malformed(error: Exception) -> str:
+# `\ud800`, and the most after it that is too short to hold the other half.
+_HALF_A_PAIR_BYTES = 11
+
+
+def _malformed(error: Exception, body: bytes) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"the body is not UTF-8 at byte {error.start}"
     if isinstance(error, RecursionError):
         return "the body is nested too deeply"
-    return str(error).removeprefix("JSON is malformed: ")
+    why = str(error).removeprefix("JSON is malformed: ")
+    if why == "Input data was truncated" and _ends_after_half_a_pair(body):
+        return "unexpected end of escaped utf-16 surrogate pair"
+    return why
+
+
+def _ends_after_half_a_pair(body: bytes) -> bool:
+    """Whether what is missed at the end is not more of the JSON, but the other half of a surrogate pair."""
+    if b"\\u" not in body[-_HALF_A_PAIR_BYTES:]:
+        return False
+    try:
+        # Python takes half a pair: where it reads to the end, nothing else is missing.
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _depth(text: bytes) -> int:

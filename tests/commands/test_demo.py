@@ -19,6 +19,13 @@ def minibill(*arguments: str, cwd: Path, **settings: str) -> subprocess.Complete
     return subprocess.run(command, cwd=cwd, env=clean | settings, capture_output=True, text=True, timeout=60)
 
 
+def one_line(refused: subprocess.CompletedProcess[str]) -> str:
+    """What wrong usage is answered with, without where to read more."""
+    [line] = refused.stderr.splitlines()
+    assert refused.returncode == 2
+    return re.sub(r" \(see .* --help\)$", "", line)
+
+
 def test_the_demo_pays_a_list_once_and_ends_with_a_whole_book(tmp_path: Path) -> None:
     result = minibill("demo", "--keep", "here", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -40,7 +47,46 @@ def test_migrate_says_what_it_did_and_a_second_time_that_there_is_nothing_to_do(
     assert "up to date" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
     (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
     refused = minibill("migrate", "--db", "noise.db", cwd=tmp_path)
-    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert one_line(refused) == "Error: can't migrate noise.db: it is not an SQLite database"
+
+
+@pytest.mark.parametrize("command", [["serve"], ["serve", "--dev"], ["migrate"]])
+def test_a_file_in_a_folder_that_is_not_there_is_wrong_usage_and_the_folder_is_named(
+    tmp_path: Path, command: list[str]
+) -> None:
+    refused = minibill(*command, "--db", "nowhere/x.db", cwd=tmp_path, **({} if "--dev" in command else SECRETS))
+    said = f"Error: there is no folder {tmp_path / 'nowhere'} for x.db: make it, or name a file elsewhere"
+    assert one_line(refused) == said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve"], "can't open noise.db: it is not an SQLite database"),
+        (["verify"], "can't verify noise.db: it is not an SQLite database"),
+        (["backup", "copy.db"], "can't back up noise.db: it is not an SQLite database"),
+    ],
+)
+def test_a_file_that_can_not_be_opened_is_named_once(tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
+    refused = minibill(*arguments, "--db", "noise.db", cwd=tmp_path, **SECRETS)
+    assert one_line(refused) == f"Error: {said}"
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("serve", "or use --dev to have one made"),
+        ("token", "or name a database of `serve --dev` with --db"),
+    ],
+)
+def test_a_secret_that_is_missing_is_asked_for_with_what_the_command_has_for_it(
+    tmp_path: Path, command: str, advice: str
+) -> None:
+    said = one_line(minibill(command, cwd=tmp_path))
+    assert "BILLING_ADMIN_JWT_SECRET is not set: give it a secret of 32 bytes or more" in said
+    assert said.endswith(f"(openssl rand -base64 48), {advice}")
 
 
 @pytest.mark.parametrize(

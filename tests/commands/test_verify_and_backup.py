@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -346,32 +348,115 @@ def test_a_book_that_is_served_is_never_replaced(book: Path, tmp_path: Path) -> 
         assert mint(server, account, 1) == 201
 
 
-def test_a_newer_book_is_replaced_only_by_force(book: Path, tmp_path: Path) -> None:
+def kept_of(book: Path) -> list[Path]:
+    """The books that restores have replaced, oldest first, without what lies beside them."""
+    files = book.parent.glob(f"{book.name}.before-restore-*")
+    return sorted(file for file in files if not file.name.endswith(("-anchor", "-wal")))
+
+
+def accounts_of(book: Path) -> int:
+    with open_snapshot(book) as conn:
+        count: int = conn.execute("SELECT count(*) FROM credit_accounts").fetchone()[0]
+        return count
+
+
+def test_a_newer_book_is_kept_whole_beside_the_backup_that_takes_its_place(book: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     assert minibill("backup", copy, "--db", book).exit_code == 0
-    # The same state is no loss.
-    assert minibill("restore", copy, "--db", book).exit_code == 0
     spend_later(book)
+    (tmp_path / "here" / "book.db-anchor").write_text("what was said of it")
     newer = book.read_bytes()
     result = minibill("restore", copy, "--db", book)
-    assert result.exit_code == 2 and "newer" in result.stderr and "--force" in result.stderr
-    assert book.read_bytes() == newer
-    assert json.loads(minibill("restore", copy, "--db", book, "--force", "--json").stdout)["replaced"] is True
-    with closing(open_reader(book)) as conn:
-        assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone() == (3,)
+    assert result.exit_code == 0, result.output
+    [kept] = kept_of(book)
+    assert re.fullmatch(r"book\.db\.before-restore-\d{8}T\d{6}Z", kept.name)
+    assert f"kept as {kept}: 1 entry of the ledger and 0 rows of the audit log later than the backup" in result.stdout
+    assert kept.read_bytes() == newer and Path(f"{kept}-anchor").read_text() == "what was said of it"
+    assert (accounts_of(book), accounts_of(kept)) == (3, 4)
+    assert minibill("verify", "--db", book).exit_code == 0
 
 
-def test_a_book_that_was_written_while_its_clock_stood_still_is_newer(book: Path, tmp_path: Path) -> None:
+def test_nothing_that_was_kept_is_overwritten(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "copy.db"
     assert minibill("backup", copy, "--db", book).exit_code == 0
+    monkeypatch.setattr("minibill.commands.backup.Clock.now_us", lambda _: 1_800_000_000_123_456)
+    for _ in range(3):
+        assert minibill("restore", copy, "--db", book).exit_code == 0
+    name = "book.db.before-restore-20270115T080000Z"
+    assert [file.name for file in kept_of(book)] == [name, f"{name}-2", f"{name}-3"]
+
+
+def test_a_book_that_went_on_differently_after_a_restore_is_still_the_same_book(tmp_path: Path) -> None:
+    db, copy = tmp_path / "book.db", tmp_path / "copy.db"
+    with serving(db) as server:
+        account = open_account(server)
+        assert mint(server, account, 1) == 201
+        assert minibill("backup", copy, "--db", db).exit_code == 0
+        assert [mint(server, account, number) for number in (2, 3, 4)] == [201] * 3
+    answers = [json.loads(minibill("restore", copy, "--db", db, "--json").stdout)]
+    with serving(db) as server:
+        assert mint(server, account, 5) == 201
+    answers.append(json.loads(minibill("restore", answers[0]["kept"], "--db", db, "--json").stdout))
+    assert [(answer["laterEntries"], answer["laterAuditRows"]) for answer in answers] == [(3, 3), (1, 1)]
+    with serving(db) as server:
+        assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "4"
+    with serving(Path(answers[1]["kept"])) as server:
+        assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "2"
+
+
+# Runs a restore that is killed before one of the changes that it makes to files in the end, by number.
+KILLED = """
+import os, signal, sys
+from minibill.cli import main
+from minibill.commands import backup
+
+steps, put_in_place = int(sys.argv.pop(1)), backup.put_in_place
+
+def count(event, arguments):
+    global steps
+    changes = event in ("os.chown", "os.rename", "os.remove", "os.link") or (event == "open" and arguments[2] & os.O_WRONLY)
+    if changes and str(arguments[0]).startswith(FOLDER):
+        steps -= 1
+        if steps == -1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def put(*arguments, **options):
+    sys.addaudithook(count)
+    put_in_place(*arguments, **options)
+
+FOLDER, backup.put_in_place = sys.argv[-1].rpartition("/")[0], put
+main()
+"""
+
+
+def test_a_restore_that_is_killed_leaves_the_old_book_or_the_new_one_and_then_the_old_one_beside_it(
+    book: Path, tmp_path: Path
+) -> None:
+    copy, step, replaced = tmp_path / "copy.db", 0, 0
+    assert minibill("backup", copy, "--db", book).exit_code == 0
+    (tmp_path / "here" / "book.db-anchor").write_text("what was said of it")
+    # What is newer in it is in the log that a killed service left.
     with closing(open_writer(book)) as conn:
-        conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 120)")
-    newer = book.read_bytes()
-    result = minibill("restore", copy, "--db", book)
-    assert result.exit_code == 2 and "1 more accounts" in result.stderr and "--force" in result.stderr
-    assert book.read_bytes() == newer
-    # An older book is brought to the newer state without force.
-    assert minibill("restore", book, "--db", copy).exit_code == 0
+        conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
+        before = contents(book.parent)
+    code = -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        folder = tmp_path / f"killed-{step}"
+        folder.mkdir()
+        for suffix in ("", "-wal", "-anchor"):
+            (folder / f"book.db{suffix}").write_bytes(before[f"book.db{suffix}"])
+        db = folder / "book.db"
+        command = [sys.executable, "-c", KILLED, str(step), "restore", str(copy), "--db", str(db)]
+        code = subprocess.run(command, capture_output=True).returncode
+        step += 1
+        # It could be served.
+        FileLock(db).release()
+        kept = kept_of(db)
+        assert [accounts_of(file) for file in kept] in ([], [4])
+        assert accounts_of(db) in ([3, 4] if kept else [4])
+        replaced += accounts_of(db) == 3
+    assert code == 0
+    assert step > 15 and step > replaced > 1
 
 
 def test_another_book_is_replaced_only_by_force_however_old_it_is(book: Path, tmp_path: Path, migrated_file: Path) -> None:
@@ -384,8 +469,10 @@ def test_another_book_is_replaced_only_by_force_however_old_it_is(book: Path, tm
     before = other.read_bytes()
     result = minibill("restore", book, "--db", other)
     assert result.exit_code == 2 and "another book" in result.stderr and "--force" in result.stderr
-    assert other.read_bytes() == before
-    assert minibill("restore", book, "--db", other, "--force").exit_code == 0
+    assert len(result.stderr.splitlines()) == 1
+    assert other.read_bytes() == before and kept_of(other) == []
+    answer = json.loads(minibill("restore", book, "--db", other, "--force", "--json").stdout)
+    assert answer["laterEntries"] is None and Path(answer["kept"]).read_bytes() == before
 
 
 def test_what_a_killed_service_left_in_its_log_counts_as_written_and_is_gone_after_a_restore(tmp_path: Path) -> None:
@@ -396,9 +483,11 @@ def test_what_a_killed_service_left_in_its_log_counts_as_written_and_is_gone_aft
     assert mint(server, account, 1) == 201
     server.end(signal.SIGKILL)
     assert (tmp_path / "book.db-wal").stat().st_size > 0
-    assert "newer" in minibill("restore", copy, "--db", db).stderr
-    assert minibill("restore", copy, "--db", db, "--force").exit_code == 0
+    answer = json.loads(minibill("restore", copy, "--db", db, "--json").stdout)
+    assert (answer["laterEntries"], answer["laterAuditRows"]) == (1, 1)
     assert not (tmp_path / "book.db-wal").exists() and not (tmp_path / "book.db-shm").exists()
+    with open_snapshot(Path(answer["kept"])) as conn:
+        assert conn.execute("SELECT available_micro FROM credit_balances").fetchone() == (1,)
     with serving(db) as server:
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "0"
 
@@ -430,13 +519,17 @@ def test_a_backup_that_is_not_sound_changes_nothing(book: Path, tmp_path: Path, 
     assert after == before
 
 
-def test_a_file_that_can_not_be_read_is_replaced_only_by_force(book: Path, tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_read_is_replaced_only_by_force_and_kept_with_its_log(book: Path, tmp_path: Path) -> None:
     target = tmp_path / "target.db"
     target.write_bytes(b"no database at all" * 1000)
+    (tmp_path / "target.db-wal").write_text("what it may take to mend it")
     result = minibill("restore", book, "--db", target)
     assert result.exit_code == 2 and "--force" in result.stderr
     assert minibill("restore", book, "--db", target, "--force").exit_code == 0
     assert minibill("verify", "--db", target).exit_code == 0
+    [kept] = kept_of(target)
+    assert kept.read_bytes() == b"no database at all" * 1000
+    assert Path(f"{kept}-wal").read_text() == "what it may take to mend it" and not (tmp_path / "target.db-wal").exists()
 
 
 def test_a_book_whose_log_can_not_be_folded_is_not_replaced(
@@ -574,9 +667,11 @@ def test_a_file_that_is_replaced_keeps_its_mode_and_owner(book: Path, tmp_path: 
         os.chown(book, 1234, 2345)
     before = book.stat()
     assert minibill("restore", copy, "--db", book).exit_code == 0
-    after = book.stat()
-    assert after.st_ino != before.st_ino
-    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert book.stat().st_ino != before.st_ino
+    [kept] = kept_of(book)
+    for file in (book, kept, book.with_name("book.db-anchor")):
+        found = file.stat()
+        assert (found.st_mode, found.st_uid, found.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
 def test_a_backup_that_is_told_to_end_leaves_nothing_behind(

@@ -363,6 +363,40 @@ def test_half_of_a_surrogate_pair_is_refused(api: Api, name: str, member: str) -
             assert response.json()["code"] in ("malformed_json", "validation_error")
 
 
+@pytest.mark.parametrize("behind", ["", "a", "aaaa", "aaaaa", "a" * 50, "\\n", "\\\\"])
+def test_half_of_a_surrogate_pair_is_called_that_wherever_it_is(api: Api, behind: str) -> None:
+    for body in (f'{{"entityType": "person", "entityId": "\\ud800{behind}"}}', f'{{"\\uDBFF{behind}":1}}'):
+        problem = refused(api.post("/accounts", raw=body.encode()), 400, "malformed_json")
+        assert "surrogate pair" in problem["detail"]
+    for cut in (
+        b'{"entityId": "\\ud800',
+        b'{"entityId": "\\ud83d\\ude0',
+        b'{"entityId": "\\\\ud800',
+        b'{"entityId": "\\ud8',
+    ):
+        problem = refused(api.post("/accounts", raw=cut), 400, "malformed_json")
+        assert problem["detail"] == "Input data was truncated"
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e400", "1" + "0" * 400])
+def test_a_number_out_of_range_is_refused_by_its_path(api: Api, number: str) -> None:
+    for name, member in [
+        ("open", "entityId"),
+        ("mint", "priority"),
+        ("mint", "amountMicro"),
+        ("batch", "grants[0].entity.entityType"),
+        ("tiers", "tiers[1].rateBps"),
+        ("create loss", "grantConfig.ratioBps"),
+        ("edit", "startsAt"),
+    ]:
+        target = TARGETS[name]
+        path = target.path(api)
+        raw = json.dumps(with_member(target.body, member, "PLACE")).replace('"PLACE"', number).encode()
+        with api.unchanged():
+            problem = refused(api.call(target.method, path, raw=raw), 400, "validation_error", member)
+        assert re.search("[Ee]xpected", problem["errors"][0]["message"])
+
+
 def test_a_whole_surrogate_pair_is_the_character_that_it_stands_for(api: Api) -> None:
     opened = done(api.post("/accounts", raw=b'{"entityType": "person", "entityId": "\\ud83d\\ude00"}'))
     assert opened["entityId"] == "\U0001f600"

@@ -136,6 +136,66 @@ def test_every_amount_is_a_string_with_a_pattern_and_every_time_says_that_it_is_
 # --- and it is what the code goes by ---
 
 
+def _choices(schema: Json, path: str) -> Iterator[tuple[str, list[str]]]:
+    """The members at and below a path that are one of some words, with these."""
+    schema = resolve(schema)
+    if "enum" in schema:
+        yield path, schema["enum"]
+    for kind in schema.get("anyOf", []):
+        yield from _choices(kind, path)
+    for name, member in schema.get("properties", {}).items():
+        yield from _choices(member, f"{path}.{name}".lstrip("."))
+    if "items" in schema:
+        yield from _choices(schema["items"], f"{path}[0]")
+
+
+def _choices_of_operations() -> Iterator[tuple[str, str, str, str, list[str]]]:
+    for method, path, operation in operations():
+        for parameter in map(resolve, operation["parameters"]):
+            for name, words in _choices(parameter["schema"], parameter["name"]):
+                yield method, path, parameter["in"], name, words
+        if "requestBody" in operation:
+            [content] = operation["requestBody"]["content"].values()
+            for name, words in _choices(content["schema"], ""):
+                yield method, path, "body", name, words
+
+
+CHOICES = [choice for choice in _choices_of_operations() if choice[2] != "header"]
+
+
+@pytest.mark.parametrize(("method", "path", "place", "name", "words"), CHOICES, ids=lambda value: str(value)[:40])
+def test_a_word_that_is_not_accepted_is_answered_with_those_that_are(
+    api: Api, method: str, path: str, place: str, name: str, words: list[str]
+) -> None:
+    body: Json = "robot"
+    query: Json = {name: "robot"}
+    for step in reversed(re.split(r"\.|(?=\[)", name)):
+        body = [body] if step == "[0]" else {step: body}
+    asked = re.sub(r"{\w+}", "x", path)
+    token = api.sign_service() if path.startswith("/api/internal") else None
+    with api.unchanged():
+        response = (
+            api.call(method.upper(), asked, root="", token=token, **query)
+            if place == "query"
+            else api.call(method.upper(), asked, body, root="", token=token)
+        )
+        [error] = refused(response, 400, "validation_error", name)["errors"]
+    said = error["message"].removeprefix("expected one of ").split(", ")
+    assert sorted(said) == sorted(words)
+
+
+def test_words_are_told_in_the_order_of_the_contract_and_types_of_events_too(api: Api) -> None:
+    problem = refused(api.call("GET", "/accounts", entityType="robot"), 400, "validation_error", "entityType")
+    [error] = problem["errors"]
+    assert error["message"] == "expected one of agent, person, community, mod, protocol, foundation, commons"
+    assert len(CHOICES) > 15
+    for problem in (
+        refused(api.call("GET", "/events", types="ledger.*,robot"), 400, "validation_error", "types"),
+        refused(api.post("/webhooks", {"url": "https://192.88.98.1/", "types": ["x"]}), 400, "validation_error", "types[0]"),
+    ):
+        assert "expected one of ledger.deposit, " in problem["detail"] and "threshold.recovered" in problem["detail"]
+
+
 class Found(Exception):
     """What a handler was about to read."""
 

@@ -86,10 +86,40 @@ def test_people_read_lines_that_nobody_can_forge(log: io.StringIO) -> None:
 # --- which requests ---
 
 
-def test_an_ordinary_request_is_not_logged(api: Api, log: io.StringIO) -> None:
-    api.account(5)
+def test_a_read_is_not_logged_and_what_a_service_asks_for_is_not(api: Api, log: io.StringIO) -> None:
+    account = api.account(5)
+    log.truncate(0)
+    log.seek(0)
     refused(api.call("GET", "/accounts/acct_none"), 404, "account_not_found")
+    held = done(api.internal("POST", "/reservations", {"accountId": account, "amountMicro": "5"}))["reservationId"]
+    done(api.internal("POST", "/finalize", {"reservationId": held, "actualCostMicro": "5"}))
+    refused(api.internal("POST", "/release", {"reservationId": held}), 409, "reservation_not_pending")
     assert lines(log) == []
+
+
+def test_a_write_of_an_admin_is_one_line_with_its_correlation_id_whatever_is_answered(api: Api, log: io.StringIO) -> None:
+    account = "acct_0000000000001"
+    asked: list[tuple[str, str, Json, int]] = [
+        ("POST", "/accounts", {"entityType": "person", "entityId": "ada"}, 201),
+        ("PUT", "/discounts/guild/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}, 200),
+        ("PUT", f"/accounts/{account}/memberships/guild", {"tier": "gold"}, 200),
+        ("DELETE", f"/accounts/{account}/memberships/guild", None, 204),
+        ("PATCH", "/campaigns/camp_none", {"name": "x"}, 404),
+        ("POST", "/accounts", {}, 400),
+        ("POST", f"/accounts/{account}/reservations", {"amountMicro": "5"}, 402),
+    ]
+    answers = [
+        api.call(method, path, body, headers={"X-Correlation-Id": f"trace-{number}"})
+        for number, (method, path, body, _) in enumerate(asked)
+    ]
+    assert [
+        (line["event"], line["level"], line["correlation_id"], line["method"], line["path"], line["status"], line["actor"])
+        for line in lines(log)
+    ] == [
+        ("request", "info", f"trace-{number}", method, f"/admin/billing{path}", status, "admin:operator")
+        for number, (method, path, _, status) in enumerate(asked)
+    ]
+    assert [line["request_id"] for line in lines(log)] == [answer.headers["X-Request-Id"] for answer in answers]
 
 
 def test_every_request_is_logged_when_the_setting_says_so(start: Callable[..., Api], log: io.StringIO) -> None:

@@ -1,16 +1,16 @@
 """`minibill backup` and `minibill restore`: a book as it was at one moment, checked before it counts."""
 
 import os
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
-from minibill import audit
-from minibill.book import newest_time_us, rows_in_all
-from minibill.clock import format_time
-from minibill.commands.database import database_option, existing_database_option
+from minibill.clock import Clock, format_time
+from minibill.commands.database import database_option, existing_database_option, require_folder
+from minibill.commands.lineage import Later, are_one_book, later
 from minibill.commands.output import Misuse, print_json
 from minibill.commands.verdict import (
     Say,
@@ -23,9 +23,9 @@ from minibill.commands.verdict import (
     verdict_json,
     verified,
 )
-from minibill.db.anchor import begin_anchor, mark_of
+from minibill.db.anchor import anchor_file, begin_anchor, mark_of
 from minibill.db.connect import FileLock, NotABook, lock_file
-from minibill.db.copy import copied, put_in_place
+from minibill.db.copy import copied, is_taken, put_in_place, take_on
 from minibill.db.migrate import MigrationRefused
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
@@ -51,7 +51,7 @@ def backup(*, dest: Path, db: Path, force: bool, as_json: bool) -> None:
 
     The copy holds every write that was answered before the backup began. The service waits for nothing meanwhile.
     """  # fmt: skip
-    with one_line(f"back up {db}"), ExitStack() as stack:
+    with one_line("back up", db), ExitStack() as stack:
         dest, locked = _place(dest), False
         replaces = dest.exists()
         if replaces:
@@ -79,33 +79,43 @@ Exit codes: 0 restored; 1 the backup is not healthy, and nothing was changed; 2 
 )
 @click.argument("src", type=path_argument)
 @database_option
-@click.option(
-    "--force", is_flag=True, help="Replace a book that is newer than the backup, another one, or one that can't be read."
-)
+@click.option("--force", is_flag=True, help="Replace another book than the backup is of, or one that can't be read.")
 @json_option
 def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
     """Put the backup SRC in the place of a database file, once it is checked.
 
-    Nothing is changed unless all of it succeeds. A file that is being served is never replaced, and one that is newer than
-    the backup, or another book, only with --force: what was answered since the backup is lost then.
+    What is replaced is kept beside it, whole, as FILE.before-restore-TIME; to restore that undoes this. Nothing is changed
+    unless all of it succeeds. A file that is being served is never replaced, and another book only with --force.
     """  # fmt: skip
-    with one_line(f"restore {src}"), ExitStack() as stack:
+    with one_line("restore", src), ExitStack() as stack:
         if not src.exists():
             raise Misuse(f"can't restore {src}: it is not there")
         db = _place(db)
         _refuse_the_same(src, db)
         _lock(db, stack)
         replaces = db.exists()
-        if replaces and not force:
-            _refuse_newer(db, src)
+        lacks = _compared(db, src, force=force) if replaces else None
+        kept = _name_to_keep(db) if replaces else None
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(src, db, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{src} was not restored, and nothing was changed", say, as_json=as_json)
         with open_snapshot(copy) as conn:
             mark = mark_of(conn)
-        put_in_place(copy, db, source=src, replaces=replaces, force=force)
+        put_in_place(copy, db, source=src, replaces=replaces, force=force, keep_as=kept)
         begin_anchor(db, mark)
-    _tell({"backup": str(src), "db": str(db), "replaced": replaces}, db, found, f"{src} is restored", as_json=as_json)
+        # Whoever serves the file writes its anchor.
+        take_on(anchor_file(db), db, owner=True)
+    named = {
+        "backup": str(src),
+        "db": str(db),
+        "replaced": replaces,
+        "kept": None if kept is None else str(kept),
+        "laterEntries": None if lacks is None else lacks.entries,
+        "laterAuditRows": None if lacks is None else lacks.audit_rows,
+    }
+    _tell(named, db, found, f"{src} is restored", as_json=as_json)
+    if kept is not None and not as_json:
+        click.echo(f"what it replaces is kept as {kept}{_in_words(lacks)}")
 
 
 def _refuse_the_same(one: Path, other: Path) -> None:
@@ -116,8 +126,7 @@ def _refuse_the_same(one: Path, other: Path) -> None:
 def _place(path: Path) -> Path:
     """Where a file goes: behind links, which stay, and into a folder that must be there."""
     real = Path(os.path.realpath(path))
-    if not real.parent.is_dir():
-        raise Misuse(f"there is no folder {real.parent}")
+    require_folder(real)
     return real
 
 
@@ -133,33 +142,37 @@ def _lock_if_served(path: Path, stack: ExitStack) -> bool:
     return True
 
 
-def _refuse_newer(db: Path, src: Path) -> None:
-    """Refuses to lose what was answered since the backup; a clock that stood still does not hide it, nor another book."""
-    with open_snapshot(src) as kept:
-        backup_us, backup_rows = newest_time_us(kept), rows_in_all(kept)
+def _compared(db: Path, src: Path, *, force: bool) -> Later | None:
+    """What a book has that its backup lacks; None where that can't be said, and then it is replaced by force alone."""
+    with open_snapshot(src) as backup:
         try:
             with open_snapshot(db) as conn:
-                book_us, book_rows = newest_time_us(conn), rows_in_all(conn)
-                same = audit.has_all_of(kept, conn)
+                if are_one_book(conn, backup):
+                    return later(conn, than=backup)
+            reason = "is another book than the backup is of"
         except (NotABook, MigrationRefused, sqlite3.DatabaseError) as error:
-            raise Misuse(
-                f"{db} would be replaced, and can't be compared: {error}; --force replaces it all the same"
-            ) from None
-    if book_us > backup_us:
-        raise Misuse(
-            f"{db} is newer: it was last written at {format_time(book_us)}, the backup at {format_time(backup_us)}; "
-            "--force replaces it, and what was written since is lost"
-        )
-    more = [f"{rows - backup_rows[name]:,} more {name}" for name, rows in book_rows.items() if rows > backup_rows[name]]
-    if more:
-        raise Misuse(
-            f"{db} is newer: it has {', '.join(more)} than the backup; "
-            "--force replaces it, and what was written since is lost"
-        )
-    if not same:
-        raise Misuse(
-            f"{db} is another book: its audit log is not in the backup; --force replaces it, and what is in it is lost"
-        )
+            reason = f"can't be compared with the backup: {error}"
+    if not force:
+        raise Misuse(f"{db} would be replaced, and {reason}; --force replaces it all the same, and keeps it")
+    return None
+
+
+def _name_to_keep(db: Path) -> Path:
+    """A name that says what it is of, and that nothing has yet."""
+    at = re.sub(r"[-:]|\..*", "", format_time(Clock().now_us()))
+    name = f"{db.name}.before-restore-{at}Z"
+    names = [name, *(f"{name}-{number}" for number in range(2, 100))]
+    return next(path for name in names if not is_taken(path := db.with_name(name)))
+
+
+def _in_words(lacks: Later | None) -> str:
+    if lacks is None:
+        return ""
+    entries, rows = lacks
+    return (
+        f": {entries:,} {'entry' if entries == 1 else 'entries'} of the ledger and {rows:,} "
+        f"{'row' if rows == 1 else 'rows'} of the audit log later than the backup"
+    )
 
 
 def _healthy(copy: Path, otherwise: str, say: Say, *, as_json: bool) -> Verified:

@@ -23,7 +23,7 @@ from minibill.commands.output import (
     access_options,
     campaign_argument,
     grant_id_of,
-    is_of_access,
+    is_misuse,
     money,
     print_json,
     refusal_text,
@@ -282,8 +282,8 @@ def _client(url: str, token: str) -> Iterator[Client]:
     except ServiceError as error:
         raise Misuse(str(error)) from None
     except Problem as refusal:
-        message = refusal_text(refusal)
-        raise (Misuse(message) if is_of_access(refusal) else click.ClickException(message)) from None
+        message = refusal_text(refusal, url)
+        raise (Misuse(message) if is_misuse(refusal) else click.ClickException(message)) from None
 
 
 def _tell_wait(seconds: float, reason: str) -> None:

@@ -182,7 +182,7 @@ def _pay(plan: Iterator[Batch], report: Report, *, rows: int, url: str, token: s
         raise Misuse(f"nothing was paid: {error}") from None
     except Problem as refusal:
         assert batch is not None, "only what is asked for is refused"
-        report.stop_at_refusal(refusal, batch)
+        report.stop_at_refusal(refusal, batch, url=url)
     except Unreachable as error:
         in_doubt = batch if error.may_have_arrived else None
         report.stop_early("unreachable", str(error), EXIT_MISUSE, in_doubt=in_doubt)

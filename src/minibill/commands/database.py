@@ -1,5 +1,6 @@
-"""The option that names the database file, for the commands that open one."""
+"""The option that names the database file, for the commands that open one, and what is said when it can't be."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,3 +22,16 @@ def _database_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 database_option = _database_option("The database file; made when it is not there.")
 existing_database_option = _database_option("The database file.")
+
+
+def require_folder(path: Path) -> None:
+    """Ends the command where a file, behind links, could not be made for want of a folder."""
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise click.UsageError(f"there is no folder {folder} for {path.name}: make it, or name a file elsewhere")
+
+
+def reason_of(error: Exception | str, path: Path) -> str:
+    """What is wrong with a file, after a colon before which it is named: `it is not an SQLite database`."""
+    text = str(error)
+    return f"it{text.removeprefix(str(path))}" if text.startswith(f"{path} ") else text

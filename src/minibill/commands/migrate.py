@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from minibill.commands.database import database_option
+from minibill.commands.database import database_option, reason_of, require_folder
 from minibill.commands.output import print_json
 from minibill.db.connect import DatabaseLocked, FileLock, NotABook
 from minibill.db.migrate import MigrationRefused, migrate_file
@@ -19,6 +19,7 @@ def migrate(*, db: Path, as_json: bool) -> None:
 
     `serve` does the same when it starts. The file must not be served meanwhile.
     """  # fmt: skip
+    require_folder(db)
     try:
         lock = FileLock(db)
         try:
@@ -26,7 +27,7 @@ def migrate(*, db: Path, as_json: bool) -> None:
         finally:
             lock.release()
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, sqlite3.Error, OSError) as error:
-        raise click.UsageError(f"can't migrate {db}: {error}") from None
+        raise click.UsageError(f"can't migrate {db}: {reason_of(error, db)}") from None
     if as_json:
         print_json({"db": str(db), "applied": [f"{migration.version:04d} {migration.name}" for migration in applied]})
         return

@@ -9,13 +9,16 @@ import click
 import msgspec
 
 from minibill.money import MICRO_PER_UNIT
-from minibill.problems import Problem, camel
+from minibill.problems import NotFound, Problem, camel
 from minibill.wire import Answer
 
 USER_AGENT = "minibill-cli"
 
 # More would scroll the first, which is the one to mend, off the screen; --json has them all.
 LISTED_MAX = 20
+
+# Wide enough for a table in a log, where there is no terminal to ask.
+LOG_COLUMNS = 120
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -94,9 +97,9 @@ def listed(texts: list[str]) -> list[str]:
     return texts[:LISTED_MAX] + more
 
 
-def is_of_access(refusal: Problem) -> bool:
-    """The token is the trouble, not what was asked for."""
-    return refusal.status in (401, 403)
+def is_misuse(refusal: Problem) -> bool:
+    """The token or the URL is the trouble, not what was asked for."""
+    return refusal.status in (401, 403) or refusal.code == NotFound.code
 
 
 def facts_of(refusal: Problem) -> dict[str, Any]:
@@ -109,17 +112,29 @@ def errors_of(refusal: Problem) -> list[tuple[str, str]]:
     return [(error.path, error.message) for error in refusal.facts.get("errors", ())]
 
 
-def refusal_text(refusal: Problem) -> str:
-    """The refusal with all that explains it, a line each."""
+def refusal_text(refusal: Problem, url: str) -> str:
+    """The refusal with all that explains it, a line each; one line, with what to do, where the token or the URL is wrong."""
+    summary = f"{refusal.code} ({refusal.status}): {refusal.detail}"
+    if is_misuse(refusal):
+        return f"{summary}; {_advice(refusal, url)}"
     reasons: list[str] = []
     for name, value in facts_of(refusal).items():
         members = value if isinstance(value, list) else [value]
         reasons += listed([f"{name}: {_fact_text(name, member)}" for member in members])
     errors = [f"{path}: {message}" for path, message in errors_of(refusal)]
     reasons += listed([error for error in errors if error not in refusal.detail])
-    if refusal.status == 401:
-        reasons.append("tokens do not live long; `minibill token` prints a new one")
-    return "\n  ".join([f"{refusal.code} ({refusal.status}): {refusal.detail}", *reasons])
+    return "\n  ".join([summary, *reasons])
+
+
+def _advice(refusal: Problem, url: str) -> str:
+    match refusal.status:
+        case 401:
+            return "tokens do not live long: `minibill token` prints a new one"
+        case 403:
+            return "`minibill token` prints one that may do everything, or what --scope names"
+        case _:
+            # What is asked for is at a path that every minibill has.
+            return f"is the URL right? {url} should be where minibill listens, such as http://127.0.0.1:8080"
 
 
 def _fact_text(name: str, value: object) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from minibill.commands.database import database_option
-from minibill.config import SETTINGS, ConfigurationError, read_settings, unknown_variables
+from minibill.commands.database import database_option, require_folder
+from minibill.config import SETTINGS, ConfigurationError, SettingMissing, read_settings, unknown_variables
 
 
 def _settings_help() -> str:
@@ -71,11 +71,14 @@ def serve(
             raise click.UsageError(f"{option} is for development only: add --dev")
     if yes and not reset:
         raise click.UsageError("--yes answers the question that --reset asks: add --reset")
+    require_folder(db)
     # Imported when it is time to serve: to complete a command line takes a tenth of the time without.
     from minibill.commands import dev as development
 
     try:
         settings = read_settings(development.with_dev_secrets(db, os.environ) if dev else os.environ)
+    except SettingMissing as error:
+        raise click.UsageError(f"{error}, or use --dev to have one made") from None
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
     for name in unknown_variables(os.environ):

@@ -22,6 +22,7 @@ import minibill
 from minibill.app import create_app
 from minibill.book import Book
 from minibill.clock import monotonic_s
+from minibill.commands.database import reason_of
 from minibill.commands.dev import announce
 from minibill.config import Settings
 from minibill.connections import Patience, connections_max, limited_to
@@ -73,7 +74,7 @@ async def _serve(
             await _seed(db, settings)
         book = await Book.open(db, checkpoint_pages=settings.checkpoint_pages, accept_loss=accept_loss)
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, BehindItsAnchor, sqlite3.Error, OSError) as error:
-        raise click.UsageError(f"can't open {db}: {error}") from None
+        raise click.UsageError(f"can't open {db}: {reason_of(error, db)}") from None
     watchdog: asyncio.Task[None] | None = None
     try:
         listener = _listen(host, port)

@@ -10,7 +10,7 @@ from minibill.auth.scopes import ALL_SCOPES, EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, SUBJECT_CHARACTERS_MAX, sign_token
 from minibill.commands.dev import dev_secrets
 from minibill.commands.output import print_json
-from minibill.config import SECRET_BYTES_MIN, ConfigurationError, read_settings
+from minibill.config import SECRET_BYTES_MIN, ConfigurationError, SettingMissing, read_settings
 
 
 @click.command(
@@ -43,6 +43,8 @@ def token(*, sub: str | None, scopes: tuple[str, ...], ttl: int | None, service:
     other = "BILLING_ADMIN_JWT_SECRET" if service else "BILLING_INTERNAL_JWT_SECRET"
     try:
         settings = read_settings({**dev_secrets(db), **os.environ, other: "not used".ljust(SECRET_BYTES_MIN)})
+    except SettingMissing as error:
+        raise click.UsageError(f"{error}, or name a database of `serve --dev` with --db") from None
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
     longest = SERVICE_TOKEN_MAX_TTL if service else settings.admin_token_max_ttl

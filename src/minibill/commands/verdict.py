@@ -12,16 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from minibill.commands.output import Misuse
+from minibill.commands.database import reason_of
+from minibill.commands.output import LOG_COLUMNS, Misuse
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
 from minibill.db.snapshot import Disturbed
 from minibill.db.sqlite import SqliteTooOld, sqlite3
 from minibill.reconcile.offline import STEPS, Verified, verify_file
 from minibill.reconcile.report import Report, failed_checks
-
-# Wide enough for a table in a log, where there is no terminal to ask.
-LOG_COLUMNS = 120
 
 Say = Callable[[str, int, int], None]
 
@@ -39,20 +37,21 @@ def progress_bar() -> Iterator[Say]:
 
 
 @contextmanager
-def one_line(doing: str) -> Iterator[None]:
+def one_line(doing: str, path: Path) -> Iterator[None]:
     """What goes wrong with files ends the command with one line: 1 when a book can't be read, 2 when it is no use to try."""
+    cant = f"can't {doing} {path}"
     try:
         yield
     except FileNotFoundError as error:
-        raise Misuse(f"can't {doing}: {error.filename} is not there") from None
+        raise Misuse(f"{cant}: {reason_of(f'{error.filename} is not there', path)}") from None
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, Disturbed) as error:
-        raise Misuse(f"can't {doing}: {error}") from None
+        raise Misuse(f"{cant}: {reason_of(error, path)}") from None
     except OSError as error:
-        raise Misuse(f"can't {doing}: {error.filename or ''} {error.strerror}") from None
+        raise Misuse(f"{cant}: {error.filename or ''} {error.strerror}") from None
     except sqlite3.OperationalError as error:
-        raise Misuse(f"can't {doing}: {error}") from None
+        raise Misuse(f"{cant}: {reason_of(error, path)}") from None
     except sqlite3.DatabaseError as error:
-        raise click.ClickException(f"can't {doing}: {error}") from None
+        raise click.ClickException(f"{cant}: {error}") from None
 
 
 def verified(path: Path, say: Say) -> Verified:

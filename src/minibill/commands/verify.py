@@ -29,7 +29,7 @@ def verify(*, db: Path, as_json: bool) -> None:
     chain hashed, and nothing is missing of what FILE-anchor says was committed; kept_answers: the answers that are kept
     for idempotency keys.
     """  # fmt: skip
-    with one_line(f"verify {db}"), progress_bar() as say:
+    with one_line("verify", db), progress_bar() as say:
         found = verified(db, say)
     if as_json:
         print_json({"db": str(db), "anchored": found.anchored, **verdict_json(found.report)})

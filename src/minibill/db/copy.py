@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ STEP_PAGES = 2_000
 
 _COMPANIONS = ("-wal", "-shm", "-journal", "-anchor")
 
+# Those of them that hold something while nobody has the file open.
+_KEPT_COMPANIONS = ("-wal", "-journal", "-anchor")
+
 # What a file comes to that is no database, or no longer.
 _UNREADABLE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
@@ -31,20 +35,26 @@ def copied(source: Path, beside: Path, *, on_pages: Callable[[int, int], None]) 
     The service that writes the book waits for nothing meanwhile. `on_pages` hears how many pages of how many are copied.
     Raises what `open_snapshot` raises.
     """
-    with _ended_by_sigterm():
-        # Only its owner may read it: what it takes the place of may be closed to others.
-        descriptor, name = tempfile.mkstemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent)
-        os.close(descriptor)
-        copy = Path(name)
-        try:
-            with open_snapshot(source) as conn, closing(sqlite3.connect(copy, isolation_level=None)) as target:
-                # Nobody reads it before it is whole and synced.
-                target.execute("PRAGMA journal_mode = OFF")
-                target.execute("PRAGMA synchronous = OFF")
-                conn.backup(target, pages=STEP_PAGES, progress=lambda _, left, total: on_pages(total - left, total))
-            yield copy
-        finally:
-            remove(copy)
+    with _ended_by_sigterm(), _named_for_now(beside) as copy:
+        with open_snapshot(source) as conn, closing(sqlite3.connect(copy, isolation_level=None)) as target:
+            # Nobody reads it before it is whole and synced.
+            target.execute("PRAGMA journal_mode = OFF")
+            target.execute("PRAGMA synchronous = OFF")
+            conn.backup(target, pages=STEP_PAGES, progress=lambda _, left, total: on_pages(total - left, total))
+        yield copy
+
+
+@contextmanager
+def _named_for_now(beside: Path) -> Iterator[Path]:
+    """An empty file in the folder of `beside`; deleted afterwards if it is still there."""
+    # Only its owner may read it: what it takes the place of may be closed to others.
+    descriptor, name = tempfile.mkstemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent)
+    os.close(descriptor)
+    file = Path(name)
+    try:
+        yield file
+    finally:
+        remove(file)
 
 
 @contextmanager
@@ -62,19 +72,27 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def put_in_place(copy: Path, path: Path, *, source: Path, replaces: bool, force: bool) -> None:
+def put_in_place(copy: Path, path: Path, *, source: Path, replaces: bool, force: bool, keep_as: Path | None = None) -> None:
     """Makes a checked copy of `source` the file at `path`, and what was there before disappear, at one moment.
 
     It gets the mode and, where that is allowed, the owner of what was there; else the mode of `source`. What it
-    `replaces` must be locked where it could be served. Raises `FileExistsError` when it replaces nothing and something came
-    to be there meanwhile, `DatabaseLocked` when another process has the old file open, and what SQLite raises when its log
-    can't be folded into it; with `force` what can't be read as a database has no log to fold.
+    `replaces` must be locked where it could be served; it is kept as another file where a name for that is given, with its
+    anchor and, byte for byte, the log that a killed service left. Raises `FileExistsError` when something came to be there
+    meanwhile, where it replaces nothing or under that name, `DatabaseLocked` when another process has the old file open, and
+    what SQLite raises when its log can't be folded into it; with `force` what can't be read as a database has none to fold.
     """
     # All that is slow or may fail comes first, so that the old file is whole until the new one is there.
-    _take_on(copy, path if replaces else source, owner=replaces)
+    take_on(copy, path if replaces else source, owner=replaces)
     sync(copy)
+    if keep_as is not None:
+        _keep(path, keep_as)
     if replaces:
-        _fold_log(path, force=force)
+        try:
+            _fold_log(path, force=force)
+        except BaseException:
+            if keep_as is not None:
+                remove(keep_as)
+            raise
     elif path.exists():
         raise _is_there(path)
     # A log that belongs to another file would be read as if it were this one's, and an anchor be compared with it.
@@ -85,6 +103,34 @@ def put_in_place(copy: Path, path: Path, *, source: Path, replaces: bool, force:
     else:
         _move_where_nothing_is(copy, path)
     sync(path.parent)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a file has this name, or one that belongs beside it."""
+    return any(path.with_name(path.name + suffix).exists() for suffix in ("", *_COMPANIONS))
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Makes a second file of one that nobody has open; it is whole and on disk when this returns.
+
+    A second name of the same file would cost nothing. But were this process killed before the first name is another file's,
+    the file would have two, and with two it is not served.
+    """
+    with _named_for_now(path) as copy:
+        _copy_to_disk(path, copy)
+        # First what lies beside it, as it is: to open the file is to drop what can't be read of its log.
+        for suffix in _KEPT_COMPANIONS:
+            companion = path.with_name(path.name + suffix)
+            if companion.exists() and companion.stat().st_size > 0:
+                _copy_to_disk(companion, kept.with_name(kept.name + suffix))
+        _move_where_nothing_is(copy, kept)
+    sync(kept.parent)
+
+
+def _copy_to_disk(file: Path, copy: Path) -> None:
+    shutil.copyfile(file, copy)
+    take_on(copy, file, owner=True)
+    sync(copy)
 
 
 def _move_where_nothing_is(copy: Path, path: Path) -> None:
@@ -105,7 +151,8 @@ def _is_there(path: Path) -> FileExistsError:
     return FileExistsError(errno.EEXIST, "was made meanwhile, and is not replaced", str(path))
 
 
-def _take_on(copy: Path, other: Path, *, owner: bool) -> None:
+def take_on(copy: Path, other: Path, *, owner: bool) -> None:
+    """Gives a file the mode of another and, where that is allowed and wanted, its owner."""
     stat = other.stat()
     if owner:
         with suppress(PermissionError):

@@ -14,6 +14,13 @@ def read_types(names: list[str], path: str) -> frozenset[str]:
             known for known in TYPES if known == name or (kind.endswith(".") and known.startswith(kind) and kind != name)
         }
         if not of_kind:
-            raise InvalidRequest(FieldError(path, f"{name[:NAME_CHARACTERS_MAX]!r} is no type of event"))
+            known_types = ", ".join(TYPES)
+            raise InvalidRequest(
+                FieldError(
+                    path,
+                    f"{name[:NAME_CHARACTERS_MAX]!r} is no type of event: expected one of {known_types}, "
+                    "or all of a kind, such as ledger.*",
+                )
+            )
         found |= of_kind
     return frozenset(found)
