@@ -16,7 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from minibill import idempotency
-from minibill.at_once import send_at_once, whole_body
+from minibill.at_once import forget_server, send_at_once, whole_body
 from minibill.audit import UNTOLD, Origin
 from minibill.auth.doors import Kind
 from minibill.auth.tokens import Caller, TokenVerifier
@@ -330,6 +330,7 @@ async def send_reply(scope: Scope, reply: Reply, context: Context, send: Send, *
         return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+    forget_server(scope)
 
 
 # --- what is counted and logged of every request ---
