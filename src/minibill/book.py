@@ -157,7 +157,8 @@ class Book:
         def run(conn: sqlite3.Connection) -> tuple[Written, dict[str, Any] | None]:
             nonlocal holds_key
             if key is not None:
-                idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
+                if self._under_way:
+                    idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
                 if (kept := idempotency.find(conn, key)) is not None:
                     return Written(kept.status, kept.body, True), None
             now_us = self.clock.now_us()

@@ -74,9 +74,8 @@ def real_now_us() -> int:
     return time.time_ns() // 1000
 
 
-def monotonic_s() -> float:
-    """Seconds that never jump, for waits and windows."""
-    return time.monotonic()
+# Seconds that never jump, for waits and windows.
+monotonic_s = time.monotonic
 
 
 def format_time(time_us: int) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -149,11 +150,8 @@ class Call:
         """The query; an unknown or repeated parameter is refused."""
         text: bytes = self.scope["query_string"]
         if not text:
-            try:
-                return expected()
-            except TypeError:
-                # One of them is required; this says which.
-                return convert({}, expected)
+            defaults: Q = without_parameters(expected)
+            return defaults
         try:
             pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
         except ValueError:
@@ -273,6 +271,12 @@ class Call:
             else:
                 self._body = checked_body(body, sent, bytes_max)
         return self._body
+
+
+@cache
+def without_parameters(expected: type[Q]) -> Q:
+    """An empty query. Raises `InvalidRequest` when a parameter is required."""
+    return convert({}, expected)
 
 
 Handler = Callable[[Call], Awaitable[Reply]]

@@ -74,15 +74,15 @@ class Gate:
         }
         # 0 turns the limit on admins off, and with it this one.
         self._bad_tokens = _limit(BAD_TOKENS_PER_MINUTE if settings.admin_rate_per_minute else 0)
-        start = os.urandom(8).hex()
-        self._request_ids = (f"req_{start}{number:06x}" for number in count(1))
+        self._request_id_begins = f"req_{os.urandom(8).hex()}"
+        self._request_numbers = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         sent = SentHeaders(list(scope["headers"]))
-        request_id = next(self._request_ids)
+        request_id = f"{self._request_id_begins}{next(self._request_numbers):06x}"
         own_id = request_id.encode()
         correlation_id = _correlation_id(sent) or own_id
         client = scope.get("client")

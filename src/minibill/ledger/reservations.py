@@ -15,7 +15,7 @@ from minibill.ledger.discounts import NO_DISCOUNT, Membership, metadata_with_dis
 from minibill.ledger.drawdown import Draw, available_micro, draw, has_drawn
 from minibill.ledger.explain import LOTS_MAX, LotRow, explain_reservation, explain_reserve
 from minibill.ledger.memory import Hold, ReservationRow, Spender, memory_of
-from minibill.ledger.posting import LotMoves, Movement, post
+from minibill.ledger.posting import Movement, post
 from minibill.ledger.settle import settled_spender
 from minibill.ledger.structs import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
 from minibill.outcome import Outcome
@@ -23,6 +23,7 @@ from minibill.problems import AccountNotFound, InsufficientBalance, ReservationN
 from minibill.wire import encode, optional_time
 
 SQL = queries("reservations")
+LEDGER = queries("ledger")
 DISCOUNTS = queries("discounts")
 
 DEFAULT_TTL_SECONDS = 300
@@ -136,17 +137,7 @@ def reserve(
     )
     if explanation is not None:
         answer = ReservedExplained(**msgspec.structs.asdict(answer), explanation=explanation)
-    after = available_micro(balances, key, pool_id)
-    details = lambda: {
-        "reservationId": answer.reservation_id,
-        "poolId": pool_id,
-        "listMicro": answer.list_micro,
-        "discountMicro": answer.discount_micro,
-        "totalReservedMicro": answer.total_reserved_micro,
-        "billingMode": billing_mode,
-        "availableBeforeMicro": str(after + sum(d.amount_micro for d in draws)),
-        "availableAfterMicro": str(after),
-    }
+    details = lambda: _details(answer, available_micro(balances, key, pool_id), draws)
     return Outcome(201, answer, "reservation.reserve", "account", answer.account_id, details)
 
 
@@ -226,11 +217,22 @@ def _payer(conn: sqlite3.Connection, account_id: str | None, entity: tuple[str, 
     return spender
 
 
+def _details(answer: Reserved, available_after_micro: int, draws: list[Draw]) -> dict[str, Any]:
+    return {
+        "reservationId": answer.reservation_id,
+        "poolId": answer.pool_id,
+        "listMicro": answer.list_micro,
+        "discountMicro": answer.discount_micro,
+        "totalReservedMicro": answer.total_reserved_micro,
+        "billingMode": answer.billing_mode,
+        "availableBeforeMicro": str(available_after_micro + sum(d.amount_micro for d in draws)),
+        "availableAfterMicro": str(available_after_micro),
+    }
+
+
 def _hold(conn: sqlite3.Connection, reservation_id: int, draws: list[Draw]) -> None:
-    moves = LotMoves()
-    for d in draws:
-        moves.add(d.lot_id, available=-d.amount_micro, reserved=d.amount_micro)
-    moves.write(conn)
+    # Of each lot there is one draw, so there is nothing to sum up.
+    LEDGER.move_lot.many(conn, [(-d.amount_micro, d.amount_micro, 0, 0, d.lot_id) for d in draws])
     SQL.insert_reservation_lots.many(
         conn, [(reservation_id, position, d.lot_id, d.amount_micro) for position, d in enumerate(draws, 1)]
     )
