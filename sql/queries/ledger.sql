@@ -122,10 +122,19 @@ SELECT b.account_id, b.pool_id, b.available_micro, b.reserved_micro, b.entry_seq
 -- name: insert_entries
 INSERT INTO credit_ledger (
     account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
-    available_after_micro, reserved_after_micro, description, metadata, created_at_us)
+    available_after_micro, reserved_after_micro, created_at_us, description, metadata)
 VALUES (
     :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
-    :available_after_micro, :reserved_after_micro, :description, :metadata, :now_us);
+    :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
+
+-- name: insert_plain_entries
+-- The same without what most entries don't have: the driver takes as long for a NULL as for four numbers.
+INSERT INTO credit_ledger (
+    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
+    available_after_micro, reserved_after_micro, created_at_us)
+VALUES (
+    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
+    :available_after_micro, :reserved_after_micro, :now_us);
 
 -- name: balance_where_nothing_is_due
 -- The rows of balance_now at half its cost, for an account on which nothing is due; the first is missing for any other.

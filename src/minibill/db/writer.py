@@ -168,6 +168,10 @@ class Writer:
         Cancelling the caller does not stop an operation that has been taken on. An operation may be run again after what it
         wrote was taken back, so it has no effect but what it writes.
         """
+        return await self.take_on(operation, keep=keep, seen=seen)
+
+    def take_on(self, operation: Operation[T], *, keep: bool = True, seen: Seen | None = None) -> asyncio.Future[T]:
+        """The same as something to wait for; what refuses it is raised at once."""
         if (problem := self.problem) is not None:
             raise NotReady(problem)
         if self.is_overloaded:
@@ -180,7 +184,7 @@ class Writer:
             self._idle.clear()
             # Not at once: what else has come in with this turn of the loop joins the group.
             loop.call_soon(self._begin, loop)
-        return await future
+        return future
 
     async def alone(self, task: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a task outside of any transaction, when no write is under way; everything else waits meanwhile."""
@@ -206,11 +210,11 @@ class Writer:
             else:
                 self._refuse_waiting(loop, error)
             return
-        self._run_group(loop)
+        self._or_give_up(self._run_waiting, loop)
 
-    def _run_group(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _or_give_up(self, step: Callable[..., None], *arguments: Any) -> None:
         try:
-            self._run_waiting(loop)
+            step(*arguments)
         except BaseException as error:
             self._give_up(error)
             raise
@@ -391,7 +395,7 @@ class Writer:
                     continue
                 loop.call_soon_threadsafe(self._refuse_waiting, loop, error)
                 return
-            loop.call_soon_threadsafe(self._run_group, loop)
+            loop.call_soon_threadsafe(self._or_give_up, self._run_waiting, loop)
             return
 
     def _commit(self, loop: asyncio.AbstractEventLoop, group: list[_Job], mark: Mark | None, *, changed: bool) -> None:
@@ -399,10 +403,10 @@ class Writer:
         try:
             self._conn.execute("COMMIT")
         except sqlite3.Error as error:
-            loop.call_soon_threadsafe(self._fail, loop, group, error)
+            loop.call_soon_threadsafe(self._or_give_up, self._fail, loop, group, error)
             return
-        seconds = monotonic_s() - began_s
-        loop.call_soon_threadsafe(partial(self._end_commit, loop, group, mark, changed=changed, seconds=seconds))
+        done = partial(self._end_commit, loop, group, mark, changed=changed, seconds=monotonic_s() - began_s)
+        loop.call_soon_threadsafe(self._or_give_up, done)
 
     def _give_up(self, error: BaseException) -> None:
         """After this nothing is known of what was under way; only opening the file again tells."""

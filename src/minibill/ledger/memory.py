@@ -66,7 +66,7 @@ class Spender(msgspec.Struct):
         self.falls_due(expires_at_us)
 
 
-class ReservationRow(msgspec.Struct, frozen=True, gc=False):
+class ReservationRow(msgspec.Struct, gc=False):
     """A row of `credit_reservations`."""
 
     id: int

@@ -4,7 +4,7 @@ An operation says what moves; here each movement gets its place in the sequence 
 it leaves. The database checks both, and moves `credit_balances` by the entry alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -87,13 +87,15 @@ def load_balances(conn: sqlite3.Connection, account_ids: Sequence[int]) -> Balan
     return {(account_id, pool_id): PoolBalance(*rest) for account_id, pool_id, *rest in rows}
 
 
-def post(conn: sqlite3.Connection, movements: Iterable[Movement], *, balances: Balances, now_us: int) -> None:
+def post(conn: sqlite3.Connection, movements: Sequence[Movement], *, balances: Balances, now_us: int) -> None:
     """Writes the entries of these movements, in their order, and moves `balances` along.
 
     `balances` must hold what `load_balances` answers for the accounts. Each lot's own parts are the caller's to change.
     """
     rows: list[Row] = []
+    told = False
     for m in movements:
+        told = told or m.description is not None or m.metadata is not None
         before = balances.get((m.account_id, m.pool_id), EMPTY)
         available_micro = before.available_micro + m.available_delta_micro
         reserved_micro = before.reserved_micro + m.reserved_delta_micro
@@ -101,10 +103,13 @@ def post(conn: sqlite3.Connection, movements: Iterable[Movement], *, balances: B
         balances[m.account_id, m.pool_id] = PoolBalance(available_micro, reserved_micro, entry_seq)
         rows.append((
             m.account_id, m.pool_id, entry_seq, m.entry_type, m.lot_id, m.reservation_id, m.amount_micro,
-            m.available_delta_micro, m.reserved_delta_micro, available_micro, reserved_micro, m.description, m.metadata,
-            now_us,
+            m.available_delta_micro, m.reserved_delta_micro, available_micro, reserved_micro, now_us,
         ))  # fmt: skip
-    SQL.insert_entries.many(conn, rows)
+    if told:
+        rows = [(*row, m.description, m.metadata) for row, m in zip(rows, movements, strict=True)]
+        SQL.insert_entries.many(conn, rows)
+    else:
+        SQL.insert_plain_entries.many(conn, rows)
 
 
 def amounts(balance: PoolBalance) -> PoolAmounts:

@@ -84,24 +84,11 @@ def reserve(
         draws = draw(conn, spender, pool_id=pool_id, amount_micro=held_micro)
     explanation = None if why is None else why(held_micro=held_micro, draws=draws, is_refused=False)
     expires_at_us = now_us + ttl_seconds * US_PER_SECOND
-    reservation_id = SQL.insert_reservation.run(
-        conn,
-        account_id=key,
-        pool_id=pool_id,
-        billing_mode=billing_mode,
-        list_micro=list_micro,
-        discount_bps=discount.rate_bps,
-        max_discount_micro=discount.max_discount_micro,
-        discount_micro=discount_micro,
-        community_id=discount.community_id,
-        tier=discount.tier,
-        held_micro=held_micro,
-        expires_at_us=expires_at_us,
-        description=description,
-        metadata=metadata,
-        now_us=now_us,
-    ).lastrowid
-    assert reservation_id is not None
+    row = ReservationRow(
+        0, key, pool_id, billing_mode, "pending", list_micro, discount.rate_bps, discount.max_discount_micro,
+        discount_micro, discount.community_id, discount.tier, held_micro, expires_at_us, now_us,
+    )  # fmt: skip
+    row.id = reservation_id = _insert(conn, row, description, metadata)
     if billing_mode == "shadow":
         noted = _shadow_metadata({"listMicro": str(list_micro), "wouldReserveMicro": str(held_micro)}, metadata)
         shadow = Movement(key, pool_id, "shadow_reserve", 0, 0, 0, None, reservation_id, description, noted)
@@ -116,10 +103,6 @@ def reserve(
         post(conn, movements, balances=balances, now_us=now_us)
         has_drawn(spender, draws)
     spender.falls_due(expires_at_us)
-    row = ReservationRow(
-        reservation_id, key, pool_id, billing_mode, "pending", list_micro, discount.rate_bps, discount.max_discount_micro,
-        discount_micro, discount.community_id, discount.tier, held_micro, expires_at_us, now_us,
-    )  # fmt: skip
     lots: list[Row] = [(d.lot_id, d.amount_micro, d.pool_id, d.expires_at_us, None) for d in draws]
     memory_of(conn).add_hold(Hold(spender, row, lots))
     answer = Reserved(
@@ -215,6 +198,41 @@ def _payer(conn: sqlite3.Connection, account_id: str | None, entity: tuple[str, 
     if spender is None:
         raise AccountNotFound(name)
     return spender
+
+
+def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | None, metadata: str | None) -> int:
+    if row.community_id is None and description is None and metadata is None:
+        cursor = SQL.insert_plain_reservation.run(
+            conn,
+            account_id=row.account_id,
+            pool_id=row.pool_id,
+            billing_mode=row.billing_mode,
+            list_micro=row.list_micro,
+            held_micro=row.held_micro,
+            expires_at_us=row.expires_at_us,
+            now_us=row.created_at_us,
+        )
+    else:
+        cursor = SQL.insert_reservation.run(
+            conn,
+            account_id=row.account_id,
+            pool_id=row.pool_id,
+            billing_mode=row.billing_mode,
+            list_micro=row.list_micro,
+            discount_bps=row.discount_bps,
+            max_discount_micro=row.max_discount_micro,
+            discount_micro=row.discount_micro,
+            community_id=row.community_id,
+            tier=row.tier,
+            held_micro=row.held_micro,
+            expires_at_us=row.expires_at_us,
+            description=description,
+            metadata=metadata,
+            now_us=row.created_at_us,
+        )
+    reservation_id = cursor.lastrowid
+    assert reservation_id is not None
+    return reservation_id
 
 
 def _details(answer: Reserved, available_after_micro: int, draws: list[Draw]) -> dict[str, Any]:

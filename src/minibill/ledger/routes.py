@@ -1,5 +1,7 @@
 """Accounts and the ledger over HTTP."""
 
+from collections.abc import Awaitable
+
 from minibill.clock import MAX_TIME_US, MIN_TIME_US
 from minibill.ledger import reads
 from minibill.ledger.accounts import account_answer, open_account
@@ -218,10 +220,12 @@ async def show_reservation(call: Call) -> Reply:
     return call.answer(answer)
 
 
-async def _reserve(call: Call, body: AdminReserveBody, *, account_id: str | None, entity: tuple[str, str] | None) -> Reply:
+def _reserve(
+    call: Call, body: AdminReserveBody, *, account_id: str | None, entity: tuple[str, str] | None
+) -> Awaitable[Reply]:
     settings = call.service.settings
     query = call.parameters(ReserveQuery)
-    return await call.write(
+    return call.write(
         reserve,
         query=query,
         explain=bool(query.explain),
@@ -237,8 +241,8 @@ async def _reserve(call: Call, body: AdminReserveBody, *, account_id: str | None
     )
 
 
-async def _finalize(call: Call, reservation_id: str, body: AdminFinalizeBody) -> Reply:
-    return await call.write(
+def _finalize(call: Call, reservation_id: str, body: AdminFinalizeBody) -> Awaitable[Reply]:
+    return call.write(
         finalize,
         reservation_id=reservation_id,
         actual_cost_micro=int(body.actual_cost_micro),
