@@ -74,6 +74,11 @@ class Api:
             self.loop.run(self.http.aclose())
             self.loop.run(self.book.close())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it takes writes, and can be looked into."""
+        return not self._stopped and self.book.writer.problem is None
+
     def sign(self, *, sub: str = "operator", scopes: tuple[str, ...] = (EVERYTHING,)) -> str:
         """An admin token."""
         return sign_token(self.settings, "admin", sub=sub, scopes=list(scopes), ttl=3600)

@@ -10,6 +10,7 @@ from minibill.db.connect import open_reader
 from minibill.db.migrate import migrate_file
 from minibill.invariants import violations
 from tests.api import Api, Loop
+from tests.reservations.remembered import misremembered
 
 FIGURES = pytest.StashKey[list[str]]()
 
@@ -82,8 +83,10 @@ def start(db: Path, loop: Loop) -> Iterator[Callable[..., Api]]:
         return running[-1]
 
     yield start
+    wrong = misremembered(running[-1].book) if running and running[-1].is_whole else []
     for api in running:
         api.stop()
+    assert wrong == []
 
 
 @pytest.fixture

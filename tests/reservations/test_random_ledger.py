@@ -47,6 +47,7 @@ from minibill.outcome import Outcome
 from minibill.problems import Problem
 from minibill.wire import Micro, encode
 from tests.api import Json, Loop
+from tests.reservations.remembered import misremembered
 
 CEILING = 100
 START_US = parse_time("2040-01-01T00:00:00Z")
@@ -936,6 +937,7 @@ class Run:
     # --- what must be the same ---
 
     async def compare(self, *, past_us: int, settled: bool = False, wholly: bool = True) -> None:
+        assert misremembered(self.book) == []
         for name in range(len(NAMES)):
             await self.compare_balances(name, past_us)
             await self.compare_lots(name)
