@@ -58,6 +58,14 @@ def test_a_reservation_over_several_lots_is_remembered_with_all_of_them(api: Api
     assert misremembered(api.book) == []
 
 
+def test_a_cost_above_its_reservation_is_drawn_from_what_is_left(api: Api, known: str) -> None:
+    first, second = lots(api, known)
+    done(api.finalize(api.reserve(known, 10, billingMode="soft"), 70))
+    assert misremembered(api.book) == []
+    assert reserved(api, known, 10) == [(second, 10)]
+    assert lots(api, known)[first] == {"consumed": 100}
+
+
 def test_a_lot_that_gets_credits_back_comes_first_again(api: Api, known: str) -> None:
     first, second = lots(api, known)
     all_of_first = api.reserve(known, 60)
@@ -135,10 +143,12 @@ def test_credits_that_return_to_a_lot_expire_with_it(moment: Moment, api: Api) -
     # While all of the lot was held, nothing of it could fall due.
     account = api.account()
     api.mint(account, 10, expiresAt=moment.text(50))
-    done(api.release(api.reserve(account, 10, ttlSeconds=300)))
+    held = api.reserve(account, 10, ttlSeconds=300)
+    api.mint(account, 1, poolId="other")
+    done(api.release(held))
     moment.at(50)
     refused(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
-    assert balance(api, account) == (0, 0, 0)
+    assert balance(api, account) == (1, 0, 0)
 
 
 # --- what is taken back is forgotten ---
@@ -162,16 +172,20 @@ def test_a_dry_run_is_not_remembered(api: Api, known: str, how: str) -> None:
     assert balance(api, known) == (before[0] + 13, before[1] - 20, 0)
 
 
-@pytest.mark.parametrize("sql", ["INSERT INTO idempotency_keys", "UPDATE credit_reservations", "INSERT INTO credit_ledger"])
+# The first of them fails before anything was written, and after what is remembered had been changed.
+@pytest.mark.parametrize(
+    "sql",
+    ["UPDATE credit_lots", "INSERT INTO credit_ledger", "UPDATE credit_reservations", "INSERT INTO idempotency_keys"],
+)
 def test_what_fails_in_its_middle_is_not_remembered(api: Api, known: str, monkeypatch: pytest.MonkeyPatch, sql: str) -> None:
     held = api.reserve(known, 20)
     conn = api.book.writer._conn
     monkeypatch.setattr(conn, "execute", failing(conn.execute, sql))
     monkeypatch.setattr(conn, "executemany", failing(conn.executemany, sql))
-    refused(api.finalize(held, 20, key="k"), 500, "internal_error")
+    refused(api.finalize(held, 7, key="k"), 500, "internal_error")
     monkeypatch.undo()
     assert misremembered(api.book) == []
-    done(api.finalize(held, 20, key="k"))
+    done(api.finalize(held, 7, key="k"))
 
 
 def failing(run: Callable[..., object], begin: str) -> Callable[..., object]:
