@@ -154,7 +154,8 @@ class Book:
         """
         holds_key = False
 
-        def run(conn: sqlite3.Connection) -> tuple[Written, dict[str, Any] | None]:
+        # Its types are in quotes since they would be made anew with each request, as it is.
+        def run(conn: "sqlite3.Connection") -> "tuple[Written, dict[str, Any] | None]":
             nonlocal holds_key
             if key is not None:
                 if self._under_way:

@@ -135,13 +135,14 @@ class InsufficientBalance(Problem):
 
     code, status, title = "insufficient_balance", 402, "Not enough credits"
 
-    def __init__(self, *, available_micro: int, requested_micro: int, list_micro: int, pool_id: str) -> None:
+    def __init__(self, *, available_micro: int, requested_micro: int, list_micro: int, pool_id: str, **facts: Any) -> None:
         super().__init__(
             f"the pool {pool_id} has {available_micro} micro-units available and {requested_micro} were to be held",
             available_micro=str(available_micro),
             requested_micro=str(requested_micro),
             list_micro=str(list_micro),
             pool_id=pool_id,
+            **facts,
         )
 
 

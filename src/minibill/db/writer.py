@@ -269,11 +269,13 @@ class Writer:
         job.error = job.sequence = None
         try:
             job.value = job.operation(self._conn)
+        except Problem as refusal:
+            # Where it was raised is nobody's question, and would hold this job in a circle for the garbage collector.
+            job.error = refusal.with_traceback(None)
         except Exception as error:
-            if not isinstance(error, Problem):
-                # A refusal comes before anything has changed. What else went wrong may have come between what is written and
-                # what is remembered of it.
-                self._remembered.clear()
+            # A refusal comes before anything has changed. What else goes wrong may come between what is written and what is
+            # remembered of it.
+            self._remembered.clear()
             job.error = self._explain(error) if isinstance(error, sqlite3.Error) else error
         # Read, not counted along: so it is right whatever has been taken back. It costs 0.7 µs.
         if job.seen is not None and self._conn.in_transaction:

@@ -128,7 +128,9 @@ def _spend_and_return(
 ) -> list[Movement]:
     """Takes a cost out of what is held, in the order in which it was reserved, and gives the rest back to its lots."""
     spender, row = hold.spender, hold.row
-    moves, spent, back = LotMoves(), list[Movement](), list[Movement]()
+    moves = LotMoves()
+    spent: list[Movement] = []
+    back: list[Movement] = []
     left_micro = cost_micro
     for lot_id, reserved_micro, pool_id, expires_at_us, revoked_at_us in hold.lots:
         spent_micro = min(left_micro, reserved_micro)

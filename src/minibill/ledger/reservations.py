@@ -54,7 +54,8 @@ def reserve(
     spender = _payer(conn, account_id, entity, now_us=now_us)
     key = spender.account_id
     require_within_ceiling(list_micro, ceiling_micro)
-    memberships, discount, discount_micro, entry_metadata = list[Membership](), NO_DISCOUNT, 0, metadata
+    memberships: list[Membership] = []
+    discount, discount_micro, entry_metadata = NO_DISCOUNT, 0, metadata
     if spender.has_memberships:
         memberships = [Membership(*row) for row in DISCOUNTS.memberships_to_weigh.all(conn, account_id=key)]
         if billing_mode != "shadow":
@@ -68,18 +69,19 @@ def reserve(
             memberships=memberships, now_us=now_us,
         )  # fmt: skip
     balances = spender.balances
-    held_micro, draws = list_micro - discount_micro, list[Draw]()
+    held_micro = list_micro - discount_micro
+    draws: list[Draw] = []
     if billing_mode != "shadow":
         there_micro = available_micro(balances, key, pool_id)
         if there_micro < held_micro:
             if billing_mode == "live":
-                refusal = InsufficientBalance(
-                    available_micro=there_micro, requested_micro=held_micro, list_micro=list_micro, pool_id=pool_id
-                )
+                facts: dict[str, Any] = {}
                 if why is not None:
                     draws = draw(conn, spender, pool_id=pool_id, amount_micro=there_micro, lots_max=LOTS_MAX)
-                    refusal.facts["explanation"] = why(held_micro=0, draws=draws, is_refused=True)
-                raise refusal
+                    facts["explanation"] = why(held_micro=0, draws=draws, is_refused=True)
+                raise InsufficientBalance(
+                    available_micro=there_micro, requested_micro=held_micro, list_micro=list_micro, pool_id=pool_id, **facts
+                )
             held_micro = there_micro
         draws = draw(conn, spender, pool_id=pool_id, amount_micro=held_micro)
     explanation = None if why is None else why(held_micro=held_micro, draws=draws, is_refused=False)
