@@ -129,7 +129,7 @@ def test_figures_are_in_the_metadata_of_the_entries_beside_what_the_caller_gave(
     told = [(e["entryType"], e["description"], e["metadata"]) for e in history(api, account)[2:]]
     assert told == [
         ("reserve", "a chat", reserved), ("reserve", "a chat", reserved), ("finalize", None, finalized),
-        ("release", None, None), ("release", None, None),
+        ("release", None, finalized), ("release", None, finalized),
     ]  # fmt: skip
 
 

@@ -621,7 +621,7 @@ class Model:
                 self.enter(lot, "finalize", each.number, -taken, 0, -taken, said(each.terms, cost))
             back += [(lot, held - taken)] if taken < held else []
         for lot, amount in back:
-            self.give_back(lot, each, amount)
+            self.give_back(lot, each, amount, said(each.terms, cost))
         self.overrun(each, each.overrun)
         return self.finalized(each)
 
@@ -654,17 +654,17 @@ class Model:
             raise Refused("reservation_not_found")
         return self.reservations[number]
 
-    def give_back(self, lot: Lot, each: Reservation, amount: int) -> None:
+    def give_back(self, lot: Lot, each: Reservation, amount: int, discount: str | None = None) -> None:
         lot.reserved -= amount
         if lot.taken_back:
             lot.revoked += amount
-            self.enter(lot, "revoke", each.number, -amount, 0, -amount)
+            self.enter(lot, "revoke", each.number, -amount, 0, -amount, discount)
         elif lot.over(self.now):
             lot.expired += amount
-            self.enter(lot, "expire", each.number, -amount, 0, -amount)
+            self.enter(lot, "expire", each.number, -amount, 0, -amount, discount)
         else:
             lot.available += amount
-            self.enter(lot, "release", each.number, amount, amount, -amount)
+            self.enter(lot, "release", each.number, amount, amount, -amount, discount)
 
     def enter(
         self,

@@ -430,3 +430,34 @@ def test_reads_of_a_reservation_change_nothing(moment: Moment, api: Api) -> None
     moment.at(10)
     with api.unchanged():
         seen(api, account, held)
+
+
+# --- an admin names the account by the path ---
+
+
+def test_an_admin_may_name_the_account_of_the_path_in_the_body_as_well(api: Api) -> None:
+    entity = {"entityType": "person", "entityId": "ada"}
+    account = done(api.post("/accounts", entity))["id"]
+    api.mint(account, 100)
+    for named in ({"accountId": account}, {"entity": entity}, {"accountId": account, "entity": entity}):
+        held = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "10", **named}), 201)
+        body = {"reservationId": held["reservationId"], "actualCostMicro": "4"}
+        done(api.post(f"/reservations/{held['reservationId']}/finalize", body))
+    held = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "10"}), 201)["reservationId"]
+    done(api.post(f"/reservations/{held}/release", {"reservationId": held}))
+
+
+def test_another_than_that_of_the_path_is_refused(api: Api) -> None:
+    account, other = api.account(100), api.account(100)
+    done(api.post("/accounts", {"entityType": "person", "entityId": "bob"}))
+    held = api.reserve(account, 10)
+    reserve, end = f"/accounts/{account}/reservations", f"/reservations/{held}"
+    with api.unchanged():
+        refused(api.post(reserve, {"amountMicro": "1", "accountId": other}), 400, "validation_error", "accountId")
+        entity = {"entityType": "person", "entityId": "bob"}
+        refused(api.post(reserve, {"amountMicro": "1", "entity": entity}), 400, "validation_error", "entity")
+        entity = {"entityType": "person", "entityId": "nobody"}
+        refused(api.post(reserve, {"amountMicro": "1", "entity": entity}), 404, "account_not_found")
+        body = {"reservationId": "res_other", "actualCostMicro": "1"}
+        refused(api.post(f"{end}/finalize", body), 400, "validation_error", "reservationId")
+        refused(api.post(f"{end}/release", {"reservationId": "res_other"}), 400, "validation_error", "reservationId")

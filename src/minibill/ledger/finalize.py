@@ -147,6 +147,7 @@ def _spend_and_return(
                 returned(
                     row.account_id, pool_id, lot_id, row.id, reserved_micro - spent_micro,
                     expires_at_us=expires_at_us, revoked=revoked_at_us is not None, at_us=now_us, moves=moves,
+                    metadata=metadata,
                 )
             )  # fmt: skip
             if returned_micro := back[-1].available_delta_micro:

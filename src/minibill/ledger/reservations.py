@@ -19,7 +19,7 @@ from minibill.ledger.posting import Movement, post
 from minibill.ledger.settle import settled_spender
 from minibill.ledger.structs import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
 from minibill.outcome import Outcome
-from minibill.problems import AccountNotFound, InsufficientBalance, ReservationNotFound
+from minibill.problems import AccountNotFound, FieldError, InsufficientBalance, InvalidRequest, ReservationNotFound
 from minibill.wire import encode, optional_time
 
 SQL = queries("reservations")
@@ -195,6 +195,10 @@ def reservation_explained(
 
 def _payer(conn: sqlite3.Connection, account_id: str | None, entity: tuple[str, str] | None, *, now_us: int) -> Spender:
     name = account_of_entity(conn, *entity) if entity is not None else account_id or ""
+    if account_id is not None and name != account_id:
+        raise InvalidRequest(
+            FieldError("entity", f"expected the entity of {account_id}, which is named as well, or nothing")
+        )
     key = ids.decode(ids.ACCOUNT, name)
     spender = None if key is None else settled_spender(conn, key, now_us=now_us)
     if spender is None:

@@ -13,7 +13,7 @@ from minibill.ledger.structs import (
     Account,
     AccountsQuery,
     AdminFinalizeBody,
-    AdminReserveBody,
+    AdminReleaseBody,
     Balance,
     BalanceQuery,
     Entry,
@@ -45,11 +45,11 @@ from minibill.problems import (
 )
 from minibill.schema.describe import describe
 from minibill.web import Call, Reply
-from minibill.wire import Decoder, Entity, NoBody, Query, json_object
+from minibill.wire import Decoder, Entity, Query, json_object
 
-_ENTITY, _MINT, _NOTHING = Decoder(Entity), Decoder(MintBody), Decoder(NoBody)
-_RESERVE, _ADMIN_RESERVE = Decoder(ReserveBody), Decoder(AdminReserveBody)
-_FINALIZE, _ADMIN_FINALIZE, _RELEASE = Decoder(FinalizeBody), Decoder(AdminFinalizeBody), Decoder(ReleaseBody)
+_ENTITY, _MINT, _RESERVE = Decoder(Entity), Decoder(MintBody), Decoder(ReserveBody)
+_FINALIZE, _ADMIN_FINALIZE = Decoder(FinalizeBody), Decoder(AdminFinalizeBody)
+_RELEASE, _ADMIN_RELEASE = Decoder(ReleaseBody), Decoder(AdminReleaseBody)
 
 # An id below every row's.
 _BEFORE_ALL = 0
@@ -168,14 +168,15 @@ async def reserve_any(call: Call) -> Reply:
     body = await call.read(_RESERVE)
     if (body.account_id is None) == (body.entity is None):
         raise InvalidRequest(FieldError("accountId", "expected exactly one of accountId and entity"))
-    entity = None if body.entity is None else (body.entity.entity_type, body.entity.entity_id)
-    return await _reserve(call, body, account_id=body.account_id, entity=entity)
+    return await _reserve(call, body, account_id=body.account_id)
 
 
-@describe(ReservedExplained, 201, body=AdminReserveBody, query=ReserveQuery, refusals=RESERVE_REFUSALS)
+@describe(ReservedExplained, 201, body=ReserveBody, query=ReserveQuery, refusals=RESERVE_REFUSALS)
 async def reserve_for(call: Call) -> Reply:
-    """Holds credits of the account that the path names."""
-    return await _reserve(call, await call.read(_ADMIN_RESERVE), account_id=call.segment("account_id"), entity=None)
+    """Holds credits of the account that the path names; the body may name it as well."""
+    body, account_id = await call.read(_RESERVE), call.segment("account_id")
+    _require_same("accountId", body.account_id, account_id)
+    return await _reserve(call, body, account_id=account_id)
 
 
 @describe(Finalized, body=FinalizeBody, refusals=FINALIZE_REFUSALS)
@@ -187,8 +188,10 @@ async def finalize_named(call: Call) -> Reply:
 
 @describe(Finalized, body=AdminFinalizeBody, refusals=FINALIZE_REFUSALS)
 async def finalize_one(call: Call) -> Reply:
-    """Charges the reservation that the path names."""
-    return await _finalize(call, call.segment("reservation_id"), await call.read(_ADMIN_FINALIZE))
+    """Charges the reservation that the path names; the body may name it as well."""
+    body, reservation_id = await call.read(_ADMIN_FINALIZE), call.segment("reservation_id")
+    _require_same("reservationId", body.reservation_id, reservation_id)
+    return await _finalize(call, reservation_id, body)
 
 
 @describe(Released, body=ReleaseBody, refusals=RELEASE_REFUSALS)
@@ -198,11 +201,12 @@ async def release_named(call: Call) -> Reply:
     return await call.write(release, reservation_id=body.reservation_id)
 
 
-@describe(Released, body=NoBody, refusals=RELEASE_REFUSALS)
+@describe(Released, body=AdminReleaseBody, refusals=RELEASE_REFUSALS)
 async def release_one(call: Call) -> Reply:
-    """Gives back the reservation that the path names."""
-    await call.read(_NOTHING)
-    return await call.write(release, reservation_id=call.segment("reservation_id"))
+    """Gives back the reservation that the path names; the body may name it as well."""
+    body, reservation_id = await call.read(_ADMIN_RELEASE), call.segment("reservation_id")
+    _require_same("reservationId", body.reservation_id, reservation_id)
+    return await call.write(release, reservation_id=reservation_id)
 
 
 @describe(ReservationExplained, query=ReservationQuery, refusals=(ReservationNotFound,))
@@ -220,9 +224,12 @@ async def show_reservation(call: Call) -> Reply:
     return call.answer(answer)
 
 
-def _reserve(
-    call: Call, body: AdminReserveBody, *, account_id: str | None, entity: tuple[str, str] | None
-) -> Awaitable[Reply]:
+def _require_same(member: str, named: str | None, of_path: str) -> None:
+    if named is not None and named != of_path:
+        raise InvalidRequest(FieldError(member, f"expected {of_path}, which the path names, or nothing"))
+
+
+def _reserve(call: Call, body: ReserveBody, *, account_id: str | None) -> Awaitable[Reply]:
     settings = call.service.settings
     query = call.parameters(ReserveQuery)
     return call.write(
@@ -230,7 +237,7 @@ def _reserve(
         query=query,
         explain=bool(query.explain),
         account_id=account_id,
-        entity=entity,
+        entity=None if body.entity is None else (body.entity.entity_type, body.entity.entity_id),
         pool_id=body.pool_id or DEFAULT_POOL,
         list_micro=int(body.amount_micro),
         ttl_seconds=DEFAULT_TTL_SECONDS if body.ttl_seconds is None else body.ttl_seconds,

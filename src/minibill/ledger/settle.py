@@ -161,16 +161,21 @@ def returned(
     revoked: bool,
     at_us: int,
     moves: LotMoves,
+    metadata: str | None = None,
 ) -> Movement:
     """Credits that a reservation gives back to a lot at `at_us`: available again, or revoked or expired when the lot is."""
+    kind, amount, available = "release", amount_micro, amount_micro
     if revoked:
         moves.revoke_reserved(lot_id, amount_micro)
-        return Movement(account_id, pool_id, "revoke", -amount_micro, 0, -amount_micro, lot_id, reservation_id)
-    if expires_at_us is not None and expires_at_us <= at_us:
+        kind, amount, available = "revoke", -amount_micro, 0
+    elif expires_at_us is not None and expires_at_us <= at_us:
         moves.add(lot_id, reserved=-amount_micro, expired=amount_micro)
-        return Movement(account_id, pool_id, "expire", -amount_micro, 0, -amount_micro, lot_id, reservation_id)
-    moves.add(lot_id, available=amount_micro, reserved=-amount_micro)
-    return Movement(account_id, pool_id, "release", amount_micro, amount_micro, -amount_micro, lot_id, reservation_id)
+        kind, amount, available = "expire", -amount_micro, 0
+    else:
+        moves.add(lot_id, available=amount_micro, reserved=-amount_micro)
+    return Movement(
+        account_id, pool_id, kind, amount, available, -amount_micro, lot_id, reservation_id, metadata=metadata
+    )  # fmt: skip
 
 
 def _holds(conn: sqlite3.Connection, reservation_ids: list[int]) -> dict[int, list[tuple[int, int]]]:

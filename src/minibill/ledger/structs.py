@@ -55,10 +55,12 @@ class MintBody(Body, frozen=True):
     metadata: SentObject = msgspec.field(default_factory=Raw)
 
 
-class AdminReserveBody(Body, frozen=True):
-    """Credits to be held; the path names the account."""
+class ReserveBody(Body, frozen=True):
+    """Credits to be held of one account, which a service names by its id or its entity and an admin by the path."""
 
     amount_micro: Micro
+    account_id: AnyId | None = None
+    entity: Entity | None = None
     pool_id: PoolId | None = None
     ttl_seconds: Annotated[int, Meta(ge=1, le=86_400)] | None = None
     billing_mode: BillingMode | None = None
@@ -66,23 +68,23 @@ class AdminReserveBody(Body, frozen=True):
     metadata: SentObject = msgspec.field(default_factory=Raw)
 
 
-class ReserveBody(AdminReserveBody, frozen=True, kw_only=True):
-    """Credits to be held of one account."""
-
-    account_id: AnyId | None = None
-    entity: Entity | None = None
-
-
 class AdminFinalizeBody(Body, frozen=True):
     """What the work cost, at list price; the path names the reservation."""
 
     actual_cost_micro: Micro
+    reservation_id: AnyId | None = None
 
 
 class FinalizeBody(AdminFinalizeBody, frozen=True, kw_only=True):
     """What the work cost, and for which reservation."""
 
     reservation_id: AnyId
+
+
+class AdminReleaseBody(Body, frozen=True):
+    """The path names the reservation."""
+
+    reservation_id: AnyId | None = None
 
 
 class ReleaseBody(Body, frozen=True):
