@@ -172,6 +172,7 @@ class _Recorder:
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
+        self.remembered: dict[str, Any] = {}
         self.ran: list[tuple[Callable[[sqlite3.Connection], Callable[..., sqlite3.Cursor]], str, Sequence[Any]]] = []
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:

@@ -1,5 +1,10 @@
 -- The last reconciliation.
 
+-- name: made_at
+-- When the book was made, by the machine's clock.
+SELECT min(applied_at_us)
+  FROM schema_migrations;
+
 -- name: last_reconciliation
 SELECT reconciled_at_us, report
   FROM reconciliations

@@ -34,7 +34,7 @@ from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
 from minibill.problems import InternalError, Problem
 from minibill.reconcile.report import Report
-from minibill.reconcile.run import Reconciler, last_reconciled, record
+from minibill.reconcile.run import Reconciler, last_reconciled, made_at_us, record
 from minibill.totals import TABLES, Totals
 from minibill.wire import encode
 
@@ -87,7 +87,7 @@ class Book:
         self.feed = Feed(readers, writer)
         self.sweeps = Sweeps()
         self.totals = Totals(readers)
-        self.reconciler = Reconciler(path, clock, last=last_reconciled(conn))
+        self.reconciler = Reconciler(path, clock, made_at_us=made_at_us(conn), last=last_reconciled(conn))
         self._lock = lock
         self._conn = conn
         self._anchor = anchor

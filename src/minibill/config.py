@@ -131,8 +131,8 @@ SETTINGS = (
             "a larger request body is refused: memory is bounded; a batch of 1,000 grants takes about 100 KiB",
             _whole(1, 1_073_741_824)),
     Setting("MINIBILL_RECONCILE_SECONDS", "reconcile_seconds", "3600", "seconds",
-            "how often the whole book is recomputed and compared, on a fresh book first that long after the start; 0 for "
-            "only when asked to", _whole(0, 31_536_000)),
+            "how often the whole book is recomputed and compared, first that long after the book was made; 0 for only when "
+            "asked to", _whole(0, 31_536_000)),
     Setting("MINIBILL_CHECKPOINT_PAGES", "checkpoint_pages", "1000", "pages of 4 KiB",
             "how long the write-ahead log grows before it is folded into the file; 0 for never: another program, such as "
             "Litestream, does it", _whole(0, 1_000_000)),

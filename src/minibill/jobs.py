@@ -81,8 +81,7 @@ async def _deliver(service: Service) -> None:
 async def _reconcile(service: Service) -> None:
     """Reconciles once the last one, of this process or the one before, is older than the setting says.
 
-    Where there is none, that time counts from the start: a fresh book has nothing yet that a run could tell of. It waits by
-    a clock that does not jump.
+    Where there is none, that time counts from when the book was made. It waits by a clock that does not jump.
     """
     book, period_s = service.book, service.settings.reconcile_seconds
     while True:

@@ -292,13 +292,24 @@ def test_a_fresh_book_has_never_run_until_the_period_has_passed_or_somebody_asks
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
     api.loop.run(jobs_for(api, 0.5))
     assert api.get("/reconciliation") == NEVER_RUN
-    # A period is one of real time, of this start.
+    # A period is one of real time.
     api.pass_time(10**8)
     api.loop.run(jobs_for(api, 0.3))
     assert api.get("/reconciliation") == NEVER_RUN
     report = done(api.post("/reconciliation"))
     assert report["status"] == "healthy"
     assert api.get("/reconciliation") == report
+
+
+def test_a_book_that_was_made_longer_ago_than_the_period_and_never_reconciled_is_at_once(
+    db: Path, start: Callable[..., Api]
+) -> None:
+    # However often the service is started anew within a period.
+    with closing(open_writer(db)) as conn:
+        conn.execute("UPDATE schema_migrations SET applied_at_us = applied_at_us - 3600 * 1000000")
+    api = start(MINIBILL_RECONCILE_SECONDS="3600")
+    api.loop.run(jobs_for(api, 0.5))
+    assert api.get("/reconciliation")["status"] == "healthy"
 
 
 def test_a_schedule_of_0_runs_none(start: Callable[..., Api]) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from minibill.clock import US_PER_SECOND, Clock, monotonic_s
+from minibill.clock import US_PER_SECOND, Clock, monotonic_s, real_now_us
 from minibill.db.constraints import explain
 from minibill.db.queries import queries
 from minibill.db.snapshot import open_snapshot
@@ -57,11 +57,13 @@ class Reconciled(NamedTuple):
 class Reconciler:
     """Runs the checks on the file of a book that is open; used from one event loop."""
 
-    def __init__(self, path: Path, clock: Clock, *, last: Reconciled | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock, *, made_at_us: int, last: Reconciled | None = None) -> None:
         # What the newest run came to that is recorded, of this process or of one before; None before the first.
         self.last = last
-        # How old it was, and when, by the clock that does not jump; before the first, the schedule counts from the start.
-        self._age_s = 0 if last is None else max(0, clock.now_us() - last.at_us) / US_PER_SECOND
+        # How old it was, and when, by the clock that does not jump. Before the first the schedule counts from when the book
+        # was made: a fresh one has nothing yet that a run could tell of.
+        age_us = real_now_us() - made_at_us if last is None else clock.now_us() - last.at_us
+        self._age_s = max(0, age_us) / US_PER_SECOND
         self._noted_s = monotonic_s()
         self._path = path
         self._clock = clock
@@ -88,7 +90,7 @@ class Reconciler:
             self.last, self._age_s, self._noted_s = reconciled, 0, monotonic_s()
 
     def age_s(self) -> float:
-        """Seconds since the last recorded run; since the start when there was none."""
+        """Seconds since the last recorded run; since the book was made when there was none."""
         return self._age_s + monotonic_s() - self._noted_s
 
     def stop(self) -> None:
@@ -139,6 +141,14 @@ class Reconciler:
     def _go_on(self) -> None:
         if self._stopping:
             raise _stopped()
+
+
+def made_at_us(conn: sqlite3.Connection) -> int:
+    """When a book was made, by the machine's clock."""
+    row = SQL.made_at.one(conn)
+    assert row is not None
+    made_at: int = row[0]
+    return made_at
 
 
 def last_reconciled(conn: sqlite3.Connection) -> Reconciled | None:
