@@ -1,0 +1,41 @@
+"""What SQLite is told before it is used, in a process of its own: it holds for all that a process opens."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEGIN = """
+import ctypes, sys
+from minibill.db.sqlite import make_fast, sqlite3
+library = ctypes.CDLL(sys.modules[sqlite3.connect.__module__].__file__)
+"""
+# SQLITE_STATUS_MEMORY_USED
+USE = """
+conn = sqlite3.connect(sys.argv[1])
+conn.execute("CREATE TABLE t (number INTEGER) STRICT")
+conn.executemany("INSERT INTO t VALUES (?)", [(number,) for number in range(1000)])
+conn.commit()
+found = conn.execute("SELECT sum(number) FROM t").fetchone()[0]
+now, most = ctypes.c_int(), ctypes.c_int()
+library.sqlite3_status(0, ctypes.byref(now), ctypes.byref(most), 0)
+print(found, now.value > 0)
+"""
+
+
+def run(program: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SQLite is told so on Linux only")
+@pytest.mark.parametrize(("told", "counts"), [("pass", "True"), ("assert make_fast()", "False")])
+def test_a_process_that_is_all_ours_is_spared_the_count_of_its_memory(tmp_path: Path, told: str, counts: str) -> None:
+    assert run(BEGIN + told + USE, str(tmp_path / "t.db")).split() == ["499500", counts]
+
+
+def test_a_driver_that_shows_nothing_but_itself_is_left_as_it_is(tmp_path: Path) -> None:
+    hidden = "sys.modules[sqlite3.connect.__module__].__file__ = '/nothing/there.so'\nassert make_fast() is False\n"
+    assert run(BEGIN + hidden + USE, str(tmp_path / "t.db")).split() == ["499500", "True"]
