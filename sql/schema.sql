@@ -347,8 +347,6 @@ CREATE TABLE credit_ledger (
 
 CREATE UNIQUE INDEX entries_one_per_sequence_number ON credit_ledger (account_id, pool_id, entry_seq);
 
-CREATE INDEX entries_by_account ON credit_ledger (account_id, created_at_us);
-
 CREATE INDEX entries_of_debts ON credit_ledger (account_id, created_at_us)
     WHERE entry_type IN ('debt_incurred', 'debt_paid');
 

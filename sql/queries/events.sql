@@ -19,7 +19,7 @@ SELECT after_entry_id
  WHERE id = :event_id;
 
 -- name: entries_to_tell
--- :types is a JSON array of entry types, NULL for all. The columns of history_page, then those that only events have.
+-- :types is a JSON array of entry types, NULL for all. The columns of entries_of_pool, then those that only events have.
 SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.amount_micro, e.available_delta_micro,
        e.reserved_delta_micro, e.available_after_micro, e.reserved_after_micro, e.description, e.metadata, e.created_at_us,
        e.account_id, l.campaign_id

@@ -210,6 +210,8 @@ SELECT b.pool_id,
 -- The same rows for a past moment, the first without that entry.
 -- The newest entry up to then, put right for what was due then and written down later: lots that had expired held nothing
 -- available, and reservations that were overdue held nothing.
+-- :pools is a JSON array of [pool, number of its newest entry up to then], from entries_before: so no entry is read in search
+-- of that moment, and of what came after it each entry once.
 WITH overdue AS MATERIALIZED (
     SELECT id
       FROM credit_reservations
@@ -243,11 +245,13 @@ expired AS MATERIALIZED (
            AND expires_at_us <= :at_us
          UNION ALL
         SELECT e.pool_id, -e.available_delta_micro
-          FROM credit_ledger e
+          FROM json_each(:pools) p
+          CROSS JOIN credit_ledger e
+            ON e.account_id = :account_id
+           AND e.pool_id = p.value ->> 0
+           AND e.entry_seq > p.value ->> 1
           JOIN credit_lots l ON l.id = e.lot_id
-         WHERE e.account_id = :account_id
-           AND e.created_at_us > :at_us
-           AND l.expires_at_us <= :at_us)
+         WHERE l.expires_at_us <= :at_us)
      GROUP BY pool_id)
 SELECT NULL AS pool_id,
        coalesce((SELECT sum(CASE entry_type WHEN 'debt_incurred' THEN -amount_micro ELSE amount_micro END)
@@ -264,19 +268,11 @@ SELECT e.pool_id,
            - coalesce((SELECT expired_micro FROM expired WHERE pool_id = e.pool_id), 0)
            + coalesce((SELECT returned_micro FROM held WHERE pool_id = e.pool_id), 0),
        e.reserved_after_micro - coalesce((SELECT held_micro FROM held WHERE pool_id = e.pool_id), 0)
-  FROM credit_balances b
-  JOIN credit_ledger e
-    ON e.account_id = b.account_id
-   AND e.pool_id = b.pool_id
-   AND e.entry_seq = (
-       SELECT x.entry_seq
-         FROM credit_ledger x
-        WHERE x.account_id = b.account_id
-          AND x.pool_id = b.pool_id
-          AND x.created_at_us <= :at_us
-        ORDER BY x.entry_seq DESC
-        LIMIT 1)
- WHERE b.account_id = :account_id
+  FROM json_each(:pools) p
+  CROSS JOIN credit_ledger e
+    ON e.account_id = :account_id
+   AND e.pool_id = p.value ->> 0
+   AND e.entry_seq = p.value ->> 1
  ORDER BY pool_id;
 
 -- name: lots_page
@@ -318,15 +314,75 @@ SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro
  ORDER BY id
  LIMIT :count;
 
--- name: history_page
--- Newest first. Pool and type are no index's: the index by account is in the order of the answer.
+-- name: newest_entries
+-- Of each pool of an account, or of the one that is named: the number of its newest entry.
+SELECT pool_id, entry_seq
+  FROM credit_balances
+ WHERE account_id = :account_id
+   AND (:pool_id IS NULL OR pool_id = :pool_id);
+
+-- name: entries_before
+-- Of each pool of an account, or of the one that is named: how many of its entries come before (:before_us, :before_id), which
+-- is the number of the last of them. bisection.py says why. It is never below low nor above high, and each step looks up the
+-- entry in the middle. In the pool of the very entry that is named there is nothing to look for.
+WITH RECURSIVE bisected (pool_id, low_seq, high_seq) AS (
+    SELECT b.pool_id, coalesce(e.entry_seq - 1, 0), coalesce(e.entry_seq - 1, b.entry_seq)
+      FROM credit_balances b
+      LEFT JOIN credit_ledger e
+        ON e.id = :before_id
+       AND e.created_at_us = :before_us
+       AND e.account_id = b.account_id
+       AND e.pool_id = b.pool_id
+     WHERE b.account_id = :account_id
+       AND (:pool_id IS NULL OR b.pool_id = :pool_id)
+     UNION ALL
+    SELECT b.pool_id,
+           iif((e.created_at_us, e.id) < (:before_us, :before_id), e.entry_seq, b.low_seq),
+           iif((e.created_at_us, e.id) < (:before_us, :before_id), b.high_seq, e.entry_seq - 1)
+      FROM bisected b
+      CROSS JOIN credit_ledger e
+        ON e.account_id = :account_id
+       AND e.pool_id = b.pool_id
+       AND e.entry_seq = (b.low_seq + b.high_seq + 1) / 2
+     WHERE b.low_seq < b.high_seq)
+SELECT pool_id, low_seq
+  FROM bisected
+ WHERE low_seq = high_seq;
+
+-- name: entries_of_pool
+-- Newest first.
 SELECT id, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
        available_after_micro, reserved_after_micro, description, metadata, created_at_us
   FROM credit_ledger
  WHERE account_id = :account_id
-   AND (created_at_us, id) < (:before_us, :before_id)
-   AND created_at_us >= :from_us
-   AND (:pool_id IS NULL OR pool_id = :pool_id)
+   AND pool_id = :pool_id
+   AND entry_seq BETWEEN :oldest_seq AND :newest_seq
    AND (:entry_type IS NULL OR entry_type = :entry_type)
- ORDER BY created_at_us DESC, id DESC
+ ORDER BY entry_seq DESC
+ LIMIT :count;
+
+-- name: entries_of_pools
+-- The same of several pools: :pools is a JSON array of [pool, number of its oldest entry, of its newest]. The newest of each
+-- queue up; the newest of all is taken, and the one before it in its pool queues up instead, until there are enough.
+WITH RECURSIVE merged (id, entry_type, pool_id, entry_seq, oldest_seq) AS (
+    SELECT e.id, e.entry_type, e.pool_id, e.entry_seq, p.value ->> 1
+      FROM json_each(:pools) p
+      CROSS JOIN credit_ledger e
+        ON e.account_id = :account_id
+       AND e.pool_id = p.value ->> 0
+       AND e.entry_seq = p.value ->> 2
+     UNION ALL
+    SELECT e.id, e.entry_type, e.pool_id, e.entry_seq, m.oldest_seq
+      FROM merged m
+      CROSS JOIN credit_ledger e
+        ON e.account_id = :account_id
+       AND e.pool_id = m.pool_id
+       AND e.entry_seq = m.entry_seq - 1
+     WHERE m.entry_seq > m.oldest_seq
+     ORDER BY 1 DESC)
+SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.amount_micro, e.available_delta_micro,
+       e.reserved_delta_micro, e.available_after_micro, e.reserved_after_micro, e.description, e.metadata, e.created_at_us
+  FROM merged m
+  CROSS JOIN credit_ledger e ON e.id = m.id
+ WHERE :entry_type IS NULL OR m.entry_type = :entry_type
  LIMIT :count;

@@ -1,5 +1,6 @@
 """Section 3: the balance, now and at a past moment."""
 
+import random
 from typing import Any
 
 import pytest
@@ -168,3 +169,32 @@ def test_answers_say_how_far_the_ledger_was(api: Api) -> None:
     assert (refusal.status_code, refusal.headers["ledger-sequence"]) == (402, "2")
     # Where nobody looked at the book there is nothing to say.
     assert sequence("POST", path, {"amountMicro": 5}) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_past_balance_is_what_was_answered_then(api: Api, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    chance = random.Random(seed)
+    now_us = parse_time("2030-01-01T00:00:00Z")
+    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    accounts = [api.account(), api.account()]
+    held: list[str] = []
+    answered: dict[tuple[str, int], Json] = {}
+    for _ in range(60):
+        now_us += chance.choice([0, 0, 1, 1_000_000, 5_000_000])
+        account, pool = chance.choice(accounts), chance.choice(["general", "gpu", "cpu"])
+        match chance.randrange(6):
+            case 0 | 1:
+                expiry = {"expiresAt": format_time(now_us + chance.randint(1, 9) * 1_000_000)}
+                api.mint(account, chance.randint(1, 9), poolId=pool, **(expiry if chance.random() < 0.7 else {}))
+            case 2 | 3 if api.available(account, pool):
+                held.append(api.reserve(account, 1, poolId=pool, ttlSeconds=chance.choice([1, 4, 60])))
+            case 4 if held:
+                # Some are overdue by now, which is refused.
+                api.finalize(held.pop(chance.randrange(len(held))), chance.randint(0, 1))
+            case _:
+                api.advance(0)
+        # What is asked at one time is answered with all that happened at that time.
+        for each in accounts:
+            answered[each, now_us] = api.get(f"/accounts/{each}/balance")
+    for (account, at_us), balance in answered.items():
+        assert api.get(f"/accounts/{account}/balance", at=format_time(at_us)) == balance

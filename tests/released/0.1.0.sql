@@ -449,7 +449,7 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', 'c87ade961e804fb03b3f91ccf3df0924b568d0c27a41d77020b90e6bab0ad87a', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', 'dd646935761c7fa1e3390976608c4c70a0df750dcf828c8c765fe04c16625119', 0);
 INSERT INTO schema_migrations VALUES (2, 'events', 'e4dbed60feb50ec6850f1f1779f54789ceb5272a42716c8b2e2ba5f340420ce4', 0);
 INSERT INTO schema_migrations VALUES (3, 'webhooks', 'e65baadbb0d26c27bdb051ea90ae59261c2ec4b60e154bddb19bf65dc09cae17', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
@@ -643,7 +643,6 @@ BEGIN SELECT RAISE(ABORT, 'debts_are_only_ever_paid'); END;
 CREATE TRIGGER debts_are_never_deleted BEFORE DELETE ON credit_debts
 BEGIN SELECT RAISE(ABORT, 'debts_are_never_deleted'); END;
 CREATE UNIQUE INDEX entries_one_per_sequence_number ON credit_ledger (account_id, pool_id, entry_seq);
-CREATE INDEX entries_by_account ON credit_ledger (account_id, created_at_us);
 CREATE INDEX entries_of_debts ON credit_ledger (account_id, created_at_us)
     WHERE entry_type IN ('debt_incurred', 'debt_paid');
 CREATE TRIGGER entries_are_never_changed BEFORE UPDATE ON credit_ledger

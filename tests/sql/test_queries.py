@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,9 @@ SCANS = {
     ("newest_running_time", "SCAN idempotency_keys"): "one row: the last by rowid",
     ("prune_keys", "SCAN idempotency_keys"): "the first rows by rowid, up to LIMIT",
     ("balance_at", "SCAN o"): "the overdue reservations of one account, chosen by index just before",
+    ("entries_before", "SCAN b"): "the pools of one account, each in the state that its search is in",
+    ("entries_before", "SCAN bisected"): "the same",
+    ("entries_of_pools", "SCAN m"): "the pools of one account, each with the entry that it has queued up",
     ("campaign_stats", "SCAN o"): "one row: what is overdue, added up",
     ("campaign_stats", "SCAN e"): "one row: what is expired, added up",
     ("last_link", "SCAN book_chain"): "one row: the last by rowid",
@@ -342,3 +346,14 @@ def test_many_rows_of_an_insert_are_what_one_row_at_a_time_would_be() -> None:
             memory.close()
     assert found[0] == found[1] and len(found[0]) == len(rows)
     assert found[2] == found[3]
+
+
+def test_a_limit_is_nothing_that_a_plan_is_made_anew_for(tmp_path: Path) -> None:
+    file = tmp_path / "some.sql"
+    file.write_text(
+        "-- name: page\nSELECT 1 WHERE 2 IN (SELECT 3 LIMIT :count) LIMIT :count;\n-- name: one\nSELECT 1 LIMIT 1;\n"
+    )
+    page, one = read_queries(file)
+    assert (page.sql, one.sql) == ("SELECT 1 WHERE 2 IN (SELECT 3 LIMIT ? + 0) LIMIT ? + 0", "SELECT 1 LIMIT 1")
+    with closing(sqlite3.connect(":memory:")) as conn:
+        assert page.all(conn, count=7) == []

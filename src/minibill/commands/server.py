@@ -44,8 +44,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Objects that are made before the youngest are looked at: some hundred requests.
 GC_THRESHOLD = 20_000
 
-# For how long a thread leaves the interpreter to another before it asks for it. With Python's own 5 ms a COMMIT is begun only
-# when the event loop has nothing else to do; so the disk works while requests are read.
+# For how long a thread leaves the interpreter to another before it asks for it. With Python's own 5 ms a COMMIT is begun
+# only when the event loop has nothing else to do; so the disk works while requests are read.
 SWITCH_SECONDS = 0.001
 
 # The server ticks ten times a second; connections are looked at once.

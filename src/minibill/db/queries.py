@@ -21,6 +21,10 @@ Row = tuple[Any, ...]
 _MANY_ROWS = 16
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
+# SQLite plans by the number of a LIMIT that is nothing but a parameter, and so plans anew each time that it is bound: 5 to
+# 40 µs a query. It does not for one that is added to.
+_BARE_LIMIT = re.compile(r"(?<=\bLIMIT \?)")
+
 _LITERAL_OR_COMMENT = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
 
 
@@ -58,7 +62,7 @@ class Query:
             pieces.append("" if skipped[0].startswith("--") else skipped[0])
             end = skipped.end()
         pieces.append(_PARAMETER.sub(positional, text[end:]))
-        self.sql = "".join(pieces).strip().rstrip(";")
+        self.sql = _BARE_LIMIT.sub(" + 0", "".join(pieces).strip().rstrip(";"))
         self.parameters = tuple(names)
         self._insert_from_json = _insert_from_json(self.sql)
         self.run, self.one, self.all = self._compile("", ".fetchone()", ".fetchall()")

@@ -7,6 +7,7 @@ from minibill.clock import format_time
 from minibill.db.queries import Row, queries
 from minibill.db.readers import Reading
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.bisection import entries_before, moment
 from minibill.ledger.explain import LOTS_MAX, LotRow
 from minibill.ledger.memory import ReservationRow
 from minibill.ledger.structs import Balance, Entry, Lot, PoolBalance
@@ -32,15 +33,15 @@ async def balance(reading: Reading, *, account_id: str, pool_id: str | None, at_
 
     Source: contract, section 3.
     """
-    key = ids.decode(ids.ACCOUNT, account_id)
     # An id that none has finds no row; no key is negative.
-    values = {"account_id": -1 if key is None else key}
+    key = ids.decode(ids.ACCOUNT, account_id)
+    key = -1 if key is None else key
     if at_us is None:
-        rows = reading.at_once_with_sequence(SQL.balance_where_nothing_is_due, now_us=now_us, **values)
+        rows = reading.at_once_with_sequence(SQL.balance_where_nothing_is_due, account_id=key, now_us=now_us)
         if not rows or rows[0][0] is not None:
-            rows = reading.at_once_with_sequence(SQL.balance_now, now_us=now_us, **values)
+            rows = reading.at_once_with_sequence(SQL.balance_now, account_id=key, now_us=now_us)
     else:
-        rows = await reading.all(SQL.balance_at, at_us=at_us, **values)
+        rows = await reading.run(partial(_balance_at, account_id=key, at_us=at_us))
     if not rows:
         raise AccountNotFound(account_id)
     (_, debt_micro, _), *rows = rows
@@ -54,6 +55,12 @@ async def balance(reading: Reading, *, account_id: str, pool_id: str | None, at_
         total_reserved_micro=str(sum(reserved for _, _, reserved in rows)),
         debt_micro=str(debt_micro),
     )
+
+
+def _balance_at(conn: sqlite3.Connection, *, account_id: int, at_us: int) -> list[Row]:
+    # What happened at that very moment counts.
+    pools = entries_before(conn, moment(at_us + 1), account_id=account_id)
+    return SQL.balance_at.all(conn, account_id=account_id, at_us=at_us, pools=encode(pools).decode())
 
 
 async def reservation(reading: Reading, reservation_id: str) -> tuple[ReservationRow, list[Row]]:
@@ -104,7 +111,7 @@ def lot_answer(row: Row) -> Lot:
 
 
 def entry_answer(row: Row) -> Entry:
-    """An entry as it is answered, from a row of `history_page`."""
+    """An entry as it is answered, from a row of `entries_of_pool`."""
     (
         key, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount, available_delta, reserved_delta,
         available_after, reserved_after, description, metadata, created_at_us,

@@ -1,12 +1,14 @@
 """Accounts and the ledger over HTTP."""
 
 from collections.abc import Awaitable
+from functools import partial
 
-from minibill.clock import MAX_TIME_US, MIN_TIME_US
 from minibill.ledger import reads
 from minibill.ledger.accounts import account_answer, open_account
+from minibill.ledger.bisection import Place, moment
 from minibill.ledger.drawdown import DEFAULT_POOL
 from minibill.ledger.finalize import finalize, release
+from minibill.ledger.history import history_page
 from minibill.ledger.mint import DEFAULT_PRIORITY, mint
 from minibill.ledger.reservations import DEFAULT_TTL_SECONDS, reservation_answer, reservation_explained, reserve
 from minibill.ledger.structs import (
@@ -128,16 +130,19 @@ async def list_lots(call: Call) -> Reply:
 async def list_history(call: Call) -> Reply:
     """The entries of an account, newest first."""
     query, position = call.page(HistoryQuery)
-    # The end of the interval is open, so no entry of that very time is before (to, 0).
-    before_us, before_id = position or [MAX_TIME_US + 1 if query.to is None else int(query.to), _BEFORE_ALL]
+    before = None
+    if position is not None:
+        before = Place(*position)
+    elif query.to is not None:
+        before = moment(int(query.to))
     reading = call.reading
     account = reads.require_account(reading, call.segment("account_id"))
-    rows = await reading.all(
-        reads.SQL.history_page,
+    operation = partial(
+        history_page,
         account_id=account[0], pool_id=query.pool_id, entry_type=query.entry_type,
-        from_us=MIN_TIME_US if query.from_ is None else int(query.from_),
-        before_us=before_us, before_id=before_id, count=query.limit + 1,
+        from_us=None if query.from_ is None else int(query.from_), before=before, count=query.limit + 1,
     )  # fmt: skip
+    rows = await reading.run(operation)
     return call.page_answer(query, rows, item=reads.entry_answer, position=lambda row: [row[-1], row[0]])
 
 

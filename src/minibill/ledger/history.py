@@ -1,0 +1,52 @@
+"""The history of an account: the entries of its pools, newest first."""
+
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.bisection import Place, entries_before, moment
+from minibill.wire import encode
+
+SQL = queries("ledger")
+
+
+def history_page(
+    conn: sqlite3.Connection,
+    *,
+    account_id: int,
+    pool_id: str | None,
+    entry_type: str | None,
+    from_us: int | None,
+    before: Place | None,
+    count: int,
+) -> list[Row]:
+    """Up to so many entries before a place and not before a time, newest first: rows of `entries_of_pool`.
+
+    All is read within the caller's snapshot.
+    """
+    oldest_seqs: dict[str, int] = {}
+    if from_us is not None:
+        earlier = entries_before(conn, moment(from_us), account_id=account_id, pool_id=pool_id)
+        oldest_seqs = {pool: number + 1 for pool, number in earlier}
+    if before is None:
+        newest_seqs = SQL.newest_entries.all(conn, account_id=account_id, pool_id=pool_id)
+    else:
+        newest_seqs = entries_before(conn, before, account_id=account_id, pool_id=pool_id)
+    pools = [
+        (pool, oldest_seq, newest_seq)
+        for pool, newest_seq in newest_seqs
+        if (oldest_seq := oldest_seqs.get(pool, 1)) <= newest_seq
+    ]
+    if len(pools) == 1:
+        # As most accounts have it: there is nothing to merge, at half the cost.
+        [(pool, oldest_seq, newest_seq)] = pools
+        return SQL.entries_of_pool.all(
+            conn,
+            account_id=account_id,
+            pool_id=pool,
+            entry_type=entry_type,
+            oldest_seq=oldest_seq,
+            newest_seq=newest_seq,
+            count=count,
+        )
+    return SQL.entries_of_pools.all(
+        conn, account_id=account_id, pools=encode(pools).decode(), entry_type=entry_type, count=count
+    )
