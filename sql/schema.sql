@@ -549,14 +549,24 @@ BEGIN
      WHERE campaign_id = NEW.campaign_id;
 END;
 
-CREATE TRIGGER entries_count_for_the_campaign_of_their_lot AFTER INSERT ON credit_ledger
-WHEN NEW.entry_type IN ('finalize', 'debt_paid')
- AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+CREATE VIEW campaign_credits_consumed AS
+SELECT campaign_id, day, consumed_micro
+  FROM credit_campaign_days;
+
+CREATE TRIGGER campaigns_count_what_is_consumed INSTEAD OF INSERT ON campaign_credits_consumed
 BEGIN
     INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
-    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, 0, 0, -NEW.amount_micro)
+    VALUES (NEW.campaign_id, NEW.day, 0, 0, NEW.consumed_micro)
         ON CONFLICT DO UPDATE
        SET consumed_micro = consumed_micro + excluded.consumed_micro;
+END;
+
+CREATE TRIGGER entries_count_for_the_campaign_of_their_lot AFTER INSERT ON credit_ledger
+WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
+ AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+BEGIN
+    INSERT INTO campaign_credits_consumed (campaign_id, day, consumed_micro)
+    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, -NEW.amount_micro);
 END;
 
 CREATE TABLE credit_grants (
@@ -909,6 +919,29 @@ BEGIN
             NEW.revoked_at_us);
 END;
 
+CREATE VIEW thresholds_crossed AS
+SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at_us
+  FROM thresholds;
+
+CREATE TRIGGER thresholds_that_are_crossed_are_told INSTEAD OF INSERT ON thresholds_crossed
+BEGIN
+    -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+           json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_micro),
+           NEW.created_at_us
+      FROM thresholds
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_micro >= recovered_micro, NEW.available_micro < below_micro)
+     ORDER BY iif(is_below, recovered_micro, -below_micro);
+    UPDATE thresholds
+       SET is_below = 1 - is_below
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_micro >= recovered_micro, NEW.available_micro < below_micro);
+END;
+
 CREATE TRIGGER entries_that_cross_a_threshold_are_told AFTER INSERT ON credit_ledger
 WHEN NEW.available_delta_micro <> 0
  AND EXISTS (
@@ -916,21 +949,8 @@ WHEN NEW.available_delta_micro <> 0
      WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id
        AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro))
 BEGIN
-    -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT NEW.id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
-           json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_after_micro),
-           NEW.created_at_us
-      FROM thresholds
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id
-       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro)
-     ORDER BY iif(is_below, recovered_micro, -below_micro);
-    UPDATE thresholds
-       SET is_below = 1 - is_below
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id
-       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro);
+    INSERT INTO thresholds_crossed (account_id, pool_id, entry_id, available_micro, created_at_us)
+    VALUES (NEW.account_id, NEW.pool_id, NEW.id, NEW.available_after_micro, NEW.created_at_us);
 END;
 
 CREATE TABLE webhooks (

@@ -574,14 +574,25 @@ BEGIN
      WHERE campaign_id = NEW.campaign_id;
 END;
 
-CREATE TRIGGER entries_count_for_the_campaign_of_their_lot AFTER INSERT ON credit_ledger
-WHEN NEW.entry_type IN ('finalize', 'debt_paid')
- AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+-- What was consumed of a campaign's lots: a view with a trigger, since most entries are about none (0002_events.sql says why).
+CREATE VIEW campaign_credits_consumed AS
+SELECT campaign_id, day, consumed_micro
+  FROM credit_campaign_days;
+
+CREATE TRIGGER campaigns_count_what_is_consumed INSTEAD OF INSERT ON campaign_credits_consumed
 BEGIN
     INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
-    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, 0, 0, -NEW.amount_micro)
+    VALUES (NEW.campaign_id, NEW.day, 0, 0, NEW.consumed_micro)
         ON CONFLICT DO UPDATE
        SET consumed_micro = consumed_micro + excluded.consumed_micro;
+END;
+
+CREATE TRIGGER entries_count_for_the_campaign_of_their_lot AFTER INSERT ON credit_ledger
+WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
+ AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+BEGIN
+    INSERT INTO campaign_credits_consumed (campaign_id, day, consumed_micro)
+    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, -NEW.amount_micro);
 END;
 
 -- ------------------------------------------------------------------------------------------------------------ grants --

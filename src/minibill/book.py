@@ -176,11 +176,11 @@ class Book:
 
         is_begun = False
         try:
-            written, more = await self.writer.take_on(run, keep=not dry_run, seen=seen)
+            written, more = await self.writer.run(run, keep=not dry_run, seen=seen)
             while more is not None:
                 is_begun = not dry_run
                 arguments |= more
-                written, more = await self.writer.take_on(run, keep=not dry_run, seen=seen)
+                written, more = await self.writer.run(run, keep=not dry_run, seen=seen)
         except Exception as error:
             if not is_begun:
                 raise

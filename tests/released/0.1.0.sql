@@ -449,8 +449,8 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', 'dd646935761c7fa1e3390976608c4c70a0df750dcf828c8c765fe04c16625119', 0);
-INSERT INTO schema_migrations VALUES (2, 'events', 'e4dbed60feb50ec6850f1f1779f54789ceb5272a42716c8b2e2ba5f340420ce4', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', '3084399384be8aa6c3c75d2a9aeb38b5910b2e823fb1a72a412b29efa79fbd39', 0);
+INSERT INTO schema_migrations VALUES (2, 'events', 'aead4fac21dcf2c28e6210be429a48a12ef0b6f2ff7ababdb502663248d8ddb0', 0);
 INSERT INTO schema_migrations VALUES (3, 'webhooks', 'e65baadbb0d26c27bdb051ea90ae59261c2ec4b60e154bddb19bf65dc09cae17', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
@@ -755,14 +755,22 @@ BEGIN
            spending_accounts = spending_accounts + (OLD.consumed_micro = 0 AND NEW.consumed_micro > 0)
      WHERE campaign_id = NEW.campaign_id;
 END;
-CREATE TRIGGER entries_count_for_the_campaign_of_their_lot AFTER INSERT ON credit_ledger
-WHEN NEW.entry_type IN ('finalize', 'debt_paid')
- AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+CREATE VIEW campaign_credits_consumed AS
+SELECT campaign_id, day, consumed_micro
+  FROM credit_campaign_days;
+CREATE TRIGGER campaigns_count_what_is_consumed INSTEAD OF INSERT ON campaign_credits_consumed
 BEGIN
     INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
-    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, 0, 0, -NEW.amount_micro)
+    VALUES (NEW.campaign_id, NEW.day, 0, 0, NEW.consumed_micro)
         ON CONFLICT DO UPDATE
        SET consumed_micro = consumed_micro + excluded.consumed_micro;
+END;
+CREATE TRIGGER entries_count_for_the_campaign_of_their_lot AFTER INSERT ON credit_ledger
+WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
+ AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+BEGIN
+    INSERT INTO campaign_credits_consumed (campaign_id, day, consumed_micro)
+    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, -NEW.amount_micro);
 END;
 CREATE UNIQUE INDEX grants_once_per_campaign_and_account ON credit_grants (campaign_id, account_id);
 CREATE UNIQUE INDEX grants_one_per_lot ON credit_grants (lot_id);
@@ -928,6 +936,27 @@ BEGIN
                        NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
             NEW.revoked_at_us);
 END;
+CREATE VIEW thresholds_crossed AS
+SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at_us
+  FROM thresholds;
+CREATE TRIGGER thresholds_that_are_crossed_are_told INSTEAD OF INSERT ON thresholds_crossed
+BEGIN
+    -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+           json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_micro),
+           NEW.created_at_us
+      FROM thresholds
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_micro >= recovered_micro, NEW.available_micro < below_micro)
+     ORDER BY iif(is_below, recovered_micro, -below_micro);
+    UPDATE thresholds
+       SET is_below = 1 - is_below
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_micro >= recovered_micro, NEW.available_micro < below_micro);
+END;
 CREATE TRIGGER entries_that_cross_a_threshold_are_told AFTER INSERT ON credit_ledger
 WHEN NEW.available_delta_micro <> 0
  AND EXISTS (
@@ -935,21 +964,8 @@ WHEN NEW.available_delta_micro <> 0
      WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id
        AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro))
 BEGIN
-    -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT NEW.id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
-           json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_after_micro),
-           NEW.created_at_us
-      FROM thresholds
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id
-       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro)
-     ORDER BY iif(is_below, recovered_micro, -below_micro);
-    UPDATE thresholds
-       SET is_below = 1 - is_below
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id
-       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro);
+    INSERT INTO thresholds_crossed (account_id, pool_id, entry_id, available_micro, created_at_us)
+    VALUES (NEW.account_id, NEW.pool_id, NEW.id, NEW.available_after_micro, NEW.created_at_us);
 END;
 CREATE INDEX webhooks_twice
     ON webhooks (url, types, description, is_enabled, secret_version, rotated_until_us, revision, created_at_us, updated_at_us);

@@ -168,10 +168,6 @@ class Writer:
         Cancelling the caller does not stop an operation that has been taken on. An operation may be run again after what it
         wrote was taken back, so it has no effect but what it writes.
         """
-        return await self.take_on(operation, keep=keep, seen=seen)
-
-    def take_on(self, operation: Operation[T], *, keep: bool = True, seen: Seen | None = None) -> asyncio.Future[T]:
-        """The same as something to wait for; what refuses it is raised at once."""
         if (problem := self.problem) is not None:
             raise NotReady(problem)
         if self.is_overloaded:
@@ -184,7 +180,7 @@ class Writer:
             self._idle.clear()
             # Not at once: what else has come in with this turn of the loop joins the group.
             loop.call_soon(self._begin, loop)
-        return future
+        return await future
 
     async def alone(self, task: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a task outside of any transaction, when no write is under way; everything else waits meanwhile."""
