@@ -109,8 +109,8 @@ class Book:
 
         Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
         when it is newer than this minibill, `BehindItsAnchor` when it lacks what was answered, unless that loss is accepted.
-        When a commit fails with an unknown outcome, `on_unknown_outcome` is called from the writer's thread: by default it
-        ends the process; whoever goes on must open the book anew.
+        When a commit fails with an unknown outcome, `on_unknown_outcome` is called, from the loop or the writer's thread: by
+        default it ends the process; whoever goes on must open the book anew.
         """
         with ExitStack() as stack:
             lock = FileLock(path)

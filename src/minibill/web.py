@@ -52,6 +52,8 @@ P = TypeVar("P", bound=PageQuery)
 
 NO_CONTENT = 204
 
+_WRITES = ("POST", "PUT", "PATCH", "DELETE")
+
 KEY_CHARACTERS_MAX = 255
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 USER_AGENT_CHARACTERS_MAX = 500
@@ -358,7 +360,7 @@ def answered(scope: Scope, context: Context, tally: Tally, status: int, *, waite
 
 def _is_write_of_admin(scope: Scope, context: Context) -> bool:
     caller = context.caller
-    return caller is not None and caller.kind == "admin" and scope["method"] != "GET"  # type: ignore[typeddict-item]
+    return caller is not None and caller.kind == "admin" and scope["method"] in _WRITES  # type: ignore[typeddict-item]
 
 
 def about(scope: Scope, context: Context) -> dict[str, object]:

@@ -347,22 +347,39 @@ def test_a_stop_does_not_wait_for_another_programs_lock(tmp_path: Path, loop: Lo
     fixture.conn.real.close()
 
 
+async def with_one_that_waits(w: Fixture) -> list[Any]:
+    """What two writes are answered, the second of which came in while the first was in its transaction."""
+    second: list[asyncio.Task[Any]] = []
+
+    def first(conn: sqlite3.Connection) -> str:
+        second.append(asyncio.ensure_future(w.writer.run(note("b"))))
+        answer: str = note("a")(conn)
+        return answer
+
+    answers = await asyncio.gather(w.writer.run(first), return_exceptions=True)
+    return [*answers, *await asyncio.gather(*second, return_exceptions=True)]
+
+
 def test_a_writer_that_fails_outside_an_operation_gives_up_instead_of_hanging(w: Fixture) -> None:
     w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
     w.conn.rollback = lambda: (_ for _ in ()).throw(sqlite_error(SQLITE_IOERR))  # type: ignore[method-assign]
 
-    async def run() -> None:
-        hanging = asyncio.ensure_future(w.writer.run(note("a")))
-        while w.writer.problem is None:  # noqa: ASYNC110 - the thread sets it
-            await asyncio.sleep(0.001)
-        hanging.cancel()
-        # The process would have ended here; what comes instead is refused.
-        with pytest.raises(NotReady):
-            await w.writer.run(note("b"))
-        w.writer._idle.set()
+    async def run() -> list[Any]:
+        # The process would have ended there. Whoever goes on is answered, what waited is refused, and so is what comes.
+        answers = await with_one_that_waits(w)
+        late = await asyncio.gather(w.writer.run(note("c")), return_exceptions=True)
+        await w.writer.stop()
+        return [*answers, *late]
 
-    w.loop.run(run())
+    assert [type(answer) for answer in w.loop.run(run())] == [InternalError, NotReady, NotReady]
     assert len(w.unknown) == 1
+
+
+def test_after_a_commit_whose_outcome_is_unknown_nothing_that_waited_is_written(w: Fixture) -> None:
+    w.conn.fail["COMMIT"] = sqlite_error(SQLITE_IOERR)
+
+    assert [type(answer) for answer in w.loop.run(with_one_that_waits(w))] == [InternalError, NotReady]
+    assert "b" not in w.notes()
 
 
 def test_another_program_that_lets_go_in_time_is_only_waited_for(w: Fixture) -> None:

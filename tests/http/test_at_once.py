@@ -40,6 +40,8 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.is_closed = True
 
+    abort = close
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("192.0.2.7", 4711) if name in ("peername", "sockname") else default
 
@@ -151,6 +153,52 @@ def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(api: Api, connect
         return await connection.ask(content)
 
     assert parts_of(api.loop.run(ask()))[0] == b"HTTP/1.1 201 Created"
+
+
+def chunked(api: Api, body: dict[str, str], *trailers: bytes, token: bool = True) -> bytes:
+    content = json.dumps(body).encode()
+    lines = ["POST /api/internal/billing/reservations HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    lines += [f"Authorization: Bearer {api.sign_service()}"] if token else []
+    head = "\r\n".join([*lines, "Transfer-Encoding: chunked", "", ""]).encode()
+    return head + b"%x\r\n%b\r\n0\r\n" % (len(content), content) + b"".join(t + b"\r\n" for t in trailers) + b"\r\n"
+
+
+def test_a_body_in_chunks_is_taken(api: Api, connection: Connection) -> None:
+    request = chunked(api, {"accountId": api.account(100), "amountMicro": "1"})
+    assert parts_of(api.loop.run(connection.ask(request)))[0] == b"HTTP/1.1 201 Created"
+
+
+def test_a_token_behind_the_body_lets_nobody_in(api: Api, connection: Connection) -> None:
+    account = api.account(100)
+    bearer = f"Authorization: Bearer {api.sign_service()}".encode()
+    request = chunked(api, {"accountId": account, "amountMicro": "1"}, bearer, token=False)
+    with api.unchanged():
+        assert parts_of(api.loop.run(connection.ask(request)))[0] == b"HTTP/1.1 400 Bad Request"
+    assert connection.wire.is_closed
+
+
+@pytest.mark.parametrize("what", ["a header that has no end", "headers"])
+def test_what_comes_behind_a_body_has_a_limit(api: Api, connection: Connection, what: str) -> None:
+    head = chunked(api, {}, token=False).removesuffix(b"\r\n")
+    part = b"x" * 65_536 if what == "a header that has no end" else b"X: y\r\n" * 10_000
+
+    async def send() -> int:
+        # Refused for want of a token, on a connection that is kept.
+        await connection.ask(head + (b"X: " if what == "a header that has no end" else b""))
+        for count in range(100):
+            if connection.wire.is_closed:
+                return count
+            connection.protocol.data_received(part)
+        return 100
+
+    assert api.loop.run(send()) <= 17
+
+
+def test_what_is_no_http_behind_a_request_is_not_answered_before_it(api: Api, connection: Connection) -> None:
+    request = post(api, "/reservations", {"accountId": api.account(100), "amountMicro": "1"})
+    first, headers, _ = parts_of(api.loop.run(connection.ask(request + b"nonsense\r\n\r\n")))
+    assert (first, headers["connection"]) == (b"HTTP/1.1 201 Created", "close")
+    assert connection.wire.is_closed
 
 
 @contextmanager

@@ -130,6 +130,18 @@ def test_a_reservation_of_nothing_falls_due_too(moment: Moment, api: Api, swept:
     refused(api.release(held), 409, "reservation_not_pending")
 
 
+def test_a_reservation_outlives_what_was_known_of_its_account_when_it_was_made(moment: Moment, api: Api) -> None:
+    # The first would have fallen due, so the account is looked up anew, and nothing is.
+    account = api.account(100)
+    ended, held = api.reserve(account, 10, ttlSeconds=5), api.reserve(account, 10, ttlSeconds=500)
+    done(api.finalize(ended, 10))
+    moment.at(6)
+    api.reserve(account, 10, ttlSeconds=500)
+    assert misremembered(api.book) == []
+    done(api.finalize(held, 3))
+    assert balance(api, account) == (77, 10, 0)
+
+
 def test_a_lot_that_expires_is_not_drawn_on(moment: Moment, api: Api) -> None:
     account = api.account()
     soon = api.mint(account, 10, expiresAt=moment.text(5))["lotId"]

@@ -94,6 +94,8 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
         _refuse_the_same(src, db)
         _lock(db, stack)
         replaces = db.exists()
+        if not replaces and not force:
+            _refuse_orphans(db)
         lacks = _compared(db, src, force=force) if replaces else None
         kept = _name_to_keep(db) if replaces else None
         say = stack.enter_context(progress_bar())
@@ -155,6 +157,16 @@ def _compared(db: Path, src: Path, *, force: bool) -> Later | None:
     if not force:
         raise Misuse(f"{db} would be replaced, and {reason}; --force replaces it all the same, and keeps it")
     return None
+
+
+def _refuse_orphans(db: Path) -> None:
+    """A log beside a file that is not there has answered writes in it, of a book that was moved away without it."""
+    for log in (f"{db.name}-wal", f"{db.name}-journal"):
+        if db.with_name(log).exists() and db.with_name(log).stat().st_size:
+            raise Misuse(
+                f"{db} is not there, but {log} is, with writes that its book lacks without it: put the book back beside it, "
+                "or move it to where the book is; --force deletes it"
+            )
 
 
 def _name_to_keep(db: Path) -> Path:

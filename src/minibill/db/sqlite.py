@@ -52,7 +52,7 @@ def make_fast() -> bool:
             library.sqlite3_config(_LOOKASIDE, _LOOKASIDE_BYTES, _LOOKASIDE_PIECES),
         ]
         return library.sqlite3_initialize() == 0 and not any(done)
-    except (AttributeError, OSError):
+    except (AttributeError, KeyError, OSError):
         # The driver is built into the program, or shows nothing but itself.
         return False
 

@@ -79,9 +79,9 @@ class _Job:
 class Writer:
     """Runs operations on `conn`, which is open on `path`, in the order in which they come; used from one event loop.
 
-    `on_unknown_outcome` is called from the thread when a COMMIT fails in a way that leaves open whether it happened. The
-    process must end then: only a restart can tell. The writer takes nothing more. Each COMMIT that keeps something is
-    written to the `anchor`, if there is one, before anybody is answered.
+    `on_unknown_outcome` is called, from the loop or from the thread, when a COMMIT fails in a way that leaves open whether
+    it happened. The process must end then: only a restart can tell. The writer takes nothing more, and refuses what waits.
+    Each COMMIT that keeps something is written to the `anchor`, if there is one, before anybody is answered.
 
     `moved` is asked after each COMMIT for a file of the database that is no longer where it was: what was written is in none
     that a restart would find, so it is not answered as done, and the writer takes nothing more.
@@ -123,6 +123,9 @@ class Writer:
         self._changes = conn.total_changes
         # How many operations the next group runs again; 0 for none.
         self._again = 0
+        # What is in the transaction that is under way.
+        self._group: list[_Job] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         # Called on the event loop after each group, before its answers go out: whoever waits for news hears of it by this.
         self.after_group: Callable[[], None] = lambda: None
         self._disk: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -172,7 +175,7 @@ class Writer:
             raise NotReady(problem)
         if self.is_overloaded:
             raise Overloaded
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Job(operation, keep, seen, future))
         if not self._busy:
@@ -180,7 +183,11 @@ class Writer:
             self._idle.clear()
             # Not at once: what else has come in with this turn of the loop joins the group.
             loop.call_soon(self._begin, loop)
-        return await future
+        try:
+            return await future
+        finally:
+            # A refusal that is raised here holds this frame, and the future the refusal: a circle for the garbage collector.
+            del future
 
     async def alone(self, task: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a task outside of any transaction, when no write is under way; everything else waits meanwhile."""
@@ -219,6 +226,7 @@ class Writer:
         conn, waiting = self._conn, self._waiting
         self._forget_what_others_changed()
         group: list[_Job] = []
+        self._group = group
         group_max, self._again = self._again or GROUP_MAX, 0
         began_s = self._began_s = monotonic_s()
         changes = conn.total_changes
@@ -329,7 +337,7 @@ class Writer:
                 self._hindrance = StorageFull()
                 return StorageFull()
         self._give_up(error)
-        return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
+        return _unknown_outcome()
 
     def _refuse_from_now_on(self, moved: str) -> Exception:
         self._displaced = moved
@@ -356,7 +364,10 @@ class Writer:
                 job.future.set_exception(job.error)
             else:
                 job.future.set_result(job.value)
-        if self._waiting:
+        self._group = []
+        if self._broken is not None:
+            self._abandon()
+        elif self._waiting:
             self._recent_seconds = self._recent_seconds * OLDER_GROUP_SHARE + monotonic_s() - self._began_s
             self._recent_writes = self._recent_writes * OLDER_GROUP_SHARE + len(group)
             # Not at once: who was answered just now, and comes again at once, joins the group.
@@ -364,6 +375,19 @@ class Writer:
         else:
             self._busy = False
             self._idle.set()
+
+    def _abandon(self) -> None:
+        """Answers all that were taken on once nothing more is."""
+        for job in self._group:
+            if not job.future.done():
+                job.future.set_exception(_unknown_outcome())
+        for job in self._waiting:
+            if not job.future.done():
+                job.future.set_exception(NotReady(self.problem or ""))
+        self._group = []
+        self._waiting.clear()
+        self._busy = False
+        self._idle.set()
 
     def _refuse_waiting(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
         """Answers all that wait when no transaction could be begun: none of them waits for the lock a second time."""
@@ -411,11 +435,18 @@ class Writer:
         log.critical("the writer stopped, the outcome of what was under way is unknown: %r", error)
         self._broken = error
         self._on_unknown_outcome(error)
+        # Whoever goes on all the same gets an answer.
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._abandon)
 
 
 def _lost_by(error: BaseException | None) -> Exception:
     """What the neighbours of an operation are told when it took the whole transaction with it."""
     return error if isinstance(error, StorageFull) else InternalError()
+
+
+def _unknown_outcome() -> InternalError:
+    return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
 
 
 def _fail_all(group: list[_Job], error: Exception) -> None:

@@ -3,7 +3,8 @@
 Looking up again what the operation before has left behind was a third of a pair's time. Only those three use what is here
 and keep it right; every other write settles the accounts that it touches first (settle.py), and settling forgets them. The
 writer forgets everything when something was taken back or failed, and when another program wrote to the file. The database
-checks each entry against the one before it and each lot against itself all the same: what is wrong here is refused there.
+checks each entry against the one before it and each lot against itself all the same, so wrong balances are refused there. A
+wrong order of lots would not be, nor a due time or a membership that was missed: tests hold all of it against the book.
 """
 
 from collections.abc import Iterable
@@ -15,8 +16,8 @@ from minibill.db.sqlite import sqlite3
 from minibill.ledger.discounts import Discount
 from minibill.ledger.posting import Balances
 
-# Accounts and pending reservations that are remembered, at some 1 KiB each. Where one would be too many all are forgotten:
-# those that go on spending are found again by their next request.
+# Accounts and pending reservations that are remembered, at some 1 KiB each, more with many pools or lots. Where one would be
+# too many all are forgotten: those that go on spending are found again by their next request.
 SPENDERS_MAX = 4_096
 HOLDS_MAX = 8_192
 
@@ -123,7 +124,8 @@ class Memory:
         return hold if hold is not None and hold.spender.current else None
 
     def add_spender(self, spender: Spender) -> None:
-        """Remembers an account."""
+        """Remembers an account anew; reservations that are remembered with what was known of it before are forgotten."""
+        self.forget([spender.account_id])
         if len(self._spenders) >= SPENDERS_MAX:
             self.forget(list(self._spenders))
         self._spenders[spender.account_id] = spender
