@@ -492,6 +492,19 @@ def test_what_a_killed_service_left_in_its_log_counts_as_written_and_is_gone_aft
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "0"
 
 
+def test_a_log_whose_book_was_moved_away_without_it_is_not_deleted(book: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+    (folder / "book.db-wal").write_bytes(b"what was answered last")
+    before = contents(folder)
+    result = minibill("restore", book, "--db", folder / "book.db")
+    assert result.exit_code == 2
+    assert "book.db-wal is, with writes" in result.stderr and result.stderr.count("\n") == 1
+    assert {name: content for name, content in contents(folder).items() if name != "book.db.lock"} == before
+    assert minibill("restore", book, "--db", folder / "book.db", "--force").exit_code == 0
+    assert not (folder / "book.db-wal").exists()
+
+
 @pytest.mark.parametrize("harmed", ["a row", "a page", "a half", "noise"])
 def test_a_backup_that_is_not_sound_changes_nothing(book: Path, tmp_path: Path, harmed: str) -> None:
     copy = tmp_path / "copy.db"

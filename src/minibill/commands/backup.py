@@ -79,7 +79,11 @@ Exit codes: 0 restored; 1 the backup is not healthy, and nothing was changed; 2 
 )
 @click.argument("src", type=path_argument)
 @database_option
-@click.option("--force", is_flag=True, help="Replace another book than the backup is of, or one that can't be read.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace another book than the backup is of, one that can't be read, or the log of one that was moved away.",
+)
 @json_option
 def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
     """Put the backup SRC in the place of a database file, once it is checked.
