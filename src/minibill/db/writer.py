@@ -25,16 +25,16 @@ from minibill.clock import monotonic_s
 from minibill.db.anchor import Anchor, Mark
 from minibill.db.connect import WriterConnection
 from minibill.db.constraints import SQLITE_BUSY, error_code, explain
+from minibill.db.group import Job, Operation, fail_all, lost_by, unknown_outcome
 from minibill.db.sequence import Seen, ledger_sequence
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import is_for_lack_of_room, may_hold_a_failed_commit
 from minibill.metrics import COMMIT_SECONDS, GROUP_WRITES, Histogram
-from minibill.problems import InternalError, NotReady, Overloaded, Problem, StorageFull
+from minibill.problems import NotReady, Overloaded, Problem, StorageFull
 
 log = logging.getLogger("minibill.writer")
 
 T = TypeVar("T")
-Operation = Callable[[sqlite3.Connection], T]
 
 # Writes that may wait; one more is refused at once. At 5,000 writes a second the last of them waits 0.4 s.
 QUEUE_MAX = 2_000
@@ -54,26 +54,6 @@ GROUP_SECONDS_MAX = 0.010
 # How long a group waits for another program that holds the file, and how often it looks.
 LOCK_SECONDS_MAX = 5.0
 LOCK_POLL_SECONDS = 0.01
-
-
-class _Job:
-    """An operation that was taken on, and later what it came to."""
-
-    __slots__ = ("error", "future", "keep", "operation", "seen", "sequence", "value")
-
-    def __init__(self, operation: Operation[Any], keep: bool, seen: Seen | None, future: asyncio.Future[Any]) -> None:
-        self.operation = operation
-        self.keep = keep
-        self.seen = seen
-        self.future = future
-        self.value: Any = None
-        self.error: BaseException | None = None
-        # How far the ledger was for it; None when nobody asked, or when the transaction is gone.
-        self.sequence: int | None = None
-
-    def fail(self, error: BaseException) -> None:
-        """What it came to is gone."""
-        self.value, self.error, self.sequence = None, error, None
 
 
 class Writer:
@@ -109,7 +89,7 @@ class Writer:
         self._anchor = anchor
         self._moved = moved
         self._displaced: str | None = None
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
         self._busy = False
         self._began_s = 0.0
         # Of the latest groups, the newest counting most.
@@ -124,7 +104,7 @@ class Writer:
         # How many operations the next group runs again; 0 for none.
         self._again = 0
         # What is in the transaction that is under way.
-        self._group: list[_Job] = []
+        self._group: list[Job] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         # Called on the event loop after each group, before its answers go out: whoever waits for news hears of it by this.
         self.after_group: Callable[[], None] = lambda: None
@@ -177,7 +157,7 @@ class Writer:
             raise Overloaded
         loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(_Job(operation, keep, seen, future))
+        self._waiting.append(Job(operation, keep, seen, future))
         if not self._busy:
             self._busy = True
             self._idle.clear()
@@ -225,7 +205,7 @@ class Writer:
     def _run_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         conn, waiting = self._conn, self._waiting
         self._forget_what_others_changed()
-        group: list[_Job] = []
+        group: list[Job] = []
         self._group = group
         group_max, self._again = self._again or GROUP_MAX, 0
         began_s = self._began_s = monotonic_s()
@@ -238,10 +218,10 @@ class Writer:
             if not conn.in_transaction:
                 # The whole transaction is gone, and with it the neighbours' work.
                 self._remembered.clear()
-                lost_by = _lost_by(job.error)
+                told = lost_by(job.error)
                 for lost in group:
                     if lost is not job or job.error is None:
-                        lost.fail(lost_by)
+                        lost.fail(told)
                 self._finish(loop, group)
                 return
             before, changes = changes, conn.total_changes
@@ -253,7 +233,7 @@ class Writer:
         self.group_writes.observe(len(group))
         self._end_group(loop, group)
 
-    def _take_back(self, loop: asyncio.AbstractEventLoop, group: list[_Job]) -> None:
+    def _take_back(self, loop: asyncio.AbstractEventLoop, group: list[Job]) -> None:
         """Rolls back what the last of a group wrote; the others before it are run again, and then it by itself."""
         self._conn.rollback()
         self._remembered.clear()
@@ -269,7 +249,7 @@ class Writer:
         self._again = len(group) - 1
         loop.call_soon(self._begin, loop)
 
-    def _run_one(self, job: _Job) -> None:
+    def _run_one(self, job: Job) -> None:
         job.error = job.sequence = None
         try:
             job.value = job.operation(self._conn)
@@ -292,7 +272,7 @@ class Writer:
             self._version = version
             self._remembered.clear()
 
-    def _end_group(self, loop: asyncio.AbstractEventLoop, group: list[_Job]) -> None:
+    def _end_group(self, loop: asyncio.AbstractEventLoop, group: list[Job]) -> None:
         """Hands the group's COMMIT to the thread, and counts it if it keeps anything."""
         conn, mark = self._conn, None
         changed = conn.total_changes != self._changes
@@ -306,7 +286,7 @@ class Writer:
         self._disk.put(lambda: self._commit(loop, group, mark, changed=changed))
 
     def _end_commit(
-        self, loop: asyncio.AbstractEventLoop, group: list[_Job], mark: Mark | None, *, changed: bool, seconds: float
+        self, loop: asyncio.AbstractEventLoop, group: list[Job], mark: Mark | None, *, changed: bool, seconds: float
     ) -> None:
         """After a COMMIT. On the loop, since the thread would have to wait for the interpreter at each step."""
         self.commit_seconds.observe(seconds)
@@ -314,13 +294,13 @@ class Writer:
         if changed:
             self._hindrance = None
         if (moved := self._moved()) is not None:
-            _fail_all(group, self._refuse_from_now_on(moved))
+            fail_all(group, self._refuse_from_now_on(moved))
         elif self._anchor is not None and mark is not None:
             self._anchor.write(mark)
         self._finish(loop, group)
 
-    def _fail(self, loop: asyncio.AbstractEventLoop, group: list[_Job], error: sqlite3.Error) -> None:
-        _fail_all(group, self._failed_commit(error))
+    def _fail(self, loop: asyncio.AbstractEventLoop, group: list[Job], error: sqlite3.Error) -> None:
+        fail_all(group, self._failed_commit(error))
         self._finish(loop, group)
 
     def _failed_commit(self, error: sqlite3.Error) -> Exception:
@@ -337,7 +317,7 @@ class Writer:
                 self._hindrance = StorageFull()
                 return StorageFull()
         self._give_up(error)
-        return _unknown_outcome()
+        return unknown_outcome()
 
     def _refuse_from_now_on(self, moved: str) -> Exception:
         self._displaced = moved
@@ -352,7 +332,7 @@ class Writer:
     def _explain(self, error: sqlite3.Error) -> Exception:
         return StorageFull() if is_for_lack_of_room(error, self._path) else explain(error)
 
-    def _finish(self, loop: asyncio.AbstractEventLoop, group: list[_Job]) -> None:
+    def _finish(self, loop: asyncio.AbstractEventLoop, group: list[Job]) -> None:
         """Answers a group, and goes on with what has come in meanwhile."""
         self.after_group()
         for job in group:
@@ -380,7 +360,7 @@ class Writer:
         """Answers all that were taken on once nothing more is."""
         for job in self._group:
             if not job.future.done():
-                job.future.set_exception(_unknown_outcome())
+                job.future.set_exception(unknown_outcome())
         for job in self._waiting:
             if not job.future.done():
                 job.future.set_exception(NotReady(self.problem or ""))
@@ -394,7 +374,7 @@ class Writer:
         self._hindrance = self._explain(error)
         refused = list(self._waiting)
         self._waiting.clear()
-        _fail_all(refused, self._hindrance)
+        fail_all(refused, self._hindrance)
         self._finish(loop, refused)
 
     # --- on the thread ---
@@ -420,7 +400,7 @@ class Writer:
             loop.call_soon_threadsafe(self._or_give_up, self._run_waiting, loop)
             return
 
-    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[_Job], mark: Mark | None, *, changed: bool) -> None:
+    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Job], mark: Mark | None, *, changed: bool) -> None:
         began_s = monotonic_s()
         try:
             self._conn.execute("COMMIT")
@@ -438,18 +418,3 @@ class Writer:
         # Whoever goes on all the same gets an answer.
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._abandon)
-
-
-def _lost_by(error: BaseException | None) -> Exception:
-    """What the neighbours of an operation are told when it took the whole transaction with it."""
-    return error if isinstance(error, StorageFull) else InternalError()
-
-
-def _unknown_outcome() -> InternalError:
-    return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
-
-
-def _fail_all(group: list[_Job], error: Exception) -> None:
-    """What a group is answered whose transaction is gone: refusals too, since they may rest on a neighbour's lost work."""
-    for job in group:
-        job.fail(error)
