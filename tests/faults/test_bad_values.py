@@ -36,17 +36,14 @@ WHOLE: dict[str, Json] = {
         "amountMicro": "5", "sourceType": "grant", "sourceId": "order-9", "poolId": "gpu", "priority": 7, "expiresAt":
         "2100-01-01T00:00:00Z", "description": "x", "metadata": {"a": 1},
     },
-    "AdminReserveBody": {
-        "amountMicro": "1", "poolId": "gpu", "ttlSeconds": 60, "billingMode": "soft", "description": "x",
-        "metadata": {"a": 1},
-    },
     "ReserveBody": {
         "accountId": "{account_id}", "amountMicro": "1", "poolId": "gpu", "ttlSeconds": 60, "billingMode": "live",
         "description": "x", "metadata": {"a": 1},
     },
-    "AdminFinalizeBody": {"actualCostMicro": "1"},
+    "AdminFinalizeBody": {"actualCostMicro": "1", "reservationId": "{reservation_id}"},
     "FinalizeBody": {"reservationId": "{reservation_id}", "actualCostMicro": "1"},
     "ReleaseBody": {"reservationId": "{reservation_id}"},
+    "AdminReleaseBody": {"reservationId": "{reservation_id}"},
     "TiersBody": {"tiers": [{"tier": "gold", "rateBps": 100, "maxDiscountMicro": "5"}, {"tier": "free", "rateBps": 1}]},
     "MembershipBody": {"tier": "gold", "expiresAt": "2100-01-01T00:00:00Z"},
     "CreateBody": {
