@@ -218,6 +218,7 @@ class Writer:
             if not conn.in_transaction:
                 # The whole transaction is gone, and with it the neighbours' work.
                 self._remembered.clear()
+                self._changes = conn.total_changes
                 told = lost_by(job.error)
                 for lost in group:
                     if lost is not job or job.error is None:
