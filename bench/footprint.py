@@ -11,8 +11,9 @@ import msgspec
 from bench.machine import on_server_core
 from bench.report import Table, number, require_whole
 from bench.sizes import Sizes
-from bench.spending import CALLER, CEILING_MICRO, NOBODY, OPERATOR
+from bench.spending import CALLER, CEILING_MICRO, OPERATOR
 from minibill import ids
+from minibill.audit import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.grants import Item, pay_batch
@@ -38,7 +39,7 @@ class Filler:
         """The answer."""
         self._keys += 1
         key = Key(caller.name, f"{self._keys:032}", bytes(32)) if self._with_keys else None
-        written = await self.book.write(operation, caller=caller, origin=NOBODY, key=key, **arguments)
+        written = await self.book.write(operation, caller=caller, origin=NOWHERE, key=key, **arguments)
         answer: dict[str, Any] = msgspec.json.decode(written.body)
         return answer
 

@@ -20,7 +20,7 @@ from bench.report import Table, Unfit, number, require_whole
 from bench.singles import CONNECTIONS, NOOP_POST, WARM_UP_SECONDS
 from bench.sizes import Sizes
 from minibill import idempotency, ids
-from minibill.audit import Origin
+from minibill.audit import NOWHERE
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
@@ -41,7 +41,6 @@ LEDGER = queries("ledger")
 CALLER = Caller("service", "bench", None, frozenset())
 # Who makes the book: a service opens no account and mints nothing, and a book in which nobody was audited is not whole.
 OPERATOR = Caller("admin", "bench", None, frozenset())
-NOBODY = Origin(None, None, None, None)
 ACCOUNT = ids.encode(ids.ACCOUNT, 1)
 CEILING_MICRO = 10**15
 
@@ -241,7 +240,7 @@ async def make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
 async def _write(book: Book, operation: object, key: str | None, **arguments: object) -> bytes:
     kept = None if key is None else Key(CALLER.name, key, key.ljust(32).encode())
     caller = OPERATOR if key is None else CALLER
-    written = await book.write(operation, caller=caller, origin=NOBODY, key=kept, **arguments)  # type: ignore[arg-type]
+    written = await book.write(operation, caller=caller, origin=NOWHERE, key=kept, **arguments)  # type: ignore[arg-type]
     if written.status not in (200, 201):
         raise Unfit(f"{written.status} {written.body.decode()}")
     return written.body

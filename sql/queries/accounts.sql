@@ -13,8 +13,7 @@ SELECT id, entity_type, entity_id, created_at_us
 
 -- name: find_account_and_when_it_falls_due
 -- When anything of it falls due, or has already, far in the future if never; and whether the account has memberships.
-SELECT a.id,
-       min(coalesce((SELECT l.expires_at_us
+SELECT min(coalesce((SELECT l.expires_at_us
                        FROM credit_lots l
                       WHERE l.account_id = a.id
                         AND l.available_micro > 0

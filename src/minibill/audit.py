@@ -31,8 +31,8 @@ class Origin(NamedTuple):
     token_id: str | None
 
 
-# Of a write that is not audited.
-UNTOLD = Origin(None, None, None, None)
+# Of a write that came over no wire, or of which the log is told nothing.
+NOWHERE = Origin(None, None, None, None)
 
 
 def append(conn: sqlite3.Connection, outcome: Outcome, *, actor_id: str, origin: Origin, now_us: int) -> None:

@@ -1,6 +1,7 @@
 """What a request brings besides its path: its headers, and its body."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from litestar.types import Receive
@@ -18,9 +19,9 @@ class SentHeaders:
 
     __slots__ = ("_all", "_first", "get")
 
-    def __init__(self, sent: Headers) -> None:
-        self._all = sent
-        self._first = dict(reversed(sent))
+    def __init__(self, sent: Iterable[tuple[bytes, bytes]]) -> None:
+        self._all = list(sent)
+        self._first = dict(reversed(self._all))
         self.get = self._first.get
 
     def only(self, name: bytes) -> bytes | None:

@@ -18,7 +18,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from minibill import idempotency
 from minibill.at_once import forget_server, send_at_once, whole_body
-from minibill.audit import UNTOLD, Origin
+from minibill.audit import NOWHERE, Origin
 from minibill.auth.doors import Kind
 from minibill.auth.tokens import Caller, TokenVerifier
 from minibill.book import Book
@@ -218,11 +218,11 @@ class Call:
         context = self.context
         assert context.caller is not None
         # The body counts for the key, and must be JSON even where nothing in it is needed.
-        key = self._idempotency_key(await self._read_body() if self._body is None else self._body)
+        key = self._idempotency_key(await self._read_body())
         written = await context.service.book.write(
             operation,
             caller=context.caller,
-            origin=self._origin() if context.caller.kind == "admin" else UNTOLD,
+            origin=self._origin() if context.caller.kind == "admin" else NOWHERE,
             key=key,
             dry_run=self.is_dry_run if query is None else bool(query.dry_run),
             seen=self.seen,

@@ -47,7 +47,7 @@ def _of_spender(conn: sqlite3.Connection, spender: Spender) -> list[str]:
         found.append(f"the balances of account {key}: {spender.balances} are {balances}")
     row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=key)
     assert row is not None
-    if spender.due_us > row[1] or spender.has_memberships != bool(row[2]):
+    if spender.due_us > row[0] or spender.has_memberships != bool(row[1]):
         found.append(f"account {key}: due {spender.due_us}, memberships {spender.has_memberships}, and it is {row}")
     for pool, front in spender.fronts.items():
         first = LEDGER.lots_in_drawdown_order.one(conn, account_id=key, pool_id=pool)

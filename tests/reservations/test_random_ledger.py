@@ -21,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from minibill import ids
-from minibill.audit import Origin
+from minibill.audit import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.book import Book, Written
 from minibill.campaigns import lifecycle, revoke
@@ -58,7 +58,6 @@ CAMPAIGNS = [("general", None), ("general", 5), ("gpu", None), ("gpu", 3), ("gpu
 BUDGET = 10**6
 ADMIN = Caller("admin", "model", None, frozenset())
 SERVICE = Caller("service", "model", None, frozenset())
-ORIGIN = Origin(None, None, None, None)
 
 
 # --- commands ---
@@ -885,7 +884,7 @@ class Run:
         key = None if write.key is None else Key("model", write.key, sha256(repr(write.action).encode()).digest())
         caller = SERVICE if isinstance(write.action, Reserve | Finalize | Release) else ADMIN
         return await self.book.write(
-            operation, caller=caller, origin=ORIGIN, key=key, dry_run=write.dry, seen=seen, **values
+            operation, caller=caller, origin=NOWHERE, key=key, dry_run=write.dry, seen=seen, **values
         )
 
     def operation(self, action: Action, *, dry: bool) -> tuple[Callable[..., Outcome], Json]:
@@ -1046,16 +1045,16 @@ async def begin(path: Path) -> None:
     """The accounts and the campaigns that every history begins with."""
     book = await Book.open(path, clock=ModelClock())
     for name in NAMES:
-        await book.write(open_account, caller=ADMIN, origin=ORIGIN, entity_type="person", entity_id=name)
+        await book.write(open_account, caller=ADMIN, origin=NOWHERE, entity_type="person", entity_id=name)
     for number, (pool, lives_s) in enumerate(CAMPAIGNS):
         terms: Json = {
             "name": "x", "description": None, "campaign_type": "loyalty", "budget_micro": BUDGET,
             "grant_formula": "fixed_amount", "grant_config": None, "pool_id": pool, "per_wallet_cap_micro": CEILING,
             "starts_at_us": None, "expires_at_us": None, "grant_ttl_seconds": lives_s, "created_by": "model",
         }  # fmt: skip
-        await book.write(lifecycle.create_campaign, caller=ADMIN, origin=ORIGIN, **terms)
+        await book.write(lifecycle.create_campaign, caller=ADMIN, origin=NOWHERE, **terms)
         begun: Json = {"campaign_id": campaign_id(number), "verb": "activate"}
-        await book.write(lifecycle.move_campaign, caller=ADMIN, origin=ORIGIN, **begun)
+        await book.write(lifecycle.move_campaign, caller=ADMIN, origin=NOWHERE, **begun)
     await book.close()
 
 

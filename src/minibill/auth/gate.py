@@ -81,7 +81,7 @@ class Gate:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        sent = SentHeaders(list(scope["headers"]))
+        sent = SentHeaders(scope["headers"])
         request_id = f"{self._request_id_begins}{next(self._request_numbers):06x}"
         own_id = request_id.encode()
         correlation_id = _correlation_id(sent) or own_id

@@ -207,34 +207,28 @@ def _payer(conn: sqlite3.Connection, account_id: str | None, entity: tuple[str, 
 
 
 def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | None, metadata: str | None) -> int:
+    said: dict[str, Any] = {
+        "account_id": row.account_id,
+        "pool_id": row.pool_id,
+        "billing_mode": row.billing_mode,
+        "list_micro": row.list_micro,
+        "held_micro": row.held_micro,
+        "expires_at_us": row.expires_at_us,
+        "now_us": row.created_at_us,
+    }
     if row.community_id is None and description is None and metadata is None:
-        cursor = SQL.insert_plain_reservation.run(
-            conn,
-            account_id=row.account_id,
-            pool_id=row.pool_id,
-            billing_mode=row.billing_mode,
-            list_micro=row.list_micro,
-            held_micro=row.held_micro,
-            expires_at_us=row.expires_at_us,
-            now_us=row.created_at_us,
-        )
+        cursor = SQL.insert_plain_reservation.run(conn, **said)
     else:
         cursor = SQL.insert_reservation.run(
             conn,
-            account_id=row.account_id,
-            pool_id=row.pool_id,
-            billing_mode=row.billing_mode,
-            list_micro=row.list_micro,
+            **said,
             discount_bps=row.discount_bps,
             max_discount_micro=row.max_discount_micro,
             discount_micro=row.discount_micro,
             community_id=row.community_id,
             tier=row.tier,
-            held_micro=row.held_micro,
-            expires_at_us=row.expires_at_us,
             description=description,
             metadata=metadata,
-            now_us=row.created_at_us,
         )
     reservation_id = cursor.lastrowid
     assert reservation_id is not None

@@ -44,12 +44,10 @@ def settled_account(conn: sqlite3.Connection, account_id: str, *, now_us: int) -
     For whoever goes on to change something of it other than by a reservation: it is forgotten.
     """
     key = ids.decode(ids.ACCOUNT, account_id)
-    found = None if key is None else _find(conn, key, now_us=now_us)
-    if found is None:
+    if key is None or _find(conn, key, now_us=now_us) is None:
         raise AccountNotFound(account_id)
-    account: int = found[0]
-    memory_of(conn).forget([account])
-    return account
+    memory_of(conn).forget([key])
+    return key
 
 
 def settled_spender(conn: sqlite3.Connection, account_id: int, *, now_us: int) -> Spender | None:
@@ -63,7 +61,8 @@ def settled_spender(conn: sqlite3.Connection, account_id: int, *, now_us: int) -
         found = _find(conn, account_id, now_us=now_us)
         if found is None:
             return None
-        spender = Spender(account_id, bool(found[2]), found[1], load_balances(conn, [account_id]))
+        due_us, has_memberships = found
+        spender = Spender(account_id, bool(has_memberships), due_us, load_balances(conn, [account_id]))
         memory.add_spender(spender)
     return spender
 
@@ -85,9 +84,9 @@ def sweep(conn: sqlite3.Connection, *, now_us: int) -> int:
 
 
 def _find(conn: sqlite3.Connection, account_id: int, *, now_us: int) -> Row | None:
-    """An account, settled: its key, before when nothing more of it falls due, and whether it has memberships."""
+    """An account, settled: before when nothing more of it falls due, and whether it has memberships."""
     row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=account_id)
-    if row is not None and row[1] <= now_us:
+    if row is not None and row[0] <= now_us:
         settle(conn, [account_id], now_us=now_us)
         row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=account_id)
     return row
