@@ -379,7 +379,9 @@ def test_after_a_commit_whose_outcome_is_unknown_nothing_that_waited_is_written(
     w.conn.fail["COMMIT"] = sqlite_error(SQLITE_IOERR)
 
     assert [type(answer) for answer in w.loop.run(with_one_that_waits(w))] == [InternalError, NotReady]
+    w.loop.run(w.writer.stop())
     assert "b" not in w.notes()
+    assert w.conn.said.count("BEGIN IMMEDIATE") == 1
 
 
 def test_another_program_that_lets_go_in_time_is_only_waited_for(w: Fixture) -> None:

@@ -347,8 +347,9 @@ class Writer:
                 job.future.set_result(job.value)
         self._group = []
         if self._broken is not None:
-            self._abandon()
-        elif self._waiting:
+            # What waits is refused by `_abandon`, and no further group is begun.
+            return
+        if self._waiting:
             self._recent_seconds = self._recent_seconds * OLDER_GROUP_SHARE + monotonic_s() - self._began_s
             self._recent_writes = self._recent_writes * OLDER_GROUP_SHARE + len(group)
             # Not at once: who was answered just now, and comes again at once, joins the group.
