@@ -76,8 +76,11 @@ class Inside(AsyncMethods):
             ),
         }
 
+        messages = iter([{"type": "http.request", "body": ask.body, "more_body": False}])
+
         async def receive() -> Any:
-            return {"type": "http.request", "body": ask.body, "more_body": False}
+            # The caller never disconnects; it cancels.
+            return next(messages, None) or await asyncio.get_running_loop().create_future()
 
         reply = await self._routes[ask.method, prefix + ask.route].handler(Call(scope, receive))
         return reply.body

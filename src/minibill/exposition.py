@@ -84,7 +84,7 @@ def _sweeps(service: Service, _: Sums) -> Iterator[Metric]:
 
 
 def _feed(service: Service, _: Sums) -> Iterator[Metric]:
-    yield GaugeMetricFamily("minibill_feed_waiting", "Requests that wait for events.", value=service.book.feed.waiting)
+    yield GaugeMetricFamily("minibill_feed_waiters", "Long polls that wait for events.", value=service.book.feed.waiters)
 
 
 def _webhooks(service: Service, sums: Sums) -> Iterator[Metric]:

@@ -7,7 +7,7 @@ handed to it by the gate directly, since the framework's own share of such a req
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
@@ -181,6 +181,21 @@ class Call:
         except msgspec.ValidationError as error:
             raise invalid(str(error)) from None
         return kept, position
+
+    async def unless_disconnected(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what `work` returns; None once the client has disconnected, and `work` is cancelled."""
+        working = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(self._disconnect())
+        try:
+            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            leaving.cancel()
+
+    async def _disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     # --- answering ---
 

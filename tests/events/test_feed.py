@@ -1,18 +1,28 @@
 """The event feed: everything that happens, once and in one order, and how a consumer keeps up with it."""
 
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from minibill.audit import NOWHERE
+from minibill.auth.tokens import Caller
 from minibill.clock import monotonic_s
 from minibill.events import feed as feed_module
+from minibill.events.feed import Feed, Told
 from minibill.events.places import Place, event_id, place_of
 from minibill.events.structs import TYPES
+from minibill.ledger.accounts import open_account
+from minibill.problems import Overloaded
 from tests.api import UNIT, Api, Json, done, refused
 from tests.events.feed import drain, latest, new_types, types_of
+from tests.serving import serving
 
 # --- an event for each kind of change ---
 
@@ -245,26 +255,32 @@ def test_a_search_that_takes_long_answers_how_far_it_came(api: Api, monkeypatch:
 class Poll:
     """A request that waits, on a thread of its own."""
 
-    def __init__(self, api: Api, **query: object) -> None:
+    def __init__(self, api: Api, **query: Any) -> None:
         self.answer: Json = None
+        self.status = 0
         self.seconds = 0.0
         self._thread = threading.Thread(target=self._ask, args=(api, query))
         self._thread.start()
 
-    def _ask(self, api: Api, query: dict[str, object]) -> None:
+    def _ask(self, api: Api, query: dict[str, Any]) -> None:
         began_s = monotonic_s()
-        self.answer = api.get("/events", **query)
+        response = api.call("GET", "/events", **query)
+        self.answer, self.status = response.json(), response.status_code
         self.seconds = monotonic_s() - began_s
 
-    def result(self) -> Json:
+    def join(self) -> None:
         self._thread.join(40)
         assert not self._thread.is_alive()
+
+    def result(self) -> Json:
+        self.join()
+        assert self.status == 200
         return self.answer
 
 
 def until_waiting(api: Api, polls: int) -> None:
     """Returns once so many requests wait for news."""
-    while api.book.feed.waiting < polls:
+    while api.book.feed.waiters < polls:
         time.sleep(0.001)
 
 
@@ -333,3 +349,106 @@ def test_a_large_batch_is_told_whole(api: Api) -> None:
     items = [{"entity": {"entityType": "person", "entityId": f"p{n}"}, "amountMicro": "5"} for n in range(500)]
     done(api.batch(campaign, *items))
     assert sorted(new_types(api, after)) == ["account.opened"] * 500 + ["ledger.grant"] * 500
+
+
+# --- clients that leave, and many that wait ---
+
+
+def test_a_poll_ends_soon_after_its_client_disconnects(tmp_path: Path) -> None:
+    with serving(tmp_path / "book.db") as server:
+        metrics = str(server.http.base_url.copy_with(path="/metrics"))
+
+        def waiters() -> float:
+            found = re.search(r"^minibill_feed_waiters (\S+)", httpx.get(metrics, trust_env=False).text, re.MULTILINE)
+            assert found
+            return float(found[1])
+
+        connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
+        for connection in connections:
+            authorization = server.http.headers["authorization"]
+            connection.sendall(
+                b"GET /admin/billing/events?after=latest&wait=30 HTTP/1.1\r\nHost: test\r\n"
+                b"Authorization: %b\r\n\r\n" % authorization.encode()
+            )
+        began_s = monotonic_s()
+        while waiters() < 5:
+            assert monotonic_s() - began_s < 20
+        for connection in connections:
+            connection.close()
+        while waiters() > 0:
+            # The polls themselves would wait for 30 s.
+            assert monotonic_s() - began_s < 20
+
+
+def test_one_read_serves_all_waiting_polls(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    account, campaign = api.account(), api.draft()
+    after = latest(api)
+    polls = [Poll(api, after=after, wait=30) for _ in range(5)]
+    polls += [Poll(api, after=after, wait=30, types="campaign.activated") for _ in range(5)]
+    until_waiting(api, 10)
+    reads = list[frozenset[str] | None]()
+    read = feed_module.Feed.read
+
+    async def counted(self: Feed, after: Place, *, types: frozenset[str] | None, count: int) -> Told:
+        reads.append(types)
+        return await read(self, after, types=types, count=count)
+
+    monkeypatch.setattr(feed_module.Feed, "read", counted)
+    api.mint(account, 5)
+    assert [types_of(poll.result()["items"]) for poll in polls[:5]] == [["ledger.grant"]] * 5
+    until_waiting(api, 5)
+    assert reads == [None]
+    done(api.post(f"/campaigns/{campaign}/activate"))
+    assert [types_of(poll.result()["items"]) for poll in polls[5:]] == [["campaign.activated"]] * 5
+    assert reads == [None, frozenset({"campaign.activated"})]
+
+
+def test_a_commit_between_the_read_and_the_wait_wakes_the_poll(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    after = latest(api)
+    read = feed_module.Feed.read
+
+    async def overtaken(self: Feed, after: Place, *, types: frozenset[str] | None, count: int) -> Told:
+        told = await read(self, after, types=types, count=count)
+        monkeypatch.setattr(feed_module.Feed, "read", read)
+        admin = Caller("admin", "operator", None, frozenset())
+        await api.book.write(open_account, caller=admin, origin=NOWHERE, entity_type="person", entity_id="late")
+        return told
+
+    monkeypatch.setattr(feed_module.Feed, "read", overtaken)
+    poll = Poll(api, after=after, wait=30)
+    assert types_of(poll.result()["items"]) == ["account.opened"]
+    assert poll.seconds < 20
+
+
+def test_a_backlog_longer_than_one_shared_read_arrives_whole(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "_SHARED_EVENTS", 3)
+    campaign = api.campaign(1000 * UNIT)
+    after = latest(api)
+    polls = [Poll(api, after=after, wait=30, limit=50, types=types) for types in ("campaign.exhausted", "campaign.paused")]
+    until_waiting(api, 2)
+    done(
+        api.batch(
+            campaign, *({"entity": {"entityType": "person", "entityId": f"p{n}"}, "amountMicro": "5"} for n in range(20))
+        )
+    )
+    done(api.post(f"/campaigns/{campaign}/pause"))
+    assert types_of(polls[1].result()["items"]) == ["campaign.paused"]
+    draft = api.campaign(5)
+    done(api.batch(draft, (api.account(), 5)))
+    assert types_of(polls[0].result()["items"]) == ["campaign.exhausted"]
+
+
+def test_a_failed_shared_read_ends_every_poll_with_that_error(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = api.account()
+    after = latest(api)
+    polls = [Poll(api, after=after, wait=30) for _ in range(3)]
+    until_waiting(api, 3)
+
+    async def overloaded(*_: object, **__: object) -> Told:
+        raise Overloaded
+
+    monkeypatch.setattr(feed_module.Feed, "read", overloaded)
+    api.mint(account, 5)
+    for poll in polls:
+        poll.join()
+    assert [poll.status for poll in polls] == [503] * 3

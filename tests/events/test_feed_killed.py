@@ -138,7 +138,7 @@ def test_a_stop_does_not_wait_for_who_waits(tmp_path: Path) -> None:
         for each in polls:
             each.start()
         metrics = base.removesuffix("/admin/billing") + "/metrics"
-        while "minibill_feed_waiting 5.0" not in httpx.get(metrics, trust_env=False).text:
+        while "minibill_feed_waiters 5.0" not in httpx.get(metrics, trust_env=False).text:
             assert server.process.poll() is None
         assert server.end() == 0
         for each in polls:

@@ -10,6 +10,8 @@ from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
+import msgspec
+
 from minibill.clock import monotonic_s
 from minibill.db.queries import Row, queries
 from minibill.db.readers import Readers
@@ -25,9 +27,14 @@ SQL = queries("events")
 # Rows that one reading looks through for the types that are asked for: some ten milliseconds on a reader's thread.
 STRETCH_ROWS = 20_000
 
-# What is committed within so long, for each who waits, is told to all of them at once: a wait costs the writer nothing, and
-# however many wait, reading for them takes a small part of the time.
+# Commits within this time wake the waiting polls together, with one read for all of them.
 GATHER_SECONDS = 0.005
+
+# Events that one read for the waiting polls returns at most; a longer backlog takes several.
+_SHARED_EVENTS = 500
+
+# Polls that are woken before other requests get their turn: about 5 ms of responses.
+_WAKE_AT_ONCE = 50
 
 # How long a request without `wait` looks for its types; what it has not looked through by then, the next one does.
 SEARCH_SECONDS = 1.0
@@ -46,15 +53,27 @@ class Told(NamedTuple):
     is_end: bool
 
 
+class _Poll(msgspec.Struct, eq=False):
+    """A long poll that has read the feed to its end, at `after`, and waits for events of `types` (None: all)."""
+
+    after: Place
+    types: frozenset[str] | None
+    # With the number of groups of writes before that read.
+    news: "asyncio.Future[tuple[Told, int]]"
+
+
 class Feed:
     """Reads events, and knows when there may be more. Used from the event loop of the writer."""
 
     def __init__(self, readers: Readers, writer: Writer) -> None:
         self._readers = readers
         self._news = asyncio.Event()
-        self._waiting = 0
-        self._waiting_readers = 0
-        self._is_waking = False
+        self._listeners = 0
+        self._polls: set[_Poll] = set()
+        self._waking: asyncio.Task[None] | None = None
+        self._must_wake_again = False
+        # The duration of the last wake-up; the next one starts no sooner, so that polls take half of the time at most.
+        self._wake_s = 0.0
         self._groups = 0
         self._is_stopped = False
         writer.after_group = self._after_group
@@ -65,9 +84,9 @@ class Feed:
         return self._is_stopped
 
     @property
-    def waiting(self) -> int:
-        """How many readers wait for news."""
-        return self._waiting_readers
+    def waiters(self) -> int:
+        """The number of long polls that wait for events."""
+        return len(self._polls)
 
     def newest(self) -> Place:
         """The end of the feed: whatever comes later has a place after it."""
@@ -103,19 +122,23 @@ class Feed:
     async def read_patiently(self, after: Place, *, types: frozenset[str] | None, count: int, seconds: float) -> Told:
         """The same, but it goes on until it finds some, and waits so long for the first; no more once the service stops."""
         began_s = monotonic_s()
-        while True:
-            groups = self._groups
-            told = await self.read(after, types=types, count=count)
+        groups = self._groups
+        told = await self.read(after, types=types, count=count)
+        while not told.events and not self._is_stopped:
             rest_s = began_s + (seconds if told.is_end else max(seconds, SEARCH_SECONDS)) - monotonic_s()
-            if told.events or rest_s <= 0 or self._is_stopped:
-                return told
-            after = told.until
+            if rest_s <= 0:
+                break
             if told.is_end:
-                self._waiting_readers += 1
-                try:
-                    await self.wait(groups, rest_s)
-                finally:
-                    self._waiting_readers -= 1
+                poll = _Poll(told.until, types, asyncio.get_running_loop().create_future())
+                news = await self._wait_for_news(poll, groups, rest_s)
+                if news is None:
+                    break
+                shared, groups = news
+                told = _select(shared, poll, count)
+            else:
+                groups = self._groups
+                told = await self.read(told.until, types=types, count=count)
+        return told
 
     @property
     def groups(self) -> int:
@@ -133,9 +156,8 @@ class Feed:
         """Returns when something was written since there were so many `groups`, when the service stops, or after so long."""
         if self._is_stopped:
             return
-        self._waiting += 1
+        self._listeners += 1
         if groups != self._groups:
-            # Not at once: under a steady load who waits would never rest.
             self._wake_soon()
         try:
             async with asyncio.timeout(seconds):
@@ -143,28 +165,80 @@ class Feed:
         except TimeoutError:
             pass
         finally:
-            self._waiting -= 1
+            self._listeners -= 1
 
     def stop(self) -> None:
         """Nobody waits from now on: the service stops."""
         self._is_stopped = True
-        self._wake()
+        if self._waking is not None:
+            self._waking.cancel()
+        self._news.set()
+        for poll in self._polls:
+            if not poll.news.done():
+                poll.news.set_result((Told([], poll.after, True), self._groups))
+
+    async def _wait_for_news(self, poll: _Poll, groups: int, seconds: float) -> tuple[Told, int] | None:
+        """Return the shared read that may have events for a poll; None after so many seconds.
+
+        `groups` is the number of groups before the poll last read the feed.
+        """
+        self._polls.add(poll)
+        if groups != self._groups:
+            self._wake_soon()
+        try:
+            async with asyncio.timeout(seconds):
+                return await poll.news
+        except TimeoutError:
+            return None
+        finally:
+            self._polls.discard(poll)
 
     def _after_group(self) -> None:
         """Called by the writer after each group of writes."""
         self._groups += 1
-        if self._waiting and not self._is_waking:
+        if self._listeners or self._polls:
             self._wake_soon()
 
     def _wake_soon(self) -> None:
-        if not self._is_waking:
-            self._is_waking = True
-            asyncio.get_running_loop().call_later(GATHER_SECONDS * self._waiting, self._wake)
+        # Not at once: under a steady load, polls would never rest.
+        if self._waking is not None:
+            self._must_wake_again = True
+        elif not self._is_stopped:
+            self._waking = asyncio.create_task(self._wake())
 
-    def _wake(self) -> None:
-        self._is_waking = False
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+    async def _wake(self) -> None:
+        """Tell the listeners that something was written, and wake the polls with one read of the feed for all of them."""
+        try:
+            await asyncio.sleep(max(GATHER_SECONDS, self._wake_s))
+            self._must_wake_again = False
+            began_s = monotonic_s()
+            news, self._news = self._news, asyncio.Event()
+            news.set()
+            if polls := list(self._polls):
+                await self._wake_polls(polls)
+            self._wake_s = monotonic_s() - began_s
+        finally:
+            self._waking = None
+        if self._must_wake_again:
+            self._wake_soon()
+
+    async def _wake_polls(self, polls: list[_Poll]) -> None:
+        types: frozenset[str] | None = frozenset()
+        for poll in polls:
+            types = None if types is None or poll.types is None else types | poll.types
+        groups = self._groups
+        try:
+            shared = await self.read(min(poll.after for poll in polls), types=types, count=_SHARED_EVENTS)
+        except Exception as error:
+            for poll in polls:
+                if not poll.news.done():
+                    poll.news.set_exception(error)
+            return
+        for number, poll in enumerate(polls, 1):
+            if not poll.news.done():
+                poll.news.set_result((shared, groups))
+            if number % _WAKE_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _last_event_before(self, entry_id: int) -> int:
         rows = self._readers.at_once(SQL.event_before_entry, entry_id=entry_id)
@@ -191,6 +265,18 @@ async def _in_words(entries: list[Row], others: list[Row], count: int) -> list[t
         if len(events) % _AT_ONCE == 0:
             await asyncio.sleep(0)
     return events
+
+
+def _select(shared: Told, poll: _Poll, count: int) -> Told:
+    """Return the result of a poll's own read, taken from a read for several polls."""
+    events = [
+        (place, event)
+        for place, event in shared.events
+        if place > poll.after and (poll.types is None or event.type in poll.types)
+    ][:count]
+    if len(events) == count:
+        return Told(events, events[-1][0], False)
+    return Told(events, max(poll.after, shared.until), shared.is_end)
 
 
 def _split(types: frozenset[str] | None) -> tuple[str | None, str | None]:

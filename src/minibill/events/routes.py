@@ -15,6 +15,9 @@ from minibill.wire import Decoder, Query
 
 _THRESHOLDS = Decoder(ThresholdsBody)
 
+# The status, by nginx's convention, under which metrics count a poll whose client has disconnected. Nobody receives it.
+CLIENT_CLOSED_REQUEST = 499
+
 
 @describe(Thresholds, body=ThresholdsBody, refusals=(AccountNotFound,))
 async def put_thresholds(call: Call) -> Reply:
@@ -45,7 +48,10 @@ async def list_events(call: Call) -> Reply:
     types = None if query.types is None else read_types(query.types.split(","), "types")
     after = require_place(query.after, newest=feed.newest())
     began_s = monotonic_s()
-    told = await feed.read_patiently(after, types=types, count=query.limit, seconds=query.wait)
+    reading = feed.read_patiently(after, types=types, count=query.limit, seconds=query.wait)
+    told = await (call.unless_disconnected(reading) if query.wait else reading)
+    if told is None:
+        return Reply(CLIENT_CLOSED_REQUEST, b"", waited_s=monotonic_s() - began_s)
     answer = Events([event for _, event in told.events], event_id(told.until))
     # To wait was asked for, so it does not count as slow.
     return msgspec.structs.replace(call.answer(answer), waited_s=monotonic_s() - began_s)
