@@ -992,6 +992,15 @@ CREATE TABLE webhook_accepted (
     PRIMARY KEY (webhook_id, entry_id, event_id)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE webhook_set_aside (
+    webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    -- The id of the account, or of the campaign for an event without an account.
+    line_key   TEXT NOT NULL,
+    entry_id   INTEGER NOT NULL,
+    event_id   INTEGER NOT NULL,
+    PRIMARY KEY (webhook_id, line_key, entry_id, event_id)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE webhook_replays (
     webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     entry_id   INTEGER NOT NULL,

@@ -45,6 +45,17 @@ CREATE TABLE webhook_accepted (
     PRIMARY KEY (webhook_id, entry_id, event_id)
 ) STRICT, WITHOUT ROWID;
 
+-- Events that wait behind a rejected event of the same account or campaign, and that rejected event itself. The place of their
+-- webhook is beyond them, so that they delay no other account. They are sent in the order of the feed.
+CREATE TABLE webhook_set_aside (
+    webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    -- The id of the account, or of the campaign for an event without an account.
+    line_key   TEXT NOT NULL,
+    entry_id   INTEGER NOT NULL,
+    event_id   INTEGER NOT NULL,
+    PRIMARY KEY (webhook_id, line_key, entry_id, event_id)
+) STRICT, WITHOUT ROWID;
+
 -- Single events that are to be sent once more, out of their order.
 CREATE TABLE webhook_replays (
     webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,

@@ -89,12 +89,45 @@ SELECT entry_id, event_id
  WHERE webhook_id = :webhook_id;
 
 -- name: tries_of_webhook
--- What was tried of the events that it has not accepted, as far as it is remembered.
+-- Of the attempts that are kept: how often each event was tried, and since when.
 SELECT entry_id, event_id, max(attempt), min(attempted_at_us)
   FROM webhook_attempts
  WHERE webhook_id = :webhook_id
-   AND (entry_id, event_id) > (:entry_id, :event_id)
  GROUP BY entry_id, event_id;
+
+-- name: lines_set_aside
+-- The accounts and campaigns of which events are set aside.
+SELECT DISTINCT line_key
+  FROM webhook_set_aside
+ WHERE webhook_id = :webhook_id;
+
+-- name: next_set_aside
+-- The next events of one account or campaign.
+SELECT entry_id, event_id
+  FROM webhook_set_aside
+ WHERE webhook_id = :webhook_id
+   AND line_key = :line_key
+   AND (entry_id, event_id) > (:entry_id, :event_id)
+ ORDER BY entry_id, event_id
+ LIMIT :count;
+
+-- name: set_aside
+INSERT INTO webhook_set_aside (webhook_id, line_key, entry_id, event_id)
+VALUES (:webhook_id, :line_key, :entry_id, :event_id)
+    ON CONFLICT DO NOTHING;
+
+-- name: remove_set_aside
+DELETE FROM webhook_set_aside
+ WHERE webhook_id = :webhook_id
+   AND line_key = :line_key
+   AND entry_id = :entry_id
+   AND event_id = :event_id;
+
+-- name: remove_set_aside_after
+-- A replay reads them again in the order of the feed.
+DELETE FROM webhook_set_aside
+ WHERE webhook_id = :webhook_id
+   AND (entry_id, event_id) > (:entry_id, :event_id);
 
 -- name: add_accepted
 INSERT INTO webhook_accepted (webhook_id, entry_id, event_id)

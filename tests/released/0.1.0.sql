@@ -428,6 +428,14 @@ CREATE TABLE webhook_accepted (
     event_id   INTEGER NOT NULL,
     PRIMARY KEY (webhook_id, entry_id, event_id)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE webhook_set_aside (
+    webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    -- The id of the account, or of the campaign for an event without an account.
+    line_key   TEXT NOT NULL,
+    entry_id   INTEGER NOT NULL,
+    event_id   INTEGER NOT NULL,
+    PRIMARY KEY (webhook_id, line_key, entry_id, event_id)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE webhook_replays (
     webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     entry_id   INTEGER NOT NULL,
@@ -451,7 +459,7 @@ CREATE TABLE webhook_attempts (
 ) STRICT;
 INSERT INTO schema_migrations VALUES (1, 'book', '3084399384be8aa6c3c75d2a9aeb38b5910b2e823fb1a72a412b29efa79fbd39', 0);
 INSERT INTO schema_migrations VALUES (2, 'events', 'aead4fac21dcf2c28e6210be429a48a12ef0b6f2ff7ababdb502663248d8ddb0', 0);
-INSERT INTO schema_migrations VALUES (3, 'webhooks', 'e65baadbb0d26c27bdb051ea90ae59261c2ec4b60e154bddb19bf65dc09cae17', 0);
+INSERT INTO schema_migrations VALUES (3, 'webhooks', '37921791f2145f280a05f1e11163ff6917d19244af3d154c736bdd63783f1e1c', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.api import Json
@@ -24,9 +26,12 @@ class Message(NamedTuple):
 
 
 class Receiver:
-    """Listens on a port of its own; `answer` decides the status of each message."""
+    """Listens on a port of its own; `answer` decides the status of each message.
 
-    def __init__(self, port: int = 0) -> None:
+    With the file of a `certificate` and its key it speaks TLS.
+    """
+
+    def __init__(self, port: int = 0, *, certificate: Path | None = None) -> None:
         self.messages: list[Message] = []
         self.answer: Callable[[Json], int] = lambda _: 204
         self.headers: dict[str, str] = {}
@@ -69,6 +74,10 @@ class Receiver:
                 pass
 
         self._server = Server(("127.0.0.1", port), Handler)
+        if certificate is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate)
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/hook?from=minibill"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

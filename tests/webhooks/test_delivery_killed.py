@@ -1,12 +1,15 @@
 """Webhooks across kill -9: whatever dies when, the receiver gets every event, in order for each account."""
 
 import signal
+import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
 import httpx
 
+from minibill.clock import monotonic_s
 from minibill.db.connect import open_reader
 from minibill.invariants import violations
 from tests.api import Json
@@ -102,3 +105,18 @@ def test_a_stop_writes_down_what_was_accepted_so_that_nothing_is_sent_twice(tmp_
         receiver.wait_for(lambda: receiver.messages[-1].event["data"].get("amountMicro") == "99")
     receiver.close()
     assert [m.event["data"].get("amountMicro") for m in receiver.messages] == [None, *(str(n) for n in range(1, 21)), "99"]
+
+
+def test_a_stop_does_not_wait_for_a_silent_resolver(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.webhooks.silent_resolver"]
+    with serving(tmp_path / "book.db", serve=command, MINIBILL_WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8") as server:
+        made = server.http.post("/webhooks", json={"url": "http://silent.test:9/"})
+        assert made.status_code == 201, made.text
+        open_account(server)
+        # The look-up of the delivery fails after 5 s, and its thread goes on waiting.
+        deliveries = f"/webhooks/{made.json()['id']}/deliveries"
+        while not server.http.get(deliveries).json()["items"]:
+            time.sleep(0.05)
+        began_s = monotonic_s()
+        assert server.end() == 0
+        assert monotonic_s() - began_s < 10

@@ -1,7 +1,7 @@
 """Webhooks as an admin makes and changes them, and where they may not lead."""
 
-import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 
 from minibill.webhooks import addresses
 from minibill.webhooks.addresses import BadUrl, is_public, networks, resolve, target_of
-from minibill.webhooks.sending import Sender
+from minibill.webhooks.sending import Sender, new_tls
 from tests.api import Api, Json, done, refused
 from tests.webhooks.receiver import Receiver
 
@@ -190,12 +190,12 @@ def named(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     asked: list[str] = []
     left = list(answers)
 
-    async def getaddrinfo(_: Any, host: str, port: int, **__: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         asked.append(host)
         found = left.pop(0) if len(left) > 1 else left[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
 
 
@@ -222,7 +222,7 @@ def test_a_name_that_means_an_address_inside_later_is_not_sent_to(
     named(monkeypatch, ["8.8.8.8"], ["127.0.0.1"])
     url = f"https://example.com:{receiver.port}/"
     done(api.post("/webhooks", {"url": url}))
-    sender = Sender(allowed=())
+    sender = Sender(allowed=(), tls=new_tls())
     answer = api.loop.run(sender.post(url, {}, b"{}"))
     api.loop.run(sender.close())
     receiver.close()
@@ -233,7 +233,7 @@ def test_what_is_connected_to_is_the_address_that_was_found_good(api: Api, monke
     receiver = Receiver()
     # Asked a second time, the name would mean another address.
     asked = named(monkeypatch, ["127.0.0.1"], ["8.8.8.8"])
-    sender = Sender(allowed=networks("127.0.0.0/8"))
+    sender = Sender(allowed=networks("127.0.0.0/8"), tls=new_tls())
     answer = api.loop.run(sender.post(f"http://example.com:{receiver.port}/x", {}, b"{}"))
     api.loop.run(sender.close())
     receiver.close()
@@ -245,7 +245,7 @@ def test_no_proxy_of_the_environment_is_asked(api: Api, monkeypatch: pytest.Monk
     receiver, proxy = Receiver(), Receiver()
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-    sender = Sender(allowed=networks("127.0.0.0/8"))
+    sender = Sender(allowed=networks("127.0.0.0/8"), tls=new_tls())
     answer = api.loop.run(sender.post(receiver.url, {}, b"{}"))
     api.loop.run(sender.close())
     receiver.close()
@@ -259,9 +259,26 @@ def test_a_name_that_can_not_be_resolved_is_refused(api: Api) -> None:
 
 
 def test_a_name_that_takes_too_long_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def getaddrinfo(*_: Any, **__: Any) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait() and [])
     monkeypatch.setattr(addresses, "RESOLVE_SECONDS_MAX", 0.01)
     refused(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
+    answered.set()
+
+
+def test_unanswered_look_ups_are_bounded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    begun: list[str] = []
+
+    def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:
+        begun.append(host)
+        answered.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(addresses, "RESOLVE_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(addresses, "_LOOK_UPS", threading.BoundedSemaphore(2))
+    for _ in range(5):
+        refused(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
+    answered.set()
+    assert len(begun) == 2

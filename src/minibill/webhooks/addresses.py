@@ -5,17 +5,24 @@ address a moment later leads nowhere else.
 """
 
 import asyncio
+import contextlib
 import re
 import socket
+import threading
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+# The type of what `socket.getaddrinfo` finds.
+AddressInfo = tuple[Any, ...]
+
 URL_CHARACTERS_MAX = 2_000
 RESOLVE_SECONDS_MAX = 5
+# Threads that wait for a resolver, each for one name; they outlive the time limit of their look-up.
+_LOOK_UPS = threading.BoundedSemaphore(32)
 
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 _PORTS = {"https": 443, "http": 80}
@@ -74,10 +81,9 @@ async def resolve(target: Target, *, allowed: tuple[Network, ...]) -> Address:
 
     Without TLS it must be in `allowed`: on the internet anybody on the way could read and change what is sent.
     """
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_SECONDS_MAX):
-            found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+            found = await _look_up(target)
     except (OSError, UnicodeError, TimeoutError):
         raise BadUrl("the name of the host can't be resolved") from None
     addresses = [ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found]
@@ -89,6 +95,41 @@ async def resolve(target: Target, *, allowed: tuple[Network, ...]) -> Address:
         if target.scheme != "https":
             raise BadUrl("expected https")
     return addresses[0]
+
+
+async def _look_up(target: Target) -> list[AddressInfo]:
+    """Return what `getaddrinfo` finds. Raises OSError, also when too many look-ups are unanswered.
+
+    It runs on a daemon thread: the process waits at its exit for every other thread, and a silent resolver takes minutes.
+    """
+    if not _LOOK_UPS.acquire(blocking=False):
+        raise OSError("too many names are being resolved")
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[AddressInfo]] = loop.create_future()
+
+    def finish(infos: list[AddressInfo], error: Exception | None) -> None:
+        if found.done():
+            return
+        if error is None:
+            found.set_result(infos)
+        else:
+            found.set_exception(error)
+
+    def look_up() -> None:
+        infos: list[AddressInfo] = []
+        error: Exception | None = None
+        try:
+            infos = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as raised:
+            error = raised
+        finally:
+            _LOOK_UPS.release()
+        # The loop may be closed by now.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(finish, infos, error)
+
+    threading.Thread(target=look_up, name="minibill-resolver", daemon=True).start()
+    return await found
 
 
 def is_public(address: Address) -> bool:

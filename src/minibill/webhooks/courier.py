@@ -1,14 +1,15 @@
 """The courier: takes the events of the feed to the webhooks, a task for each of them.
 
 In order for each account (and each campaign, of events without an account): an event is not sent before the one before it
-was accepted. Accounts do not wait for each other, up to `WINDOW_EVENTS`. At least once: what was accepted is written down a
-moment later, so that a kill may have it sent again, with the same id.
+was accepted. When an event is rejected, the events of its account are set aside in the database, and those of other accounts
+go on. At least once: accepted events are recorded a moment later, so after a kill some are sent again, with the same id.
 """
 
 import asyncio
 import heapq
 import logging
 import secrets
+import ssl
 from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from minibill.config import Settings
 from minibill.db.queries import Row
 from minibill.db.sqlite import sqlite3
 from minibill.events.choice import read_types
-from minibill.events.places import Place
+from minibill.events.places import BEGINNING, Place
 from minibill.events.structs import Event
 from minibill.metrics import Deliveries
 from minibill.problems import Problem
@@ -38,9 +39,13 @@ log = logging.getLogger("minibill.webhooks")
 
 # Messages to one webhook that are on their way at the same time.
 IN_FLIGHT_MAX = 8
-# Events that a webhook may be behind those that others of it have got to: what is held in memory for one, a few MiB.
+# Events of one webhook that are held in memory: a few MiB.
 WINDOW_EVENTS = 1_000
 _READ_EVENTS = 200
+# Accounts with a rejected event. With this many, a webhook reads no new events until one of them is accepted or abandoned.
+REJECTED_LINES_MAX = 5_000
+# Events of one account that are read together after its rejected event was accepted.
+_RESUME_EVENTS = 50
 
 # After each failure in a row, and then the last again and again; each is up to a fifth more or less.
 DELAYS_S = (1, 5, 15, 60, 300, 900)
@@ -62,11 +67,11 @@ GONE = 410
 
 
 class _Item(msgspec.Struct, eq=False):
-    """An event on its way to a webhook. `key` is whose it is: items of one key go one after the other."""
+    """An event on its way to a webhook. `key` is its account or campaign: items of one key go one after the other."""
 
     place: Place
     event_id: str
-    key: object
+    key: str
     body: bytes
     is_replay: bool = False
     attempts: int = 0
@@ -81,7 +86,7 @@ class Courier:
         self._book = book
         self._settings = settings
         self._deliveries = deliveries
-        self._sender: Sender | None = None
+        self._tls: ssl.SSLContext | None = None
         self._is_warned = False
         self._rounds: dict[tuple[int, int], tuple[_Round, asyncio.Task[None]]] = {}
 
@@ -100,8 +105,6 @@ class Courier:
             for each, task in self._rounds.values():
                 each.leave(task)
             await asyncio.gather(*(task for _, task in self._rounds.values()), return_exceptions=True)
-            if self._sender is not None:
-                await self._sender.close()
 
     async def _serve(self, wanted: set[Row]) -> None:
         """Begins with what is not yet served, by key and revision, and leaves what is no longer wanted."""
@@ -119,44 +122,54 @@ class Courier:
                 self._is_warned = True
                 log.warning("webhooks are not served: MINIBILL_WEBHOOK_SECRET is not set")
             return
-        if self._sender is None:
-            self._sender = await asyncio.to_thread(_new_sender, self._settings)
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(_new_tls)
         busy = {key for key, _ in self._rounds}
         for key, revision in wanted:
-            # One that was changed begins anew once the one before has let go.
-            if key not in busy:
-                each = _Round(self._book, self._settings, self._sender, self._deliveries, key)
+            rows = self._book.readers.at_once(SQL.find_webhook, webhook_id=key)
+            # One that was changed begins anew once the one before has let go; one that was deleted meanwhile has no row.
+            if key not in busy and rows:
+                each = _Round(self._book, self._settings, self._new_sender(), self._deliveries, Hook(*rows[0]))
                 self._rounds[key, revision] = (each, asyncio.create_task(each.run()))
 
+    def _new_sender(self) -> "Sender":
+        from minibill.webhooks.sending import Sender
 
-def _new_sender(settings: Settings) -> "Sender":
-    # Imported on a thread, when there is a webhook: a start does without it.
-    from minibill.webhooks.sending import Sender
+        assert self._tls is not None
+        return Sender(allowed=networks(self._settings.webhook_allow_networks), tls=self._tls)
 
-    return Sender(allowed=networks(settings.webhook_allow_networks))
+
+def _new_tls() -> ssl.SSLContext:
+    # On a thread, once there is a webhook: the import and the certificates take some tens of milliseconds.
+    from minibill.webhooks.sending import new_tls
+
+    return new_tls()
 
 
 class _Round:
     """What is under way to one webhook, as it was set when this began."""
 
-    def __init__(self, book: Book, settings: Settings, sender: "Sender", deliveries: Deliveries, key: int) -> None:
+    def __init__(self, book: Book, settings: Settings, sender: "Sender", deliveries: Deliveries, hook: Hook) -> None:
         self._book = book
         self._sender = sender
         self._deliveries = deliveries
-        self._hook = hook = Hook(*book.readers.at_once(SQL.find_webhook, webhook_id=key)[0])
+        self._hook = hook
         self._settings = settings
         names = None if hook.types is None else msgspec.json.decode(hook.types)
         self._types = None if names is None else read_types(names, "types")
         self._saved = hook.place
         self._read_until = hook.place
         self._is_at_end = False
-        self._accepted = {Place(*row) for row in book.readers.at_once(SQL.accepted_by_webhook, webhook_id=key)}
-        tried = book.readers.at_once(SQL.tries_of_webhook, webhook_id=key, entry_id=hook.entry_id, event_id=hook.event_id)
+        self._accepted = {Place(*row) for row in book.readers.at_once(SQL.accepted_by_webhook, webhook_id=hook.id)}
+        tried = book.readers.at_once(SQL.tries_of_webhook, webhook_id=hook.id)
         self._tried = {Place(entry_id, number): (attempts, first_us) for entry_id, number, attempts, first_us in tried}
         # What was read and not accepted up to the first that is not, in the order of the feed.
         self._window: deque[_Item] = deque()
         # By key, what goes one after the other; the first of each is ready, on its way, or put off.
-        self._lines: dict[object, deque[_Item]] = {}
+        self._lines: dict[str, deque[_Item]] = {}
+        # The keys whose events are set aside, and of those whose next events are to be read: the last place that is done.
+        self._rejected = {key for (key,) in book.readers.at_once(SQL.lines_set_aside, webhook_id=hook.id)}
+        self._to_resume = dict.fromkeys(self._rejected, BEGINNING)
         self._ready: deque[_Item] = deque()
         self._put_off: list[tuple[float, int, _Item]] = []
         self._numbers = count()
@@ -175,6 +188,8 @@ class _Round:
         self._attempts: list[Row] = []
         self._new_accepted: list[Place] = []
         self._replayed: list[Place] = []
+        self._new_set_aside: list[tuple[str, Place]] = []
+        self._done_set_aside: list[tuple[str, Place]] = []
         self._is_unsaved = False
         self._saved_s = monotonic_s()
 
@@ -197,6 +212,7 @@ class _Round:
                 self._poked.clear()
                 if self._error is not None:
                     raise self._error
+                await self._resume()
                 await self._read()
                 self._send_what_may_go()
                 if self._is_unsaved and monotonic_s() >= self._saved_s + SAVE_SECONDS:
@@ -221,13 +237,18 @@ class _Round:
             place = Place(*row)
             event = await self._book.feed.at(place)
             if event is not None:
-                self._line_up(_Item(place, event.id, ("replay", place), encode(event), is_replay=True))
+                self._line_up(_Item(place, event.id, f"replay {event.id}", encode(event), is_replay=True))
+
+    @property
+    def _may_read(self) -> bool:
+        has_room = len(self._window) < WINDOW_EVENTS and len(self._rejected) < REJECTED_LINES_MAX
+        return has_room and not self._is_at_end
 
     async def _read(self) -> None:
-        room = WINDOW_EVENTS - len(self._window)
-        if self._is_at_end or room <= 0:
+        if not self._may_read:
             return
         self._is_at_end = True
+        room = WINDOW_EVENTS - len(self._window)
         told = await self._book.feed.read(self._read_until, types=self._types, count=min(room, _READ_EVENTS))
         self._is_at_end = self._is_at_end and told.is_end
         for place, event in told.events:
@@ -236,13 +257,53 @@ class _Round:
         self._read_until = told.until
 
     def _take_on(self, place: Place, event: Event) -> None:
-        item = _Item(place, event.id, event.account_id or event.campaign_id, encode(event))
+        key = event.account_id or event.campaign_id or ""
+        if key in self._rejected:
+            self._new_set_aside.append((key, place))
+            return
+        item = self._new_item(place, event, key)
         self._window.append(item)
         if place in self._accepted:
             item.is_done = True
             return
-        item.attempts, item.first_failed_us = self._tried.pop(place, (0, None))
         self._line_up(item)
+
+    def _new_item(self, place: Place, event: Event, key: str) -> _Item:
+        item = _Item(place, event.id, key, encode(event))
+        item.attempts, item.first_failed_us = self._tried.pop(place, (0, None))
+        return item
+
+    def _set_aside(self, key: str) -> None:
+        """Set the events of a key aside in the database; its first event, which was rejected, stays in memory."""
+        self._rejected.add(key)
+        line = self._lines[key]
+        for item in line:
+            item.is_done = True
+            self._new_set_aside.append((key, item.place))
+        while len(line) > 1:
+            line.pop()
+
+    async def _resume(self) -> None:
+        """Line up the next events of each key whose rejected event was accepted or abandoned."""
+        if not self._to_resume or (self._new_set_aside and not await self._save()):
+            return
+        to_resume, self._to_resume = self._to_resume, {}
+        for key, done in to_resume.items():
+            # After a start the rejected event alone: it may be rejected again.
+            count = 1 if done == BEGINNING else _RESUME_EVENTS
+            rows = self._book.readers.at_once(
+                SQL.next_set_aside, webhook_id=self._hook.id, line_key=key, **done._asdict(), count=count
+            )
+            if not rows:
+                self._rejected.discard(key)
+            for place in (Place(*row) for row in rows):
+                event = await self._book.feed.at(place)
+                if event is None or (self._types is not None and event.type not in self._types):
+                    self._done_set_aside.append((key, place))
+                else:
+                    self._line_up(self._new_item(place, event, key))
+            if rows and key not in self._lines:
+                self._to_resume[key] = Place(*rows[-1])
 
     def _line_up(self, item: _Item) -> None:
         line = self._lines.setdefault(item.key, deque())
@@ -278,7 +339,7 @@ class _Round:
             times.append(max(self._put_off[0][0], self._rests_until_s))
         if self._is_unsaved:
             times.append(self._saved_s + SAVE_SECONDS)
-        if not self._is_at_end and len(self._window) < WINDOW_EVENTS:
+        if self._may_read:
             times.append(now_s)
         try:
             async with asyncio.timeout(max(0, min(times) - now_s)):
@@ -314,6 +375,8 @@ class _Round:
             round((monotonic_s() - began_s) * US_PER_SECOND), began_us,
         ))  # fmt: skip
         if outcome == "failed":
+            if not item.is_replay and item.key not in self._rejected:
+                self._set_aside(item.key)
             retry_s = monotonic_s() + max(_delay_s(item.attempts), answer.retry_after_s)
             heapq.heappush(self._put_off, (retry_s, next(self._numbers), item))
         else:
@@ -328,7 +391,9 @@ class _Round:
         if began_s >= self._failed_s:
             self._failures += 1
             self._failed_s = monotonic_s()
-            self._rests_until_s = self._failed_s + max(_delay_s(self._failures), answer.retry_after_s)
+            # One failure may be about its event alone: the next event is tried at once.
+            delay_s = _delay_s(self._failures - 1) if self._failures > 1 else 0
+            self._rests_until_s = self._failed_s + max(delay_s, answer.retry_after_s)
 
     def _is_hopeless(self, item: _Item) -> bool:
         """Whether an event has been refused for days by a receiver that accepts others."""
@@ -340,6 +405,8 @@ class _Round:
         item.is_done = True
         if item.is_replay:
             self._replayed.append(item.place)
+        elif item.key in self._rejected:
+            self._done_set_aside.append((item.key, item.place))
         else:
             self._new_accepted.append(item.place)
         line = self._lines[item.key]
@@ -348,6 +415,8 @@ class _Round:
             self._ready.append(line[0])
         else:
             del self._lines[item.key]
+            if item.key in self._rejected:
+                self._to_resume[item.key] = item.place
 
     def _is_over(self) -> bool:
         failing_since_us = self._failing_since_us
@@ -355,8 +424,8 @@ class _Round:
 
     # --- what is written down ---
 
-    async def _save(self) -> None:
-        """Writes down how far it came; what can't be written now is kept for the next time."""
+    async def _save(self) -> bool:
+        """Write down how far it came, and return true; what cannot be written now is kept for the next time."""
         while self._window and self._window[0].is_done:
             self._saved = self._window.popleft().place
         if not self._window:
@@ -364,6 +433,8 @@ class _Round:
         attempts, self._attempts = self._attempts, []
         accepted = [place for place in self._new_accepted if place > self._saved]
         replayed, self._replayed = self._replayed, []
+        set_aside, self._new_set_aside = self._new_set_aside, []
+        done_set_aside, self._done_set_aside = self._done_set_aside, []
         self._new_accepted = []
         self._is_unsaved = False
         self._saved_s = monotonic_s()
@@ -388,6 +459,9 @@ class _Round:
             )
             if moved is None:
                 return
+            SQL.set_aside.many(conn, [(hook.id, key, *place) for key, place in set_aside])
+            for key, place in done_set_aside:
+                SQL.remove_set_aside.run(conn, webhook_id=hook.id, line_key=key, **place._asdict())
             SQL.forget_accepted_until.run(conn, webhook_id=hook.id, entry_id=saved.entry_id, event_id=saved.event_id)
             SQL.add_accepted.many(conn, [(hook.id, place.entry_id, place.event_id) for place in accepted])
 
@@ -398,7 +472,11 @@ class _Round:
             self._attempts = attempts + self._attempts
             self._new_accepted = accepted + self._new_accepted
             self._replayed = replayed + self._replayed
+            self._new_set_aside = set_aside + self._new_set_aside
+            self._done_set_aside = done_set_aside + self._done_set_aside
             self._is_unsaved = True
+            return False
+        return True
 
     def _disable(self, conn: sqlite3.Connection) -> None:
         log.warning("a webhook was disabled: its receiver accepts nothing", extra={"webhook": self._name})
@@ -412,6 +490,7 @@ class _Round:
             task.cancel()
         if self._is_unsaved:
             await self._save()
+        await self._sender.close()
 
 
 def _delay_s(failures: int) -> float:

@@ -46,7 +46,7 @@ class Hook(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Up to where all was accepted."""
+        """The place in the feed up to which every event was accepted, abandoned, or set aside behind a rejected one."""
         return Place(self.entry_id, self.event_id)
 
     def secrets(self, settings: Settings) -> list[bytes]:
@@ -122,6 +122,7 @@ def replay(conn: sqlite3.Connection, *, webhook_id: str, after: Place | None, pl
         if after > hook.place:
             raise InvalidRequest(FieldError("after", "expected an event that the webhook has been sent"))
         SQL.forget_accepted.run(conn, webhook_id=hook.id)
+        SQL.remove_set_aside_after.run(conn, webhook_id=hook.id, entry_id=after.entry_id, event_id=after.event_id)
         moved = after
     else:
         moved = hook.place

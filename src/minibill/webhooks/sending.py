@@ -1,6 +1,7 @@
 """Sending one message: to the address that was found good, and nowhere else whatever the answer says."""
 
 import asyncio
+import ssl
 from typing import NamedTuple
 
 import httpx
@@ -29,14 +30,15 @@ class Answer(NamedTuple):
 
 
 class Sender:
-    """Sends messages, over connections that are kept for a while.
+    """Sends the messages of one webhook, over connections that are kept for a while.
 
-    To be made on a thread: to read the certificates of the authorities takes some tens of milliseconds.
+    Connections are pooled by address, not by name. Each webhook has a pool of its own, so that every message goes over a
+    connection whose certificate was verified for the webhook's host.
     """
 
-    def __init__(self, *, allowed: tuple[Network, ...]) -> None:
+    def __init__(self, *, allowed: tuple[Network, ...], tls: ssl.SSLContext) -> None:
         self._allowed = allowed
-        self._client = _new_client()
+        self._client = _new_client(tls)
 
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
         """Sends a message. Raises nothing: whatever goes wrong is an answer with an error."""
@@ -80,8 +82,14 @@ class Sender:
         return Answer(response.status_code, f"answered {response.status_code}", _retry_after_s(response))
 
 
-def _new_client() -> httpx.AsyncClient:
+def new_tls() -> ssl.SSLContext:
+    """Return the TLS settings of all senders. Reading the authorities' certificates takes some tens of milliseconds."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _new_client(tls: ssl.SSLContext) -> httpx.AsyncClient:
     return httpx.AsyncClient(
+        verify=tls,
         # Neither a proxy of the environment nor a redirect may lead elsewhere.
         trust_env=False,
         follow_redirects=False,
