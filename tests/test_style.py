@@ -62,7 +62,7 @@ DIRECTIONS = (
     Direction(
         "webhooks/",
         (*_FACES, "ledger", "campaigns", "discounts", "auth"),
-        {"webhooks/routes.py": ("web",), "webhooks/courier.py": ("book",)},
+        {"webhooks/routes.py": ("web",), "webhooks/courier.py": ("book",), "webhooks/endpoint_worker.py": ("book",)},
     ),
     # What is said beside handlers is of the wire, and knows no feature; an example of a refusal may carry an explanation.
     Direction(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from minibill.metrics import Deliveries
-from minibill.webhooks import courier as courier_module
+from minibill.webhooks import endpoint_worker as worker_module
 from minibill.webhooks.courier import Courier
 from tests.api import Api
 from tests.webhooks.receiver import Receiver
@@ -61,4 +61,4 @@ def deliver(api: Api) -> Iterator[Callable[[], Running]]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries again soon, whatever has failed."""
-    monkeypatch.setattr(courier_module, "DELAYS_S", (0.02, 0.05))
+    monkeypatch.setattr(worker_module, "DELAYS_S", (0.02, 0.05))
