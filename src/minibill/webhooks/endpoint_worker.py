@@ -155,6 +155,8 @@ class EndpointWorker:
             log.exception("delivering to a webhook failed", extra={"webhook": self._name})
             await asyncio.sleep(DELAYS_S[0])
         finally:
+            # A worker that ends by itself is not cancelled while it ends.
+            self._is_leaving = True
             await self._end()
 
     @property
@@ -419,6 +421,8 @@ class EndpointWorker:
             await asyncio.wait(self._sending, timeout=STOP_SECONDS)
         for task in self._sending:
             task.cancel()
+        # Each lets go of its connection before the pool closes.
+        await asyncio.gather(*self._sending, return_exceptions=True)
         if self._is_unsaved:
             await self._save()
         await self._sender.close()
