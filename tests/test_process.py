@@ -1,10 +1,12 @@
 """Section 8: the process, as far as a subprocess shows it: start, stop, kill, a second server, secrets."""
 
 import re
+import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -94,6 +96,55 @@ def test_a_hard_link_to_a_served_file_is_refused(tmp_path: Path) -> None:
             timeout=30,
         )
         assert second.returncode == 2 and "Traceback" not in second.stderr
+
+
+def serve_elsewhere(other: Path, *door: str) -> subprocess.CompletedProcess[str]:
+    command = [*door, *SERVE, "--db", str(other), "--port", "0"]
+    return subprocess.run(command, env=environment(**SECRETS), capture_output=True, text=True, timeout=30)
+
+
+def door_to(db: Path, other: Path) -> list[str]:
+    """Let a file have another name with a lock file of its own; return the command that runs another one there.
+
+    That is a mount of the file alone, as a container gets it, where the tests may mount; else the file is renamed.
+    """
+    script = 'touch "$2" && mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    door = ["unshare", "--mount", "sh", "-c", script, "sh", str(db), str(other)]
+    if shutil.which("unshare") and subprocess.run([*door, "true"], capture_output=True).returncode == 0:
+        return door
+    other.unlink(missing_ok=True)
+    db.rename(other)
+    return []
+
+
+@pytest.mark.parametrize("way", ["a mount", "a rename"])
+def test_a_second_server_on_a_file_of_another_name_is_refused(tmp_path: Path, way: str) -> None:
+    db, other = tmp_path / "book.db", tmp_path / "elsewhere" / "other.db"
+    other.parent.mkdir()
+    with serving(db) as server:
+        account = open_account(server)
+        assert [mint(server, account, number) for number in range(30)] == [201] * 30
+        door = door_to(db, other) if way == "a mount" else []
+        if not door and db.exists():
+            db.rename(other)
+        second = serve_elsewhere(other, *door)
+        assert second.returncode == 2 and len(second.stderr.splitlines()) == 1, second.stderr
+        assert "it is already served under another name or mount of the same file" in second.stderr
+        if not door:
+            other.rename(db)
+        server.end(signal.SIGKILL)
+    with serving(db) as server:
+        assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "30"
+
+
+def test_a_server_on_a_file_that_is_a_mount_of_its_own_warns(tmp_path: Path) -> None:
+    table, log = tmp_path / "mountinfo", tmp_path / "log"
+    table.write_text(f"1 1 0:1 / / rw - ext4 disk rw\n2 1 0:1 /x {tmp_path / 'book.db'} rw - ext4 disk rw\n")
+    script = "import sys; from pathlib import Path; from minibill.db import mounts; from minibill.cli import main\n"
+    script += "mounts.MOUNTS = Path(sys.argv.pop(1)); main()"
+    with serving(tmp_path / "book.db", serve=[sys.executable, "-c", script, str(table), "serve"], log=log):
+        pass
+    assert "mount its folder" in log.read_text()
 
 
 @pytest.mark.parametrize(

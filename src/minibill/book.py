@@ -108,13 +108,15 @@ class Book:
         """Opens, and makes or migrates where needed. With 0 `checkpoint_pages` others fold the log into the file.
 
         Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
-        when it is newer than this minibill, `BehindItsAnchor` when it lacks what was answered, unless that loss is accepted.
+        when it is newer than this minibill, `UnsafeFile` when others may interfere with its files, `BehindItsAnchor` when it
+        lacks what was answered, unless that loss is accepted.
         When a commit fails with an unknown outcome, `on_unknown_outcome` is called, from the loop or the writer's thread: by
         default it ends the process; whoever goes on must open the book anew.
         """
         with ExitStack() as stack:
-            lock = FileLock(path)
+            lock = FileLock(path, create=True)
             stack.callback(lock.release)
+            path = lock.path
             conn = open_writer(path, checkpoint_pages=checkpoint_pages)
             stack.callback(conn.close)
             migrate(conn)

@@ -1,6 +1,5 @@
 """`minibill backup` and `minibill restore`: a book as it was at one moment, checked before it counts."""
 
-import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,9 +22,10 @@ from minibill.commands.verdict import (
     verdict_json,
     verified,
 )
-from minibill.db.anchor import anchor_file, begin_anchor, mark_of
-from minibill.db.connect import FileLock, NotABook, lock_file
-from minibill.db.copy import copied, is_taken, put_in_place, take_on
+from minibill.db.anchor import begin_anchor, mark_of
+from minibill.db.connect import FileLock, NotABook
+from minibill.db.copy import copied, is_taken, put_in_place
+from minibill.db.files import require_own_folder, resolve
 from minibill.db.migrate import MigrationRefused
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
@@ -52,20 +52,18 @@ def backup(*, dest: Path, db: Path, force: bool, as_json: bool) -> None:
     The copy holds every write that was answered before the backup began. The service waits for nothing meanwhile.
     """  # fmt: skip
     with one_line("back up", db), ExitStack() as stack:
-        dest, locked = _place(dest), False
+        dest = _place(dest)
         replaces = dest.exists()
         if replaces:
             _refuse_the_same(db, dest)
             if not force:
                 raise Misuse(f"{dest} is there already; name another file, or replace it with --force")
-            locked = _lock_if_served(dest, stack)
+            # Only what was served once has a lock file; nobody begins to serve it while it is replaced.
+            stack.callback(FileLock(dest, only_if_served=True).release)
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(db, dest, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{db} was not backed up", say, as_json=as_json)
-        if replaces and not locked:
-            # Copying takes long enough for somebody to begin to serve it.
-            _lock_if_served(dest, stack)
-        put_in_place(copy, dest, source=db, replaces=replaces, force=force)
+        put_in_place(copy, dest, replaces=replaces, force=force)
     _tell({"db": str(db), "backup": str(dest)}, dest, found, f"{db} is backed up", as_json=as_json)
 
 
@@ -96,7 +94,7 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
             raise Misuse(f"can't restore {src}: it is not there")
         db = _place(db)
         _refuse_the_same(src, db)
-        _lock(db, stack)
+        stack.callback(FileLock(db).release)
         replaces = db.exists()
         if not replaces and not force:
             _refuse_orphans(db)
@@ -107,10 +105,8 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
         found = _healthy(copy, f"{src} was not restored, and nothing was changed", say, as_json=as_json)
         with open_snapshot(copy) as conn:
             mark = mark_of(conn)
-        put_in_place(copy, db, source=src, replaces=replaces, force=force, keep_as=kept)
+        put_in_place(copy, db, replaces=replaces, force=force, keep_as=kept)
         begin_anchor(db, mark)
-        # Whoever serves the file writes its anchor.
-        take_on(anchor_file(db), db, owner=True)
     named = {
         "backup": str(src),
         "db": str(db),
@@ -131,21 +127,10 @@ def _refuse_the_same(one: Path, other: Path) -> None:
 
 def _place(path: Path) -> Path:
     """Where a file goes: behind links, which stay, and into a folder that must be there."""
-    real = Path(os.path.realpath(path))
+    real = resolve(path)
     require_folder(real)
+    require_own_folder(real.parent)
     return real
-
-
-def _lock(path: Path, stack: ExitStack) -> None:
-    stack.callback(FileLock(path).release)
-
-
-def _lock_if_served(path: Path, stack: ExitStack) -> bool:
-    """Only what was served once has a lock, and only that could be served now. Answers whether it has one."""
-    if not lock_file(path).exists():
-        return False
-    _lock(path, stack)
-    return True
 
 
 def _compared(db: Path, src: Path, *, force: bool) -> Later | None:

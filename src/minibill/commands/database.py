@@ -34,4 +34,7 @@ def require_folder(path: Path) -> None:
 def reason_of(error: Exception | str, path: Path) -> str:
     """What is wrong with a file, after a colon before which it is named: `it is not an SQLite database`."""
     text = str(error)
-    return f"it{text.removeprefix(str(path))}" if text.startswith(f"{path} ") else text
+    for name in (str(path), os.path.realpath(path)):
+        if text.startswith(f"{name} "):
+            return f"it{text.removeprefix(name)}"
+    return text

@@ -22,6 +22,7 @@ import httpx
 from minibill.commands.output import own_command, print_json
 from minibill.commands.verdict import in_a_word, print_checks, verdict_json
 from minibill.db.connect import open_reader
+from minibill.db.files import create
 from minibill.money import MICRO_PER_UNIT
 from minibill.reconcile.offline import verify_file
 from minibill.reconcile.report import Report
@@ -90,8 +91,9 @@ def _folder(keep: Path | None) -> Iterator[Path]:
             yield Path(folder)
         return
     keep.mkdir(parents=True, exist_ok=True)
-    if (keep / "demo.db").exists():
-        raise click.UsageError(f"{keep / 'demo.db'} is there already; the demo wants a fresh database: name another folder")
+    for name in ("demo.db", "losses.csv"):
+        if os.path.lexists(keep / name):
+            raise click.UsageError(f"{keep / name} is there already; the demo wants fresh files: name another folder")
     yield keep
 
 
@@ -119,7 +121,7 @@ def _running_service(db: Path) -> Iterator[tuple[str, str]]:
 def _write_losses(file: Path) -> None:
     """A made-up list like those that a reverse airdrop starts from: many small losses, a few large ones."""
     chance = random.Random(2023)  # noqa: S311 - the same list every time, not a secret
-    with file.open("w", newline="", encoding="utf-8") as handle:
+    with os.fdopen(create(file), "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
         writer.writerow(["", "User", "ETH before hack", "% not recovered by user", "is_multisig", "ETH to recover"])
         for number in range(WALLETS):

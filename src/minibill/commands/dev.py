@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from stat import S_IMODE
 
 import click
 import msgspec
@@ -13,6 +14,7 @@ from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import sign_token
 from minibill.commands.output import Misuse
 from minibill.config import ConfigurationError, Settings
+from minibill.db.files import OPEN_TO_OTHERS, UnsafeFile, create, open_own
 
 SECRETS = ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET", "MINIBILL_WEBHOOK_SECRET")
 
@@ -30,15 +32,23 @@ def dev_secrets(db: Path, names: tuple[str, ...] = ()) -> dict[str, str]:
     """The secrets kept beside a development database; made for `names` when there are none. Only the owner may read them."""
     file = db.with_name(db.name + ".secrets")
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+        with os.fdopen(open_own(file, os.O_RDONLY), "rb") as handle:
+            if (mode := S_IMODE(os.fstat(handle.fileno()).st_mode)) & OPEN_TO_OTHERS:
+                raise ConfigurationError(
+                    f"can't use {file}: its mode {mode:04o} lets other users at the secrets; delete it to have new ones "
+                    "made, or, if nobody else has read it, run chmod 600"
+                )
+            return msgspec.json.decode(handle.read(), type=dict[str, str])
     except FileNotFoundError:
         if not names:
             return {}
+    except UnsafeFile as error:
+        raise ConfigurationError(f"can't use {error}") from None
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigurationError(f"can't read {file}: {error}; delete it to have new secrets made") from None
     made = {name: secrets.token_urlsafe(48) for name in names}
     try:
-        with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as handle:
+        with os.fdopen(create(file), "w", encoding="utf-8") as handle:
             json.dump(made, handle)
     except OSError as error:
         raise ConfigurationError(f"can't keep secrets in {file}: {error.strerror}") from None
@@ -63,14 +73,15 @@ def reset(db: Path, *, sure: bool) -> None:
     # Imported when it is asked for: the completion of a command line has no use for a database.
     from minibill.db.connect import DatabaseLocked, FileLock, NotABook, open_writer
     from minibill.db.copy import remove
+    from minibill.db.files import resolve
     from minibill.db.sqlite import SqliteTooOld, sqlite3
 
-    path = Path(os.path.realpath(db))
-    if not path.exists():
-        return
     try:
+        path = resolve(db)
+        if not path.exists():
+            return
         lock = FileLock(path)
-    except DatabaseLocked as error:
+    except (DatabaseLocked, OSError) as error:
         raise Misuse(f"--reset: {error}") from None
     try:
         open_writer(path).close()

@@ -21,9 +21,9 @@ def migrate(*, db: Path, as_json: bool) -> None:
     """  # fmt: skip
     require_folder(db)
     try:
-        lock = FileLock(db)
+        lock = FileLock(db, create=True)
         try:
-            applied = migrate_file(db)
+            applied = migrate_file(lock.path)
         finally:
             lock.release()
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, sqlite3.Error, OSError) as error:

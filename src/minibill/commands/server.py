@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -27,8 +28,10 @@ from minibill.commands.dev import announce
 from minibill.config import Settings
 from minibill.connections import Patience, connections_max, limited_to
 from minibill.db.anchor import BehindItsAnchor
-from minibill.db.connect import DatabaseLocked, NotABook
+from minibill.db.connect import DatabaseLocked, NotABook, lock_file
+from minibill.db.files import companions_of, open_to_others, others_may_exchange
 from minibill.db.migrate import MigrationRefused
+from minibill.db.mounts import is_mounted_by_itself
 from minibill.db.sqlite import SqliteTooOld, make_fast, sqlite3
 from minibill.logs import configure_logs
 from minibill.loop import new_loop
@@ -105,6 +108,7 @@ async def _serve(
         if dev:
             announce(url, settings)
         sys.stdout.flush()
+        _warn_of_exposure(book.path)
         log.info("started", extra={"version": minibill.__version__, "sqlite": sqlite3.sqlite_version, "database": str(db)})
         server.should_exit = stop_asked.is_set()
         watchdog = asyncio.create_task(keep_alive(manager, book))
@@ -118,6 +122,25 @@ async def _serve(
                 await watchdog
         await book.close()
     log.info("stopped")
+
+
+def _warn_of_exposure(db: Path) -> None:
+    """Log what lets other users or other machines at the book's files, and how to mend it."""
+    exposed = open_to_others([db, *companions_of(db), lock_file(db)])
+    if exposed:
+        names = [file.name for file in exposed]
+        mend = f"chmod 600 {' '.join(map(shlex.quote, map(str, exposed)))}"
+        log.warning("other users may open files of the book; make them private", extra={"files": names, "mend": mend})
+    if others_may_exchange(db.parent):
+        mend = f"chmod o-w {shlex.quote(str(db.parent))}"
+        log.warning(
+            "other users may exchange the files in the book's folder", extra={"folder": str(db.parent), "mend": mend}
+        )
+    if is_mounted_by_itself(db):
+        reason = "its write-ahead log, with acknowledged writes, lies in the folder around the mount"
+        log.warning(
+            "the database file is a mount of its own; mount its folder", extra={"database": str(db), "reason": reason}
+        )
 
 
 async def _seed(db: Path, settings: Settings) -> None:

@@ -12,10 +12,11 @@ import logging
 import os
 import re
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from minibill.db.files import sync
+from minibill.db.files import create, open_own, open_to_read, sync
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 
@@ -50,7 +51,8 @@ def anchor_file(path: Path) -> Path:
 def read_anchor(path: Path) -> Mark | None:
     """What the anchor of a database file says; None where there is none, or none that can be read."""
     try:
-        content = anchor_file(path).read_bytes()
+        with os.fdopen(open_to_read(anchor_file(path)), "rb") as file:
+            content = file.read(2 * LINE_BYTES)
     except FileNotFoundError:
         return None
     marks = [mark for start in (0, LINE_BYTES) if (mark := _parse(content[start : start + LINE_BYTES])) is not None]
@@ -93,7 +95,7 @@ class Anchor:
             log.warning("there is no anchor to compare the book with; a new one is begun", extra={"commits": mark.commits})
         if anchored is None or lost is not None:
             begin_anchor(path, mark)
-        self._descriptor = os.open(anchor_file(path), os.O_WRONLY)
+        self._descriptor = open_own(anchor_file(path), os.O_WRONLY)
         self._failed = False
 
     def count(self, conn: sqlite3.Connection) -> Mark:
@@ -120,13 +122,13 @@ class Anchor:
 def begin_anchor(path: Path, mark: Mark) -> None:
     """Puts a new anchor in the place of any that is there."""
     file = anchor_file(path)
-    if file.exists():
-        # What the old one says must not come back when the power fails.
+    # What the old one says must not come back when the power fails. A symbolic link goes, and what it leads to stays.
+    with suppress(FileNotFoundError):
         file.unlink()
         sync(file.parent)
     lines = [b" " * (LINE_BYTES - 1) + b"\n"] * 2
     lines[mark.commits % 2] = _line(mark)
-    descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, path.stat().st_mode & 0o777)
+    descriptor = create(file)
     try:
         os.write(descriptor, b"".join(lines))
     finally:

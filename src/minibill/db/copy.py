@@ -2,26 +2,22 @@
 
 import errno
 import os
-import shutil
+import secrets
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
-from stat import S_IMODE
 from types import FrameType
 
 from minibill.db.connect import DatabaseLocked, NotABook, open_writer
-from minibill.db.files import sync
+from minibill.db.files import companions_of, copy_to, create, open_own, sync
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
 
 # Pages between two words of progress: a few milliseconds.
 STEP_PAGES = 2_000
 
-_COMPANIONS = ("-wal", "-shm", "-journal", "-anchor")
-
-# Those of them that hold something while nobody has the file open.
+# Of the files beside a database, those that hold something while nobody has it open.
 _KEPT_COMPANIONS = ("-wal", "-journal", "-anchor")
 
 # What a file comes to that is no database, or no longer.
@@ -47,10 +43,9 @@ def copied(source: Path, beside: Path, *, on_pages: Callable[[int, int], None]) 
 @contextmanager
 def _named_for_now(beside: Path) -> Iterator[Path]:
     """An empty file in the folder of `beside`; deleted afterwards if it is still there."""
-    # Only its owner may read it: what it takes the place of may be closed to others.
-    descriptor, name = tempfile.mkstemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent)
-    os.close(descriptor)
-    file = Path(name)
+    # Only its owner may read it, now and when it is in place.
+    file = beside.with_name(f".{beside.name}.{secrets.token_hex(8)}.tmp")
+    os.close(create(file))
     try:
         yield file
     finally:
@@ -72,17 +67,16 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def put_in_place(copy: Path, path: Path, *, source: Path, replaces: bool, force: bool, keep_as: Path | None = None) -> None:
-    """Makes a checked copy of `source` the file at `path`, and what was there before disappear, at one moment.
+def put_in_place(copy: Path, path: Path, *, replaces: bool, force: bool, keep_as: Path | None = None) -> None:
+    """Makes a checked copy the file at `path`, and what was there before disappear, at one moment.
 
-    It gets the mode and, where that is allowed, the owner of what was there; else the mode of `source`. What it
-    `replaces` must be locked where it could be served; it is kept as another file where a name for that is given, with its
-    anchor and, byte for byte, the log that a killed service left. Raises `FileExistsError` when something came to be there
-    meanwhile, where it replaces nothing or under that name, `DatabaseLocked` when another process has the old file open, and
-    what SQLite raises when its log can't be folded into it; with `force` what can't be read as a database has none to fold.
+    Only its owner may read it, whatever the mode of what was there. What it `replaces` must be locked where it could be
+    served; it is kept as another file where a name for that is given, with its anchor and, byte for byte, the log that a
+    killed service left. Raises `FileExistsError` when something came to be there meanwhile, where it replaces nothing or
+    under that name, `DatabaseLocked` when another process has the old file open, and what SQLite raises when its log can't
+    be folded into it; with `force` what can't be read as a database has none to fold.
     """
     # All that is slow or may fail comes first, so that the old file is whole until the new one is there.
-    take_on(copy, path if replaces else source, owner=replaces)
     sync(copy)
     if keep_as is not None:
         _keep(path, keep_as)
@@ -93,7 +87,7 @@ def put_in_place(copy: Path, path: Path, *, source: Path, replaces: bool, force:
             if keep_as is not None:
                 remove(keep_as)
             raise
-    elif path.exists():
+    elif os.path.lexists(path):
         raise _is_there(path)
     # A log that belongs to another file would be read as if it were this one's, and an anchor be compared with it.
     _remove_companions(path)
@@ -107,7 +101,7 @@ def put_in_place(copy: Path, path: Path, *, source: Path, replaces: bool, force:
 
 def is_taken(path: Path) -> bool:
     """Whether a file has this name, or one that belongs beside it."""
-    return any(path.with_name(path.name + suffix).exists() for suffix in ("", *_COMPANIONS))
+    return any(os.path.lexists(file) for file in (path, *companions_of(path)))
 
 
 def _keep(path: Path, kept: Path) -> None:
@@ -117,20 +111,14 @@ def _keep(path: Path, kept: Path) -> None:
     the file would have two, and with two it is not served.
     """
     with _named_for_now(path) as copy:
-        _copy_to_disk(path, copy)
+        copy_to(path, open_own(copy, os.O_WRONLY))
         # First what lies beside it, as it is: to open the file is to drop what can't be read of its log.
         for suffix in _KEPT_COMPANIONS:
             companion = path.with_name(path.name + suffix)
             if companion.exists() and companion.stat().st_size > 0:
-                _copy_to_disk(companion, kept.with_name(kept.name + suffix))
+                copy_to(companion, create(kept.with_name(kept.name + suffix)))
         _move_where_nothing_is(copy, kept)
     sync(kept.parent)
-
-
-def _copy_to_disk(file: Path, copy: Path) -> None:
-    shutil.copyfile(file, copy)
-    take_on(copy, file, owner=True)
-    sync(copy)
 
 
 def _move_where_nothing_is(copy: Path, path: Path) -> None:
@@ -140,7 +128,7 @@ def _move_where_nothing_is(copy: Path, path: Path) -> None:
         raise _is_there(path) from None
     except OSError:
         # A file system without links, or one that refuses the other way too.
-        if path.exists():
+        if os.path.lexists(path):
             raise _is_there(path) from None
         copy.replace(path)
     else:
@@ -149,15 +137,6 @@ def _move_where_nothing_is(copy: Path, path: Path) -> None:
 
 def _is_there(path: Path) -> FileExistsError:
     return FileExistsError(errno.EEXIST, "was made meanwhile, and is not replaced", str(path))
-
-
-def take_on(copy: Path, other: Path, *, owner: bool) -> None:
-    """Gives a file the mode of another and, where that is allowed and wanted, its owner."""
-    stat = other.stat()
-    if owner:
-        with suppress(PermissionError):
-            os.chown(copy, stat.st_uid, stat.st_gid)
-    copy.chmod(S_IMODE(stat.st_mode))
 
 
 def _fold_log(path: Path, *, force: bool) -> None:
@@ -181,5 +160,5 @@ def remove(path: Path) -> None:
 
 
 def _remove_companions(path: Path) -> None:
-    for suffix in _COMPANIONS:
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for file in companions_of(path):
+        file.unlink(missing_ok=True)

@@ -1,13 +1,184 @@
-"""Files and folders, beside what SQLite does with them."""
+"""Files beside a database: created private, and opened so that no other user of the machine can redirect them.
 
+A command that runs with more rights than the owner of a folder must not follow what that owner planted there. So no symbolic
+link is followed below the path that the operator gave, and a file that is written belongs to the user who runs the command.
+"""
+
+import errno
 import os
+import pwd
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+# Only the owner reads and writes: the book names accounts and amounts, and whoever can open a file can lock it.
+PRIVATE = 0o600
+OPEN_TO_OTHERS = 0o077
+
+# O_NONBLOCK: a named pipe that somebody planted must not hold up the command.
+_SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+# As many as Linux follows.
+_LINKS_MAX = 40
+
+_Requirement = Callable[[os.stat_result, Path], None]
+
+COMPANIONS = ("-wal", "-shm", "-journal", "-anchor")
+
+
+class UnsafeFile(OSError):
+    """A file, or the place where it lies, is not fit for a book: another user or another machine may interfere."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(errno.EPERM, reason, str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename} {self.strerror}"
+
+
+def resolve(path: Path) -> Path:
+    """Return the real path of a file, which may not exist yet.
+
+    Raises `UnsafeFile` for a symbolic link of a user other than root and the one who runs this.
+    """
+    pending = [*reversed(path.absolute().parts)]
+    real, links = Path(pending.pop()), 0
+    while pending:
+        name = pending.pop()
+        step = real.parent if name == ".." else real / name
+        if not step.is_symlink():
+            real = step
+            continue
+        links += 1
+        if links > _LINKS_MAX:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        if (owner := step.lstat().st_uid) not in (0, os.geteuid()):
+            raise UnsafeFile(step, f"is a symbolic link that belongs to {_name_of(owner)}; name the file that it leads to")
+        target = step.readlink()
+        # An absolute target begins anew; `real / target` would do the same.
+        pending += [part for part in reversed(target.parts) if part != target.anchor]
+        real = Path(target.anchor) if target.is_absolute() else real
+    return real
+
+
+def require_own_folder(folder: Path) -> None:
+    """Raise `UnsafeFile` when root is about to write into the folder of another user, who can exchange the files in it."""
+    if os.geteuid() == 0 and (owner := folder.stat().st_uid) != 0:
+        raise UnsafeFile(folder, _belongs_to(owner))
+
+
+def require_own(path: Path) -> None:
+    """Raise `UnsafeFile` when what has this name is no regular file of this user's own; nothing may have it."""
+    with suppress(FileNotFoundError):
+        _require_own(path.lstat(), path)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of this user's own that is there, and return its descriptor. Raises `UnsafeFile`."""
+    # Looked at twice: before it is opened, for a better message; and afterwards, for what was exchanged between the two.
+    require_own(path)
+    return _open(path, flags, _require_own)
+
+
+def open_to_read(path: Path) -> int:
+    """Open a regular file of whomever, and return its descriptor. Raises `UnsafeFile` for a symbolic link or a pipe."""
+    return _open(path, os.O_RDONLY, _require_regular)
+
+
+def create(path: Path) -> int:
+    """Create a file that only its owner may read, open it to write, and return its descriptor.
+
+    Raises `FileExistsError` when something has this name, a symbolic link to nowhere included.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, PRIVATE)
+    # The umask may have taken more than the mode leaves. A file system without modes refuses, and its mount sets them.
+    with suppress(PermissionError):
+        os.fchmod(descriptor, PRIVATE)
+    return descriptor
+
+
+def open_or_create(path: Path) -> int:
+    """Open a file of this user's own to read and write, created where it is missing; return its descriptor."""
+    try:
+        return create(path)
+    except FileExistsError:
+        return open_own(path, os.O_RDWR)
+
+
+def copy_to(file: Path, descriptor: int) -> None:
+    """Copy the content of a file into one that is open to write, and close that; it is on disk when this returns."""
+    with os.fdopen(descriptor, "wb") as target, os.fdopen(open_to_read(file), "rb") as source:
+        shutil.copyfileobj(source, target)
+        target.flush()
+        os.fsync(target.fileno())
 
 
 def sync(path: Path) -> None:
     """Waits until a file, or which names a folder has, is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def companions_of(path: Path) -> list[Path]:
+    """Return the names that SQLite and minibill give to files beside a database, whether or not they are there."""
+    return [path.with_name(path.name + suffix) for suffix in COMPANIONS]
+
+
+def open_to_others(paths: list[Path]) -> list[Path]:
+    """Return those of the files that users other than their owner may read or write."""
+    return [path for path in paths if path.exists() and path.stat().st_mode & OPEN_TO_OTHERS]
+
+
+def others_may_exchange(folder: Path) -> bool:
+    """Tell whether all users may rename and delete the files of a folder: they may write it, and it is not sticky (/tmp)."""
+    mode = folder.stat().st_mode
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+
+
+def _open(path: Path, flags: int, require: _Requirement) -> int:
+    try:
+        descriptor = os.open(path, flags | _SAFELY)
+    except OSError as error:
+        # ENXIO is a pipe that nobody reads, or a socket.
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
+            _require_regular(path.lstat(), path)
+        raise
+    try:
+        require(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_own(found: os.stat_result, path: Path) -> None:
+    _require_regular(found, path)
+    if found.st_uid != os.geteuid():
+        raise UnsafeFile(path, _belongs_to(found.st_uid))
+    if found.st_nlink > 1:
+        raise UnsafeFile(path, "has more than one name (hard links); remove the others")
+
+
+def _require_regular(found: os.stat_result, path: Path) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise UnsafeFile(path, "is a symbolic link, which is not followed; remove it")
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsafeFile(path, "is not a regular file; remove it")
+
+
+def _belongs_to(owner: int) -> str:
+    name, own = _name_of(owner), _name_of(os.geteuid())
+    return f"belongs to {name}, and this command runs as {own}; run it as {name}: sudo -u {name} minibill …"
+
+
+def _name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        # As sudo takes a number.
+        return f"#{user}"

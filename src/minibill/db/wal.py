@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from minibill.db.constraints import SQLITE_FULL, error_code
+from minibill.db.files import open_own, open_to_read
 from minibill.db.sqlite import sqlite3
 
 # SQLite's code of a file that could not be read, written or synced. A limit on the size of files and a quota are among its
@@ -44,7 +45,7 @@ def may_hold_a_failed_commit(conn: sqlite3.Connection, path: Path) -> bool:
     in a frame; the last frame says that it is the last, and only then the log is synced.
     """
     _, frames, _ = conn.execute("PRAGMA wal_checkpoint(NOOP)").fetchone()
-    with _log_of(path).open("rb") as log:
+    with os.fdopen(open_to_read(_log_of(path)), "rb") as log:
         size = os.fstat(log.fileno()).st_size
         if size < _HEADER.size:
             return False
@@ -98,7 +99,7 @@ def _log_of(path: Path) -> Path:
 
 
 def _write_anew(log: Path) -> None:
-    with log.open("r+b", buffering=0) as file:
+    with os.fdopen(open_own(log, os.O_RDWR), "r+b", buffering=0) as file:
         while piece := file.read(PIECE_BYTES):
             file.seek(-len(piece), os.SEEK_CUR)
             # What is written is never more than was read: nothing grows.

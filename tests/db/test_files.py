@@ -1,0 +1,356 @@
+"""Files beside a book: private, and never where somebody else's link, pipe or second name leads."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from minibill.book import Book
+from minibill.cli import main
+from minibill.commands.dev import dev_secrets, reset
+from minibill.commands.output import Misuse
+from minibill.config import ConfigurationError
+from minibill.db.connect import FileLock
+from minibill.db.files import COMPANIONS, UnsafeFile, create, open_own, open_to_read, resolve
+from tests.api import SECRETS
+from tests.serving import SERVE, environment, mint, open_account, serving
+
+SUFFIXES = (*COMPANIONS, ".lock")
+NOBODY = 65_534
+
+
+def minibill(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"MINIBILL_DB": None})
+
+
+def modes(folder: Path) -> dict[str, str]:
+    return {file.name: oct(file.stat().st_mode & 0o777) for file in folder.iterdir()}
+
+
+@pytest.fixture
+def backup(migrated_file: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "backup" / "monday.db"
+    path.parent.mkdir()
+    assert minibill("backup", path, "--db", migrated_file).exit_code == 0
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder in which somebody plants things."""
+    path = tmp_path / "here"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder that is none of a command's business, with a file that is too precious to be touched."""
+    path = tmp_path / "outside"
+    path.mkdir()
+    (path / "precious").write_text("not yours")
+    return path
+
+
+def is_untouched(outside: Path) -> bool:
+    return [(file.name, file.read_text()) for file in outside.iterdir()] == [("precious", "not yours")]
+
+
+# Each command that writes beside a file, on a file that is there or is not.
+def migrate(db: Path, backup: Path) -> str:
+    return refusal(minibill("migrate", "--db", db))
+
+
+def restore(db: Path, backup: Path) -> str:
+    return refusal(minibill("restore", backup, "--db", db, "--force"))
+
+
+def back_up_over_it(db: Path, backup: Path) -> str:
+    return refusal(minibill("backup", db, "--db", backup, "--force"))
+
+
+def reset_it(db: Path, backup: Path) -> str:
+    with pytest.raises(Misuse) as caught:
+        reset(db, sure=True)
+    return caught.value.message
+
+
+def open_it(db: Path, backup: Path) -> str:
+    with pytest.raises(UnsafeFile) as caught:
+        asyncio.run(Book.open(db))
+    return str(caught.value)
+
+
+def refusal(result: Result) -> str:
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.output
+    return result.stderr
+
+
+COMMANDS = (migrate, restore, back_up_over_it, reset_it, open_it)
+
+
+@pytest.mark.parametrize("victim", ["precious", "not there"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_follows_a_link_planted_beside_a_book(
+    folder: Path, outside: Path, backup: Path, command: Callable[[Path, Path], str], victim: str
+) -> None:
+    db = folder / "book.db"
+    shutil.copyfile(backup, db)
+    for suffix in SUFFIXES:
+        planted = folder / f"book.db{suffix}"
+        planted.symlink_to(outside / victim)
+        before = db.read_bytes()
+        assert "symbolic link" in command(db, backup), suffix
+        assert is_untouched(outside) and planted.is_symlink() and db.read_bytes() == before
+        planted.unlink()
+        # And of its own files only an empty lock file may be new.
+        assert {file.name for file in folder.iterdir()} <= {"book.db", "book.db.lock"}
+
+
+def test_serve_refuses_a_planted_link_in_one_line(folder: Path, outside: Path) -> None:
+    (folder / "book.db.lock").symlink_to(outside / "precious")
+    command = [*SERVE, "--db", str(folder / "book.db"), "--port", "0"]
+    result = subprocess.run(command, env=environment(**SECRETS), capture_output=True, text=True, timeout=30)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "book.db.lock is a symbolic link" in result.stderr and is_untouched(outside)
+
+
+@pytest.mark.parametrize("victim", ["precious", "not there"])
+@pytest.mark.parametrize("command", [migrate, restore, open_it])
+def test_no_command_makes_a_book_beside_a_planted_link(
+    folder: Path, outside: Path, backup: Path, command: Callable[[Path, Path], str], victim: str
+) -> None:
+    for suffix in SUFFIXES:
+        planted = folder / f"book.db{suffix}"
+        planted.symlink_to(outside / victim)
+        assert "symbolic link" in command(folder / "book.db", backup), suffix
+        assert is_untouched(outside) and not (folder / "book.db").exists()
+        planted.unlink()
+
+
+def test_a_backup_to_a_new_name_deletes_planted_links_and_not_what_they_lead_to(
+    folder: Path, outside: Path, backup: Path
+) -> None:
+    for suffix in COMPANIONS:
+        (folder / f"copy.db{suffix}").symlink_to(outside / "precious")
+    assert minibill("backup", folder / "copy.db", "--db", backup).exit_code == 0
+    assert is_untouched(outside) and modes(folder) == {"copy.db": "0o600"}
+
+
+@pytest.mark.parametrize("victim", ["precious", "not there"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-anchor"])
+def test_a_book_that_is_replaced_is_kept_under_a_name_that_no_link_has(
+    folder: Path, outside: Path, backup: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, victim: str
+) -> None:
+    db = folder / "book.db"
+    shutil.copyfile(backup, db)
+    (folder / "book.db-anchor").write_text("what was said of it")
+    monkeypatch.setattr("minibill.commands.backup.Clock.now_us", lambda _: 1_800_000_000_123_456)
+    name = "book.db.before-restore-20270115T080000Z"
+    (folder / f"{name}{suffix}").symlink_to(outside / victim)
+    assert minibill("restore", backup, "--db", db).exit_code == 0
+    assert is_untouched(outside) and (folder / f"{name}-2").read_bytes() == backup.read_bytes()
+
+
+def test_a_file_with_a_second_name_is_not_taken_for_a_lock(folder: Path, outside: Path, backup: Path) -> None:
+    (folder / "book.db.lock").hardlink_to(outside / "precious")
+    for command in (migrate, restore, open_it):
+        assert "more than one name" in command(folder / "book.db", backup)
+    assert is_untouched(outside)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nobody_waits_for_a_pipe_that_was_planted(folder: Path, backup: Path, suffix: str) -> None:
+    db = folder / "book.db"
+    shutil.copyfile(backup, db)
+    os.mkfifo(f"{db}{suffix}")
+    assert "not a regular file" in migrate(db, backup)
+    if suffix == "-anchor":
+        assert "not a regular file" in refusal(minibill("verify", "--db", db))
+    with pytest.raises(UnsafeFile, match="not a regular file"):
+        open_to_read(Path(f"{db}{suffix}"))
+
+
+def test_a_demo_overwrites_no_list_and_follows_no_link(folder: Path, outside: Path) -> None:
+    (folder / "losses.csv").symlink_to(outside / "not there")
+    assert "losses.csv is there already" in minibill("demo", "--keep", folder).stderr
+    assert is_untouched(outside)
+
+
+# --- owners ---
+
+
+def belong_to_somebody_else(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
+    """Makes files another user's than the one who runs the command, who is root: really, where the tests may do that."""
+    if os.geteuid() == 0:
+        for path in paths:
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+@pytest.mark.parametrize("command", [migrate, restore, back_up_over_it, reset_it])
+def test_root_does_not_write_into_the_folder_of_a_service(
+    folder: Path, backup: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Path, Path], str]
+) -> None:
+    db = folder / "book.db"
+    shutil.copyfile(backup, db)
+    belong_to_somebody_else(monkeypatch, folder)
+    said = command(db, backup)
+    assert re.search(r"here belongs to (\S+), and this command runs as root; run it as \1: sudo -u \1 minibill", said)
+    assert [file.name for file in folder.iterdir()] == ["book.db"] and db.read_bytes() == backup.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["", *SUFFIXES])
+def test_a_file_of_another_user_is_neither_written_nor_locked(
+    folder: Path, backup: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    db = folder / "book.db"
+    shutil.copyfile(backup, db)
+    planted = folder / f"book.db{suffix}"
+    planted.touch()
+    before = planted.read_bytes()
+    own = os.geteuid()
+    belong_to_somebody_else(monkeypatch, planted)
+    monkeypatch.setattr("minibill.db.connect.require_own_folder", lambda _: None)
+    assert own == 0 or os.geteuid() != own
+    assert "belongs to" in migrate(db, backup)
+    assert planted.read_bytes() == before
+
+
+def test_a_link_of_another_user_is_not_followed_to_a_book(
+    folder: Path, outside: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, target in (("book.db", outside / "new.db"), ("sub", outside)):
+        (folder / name).symlink_to(target)
+    belong_to_somebody_else(monkeypatch, folder / "book.db", folder / "sub")
+    for db in (folder / "book.db", folder / "sub" / "book.db"):
+        for command in (migrate, restore):
+            assert "symbolic link that belongs to" in command(db, backup)
+    assert is_untouched(outside)
+
+
+def test_a_link_of_ones_own_is_followed_once_and_then_held(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (folder / "one").symlink_to("../real")
+    (folder / "two.db").symlink_to("one/../real/book.db")
+    (folder / "round").symlink_to("round")
+    assert resolve(folder / "two.db") == (tmp_path / "real" / "book.db").resolve()
+    assert resolve(folder / "missing" / ".." / "x.db") == (folder / "x.db").resolve()
+    with pytest.raises(OSError, match="symbolic links"):
+        resolve(folder / "round" / "x.db")
+    lock = FileLock(folder / "two.db", create=True)
+    assert lock.path == (tmp_path / "real" / "book.db").resolve()
+    lock.release()
+    assert modes(tmp_path / "real") == {"book.db": "0o600", "book.db.lock": "0o600"}
+
+
+def test_what_is_exchanged_between_the_look_and_the_opening_is_refused(
+    folder: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = outside / "precious"
+    monkeypatch.setattr("minibill.db.files.require_own", lambda _: None)
+    (folder / "link").symlink_to(victim)
+    (folder / "second").hardlink_to(victim)
+    for name in ("link", "second"):
+        with pytest.raises(UnsafeFile):
+            open_own(folder / name, os.O_RDWR)
+    (folder / "nowhere").symlink_to(outside / "nowhere")
+    with pytest.raises(FileExistsError):
+        create(folder / "nowhere")
+    assert victim.read_text() == "not yours"
+
+
+# --- modes ---
+
+
+# Whatever the umask: none, and one that takes too much.
+@pytest.mark.parametrize("umask", ["000", "022", "777"])
+def test_every_file_of_a_book_is_private_from_the_start(folder: Path, umask: str) -> None:
+    db, copy = folder / "book.db", folder / "copy.db"
+    loose = ["sh", "-c", f'umask {umask}; exec "$@"', "sh"]
+    minibill = [*loose, sys.executable, "-m", "minibill"]
+    with serving(db, serve=[*loose, *SERVE]) as server:
+        account = open_account(server)
+        subprocess.run([*minibill, "backup", str(copy), "--db", str(db)], check=True, capture_output=True)
+        assert mint(server, account, 1) == 201
+        names = {"", "-wal", "-shm", "-anchor", ".lock", ".secrets"}
+        assert modes(folder) == {f"book.db{name}": "0o600" for name in names} | {"copy.db": "0o600"}
+        server.end(9)
+    command = [*minibill, "restore", str(copy), "--db", str(db), "--json"]
+    kept = Path(json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["kept"]).name
+    after = modes(folder)
+    assert set(after.values()) == {"0o600"}
+    assert {kept, f"{kept}-wal", f"{kept}-anchor", "book.db", "book.db-anchor"} <= after.keys()
+    subprocess.run([*minibill, "migrate", "--db", str(folder / "new.db")], check=True)
+    assert set(modes(folder).values()) == {"0o600"}
+
+
+def test_a_start_warns_of_files_that_others_may_open_and_says_how_to_mend_it(folder: Path, tmp_path: Path) -> None:
+    db, log = folder / "book.db", tmp_path / "log"
+    with serving(db):
+        pass
+    db.chmod(0o640)
+    folder.chmod(0o777)
+    with serving(db, log=log):
+        pass
+    [line] = [line for line in log.read_text().splitlines() if "other users may open" in line]
+    assert f"chmod 600 {db}" in line and "book.db.lock" not in line
+    [line] = [line for line in log.read_text().splitlines() if "other users may exchange" in line]
+    assert f"chmod o-w {folder}" in line
+    log.unlink()
+    db.chmod(0o600)
+    folder.chmod(0o1777)
+    with serving(db, log=log):
+        pass
+    assert "other users" not in log.read_text()
+
+
+# --- secrets ---
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
+def test_secrets_that_others_may_reach_are_refused_in_one_line(folder: Path, mode: int) -> None:
+    db = folder / "book.db"
+    made = dev_secrets(db, ("BILLING_ADMIN_JWT_SECRET",))
+    file = folder / "book.db.secrets"
+    assert modes(folder) == {"book.db.secrets": "0o600"} and dev_secrets(db) == made
+    file.chmod(mode)
+    for command in (["serve", "--dev", "--port", "0"], ["token"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "minibill", *command, "--db", str(db)],
+            env=environment(), capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+        assert f"its mode {mode:04o}" in result.stderr and "chmod 600" in result.stderr
+        assert next(iter(made.values())) not in result.stderr
+    assert not db.exists()
+
+
+@pytest.mark.parametrize("planted", ["link", "another user's", "pipe", "second name"])
+def test_secrets_that_somebody_else_planted_are_refused(
+    folder: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    file = folder / "book.db.secrets"
+    (outside / "precious").chmod(0o600)
+    match planted:
+        case "link":
+            file.symlink_to(outside / "precious")
+        case "another user's":
+            os.close(create(file))
+            belong_to_somebody_else(monkeypatch, file)
+        case "pipe":
+            os.mkfifo(file, 0o600)
+        case "second name":
+            file.hardlink_to(outside / "precious")
+    with pytest.raises(ConfigurationError, match=r"can't use .*book\.db\.secrets"):
+        dev_secrets(folder / "book.db", ("BILLING_ADMIN_JWT_SECRET",))
+    assert is_untouched(outside)
