@@ -158,6 +158,46 @@ def test_verify_names_what_the_schema_lacks_or_has_otherwise(book: Path, stateme
     assert (check["status"], check["violations"], check["examples"]) == ("fail", 1, [named])
 
 
+def replicate(book: Path) -> None:
+    """Leaves in a book what Litestream leaves in it for good."""
+    with closing(open_writer(book)) as conn:
+        conn.execute("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)")
+        conn.execute("CREATE TABLE _litestream_lock (id INTEGER)")
+        conn.execute("INSERT INTO _litestream_seq VALUES (1, 7)")
+
+
+def test_a_book_with_the_tables_of_litestream_is_healthy_and_can_be_restored(book: Path, tmp_path: Path) -> None:
+    replicate(book)
+    copy = tmp_path / "copy.db"
+    assert minibill("verify", "--db", book).exit_code == 0
+    assert minibill("migrate", "--db", book).exit_code == 0
+    assert minibill("backup", copy, "--db", book).exit_code == 0
+    for db in (book, tmp_path / "new.db"):
+        assert minibill("restore", copy, "--db", db).exit_code == 0
+        assert minibill("verify", "--db", db).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("CREATE TABLE _litestream_other (x)", "table _litestream_other"),
+        ("CREATE INDEX mine ON _litestream_seq (seq)", "index mine"),
+        (
+            "CREATE TRIGGER mine AFTER UPDATE ON _litestream_seq BEGIN DELETE FROM revoked_tokens; END",
+            "trigger mine",
+        ),
+        ("DROP TABLE _litestream_lock; CREATE VIEW _litestream_lock AS SELECT 1", "view _litestream_lock"),
+    ],
+)
+def test_nothing_else_passes_for_a_table_of_litestream(book: Path, statement: str, named: str) -> None:
+    replicate(book)
+    with closing(open_writer(book)) as conn:
+        conn.executescript(statement)
+    result = minibill("verify", "--db", book, "--json")
+    check = json.loads(result.stdout)["checks"]["file_integrity"]
+    assert (result.exit_code, check["examples"]) == (1, [f"{named} is not of minibill's schema"])
+
+
 def test_verify_is_content_with_a_book_that_was_analyzed(book: Path) -> None:
     with closing(open_writer(book)) as conn:
         conn.execute("ANALYZE")

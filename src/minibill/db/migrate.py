@@ -25,6 +25,11 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 
 
+# Tables that Litestream keeps in every database that it replicates, and makes anew where they are missing. They say nothing
+# of the book. https://litestream.io/how-it-works
+LITESTREAM_TABLES = (("table", "_litestream_seq"), ("table", "_litestream_lock"))
+
+
 class Migration(NamedTuple):
     """One file of sql/migrations."""
 
@@ -84,10 +89,17 @@ def schema_of(conn: sqlite3.Connection) -> str:
 
 
 def schema_differences(conn: sqlite3.Connection) -> list[str]:
-    """What a file's schema lacks, has more, or has otherwise than the migrations make it; empty when it is theirs."""
+    """What a file's schema lacks, has more, or has otherwise than the migrations make it; empty when it is theirs.
+
+    Litestream's own tables may be there.
+    """
     expected, found = _expected_objects(), _objects(conn)
     missing = [f"{kind} {name} is missing" for kind, name in expected if (kind, name) not in found]
-    foreign = [f"{kind} {name} is not of minibill's schema" for kind, name in found if (kind, name) not in expected]
+    foreign = [
+        f"{kind} {name} is not of minibill's schema"
+        for kind, name in found
+        if (kind, name) not in expected and (kind, name) not in LITESTREAM_TABLES
+    ]
     changed = [
         f"{kind} {name} is not as minibill makes it"
         for (kind, name), sql in found.items()
