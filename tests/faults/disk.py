@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from minibill.db import wal
+from minibill.db import files, wal
 from tests.faults import vfs
 
 # What a disk writes whole or not at all, and what a file system hands to it.
@@ -60,20 +60,26 @@ class Recorder:
 @contextlib.contextmanager
 def recorded(folder: Path) -> Iterator[Recorder]:
     """Records what is done in a folder to the files that are opened inside."""
-    recorder, write_anew = Recorder(folder), wal._write_anew
+    recorder, write_anew, create = Recorder(folder), wal._write_anew, files.create
+
+    def recorded_create(path: Path) -> int:
+        # SQLite finds its database there, empty; until the folder is synced its name may be lost.
+        descriptor = create(path)
+        recorder.did("create", path, 0, b"")
+        return descriptor
 
     def recorded_write_anew(log: Path) -> None:
-        # The one thing that the service writes to these files without SQLite.
+        # The one thing that the service writes into these files without SQLite.
         write_anew(log)
         recorder.did("write", log, 0, log.read_bytes())
         recorder.did("sync", log, vfs.NO_DIRECTORY, b"")
 
     vfs.watch(recorder)
-    wal._write_anew = recorded_write_anew
+    wal._write_anew, files.create = recorded_write_anew, recorded_create
     try:
         yield recorder
     finally:
-        wal._write_anew = write_anew
+        wal._write_anew, files.create = write_anew, create
         vfs.watch(None)
 
 

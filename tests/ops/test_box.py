@@ -45,12 +45,13 @@ def directives(name: str) -> list[str]:
 
 
 @needs("systemd-analyze")
-def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
-    unit = tmp_path / "minibill.service"
+@pytest.mark.parametrize("name", ["minibill", "litestream"])
+def test_systemd_understands_every_line_of_the_unit(tmp_path: Path, name: str) -> None:
+    unit = tmp_path / f"{name}.service"
     # Verify looks whether the program is there, and here it is somewhere else.
-    unit.write_text(UNIT.replace("/usr/local/bin/minibill", "/bin/true"))
+    unit.write_text((BOX / unit.name).read_text("utf-8").replace(f"/usr/local/bin/{name}", "/bin/true"))
     result = run("systemd-analyze", "verify", unit)
-    said = [line for line in result.stderr.splitlines() if "minibill" in line]
+    said = [line for line in result.stderr.splitlines() if name in line]
     assert (result.returncode, said) == (0, [])
 
 
@@ -205,6 +206,13 @@ def test_every_alert_is_explained_and_no_other() -> None:
 def test_litestream_replicates_the_file_that_the_unit_serves() -> None:
     [database] = yaml.safe_load((BOX / "litestream.yml").read_text("utf-8"))["dbs"]
     assert f"--db {database['path']}" in directives("ExecStart")[0]
+
+
+def test_litestream_is_the_owner_of_the_file_and_starts_before_minibill() -> None:
+    replicating = (BOX / "litestream.service").read_text("utf-8")
+    for name in ("User", "Group", "UMask", "StateDirectory", "StateDirectoryMode"):
+        assert re.findall(rf"^{name}=(.*)$", replicating, re.MULTILINE) == directives(name) != []
+    assert "litestream.service" in directives("After")[0]
 
 
 def test_the_documents_name_the_files_that_there_are() -> None:

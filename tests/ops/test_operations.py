@@ -1,6 +1,7 @@
 """docs/OPERATIONS.md works when it is pasted: its commands are run in order, on a folder that stands for the machine.
 
-`sudo` runs what follows it; `systemctl` starts and stops the unit's own command with the unit's own environment file.
+`sudo` runs what follows it; `systemctl` starts and stops the unit's own command with the unit's own environment file;
+`install` gives files to nobody. Litestream is the real one, with a folder for a bucket.
 """
 
 import os
@@ -9,7 +10,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,26 +24,42 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "OPERATIONS.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"<!-- run: ([\w-]+) -->\n```sh\n(.*?)```", TEXT, re.DOTALL))
 # What stands for the folders of the machine.
-FOLDERS = ("/usr/local/bin", "/var/lib/minibill", "/var/backups/minibill", "/etc/minibill", "/etc/systemd/system")
+FOLDERS = (
+    "/usr/local/bin", "/var/lib/minibill", "/var/backups/minibill", "/etc/minibill", "/etc/systemd/system",
+    "/etc/litestream.yml",
+)  # fmt: skip
 ADDRESS = "127.0.0.1:8080"
+# Installed with the other programs that the tests need, beside this Python.
+LITESTREAM = str(Path(sys.executable).with_name("litestream"))
 
 SUDO = """#!/bin/sh
 [ "$1" = -u ] && shift 2
 exec "$@"
 """
 
-SYSTEMCTL = """#!/usr/bin/env bash
+SYSTEMCTL = r"""#!/usr/bin/env bash
 set -euo pipefail
-unit=$MACHINE/etc/systemd/system/minibill.service
-said() { sed -n "s|^$1=||p" "$unit" | sed -E "s#(/usr/local/bin|/var/lib/minibill|/etc/minibill)#$MACHINE\\\\1#g"; }
+name=${!#}
+unit=$MACHINE/etc/systemd/system/$name.service
+pid=$MACHINE/$name.pid
+said() {
+    sed -nE "s|^$1=-?||p" "$unit" | sed -E "s#/(usr/local/bin|var/lib/minibill|etc/minibill|etc/litestream)#$MACHINE&#g"
+}
 stop() {
-    kill "$(cat "$MACHINE/pid")"
-    tail --pid="$(cat "$MACHINE/pid")" -f /dev/null
+    kill "$(cat "$pid")"
+    tail --pid="$(cat "$pid")" -f /dev/null
 }
 start() {
     mkdir -p -m 700 "$MACHINE/var/lib/minibill"
-    ( set -a; . "$(said EnvironmentFile)"; set +a; exec $(said ExecStart) >> "$MACHINE/log" 2>&1 ) &
-    echo $! > "$MACHINE/pid"
+    (
+        set -a
+        if test -e "$(said EnvironmentFile)"; then . "$(said EnvironmentFile)"; fi
+        set +a
+        umask "$(said UMask)"
+        exec $(said ExecStart) >> "$MACHINE/$name.log" 2>&1
+    ) &
+    echo $! > "$pid"
+    if test "$name" != minibill; then return; fi
     for _ in $(seq 600); do
         curl -fsS "http://127.0.0.1:$MINIBILL_PORT/health/ready" > /dev/null 2>&1 && return
         kill -0 $! || exit 1
@@ -50,27 +68,50 @@ start() {
     exit 1
 }
 case "$*" in
-    daemon-reload) test -s "$unit" ;;
-    "enable --now minibill" | "start minibill") start ;;
+    daemon-reload) test -s "$MACHINE/etc/systemd/system/minibill.service" ;;
+    "enable --now minibill" | "start minibill" | "enable --now litestream") start ;;
     "stop minibill") stop ;;
     "restart minibill") stop; start ;;
     *) echo "what is systemctl $*?" >&2; exit 1 ;;
 esac
 """
 
+# There is no user minibill to give files to, and the bucket is a folder.
+INSTALL = r"""#!/usr/bin/env bash
+set -euo pipefail
+words=()
+while (( $# )); do
+    case $1 in
+        -o | -g) test "$2" = minibill; shift 2 ;;
+        *) words+=("$1"); shift ;;
+    esac
+done
+PATH=$REAL_PATH install "${words[@]}"
+case ${words[-1]} in
+    *.yml) sed -i "s#/var/lib/#$MACHINE&#; s#s3://my-bucket#file://$BUCKET#" "${words[-1]}" ;;
+esac
+"""
+
 STANDINS = {
     "sudo": SUDO,
     "systemctl": SYSTEMCTL,
+    "install": INSTALL,
     "useradd": '#!/bin/sh\necho "$@" > $MACHINE/user\n',
-    "journalctl": "#!/bin/sh\ncat $MACHINE/log\n",
+    "journalctl": "#!/bin/sh\ncat $MACHINE/minibill.log\n",
 }
+
+
+def accounts_of(book: Path) -> set[str]:
+    with closing(open_reader(book)) as conn:
+        return {name for (name,) in conn.execute("SELECT entity_id FROM credit_accounts").fetchall()}
 
 
 class Box:
     """The machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bucket: Path) -> None:
         self.folder = folder
+        self.bucket = bucket
         self.book = folder / "var/lib/minibill/book.db"
         self.env = folder / "etc/minibill/env"
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -82,6 +123,7 @@ class Box:
         # The same program as the single file, only that it is installed here already.
         self._program(folder / "source/dist/minibill", f'#!/bin/sh\nexec {sys.executable} -m minibill "$@"\n')
         (folder / "source/docs").symlink_to(ROOT / "docs")
+        (folder / "usr/local/bin/litestream").symlink_to(LITESTREAM)
 
     def run(self, name: str) -> str:
         """Pastes a block; answers what it printed."""
@@ -89,13 +131,16 @@ class Box:
         script = script.replace(ADDRESS, f"127.0.0.1:{self.port}")
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("MINIBILL_", "BILLING_"))}
         path = f"{self.folder}/standins:{self.folder}/usr/local/bin:{os.environ['PATH']}"
-        environment = {**clean, "PATH": path, "MACHINE": str(self.folder), "MINIBILL_PORT": str(self.port)}
+        environment = {
+            **clean, "PATH": path, "REAL_PATH": os.environ["PATH"], "MACHINE": str(self.folder), "BUCKET": str(self.bucket),
+            "MINIBILL_PORT": str(self.port),
+        }  # fmt: skip
         result = subprocess.run(
             ["bash", "-c", f"set -euo pipefail\n{script}"], env=environment, cwd=self.folder / "source",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180,
         )  # fmt: skip
-        log = self.folder / "log"
-        assert result.returncode == 0, f"{name}: {result.stdout}\n{log.read_text() if log.exists() else ''}"
+        logs = "".join(log.read_text() for log in self.folder.glob("*.log"))
+        assert result.returncode == 0, f"{name}: {result.stdout}\n{logs}"
         return result.stdout
 
     def token(self, *options: str) -> str:
@@ -115,8 +160,12 @@ class Box:
         assert httpx.post(url, json=body, headers=headers, trust_env=False).status_code == 201
 
     def accounts(self) -> set[str]:
-        with closing(open_reader(self.book)) as conn:
-            return {name for (name,) in conn.execute("SELECT entity_id FROM credit_accounts").fetchall()}
+        return accounts_of(self.book)
+
+    def kill(self) -> None:
+        """Ends every service without a warning, as a machine ends that is lost."""
+        for file in self.folder.glob("*.pid"):
+            subprocess.run(["kill", "-9", file.read_text().strip()], capture_output=True)
 
     @staticmethod
     def _program(file: Path, script: str) -> None:
@@ -125,14 +174,25 @@ class Box:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
+def new_box(tmp_path: Path) -> Iterator[Callable[[str], Box]]:
+    """Sets up machines, each in a folder of its own, that share a bucket."""
     for program in ("bash", "curl", "openssl"):
         if shutil.which(program) is None:
             pytest.skip(f"the commands need {program}, which this machine has not")
-    box = Box(tmp_path)
-    yield box
-    if (tmp_path / "pid").exists():
-        subprocess.run(["kill", "-9", (tmp_path / "pid").read_text().strip()], capture_output=True)
+    boxes: list[Box] = []
+
+    def new_box(name: str) -> Box:
+        boxes.append(Box(tmp_path / name, tmp_path / "bucket"))
+        return boxes[-1]
+
+    yield new_box
+    for box in boxes:
+        box.kill()
+
+
+@pytest.fixture
+def box(new_box: Callable[[str], Box]) -> Box:
+    return new_box("machine")
 
 
 def test_the_commands_work_when_they_are_pasted(box: Box) -> None:
@@ -171,6 +231,51 @@ def test_the_commands_work_when_they_are_pasted(box: Box) -> None:
     box.run("litestream")
     box.open_account("after litestream")
     assert "started" in box.run("log")
+    wait_for(box, "after litestream")
+    assert "is healthy" in box.run("litestream-drill")
+    files = [*box.book.parent.glob("book.db*"), *(box.folder / "var/backups/minibill").iterdir()]
+    assert len(files) > 5 and {oct(file.stat().st_mode & 0o777) for file in files} == {"0o600"}
+
+
+def wait_for(box: Box, account: str) -> None:
+    """Waits until an account is in the bucket."""
+    looked_at = box.folder / "looked-at.db"
+    for _ in range(100):
+        command = [LITESTREAM, "restore", "-force", "-config", str(box.folder / "etc/litestream.yml"), "-o", str(looked_at)]
+        restored = subprocess.run([*command, str(box.book)], capture_output=True, timeout=60)
+        if restored.returncode == 0 and account in accounts_of(looked_at):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{account} never came to the bucket")
+
+
+@pytest.mark.parametrize("copy", ["rescue-backup", "rescue-replica"])
+def test_a_lost_machine_is_restored_on_an_empty_one(new_box: Callable[[str], Box], copy: str) -> None:
+    lost, empty = new_box("lost"), new_box("empty")
+    lost.run("install")
+    if copy == "rescue-replica":
+        lost.run("litestream")
+    lost.open_account("before the loss")
+    token = lost.token()
+    rescued = empty.folder / "source/rescued"
+    rescued.mkdir()
+    shutil.copyfile(lost.env, rescued / "env")
+    if copy == "rescue-backup":
+        lost.run("backup")
+        [backup] = (lost.folder / "var/backups/minibill").glob("*.db")
+        shutil.copyfile(backup, rescued / "book.db")
+    else:
+        wait_for(lost, "before the loss")
+    lost.kill()
+    empty.run("empty-machine")
+    empty.run(copy)
+    said = empty.run("rescue-start")
+    assert said.count("is healthy") == 2 and '"ready"' in said
+    assert empty.accounts() == {"before the loss"}
+    # The secrets are the same, and so are the tokens that are out.
+    assert empty.status(token) == 200
+    empty.open_account("after the loss")
+    assert {oct(file.stat().st_mode & 0o777) for file in empty.book.parent.glob("book.db*")} == {"0o600"}
 
 
 def test_every_command_is_run_or_says_why_not() -> None:
@@ -178,7 +283,7 @@ def test_every_command_is_run_or_says_why_not() -> None:
     assert len(marked) == len(re.findall(r"^```sh$", TEXT, re.MULTILINE))
     assert len(BLOCKS) == sum(mark.startswith("run: ") for mark in marked)
     source = Path(__file__).read_text("utf-8")
-    assert [name for name in BLOCKS if f'box.run("{name}")' not in source] == []
+    assert [name for name in BLOCKS if f'"{name}"' not in source] == []
 
 
 def test_the_figures_of_size_are_of_the_bench_and_add_up() -> None:
