@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from minibill.cli import main
 from minibill.commands.dev import dev_secrets, reset
 from minibill.commands.output import Misuse
 from minibill.config import ConfigurationError
-from minibill.db.connect import FileLock
+from minibill.db.connect import FileLock, open_writer
 from minibill.db.files import COMPANIONS, UnsafeFile, create, open_own, open_to_read, resolve
 from tests.api import SECRETS
 from tests.serving import SERVE, environment, mint, open_account, serving
@@ -179,6 +180,34 @@ def test_nobody_waits_for_a_pipe_that_was_planted(folder: Path, backup: Path, su
         open_to_read(Path(f"{db}{suffix}"))
 
 
+def test_nobody_waits_for_a_pipe_in_place_of_a_book(folder: Path, backup: Path) -> None:
+    os.mkfifo(folder / "pipe.db")
+    for command in (["verify"], ["backup", folder / "copy.db"]):
+        assert "not a regular file" in refusal(minibill(*command, "--db", folder / "pipe.db"))
+    assert "not a regular file" in refusal(minibill("restore", folder / "pipe.db", "--db", folder / "book.db"))
+    assert "not a regular file" in migrate(folder / "pipe.db", backup)
+
+
+@pytest.mark.parametrize("victim", ["precious", "not there"])
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_reading_a_book_writes_nothing_through_a_planted_link(
+    folder: Path, outside: Path, backup: Path, tmp_path: Path, suffix: str, victim: str
+) -> None:
+    # With a log, so that its index has to be made.
+    db = folder / "book.db"
+    shutil.copyfile(backup, db)
+    with closing(open_writer(db)) as conn:
+        conn.execute("INSERT INTO revoked_tokens VALUES ('token-2', 1000)")
+        log = Path(f"{db}-wal").read_bytes()
+    shutil.copyfile(backup, db)
+    Path(f"{db}-wal").write_bytes(log)
+    Path(f"{db}{suffix}").unlink(missing_ok=True)
+    Path(f"{db}{suffix}").symlink_to(outside / victim)
+    for command in (["verify"], ["backup", tmp_path / "copy.db"]):
+        minibill(*command, "--db", db)
+        assert is_untouched(outside)
+
+
 def test_a_demo_overwrites_no_list_and_follows_no_link(folder: Path, outside: Path) -> None:
     (folder / "losses.csv").symlink_to(outside / "not there")
     assert "losses.csv is there already" in minibill("demo", "--keep", folder).stderr
@@ -205,7 +234,7 @@ def test_root_does_not_write_into_the_folder_of_a_service(
     shutil.copyfile(backup, db)
     belong_to_somebody_else(monkeypatch, folder)
     said = command(db, backup)
-    assert re.search(r"here belongs to (\S+), and this command runs as root; run it as \1: sudo -u \1 minibill", said)
+    assert re.search(r"here belongs to (\S+), and this command runs as root; run it as \1: sudo -u \1 minibill …", said)
     assert [file.name for file in folder.iterdir()] == ["book.db"] and db.read_bytes() == backup.read_bytes()
 
 

@@ -40,9 +40,12 @@ def token(*, sub: str | None, scopes: tuple[str, ...], ttl: int | None, service:
     `serve --dev` keeps beside the database.
     """  # fmt: skip
     # The secret of the other kind signs nothing here, so it need not be known.
-    other = "BILLING_ADMIN_JWT_SECRET" if service else "BILLING_INTERNAL_JWT_SECRET"
+    own, other = "BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET"
+    if service:
+        own, other = other, own
     try:
-        settings = read_settings({**dev_secrets(db), **os.environ, other: "not used".ljust(SECRET_BYTES_MIN)})
+        kept = {} if own in os.environ else dev_secrets(db)
+        settings = read_settings({**kept, **os.environ, other: "not used".ljust(SECRET_BYTES_MIN)})
     except SettingMissing as error:
         raise click.UsageError(f"{error}, or name a database of `serve --dev` with --db") from None
     except ConfigurationError as error:

@@ -75,6 +75,11 @@ def require_own(path: Path) -> None:
         _require_own(path.lstat(), path)
 
 
+def require_regular(path: Path) -> None:
+    """Raise `UnsafeFile` for a pipe, a symbolic link and other things that are no regular file; `FileNotFoundError`."""
+    _require_regular(path.lstat(), path)
+
+
 def open_own(path: Path, flags: int) -> int:
     """Open a file of this user's own that is there, and return its descriptor. Raises `UnsafeFile`."""
     # Looked at twice: before it is opened, for a better message; and afterwards, for what was exchanged between the two.
@@ -180,5 +185,5 @@ def _name_of(user: int) -> str:
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
-        # As sudo takes a number.
-        return f"#{user}"
+        # As sudo takes a number, and a shell does not take it for a comment.
+        return f"'#{user}'"

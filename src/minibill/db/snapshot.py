@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from minibill.db.anchor import anchor_file
 from minibill.db.connect import APPLICATION_ID, BUSY_TIMEOUT_MS, NotABook
+from minibill.db.files import open_to_read, require_regular
 from minibill.db.migrate import require_current
 from minibill.db.sqlite import damaged_schemas_told, require_floor, sqlite3
 
@@ -43,6 +44,8 @@ def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """
     require_floor()
     real = Path(os.path.realpath(path))
+    # SQLite would wait for whoever writes into a pipe. To open it here would drop the locks of a book that is served here.
+    require_regular(real)
     before = _state_of(real)
     # Even a read-only connection makes a log and its index where there are none, and leaves them behind. Where there are
     # none nobody has the file open, and it can be read as one that nobody changes.
@@ -72,7 +75,7 @@ def was_a_book(path: Path) -> bool:
     """Whether a file that can't be opened as a book seems to be a damaged one, and not something else altogether."""
     if anchor_file(path).exists():
         return True
-    with path.open("rb") as file:
+    with os.fdopen(open_to_read(Path(os.path.realpath(path))), "rb") as file:
         beginning = file.read(_BEGINNING_BYTES)
     return beginning[68:72] == APPLICATION_ID.to_bytes(4, "big") or b"credit_ledger" in beginning
 
