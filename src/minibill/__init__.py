@@ -30,7 +30,7 @@ def open(  # noqa: A001 - `minibill.open` is what one looks for, and nobody impo
     One process has a book at a time. `actor` is whom the audit log names. `settings` are those of the service, by their
     variables, such as `{"MINIBILL_CEILING_MICRO": "5000000"}`; secrets are not needed. With `test_clock` the book's time can
     be moved by `advance_clock`. Raises, on entering, what `Book.open` raises: `DatabaseLocked`, `NotABook`,
-    `MigrationRefused`.
+    `MigrationRefused`, `UnsafeFile`.
     """
     from pathlib import Path
 
