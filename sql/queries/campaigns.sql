@@ -132,41 +132,45 @@ VALUES (:grant_id, :campaign_id, :account_id, :lot_id, :amount_micro, 'granted',
 
 -- name: grants_page
 -- In the order in which they were paid. Each half is in that order by the index, so they are merged and not sorted.
-SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
-       revoked_micro, revoke_reason
-  FROM credit_grants
- WHERE campaign_id = :campaign_id
-   AND status = 'granted'
-   AND id > :after_id
+SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, g.amount_micro, g.status, g.grant_formula,
+       g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro, g.revoke_reason
+  FROM credit_grants g
+  CROSS JOIN credit_accounts a ON a.id = g.account_id
+ WHERE g.campaign_id = :campaign_id
+   AND g.status = 'granted'
+   AND g.id > :after_id
  UNION ALL
-SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
-       revoked_micro, revoke_reason
-  FROM credit_grants
- WHERE campaign_id = :campaign_id
-   AND status = 'revoked'
-   AND id > :after_id
- ORDER BY id
+SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, g.amount_micro, g.status, g.grant_formula,
+       g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro, g.revoke_reason
+  FROM credit_grants g
+  CROSS JOIN credit_accounts a ON a.id = g.account_id
+ WHERE g.campaign_id = :campaign_id
+   AND g.status = 'revoked'
+   AND g.id > :after_id
+ ORDER BY 1
  LIMIT :count;
 
 -- name: grants_page_by_status
-SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
-       revoked_micro, revoke_reason
-  FROM credit_grants
- WHERE campaign_id = :campaign_id
-   AND status = :status
-   AND id > :after_id
- ORDER BY id
+SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, g.amount_micro, g.status, g.grant_formula,
+       g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro, g.revoke_reason
+  FROM credit_grants g
+  CROSS JOIN credit_accounts a ON a.id = g.account_id
+ WHERE g.campaign_id = :campaign_id
+   AND g.status = :status
+   AND g.id > :after_id
+ ORDER BY g.id
  LIMIT :count;
 
 -- name: grants_page_of_account
 -- One row at most.
-SELECT id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us, revoked_at_us,
-       revoked_micro, revoke_reason
-  FROM credit_grants
- WHERE campaign_id = :campaign_id
-   AND account_id = :account_id
-   AND id > :after_id
-   AND (:status IS NULL OR status = :status)
+SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, g.amount_micro, g.status, g.grant_formula,
+       g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro, g.revoke_reason
+  FROM credit_grants g
+  CROSS JOIN credit_accounts a ON a.id = g.account_id
+ WHERE g.campaign_id = :campaign_id
+   AND g.account_id = :account_id
+   AND g.id > :after_id
+   AND (:status IS NULL OR g.status = :status)
  LIMIT :count;
 
 -- name: find_grant

@@ -406,7 +406,7 @@ def problem_reply(error: Exception, context: Context) -> Reply:
 
 def _filters(query: PageQuery) -> dict[str, Any]:
     return {
-        field.encode_name: int(value) if isinstance(value, int) else value
+        field.encode_name: int(value) if isinstance(value, int) else str(value)
         for field in msgspec.structs.fields(query)
         if field.name not in ("limit", "cursor") and (value := getattr(query, field.name)) is not None
     }

@@ -7,12 +7,13 @@ the path. Answers are structs of strings and integers, encoded as they are.
 import json
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
 from minibill.clock import format_time, parse_time
+from minibill.entity_ids import normalized
 from minibill.money import parse_micro
 from minibill.problems import FieldError, InvalidRequest, MalformedJson
 
@@ -26,6 +27,17 @@ class Micro(int):
 
 class TimeUs(int):
     """A time in microseconds; on the wire RFC 3339 with an offset."""
+
+
+if TYPE_CHECKING:
+    # A program that names an entity passes a plain string.
+    EntityId = str
+else:
+
+    class EntityId(str):
+        """An entity id; it is in its normal form once it is decoded."""
+
+        __slots__ = ()
 
 
 class Limit(int):
@@ -74,7 +86,6 @@ NAME_CHARACTERS_MAX = 100
 PoolId = Annotated[str, Meta(pattern=_POOL_ID)]
 EntityType = Literal["agent", "person", "community", "mod", "protocol", "foundation", "commons"]
 # Text without NUL, at which SQLite's functions stop.
-EntityId = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
 SourceId = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
 Description = Annotated[str, Meta(max_length=500, pattern=_NO_NUL)]
 # An object that is kept as it was sent, for `json_object` to look into; its default is `field(default_factory=Raw)`.
@@ -157,6 +168,10 @@ def _custom(expected: type, value: Any) -> Any:
         if type(value) is not str:
             raise ValueError("expected a string that holds an RFC 3339 time with an offset")
         return TimeUs(parse_time(value))
+    if expected is EntityId:
+        if type(value) is not str:
+            raise ValueError("expected a string")
+        return EntityId(normalized(value))
     if expected in _WHOLE:
         lowest, highest = _WHOLE[expected]
         if re.fullmatch(r"0|[1-9][0-9]{0,3}", value) and lowest <= int(value) <= highest:

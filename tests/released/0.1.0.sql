@@ -12,7 +12,16 @@ CREATE TABLE credit_accounts (
         CONSTRAINT accounts_entity_type_is_known
         CHECK (entity_type IN ('agent', 'person', 'community', 'mod', 'protocol', 'foundation', 'commons')),
     entity_id     TEXT NOT NULL
-        CONSTRAINT accounts_entity_id_has_1_to_200_characters CHECK (length(entity_id) BETWEEN 1 AND 200),
+        CONSTRAINT accounts_entity_id_has_1_to_200_characters CHECK (length(entity_id) BETWEEN 1 AND 200)
+        CONSTRAINT accounts_entity_id_has_single_inner_spaces
+        CHECK (entity_id = trim(entity_id) AND instr(entity_id, '  ') = 0)
+        -- Controls, white space but U+0020, and the blocks of format and private-use characters. The program knows the rest.
+        CONSTRAINT accounts_entity_id_is_visible CHECK (entity_id NOT GLOB
+            '*[' || char(1, 45, 31, 127, 45, 160, 173, 5760, 8192, 45, 8207, 8232, 45, 8239, 8287, 45, 8303, 12288,
+                         57344, 45, 63743, 65279, 65529, 45, 65531, 917504, 45, 917759, 918000, 45, 1114111) || ']*')
+        CONSTRAINT accounts_evm_address_is_in_lower_case
+        CHECK (length(entity_id) <> 42 OR entity_id NOT GLOB '0[xX]*' OR substr(entity_id, 3) GLOB '*[^0-9a-fA-F]*'
+               OR entity_id = lower(entity_id)),
     created_at_us INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE credit_lots (
@@ -457,7 +466,7 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', '3084399384be8aa6c3c75d2a9aeb38b5910b2e823fb1a72a412b29efa79fbd39', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', 'a50ae25b509f2f9778a3b08ec39bd16b40f0f418f0e3067260c6477e0e1cb229', 0);
 INSERT INTO schema_migrations VALUES (2, 'events', 'aead4fac21dcf2c28e6210be429a48a12ef0b6f2ff7ababdb502663248d8ddb0', 0);
 INSERT INTO schema_migrations VALUES (3, 'webhooks', '37921791f2145f280a05f1e11163ff6917d19244af3d154c736bdd63783f1e1c', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);

@@ -110,7 +110,7 @@ def read_items(body: BatchBody) -> list[Item]:
         items.append(
             Item(
                 grant.account_id,
-                None if grant.entity is None else (grant.entity.entity_type, grant.entity.entity_id),
+                None if grant.entity is None else (grant.entity.entity_type, str(grant.entity.entity_id)),
                 None if grant.amount_micro is None else int(grant.amount_micro),
                 json_object(grant.formula_input, f"grants[{place}].formulaInput"),
             )
@@ -188,7 +188,7 @@ def _refuse_duplicates(items: list[Item], accounts: list[int | None]) -> None:
         return
     errors = [
         FieldError(
-            f"grants[{place}].{'accountId' if items[place].account_id is not None else 'entity'}",
+            f"grants[{place}]",
             "the same account as " + ", ".join(f"grants[{other}]" for other in places if other != place),
         )
         for places in places_by_account.values()
@@ -405,13 +405,15 @@ def _result(judged: Judged, paid: Paid | None) -> GrantResult:
 def grant_answer(row: Row) -> Grant:
     """A grant as it is answered, from a row of `grants_page`."""
     (
-        key, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us,
-        revoked_at_us, revoked_micro, revoke_reason,
+        key, campaign_id, account_id, entity_type, entity_id, lot_id, amount_micro, status, grant_formula, formula_input,
+        created_at_us, revoked_at_us, revoked_micro, revoke_reason,
     ) = row  # fmt: skip
     return Grant(
         grant_id=ids.encode(ids.GRANT, key),
         campaign_id=ids.encode(ids.CAMPAIGN, campaign_id),
         account_id=ids.encode(ids.ACCOUNT, account_id),
+        entity_type=entity_type,
+        entity_id=entity_id,
         lot_id=ids.encode(ids.LOT, lot_id),
         amount_micro=str(amount_micro),
         status=status,

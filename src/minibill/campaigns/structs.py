@@ -9,6 +9,7 @@ from minibill.wire import (
     AnyId,
     Body,
     Entity,
+    EntityType,
     KeptObject,
     Micro,
     MicroText,
@@ -151,6 +152,8 @@ class Grant(Answer):
     grant_id: str
     campaign_id: str
     account_id: str
+    entity_type: Annotated[str, one_of(EntityType)]
+    entity_id: str
     lot_id: str
     amount_micro: MicroText
     status: Annotated[str, one_of(GrantStatus)]

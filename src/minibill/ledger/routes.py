@@ -65,7 +65,7 @@ RELEASE_REFUSALS = (ReservationNotFound, ReservationNotPending)
 async def open_one(call: Call) -> Reply:
     """Opens the account of an entity, or finds it."""
     body = await call.read(_ENTITY)
-    return await call.write(open_account, entity_type=body.entity_type, entity_id=body.entity_id)
+    return await call.write(open_account, entity_type=body.entity_type, entity_id=str(body.entity_id))
 
 
 @describe(Account, query=AccountsQuery)
@@ -77,7 +77,7 @@ async def list_accounts(call: Call) -> Reply:
     if query.entity_id is not None:
         rows = await reading.all(
             reads.ACCOUNTS.accounts_page_by_entity_id,
-            entity_id=query.entity_id, entity_type=query.entity_type, after_id=after_id, count=count,
+            entity_id=str(query.entity_id), entity_type=query.entity_type, after_id=after_id, count=count,
         )  # fmt: skip
     elif query.entity_type is not None:
         rows = await reading.all(
@@ -242,7 +242,7 @@ def _reserve(call: Call, body: ReserveBody, *, account_id: str | None) -> Awaita
         query=query,
         explain=bool(query.explain),
         account_id=account_id,
-        entity=None if body.entity is None else (body.entity.entity_type, body.entity.entity_id),
+        entity=None if body.entity is None else (body.entity.entity_type, str(body.entity.entity_id)),
         pool_id=body.pool_id or DEFAULT_POOL,
         list_micro=int(body.amount_micro),
         ttl_seconds=DEFAULT_TTL_SECONDS if body.ttl_seconds is None else body.ttl_seconds,

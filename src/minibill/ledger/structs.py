@@ -11,6 +11,7 @@ from minibill.wire import (
     Body,
     Description,
     Entity,
+    EntityId,
     EntityType,
     Flag,
     KeptObject,
@@ -92,10 +93,10 @@ class ReleaseBody(Body, frozen=True):
 
 
 class AccountsQuery(PageQuery, frozen=True):
-    """An entity id that no account could have finds none."""
+    """An entity id follows the same rules as in a request body."""
 
     entity_type: EntityType | None = None
-    entity_id: str | None = None
+    entity_id: EntityId | None = None
 
 
 class BalanceQuery(Query, frozen=True):

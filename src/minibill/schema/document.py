@@ -8,6 +8,7 @@ import msgspec
 from msgspec import NODEFAULT
 
 import minibill
+from minibill.entity_ids import ENTITY_ID_CHARACTERS_MAX
 from minibill.money import MAX_MICRO
 from minibill.problem_json import problem_body
 from minibill.problems import Problem
@@ -18,6 +19,7 @@ from minibill.wire import (
     FEED_ITEMS_MAX,
     PAGE_ITEMS_MAX,
     WAIT_SECONDS_MAX,
+    EntityId,
     FeedLimit,
     Flag,
     Limit,
@@ -37,10 +39,18 @@ MICRO: Json = {
     "examples": ["5000000"],
 }
 SIGNED_MICRO: Json = {"type": "string", "pattern": "^(0|-?[1-9][0-9]{0,18})$", "examples": ["-5000000"]}
+ENTITY_ID: Json = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": ENTITY_ID_CHARACTERS_MAX,
+    "description": "Stored in Unicode NFC, an EVM address in lower case. Visible characters and single inner spaces only.",
+    "examples": ["ada"],
+}
 TIME: Json = {"type": "string", "format": "date-time", "examples": ["2027-01-31T12:00:00.000000Z"]}
 
 _CUSTOM: dict[type, Json] = {
     Micro: MICRO,
+    EntityId: ENTITY_ID,
     TimeUs: TIME,
     Limit: {"type": "integer", "minimum": 1, "maximum": PAGE_ITEMS_MAX},
     FeedLimit: {"type": "integer", "minimum": 1, "maximum": FEED_ITEMS_MAX},

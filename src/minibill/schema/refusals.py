@@ -91,8 +91,8 @@ EXAMPLES: tuple[Problem, ...] = (
     DuplicateAccount(
         "a batch pays an account once",
         errors=[
-            FieldError("grants[0].accountId", "the same account as grants[2]"),
-            FieldError("grants[2].accountId", "the same account as grants[0]"),
+            FieldError("grants[0]", "the same account as grants[2]"),
+            FieldError("grants[2]", "the same account as grants[0]"),
         ],
     ),
     InvalidCursor("the cursor was made with other filters"),
