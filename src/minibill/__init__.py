@@ -29,11 +29,10 @@ def open(  # noqa: A001 - `minibill.open` is what one looks for, and nobody impo
 
     One process has a book at a time. `actor` is whom the audit log names. `settings` are those of the service, by their
     variables, such as `{"MINIBILL_CEILING_MICRO": "5000000"}`; secrets are not needed. With `test_clock` the book's time can
-    be moved by `advance_clock`. Raises, on entering, what `Book.open` raises: `DatabaseLocked`, `NotABook`,
-    `MigrationRefused`, `UnsafeFile`.
+    be moved by `advance_clock`. Raises `ValueError` for `:memory:` and `file:` URIs, and, on entering, what `Book.open`
+    raises: `DatabaseLocked`, `NotABook`, `MigrationRefused`, `UnsafeFile`.
     """
-    from pathlib import Path
-
+    from minibill.db.files import require_file_name
     from minibill.embedded import EmbeddedBook
 
-    return EmbeddedBook(Path(path), actor=actor, settings=settings or {}, has_test_clock=test_clock)
+    return EmbeddedBook(require_file_name(path), actor=actor, settings=settings or {}, has_test_clock=test_clock)

@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem, add_completion_class
 
 from minibill.completing import Bash
+from minibill.streams import flush_output, safe_streams
 
 # In the order of the help; a command has the name of its function, which is in this module under `commands/`.
 COMMANDS = {
@@ -36,21 +37,32 @@ class CommandGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **options: Any) -> NoReturn:  # type: ignore[override]
         """Runs the command line and exits; wrong usage is one line, which says what to do."""
+        with safe_streams():
+            sys.exit(self._run(sys.argv[1:] if args is None else list(args), prog_name, options))
+
+    def _run(self, args: list[str], prog_name: str | None, options: dict[str, Any]) -> int | str | None:
+        """The exit code of a command line."""
         try:
-            sys.exit(super().main(args, prog_name, COMPLETION_VARIABLE, standalone_mode=False, **options) or 0)
+            _require_values(args)
+            try:
+                code = super().main(args, prog_name, COMPLETION_VARIABLE, standalone_mode=False, **options) or 0
+            except SystemExit as ended:
+                code = ended.code
+            flush_output()
+            return code
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
-            sys.exit(error.exit_code)
+            return error.exit_code
         except click.UsageError as error:
             see = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
             click.echo(f"Error: {' '.join(error.format_message().split())}{see}", err=True)
-            sys.exit(error.exit_code)
+            return error.exit_code
         except click.ClickException as error:
             error.show()
-            sys.exit(error.exit_code)
+            return error.exit_code
         except click.Abort:
             click.echo("Aborted.", err=True)
-            sys.exit(1)
+            return 1
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """The commands by name alone: to look into each, as click does, is to import them all."""
@@ -66,6 +78,21 @@ class CommandGroup(click.Group):
             return None
         command: click.Command = getattr(import_module(f"minibill.commands.{module}"), cmd_name)
         return command
+
+
+def _require_values(args: list[str]) -> None:
+    """An empty value is never meant: a shell puts it where a variable is not set."""
+    option = ""
+    for argument in args:
+        if argument == "--":
+            return
+        if argument == "":
+            raise click.UsageError(
+                f"{option or 'an argument'} is empty: give a value" + (", or leave it out" if option else "")
+            )
+        if argument.startswith("--") and argument.endswith("=") and argument.count("=") == 1:
+            raise click.UsageError(f"{argument[:-1]} is empty: give a value, or leave it out")
+        option = argument if argument.startswith("-") else ""
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:

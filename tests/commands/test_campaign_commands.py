@@ -21,7 +21,7 @@ from minibill.client._sync import http
 from minibill.client.requests import BACKOFF_S, UNMET_TRIES_MAX
 from minibill.commands import campaign as commands
 from minibill.commands import campaign_import
-from tests.api import UNIT, Api
+from tests.api import UNIT, Api, done
 
 URL = "http://minibill.test"
 
@@ -56,8 +56,12 @@ class Line(httpx.BaseTransport):
         return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
     @property
+    def posts(self) -> list[httpx.Request]:
+        return [request for request in self.requests if request.method == "POST"]
+
+    @property
     def keys(self) -> list[str]:
-        return [request.headers["Idempotency-Key"] for request in self.requests]
+        return [request.headers["Idempotency-Key"] for request in self.posts]
 
 
 class Afterwards:
@@ -274,7 +278,8 @@ def test_import_pays_a_list_in_batches_and_each_account_once(
     campaign = api.campaign()
     first = pay(campaign, people(7, "0.5"), *PERSON, "--batch-size", 3)
     assert "granted     7 (3.5 units (3500000 micro))" in first.stdout
-    assert len(line.requests) == len(set(line.keys)) == 3
+    assert [request.method for request in line.requests] == ["GET", "POST", "POST", "POST"]
+    assert len(set(line.keys)) == 3
     again = pay(campaign, people(8, "0.5"), *PERSON, "--batch-size", 3)
     assert re.search(r"granted +1 .*\nduplicates +7\n", figures(again.stdout))
     assert len(set(line.keys)) == 6
@@ -299,10 +304,13 @@ def test_failed_rows_are_reported_by_code_and_line_and_skipped_ones_by_reason(
     assert re.search(r"skipped +1 \(1 \w+\)", report)
     assert api.available(account) == UNIT
     as_json = json.loads(pay(campaign, rows, "--json", exit_code=1).stdout)
-    assert [(row["line"], row["code"]) for row in as_json["failed"]] == [(2, "account_not_found"), (5, "account_not_found")]
-    assert [row["line"] for row in as_json["skipped"]] == [4]
-    assert as_json["duplicates"] == [{"line": 3, "status": "granted"}]
-    assert as_json["totalAmountMicro"] == "0"
+    found = [(row["line"], row["status"], row["reason"]) for row in as_json["rows"]]
+    assert found == [
+        (2, "failed", "account_not_found"), (3, "duplicate", None), (4, "skipped", "amount_is_zero"),
+        (5, "failed", "account_not_found"),
+    ]  # fmt: skip
+    totals = ("totalGranted", "totalDuplicates", "totalSkipped", "totalFailed", "totalAmountMicro")
+    assert [as_json[name] for name in totals] == [0, 1, 1, 2, "0"]
 
 
 def test_the_report_tells_the_lines_of_whatever_became_of_a_row_as_ranges(
@@ -334,8 +342,10 @@ def test_the_report_tells_the_lines_of_whatever_became_of_a_row_as_ranges(
         "remaining   92 units (92000000 micro)\n"
     )
     as_json = json.loads(pay(campaign, more, *PERSON, "--batch-size", 4, "--json").stdout)
-    assert as_json["granted"] == [{"firstLine": 5, "lastLine": 5}, {"firstLine": 7, "lastLine": 8}]
-    assert [row["line"] for row in as_json["duplicates"]] == [2, 3, 4, 6, 9, 10]
+    granted = {row["line"]: row["amountMicro"] for row in as_json["rows"] if row["status"] == "granted"}
+    assert granted == {5: "1000000", 7: "1000000", 8: "1000000"}
+    assert [row["line"] for row in as_json["rows"] if row["status"] == "duplicate"] == [2, 4, 6, 9, 10]
+    assert [row["line"] for row in as_json["rows"] if row["status"] == "revoked"] == [3]
 
 
 def test_lines_that_fill_more_than_a_row_of_the_screen_are_wrapped_between_numbers(
@@ -370,7 +380,7 @@ def test_input_columns_feed_the_formula(api: Api, run: Callable[..., click.testi
 
 def test_force_is_passed_on(api: Api, pay: Callable[..., click.testing.Result]) -> None:
     campaign = api.campaign(budget_micro=200 * UNIT, perWalletCapMicro=str(100 * UNIT))
-    assert "large_grant_requires_force" in pay(campaign, people(1, "51"), *PERSON, exit_code=1).stderr
+    assert "large_grant_requires_force: line 2" in pay(campaign, people(1, "51"), *PERSON, exit_code=1).stdout
     pay(campaign, people(1, "51"), *PERSON, "--force")
 
 
@@ -385,15 +395,26 @@ def test_bad_rows_stop_the_import_before_anything_is_sent(pay: Callable[..., cli
     assert not line.requests
 
 
-def test_of_many_bad_rows_twenty_are_told_with_the_reason_and_all_by_line(
-    pay: Callable[..., click.testing.Result], line: Line
-) -> None:
-    rows = [*people(21, "x"), ("good", "1"), *[(f"q{n}", "x") for n in range(4)]]
+def test_equal_faults_of_many_rows_are_one_line(pay: Callable[..., click.testing.Result], line: Line) -> None:
+    rows = [*people(1000, "x"), ("good", "1"), *[(f"q{n}", "") for n in range(4)], ("r", "0.0000001")]
     result = pay("camp_1", rows, "--json", exit_code=2)
-    assert [int(n) for n in re.findall(r"^line (\d+): ", result.stderr, re.MULTILINE)] == list(range(2, 22))
-    assert "\nand 5 more: lines 22, 24-27\n" in result.stderr
-    assert len(json.loads(result.stdout)["badRows"]) == 25
+    assert result.stderr.splitlines() == [
+        "lines 2-1001: column 'amount': expected a plain decimal number, not (the first: 'x')",
+        "lines 1003-1006: column 'amount': expected a number, found nothing",
+        "line 1007: column 'amount': more than 6 decimal places (--round down cuts them off): '0.0000001'",
+        "Error: nothing was paid: 1005 of 1006 rows can't be paid; correct them, or pay the others with --skip-bad-rows",
+    ]
+    answer = json.loads(result.stdout)
+    assert (answer["totalBad"], answer["totalNotPaid"], answer["stopped"]["why"]) == (1005, 1, "bad_rows")
+    assert [row["status"] for row in answer["rows"]] == ["bad"] * 1000 + ["not_paid"] + ["bad"] * 5
     assert not line.requests
+
+
+def test_different_faults_are_told_up_to_a_limit(pay: Callable[..., click.testing.Result]) -> None:
+    rows = [(f"a{'b' * n}{chr(0x200B + n % 4)}", "1") for n in range(25)]
+    told = pay("camp_1", rows, *PERSON, exit_code=2).stderr.splitlines()
+    assert len(told) == 22
+    assert told[-2] == "and 5 more rows with other faults; --report lists them all"
 
 
 def test_bad_rows_are_left_out_when_told_to_and_the_answer_is_still_no(
@@ -444,43 +465,256 @@ def test_a_dry_run_changes_nothing_and_says_what_it_would_come_to(
     assert re.search(r"granted +5 \(10 units .*\n(.*\n)*remaining +0 units", report)
 
 
-def test_a_dry_run_adds_up_batches_that_each_fit_the_budget_alone(
-    api: Api, pay: Callable[..., click.testing.Result]
+def test_a_dry_run_judges_the_whole_list_against_the_budget(
+    api: Api, pay: Callable[..., click.testing.Result], line: Line, tmp_path: Path
+) -> None:
+    campaign = api.campaign(10 * UNIT)
+    pay(campaign, [("old", "2")], *PERSON)
+    report = tmp_path / "report.csv"
+    rows = [*people(3, "3"), ("old", "2"), ("zero", "0"), ("p9", "4.5")]
+    with api.unchanged():
+        # Batches that each fit alone, and batches that do not.
+        for size in (1, 2, 1000):
+            result = pay(campaign, rows, *PERSON, "--batch-size", size, "--dry-run", "--report", report, exit_code=2)
+            assert "5.5 units (5500000 micro) are missing" in result.stderr
+            assert re.search(r"granted +4 \(13\.5 units .*\nduplicates +1\nskipped +1 ", figures(result.stdout))
+            assert len(report.read_text().splitlines()) == 7
+        partial = pay(campaign, rows, *PERSON, "--dry-run", "--partial", exit_code=1)
+        assert "5.5 units (5500000 micro) are missing" in partial.stderr
+
+
+# --- import: limits are checked before anything is paid ---
+
+
+def test_a_list_over_the_budget_stops_before_anything_is_paid(
+    api: Api, pay: Callable[..., click.testing.Result], line: Line
 ) -> None:
     campaign = api.campaign(10 * UNIT)
     with api.unchanged():
-        result = pay(campaign, people(6, "2"), *PERSON, "--batch-size", 2, "--dry-run", exit_code=1)
-    assert "exceed the budget by 2 units (2000000 micro)" in result.stderr
+        result = pay(campaign, people(6, "2"), *PERSON, "--batch-size", 2, exit_code=2)
+    assert one_line(result.stderr).startswith("Error: nothing was paid: the new grants come to 12 units (12000000 micro)")
+    assert "2 units (2000000 micro) are missing" in result.stderr
+    stopped = json.loads(pay(campaign, people(6, "2"), *PERSON, "--json", exit_code=2).stdout)
+    assert (stopped["missingMicro"], stopped["stopped"]["why"]) == ("2000000", "over_budget")
+    assert {row["status"] for row in stopped["rows"]} == {"not_paid"}
+
+
+def test_a_formula_counts_towards_the_budget_before_anything_is_paid(
+    api: Api, run: Callable[..., click.testing.Result], tmp_path: Path
+) -> None:
+    campaign = api.campaign(3 * UNIT, grantFormula="proportional_loss", grantConfig={"ratioBps": 5000})
+    path = tmp_path / "list.csv"
+    columns = ("--account-column", "who", "--input-column", "lossMicro=loss", *PERSON)
+    path.write_text("who,loss\na,4\nb,4\n")
+    with api.unchanged():
+        assert "1 units (1000000 micro) are missing" in run("import", campaign, path, *columns, exit_code=2).stderr
+    path.write_text("who,loss\na,4\nb,2\n")
+    run("import", campaign, path, *columns)
+    # What an account was paid is compared with what the formula comes to now.
+    path.write_text("who,loss\na,4\nb,1\n")
+    assert "line 3: b was paid 1 before; the list says 0.5" in run("import", campaign, path, *columns).stderr
+
+
+def test_grants_that_were_paid_before_count_towards_no_limit(api: Api, pay: Callable[..., click.testing.Result]) -> None:
+    campaign = api.campaign(10 * UNIT)
+    rows = people(4, "2")
+    pay(campaign, rows, *PERSON)
+    pay(campaign, [*rows, ("new", "2")], *PERSON)
+    assert api.get(f"/campaigns/{campaign}")["spentMicro"] == str(10 * UNIT)
+    # What was paid by hand is over the limits of today's list, and is not paid again.
+    pay(campaign, [*people(3, "2"), ("p3", "500")], *PERSON)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_partial_pays_in_list_order_until_a_row_does_not_fit(
+    api: Api, pay: Callable[..., click.testing.Result], size: int
+) -> None:
+    campaign = api.campaign(10 * UNIT)
+    pay(campaign, [("p6", "1")], *PERSON)
+    rows = [*people(5, "2"), ("small", "0.5"), ("p6", "1")]
+    result = pay(campaign, rows, *PERSON, "--partial", "--batch-size", size, exit_code=1)
+    assert "line 6 does not fit: the campaign has 1 units" in result.stderr
+    assert re.search(r"until then:\ngranted +4 \(8 units", result.stdout)
+    assert "budget_exceeded: lines 6-7" in result.stdout
+    assert "duplicates  1" in result.stdout
+    # With more budget the rest is paid.
+    done(api.call("PATCH", f"/campaigns/{campaign}", {"budgetMicro": str(12 * UNIT)}))
+    assert re.search(r"granted +2 \(2\.5 units", pay(campaign, rows, *PERSON, "--partial").stdout)
+
+
+def test_rows_over_a_limit_are_all_told_before_anything_is_paid(
+    api: Api, pay: Callable[..., click.testing.Result], tmp_path: Path
+) -> None:
+    campaign = api.campaign()
+    rows = [*people(150, "6"), ("q1", "1"), ("q2", "7")]
+    with api.unchanged():
+        for options in ((), ("--dry-run",)):
+            result = pay(campaign, rows, *PERSON, *options, exit_code=1)
+            assert "per_wallet_cap_exceeded: lines 2-151, 153\n" in result.stdout
+            assert "151 rows are over a limit" in result.stderr
+
+
+def test_a_row_over_the_ceiling_is_told_and_others_are_cut_to_it(
+    start: Callable[..., Api], pay: Callable[..., click.testing.Result], line: Line
+) -> None:
+    line.api = api = start(MINIBILL_CEILING_MICRO=str(10 * UNIT))
+    campaign = api.campaign(10 * UNIT, perWalletCapMicro=str(40 * UNIT))
+    done(api.call("PATCH", f"/campaigns/{campaign}", {"budgetMicro": str(90 * UNIT)}))
+    pay(campaign, people(20, "3"), *PERSON)
+    assert api.get(f"/campaigns/{campaign}")["grantCount"] == 20
+    # The batch of all is too large, and tells the ceiling; what is left is cut to it.
+    assert len(line.posts) == 1 + 7
+    result = pay(campaign, [("small", "1"), ("large", "11")], *PERSON, "--dry-run", exit_code=1)
+    assert "amount_too_large: line 3" in result.stdout
+
+
+def test_batches_are_cut_to_the_largest_body_that_the_service_takes(
+    start: Callable[..., Api], pay: Callable[..., click.testing.Result], line: Line
+) -> None:
+    line.api = api = start(MINIBILL_MAX_BODY_BYTES="4096")
+    campaign = api.campaign()
+    pay(campaign, people(200, "0.1"), *PERSON)
+    assert api.get(f"/campaigns/{campaign}")["grantCount"] == 200
+
+
+def test_an_amount_that_changed_is_listed_with_both_amounts(api: Api, pay: Callable[..., click.testing.Result]) -> None:
+    campaign = api.campaign()
+    pay(campaign, [("a", "1.25"), ("b", "2")], *PERSON)
+    again = pay(campaign, [("a", "3.75"), ("b", "2")], *PERSON)
+    assert "line 2: a was paid 1.25 before; the list says 3.75\n" in again.stderr
+    answer = json.loads(pay(campaign, [("a", "3.75"), ("b", "2")], *PERSON, "--json", "--strict", exit_code=1).stdout)
+    assert answer["totalDifferent"] == 1
+    assert [(row["amountMicro"], row["reason"]) for row in answer["rows"]] == [
+        ("1250000", "paid 1.25 before; the list says 3.75"), ("2000000", None)
+    ]  # fmt: skip
+    pay(campaign, [("a", "1.25"), ("b", "2")], *PERSON, "--strict")
+    assert api.get(f"/campaigns/{campaign}")["spentMicro"] == "3250000"
+
+
+def test_a_token_that_may_pay_but_not_read_is_enough(api: Api, pay: Callable[..., click.testing.Result], line: Line) -> None:
+    campaign = api.campaign(10 * UNIT)
+    api.token = api.sign(scopes=("admin:grants:write",))
+    pay(campaign, people(3, "2"), *PERSON)
+    assert "2 units (2000000 micro) are missing" in pay(campaign, people(6, "2"), *PERSON, exit_code=2).stderr
+
+
+# --- import: several rows of one account, and the report ---
+
+
+def test_sum_adds_up_the_rows_of_an_account(api: Api, pay: Callable[..., click.testing.Result], tmp_path: Path) -> None:
+    campaign, report = api.campaign(), tmp_path / "report.csv"
+    rows = [("a", "1.5"), ("b", "1"), ("a", "0.25"), ("0x" + "aB" * 20, "1"), ("0X" + "Ab" * 20, "1")]
+    result = pay(campaign, rows, *PERSON, exit_code=2)
+    assert "lines 4, 6: names the account of an earlier row (the first: 'a' of line 2)" in result.stderr
+    pay(campaign, rows, *PERSON, "--sum", "--report", report)
+    paid = {grant["entityId"]: grant["amountMicro"] for grant in api.get(f"/campaigns/{campaign}/grants")["items"]}
+    assert paid == {"a": "1750000", "b": "1000000", "0x" + "ab" * 20: "2000000"}
+    told = [line.split(",") for line in report.read_text().splitlines()[1:]]
+    assert [(row[3], row[4], row[6]) for row in told] == [
+        ("granted", "1.75", ""), ("granted", "1", ""), ("summed", "", "added to line 2"), ("granted", "2", ""),
+        ("summed", "", "added to line 5"),
+    ]  # fmt: skip
+    assert told[0][5] == told[2][5]
+
+
+def test_sum_adds_up_the_input_of_the_formula_and_keeps_the_first_evidence(
+    api: Api, run: Callable[..., click.testing.Result], tmp_path: Path
+) -> None:
+    campaign = api.campaign(grantFormula="proportional_loss", grantConfig={"ratioBps": 5000})
+    path = tmp_path / "list.csv"
+    path.write_text("who,loss,note\na,4,one\na,2,two\n")
+    inputs = ("--input-column", "lossMicro=loss", "--input-column", "note=note")
+    run("import", campaign, path, "--account-column", "who", *PERSON, *inputs, "--sum")
+    [grant] = api.get(f"/campaigns/{campaign}/grants")["items"]
+    assert (grant["amountMicro"], grant["formulaInput"]) == ("3000000", {"lossMicro": "6000000", "note": "one"})
+
+
+@pytest.mark.parametrize("rows", [[("a", "1"), ("a", "x"), ("b", "1")], [("a", "x"), ("a", "1"), ("b", "1")]])
+def test_sum_pays_no_account_of_which_a_row_is_bad(
+    api: Api, pay: Callable[..., click.testing.Result], rows: list[tuple[str, str]]
+) -> None:
+    campaign = api.campaign()
+    pay(campaign, rows, *PERSON, "--sum", "--skip-bad-rows", exit_code=1)
+    assert [grant["entityId"] for grant in api.get(f"/campaigns/{campaign}/grants")["items"]] == ["b"]
+
+
+def test_the_report_has_a_line_for_each_row(api: Api, pay: Callable[..., click.testing.Result], tmp_path: Path) -> None:
+    campaign, report = api.campaign(), tmp_path / "report.csv"
+    pay(campaign, [("old", "1.5")], *PERSON)
+    rows = [("old", "1.5"), ("new", "2"), ("bad", "x"), ("zero", "0")]
+    pay(campaign, rows, *PERSON, "--skip-bad-rows", "--report", report, exit_code=1)
+    grants = {grant["entityId"]: grant for grant in api.get(f"/campaigns/{campaign}/grants")["items"]}
+    old, new = grants["old"], grants["new"]
+    assert report.read_text().splitlines() == [
+        "line,accountId,entityId,status,amount,grantId,reason",
+        f"2,{old['accountId']},old,duplicate,1.5,{old['grantId']},",
+        f"3,{new['accountId']},new,granted,2,{new['grantId']},",
+        "4,,bad,bad,,,\"column 'amount': expected a plain decimal number, not 'x'\"",
+        "5,,zero,skipped,0,,amount_is_zero",
+    ]
+
+
+def test_a_report_that_cannot_be_written_stops_before_anything_is_paid(
+    pay: Callable[..., click.testing.Result], line: Line, tmp_path: Path
+) -> None:
+    for path, said in (
+        (tmp_path / "list.csv", "would replace the list"),
+        (tmp_path / "no" / "report.csv", "can't be written"),
+    ):
+        assert said in one_line(pay("camp_1", people(2), *PERSON, "--report", path, exit_code=2).stderr)
+    assert (tmp_path / "list.csv").read_text().startswith("who,amount\n")
+    assert not line.requests
+
+
+def test_a_report_on_a_full_device_is_told_and_the_payments_stand(
+    api: Api, pay: Callable[..., click.testing.Result]
+) -> None:
+    campaign = api.campaign()
+    result = pay(campaign, people(2), *PERSON, "--report", "/dev/full", exit_code=2)
+    assert "granted     2" in result.stdout
+    assert "the report /dev/full can't be written: No space left on device" in result.stderr
+
+
+def test_decimals_reads_base_units(api: Api, pay: Callable[..., click.testing.Result]) -> None:
+    campaign = api.campaign()
+    pay(campaign, [("a", "1500000000000000000")], *PERSON, "--decimals", 18)
+    assert "more than 6 decimal places" in pay(campaign, [("b", "1")], *PERSON, "--decimals", 18, exit_code=2).stderr
+    assert api.get(f"/campaigns/{campaign}")["spentMicro"] == "1500000"
 
 
 # --- import: refusals and interruptions ---
 
 
-def test_a_refused_batch_stops_the_import_and_says_what_was_paid_and_which_lines_are_to_blame(
+def test_a_refusal_while_paying_says_what_was_paid_and_which_lines_are_to_blame(
     api: Api, pay: Callable[..., click.testing.Result], line: Line
 ) -> None:
     campaign = api.campaign()
-    rows = [*people(3), ("q1", "1"), ("q2", "6"), ("q3", "1"), ("r1", "1")]
-    result = pay(campaign, rows, *PERSON, "--batch-size", 3, exit_code=1)
+    line.faults = [None, None, paused_meanwhile(api, campaign)]
+    result = pay(campaign, people(6), *PERSON, "--batch-size", 3, exit_code=1)
     assert re.search(r"until then:\ngranted +3 ", result.stdout)
-    assert "per_wallet_cap_exceeded (422)" in result.stderr
-    assert "line 6, amountMicro: 6 units (6000000 micro)" in result.stderr
+    assert "campaign_not_active (409)" in result.stderr
     assert "safe to run this again" in result.stderr
-    assert len(line.requests) == 2
+    assert "campaign_not_active" in pay(campaign, people(6), *PERSON, "--dry-run", exit_code=1).stderr
 
 
-def test_a_refusal_for_the_budget_gives_its_figures(api: Api, pay: Callable[..., click.testing.Result]) -> None:
-    result = pay(api.campaign(UNIT), people(2), *PERSON, exit_code=1)
-    assert "budget_exceeded" in result.stderr
-    assert "remainingMicro: 1 units (1000000 micro)" in result.stderr
-    assert "Nothing new was paid" in result.stderr
+def paused_meanwhile(api: Api, campaign: str) -> Fault:
+    """Somebody pauses the campaign between two batches."""
+
+    def fault() -> None:
+        done(api.post(f"/campaigns/{campaign}/pause"))
+
+    return fault
 
 
-def test_a_refusal_in_json_lets_a_program_find_the_lines(api: Api, pay: Callable[..., click.testing.Result]) -> None:
+def test_a_refusal_in_json_lets_a_program_find_the_lines(
+    api: Api, run: Callable[..., click.testing.Result], tmp_path: Path
+) -> None:
     campaign = api.campaign(grantFormula="proportional_loss", grantConfig={})
-    rows = [*people(1), ("q", "6")]
-    stopped = json.loads(pay(campaign, rows, *PERSON, "--json", exit_code=1).stdout)["stopped"]
-    assert (stopped["why"], stopped["code"], stopped["linesOfGrants"]) == ("refused", "per_wallet_cap_exceeded", [2, 3])
+    path = tmp_path / "list.csv"
+    path.write_text("who\np1\np2\n")
+    columns = ("--account-column", "who", "--input-column", "wallet=who")
+    stopped = json.loads(run("import", campaign, path, *columns, *PERSON, "--json", exit_code=1).stdout)["stopped"]
+    assert (stopped["why"], stopped["code"], stopped["linesOfGrants"]) == ("refused", "validation_error", [2, 3])
 
 
 def test_errors_of_a_request_are_named_by_line(api: Api, run: Callable[..., click.testing.Result], tmp_path: Path) -> None:
@@ -522,7 +756,7 @@ def test_a_token_that_is_not_accepted_is_wrong_configuration_and_one_line_says_w
     imported = one_line(pay("camp_1", people(1), exit_code=2).stderr)
     assert re.search(rf"{said}.*\. Nothing new was paid\. It is safe to run this again", imported)
     assert re.search(said, one_line(pay("camp_1", people(1), "--dry-run", exit_code=2).stderr))
-    assert len(line.requests) == 5
+    assert {request.method for request in line.requests} == {"GET", "POST"}
 
 
 def test_a_url_where_there_is_no_minibill_is_wrong_usage_and_a_campaign_that_there_is_not_is_a_no(
@@ -544,7 +778,7 @@ def test_an_interrupted_import_says_what_was_paid_and_what_is_in_doubt_and_can_b
     api: Api, pay: Callable[..., click.testing.Result], line: Line
 ) -> None:
     campaign = api.campaign()
-    line.faults = [None, Afterwards(cut(KeyboardInterrupt()))]
+    line.faults = [None, None, Afterwards(cut(KeyboardInterrupt()))]
     result = pay(campaign, people(6), *PERSON, "--batch-size", 2, exit_code=130)
     assert re.search(r"until then:\ngranted +2 ", result.stdout)
     assert "lines 4 to 5 were on their way and may have been paid" in result.stderr
@@ -583,11 +817,11 @@ def test_a_batch_whose_answer_is_lost_is_sent_again_under_its_key_and_paid_once(
     api: Api, pay: Callable[..., click.testing.Result], line: Line
 ) -> None:
     campaign = api.campaign()
-    line.faults = [ANSWER_IS_LOST]
+    line.faults = [None, ANSWER_IS_LOST]
     result = pay(campaign, people(2), *PERSON)
-    assert len(line.requests) == 2
+    assert len(line.posts) == 2
     assert len(set(line.keys)) == 1
-    assert line.requests[0].content == line.requests[1].content
+    assert line.posts[0].content == line.posts[1].content
     assert re.search(r"granted +2 .*\nduplicates +0\n", figures(result.stdout))
     assert api.get(f"/campaigns/{campaign}")["spentMicro"] == str(2 * UNIT)
 
@@ -596,7 +830,7 @@ def test_the_rate_limit_is_waited_for_as_long_as_the_service_says(
     api: Api, pay: Callable[..., click.testing.Result], line: Line, waits: list[float]
 ) -> None:
     campaign = api.campaign()
-    line.faults = [None, problem(429, "rate_limited", Retry_After="37"), None]
+    line.faults = [None, None, problem(429, "rate_limited", Retry_After="37"), None]
     assert re.search(r"granted +3 ", pay(campaign, people(3), *PERSON, "--batch-size", 1).stdout)
     assert waits == [37]
     assert line.keys[1] == line.keys[2] != line.keys[0]
@@ -621,7 +855,7 @@ def test_a_service_that_restarts_midway_is_waited_for(
     api: Api, pay: Callable[..., click.testing.Result], line: Line, waits: list[float]
 ) -> None:
     campaign = api.campaign()
-    line.faults = [None, ANSWER_IS_LOST, NO_ONE_LISTENS, NO_ONE_LISTENS, problem(503, "not_ready"), None]
+    line.faults = [None, None, ANSWER_IS_LOST, NO_ONE_LISTENS, NO_ONE_LISTENS, problem(503, "not_ready"), None]
     result = pay(campaign, people(2), *PERSON, "--batch-size", 1)
     assert re.search(r"granted +2 .*\nduplicates +0\n", figures(result.stdout))
     assert waits == list(BACKOFF_S[:4])
@@ -642,11 +876,11 @@ def test_a_service_that_goes_away_for_good_leaves_the_last_batch_in_doubt(
     api: Api, pay: Callable[..., click.testing.Result], line: Line
 ) -> None:
     campaign = api.campaign()
-    line.faults = [None, ANSWER_IS_LOST, *[NO_ONE_LISTENS] * 100]
+    line.faults = [None, None, ANSWER_IS_LOST, *[NO_ONE_LISTENS] * 100]
     result = pay(campaign, people(4), *PERSON, "--batch-size", 2, exit_code=2)
     assert re.search(r"granted +2 ", result.stdout)
     assert "(lines 4 to 5 were on their way and may have been paid). It is safe" in one_line(result.stderr)
-    assert len(line.requests) == 1 + len(BACKOFF_S) + 1
+    assert len(line.posts) == 1 + len(BACKOFF_S) + 1
 
 
 def test_a_refusal_after_a_lost_answer_leaves_the_batch_in_doubt(
@@ -654,7 +888,7 @@ def test_a_refusal_after_a_lost_answer_leaves_the_batch_in_doubt(
 ) -> None:
     campaign = api.campaign()
     for lost in (ANSWER_IS_LOST, Afterwards(lambda: httpx.Response(504))):
-        line.faults = [lost, problem(401, "unauthorized")]
+        line.faults = [None, lost, problem(401, "unauthorized")]
         result = pay(campaign, people(2), *PERSON, exit_code=2)
         assert "lines 2 to 3 were on their way and may have been paid" in result.stderr
         assert "Nothing new was paid" not in result.stderr

@@ -1,41 +1,64 @@
 """Reading a list: exact amounts, physical line numbers, and nothing guessed."""
 
+import io
 import json
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minibill.commands.import_batches import BATCH_BYTES_MAX, body_of, fitting_of
+from minibill.commands.import_rows import Item
 from minibill.commands.loss_list import (
-    BATCH_BYTES_MAX,
-    BadRow,
-    Item,
+    LINE_CHARS_MAX,
     Layout,
-    LossList,
+    ListRow,
     UnreadableList,
-    batches,
+    parse_base_units,
     parse_units,
-    read_loss_list,
+    read_rows,
 )
 from minibill.money import MAX_MICRO
 
 
-def read(text: str | bytes, **layout: Any) -> LossList:
-    """Reads a list with the columns `who` and `amount`, unless the layout says otherwise."""
+class Read(NamedTuple):
+    """A list that was read to its end."""
+
+    entity_type: str | None
+    rows: list[ListRow]
+
+    @property
+    def items(self) -> list[ListRow]:
+        return [row for row in self.rows if row.fault is None]
+
+    @property
+    def bad_rows(self) -> list[tuple[int, str]]:
+        return [(row.line, str(row.fault)) for row in self.rows if row.fault is not None]
+
+
+def read(text: str | bytes, **layout: Any) -> Read:
+    """Read a list with the columns `who` and `amount`, unless the layout says otherwise."""
     data = text if isinstance(text, bytes) else text.encode()
-    return read_loss_list(data, layout=Layout(**{"account_column": "who", "amount_column": "amount", **layout}))
+    made = Layout(**{"account_column": "who", "amount_column": "amount", **layout})
+    return Read(made.entity_type, list(read_rows(io.BytesIO(data), layout=made)))
 
 
-def grants(loss_list: LossList) -> list[Any]:
+def item_of(row: ListRow) -> Item:
+    return Item(row.line, row.account or "", row.amount_micro, row.amount_micro, row.formula_input)
+
+
+def grants(loss_list: Read) -> list[Any]:
     assert not loss_list.bad_rows
-    return [json.loads(item.json) for item in loss_list.items]
+    body = body_of([item_of(row) for row in loss_list.items], entity_type=loss_list.entity_type, force=False)
+    items: list[Any] = json.loads(body)["grants"]
+    return items
 
 
-def bad_line(loss_list: LossList) -> tuple[int, str]:
+def bad_line(loss_list: Read) -> tuple[int, str]:
     [row] = loss_list.bad_rows
-    return row.line, row.reason
+    return row
 
 
 # --- amounts ---
@@ -113,16 +136,11 @@ def test_with_an_entity_type_the_account_column_holds_entity_ids() -> None:
 
 
 def test_input_that_ends_in_micro_is_an_amount_and_any_other_is_kept_as_it_is_written() -> None:
-    text = "who,ETH to recover,note\nacct_1,0.25,007.50 \n"
+    text = "who,ETH to recover , note\nacct_1, 0.25,007.50 \n"
     inputs = {"lossMicro": "ETH to recover", "note": "note", "loss": "ETH to recover"}
     assert grants(read(text, amount_column=None, input_columns=inputs)) == [
-        {"accountId": "acct_1", "formulaInput": {"lossMicro": "250000", "note": "007.50 ", "loss": "0.25"}}
+        {"accountId": "acct_1", "formulaInput": {"lossMicro": "250000", "note": "007.50", "loss": "0.25"}}
     ]
-
-
-def test_evidence_keeps_its_line_ends() -> None:
-    [grant] = grants(read('who,note\r\na,"two\r\nlines"\r\n', amount_column=None, input_columns={"note": "note"}))
-    assert grant["formulaInput"] == {"note": "two\r\nlines"}
 
 
 def test_an_amount_and_input_go_together() -> None:
@@ -163,15 +181,71 @@ def test_columns_may_be_delimited_otherwise(delimiter: str) -> None:
     assert len(grants(read(text, delimiter=delimiter))) == 1
 
 
-def test_a_line_number_is_that_of_the_physical_line_on_which_the_record_starts() -> None:
-    text = 'who,note,amount\r\n\r\na,"two\r\nlines",1\r\nb,"three\n\nlines",x\r\nc,,1\r\n'
-    loss_list = read(text)
-    assert [(item.account, item.line) for item in loss_list.items] == [("a", 3), ("c", 8)]
+def test_a_line_number_is_that_of_the_physical_line() -> None:
+    loss_list = read('who,note,amount\r\n\r\na,"two",1\r\n,,\r\nb,x,x\r\nc,,1\r\n')
+    assert [(row.account, row.line) for row in loss_list.items] == [("a", 3), ("c", 6)]
     assert bad_line(loss_list)[0] == 5
 
 
+@pytest.mark.parametrize("blank", ["", ",,", " , ,\t", "   ", '"","",""', "\u00a0,,", ",,,,,,"])
+def test_a_row_of_blank_fields_is_left_out(blank: str) -> None:
+    loss_list = read(f"who,amount,note\n{blank}\na,1,\n{blank}\n{blank}")
+    assert [(row.account, row.line) for row in loss_list.rows] == [("a", 3)]
+
+
+def test_white_space_around_fields_and_names_is_ignored() -> None:
+    loss_list = read('\u00a0who , amount,x\n a ,\t1.5\u00a0, x\n "b" , 2,\n', entity_type="person")
+    assert [(row.account, row.amount_micro) for row in loss_list.items] == [("a", 1_500_000)]
+    loss_list = read('who, amount\n "b", "2"\n')
+    assert [(row.account, row.amount_micro) for row in loss_list.items] == [("b", 2_000_000)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'who,amount,note\n"a,1,\nb,2,\nc",3,x\nd,4,\n',
+        'who,amount,note\na,1,"he said\nb,2,no\nc,3,"\nd,4,-\n',
+        'who,amount,note\n"a\n",1,\r\nd,4,-\n',
+    ],
+)
+def test_a_field_that_spans_lines_is_a_bad_row(text: str) -> None:
+    loss_list = read(text)
+    assert bad_line(loss_list)[0] == 2
+    assert "spans lines" in bad_line(loss_list)[1]
+    assert [row.account for row in loss_list.items] == ["d"]
+
+
 def test_a_file_with_a_header_only_has_no_rows() -> None:
-    assert read("who,amount\n") == LossList([], [])
+    assert read("who,amount\n").rows == []
+
+
+@pytest.mark.parametrize(
+    ("text", "decimals", "amount_micro"),
+    [
+        ("1500000000000000000", 18, 1_500_000),
+        ("25", 0, 25_000_000),
+        ("7", 6, 7),
+        ("70", 7, 7),
+        ("007", 2, 70_000),
+        ("0", 18, 0),
+    ],
+)
+def test_base_units_are_read_exactly(text: str, decimals: int, amount_micro: int) -> None:
+    assert parse_base_units(text, decimals=decimals, round_down=False) == amount_micro
+
+
+@pytest.mark.parametrize("text", ["", "1.5", "1e18", "-1", "+1", "1,000", "x", "\u0663", "1" * 401])
+def test_base_units_are_integers(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        parse_base_units(text, decimals=18, round_down=True)
+
+
+def test_base_units_below_a_micro_unit_are_rounded_only_on_request() -> None:
+    with pytest.raises(ValueError, match="more than 6 decimal places"):
+        parse_base_units("1500000000001", decimals=18, round_down=False)
+    assert parse_base_units("1999999999999", decimals=18, round_down=True) == 1
+    with pytest.raises(ValueError, match="too large"):
+        parse_base_units("9" * 20, decimals=0, round_down=True)
 
 
 # --- rows that can't be paid ---
@@ -182,8 +256,8 @@ def test_a_file_with_a_header_only_has_no_rows() -> None:
     [
         (b"b", "has 1 fields where the header has 2"),
         (b"b,1,", "has 3 fields where the header has 2"),
-        (b",", "no account"),
-        (b" b,1", "spaces around it"),
+        (b",1", "no account"),
+        (b"b\xc3\xa9,1", "U+00E9"),
         (b"b,", "found nothing"),
         (b"b,1.0000001", "more than 6 decimal places"),
         (b"b\xff,1", "not UTF-8"),
@@ -205,7 +279,7 @@ def test_a_row_that_cannot_be_read_is_named_by_line_and_reason_and_spoils_no_oth
 def test_entity_ids_have_200_characters_at_most() -> None:
     loss_list = read(f"who,amount\n{'é' * 200},1\n{'x' * 201},1\n", entity_type="person")
     assert [item.line for item in loss_list.items] == [2]
-    assert "longer than 200" in bad_line(loss_list)[1]
+    assert "1 to 200 characters" in bad_line(loss_list)[1]
 
 
 def test_formula_input_has_4_kib_at_most() -> None:
@@ -216,23 +290,34 @@ def test_formula_input_has_4_kib_at_most() -> None:
     assert "larger than 4096 bytes" in bad_line(loss_list)[1]
 
 
-def test_an_account_named_twice_makes_the_later_row_bad_and_names_both_lines() -> None:
-    loss_list = read("who,amount\na,1\nb,1\na,2\n")
-    assert [item.line for item in loss_list.items] == [2, 3]
-    line, reason = bad_line(loss_list)
-    assert line == 4
-    assert "line 2" in reason
+@pytest.mark.parametrize(
+    "name",
+    [
+        "'0xabc", "=1+1", '"=""0xabc"""', "1.23457E+17", "1.2e+17", "-1.2E-5", "1,2E+17", "2E+05", "1.5e3", "#N/A", "#NAME?",
+        "#REF!", "#VALUE!", "#DIV/0!", "#n/a", "#WERT!", "#NV", "########", "Err:502",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("entity_type", ["person", None])
+def test_an_id_that_a_spreadsheet_changed_is_a_bad_row(name: str, entity_type: str | None) -> None:
+    loss_list = read(f"who;amount\na;1\n{name};1\n", entity_type=entity_type, delimiter=";")
+    assert bad_line(loss_list)[0] == 3
+    assert "spreadsheet" in bad_line(loss_list)[1]
 
 
-def test_an_account_whose_first_row_cannot_be_read_is_not_paid_by_a_later_one() -> None:
-    loss_list = read("who,amount\na,one\na,2\n")
-    assert not loss_list.items
-    assert [row.line for row in loss_list.bad_rows] == [2, 3]
+@pytest.mark.parametrize("name", ["12e4", "0x1e10", "e5", "#1", "a=b", "O'Brien", "1.5", "#general", "1e"])
+def test_an_id_that_only_resembles_a_number_is_good(name: str) -> None:
+    assert [row.account for row in read(f"who,amount\n{name},1\n", entity_type="person").items] == [name]
+
+
+def test_entity_ids_are_read_in_their_normal_form() -> None:
+    loss_list = read("who,amount\n0xABCDEF0123456789abcdef0123456789abcdef01,1\nju\u0308rgen,1\n", entity_type="person")
+    assert [row.account for row in loss_list.items] == ["0xabcdef0123456789abcdef0123456789abcdef01", "j\u00fcrgen"]
+    assert "U+200B" in bad_line(read("who,amount\nalice\u200b,1\n", entity_type="person"))[1]
 
 
 def test_nothing_that_a_list_says_reaches_the_terminal_raw() -> None:
     [row] = read("who,amount\na,\x1b[2J1\n").bad_rows
-    assert row == BadRow(2, r"column 'amount': expected a plain decimal number, not '\x1b[2J1'")
+    assert row == (2, r"column 'amount': expected a plain decimal number, not '\x1b[2J1'")
 
 
 # --- files that can't be read at all ---
@@ -244,8 +329,15 @@ def test_nothing_that_a_list_says_reaches_the_terminal_raw() -> None:
         (b"", "empty"),
         (b"\n\n", "empty"),
         (b"wallet,amount\na,1\n", "'who' is not in the file; its columns are 'wallet', 'amount'"),
+        (b"Who,amount\na,1\n", "did you mean 'Who'?"),
+        (b"whos,amount\na,1\n", "did you mean 'whos'?"),
+        (b"0xabc,1\n0xdef,2\n", "line 1 looks like a row"),
         (b"who,amount,amount\na,1,2\n", "'amount' is there more than once"),
-        (b"who;amount\na;1\n", "'who;amount'"),
+        (b"who;amount\na;1\n", "--delimiter ';'"),
+        (b"who\tamount\na\t1\n", "--delimiter tab"),
+        (b"who|amount\na|1\n", "--delimiter '|'"),
+        ("who,amount\na,1\n".encode("utf-16-le"), "UTF-16"),
+        (b"who,amount\n" + b"x" * (LINE_CHARS_MAX + 1), "longer than"),
         ("who,amount\na,1\n".encode("utf-16"), "UTF-16"),
         (b"who,amount,\xff\na,1,\n", "not UTF-8"),
         (b'"who"x,amount\n', "broken quotes"),
@@ -262,25 +354,27 @@ def test_a_file_whose_rows_cannot_be_told_is_refused_as_a_whole(data: bytes, rea
 # --- batches ---
 
 
-def items(count: int, size_bytes: int = 2) -> list[Item]:
-    return [Item(line, f"a{line}", b"{" + b" " * (size_bytes - 2) + b"}") for line in range(2, count + 2)]
+def items(count: int, *, amount_micro: int | None = 1, size_bytes: int = 0) -> list[Item]:
+    return [Item(line, f"a{line}", amount_micro, amount_micro, b" " * size_bytes or None) for line in range(2, count + 2)]
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (3, [3]), (4, [3, 1]), (7, [3, 3, 1])])
-def test_a_batch_has_no_more_items_than_it_may(count: int, sizes: list[int]) -> None:
-    assert [len(batch.items) for batch in batches(items(count), size_max=3, force=False)] == sizes
-
-
-def test_batches_hold_every_item_once_and_in_order_and_say_whether_to_force() -> None:
-    source = items(10)
-    made = list(batches(source, size_max=4, force=True))
-    assert [item for batch in made for item in batch.items] == source
-    assert all(json.loads(batch.body) == {"grants": [{}] * len(batch.items), "force": True} for batch in made)
-    assert json.loads(next(batches(source, size_max=4, force=False)).body)["force"] is False
+def test_a_body_holds_every_item_in_order_and_the_flag() -> None:
+    body = json.loads(body_of(items(3), entity_type=None, force=True))
+    assert body == {"grants": [{"accountId": f"a{n}", "amountMicro": "1"} for n in (2, 3, 4)], "force": True}
+    assert json.loads(body_of(items(1), entity_type="mod", force=False)) == {
+        "grants": [{"entity": {"entityType": "mod", "entityId": "a2"}, "amountMicro": "1"}],
+        "force": False,
+    }
 
 
 def test_a_batch_is_cut_before_its_body_is_too_large() -> None:
-    made = list(batches(items(1000, size_bytes=4500), size_max=1000, force=False))
-    assert len(made) > 1
-    assert sum(len(batch.items) for batch in made) == 1000
-    assert all(len(batch.body) <= BATCH_BYTES_MAX + 64 for batch in made)
+    source = items(1000, size_bytes=4096)
+    fitting = fitting_of(source, ceiling_micro=None)
+    assert 1 < len(fitting) < 1000
+    assert fitting == source[: len(fitting)]
+    assert len(body_of(fitting, entity_type="foundation", force=False)) <= BATCH_BYTES_MAX + 64
+
+
+@pytest.mark.parametrize(("amount_micro", "count"), [(3, 3), (10, 1), (11, 1), (None, 20)])
+def test_a_batch_is_cut_to_the_ceiling_of_one_request(amount_micro: int | None, count: int) -> None:
+    assert len(fitting_of(items(20, amount_micro=amount_micro), ceiling_micro=10)) == count

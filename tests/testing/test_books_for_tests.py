@@ -10,6 +10,7 @@ import httpx
 import jwt
 import pytest
 
+import minibill
 from minibill.client import AsyncClient, Client
 from minibill.db.sqlite import sqlite3
 from minibill.problems import InsufficientScope, Unauthorized
@@ -27,6 +28,7 @@ def test_a_book_reads_like_a_sentence(minibill_book: BookForTests) -> None:
     book.api.finalize(held.reservation_id, 500)
     assert book.balance("ada") == 4_999_500
     assert book.story("ada") == [("grant", 5_000_000), ("reserve", -700), ("finalize", -500), ("release", 200)]
+    book.account(("community", "dao"))
     assert book.balance(("community", "dao")) == 0
     book.verify()
 
@@ -127,3 +129,26 @@ def test_the_example_project_passes_its_own_tests() -> None:
     ran = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert " passed" in ran.stdout
+
+
+def test_reading_an_account_that_nobody_opened_names_it(minibill_book: BookForTests) -> None:
+    book = minibill_book
+    book.give("ada", 5)
+    for read in (book.balance, book.reserved, book.debt, book.entries, book.story):
+        with pytest.raises(LookupError, match="person:typo has no account"):
+            read("typo")
+    assert [account.entity_id for account in book.api.accounts()] == ["ada"]
+
+
+def test_a_book_for_tests_takes_its_path_as_text(tmp_path: Path) -> None:
+    with closing(BookForTests(str(tmp_path / "book.db"))) as book:
+        assert book.path == tmp_path / "book.db"
+        book.give("ada", 5)
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:book.db", "file:book.db?mode=memory", ""])
+def test_a_name_that_is_no_file_is_rejected_in_plain_words(name: str) -> None:
+    with pytest.raises(ValueError, match=r"no file name|is empty"):
+        BookForTests(name)
+    with pytest.raises(ValueError, match=r"no file name|is empty"):
+        minibill.open(name)

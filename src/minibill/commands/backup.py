@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from minibill.clock import Clock, format_time
-from minibill.commands.database import database_option, existing_database_option, require_folder
+from minibill.commands.database import database_option, existing_database_option, file_path, require_folder
 from minibill.commands.lineage import Later, are_one_book, later
 from minibill.commands.output import Misuse, print_json
 from minibill.commands.verdict import (
@@ -42,7 +42,7 @@ Examples:
 
 Exit codes: 0 the backup is there and healthy; 1 the book is not healthy, so there is none; 2 it can't be made."""
 )
-@click.argument("dest", type=path_argument)
+@click.argument("dest", type=path_argument, callback=file_path)
 @existing_database_option
 @force_option
 @json_option
@@ -75,7 +75,7 @@ Examples:
 
 Exit codes: 0 restored; 1 the backup is not healthy, and nothing was changed; 2 it can't be or must not be restored."""
 )
-@click.argument("src", type=path_argument)
+@click.argument("src", type=path_argument, callback=file_path)
 @database_option
 @click.option(
     "--force",

@@ -22,6 +22,7 @@ from minibill.commands.output import (
     Misuse,
     access_options,
     campaign_argument,
+    escaped,
     grant_id_of,
     is_misuse,
     money,
@@ -141,11 +142,13 @@ def create(
         print_json(made, dry_run=dry_run)
     elif dry_run:
         # The id is not printed: no such campaign remains.
-        click.echo(f"dry run: {made.name} would be created with a budget of {money(int(made.budget_micro))}", err=quiet)
+        click.echo(
+            f"dry run: {escaped(made.name)} would be created with a budget of {money(int(made.budget_micro))}", err=quiet
+        )
     elif quiet:
         click.echo(made.id)
     else:
-        click.echo(f"{made.id} created as a {made.status}: {made.name}, budget {money(int(made.budget_micro))}")
+        click.echo(f"{made.id} created as a {made.status}: {escaped(made.name)}, budget {money(int(made.budget_micro))}")
         click.echo(f"next: minibill campaign activate {made.id}")
 
 
@@ -294,7 +297,9 @@ def _tell_change(changed: Campaign, *, as_json: bool) -> None:
     if as_json:
         print_json(changed)
     else:
-        click.echo(f"{changed.id} is {changed.status}: {changed.name}, {money(int(changed.remaining_micro))} left to pay")
+        click.echo(
+            f"{changed.id} is {changed.status}: {escaped(changed.name)}, {money(int(changed.remaining_micro))} left to pay"
+        )
 
 
 def _print_campaign(shown: Campaign) -> None:
@@ -317,9 +322,9 @@ def _print_campaign(shown: Campaign) -> None:
         "spent": f"{money(spent_micro)}, {percent} %",
         "remaining": money(int(shown.remaining_micro)),
     }
-    click.echo(shown.name)
+    click.echo(escaped(shown.name))
     for label, value in rows.items():
         if value:
-            click.echo(f"{label:<11}{value}")
+            click.echo(f"{label:<11}{escaped(value)}")
     bar = ProgressBar(total=100, completed=percent, width=50)
     Console(file=sys.stdout).print(Padding(bar, (0, 0, 0, 11)))

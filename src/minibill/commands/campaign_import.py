@@ -1,31 +1,42 @@
-"""`minibill campaign import`: reads a list to its end, and pays it in batches until the end or until something stops it.
+"""`minibill campaign import`: reads a list to its end, checks it against the campaign, and pays it in batches.
 
-Reading is the business of loss_list.py, sending that of the client, and what is said about it that of import_report.py.
+loss_list.py reads the file, import_rows.py holds its rows, import_batches.py sends them, import_report.py reports.
 """
 
+import contextlib
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import get_args
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO, TextIO, cast, get_args
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from minibill.campaigns.grants import BATCH_GRANTS_MAX
+from minibill.campaigns.structs import BatchResult
 from minibill.client import Client, Unreachable, WrongAccess
-from minibill.commands.import_report import EXIT_INTERRUPTED, EXIT_MISUSE, Report, tell, tell_bad_rows
-from minibill.commands.loss_list import (
-    BATCH_ITEMS_MAX,
-    Batch,
-    Layout,
-    LossList,
-    UnreadableList,
-    batches,
-    read_loss_list,
+from minibill.commands.import_batches import Batches, DoesNotFit
+from minibill.commands.import_report import (
+    EXIT_INTERRUPTED,
+    EXIT_MISUSE,
+    EXIT_NO,
+    Report,
+    tell,
+    tell_bad_rows,
+    write_report,
 )
-from minibill.commands.output import USER_AGENT, Misuse, access_options, campaign_argument
+from minibill.commands.import_rows import Result, Rows
+from minibill.commands.loss_list import DECIMALS_MAX, Layout, UnreadableList, read_rows
+from minibill.commands.output import USER_AGENT, Misuse, access_options, campaign_argument, money
+from minibill.db.sqlite import sqlite3
 from minibill.problems import Problem
 from minibill.wire import EntityType
+
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 def input_column(text: str) -> tuple[str, str]:
@@ -77,15 +88,31 @@ def one_character(text: str) -> str:
     show_default=True,
     help="Between columns: one character, or tab.",
 )
+@click.option(
+    "--decimals",
+    type=click.IntRange(0, DECIMALS_MAX),
+    metavar="N",
+    help="Amounts are integers in base units of 10^-N, such as 18 for wei.",
+)
+@click.option("--sum", "adds_up", is_flag=True, help="Add up the rows of one account instead of rejecting the list.")
 @click.option("--skip-bad-rows", is_flag=True, help="Pay the other rows when some can't be read, and exit with 1.")
+@click.option("--partial", is_flag=True, help="Over the budget: pay rows in order until one does not fit, and exit with 1.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when an account was paid a different amount before.")
 @click.option("--force", is_flag=True, help="Allow grants of more than 50 units each.")
-@click.option("--dry-run", is_flag=True, help="Have the service judge every batch, and pay nothing.")
+@click.option("--dry-run", is_flag=True, help="Have the service judge the whole list, and pay nothing.")
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.csv",
+    help="Write a line for every row: what became of it, its amount and grant.",
+)
 @click.option(
     "--batch-size",
-    type=click.IntRange(1, BATCH_ITEMS_MAX),
-    default=BATCH_ITEMS_MAX,
+    type=click.IntRange(1, BATCH_GRANTS_MAX),
+    default=BATCH_GRANTS_MAX,
     show_default=True,
-    help="Grants in one request.",
+    help="Grants in one request at most.",
 )
 @access_options
 def import_list(
@@ -98,9 +125,14 @@ def import_list(
     input_columns: tuple[tuple[str, str], ...],
     rounding: str | None,
     delimiter: str,
+    decimals: int | None,
+    adds_up: bool,
     skip_bad_rows: bool,
+    partial: bool,
+    strict: bool,
     force: bool,
     dry_run: bool,
+    report_path: Path | None,
     batch_size: int,
     url: str,
     token: str,
@@ -109,17 +141,20 @@ def import_list(
     """Pay every row of a list in CAMPAIGN, each account once, however often this is run.
 
     FILE.csv is UTF-8 with a header line; - reads standard input. The whole file is read and checked before anything is
-    paid: a row that can't be read, or an account named twice, stops it. Needs --amount-column, --input-column or both;
-    with both the amount is paid and the input is kept as evidence.
+    paid: a row that can't be read, an account named twice, or a sum over the remaining budget stops it. Needs
+    --amount-column, --input-column or both; with both the amount is paid and the input is kept as evidence.
 
     \b
     minibill campaign import camp_0000000000001 wallets.csv --account-column account --amount-column amount
     minibill campaign import camp_0000000000001 losses.csv --entity-type person --account-column User \\
         --input-column lossMicro="ETH to recover" --input-column row=Index --round down --dry-run
+    minibill campaign import camp_0000000000001 wei.csv --entity-type person --account-column wallet \\
+        --amount-column wei --decimals 18 --round down --sum --report paid.csv
 
     \b
     Exit codes: 0 every row is paid, was paid before or is skipped by the formula; 1 rows failed, were left out or were
-    refused; 2 wrong usage, list, URL or token; 130 interrupted. After any of them it is safe to run it again.
+    refused; 2 wrong usage, list, URL or token, or over the budget; 130 interrupted, 143 terminated. After any of them it
+    is safe to run it again.
     """  # fmt: skip
     if amount_column is None and not input_columns:
         raise click.UsageError(
@@ -129,65 +164,212 @@ def import_list(
     if len(dict(input_columns)) != len(input_columns):
         raise click.UsageError("--input-column: a key is given twice")
     layout = Layout(
-        account_column=account_column,
+        account_column=account_column.strip(),
         entity_type=entity_type,
-        amount_column=amount_column,
-        input_columns=dict(input_columns),
+        amount_column=None if amount_column is None else amount_column.strip(),
+        input_columns={key: column.strip() for key, column in input_columns},
         delimiter=delimiter,
         round_down=rounding == "down",
+        decimals=decimals,
     )
-    try:
-        loss_list = _read(file, layout)
-    except KeyboardInterrupt:
-        click.echo("Interrupted: nothing was paid.", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    items, bad_rows = loss_list.items, loss_list.bad_rows
-    report = Report(campaign_id=campaign_id, dry_run=dry_run, bad_rows=bad_rows)
-    tell_bad_rows(bad_rows)
-    if bad_rows and not (skip_bad_rows and items):
-        report.stop_at_bad_rows(good=len(items))
-    else:
-        _pay(batches(items, size_max=batch_size, force=force), report, rows=len(items), url=url, token=token)
-    tell(report, as_json=as_json)
+    report = Report(campaign_id=campaign_id, dry_run=dry_run, by_entity=entity_type is not None, strict=strict)
+    with _terminated_as_interrupted(), ExitStack() as stack:
+        try:
+            rows = stack.enter_context(_read(file, layout, adds_up=adds_up))
+        except KeyboardInterrupt as interrupt:
+            click.echo("Interrupted: nothing was paid.", err=True)
+            sys.exit(_exit_code_of(interrupt))
+        table = None if report_path is None else stack.enter_context(_report_file(report_path, file))
+        if rows.bad:
+            tell_bad_rows(rows)
+        if rows.bad and not (skip_bad_rows and rows.good):
+            advice = "; correct them, or pay the others with --skip-bad-rows" if rows.good else ""
+            message = f"nothing was paid: {rows.bad} of {rows.bad + rows.good} rows can't be paid{advice}"
+            report.stop_early("bad_rows", message, EXIT_MISUSE)
+        else:
+            _pay(
+                rows,
+                report,
+                url=url,
+                token=token,
+                entity_type=entity_type,
+                force=force,
+                partial=partial,
+                batch_size=batch_size,
+            )
+        fault = _written(rows, report, table, as_json=as_json)
+        tell(report, as_json=as_json)
+        if fault is not None:
+            raise Misuse(f"the report {report_path} can't be written: {fault}; what is above is all the same done")
     sys.exit(report.exit_code)
 
 
-def _read(file: str, layout: Layout) -> LossList:
+def _read(file: str, layout: Layout, *, adds_up: bool) -> Rows:
+    rows = Rows()
     try:
         with click.open_file(file, "rb") as source:
-            loss_list = read_loss_list(source.read(), layout=layout)
+            rows.add(read_rows(cast(BinaryIO, source), layout=layout), adds_up=adds_up)
     except OSError as error:
         raise Misuse(f"nothing was paid: the list can't be read: {error.strerror}") from None
     except UnreadableList as error:
         raise Misuse(f"nothing was paid: {error}") from None
-    if not loss_list.items and not loss_list.bad_rows:
+    except sqlite3.Error as error:
+        raise Misuse(f"nothing was paid: the list can't be kept in a temporary file: {error}; is there room?") from None
+    if not rows.good and not rows.bad:
         raise Misuse("nothing was paid: the list has no rows")
-    return loss_list
+    return rows
 
 
-def _pay(plan: Iterator[Batch], report: Report, *, rows: int, url: str, token: str) -> None:
-    """Sends the batches one after the other until the end, or until something stops it; the report has it all."""
-    batch = None
+@contextmanager
+def _report_file(path: Path, list_file: str) -> Iterator[TextIO]:
+    """The report, open before anything is paid."""
+    if list_file != "-" and path.exists() and path.samefile(list_file):
+        raise Misuse(f"nothing was paid: the report would replace the list {list_file}; name another file")
+    try:
+        file = path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise Misuse(f"nothing was paid: the report {path} can't be written: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def _written(rows: Rows, report: Report, table: TextIO | None, *, as_json: bool) -> str | None:
+    """Write the report file and the JSON; the reason why the file can't be written, or None."""
+    try:
+        write_report(rows, report, table=table, as_json=as_json)
+        if table is not None:
+            table.close()
+    except OSError as error:
+        if table is None:
+            raise
+        with contextlib.suppress(OSError):
+            table.close()
+        return error.strerror
+    return None
+
+
+def _pay(
+    rows: Rows,
+    report: Report,
+    *,
+    url: str,
+    token: str,
+    entity_type: str | None,
+    force: bool,
+    partial: bool,
+    batch_size: int,
+) -> None:
+    """Check the list against the limits, then pay it until the end, or until something stops it."""
+    batches: Batches | None = None
     try:
         with (
-            _progress(rows, dry_run=report.dry_run) as bar,
+            _progress(rows.good, dry_run=report.dry_run) as bar,
             Client(url, token, on_wait=bar.wait, user_agent=USER_AGENT) as client,
         ):
-            for batch in plan:
-                paid = client.pay_encoded_batch(report.campaign_id, batch.body, dry_run=report.dry_run)
-                report.add(batch, paid)
-                bar.advance(len(batch.items))
-                batch = None
+            batches = Batches(
+                client,
+                report.campaign_id,
+                rows,
+                entity_type=entity_type,
+                force=force,
+                size_max=batch_size,
+                on_progress=bar.advance,
+            )
+            campaign = batches.read_campaign()
+            is_sure = campaign is not None and batches.is_within_limits(campaign)
+            if report.dry_run or not is_sure:
+                bar.begin("judging")
+                batches.judge()
+                _check(batches, report, partial=partial)
+            if not report.dry_run and report.stop is None:
+                bar.begin("paying")
+                _pay_rows(batches, report, partial=partial)
     except WrongAccess as error:
         raise Misuse(f"nothing was paid: {error}") from None
     except Problem as refusal:
-        assert batch is not None, "only what is asked for is refused"
-        report.stop_at_refusal(refusal, batch, url=url)
+        assert batches is not None, "only what is asked for is refused"
+        in_doubt = bool(batches.sending) and refusal.may_have_arrived
+        report.stop_at_refusal(refusal, batches.current, url=url, in_doubt=in_doubt)
+        _in_doubt(rows, batches, in_doubt)
     except Unreachable as error:
-        in_doubt = batch if error.may_have_arrived else None
-        report.stop_early("unreachable", str(error), EXIT_MISUSE, in_doubt=in_doubt)
-    except KeyboardInterrupt:
-        report.stop_early("interrupted", "interrupted", EXIT_INTERRUPTED, in_doubt=batch)
+        assert batches is not None, "only what is asked for goes unanswered"
+        _in_doubt(rows, batches, error.may_have_arrived)
+        report.stop_in_doubt("unreachable", str(error), EXIT_MISUSE, batches.sending if error.may_have_arrived else ())
+    except KeyboardInterrupt as interrupt:
+        _in_doubt(rows, batches, True)
+        sending = batches.sending if batches is not None else ()
+        report.stop_in_doubt("interrupted", "interrupted", _exit_code_of(interrupt), sending)
+    except sqlite3.Error as error:
+        sending = batches.sending if batches is not None else ()
+        report.stop_in_doubt("no_room", f"the temporary file can't be written: {error}", EXIT_MISUSE, sending)
+    if batches is not None and batches.remaining_micro is not None:
+        report.remaining_micro = batches.remaining_micro - (batches.needed_micro if report.dry_run else 0)
+
+
+def _check(batches: Batches, report: Report, *, partial: bool) -> None:
+    """Compare the judged list with the limits."""
+    report.batches = batches.requests if report.dry_run else 0
+    remaining_micro = batches.remaining_micro or 0
+    report.missing_micro = max(0, batches.needed_micro - remaining_micro)
+    nothing = "" if report.dry_run else "nothing was paid: "
+    if batches.over_limits:
+        report.batches = batches.requests
+        message = f"{nothing}{batches.over_limits} rows are over a limit; correct them, or change the campaign"
+        report.stop_early("over_limits", message, EXIT_NO)
+    elif report.missing_micro and not (partial and not report.dry_run):
+        needed, left, missing = map(money, (batches.needed_micro, remaining_micro, report.missing_micro))
+        message = (
+            f"{nothing}the new grants come to {needed} and the campaign has {left} left: {missing} are missing; "
+            "raise the budget, or pay as far as it goes with --partial"
+        )
+        report.stop_early("over_budget", message, EXIT_NO if partial else EXIT_MISUSE)
+
+
+def _pay_rows(batches: Batches, report: Report, *, partial: bool) -> None:
+    def on_paid(_: BatchResult) -> None:
+        report.batches += 1
+
+    try:
+        batches.pay(partial=partial, on_paid=on_paid)
+    except DoesNotFit:
+        line, left = batches.current[0].line, money(batches.remaining_micro or 0)
+        report.batches += 1
+        report.stop_early("budget_exceeded", f"line {line} does not fit: the campaign has {left} left", EXIT_NO)
+
+
+def _in_doubt(rows: Rows, batches: Batches | None, in_doubt: bool) -> None:
+    """Mark the rows whose response is missing."""
+    if batches is not None and in_doubt:
+        with contextlib.suppress(sqlite3.Error):
+            rows.record(Result(item.line, "unknown", item.expected_micro) for item in batches.sending)
+
+
+# --- signals ---
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def _exit_code_of(interrupt: KeyboardInterrupt) -> int:
+    return EXIT_TERMINATED if isinstance(interrupt, _Terminated) else EXIT_INTERRUPTED
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Have SIGTERM end in a report, as Ctrl-C does."""
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- progress ---
 
 
 class _Bar:
@@ -197,6 +379,10 @@ class _Bar:
         self._progress = progress
         self._doing = "judging" if dry_run else "paying"
         self._task = progress.add_task(self._doing, total=rows)
+
+    def begin(self, doing: str) -> None:
+        self._doing = doing
+        self._progress.update(self._task, completed=0, description=doing)
 
     def advance(self, rows: int) -> None:
         self._progress.update(self._task, advance=rows, description=self._doing)

@@ -7,11 +7,22 @@ from typing import Any
 
 import click
 
+from minibill.db.files import require_file_name
+
+
+def file_path(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    """The path of a database file; `:memory:` and URIs are none."""
+    try:
+        return require_file_name(path)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
 
 def _database_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(
         "--db",
         type=click.Path(path_type=Path, dir_okay=False),
+        callback=file_path,
         default=Path("minibill.db"),
         envvar="MINIBILL_DB",
         show_default=True,

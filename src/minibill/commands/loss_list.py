@@ -1,41 +1,55 @@
-"""Loss lists: a CSV file becomes the items of grant batches, exactly and with line numbers. Nothing is sent from here.
+"""Loss lists: a CSV file becomes rows to pay, exactly and with line numbers. Nothing is sent from here.
 
-Amounts are read digit by digit; no float is involved anywhere.
+Amounts are read digit by digit; no float is involved anywhere. The file is read as a stream, a row at a time.
 """
 
 import codecs
 import csv
+import difflib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from minibill.entity_ids import named, normalized
 from minibill.ids import ID_CHARACTERS_MAX
 from minibill.money import MAX_MICRO, MICRO_PER_UNIT
 
-ENTITY_ID_CHARS_MAX = 200
 FORMULA_INPUT_BYTES_MAX = 4096
-BATCH_ITEMS_MAX = 1000
-# The service takes 1 MiB; the rest is room for whatever a proxy counts as well.
-BATCH_BYTES_MAX = 900 * 1024
 # A float has no more digits and no larger exponent than this; anything beyond is not a number that a list holds.
 NUMBER_CHARS_MAX = 400
 EXPONENT_MAX = 330
+DECIMALS_MAX = 100
+# A line that is longer is not one of a list, and would have to be held in memory.
+LINE_CHARS_MAX = 1_048_576
 
-_PLACES = len(str(MICRO_PER_UNIT)) - 1
+PLACES = len(str(MICRO_PER_UNIT)) - 1
 _NUMBER = re.compile(r"([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,3}))?")
+_DIGITS = re.compile(r"[0-9]+")
 _UNDECODABLE = re.compile("[\ud800-\udfff]")
 _QUOTED_CHARS_MAX = 40
+_COLUMNS_LISTED_MAX = 30
+
+# White space without control characters: those are never part of a good field.
+_BLANKS = "\t \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+
+# A spreadsheet signs the exponent or writes decimals, so that `12e4`, which a hash can begin with, is an id.
+_EXPONENT_FORM = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+[eE][+-]?|[eE][+-])[0-9]+")
+_ERROR_VALUE = re.compile(r"#[¡¿]?[\w/]+[!?]|#(?:N/A|N/D|N/V|NV|GETTING_DATA|#+)|Err:[0-9]{3}", re.IGNORECASE)
+
+_DELIMITERS = {";": "';'", "\t": "tab", "|": "'|'"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the file is written, and which column means what.
+    """The format of the file, and the meaning of its columns.
 
     With an entity type the account column holds entity ids, otherwise account ids. `input_columns` maps a key of the
-    formula's input to its column; a key that ends in `Micro` is an amount, any other is kept as it is written.
+    formula's input to its column; a key that ends in `Micro` is an amount, any other is kept as text. With `decimals` an
+    amount is an integer in base units of 10^-decimals.
     """
 
     account_column: str
@@ -44,39 +58,27 @@ class Layout:
     input_columns: Mapping[str, str] = field(default_factory=dict)
     delimiter: str = ","
     round_down: bool = False
+    decimals: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One grant to ask for: the line its record starts on, and its JSON."""
+class Fault(NamedTuple):
+    """The reason why a row can't be paid. Equal faults of many rows have the same `what`; `value` is the row's own."""
+
+    what: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.value}".rstrip()
+
+
+class ListRow(NamedTuple):
+    """One record and the line that it starts on. `account` is None where it can't be read."""
 
     line: int
-    account: str
-    json: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A record that can't be paid, and why."""
-
-    line: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LossList:
-    """A whole file, read: what can be sent, and what can't, both in the order of the file."""
-
-    items: list[Item]
-    bad_rows: list[BadRow]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Items that go out together, and the body that carries them."""
-
-    items: Sequence[Item]
-    body: bytes
+    account: str | None
+    amount_micro: int | None
+    formula_input: bytes | None
+    fault: Fault | None
 
 
 class UnreadableList(Exception):
@@ -86,44 +88,34 @@ class UnreadableList(Exception):
 class _BadRecord(Exception):
     """One record can't be read."""
 
+    def __init__(self, what: str, value: str = "") -> None:
+        super().__init__(what, value)
+        self.fault = Fault(what, value)
 
-def read_loss_list(data: bytes, *, layout: Layout) -> LossList:
-    """Reads a CSV file to its end; line 1 is its first line, header or not.
 
-    An account that was named before makes a bad row of the later one, also when the earlier could not be read: which of
-    the two is right is not for this program to say. Raises UnreadableList when the header lacks a column or names it
-    twice, and when quotes are so broken that rows can't be told apart.
+def read_rows(source: BinaryIO, *, layout: Layout) -> Iterator[ListRow]:
+    """Read a CSV file to its end, a row at a time; line 1 is its first line, header or not.
+
+    Raise UnreadableList when the header lacks a column or names it twice, and when quotes are so broken that rows can't be
+    told apart.
     """
-    records = _records(_decoded(data), delimiter=layout.delimiter)
+    records = _records(_Lines(source), delimiter=layout.delimiter)
     columns = _columns(records, layout)
-    items: list[Item] = []
-    bad_rows: list[BadRow] = []
-    first_lines: dict[str, int] = {}
-    for line, fields in records:
+    for record in records:
+        account: str | None = None
+        amount_micro: int | None = None
+        formula_input: bytes | None = None
         try:
-            record = columns.pick(fields)
-            account = _account(record[layout.account_column], layout)
-            if account in first_lines:
-                raise _BadRecord(f"names the same account as line {first_lines[account]}: {_quoted(account)}")
-            first_lines[account] = line
-            items.append(Item(line, account, _grant_json(account, record, layout)))
+            fields = columns.pick(record)
+            account = _account(fields[layout.account_column], layout)
+            if layout.amount_column is not None:
+                amount_micro = _amount(fields, layout.amount_column, layout)
+            if layout.input_columns:
+                formula_input = _formula_input(fields, layout)
         except _BadRecord as error:
-            bad_rows.append(BadRow(line, str(error)))
-    return LossList(items, bad_rows)
-
-
-def batches(items: Sequence[Item], *, size_max: int, force: bool) -> Iterator[Batch]:
-    """The items in their order, as bodies within the service's limits."""
-    head, tail = b'{"grants":[', b'],"force":true}' if force else b'],"force":false}'
-    start, size_bytes = 0, 0
-    for end, item in enumerate(items):
-        item_bytes = len(item.json) + 1
-        if end > start and (end - start == size_max or size_bytes + item_bytes > BATCH_BYTES_MAX):
-            yield _batch(items[start:end], head, tail)
-            start, size_bytes = end, 0
-        size_bytes += item_bytes
-    if items:
-        yield _batch(items[start:], head, tail)
+            yield ListRow(record.line, account, None, None, error.fault)
+        else:
+            yield ListRow(record.line, account, amount_micro, formula_input, None)
 
 
 def parse_units(text: str, *, round_down: bool) -> int:
@@ -135,51 +127,92 @@ def parse_units(text: str, *, round_down: bool) -> int:
     found = _NUMBER.fullmatch(text) if len(text) <= NUMBER_CHARS_MAX else None
     exponent = int(found[3] or "0") if found else 0
     if not found or abs(exponent) > EXPONENT_MAX:
-        raise ValueError(
-            f"expected a plain decimal number, not {_quoted(text)}" if text else "expected a number, found nothing"
-        )
-    whole, fraction = found[1], found[2] or ""
-    shift = _PLACES + exponent - len(fraction)
-    multiplier: int = 10 ** max(shift, 0)
-    divisor: int = 10 ** max(-shift, 0)
-    amount_micro, beyond = divmod(int(whole + fraction) * multiplier, divisor)
-    if beyond and not round_down:
-        raise ValueError(f"{_quoted(text)} has more than {_PLACES} decimal places (--round down cuts them off)")
+        raise _not_a_number("a plain decimal number", text)
+    fraction = found[2] or ""
+    return _micro(int(found[1] + fraction), PLACES + exponent - len(fraction), text, round_down=round_down)
+
+
+def parse_base_units(text: str, *, decimals: int, round_down: bool) -> int:
+    """The micro-units of an integer in base units of 10^-decimals. Raises ValueError as `parse_units` does."""
+    if len(text) > NUMBER_CHARS_MAX or not _DIGITS.fullmatch(text):
+        raise _not_a_number("an integer, since --decimals is given", text)
+    return _micro(int(text), PLACES - decimals, text, round_down=round_down)
+
+
+def _not_a_number(expected: str, text: str) -> ValueError:
+    if not text:
+        return ValueError("expected a number, found nothing", "")
+    return ValueError(f"expected {expected}, not", quoted(text))
+
+
+def _micro(digits: int, shift: int, text: str, *, round_down: bool) -> int:
+    """`digits` times 10^shift, in micro-units."""
+    if shift >= 0:
+        amount_micro: int = digits * 10**shift
+    else:
+        amount_micro, beyond = divmod(digits, 10**-shift)
+        if beyond and not round_down:
+            raise ValueError(f"more than {PLACES} decimal places (--round down cuts them off):", quoted(text))
     if amount_micro > MAX_MICRO:
-        raise ValueError(f"{_quoted(text)} is too large (at most {MAX_MICRO} micro)")
+        raise ValueError(f"too large (at most {MAX_MICRO} micro):", quoted(text))
     return amount_micro
 
 
 # --- the file ---
 
 
-def _decoded(data: bytes) -> str:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UnreadableList("the file is UTF-16; save it as UTF-8")
-    # What is not UTF-8 becomes surrogates, so that it can be told by its line.
-    return data.decode("utf-8-sig", errors="surrogateescape")
-
-
 class _Lines:
-    """The physical lines of a text, with the last one at hand."""
+    """The physical lines of a file, with the last one at hand. What is not UTF-8 becomes surrogates."""
 
-    def __init__(self, text: str) -> None:
-        self._lines = io.StringIO(text, newline="")
+    def __init__(self, source: BinaryIO) -> None:
+        start = source.read(4096)
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or start[:200].count(b"\0") > len(start[:200]) // 4:
+            raise UnreadableList("the file is UTF-16; save it as UTF-8")
+        joined = io.BufferedReader(_Rejoined(start, source))
+        self._text = io.TextIOWrapper(joined, encoding="utf-8-sig", errors="surrogateescape", newline="")
         self.last = ""
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        self.last = next(self._lines)
+        self.last = self._text.readline(LINE_CHARS_MAX)
+        if not self.last:
+            raise StopIteration
+        if len(self.last) == LINE_CHARS_MAX:
+            raise UnreadableList(f"a line is longer than {LINE_CHARS_MAX} characters; is it a CSV file?")
         return self.last
 
 
-def _records(text: str, *, delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
-    """Each record with the line it starts on; None for one that breaks the rules of CSV. Blank lines are left out."""
-    lines = _Lines(text)
+class _Rejoined(io.RawIOBase):
+    """A stream whose start has been read already; a pipe can't be wound back."""
+
+    def __init__(self, start: bytes, rest: BinaryIO) -> None:
+        self._start = start
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data, self._start = self._start[: len(buffer)], self._start[len(buffer) :]
+        data = data or self._rest.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Record(NamedTuple):
+    """The fields of a record, without white space around them; or the fault that leaves it without any."""
+
+    line: int
+    fields: list[str]
+    fault: Fault | None = None
+
+
+def _records(lines: _Lines, *, delimiter: str) -> Iterator[_Record]:
+    """Each record with the line it starts on. Blank lines and records of blank fields are left out."""
     # Not strict, the reader would take `"1"2` for 12.
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != " ")
     while True:
         line = reader.line_num + 1
         try:
@@ -192,25 +225,31 @@ def _records(text: str, *, delimiter: str) -> Iterator[tuple[int, list[str] | No
                 raise UnreadableList(
                     f"line {line}: a quote is not closed, or a field is too long; the rows after it can't be told apart"
                 ) from None
-            yield line, None
+            yield _Record(line, [], Fault("has broken quotes, or a field that is too long"))
             continue
-        if fields:
-            yield line, fields
+        fields = [text.strip(_BLANKS) for text in fields]
+        if reader.line_num != line:
+            yield _Record(
+                line, fields, Fault("has a field that spans lines:", f"a quote is open up to line {reader.line_num}")
+            )
+        elif any(fields):
+            yield _Record(line, fields)
 
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Where the columns in use are."""
+    """The positions of the columns in use."""
 
     positions: dict[str, int]
     count: int
 
-    def pick(self, fields: list[str] | None) -> dict[str, str]:
+    def pick(self, record: _Record) -> dict[str, str]:
         """The fields in use by the name of their column."""
-        if fields is None:
-            raise _BadRecord("has broken quotes, or a field that is too long")
+        if record.fault is not None:
+            raise _BadRecord(*record.fault)
+        fields = record.fields
         joined = "".join(fields)
-        if _UNDECODABLE.search(joined):
+        if not joined.isascii() and _UNDECODABLE.search(joined):
             raise _BadRecord("has bytes that are not UTF-8")
         if "\0" in joined:
             raise _BadRecord("has a NUL byte")
@@ -219,22 +258,43 @@ class _Columns:
         return {name: fields[position] for name, position in self.positions.items()}
 
 
-def _columns(records: Iterator[tuple[int, list[str] | None]], layout: Layout) -> _Columns:
-    _, header = next(records, (0, []))
-    if not header:
-        raise UnreadableList("the file is empty" if header == [] else "line 1: the header has broken quotes")
-    if _UNDECODABLE.search("".join(header)) or "\0" in "".join(header):
-        raise UnreadableList("line 1: the header is not UTF-8 text")
+def _columns(records: Iterator[_Record], layout: Layout) -> _Columns:
+    header = next(records, None)
+    if header is None:
+        raise UnreadableList("the file is empty")
+    if header.fault is not None:
+        raise UnreadableList(f"line {header.line}: the header {header.fault}")
+    names = header.fields
+    if _UNDECODABLE.search("".join(names)) or "\0" in "".join(names):
+        raise UnreadableList(f"line {header.line}: the header is not UTF-8 text")
     used = [
         layout.account_column,
         *([] if layout.amount_column is None else [layout.amount_column]),
         *layout.input_columns.values(),
     ]
     for name in used:
-        if header.count(name) != 1:
-            fault = "is there more than once" if name in header else "is not in the file"
-            raise UnreadableList(f"the column {name!r} {fault}; its columns are {', '.join(map(repr, header))}")
-    return _Columns({name: header.index(name) for name in used}, len(header))
+        if names.count(name) > 1:
+            raise UnreadableList(f"the column {name!r} is there more than once; rename the columns that are not meant")
+        if name not in names:
+            raise UnreadableList(f"the column {name!r} is not in the file; {_advice(name, names, header.line, layout)}")
+    return _Columns({name: names.index(name) for name in used}, len(names))
+
+
+def _advice(name: str, names: list[str], line: int, layout: Layout) -> str:
+    """What may be wrong with a header that lacks a column."""
+    listed = ", ".join(map(quoted, names[:_COLUMNS_LISTED_MAX])) + (" and more" if len(names) > _COLUMNS_LISTED_MAX else "")
+    columns = f"its columns are {listed}"
+    for delimiter, option in _DELIMITERS.items():
+        if delimiter != layout.delimiter and any(delimiter in text for text in names):
+            return f"{columns}; if they are separated otherwise, give --delimiter {option}"
+    if layout.delimiter != "," and any("," in text for text in names):
+        return f"{columns}; if they are separated by commas, leave out --delimiter"
+    by_folded = {text.casefold(): text for text in names}
+    if close := difflib.get_close_matches(name.casefold(), by_folded, n=1):
+        return f"did you mean {by_folded[close[0]]!r}? {columns}"
+    if any(_NUMBER.fullmatch(text) for text in names):
+        return f"line {line} looks like a row, and must name the columns: {columns}"
+    return columns
 
 
 # --- one record ---
@@ -244,44 +304,47 @@ def _account(text: str, layout: Layout) -> str:
     column = repr(layout.account_column)
     if not text:
         raise _BadRecord(f"column {column}: no account")
-    if text != text.strip():
-        raise _BadRecord(f"column {column}: {_quoted(text)} has spaces around it")
-    chars_max = ID_CHARACTERS_MAX if layout.entity_type is None else ENTITY_ID_CHARS_MAX
-    if len(text) > chars_max:
-        raise _BadRecord(f"column {column}: {_quoted(text)} is longer than {chars_max} characters")
+    if text[0] in "'=":
+        raise _BadRecord(f"column {column}: a spreadsheet has put {text[0]} before the id:", quoted(text))
+    if text[0] in "+-0123456789" and _EXPONENT_FORM.fullmatch(text):
+        raise _BadRecord(f"column {column}: a spreadsheet has turned the id into a number:", quoted(text))
+    if text[0] in "#Ee" and _ERROR_VALUE.fullmatch(text):
+        raise _BadRecord(f"column {column}: an error value of a spreadsheet:", quoted(text))
+    if layout.entity_type is not None:
+        try:
+            return normalized(text)
+        except ValueError as error:
+            raise _BadRecord(f"column {column}: {error}:", quoted(text)) from None
+    if len(text) > ID_CHARACTERS_MAX:
+        raise _BadRecord(f"column {column}: longer than {ID_CHARACTERS_MAX} characters:", quoted(text))
+    if strange := next((character for character in text if not "!" <= character <= "~"), None):
+        raise _BadRecord(f"column {column}: no account id has {named(strange)}:", quoted(text))
     return text
 
 
-def _grant_json(account: str, record: Mapping[str, str], layout: Layout) -> bytes:
-    grant: dict[str, object] = (
-        {"accountId": account}
-        if layout.entity_type is None
-        else {"entity": {"entityType": layout.entity_type, "entityId": account}}
-    )
-    if layout.amount_column is not None:
-        grant["amountMicro"] = _amount(record, layout.amount_column, layout)
-    if layout.input_columns:
-        formula_input = {
-            key: _amount(record, column, layout) if key.endswith("Micro") else record[column]
+def _formula_input(fields: Mapping[str, str], layout: Layout) -> bytes:
+    formula_input = msgspec.json.encode(
+        {
+            key: str(_amount(fields, column, layout)) if key.endswith("Micro") else fields[column]
             for key, column in layout.input_columns.items()
         }
-        if len(msgspec.json.encode(formula_input)) > FORMULA_INPUT_BYTES_MAX:
-            raise _BadRecord(f"its formula input is larger than {FORMULA_INPUT_BYTES_MAX} bytes")
-        grant["formulaInput"] = formula_input
-    return msgspec.json.encode(grant)
+    )
+    if len(formula_input) > FORMULA_INPUT_BYTES_MAX:
+        raise _BadRecord(f"its formula input is larger than {FORMULA_INPUT_BYTES_MAX} bytes")
+    return formula_input
 
 
-def _amount(record: Mapping[str, str], column: str, layout: Layout) -> str:
+def _amount(fields: Mapping[str, str], column: str, layout: Layout) -> int:
+    text = fields[column]
     try:
-        return str(parse_units(record[column], round_down=layout.round_down))
+        if layout.decimals is None:
+            return parse_units(text, round_down=layout.round_down)
+        return parse_base_units(text, decimals=layout.decimals, round_down=layout.round_down)
     except ValueError as error:
-        raise _BadRecord(f"column {column!r}: {error}") from None
+        what, value = error.args
+        raise _BadRecord(f"column {column!r}: {what}", value) from None
 
 
-def _quoted(text: str) -> str:
-    # repr, so that nothing in a list can play tricks with the terminal.
+def quoted(text: str) -> str:
+    """A value of a list, in quotes: repr, so that it can play no tricks with the terminal."""
     return repr(text) if len(text) <= _QUOTED_CHARS_MAX else repr(text[:_QUOTED_CHARS_MAX]) + " and so on"
-
-
-def _batch(items: Sequence[Item], head: bytes, tail: bytes) -> Batch:
-    return Batch(items, head + b",".join(item.json for item in items) + tail)

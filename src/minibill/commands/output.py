@@ -1,5 +1,6 @@
 """What the commands of `minibill campaign` have in common: whom and what to ask, amounts and refusals for people, JSON."""
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -83,6 +84,19 @@ def own_command() -> list[str]:
 # --- for people ---
 
 
+def escaped(text: str) -> str:
+    """Text from the database, with `\\x1b` or `\\u202e` for characters that could change what a terminal shows."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
+
+
+def units(amount_micro: int) -> str:
+    """`1234.5`."""
+    whole, rest = divmod(amount_micro, MICRO_PER_UNIT)
+    return f"{whole}.{rest:06}".rstrip("0") if rest else str(whole)
+
+
 def money(amount_micro: int) -> str:
     """`1,234.5 units (1234500000 micro)`."""
     sign = "-" if amount_micro < 0 else ""
@@ -114,7 +128,7 @@ def errors_of(refusal: Problem) -> list[tuple[str, str]]:
 
 def refusal_text(refusal: Problem, url: str) -> str:
     """The refusal with all that explains it, a line each; one line, with what to do, where the token or the URL is wrong."""
-    summary = f"{refusal.code} ({refusal.status}): {refusal.detail}"
+    summary = escaped(f"{refusal.code} ({refusal.status}): {refusal.detail}")
     if is_misuse(refusal):
         return f"{summary}; {_advice(refusal, url)}"
     reasons: list[str] = []
@@ -123,7 +137,7 @@ def refusal_text(refusal: Problem, url: str) -> str:
         reasons += listed([f"{name}: {_fact_text(name, member)}" for member in members])
     errors = [f"{path}: {message}" for path, message in errors_of(refusal)]
     reasons += listed([error for error in errors if error not in refusal.detail])
-    return "\n  ".join([summary, *reasons])
+    return "\n  ".join([summary, *map(escaped, reasons)])
 
 
 def _advice(refusal: Problem, url: str) -> str:
@@ -151,5 +165,12 @@ def _fact_text(name: str, value: object) -> str:
 
 def print_json(value: dict[str, Any] | Answer, *, dry_run: bool = False) -> None:
     """The answer to --json: one line on stdout."""
-    members = msgspec.to_builtins(value) | ({"dryRun": True} if dry_run else {})
-    click.echo(msgspec.json.encode(members).decode())
+    click.echo(escaped_json(msgspec.to_builtins(value) | ({"dryRun": True} if dry_run else {})))
+
+
+def escaped_json(value: Any) -> str:
+    """JSON in which characters that could change what a terminal shows are `\\uXXXX`; it says the same."""
+    text = msgspec.json.encode(value).decode()
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)

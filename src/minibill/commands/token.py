@@ -8,6 +8,7 @@ import click
 from minibill.auth.doors import Kind
 from minibill.auth.scopes import ALL_SCOPES, EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, SUBJECT_CHARACTERS_MAX, sign_token
+from minibill.commands.database import file_path
 from minibill.commands.dev import dev_secrets
 from minibill.commands.output import print_json
 from minibill.config import SECRET_BYTES_MIN, ConfigurationError, SettingMissing, read_settings
@@ -27,6 +28,7 @@ Examples:
 @click.option(
     "--db",
     type=click.Path(path_type=Path),
+    callback=file_path,
     default=Path("minibill.db"),
     envvar="MINIBILL_DB",
     show_default=True,

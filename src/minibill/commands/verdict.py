@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from minibill.commands.database import reason_of
-from minibill.commands.output import LOG_COLUMNS, Misuse
+from minibill.commands.output import LOG_COLUMNS, Misuse, escaped
 from minibill.db.connect import DatabaseLocked, NotABook
 from minibill.db.migrate import MigrationRefused
 from minibill.db.snapshot import Disturbed
@@ -79,7 +79,7 @@ def print_checks(found: Verified) -> None:
         check = found.report.checks[name]
         click.echo(f"\n{name}: {', '.join(found.broken[name])}".rstrip(": "))
         for example in check.examples:
-            click.echo(f"  {example}")
+            click.echo(f"  {escaped(example)}")
         if check.violations > len(check.examples) > 0:
             click.echo(f"  and {check.violations - len(check.examples):,} more")
 

@@ -120,6 +120,16 @@ def copy_to(file: Path, descriptor: int) -> None:
         os.fsync(target.fileno())
 
 
+def require_file_name(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a database file. Raise `ValueError` for what SQLite would take for something else than a file."""
+    text = os.fspath(path)
+    if not text:
+        raise ValueError("the name of the database file is empty; give it one, such as minibill.db")
+    if text == ":memory:" or text.startswith("file:"):
+        raise ValueError(f"{text!r} is no file name: a book is kept in a file; give a path, such as minibill.db")
+    return Path(text)
+
+
 def sync(path: Path) -> None:
     """Waits until a file, or which names a folder has, is on disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
+from os import PathLike
 from typing import Any, NamedTuple
 
 import httpx
@@ -15,6 +15,7 @@ from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, sign_token
 from minibill.client._sync.methods import Methods
 from minibill.client.ask import Ask
+from minibill.db.files import require_file_name
 from minibill.db.sqlite import sqlite3
 from minibill.embedded import Inside, open_service
 from minibill.ledger.structs import Entry, Minted
@@ -70,7 +71,8 @@ class BookForTests:
 
     `api` has every operation, as `minibill.client.Client` has them; `http` is a plain httpx client with an admin's token;
     `url` is where the same service listens on a port, for a program that is tested from outside. An account is named as a
-    test names it: "ada" is a person, `("community", "dao")` something else, and it is opened when it is first named.
+    test names it: "ada" is a person, `("community", "dao")` something else. `account` and `give` open it. What only reads,
+    such as `balance`, raises `LookupError` for an account that nobody has opened.
 
     Time stands still, at `start`, until `advance` moves it; what falls due is then settled. The file is not synced: a test's
     book need not survive a loss of power. `settings` are those of the service by their variables; unless they say otherwise
@@ -79,9 +81,11 @@ class BookForTests:
 
     __test__ = False
 
-    def __init__(self, path: Path, *, settings: Mapping[str, str] | None = None, start: datetime = START) -> None:
+    def __init__(
+        self, path: str | PathLike[str], *, settings: Mapping[str, str] | None = None, start: datetime = START
+    ) -> None:
         """On a file that is made where there is none yet."""
-        self.path = path
+        self.path = path = require_file_name(path)
         self._loop = LoopThread()
         self._clock = StandingClock(us_of(start))
         given = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **(settings or {})}
@@ -137,9 +141,8 @@ class BookForTests:
     # --- accounts, by the names that tests give them ---
 
     def account(self, who: Named) -> str:
-        """The id of an account."""
-        named: tuple[EntityType, str] = ("person", who) if isinstance(who, str) else who
-        return self.api.open_account(*named).id
+        """The id of an account, which is opened where there is none yet."""
+        return self.api.open_account(*_entity(who)).id
 
     def give(self, who: Named, amount_micro: int, **how: Any) -> Minted:
         """Mints credits; `how` is what `mint` takes besides."""
@@ -147,23 +150,29 @@ class BookForTests:
 
     def balance(self, who: Named, pool_id: str | None = None) -> int:
         """What is available, in micro-units: in all pools, or in one."""
-        return int(self.api.balance(self.account(who), pool_id=pool_id).total_available_micro)
+        return int(self.api.balance(self._existing(who), pool_id=pool_id).total_available_micro)
 
     def reserved(self, who: Named, pool_id: str | None = None) -> int:
         """What is held by reservations, in micro-units."""
-        return int(self.api.balance(self.account(who), pool_id=pool_id).total_reserved_micro)
+        return int(self.api.balance(self._existing(who), pool_id=pool_id).total_reserved_micro)
 
     def debt(self, who: Named) -> int:
         """What is owed, in micro-units."""
-        return int(self.api.balance(self.account(who)).debt_micro)
+        return int(self.api.balance(self._existing(who)).debt_micro)
 
     def entries(self, who: Named) -> list[Entry]:
         """The ledger of an account, oldest first."""
-        return list(self.api.history(self.account(who)))[::-1]
+        return list(self.api.history(self._existing(who)))[::-1]
 
     def story(self, who: Named) -> list[tuple[str, int]]:
         """The ledger of an account as pairs that are good to compare: `[("grant", 5000000), ("reserve", -700)]`."""
         return [(entry.entry_type, int(entry.amount_micro)) for entry in self.entries(who)]
+
+    def _existing(self, who: Named) -> str:
+        entity_type, entity_id = _entity(who)
+        for account in self.api.accounts(entity_type=entity_type, entity_id=entity_id):
+            return account.id
+        raise LookupError(f"{entity_type}:{entity_id} has no account in this book; open it with account() or give()")
 
     # --- tokens and doors ---
 
@@ -215,6 +224,10 @@ class BookForTests:
             server.should_exit = True
             await task
         await self._service.book.close()
+
+
+def _entity(who: Named) -> tuple[EntityType, str]:
+    return ("person", who) if isinstance(who, str) else who
 
 
 def _do_not_sync(conn: sqlite3.Connection) -> None:

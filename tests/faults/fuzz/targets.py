@@ -9,6 +9,7 @@ import base64
 import contextlib
 import decimal
 import hmac
+import io
 import json
 import shutil
 import tempfile
@@ -29,7 +30,9 @@ from minibill.campaigns import formulas
 from minibill.campaigns.grants import BATCH_GRANTS_MAX, LossInput, read_items
 from minibill.campaigns.structs import BatchBody, CreateBody
 from minibill.clock import US_PER_SECOND
-from minibill.commands.loss_list import Layout, UnreadableList, batches, parse_units, read_loss_list
+from minibill.commands.import_batches import body_of
+from minibill.commands.import_rows import Rows
+from minibill.commands.loss_list import Layout, UnreadableList, parse_units, read_rows
 from minibill.config import read_settings
 from minibill.cursors import Cursors
 from minibill.problem_json import problem_body
@@ -244,18 +247,23 @@ def read_list(data: bytes) -> None:
     """The first byte says by which layout the rest is read. What is read of it, a service takes."""
     layout, text = LAYOUTS[data[0] % len(LAYOUTS) if data else 0], data[1:]
     _parse_units(text.decode("latin-1"))
-    try:
-        read = read_loss_list(text, layout=layout)
-    except UnreadableList:
-        return
-    lines = [item.line for item in read.items], [row.line for row in read.bad_rows]
-    assert all(each == sorted(set(each)) for each in lines) and set(lines[0]).isdisjoint(lines[1])
-    assert len({item.account for item in read.items}) == len(read.items)
-    assert all(row.reason.isprintable() for row in read.bad_rows)
-    sent = [item for batch in batches(read.items, size_max=3, force=False) for item in batch.items]
-    assert sent == read.items
-    for batch in batches(read.items, size_max=BATCH_GRANTS_MAX, force=True):
-        assert len(read_items(_BATCH.decode(batch.body))) == len(batch.items)
+    with Rows() as rows:
+        try:
+            rows.add(read_rows(io.BytesIO(text), layout=layout), adds_up=False)
+        except UnreadableList:
+            return
+        outcomes = list(rows.outcomes())
+        items = rows.to_send(after_line=0, count=len(outcomes))
+    lines = [outcome.line for outcome in outcomes]
+    assert lines == sorted(set(lines))
+    assert len({item.account for item in items}) == len(items)
+    faults = [str(outcome.fault) for outcome in outcomes if outcome.fault is not None]
+    assert all(fault.isprintable() for fault in faults)
+    assert len(items) + len(faults) == len(outcomes)
+    for start in range(0, len(items), BATCH_GRANTS_MAX):
+        batch = items[start : start + BATCH_GRANTS_MAX]
+        body = body_of(batch, entity_type=layout.entity_type, force=True)
+        assert len(read_items(_BATCH.decode(body))) == len(batch)
 
 
 def _parse_units(text: str) -> None:
