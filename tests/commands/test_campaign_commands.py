@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -772,6 +773,32 @@ def test_a_url_where_there_is_no_minibill_is_wrong_usage_and_a_campaign_that_the
     for answered in (run("show", "camp_none", exit_code=2), pay("camp_none", people(1), exit_code=2)):
         said = one_line(answered.stderr)
         assert f"not_found (404): nothing is at this path; is the URL right? {nope} should be where minibill" in said
+
+
+def test_a_terminated_import_reports_as_an_interrupted_one_does(
+    api: Api, pay: Callable[..., click.testing.Result], line: Line, tmp_path: Path
+) -> None:
+    campaign, report = api.campaign(), tmp_path / "report.csv"
+    before = signal.getsignal(signal.SIGTERM)
+    line.faults = [None, None, Afterwards(terminate)]
+    result = pay(campaign, people(6), *PERSON, "--batch-size", 2, "--report", report, exit_code=143)
+    assert "lines 4 to 5 were on their way and may have been paid" in result.stderr
+    assert [row.split(",")[3] for row in report.read_text().splitlines()[1:]] == [
+        "granted", "granted", "unknown", "unknown", "not_paid", "not_paid",
+    ]  # fmt: skip
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_names_from_the_database_are_escaped(api: Api, run: Callable[..., click.testing.Result]) -> None:
+    hidden = "red\x1b[31m \u202ereversed\x9b"
+    campaign = api.draft(name=hidden, description=hidden)
+    for arguments in (("show", campaign), ("show", campaign, "--json"), ("activate", campaign), ("pause", campaign)):
+        assert not set("\x1b\u202e\x9b") & set(run(*arguments).stdout)
+    assert json.loads(run("show", campaign, "--json").stdout)["name"] == hidden
 
 
 def test_an_interrupted_import_says_what_was_paid_and_what_is_in_doubt_and_can_be_run_again(
