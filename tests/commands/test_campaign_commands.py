@@ -522,7 +522,10 @@ def test_grants_that_were_paid_before_count_towards_no_limit(api: Api, pay: Call
     pay(campaign, rows, *PERSON)
     pay(campaign, [*rows, ("new", "2")], *PERSON)
     assert api.get(f"/campaigns/{campaign}")["spentMicro"] == str(10 * UNIT)
-    # What was paid by hand is over the limits of today's list, and is not paid again.
+    again = pay(campaign, [*rows, ("new", "2")], *PERSON).stdout
+    assert "duplicates  5\n" in again
+    assert "nothing new was paid" in again
+    # An amount over the limits is no fault where the account is not paid again.
     pay(campaign, [*people(3, "2"), ("p3", "500")], *PERSON)
 
 

@@ -29,10 +29,9 @@ from minibill.commands.import_report import (
     tell_bad_rows,
     write_report,
 )
-from minibill.commands.import_rows import Result, Rows
+from minibill.commands.import_rows import Result, Rows, TemporaryFileError
 from minibill.commands.loss_list import DECIMALS_MAX, Layout, UnreadableList, read_rows
 from minibill.commands.output import USER_AGENT, Misuse, access_options, campaign_argument, money
-from minibill.db.sqlite import sqlite3
 from minibill.problems import Problem
 from minibill.wire import EntityType
 
@@ -213,7 +212,7 @@ def _read(file: str, layout: Layout, *, adds_up: bool) -> Rows:
         raise Misuse(f"nothing was paid: the list can't be read: {error.strerror}") from None
     except UnreadableList as error:
         raise Misuse(f"nothing was paid: {error}") from None
-    except sqlite3.Error as error:
+    except TemporaryFileError as error:
         raise Misuse(f"nothing was paid: the list can't be kept in a temporary file: {error}; is there room?") from None
     if not rows.good and not rows.bad:
         raise Misuse("nothing was paid: the list has no rows")
@@ -299,7 +298,7 @@ def _pay(
         _in_doubt(rows, batches, True)
         sending = batches.sending if batches is not None else ()
         report.stop_in_doubt("interrupted", "interrupted", _exit_code_of(interrupt), sending)
-    except sqlite3.Error as error:
+    except TemporaryFileError as error:
         sending = batches.sending if batches is not None else ()
         report.stop_in_doubt("no_room", f"the temporary file can't be written: {error}", EXIT_MISUSE, sending)
     if batches is not None and batches.remaining_micro is not None:
@@ -308,12 +307,11 @@ def _pay(
 
 def _check(batches: Batches, report: Report, *, partial: bool) -> None:
     """Compare the judged list with the limits."""
-    report.batches = batches.requests if report.dry_run else 0
+    report.batches = batches.requests
     remaining_micro = batches.remaining_micro or 0
     report.missing_micro = max(0, batches.needed_micro - remaining_micro)
     nothing = "" if report.dry_run else "nothing was paid: "
     if batches.over_limits:
-        report.batches = batches.requests
         message = f"{nothing}{batches.over_limits} rows are over a limit; correct them, or change the campaign"
         report.stop_early("over_limits", message, EXIT_NO)
     elif report.missing_micro and not (partial and not report.dry_run):
@@ -322,6 +320,8 @@ def _check(batches: Batches, report: Report, *, partial: bool) -> None:
             f"{nothing}the new grants come to {needed} and the campaign has {left} left: {missing} are missing; "
             "raise the budget, or pay as far as it goes with --partial"
         )
+        # Wrong usage is one line, without figures.
+        report.batches = batches.requests if report.dry_run else 0
         report.stop_early("over_budget", message, EXIT_NO if partial else EXIT_MISUSE)
 
 
@@ -340,7 +340,7 @@ def _pay_rows(batches: Batches, report: Report, *, partial: bool) -> None:
 def _in_doubt(rows: Rows, batches: Batches | None, in_doubt: bool) -> None:
     """Mark the rows whose response is missing."""
     if batches is not None and in_doubt:
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(TemporaryFileError):
             rows.record(Result(item.line, "unknown", item.expected_micro) for item in batches.sending)
 
 

@@ -44,6 +44,10 @@ SELECT r.line, r.account, r.into_line, coalesce(f.what, r.what), coalesce(f.valu
  ORDER BY r.line"""
 
 
+# Raised by every operation on the rows when the temporary file can't be written.
+TemporaryFileError = sqlite3.Error
+
+
 class Item(NamedTuple):
     """One grant to ask for. `expected_micro` is None where the amount is not known here."""
 
