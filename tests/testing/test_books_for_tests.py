@@ -13,7 +13,7 @@ import pytest
 import minibill
 from minibill.client import AsyncClient, Client
 from minibill.db.sqlite import sqlite3
-from minibill.problems import InsufficientScope, Unauthorized
+from minibill.problems import InsufficientScope, InvalidRequest, Unauthorized
 from minibill.testing import START, BookForTests
 from tests.api import Loop
 
@@ -152,3 +152,12 @@ def test_a_name_that_is_no_file_is_rejected_in_plain_words(name: str) -> None:
         BookForTests(name)
     with pytest.raises(ValueError, match=r"no file name|is empty"):
         minibill.open(name)
+
+
+def test_an_account_has_one_name_in_every_spelling(minibill_book: BookForTests) -> None:
+    book = minibill_book
+    book.give("0X" + "AB" * 20, 5)
+    book.give("ju\u0308rgen", 7)
+    assert (book.balance("0x" + "ab" * 20), book.balance("j\u00fcrgen")) == (5, 7)
+    with pytest.raises(InvalidRequest):
+        book.account("ada\u200b")
