@@ -689,9 +689,7 @@ def test_decimals_reads_base_units(api: Api, pay: Callable[..., click.testing.Re
 # --- import: refusals and interruptions ---
 
 
-def test_a_refusal_while_paying_says_what_was_paid_and_which_lines_are_to_blame(
-    api: Api, pay: Callable[..., click.testing.Result], line: Line
-) -> None:
+def test_a_refusal_while_paying_says_what_was_paid(api: Api, pay: Callable[..., click.testing.Result], line: Line) -> None:
     campaign = api.campaign()
     line.faults = [None, None, paused_meanwhile(api, campaign)]
     result = pay(campaign, people(6), *PERSON, "--batch-size", 3, exit_code=1)
