@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -677,6 +678,14 @@ def test_a_report_on_a_full_device_is_told_and_the_payments_stand(
     result = pay(campaign, people(2), *PERSON, "--report", "/dev/full", exit_code=2)
     assert "granted     2" in result.stdout
     assert "the report /dev/full can't be written: No space left on device" in result.stderr
+
+
+def test_a_list_that_finds_no_room_is_one_line(
+    pay: Callable[..., click.testing.Result], line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no"))
+    assert "is there room in TMPDIR?" in one_line(pay("camp_1", people(2), exit_code=2).stderr)
+    assert not line.requests
 
 
 def test_decimals_reads_base_units(api: Api, pay: Callable[..., click.testing.Result]) -> None:

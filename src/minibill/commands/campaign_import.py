@@ -204,7 +204,11 @@ def import_list(
 
 
 def _read(file: str, layout: Layout, *, adds_up: bool) -> Rows:
-    rows = Rows()
+    no_room = "nothing was paid: the list can't be kept in a temporary file: {}; is there room in TMPDIR?"
+    try:
+        rows = Rows()
+    except (OSError, TemporaryFileError) as error:
+        raise Misuse(no_room.format(error)) from None
     try:
         with click.open_file(file, "rb") as source:
             rows.add(read_rows(cast(BinaryIO, source), layout=layout), adds_up=adds_up)
@@ -213,7 +217,7 @@ def _read(file: str, layout: Layout, *, adds_up: bool) -> Rows:
     except UnreadableList as error:
         raise Misuse(f"nothing was paid: {error}") from None
     except TemporaryFileError as error:
-        raise Misuse(f"nothing was paid: the list can't be kept in a temporary file: {error}; is there room?") from None
+        raise Misuse(no_room.format(error)) from None
     if not rows.good and not rows.bad:
         raise Misuse("nothing was paid: the list has no rows")
     return rows
