@@ -35,8 +35,12 @@ SELECT 'acct_' AS kind, b.account_id AS id
            sum(available_micro >> 32) * 4294967296 + sum(available_micro & 4294967295) AS available_micro,
            sum(reserved_micro >> 32) * 4294967296 + sum(reserved_micro & 4294967295) AS reserved_micro
       FROM credit_lots
+     WHERE account_id > :after_account
+       AND account_id <= :until_account
      GROUP BY account_id, pool_id) l ON l.account_id = b.account_id AND l.pool_id = b.pool_id
- WHERE (b.available_micro, b.reserved_micro) IS NOT (coalesce(l.available_micro, 0), coalesce(l.reserved_micro, 0));
+ WHERE b.account_id > :after_account
+   AND b.account_id <= :until_account
+   AND (b.available_micro, b.reserved_micro) IS NOT (coalesce(l.available_micro, 0), coalesce(l.reserved_micro, 0));
 
 -- name: every_pool_with_entries_has_a_balance
 SELECT 'acct_' AS kind, e.account_id AS id
@@ -44,28 +48,6 @@ SELECT 'acct_' AS kind, e.account_id AS id
   LEFT JOIN credit_balances b ON b.account_id = e.account_id AND b.pool_id = e.pool_id
  WHERE e.entry_seq = 1
    AND b.account_id IS NULL;
-
--- name: debts_are_what_the_entries_say
-SELECT 'acct_' AS kind, a.id
-  FROM credit_accounts a
-  LEFT JOIN (
-    SELECT account_id,
-           sum(original_micro >> 32) * 4294967296 + sum(original_micro & 4294967295) AS incurred_micro,
-           sum(paid_micro >> 32) * 4294967296 + sum(paid_micro & 4294967295) AS paid_micro,
-           max(paid_micro < 0 OR paid_micro > original_micro) AS any_overpaid
-      FROM credit_debts
-     GROUP BY account_id) d ON d.account_id = a.id
-  LEFT JOIN (
-    SELECT account_id,
-           sum(iif(entry_type = 'debt_incurred', -amount_micro >> 32, 0)) * 4294967296
-               + sum(iif(entry_type = 'debt_incurred', -amount_micro & 4294967295, 0)) AS incurred_micro,
-           sum(iif(entry_type = 'debt_paid', -amount_micro >> 32, 0)) * 4294967296
-               + sum(iif(entry_type = 'debt_paid', -amount_micro & 4294967295, 0)) AS paid_micro
-      FROM credit_ledger
-     WHERE entry_type IN ('debt_incurred', 'debt_paid')
-     GROUP BY account_id) e ON e.account_id = a.id
- WHERE (d.incurred_micro, d.paid_micro) IS NOT (e.incurred_micro, e.paid_micro)
-    OR d.any_overpaid;
 
 -- name: thresholds_are_on_the_side_of_their_balance
 SELECT 'acct_' AS kind, t.account_id AS id
@@ -139,9 +121,13 @@ SELECT 'lot_' AS kind, l.id
                + sum(iif(entry_type = 'revoke', -amount_micro & 4294967295, 0)) AS revoked_micro,
            sum(entry_type IN ('deposit', 'grant')) AS mints
       FROM credit_ledger
-     WHERE lot_id IS NOT NULL
+     WHERE account_id > :after_account
+       AND account_id <= :until_account
+       AND lot_id IS NOT NULL
      GROUP BY lot_id) e ON e.lot_id = l.id
- WHERE (l.available_micro, l.reserved_micro, l.consumed_micro, l.expired_micro, l.revoked_micro, 1)
+ WHERE l.account_id > :after_account
+   AND l.account_id <= :until_account
+   AND (l.available_micro, l.reserved_micro, l.consumed_micro, l.expired_micro, l.revoked_micro, 1)
     IS NOT (e.available_micro, e.reserved_micro, e.consumed_micro, e.expired_micro, e.revoked_micro, e.mints);
 
 -- name: entries_are_about_lots_of_their_account_and_pool
@@ -159,11 +145,10 @@ SELECT 'entry_' AS kind, e.id
 -- name: reservations_hold_what_their_lots_say
 SELECT 'res_' AS kind, r.id
   FROM credit_reservations r
-  LEFT JOIN (
-    SELECT reservation_id, sum(reserved_micro >> 32) * 4294967296 + sum(reserved_micro & 4294967295) AS held_micro
-      FROM reservation_lots
-     GROUP BY reservation_id) h ON h.reservation_id = r.id
- WHERE coalesce(h.held_micro, 0) <> iif(r.billing_mode = 'shadow', 0, r.held_micro);
+ WHERE iif(r.billing_mode = 'shadow', 0, r.held_micro)
+       <> (SELECT coalesce(sum(h.reserved_micro >> 32), 0) * 4294967296 + coalesce(sum(h.reserved_micro & 4294967295), 0)
+             FROM reservation_lots h
+            WHERE h.reservation_id = r.id);
 
 -- name: reservations_hold_lots_of_their_account_and_pool
 -- Lots of its own pool, or of the general one.
@@ -183,8 +168,12 @@ SELECT 'lot_' AS kind, l.id
       FROM reservation_lots h
       JOIN credit_reservations r ON r.id = h.reservation_id
      WHERE r.status = 'pending'
+       AND r.account_id > :after_account
+       AND r.account_id <= :until_account
      GROUP BY h.lot_id) p ON p.lot_id = l.id
- WHERE l.reserved_micro <> coalesce(p.reserved_micro, 0);
+ WHERE l.account_id > :after_account
+   AND l.account_id <= :until_account
+   AND l.reserved_micro <> coalesce(p.reserved_micro, 0);
 
 -- name: reservations_have_figures_that_add_up
 -- The price is the list price less its discount; a finalized one is charged the price of its actual cost, by the same rate
@@ -218,8 +207,7 @@ SELECT 'res_' AS kind, id
 -- name: reservations_moved_what_their_entries_say
 -- What it held, charged, charged beyond that, and gave back, and when it ended, recomputed from its entries.
 SELECT 'res_' AS kind, r.id
-  FROM credit_reservations r
-  LEFT JOIN (
+  FROM (
     SELECT reservation_id,
            sum(iif(entry_type = 'reserve', -amount_micro >> 32, 0)) * 4294967296
                + sum(iif(entry_type = 'reserve', -amount_micro & 4294967295, 0)) AS held_micro,
@@ -235,8 +223,11 @@ SELECT 'res_' AS kind, r.id
            sum(entry_type = 'shadow_finalize') AS shadow_finalizes,
            max(iif(entry_type IN ('reserve', 'shadow_reserve', 'debt_paid'), NULL, created_at_us)) AS closed_at_us
       FROM credit_ledger
-     WHERE reservation_id IS NOT NULL
-     GROUP BY reservation_id) e ON e.reservation_id = r.id
+     WHERE account_id > :after_account
+       AND account_id <= :until_account
+       AND reservation_id IS NOT NULL
+     GROUP BY reservation_id) e
+  JOIN credit_reservations r ON r.id = e.reservation_id
  WHERE (coalesce(e.held_micro, 0), coalesce(e.finalized_micro, 0), coalesce(e.overrun_micro, 0), coalesce(e.released_micro, 0),
         coalesce(e.shadow_reserves, 0), coalesce(e.shadow_finalizes, 0))
     IS NOT (
@@ -248,6 +239,28 @@ SELECT 'res_' AS kind, r.id
         iif(r.billing_mode = 'shadow' AND r.status = 'finalized', 1, 0))
     OR (e.closed_at_us IS NOT NULL AND e.closed_at_us IS NOT r.closed_at_us);
 
+-- name: reservations_that_moved_credits_have_entries
+-- Where the rule above holds for all that have entries, the sums are equal unless a reservation has none. Only then are they
+-- looked for, which takes a list of all that have some.
+SELECT 'res_' AS kind, r.id
+  FROM credit_reservations r
+ WHERE (SELECT sum(iif(billing_mode = 'shadow', 0, held_micro >> 32)) * 4294967296
+                   + sum(iif(billing_mode = 'shadow', 0, held_micro & 4294967295))
+               + sum(iif(billing_mode = 'soft', coalesce(overrun_micro >> 32, 0), 0)) * 4294967296
+                   + sum(iif(billing_mode = 'soft', coalesce(overrun_micro & 4294967295, 0), 0))
+               + sum(billing_mode = 'shadow')
+          FROM credit_reservations)
+       IS NOT (
+        SELECT sum(iif(entry_type IN ('reserve', 'debt_incurred') OR (entry_type = 'finalize' AND reserved_delta_micro = 0),
+                       -amount_micro >> 32, 0)) * 4294967296
+                   + sum(iif(entry_type IN ('reserve', 'debt_incurred') OR (entry_type = 'finalize' AND reserved_delta_micro = 0),
+                             -amount_micro & 4294967295, 0))
+               + sum(entry_type = 'shadow_reserve')
+          FROM credit_ledger
+         WHERE reservation_id IS NOT NULL)
+   AND r.id NOT IN (SELECT reservation_id FROM credit_ledger WHERE reservation_id IS NOT NULL)
+   AND (r.held_micro <> 0 OR r.overrun_micro <> 0 OR r.billing_mode = 'shadow');
+
 -- name: entries_move_lots_for_the_reservation_that_holds_them
 -- Reservation by reservation and lot by lot: it reserved what it holds, and while it is pending nothing of that has moved.
 SELECT 'res_' AS kind, m.reservation_id AS id
@@ -257,7 +270,9 @@ SELECT 'res_' AS kind, m.reservation_id AS id
                + sum(iif(entry_type = 'reserve', reserved_delta_micro & 4294967295, 0)) AS reserved_micro,
            sum(reserved_delta_micro >> 32) * 4294967296 + sum(reserved_delta_micro & 4294967295) AS left_micro
       FROM credit_ledger
-     WHERE reservation_id IS NOT NULL
+     WHERE account_id > :after_account
+       AND account_id <= :until_account
+       AND reservation_id IS NOT NULL
        AND reserved_delta_micro <> 0
      GROUP BY reservation_id, lot_id) m
   LEFT JOIN credit_reservations r ON r.id = m.reservation_id
@@ -280,7 +295,48 @@ SELECT 'res_' AS kind, d.reservation_id AS id
    AND e.entry_type IN ('debt_incurred', 'debt_paid')
    AND e.entry_type = 'debt_incurred'
    AND e.reservation_id = d.reservation_id
- WHERE -d.original_micro IS NOT e.amount_micro;
+ WHERE -d.original_micro IS NOT e.amount_micro
+    OR d.paid_micro NOT BETWEEN 0 AND d.original_micro;
+
+-- name: debts_are_incurred_as_their_entries_say
+SELECT 'res_' AS kind, e.reservation_id AS id
+  FROM credit_ledger e
+  LEFT JOIN credit_debts d ON d.reservation_id = e.reservation_id
+ WHERE e.entry_type IN ('debt_incurred', 'debt_paid')
+   AND e.entry_type = 'debt_incurred'
+   AND (d.account_id, d.original_micro, d.created_at_us) IS NOT (e.account_id, -e.amount_micro, e.created_at_us);
+
+-- name: debts_are_paid_what_their_entries_say
+-- Debt by debt: each payment names the reservation that left the debt. A payment that names no debt is named itself.
+SELECT iif(d.id IS NULL, 'entry_', 'res_') AS kind, iif(d.id IS NULL, p.entry_id, d.reservation_id) AS id
+  FROM (
+    SELECT account_id, reservation_key(json_extract(metadata, '$.debtReservationId')) AS debt_of, min(id) AS entry_id,
+           sum(-amount_micro >> 32) * 4294967296 + sum(-amount_micro & 4294967295) AS paid_micro
+      FROM credit_ledger INDEXED BY entries_of_debts
+     WHERE entry_type IN ('debt_incurred', 'debt_paid')
+       AND entry_type = 'debt_paid'
+       AND account_id > :after_account
+       AND account_id <= :until_account
+     GROUP BY account_id, debt_of) p
+  LEFT JOIN credit_debts d ON d.reservation_id = p.debt_of
+ WHERE (d.account_id, d.paid_micro) IS NOT (p.account_id, p.paid_micro);
+
+-- name: debts_that_were_paid_have_entries
+-- As with reservations above: where each that has payments is right, the sums differ only if one has none.
+SELECT 'res_' AS kind, d.reservation_id AS id
+  FROM credit_debts d
+ WHERE (SELECT sum(paid_micro >> 32) * 4294967296 + sum(paid_micro & 4294967295) FROM credit_debts)
+       IS NOT (
+        SELECT coalesce(sum(-amount_micro >> 32) * 4294967296 + sum(-amount_micro & 4294967295), 0)
+          FROM credit_ledger
+         WHERE entry_type IN ('debt_incurred', 'debt_paid')
+           AND entry_type = 'debt_paid')
+   AND d.paid_micro <> 0
+   AND d.reservation_id NOT IN (
+        SELECT coalesce(reservation_key(json_extract(metadata, '$.debtReservationId')), 0)
+          FROM credit_ledger
+         WHERE entry_type IN ('debt_incurred', 'debt_paid')
+           AND entry_type = 'debt_paid');
 
 -- ----------------------------------------------------------------------------------------------- orphan_reservations --
 
@@ -357,24 +413,24 @@ SELECT 'camp_' AS kind, c.id
             coalesce(g.revoked_consumed_micro, 0), coalesce(g.revoked_reserved_micro, 0));
 
 -- name: campaigns_counted_what_they_did_each_day
-SELECT 'camp_' AS kind, campaign_id AS id
+-- The sums of one slice of grants and entries, by campaign and day; invariants.py adds them up and compares the counts.
+SELECT campaign_id, day, sum(grants), sum(granted_high) * 4294967296 + sum(granted_low),
+       sum(consumed_high) * 4294967296 + sum(consumed_low)
   FROM (
-    SELECT campaign_id, day, grants, granted_micro, consumed_micro
-      FROM credit_campaign_days
-     UNION ALL
-    SELECT campaign_id, created_at_us / 86400000000, -1, -amount_micro, 0
+    SELECT campaign_id, created_at_us / 86400000000 AS day, 1 AS grants, amount_micro >> 32 AS granted_high,
+           amount_micro & 4294967295 AS granted_low, 0 AS consumed_high, 0 AS consumed_low
       FROM credit_grants
+     WHERE id > :after
+       AND id <= :until
      UNION ALL
-    SELECT l.campaign_id, e.created_at_us / 86400000000, 0, 0, e.amount_micro
+    SELECT l.campaign_id, e.created_at_us / 86400000000, 0, 0, 0, -e.amount_micro >> 32, -e.amount_micro & 4294967295
       FROM credit_ledger e
       JOIN credit_lots l ON l.id = e.lot_id
-     WHERE e.entry_type IN ('finalize', 'debt_paid')
+     WHERE e.id > :after
+       AND e.id <= :until
+       AND e.entry_type IN ('finalize', 'debt_paid')
        AND l.campaign_id IS NOT NULL)
- GROUP BY campaign_id, day
-HAVING (sum(grants >> 32) * 4294967296 + sum(grants & 4294967295),
-        sum(granted_micro >> 32) * 4294967296 + sum(granted_micro & 4294967295),
-        sum(consumed_micro >> 32) * 4294967296 + sum(consumed_micro & 4294967295))
-    IS NOT (0, 0, 0);
+ GROUP BY campaign_id, day;
 
 -- -------------------------------------------------------------------------------------------------- grant_lot_match --
 
@@ -418,6 +474,22 @@ SELECT 'lot_' AS kind, l.id
   FROM credit_lots l
  WHERE (l.revoked_micro <> 0 OR l.revoked_at_us IS NOT NULL)
    AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.lot_id = l.id AND g.status = 'revoked');
+
+-- name: grants_were_revoked_as_their_event_says
+-- Events are in the chain.
+SELECT 'grant_' AS kind, e.data ->> 0 AS id
+  FROM events e
+  LEFT JOIN credit_grants g ON g.id = e.data ->> 0
+ WHERE e.type = 'grant.revoked'
+   AND e.data IS NOT json_array(g.id, g.campaign_id, g.account_id, g.lot_id, g.amount_micro, g.status, g.grant_formula,
+                                g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro, g.revoke_reason);
+
+-- name: grants_that_were_revoked_have_events
+SELECT 'grant_' AS kind, g.id
+  FROM credit_grants g
+ WHERE (SELECT count(*) FROM credit_grants WHERE status = 'revoked') <> (SELECT count(*) FROM events WHERE type = 'grant.revoked')
+   AND g.status = 'revoked'
+   AND g.id NOT IN (SELECT data ->> 0 FROM events WHERE type = 'grant.revoked' AND data ->> 0 IS NOT NULL);
 
 -- ------------------------------------------------------------------------------------------------------- audit_chain --
 

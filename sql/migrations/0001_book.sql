@@ -718,6 +718,11 @@ CREATE INDEX audit_by_actor ON admin_audit_log (actor_id, created_at_us);
 CREATE INDEX audit_by_action ON admin_audit_log (action, created_at_us);
 CREATE INDEX audit_by_target ON admin_audit_log (target_id, created_at_us);
 CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us);
+-- The writes after which a mutable row is what their details say: src/minibill/reconcile/settings.py compares both.
+CREATE INDEX audit_of_settings ON admin_audit_log (target_type, target_id, seq)
+    WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
+                     'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
+                     'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke');
 
 CREATE TRIGGER audit_times_do_not_decrease BEFORE INSERT ON admin_audit_log
 WHEN NEW.created_at_us < (SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1)

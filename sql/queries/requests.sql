@@ -22,13 +22,15 @@ SELECT id, fingerprint, status, body, created_at_us, checksum
   FROM idempotency_keys;
 
 -- name: prune_keys
--- A slice of what is older than it must be kept. Ids grow with time, so the oldest are the first.
+-- A slice of what is older than it must be kept. Ids grow with time, so the oldest are the first. The newest stays: ids go on
+-- from it, and so does the running time.
 DELETE FROM idempotency_keys
  WHERE id IN (
     SELECT id
       FROM idempotency_keys
      ORDER BY id
      LIMIT :count)
+   AND id < (SELECT max(id) FROM idempotency_keys)
    AND created_at_us < :before_us;
 
 -- name: revoke_token

@@ -124,7 +124,11 @@ def test_a_step_is_audited_with_where_it_came_from(api: Api) -> None:
     campaign = _moved("activate", "pause")(api)
     [row] = api.audited("campaign.pause")
     assert (row["target_type"], row["target_id"], row["actor_id"]) == ("campaign", campaign, "operator")
-    assert row["details"] == {"from": "active", "to": "paused"}
+    details = row["details"]
+    assert (details["from"], details["to"]) == ("active", "paused")
+    assert details["after"] == api.get(f"/campaigns/{campaign}")
+    changed = {name for name, value in details["before"].items() if value != details["after"][name]}
+    assert {"status"} <= changed <= {"status", "updatedAt"}
 
 
 def test_activating_before_the_start_is_allowed_and_paying_is_not(api: Api) -> None:

@@ -2,7 +2,11 @@
 
 import pytest
 
+from minibill import audit
 from minibill.db.sqlite import sqlite3
+from minibill.discounts.memberships import put_membership
+from minibill.discounts.structs import TierBody
+from minibill.discounts.tiers import replace_tiers
 from tests.api import Api, Json, done, refused
 from tests.discounts.told import CAPPED, FREE, GOLD, join, member, path_of, put_tiers, quote, reasons
 from tests.reservations.conftest import Moment
@@ -134,9 +138,17 @@ def test_an_account_has_1000_memberships_at_most(api: Api) -> None:
     put_tiers(api, "last", GOLD)
 
     def fill(conn: sqlite3.Connection) -> None:
-        many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999)"
-        conn.execute(f"{many} INSERT INTO discount_tiers SELECT 'c' || i, 'gold', 1, i, NULL FROM n")
-        conn.execute(f"{many} INSERT INTO memberships SELECT NULL, 1, 'c' || i, 'gold', NULL FROM n")
+        now_us = api.book.clock.now_us()
+        for number in range(1, 1_000):
+            community = f"c{number}"
+            tiers = [TierBody("gold", number)]
+            for outcome in (
+                replace_tiers(conn, community_id=community, tiers=tiers, now_us=now_us),
+                put_membership(
+                    conn, account_id=account, community_id=community, tier="gold", expires_at_us=None, now_us=now_us
+                ),
+            ):
+                audit.append(conn, outcome, actor_id="operator", origin=audit.NOWHERE, now_us=now_us)
 
     api.loop.run(api.book.writer.run(fill))
     join(api, account, "guild", "gold")

@@ -23,7 +23,14 @@ BEFORE_AND_AFTER = {
     "release": ("before", "after"),
     "revoke a grant": ("spentBeforeMicro", "spentAfterMicro", "beforeMicro", "afterMicro"),
     "revoke a campaign": ("spentBeforeMicro", "spentAfterMicro", "balances"),
-}
+    **dict.fromkeys(
+        (
+            "create", "edit", "activate", "pause", "complete", "put tiers", "replace tiers", "join", "change a membership",
+            "put thresholds", "make a webhook", "edit a webhook", "rotate a secret",
+        ),
+        ("before", "after"),
+    ),
+}  # fmt: skip
 
 
 def newest(api: Api, **query: str) -> list[Json]:

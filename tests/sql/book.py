@@ -6,7 +6,11 @@ small numbers: the book's newest entry is of time 1170.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from minibill import audit
 from minibill.db.connect import open_writer
@@ -33,7 +37,7 @@ SELECT column1, column2, NULL, column3, 'draft', 1000, 0, column4, NULL, 'genera
 UPDATE credit_campaigns SET status = 'active' WHERE id IN (2, 3, 4, 6, 7, 8);
 UPDATE credit_campaigns SET status = 'paused' WHERE id = 3;
 UPDATE credit_campaigns SET status = 'completed' WHERE id = 4;
-UPDATE credit_campaigns SET status = 'expired' WHERE id = 5;
+UPDATE credit_campaigns SET status = 'expired', updated_at_us = 260 WHERE id = 5;
 
 INSERT INTO credit_lots VALUES
     (1, 1, 'general', 'deposit', 'order-1', NULL, 50, 1000, 1000, 0, 0, 0, 0, NULL, NULL, NULL, 1010),
@@ -71,7 +75,8 @@ INSERT INTO credit_ledger VALUES
     ( 9, 2, 'general', 3, 'finalize',       2,    3,    -100,    0, -100,    0,   0, NULL, NULL, 1090),
     (10, 2, 'general', 4, 'debt_incurred',  NULL, 3,     -60,    0,    0,    0,   0, NULL, NULL, 1090),
     (11, 2, 'general', 5, 'deposit',        3,    NULL,   40,   40,    0,   40,   0, NULL, NULL, 1110),
-    (12, 2, 'general', 6, 'debt_paid',      3,    NULL,  -40,  -40,    0,    0,   0, NULL, NULL, 1110),
+    (12, 2, 'general', 6, 'debt_paid',      3,    NULL,  -40,  -40,    0,    0,   0, NULL,
+          '{"debtReservationId":"res_0000000000003"}', 1110),
     (13, 3, 'general', 1, 'grant',          4,    NULL,  100,  100,    0,  100,   0, NULL, NULL, 1130),
     (14, 3, 'general', 2, 'revoke',         4,    NULL, -100, -100,    0,    0,   0, NULL, NULL, 1140),
     (15, 3, 'general', 3, 'grant',          5,    NULL,   50,   50,    0,   50,   0, NULL, NULL, 1150),
@@ -118,16 +123,82 @@ INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 """
 
 _AUDIT = (
-    (1, "op", "campaign.create", "campaign", "camp_2", "{}", None, None, None, None, 210),
+    (1, "op", "account.open", "account", "acct_1", "{}", None, None, None, None, 210),
     (2, "op", "account.mint", "account", "acct_1", '{"after":1}', "192.0.2.7", "curl", "abc", "token-0", 1150),
 )
+
+
+_CAMPAIGNS = (
+    ("Draft", "promotional", "draft", "fixed_amount", None, None, None),
+    ("Active", "reverse_airdrop", "active", "fixed_amount", None, None, None),
+    ("Paused", "loyalty", "paused", "fixed_amount", 300, 9000, 60),
+    ("Completed", "referral", "completed", "tiered", None, None, None),
+    # The sweep ended it.
+    ("Expired", "promotional", "draft", "fixed_amount", None, 260, None),
+    ("Later", "promotional", "active", "fixed_amount", 2001, None, None),
+    ("Second", "promotional", "active", "fixed_amount", None, None, None),
+    ("Over", "promotional", "active", "fixed_amount", None, 2000, None),
+)
+
+
+def _time(micro: int | None) -> str | None:
+    return None if micro is None else f"1970-01-01T00:00:00.{micro:06}Z"
+
+
+def _campaign(number: int) -> dict[str, object]:
+    name, kind, status, formula, starts, expires, ttl = _CAMPAIGNS[number - 1]
+    return {
+        "id": f"camp_{number:013}", "name": name, "description": None, "campaignType": kind, "status": status,
+        "budgetMicro": "1000", "spentMicro": "0", "remainingMicro": "1000", "grantFormula": formula, "grantConfig": None,
+        "poolId": "general", "perWalletCapMicro": "500", "startsAt": _time(starts), "expiresAt": _time(expires),
+        "grantTtlSeconds": ttl, "grantCount": 0, "createdBy": "op", "createdAt": _time(200), "updatedAt": _time(200),
+    }  # fmt: skip
+
+
+def _membership(account: int, tier: str, expires: int | None) -> dict[str, object]:
+    return {"accountId": f"acct_{account:013}", "communityId": "guild", "tier": tier, "expiresAt": _time(expires)}
+
+
+def _threshold(pool: str, below: int, recovered: int, state: str) -> dict[str, object]:
+    return {
+        "poolId": pool, "belowMicro": str(below), "recoveredMicro": str(recovered), "state": state, "availableMicro": "0",
+    }  # fmt: skip
+
+
+def _settings() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """What administrators did to the rows that are changed in place: action, target and details."""
+    tiers = [
+        {"tier": "gold", "rateBps": 1000, "maxDiscountMicro": "50"},
+        {"tier": "silver", "rateBps": 500, "maxDiscountMicro": None},
+    ]
+    yield "tiers.replace", "community", "guild", {"before": [], "after": tiers}
+    for account, tier, expires in ((1, "gold", None), (2, "silver", 1500)):
+        after = _membership(account, tier, expires)
+        yield "membership.put", "account", f"acct_{account:013}", {"before": None, "after": after}
+    ada = [_threshold("general", 600, 620, "above"), _threshold("general", 700, 800, "below")]
+    for account, after_all in ((1, ada), (2, [_threshold("gpu", 5, 5, "below")])):
+        yield "thresholds.replace", "account", f"acct_{account:013}", {"before": [], "after": after_all}
+    for number in range(1, len(_CAMPAIGNS) + 1):
+        details = {"before": None, "after": _campaign(number)}
+        yield "campaign.create", "campaign", f"camp_{number:013}", details
+    hook = {
+        "id": "hook_0000000000001", "url": "https://example.com/hook", "types": ["ledger.*"], "description": None,
+        "enabled": True, "delivered": "evt_1", "failingSince": None, "createdAt": _time(1200), "updatedAt": _time(1200),
+    }  # fmt: skip
+    secret = {"secretVersion": 1, "previousSecretUntil": None}
+    yield "webhook.create", "webhook", "hook_0000000000001", {"before": None, "after": hook, **secret}
+    yield "token.revoke", "token", "token-1", {"runningUs": 1000}
 
 
 def audit_rows() -> list[tuple[object, ...]]:
     """The rows of the audit log, whole with their hashes."""
     rows: list[tuple[object, ...]] = []
     previous_hash = audit.NO_HASH
-    for row in _AUDIT:
+    settings = (
+        (seq, "op", action, kind, target, msgspec.json.encode(details).decode(), None, None, None, None, 1150)
+        for seq, (action, kind, target, details) in enumerate(_settings(), 3)
+    )
+    for row in (*_AUDIT, *settings):
         own_hash = audit.row_hash(row, previous_hash)
         rows.append((*row, previous_hash, own_hash))
         previous_hash = own_hash

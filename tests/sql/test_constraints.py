@@ -91,8 +91,9 @@ VALID: dict[str, dict[str, object]] = {
         "duration_us": 5, "attempted_at_us": 2000,
     },
     "admin_audit_log": {
-        "seq": 3, "actor_id": "op", "action": "account.mint", "target_type": "account", "target_id": "acct_1",
-        "details": "{}", "created_at_us": 2000, "previous_hash": audit_rows()[-1][-1], "hash": bytes(32),
+        "seq": len(audit_rows()) + 1, "actor_id": "op", "action": "account.mint", "target_type": "account",
+        "target_id": "acct_1", "details": "{}", "created_at_us": 2000, "previous_hash": audit_rows()[-1][-1],
+        "hash": bytes(32),
     },
     "idempotency_keys": {
         "caller": "admin:op", "key": "key-2", "fingerprint": bytes(32), "status": 200, "body": b"{}", "created_at_us": 2000,
@@ -282,8 +283,8 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": "a" * 129}),
         ("audit_hash_has_32_bytes", "admin_audit_log", {"hash": bytes(31)}),
         ("audit_times_do_not_decrease", "admin_audit_log", {"created_at_us": 1009}),
-        ("audit_rows_follow_each_other", "admin_audit_log", {"seq": 4}),
-        ("audit_rows_follow_each_other", "admin_audit_log", {"seq": 2}),
+        ("audit_rows_follow_each_other", "admin_audit_log", {"seq": len(audit_rows()) + 2}),
+        ("audit_rows_follow_each_other", "admin_audit_log", {"seq": len(audit_rows())}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"previous_hash": bytes(32)}),
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": ""}),
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": "k" * 256}),

@@ -1,6 +1,11 @@
 """Revoking a token: its id goes on the deny list until the token would have expired anyway."""
 
-from minibill.auth.tokens import CLOCK_SKEW_SECONDS, SERVICE_TOKEN_MAX_TTL, TOKEN_ID_CHARACTERS_MAX
+from minibill.auth.tokens import (
+    CLOCK_SKEW_SECONDS,
+    KEEP_DENIED_SECONDS,
+    SERVICE_TOKEN_MAX_TTL,
+    TOKEN_ID_CHARACTERS_MAX,
+)
 from minibill.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.config import Settings
 from minibill.db.queries import queries
@@ -16,22 +21,26 @@ SQL = queries("requests")
 
 _NOTHING = Decoder(NoBody)
 
-# How much longer than any token lives it stays on the list: a token that has expired is good again when the machine's clock
-# is set back to before that, and for a week is then still denied.
-KEEP_SECONDS = 7 * 86_400
-
 
 def revoke_token(conn: sqlite3.Connection, *, token_id: str, running_us: int, now_us: int) -> Outcome:
     """Puts a token id on the deny list, at this running time; again is no error. Source: contract, section 2."""
     SQL.revoke_token.run(conn, token_id=token_id, running_us=running_us)
     answer = RevokedToken(token_id, format_time(real_now_us()))
-    return Outcome(200, answer, "token.revoke", "token", token_id, lambda: {"at": format_time(now_us)})
+    details = lambda: {"at": format_time(now_us), "runningUs": running_us}
+    return Outcome(200, answer, "token.revoke", "token", token_id, details)
 
 
 def forget_expired(conn: sqlite3.Connection, settings: Settings, *, running_us: int) -> int:
-    """Takes off the deny list what expired a week of running time ago, whatever its life was; answers how many."""
+    """Takes off the deny list what expired a week of running time ago, whatever its life was; answers how many.
+
+    The running time counts as far as the book has written it down, so that a check can tell a row that was pruned from one
+    that was deleted by hand.
+    """
+    newest = SQL.newest_running_time.one(conn)
+    assert newest is not None
+    running_us = min(running_us, newest[0])
     longest = max(settings.admin_token_max_ttl, SERVICE_TOKEN_MAX_TTL) + 2 * CLOCK_SKEW_SECONDS
-    return SQL.prune_tokens.run(conn, before_us=running_us - (longest + KEEP_SECONDS) * US_PER_SECOND).rowcount
+    return SQL.prune_tokens.run(conn, before_us=running_us - (longest + KEEP_DENIED_SECONDS) * US_PER_SECOND).rowcount
 
 
 @describe(RevokedToken, body=NoBody)

@@ -102,7 +102,7 @@ def create_campaign(
     row = SQL.create_campaign.one(conn, created_by=created_by, now_us=now_us, **fields)
     assert row is not None
     answer = campaign_answer(_load(conn, row[0]), now_us=now_us)
-    return Outcome(201, answer, "campaign.create", "campaign", answer.id, lambda: {"campaign": answer})
+    return Outcome(201, answer, "campaign.create", "campaign", answer.id, lambda: {"before": None, "after": answer})
 
 
 def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[str, Any], now_us: int) -> Outcome:
@@ -143,9 +143,11 @@ def move_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_
     status, (target, action) = campaign.status_at(now_us), VERBS[verb]
     if target not in STEPS[status]:
         raise InvalidTransition(status, target)
+    before = _answer(conn, campaign, now_us=now_us)
     SQL.move_campaign.run(conn, campaign_id=campaign.id, status=target, now_us=now_us)
     answer = _answer(conn, _load(conn, campaign.id), now_us=now_us)
-    return Outcome(200, answer, action, "campaign", campaign_id, lambda: {"from": status, "to": target})
+    details = lambda: {"from": status, "to": target, "before": before, "after": answer}
+    return Outcome(200, answer, action, "campaign", campaign_id, details)
 
 
 def expire_campaigns(conn: sqlite3.Connection, *, now_us: int) -> int:

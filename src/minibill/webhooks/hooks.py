@@ -84,7 +84,7 @@ def create_webhook(
         now_us=now_us,
     )
     assert made is not None
-    return _with_secret(201, _load(conn, made[0]), settings, "webhook.create")
+    return _with_secret(201, _load(conn, made[0]), settings, "webhook.create", before=None)
 
 
 def edit_webhook(conn: sqlite3.Connection, *, webhook_id: str, changes: dict[str, Any], now_us: int) -> Outcome:
@@ -112,7 +112,7 @@ def rotate_secret(conn: sqlite3.Connection, *, webhook_id: str, settings: Settin
     hook = require_webhook(conn, webhook_id)
     until_us = real_now_us() + ROTATION_SECONDS * US_PER_SECOND
     SQL.rotate_secret.run(conn, webhook_id=hook.id, until_us=until_us, now_us=now_us)
-    return _with_secret(200, _load(conn, hook.id), settings, "webhook.rotate_secret")
+    return _with_secret(200, _load(conn, hook.id), settings, "webhook.rotate_secret", before=webhook_answer(hook))
 
 
 def replay(conn: sqlite3.Connection, *, webhook_id: str, after: Place | None, places: list[Place], now_us: int) -> Outcome:
@@ -176,9 +176,14 @@ def _members(hook: Hook) -> dict[str, Any]:
     }
 
 
-def _with_secret(status: int, hook: Hook, settings: Settings, action: Action) -> Outcome:
+def _with_secret(status: int, hook: Hook, settings: Settings, action: Action, *, before: Webhook | None) -> Outcome:
     answer = WebhookSecret(**_members(hook), secret=shown(hook.secrets(settings)[0]))
-    details = lambda: {"webhook": webhook_answer(hook), "secretVersion": hook.secret_version}
+    details = lambda: {
+        "before": before,
+        "after": webhook_answer(hook),
+        "secretVersion": hook.secret_version,
+        "previousSecretUntil": optional_time(hook.rotated_until_us),
+    }
     return Outcome(status, answer, action, "webhook", answer.id, details)
 
 
