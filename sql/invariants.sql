@@ -286,6 +286,18 @@ SELECT 'entry_' AS kind, e.id
  WHERE e.account_id <> r.account_id
     OR e.pool_id NOT IN (r.pool_id, 'general');
 
+-- name: silent_ends_are_noted
+SELECT 'res_' AS kind, r.id
+  FROM credit_reservations r
+ WHERE r.status <> 'pending'
+   AND (r.held_micro = 0 OR r.billing_mode = 'shadow')
+   AND NOT EXISTS (SELECT 1 FROM silent_ends s WHERE s.reservation_id = r.id)
+ UNION ALL
+SELECT 'res_', s.reservation_id
+  FROM silent_ends s
+  LEFT JOIN credit_reservations r ON r.id = s.reservation_id
+ WHERE (r.status <> 'pending' AND (r.held_micro = 0 OR r.billing_mode = 'shadow')) IS NOT TRUE;
+
 -- name: debts_are_what_their_reservation_left_unpaid
 SELECT 'res_' AS kind, d.reservation_id AS id
   FROM credit_debts d

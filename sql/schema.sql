@@ -241,9 +241,6 @@ CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE statu
 
 CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
 
-CREATE INDEX reservations_ends_twice ON credit_reservations (closed_at_us, actual_cost_micro)
-    WHERE closed_at_us IS NOT NULL AND (held_micro = 0 OR billing_mode = 'shadow' OR discount_bps > 0);
-
 CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
@@ -262,6 +259,23 @@ BEGIN SELECT RAISE(ABORT, 'reservations_close_once'); END;
 
 CREATE TRIGGER reservations_are_never_deleted BEFORE DELETE ON credit_reservations
 BEGIN SELECT RAISE(ABORT, 'reservations_are_never_deleted'); END;
+
+CREATE TABLE silent_ends (
+    id             INTEGER PRIMARY KEY,
+    reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id)
+) STRICT;
+
+CREATE UNIQUE INDEX silent_ends_once_per_reservation ON silent_ends (reservation_id);
+
+CREATE TRIGGER reservations_that_end_silently_are_noted AFTER UPDATE OF status ON credit_reservations
+WHEN NEW.held_micro = 0 OR NEW.billing_mode = 'shadow'
+BEGIN INSERT INTO silent_ends (reservation_id) VALUES (NEW.id); END;
+
+CREATE TRIGGER silent_ends_are_never_changed BEFORE UPDATE ON silent_ends
+BEGIN SELECT RAISE(ABORT, 'silent_ends_are_never_changed'); END;
+
+CREATE TRIGGER silent_ends_are_never_deleted BEFORE DELETE ON silent_ends
+BEGIN SELECT RAISE(ABORT, 'silent_ends_are_never_deleted'); END;
 
 CREATE TABLE reservation_lots (
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
@@ -725,6 +739,10 @@ CREATE TABLE book_chain (
     grants       INTEGER NOT NULL,
     audit_rows   INTEGER NOT NULL,
     events       INTEGER NOT NULL,
+    silent_ends  INTEGER NOT NULL,
+    keys         INTEGER NOT NULL,
+    -- Of the idempotency keys alone, which are pruned: part of the hash below, and compared while all of them are kept.
+    keys_hash    BLOB NOT NULL CONSTRAINT links_keys_hash_has_32_bytes CHECK (length(keys_hash) = 32),
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 
@@ -788,9 +806,9 @@ CREATE TABLE idempotency_keys (
     body          BLOB NOT NULL,
     -- By the running time, which counts while the book is served and which no clock that is set moves.
     created_at_us INTEGER NOT NULL,
-    -- Of what is no part of the index below; src/minibill/idempotency.py makes it.
+    -- Of all columns but the id; src/minibill/idempotency.py makes it.
     checksum      INTEGER NOT NULL
-        CONSTRAINT idempotency_checksum_has_32_bits CHECK (checksum BETWEEN 0 AND 4294967295)
+        CONSTRAINT idempotency_checksum_has_63_bits CHECK (checksum >= 0)
 ) STRICT;
 
 CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (caller, key);

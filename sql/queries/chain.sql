@@ -20,18 +20,18 @@ SELECT hash
  WHERE number = :number;
 
 -- name: last_link
-SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events
+SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys
   FROM book_chain
  ORDER BY number DESC
  LIMIT 1;
 
 -- name: links
-SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events
+SELECT number, hash, keys_hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys
   FROM book_chain
  ORDER BY number;
 
 -- name: newest_rows
--- Nothing in these tables is ever deleted, and ids run from 1 without gaps.
+-- Nothing in these tables is ever deleted, and ids run from 1 without gaps. Of the idempotency keys the newest is kept.
 SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
        coalesce((SELECT max(id) FROM credit_lots), 0),
        coalesce((SELECT max(id) FROM credit_reservations), 0),
@@ -39,11 +39,16 @@ SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
        coalesce((SELECT max(id) FROM credit_ledger), 0),
        coalesce((SELECT max(id) FROM credit_grants), 0),
        coalesce((SELECT max(seq) FROM admin_audit_log), 0),
-       coalesce((SELECT max(id) FROM events), 0);
+       coalesce((SELECT max(id) FROM events), 0),
+       coalesce((SELECT max(id) FROM silent_ends), 0),
+       coalesce((SELECT max(id) FROM idempotency_keys), 0);
 
 -- name: append_link
-INSERT INTO book_chain (number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events)
-VALUES (:number, :hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows, :events);
+INSERT INTO book_chain (
+    number, hash, keys_hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys)
+VALUES (
+    :number, :hash, :keys_hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows, :events,
+    :silent_ends, :keys);
 
 -- What a link hashes: rows of one table as JSON, in the order of their keys, with all columns that never change. SQLite writes
 -- the JSON, which takes half the time of reading the rows. A blob, so that also what is no UTF-8 can be hashed.
@@ -101,3 +106,37 @@ SELECT CAST(json_group_array(json_array(
            id, after_entry_id, type, account_id, campaign_id, data, created_at_us)) AS BLOB)
   FROM events NOT INDEXED
  WHERE id > :after AND id <= :until;
+
+-- name: linked_silent_ends
+SELECT CAST(json_group_array(json_array(id, reservation_id)) AS BLOB)
+  FROM silent_ends NOT INDEXED
+ WHERE id > :after AND id <= :until;
+
+-- How reservations ended, which happens once: of those that an entry ends, and of those that are noted as silent.
+
+-- name: ends_of_entries
+SELECT CAST(json_group_array(json_array(
+           r.id, r.status, r.actual_cost_micro, r.finalized_micro, r.overrun_micro, r.absorbed_micro, r.released_micro,
+           r.closed_at_us)) AS BLOB)
+  FROM credit_ledger e NOT INDEXED
+ CROSS JOIN credit_reservations r ON r.id = e.reservation_id
+ WHERE e.id > :after AND e.id <= :until
+   AND e.entry_type IN ('finalize', 'release', 'expire', 'revoke', 'shadow_finalize');
+
+-- name: ends_noted
+SELECT CAST(json_group_array(json_array(
+           r.id, r.status, r.actual_cost_micro, r.finalized_micro, r.overrun_micro, r.absorbed_micro, r.released_micro,
+           r.closed_at_us)) AS BLOB)
+  FROM silent_ends s NOT INDEXED
+ CROSS JOIN credit_reservations r ON r.id = s.reservation_id
+ WHERE s.id > :after AND s.id <= :until;
+
+-- name: keys_to_hash
+-- Their checksums are of all that is in them.
+SELECT CAST(json_group_array(json_array(id, checksum)) AS BLOB)
+  FROM idempotency_keys NOT INDEXED
+ WHERE id > :after AND id <= :until;
+
+-- name: oldest_key
+SELECT min(id)
+  FROM idempotency_keys;

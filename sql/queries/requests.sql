@@ -18,7 +18,7 @@ VALUES (:caller, :key, :fingerprint, :status, :body, :running_us, :checksum);
 
 -- name: kept_keys
 -- All of them, with what their checksums are of.
-SELECT id, fingerprint, status, body, created_at_us, checksum
+SELECT id, caller, key, fingerprint, status, body, created_at_us, checksum
   FROM idempotency_keys;
 
 -- name: prune_keys

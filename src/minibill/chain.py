@@ -1,4 +1,6 @@
-"""The chain of the book: what shows that a row which never changes is not what it was when it was written.
+"""The chain of the book: it shows that a row is not what it was when it was written.
+
+It covers rows that never change, the ends of reservations, which happen once, and idempotency keys until they are pruned.
 
 A link is SHA-256 over the hash of the link before, the link's own number and bounds, and the rows that came since, as JSON.
 Links are made a slice at a time, a short while after their rows were committed, so that no write waits for one; db/anchor.py
@@ -32,9 +34,11 @@ class Bounds(NamedTuple):
     grants: int
     audit_rows: int
     events: int
+    silent_ends: int
+    keys: int
 
 
-NOTHING = Bounds(0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING = Bounds(*[0] * 10)
 
 # What is hashed, and which bound it goes by.
 _PARTS = tuple(
@@ -46,9 +50,12 @@ _PARTS = tuple(
         ("reservations", SQL.linked_reservation_lots),
         ("debts", SQL.linked_debts),
         ("entries", SQL.linked_entries),
+        ("entries", SQL.ends_of_entries),
         ("grants", SQL.linked_grants),
         ("audit_rows", SQL.linked_audit_rows),
         ("events", SQL.linked_events),
+        ("silent_ends", SQL.linked_silent_ends),
+        ("silent_ends", SQL.ends_noted),
     )
 )
 
@@ -59,12 +66,13 @@ def link(conn: sqlite3.Connection) -> bool:
     number, before, after = (0, NO_HASH, NOTHING) if last is None else (last[0], last[1], Bounds(*last[2:]))
     newest = SQL.newest_rows.one(conn)
     assert newest is not None
-    until = Bounds(*(min(row, first + LINK_ROWS_MAX) for row, first in zip(newest, after, strict=True)))
+    until = Bounds(*(max(first, min(row, first + LINK_ROWS_MAX)) for row, first in zip(newest, after, strict=True)))
     if until == after:
         return False
     number += 1
-    found = link_hash(conn, number=number, before=before, after=after, until=until)
-    SQL.append_link.run(conn, number=number, hash=found, **until._asdict())
+    keys = keys_hash(conn, after=after, until=until)
+    found = link_hash(conn, number=number, before=before, after=after, until=until, keys_hash=keys)
+    SQL.append_link.run(conn, number=number, hash=found, keys_hash=keys, **until._asdict())
     return True
 
 
@@ -72,21 +80,45 @@ def broken_links(conn: sqlite3.Connection) -> tuple[int, list[int]]:
     """How many links there are, and which of them are not those of their rows."""
     broken = list[int]()
     number, before, after = 0, NO_HASH, NOTHING
-    links = SQL.links.all(conn)
-    for found, own, *bounds in links:
+    oldest = SQL.oldest_key.one(conn)
+    assert oldest is not None
+    count = 0
+    for found, own, keys, *bounds in conn.cursor().execute(SQL.links.sql):
+        count += 1
         number += 1
         until = Bounds(*bounds)
-        if found != number or own != link_hash(conn, number=number, before=before, after=after, until=until):
+        if (
+            found != number
+            or not isinstance(keys, bytes)
+            or own != link_hash(conn, number=number, before=before, after=after, until=until, keys_hash=keys)
+            or (_are_all_kept(oldest[0], after) and keys != keys_hash(conn, after=after, until=until))
+        ):
             broken.append(found)
         # Those that follow are judged by what this one says, so that only what is broken is named.
         number, before, after = found, own if isinstance(own, bytes) else NO_HASH, until
-    return len(links), broken
+    return count, broken
 
 
-def link_hash(conn: sqlite3.Connection, *, number: int, before: bytes, after: Bounds, until: Bounds) -> bytes:
+def _are_all_kept(oldest_key: int | None, after: Bounds) -> bool:
+    """Tells whether no key of a link was pruned: the oldest go first."""
+    return oldest_key is not None and oldest_key <= after.keys + 1
+
+
+def keys_hash(conn: sqlite3.Connection, *, after: Bounds, until: Bounds) -> bytes:
+    """The hash of the idempotency keys between these bounds; zeros for none."""
+    if until.keys == after.keys:
+        return NO_HASH
+    rows = SQL.keys_to_hash.one(conn, after=after.keys, until=until.keys)
+    assert rows is not None
+    return hashlib.sha256(rows[0]).digest()
+
+
+def link_hash(
+    conn: sqlite3.Connection, *, number: int, before: bytes, after: Bounds, until: Bounds, keys_hash: bytes
+) -> bytes:
     """The hash of a link over the rows between these bounds."""
     hashed = hashlib.sha256(before)
-    hashed.update(msgspec.json.encode((number, *until)))
+    hashed.update(msgspec.json.encode((number, *until, keys_hash.hex())))
     for bound, query in _PARTS:
         if until[bound] == after[bound]:
             continue

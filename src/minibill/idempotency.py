@@ -1,7 +1,6 @@
 """Idempotency keys: the first success of a request, kept with its effect and answered again. Source: contract, section 1."""
 
 import hashlib
-import zlib
 from typing import Any
 
 import msgspec
@@ -15,9 +14,6 @@ SQL = queries("requests")
 
 KEEP_SECONDS = 48 * 3600  # The contract promises 24 h; a weekend's retries are welcome.
 PRUNE_KEYS_MAX = 1_000  # One slice: a few milliseconds.
-
-# The largest prime of 32 bits: no bit of a larger number is lost in what is left of it.
-_PRIME = 4_294_967_291
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +61,7 @@ def keep(conn: sqlite3.Connection, key: Key, kept: Kept, *, running_us: int) -> 
         status=kept.status,
         body=kept.body,
         running_us=running_us,
-        checksum=_checksum(key.fingerprint, kept.status, kept.body, running_us),
+        checksum=_checksum(key.caller, key.key, key.fingerprint, kept.status, kept.body, running_us),
     )
 
 
@@ -82,14 +78,15 @@ def damaged_answers(conn: sqlite3.Connection) -> tuple[int, list[int]]:
 def _is_whole(kept: list[Any], checksum: object) -> bool:
     try:
         return _checksum(*kept) == checksum
-    except TypeError:
+    except (TypeError, AttributeError):
         # A column of another type than those that are kept.
         return False
 
 
-def _checksum(fingerprint: bytes, status: int, body: bytes, created_at_us: int) -> int:
-    """What shows a flipped bit; caller and key are in an index as well, which SQLite's own check compares."""
-    return zlib.crc32(body, zlib.crc32(fingerprint, (status + created_at_us) % _PRIME))
+def _checksum(caller: str, key: str, fingerprint: bytes, status: int, body: bytes, created_at_us: int) -> int:
+    """The first 63 bits of SHA-256 over all that is kept. The chain covers the checksum, and so the row."""
+    told = b"%d %d %s\0%s\0%s" % (status, created_at_us, caller.encode(), key.encode(), fingerprint)
+    return int.from_bytes(hashlib.sha256(told + body).digest()[:8]) >> 1
 
 
 def prune(conn: sqlite3.Connection, *, running_us: int) -> int:

@@ -83,6 +83,7 @@ CHECKS = {
             "entries_move_lots_for_the_reservation_that_holds_them",
             "entries_act_for_reservations_of_their_account",
             "reservations_that_moved_credits_have_entries",
+            "silent_ends_are_noted",
             "debts_are_what_their_reservation_left_unpaid",
             "debts_are_incurred_as_their_entries_say",
             "debts_are_paid_what_their_entries_say",

@@ -82,7 +82,7 @@ def test_verify_says_that_a_book_is_healthy_and_leaves_its_folder_as_it_was(book
     before = contents(book.parent)
     result = minibill("verify", "--db", book)
     assert result.exit_code == 0, result.output
-    assert "book.db is healthy: 13 checks pass" in result.stdout
+    assert "book.db is healthy: 14 checks pass" in result.stdout
     assert all(name in result.stdout for name in CHECKS)
     assert contents(book.parent) == before
 

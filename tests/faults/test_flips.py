@@ -144,6 +144,10 @@ def live(api: Api) -> None:
     done(api.post(f"/campaigns/{api.campaign()}/pause"))
     done(api.post(f"/campaigns/{api.campaign()}/complete"))
     done(api.post(f"/tokens/token-of-{guild}/revoke"))
+    marks = [{"belowMicro": "1", "recoveredMicro": "900000000"}, {"poolId": "gpu", "belowMicro": "10000"}]
+    done(api.call("PUT", f"/accounts/{rich}/thresholds", {"thresholds": marks}))
+    hook = done(api.post("/webhooks", {"url": f"https://192.88.98.1/{guild}", "types": ["grant.*"], "description": "all"}))
+    done(api.post(f"/webhooks/{hook['id']}/rotate-secret"))
     done(api.post("/reconciliation"))
     api.mint(rich, 1)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minibill import chain
+from minibill import chain, idempotency
 from minibill.chain import LINK_ROWS_MAX, Bounds, broken_links, link
 from minibill.db.connect import open_reader, open_writer
 from minibill.db.queries import queries
@@ -23,8 +23,9 @@ RECOMPUTED = {
         "revoked_at_us",  # that of its grant
     },
     "credit_reservations": {
-        "status",  # what it is told from are the columns below
-        "actual_cost_micro", "finalized_micro", "overrun_micro", "absorbed_micro", "released_micro", "closed_at_us",
+        # In the chain from its end on.
+        "status", "actual_cost_micro", "finalized_micro", "overrun_micro", "absorbed_micro", "released_micro",
+        "closed_at_us",
     },
     "credit_debts": {"paid_micro"},
     "credit_balances": {"available_micro", "reserved_micro", "entry_seq", "account_id", "pool_id"},
@@ -53,9 +54,9 @@ RECOMPUTED = {
     # The greatest id of a webhook that there ever was: SQLite's own.
     "sqlite_sequence": {"name", "seq"},
     # The chain is recomputed, and the head says everything twice.
-    "book_chain": {"number", *Bounds._fields, "hash"},
+    "book_chain": {"number", *Bounds._fields, "keys_hash", "hash"},
     "book_head": {"id", "commits", "negated_commits"},
-    # Their checksum: kept_answers.
+    # Their checksum, kept_answers, which is in the chain.
     "idempotency_keys": {"fingerprint", "status", "body", "created_at_us", "checksum"},
     # Of the file and not of the book; version and checksum are compared at every start.
     "schema_migrations": {"version", "name", "checksum", "applied_at_us"},
@@ -153,14 +154,15 @@ def test_a_link_hangs_on_the_one_before(conn: sqlite3.Connection) -> None:
     assert link(conn) and broken_links(conn) == (1, [])
     one = Bounds(*conn.execute(f"SELECT {', '.join(Bounds._fields)} FROM book_chain").fetchone())
     hashes = {
-        chain.link_hash(conn, number=2, before=first, after=one, until=one) for first in (before, bytes(32), b"\1" * 32)
+        chain.link_hash(conn, number=2, before=first, after=one, until=one, keys_hash=bytes(32))
+        for first in (before, bytes(32), b"\1" * 32)
     }
     assert len(hashes) == 3
 
 
-@pytest.mark.parametrize("column", ["number", *Bounds._fields, "hash"])
+@pytest.mark.parametrize("column", ["number", *Bounds._fields, "keys_hash", "hash"])
 def test_a_link_that_is_changed_is_named(conn: sqlite3.Connection, column: str) -> None:
-    changed = "zeroblob(32)" if column == "hash" else f"{column} + 1"
+    changed = "randomblob(32)" if column.endswith("hash") else f"{column} + 1"
     conn.execute(f"UPDATE book_chain SET {column} = {changed}")
     checked, broken = broken_links(conn)
     assert checked == 1 and len(broken) == 1
@@ -185,7 +187,68 @@ def test_the_form_in_which_rows_are_hashed_stays_as_it_is(conn: sqlite3.Connecti
     escaped = '"x\\u0000\\u0001\\t\\"\\\\/\x7fé\u2028\U0001f600"'
     assert hashed[0].decode() == f'[[3,"community","guild",120],[4,"person",{escaped},9223372036854775807]]'
     found = conn.execute("SELECT hash FROM book_chain").fetchone()[0].hex()
-    assert found == "7dc4ca63aff1a04506da0f94a96bc3d48a8f5a83874c25b76b9f192d44bbcbfe"
+    assert found == "2e4cc93a482e023878d5eb2f28e3478f03a5e802cbc4e50c6af0accb1d11f1c3"
+
+
+ENDS = ("actual_cost_micro", "finalized_micro", "overrun_micro", "absorbed_micro", "released_micro", "closed_at_us")
+
+
+@pytest.mark.parametrize("reservation", [2, 3, 5, 6])
+@pytest.mark.parametrize("column", ENDS)
+def test_a_changed_end_of_a_reservation_breaks_the_chain(conn: sqlite3.Connection, reservation: int, column: str) -> None:
+    # Of 2 and 3 entries tell, of 5 and 6, which held nothing, the notes.
+    conn.execute(f"UPDATE credit_reservations SET {column} = coalesce({column}, 0) + 1 WHERE id = {reservation}")
+    assert broken_links(conn) == (1, [1])
+
+
+@pytest.mark.parametrize("status", ["pending", "expired"])
+def test_an_end_that_is_another_breaks_the_chain(conn: sqlite3.Connection, status: str) -> None:
+    for reservation in (2, 3, 5):
+        conn.execute("SAVEPOINT before")
+        conn.execute("UPDATE credit_reservations SET status = ? WHERE id = ?", (status, reservation))
+        assert broken_links(conn) == (1, [1])
+        conn.execute("ROLLBACK TO before")
+
+
+def test_a_reservation_that_is_still_pending_may_end_later(conn: sqlite3.Connection) -> None:
+    conn.execute(
+        "UPDATE credit_reservations SET status = 'released', released_micro = 300, closed_at_us = 1180 WHERE id = 1"
+    )
+    conn.execute(
+        "INSERT INTO credit_ledger VALUES (18, 1, 'general', 7, 'release', 1, 1, 300, 300, -300, 920, 0, NULL, NULL, 1180)"
+    )
+    assert broken_links(conn) == (1, []) and link(conn) and broken_links(conn) == (2, [])
+    conn.execute("UPDATE credit_reservations SET closed_at_us = 1181 WHERE id = 1")
+    assert broken_links(conn) == (2, [2])
+
+
+def keep_key(conn: sqlite3.Connection, number: int) -> None:
+    key = idempotency.Key("admin:op", f"key-{number}", bytes(32))
+    idempotency.keep(conn, key, idempotency.Kept(201, b'{"lotId":"lot_1"}'), running_us=2000)
+
+
+def test_a_kept_answer_with_a_new_checksum_breaks_the_chain(conn: sqlite3.Connection) -> None:
+    keep_key(conn, 2)
+    assert link(conn)
+    conn.execute("DELETE FROM idempotency_keys WHERE id = 2")
+    keep_key(conn, 3)
+    assert damaged_answers(conn) == (2, []) and broken_links(conn) == (2, [2])
+
+
+def test_pruned_keys_leave_the_chain_whole_and_ids_go_on(conn: sqlite3.Connection) -> None:
+    for number in (2, 3):
+        keep_key(conn, number)
+    assert link(conn)
+    week_us = 7 * 86_400 * 1_000_000
+    assert idempotency.prune(conn, running_us=week_us) == 2 and idempotency.prune(conn, running_us=week_us) == 0
+    assert conn.execute("SELECT id FROM idempotency_keys").fetchall() == [(3,)]
+    assert broken_links(conn) == (2, [])
+    keep_key(conn, 4)
+    assert conn.execute("SELECT max(id) FROM idempotency_keys").fetchone() == (4,)
+    assert link(conn) and broken_links(conn) == (3, [])
+    conn.execute("DELETE FROM idempotency_keys WHERE id = 4")
+    keep_key(conn, 5)
+    assert broken_links(conn) == (3, [3])
 
 
 def test_links_are_made_a_slice_at_a_time(conn: sqlite3.Connection) -> None:
@@ -210,6 +273,7 @@ def test_a_kept_answer_that_is_changed_is_found(conn: sqlite3.Connection) -> Non
     assert damaged_answers(conn) == (1, [])
     for changed in (
         "body = x'7b7e'", "status = 200", "created_at_us = created_at_us + 4294967296", "fingerprint = randomblob(32)",
+        "caller = 'admin:eve'", "key = 'key-2'",
         "checksum = checksum + 1", "created_at_us = -1",
     ):  # fmt: skip
         conn.execute("SAVEPOINT before")

@@ -149,6 +149,10 @@ CREATE TABLE credit_reservations (
                  - min(actual_cost_micro / 10000 * discount_bps + actual_cost_micro % 10000 * discount_bps / 10000,
                        coalesce(max_discount_micro, 9223372036854775807)))
 ) STRICT;
+CREATE TABLE silent_ends (
+    id             INTEGER PRIMARY KEY,
+    reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id)
+) STRICT;
 CREATE TABLE reservation_lots (
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
     position       INTEGER NOT NULL CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1),
@@ -333,6 +337,10 @@ CREATE TABLE book_chain (
     grants       INTEGER NOT NULL,
     audit_rows   INTEGER NOT NULL,
     events       INTEGER NOT NULL,
+    silent_ends  INTEGER NOT NULL,
+    keys         INTEGER NOT NULL,
+    -- Of the idempotency keys alone, which are pruned: part of the hash below, and compared while all of them are kept.
+    keys_hash    BLOB NOT NULL CONSTRAINT links_keys_hash_has_32_bytes CHECK (length(keys_hash) = 32),
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 CREATE TABLE book_head (
@@ -366,9 +374,9 @@ CREATE TABLE idempotency_keys (
     body          BLOB NOT NULL,
     -- By the running time, which counts while the book is served and which no clock that is set moves.
     created_at_us INTEGER NOT NULL,
-    -- Of what is no part of the index below; src/minibill/idempotency.py makes it.
+    -- Of all columns but the id; src/minibill/idempotency.py makes it.
     checksum      INTEGER NOT NULL
-        CONSTRAINT idempotency_checksum_has_32_bits CHECK (checksum BETWEEN 0 AND 4294967295)
+        CONSTRAINT idempotency_checksum_has_63_bits CHECK (checksum >= 0)
 ) STRICT;
 CREATE TABLE revoked_tokens (
     token_id      TEXT NOT NULL PRIMARY KEY
@@ -466,7 +474,7 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', '1769d0fa2c4d1de866644c209b9de17925db0151df95660ec9184ea0d39c19ad', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', '4acd8c6f96446e5d713d999ac83f8452997bd0c165823a84b3e1f9333fb661ba', 0);
 INSERT INTO schema_migrations VALUES (2, 'events', 'aead4fac21dcf2c28e6210be429a48a12ef0b6f2ff7ababdb502663248d8ddb0', 0);
 INSERT INTO schema_migrations VALUES (3, 'webhooks', '37921791f2145f280a05f1e11163ff6917d19244af3d154c736bdd63783f1e1c', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
@@ -488,6 +496,8 @@ INSERT INTO credit_reservations VALUES (3, 2, 'general', 'soft', 'finalized', 15
 INSERT INTO credit_reservations VALUES (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1170);
 INSERT INTO credit_reservations VALUES (5, 1, 'general', 'live', 'released', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, NULL, NULL, NULL, NULL, 0, 1050, 1020);
 INSERT INTO credit_reservations VALUES (6, 1, 'general', 'live', 'expired', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, NULL, NULL, NULL, NULL, 0, 9000, 1020);
+INSERT INTO silent_ends VALUES (1, 5);
+INSERT INTO silent_ends VALUES (2, 6);
 INSERT INTO reservation_lots VALUES (1, 1, 1, 300);
 INSERT INTO reservation_lots VALUES (2, 1, 1, 180);
 INSERT INTO reservation_lots VALUES (3, 1, 2, 100);
@@ -551,7 +561,7 @@ INSERT INTO admin_audit_log VALUES (16, 'op', 'webhook.create', 'webhook', 'hook
 INSERT INTO admin_audit_log VALUES (17, 'op', 'token.revoke', 'token', 'token-1', '{"runningUs":1000}', NULL, NULL, NULL, NULL, 1150, X'1DC8958728312094D76517E09D006682276763C34DC0CBF10CEF6FDDA057CD84', X'ACBA845A0F95A9F45F44F4EF26F1FD8EF0E758E1429BD5C517858DFBDD904B61');
 INSERT INTO book_head VALUES (1, 0, 0);
 INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'FC1498ACF3EE10AE0E2732E9F5FF4357DE3A2B36E87E2C70E68A3219245723C6');
-INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000, 3294442192);
+INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000, 625297192556928864);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0);
 INSERT INTO thresholds VALUES (1, 'general', 700, 800, 2, 1);
@@ -638,8 +648,6 @@ BEGIN SELECT RAISE(ABORT, 'memberships_stay_with_their_account_and_community'); 
 CREATE INDEX reservations_due_by_account ON credit_reservations (account_id, expires_at_us) WHERE status = 'pending';
 CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE status = 'pending';
 CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
-CREATE INDEX reservations_ends_twice ON credit_reservations (closed_at_us, actual_cost_micro)
-    WHERE closed_at_us IS NOT NULL AND (held_micro = 0 OR billing_mode = 'shadow' OR discount_bps > 0);
 CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
@@ -655,6 +663,14 @@ WHEN OLD.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_close_once'); END;
 CREATE TRIGGER reservations_are_never_deleted BEFORE DELETE ON credit_reservations
 BEGIN SELECT RAISE(ABORT, 'reservations_are_never_deleted'); END;
+CREATE UNIQUE INDEX silent_ends_once_per_reservation ON silent_ends (reservation_id);
+CREATE TRIGGER reservations_that_end_silently_are_noted AFTER UPDATE OF status ON credit_reservations
+WHEN NEW.held_micro = 0 OR NEW.billing_mode = 'shadow'
+BEGIN INSERT INTO silent_ends (reservation_id) VALUES (NEW.id); END;
+CREATE TRIGGER silent_ends_are_never_changed BEFORE UPDATE ON silent_ends
+BEGIN SELECT RAISE(ABORT, 'silent_ends_are_never_changed'); END;
+CREATE TRIGGER silent_ends_are_never_deleted BEFORE DELETE ON silent_ends
+BEGIN SELECT RAISE(ABORT, 'silent_ends_are_never_deleted'); END;
 CREATE TRIGGER reservation_lots_are_never_changed BEFORE UPDATE ON reservation_lots
 BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_changed'); END;
 CREATE TRIGGER reservation_lots_are_never_deleted BEFORE DELETE ON reservation_lots

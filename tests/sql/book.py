@@ -118,7 +118,7 @@ INSERT INTO webhooks VALUES (1, 'https://example.com/hook', '["ledger.*"]', NULL
 
 INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', NULL, NULL);
 
-INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000, 3294442192);
+INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000, 625297192556928864);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 """
 

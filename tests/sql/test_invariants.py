@@ -202,6 +202,13 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_reservations SET account_id = 1 WHERE id = 4", [17]),
         ("UPDATE credit_reservations SET pool_id = 'tpu' WHERE id = 4", [17]),
     ],
+    "silent_ends_are_noted": [
+        ("UPDATE credit_reservations SET status = 'released' WHERE id = 4", [4]),
+        ("UPDATE credit_reservations SET status = 'pending' WHERE id = 5", [5]),
+        ("DELETE FROM silent_ends", [5, 6]),
+        ("INSERT INTO silent_ends VALUES (3, 2)", [2]),
+        ("INSERT INTO silent_ends VALUES (3, 99)", [99]),
+    ],
     "debts_are_what_their_reservation_left_unpaid": [
         ("UPDATE credit_debts SET reservation_id = 1", [1]),
         ("UPDATE credit_debts SET original_micro = 61", [3]),

@@ -131,7 +131,7 @@ INTERNAL = frozenset({
     "head_is_one_row",
     "head_says_its_commits_twice",
     "idempotency_answers_are_never_changed",
-    "idempotency_checksum_has_32_bits",
+    "idempotency_checksum_has_63_bits",
     "idempotency_fingerprint_has_32_bytes",
     "idempotency_keeps_successes_only",
     "idempotency_key_has_1_to_255_characters",
@@ -140,6 +140,7 @@ INTERNAL = frozenset({
     "links_are_never_deleted",
     "links_follow_each_other",
     "links_hash_has_32_bytes",
+    "links_keys_hash_has_32_bytes",
     "lots_are_never_deleted",
     "lots_are_revoked_once",
     "lots_available_is_not_negative",
@@ -203,6 +204,9 @@ INTERNAL = frozenset({
     "webhooks_secret_version_is_positive",
     "webhooks_types_are_an_array",
     "webhooks_url_has_1_to_2000_characters",
+    "silent_ends_are_never_changed",
+    "silent_ends_are_never_deleted",
+    "silent_ends_once_per_reservation",
     "thresholds_are_at_most_20_an_account",
     "thresholds_are_below_or_not",
     "thresholds_below_is_positive",
@@ -229,6 +233,7 @@ UNIQUE_COLUMNS = {
     "credit_grants.campaign_id, credit_grants.account_id": "grants_once_per_campaign_and_account",
     "credit_grants.lot_id": "grants_one_per_lot",
     "idempotency_keys.caller, idempotency_keys.key": "idempotency_one_per_caller_and_key",
+    "silent_ends.reservation_id": "silent_ends_once_per_reservation",
 }
 
 
