@@ -21,6 +21,7 @@ from bench.sizes import Sizes
 from minibill import audit, ids
 from minibill.auth.tokens import sign_token
 from minibill.book import Book
+from minibill.campaigns.lifecycle import CampaignRow, campaign_answer
 from minibill.config import read_settings
 from minibill.db.connect import open_writer
 from minibill.db.migrate import migrate_file
@@ -232,10 +233,20 @@ def _entry(
 
 
 def _audit_rows(count: int) -> Iterator[tuple[object, ...]]:
-    """A mint of each account, and the batches."""
-    previous_hash = audit.NO_HASH
+    """The campaign, a mint of each account, and the batches."""
+    budget = count * GRANT
+    campaign = CampaignRow(
+        1, "Bench", None, "loyalty", "active", budget, 0, "fixed_amount", None, "general", GRANT, None, None, None, 0, "op",
+        1000, 1000,
+    )  # fmt: skip
+    made = msgspec.json.encode({"before": None, "after": campaign_answer(campaign, now_us=1000)}).decode()
+    row: tuple[object, ...] = (
+        1, "op", "campaign.create", "campaign", ids.encode(ids.CAMPAIGN, 1), made, None, None, None, None, 1000,
+    )  # fmt: skip
+    previous_hash = audit.row_hash(row, audit.NO_HASH)
+    yield (*row, audit.NO_HASH, previous_hash)
     details = '{"lotId":"lot_0000000000001","amountMicro":"1000000","poolId":"general"}'
-    for seq in range(1, count + count // 1000 + 2):
+    for seq in range(2, count + count // 1000 + 3):
         row = (seq, "op", "account.mint", "account", f"acct_{seq}", details, "192.0.2.1", "bench", f"c-{seq}", "t-1",
                2000 if seq <= count else 2001)  # fmt: skip
         own_hash = audit.row_hash(row, previous_hash)

@@ -59,7 +59,7 @@ STATEMENTS = (
     "UPDATE idempotency_keys SET body = x'7b7d', checksum = checksum + 1",
     "UPDATE idempotency_keys SET status = 200",
     "UPDATE idempotency_keys SET key = key || 'x'",
-    f"{ENDS} actual_cost_micro = 13, finalized_micro = 13, released_micro = 17 WHERE list_micro = 30 AND actual_cost_micro = 12",
+    f"{ENDS} actual_cost_micro = 13, finalized_micro = 13, released_micro = 17 WHERE actual_cost_micro = 12",
     f"{ENDS} actual_cost_micro = 1, absorbed_micro = 1 WHERE held_micro = 0 AND actual_cost_micro = 0",
     f"{ENDS} actual_cost_micro = 3, finalized_micro = 3, overrun_micro = 0, released_micro = 47 WHERE overrun_micro = 20",
     f"{ENDS} status = 'expired' WHERE status = 'released'",

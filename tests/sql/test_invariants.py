@@ -1,5 +1,6 @@
 """Every way in which a book can be broken is found, by the rule that it breaks and with the rows that do."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from minibill.invariants import (
     EXAMPLES_MAX,
     FILE_RULE,
     RULES,
+    account_slices,
     public_id,
     run_check,
     run_checks,
@@ -571,3 +573,71 @@ def test_a_file_that_can_not_be_read_fails_the_check_that_reads_it(defenceless: 
         conn.execute("ROLLBACK")
     assert findings["balance_cache_match"].broken == [FILE_RULE] and findings["balance_cache_match"].violations == 1
     assert findings["audit_chain"].violations == 0
+
+
+# --- memory: SQLite sorts in memory, so a rule may sort a slice, or what is small whatever the book's size ---
+
+SORTS_LITTLE = {
+    "campaigns_have_spent_what_their_grants_came_to": "a row a campaign",
+    "campaigns_counted_what_became_of_their_grants": "a row a campaign",
+    "reservations_that_moved_credits_have_entries": "a list that only a broken book needs",
+    "debts_that_were_paid_have_entries": "a list that only a broken book needs",
+    "grants_that_were_revoked_have_events": "a list that only a broken book needs",
+}
+
+
+def test_a_rule_sorts_no_more_than_a_slice(migrated_file: Path) -> None:
+    with closing(open_reader(migrated_file)) as conn:
+        conn.create_function("reservation_key", 1, lambda key: key, deterministic=True)
+        plans = {
+            name: " ".join(
+                step for *_, step in conn.execute(f"EXPLAIN QUERY PLAN {query.sql}", [0] * len(query.parameters)).fetchall()
+            )
+            for name, query in RULES.items()
+        }
+    sorting = {name for name, plan in plans.items() if re.search("TEMP B-TREE|MATERIALIZE|AUTOMATIC|LIST SUBQUERY", plan)}
+    whole = {name for name in sorting if not RULES[name].parameters}
+    assert whole == SORTS_LITTLE.keys()
+    # A slice is found by an index, and never by reading the whole table again.
+    for name in sorting - whole:
+        assert not re.search(r"SCAN (credit_|reservation_lots|[a-z] USING)", plans[name]), (name, plans[name])
+
+
+@pytest.mark.parametrize("entries", [1, 6, 7, 12, 1_000])
+def test_slices_cover_every_account_once(
+    defenceless: sqlite3.Connection, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minibill.invariants.SLICE_ENTRIES", entries)
+    slices = [(bounds["after_account"], bounds["until_account"]) for bounds in account_slices(defenceless)]
+    assert (slices[0][0], slices[-1][1]) == (MIN, MAX)
+    assert [until for _, until in slices[:-1]] == [after for after, _ in slices[1:]]
+    assert len(slices) == {1: 3, 6: 3, 7: 2, 12: 2, 1_000: 1}[entries]
+    assert violations(defenceless) == {}
+
+
+def test_slices_find_what_the_whole_book_shows(defenceless: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    conn = defenceless
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        conn.execute("UPDATE credit_ledger SET amount_micro = amount_micro - 1, reservation_id = NULL WHERE id > 3")
+        conn.execute("UPDATE credit_campaign_days SET grants = 7")
+        whole = run_checks(conn)
+        monkeypatch.setattr("minibill.invariants.SLICE_ENTRIES", 1)
+        assert run_checks(conn) == whole
+    finally:
+        conn.execute("ROLLBACK")
+    assert sum(found.violations for found in whole.values()) > 10
+
+
+def test_more_violations_than_are_told_apart_are_all_counted(
+    defenceless: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minibill.invariants.SEEN_MAX", 5)
+    conn = defenceless
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        conn.execute("UPDATE credit_ledger SET available_after_micro = -5 - id")
+        found = run_check(conn, "entry_chain")
+    finally:
+        conn.execute("ROLLBACK")
+    assert found.violations == 17 and len(found.examples) == 10
