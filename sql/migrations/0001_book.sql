@@ -733,7 +733,7 @@ CREATE INDEX audit_by_actor ON admin_audit_log (actor_id, created_at_us);
 CREATE INDEX audit_by_action ON admin_audit_log (action, created_at_us);
 CREATE INDEX audit_by_target ON admin_audit_log (target_id, created_at_us);
 CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us);
--- The writes after which a mutable row is what their details say: src/minibill/reconcile/settings.py compares both.
+-- The writes after which a mutable row is what their details say: src/minibill/audited_settings.py compares both.
 CREATE INDEX audit_of_settings ON admin_audit_log (target_type, target_id, seq)
     WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                      'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',

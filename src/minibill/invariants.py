@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from minibill import audit, ids
+from minibill.audited_settings import SETTINGS, differences
 from minibill.db.constraints import error_code
 from minibill.db.queries import read_queries, sql_folder
 from minibill.db.sqlite import sqlite3
-from minibill.reconcile.settings import SETTINGS, differences
 
 log = logging.getLogger("minibill.invariants")
 
@@ -325,6 +325,7 @@ def _count(conn: sqlite3.Connection, table: str) -> int:
 
 
 def public_id(kind: str, key: object) -> str:
+    """The public id of what a rule names; its kind and key where it has none."""
     if kind in _KINDS and isinstance(key, int):
         return ids.encode(kind, key)
     return kind if key is None else f"{kind}:{key}"

@@ -592,7 +592,7 @@ def test_a_book_whose_log_can_not_be_folded_is_not_replaced(
     assert minibill("backup", copy, "--db", book).exit_code == 0
     monkeypatch.setattr("minibill.db.connect.BUSY_TIMEOUT_MS", 50)
     with closing(open_writer(book)) as writer:
-        writer.execute("INSERT INTO revoked_tokens VALUES ('token-2', 1000)")
+        writer.execute("UPDATE reconciliations SET reconciled_at_us = reconciled_at_us + 1")
         with open_snapshot(book):
             before = contents(book.parent)
             assert len(before["book.db-wal"]) > 0
@@ -615,7 +615,7 @@ def test_a_book_is_left_alone_when_its_log_or_the_copy_can_not_be_written(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with closing(open_writer(book)) as writer:
-        writer.execute("INSERT INTO revoked_tokens VALUES ('token-2', 1000)")
+        writer.execute("UPDATE reconciliations SET reconciled_at_us = reconciled_at_us + 1")
         before = contents(book.parent)
         monkeypatch.setattr("minibill.db.copy.sync", full)
         result = minibill("restore", copy, "--db", book, "--force")

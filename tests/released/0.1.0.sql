@@ -474,7 +474,7 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', '4acd8c6f96446e5d713d999ac83f8452997bd0c165823a84b3e1f9333fb661ba', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', '4352cbe9d37d013f8f86b876b608d41c727b959b289d76b919c0c0fb056c666d', 0);
 INSERT INTO schema_migrations VALUES (2, 'events', 'aead4fac21dcf2c28e6210be429a48a12ef0b6f2ff7ababdb502663248d8ddb0', 0);
 INSERT INTO schema_migrations VALUES (3, 'webhooks', '37921791f2145f280a05f1e11163ff6917d19244af3d154c736bdd63783f1e1c', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);

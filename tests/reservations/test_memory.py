@@ -216,6 +216,10 @@ def test_what_another_program_writes_is_seen(api: Api, known: str) -> None:
             (ids.decode(ids.ACCOUNT, known), COMMUNITY),
         )
     assert [micro for _, micro in reserved(api, known, 10)] == [5]
+    with closing(open_writer(api.book.path)) as other:
+        # No audit row tells of it.
+        other.execute("DELETE FROM memberships WHERE community_id = ?", (COMMUNITY,))
+    assert [micro for _, micro in reserved(api, known, 10)] == [10]
 
 
 # --- there is an end to it ---

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from minibill.audited_settings import SETTINGS
 from minibill.db.connect import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
 from minibill.invariants import (
@@ -24,7 +25,6 @@ from minibill.invariants import (
     violations,
     violations_of,
 )
-from minibill.reconcile.settings import SETTINGS
 from tests.sql.book import make_book
 
 MAX, MIN = 2**63 - 1, -(2**63)

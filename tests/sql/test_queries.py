@@ -31,6 +31,7 @@ SCANS = {
         "SCAN revoked_tokens USING COVERING INDEX revoked_tokens_twice",
     ): "the whole deny list is what a start loads, and it is pruned",
     ("newest_running_time", "SCAN idempotency_keys"): "one row: the last by rowid",
+    ("newest_time_to_compare", "SCAN idempotency_keys"): "one row: the last by rowid",
     ("prune_keys", "SCAN idempotency_keys"): "the first rows by rowid, up to LIMIT",
     ("balance_at", "SCAN o"): "the overdue reservations of one account, chosen by index just before",
     ("entries_before", "SCAN b"): "the pools of one account, each in the state that its search is in",

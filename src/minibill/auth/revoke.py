@@ -1,11 +1,6 @@
 """Revoking a token: its id goes on the deny list until the token would have expired anyway."""
 
-from minibill.auth.tokens import (
-    CLOCK_SKEW_SECONDS,
-    KEEP_DENIED_SECONDS,
-    SERVICE_TOKEN_MAX_TTL,
-    TOKEN_ID_CHARACTERS_MAX,
-)
+from minibill.auth.tokens import CLOCK_SKEW_SECONDS, SERVICE_TOKEN_MAX_TTL, TOKEN_ID_CHARACTERS_MAX
 from minibill.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.config import Settings
 from minibill.db.queries import queries
@@ -20,6 +15,10 @@ from minibill.wire import Decoder, NoBody
 SQL = queries("requests")
 
 _NOTHING = Decoder(NoBody)
+
+# How much longer than any token lives it stays on the list: a token that has expired is good again when the machine's clock
+# is set back to before that, and for a week is then still denied.
+KEEP_SECONDS = 7 * 86_400
 
 
 def revoke_token(conn: sqlite3.Connection, *, token_id: str, running_us: int, now_us: int) -> Outcome:
@@ -40,7 +39,7 @@ def forget_expired(conn: sqlite3.Connection, settings: Settings, *, running_us: 
     assert newest is not None
     running_us = min(running_us, newest[0])
     longest = max(settings.admin_token_max_ttl, SERVICE_TOKEN_MAX_TTL) + 2 * CLOCK_SKEW_SECONDS
-    return SQL.prune_tokens.run(conn, before_us=running_us - (longest + KEEP_DENIED_SECONDS) * US_PER_SECOND).rowcount
+    return SQL.prune_tokens.run(conn, before_us=running_us - (longest + KEEP_SECONDS) * US_PER_SECOND).rowcount
 
 
 @describe(RevokedToken, body=NoBody)

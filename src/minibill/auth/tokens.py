@@ -20,10 +20,6 @@ from minibill.problems import Unauthorized
 
 CLOCK_SKEW_SECONDS = 30
 SERVICE_TOKEN_MAX_TTL = 300
-
-# How much longer than any token lives a revoked one stays on the deny list: a token that has expired is good again when the
-# machine's clock is set back to before that, and for a week is then still denied.
-KEEP_DENIED_SECONDS = 7 * 86_400
 SERVICE_AUDIENCE = "arrakis-internal"
 SUBJECT_CHARACTERS_MAX = 128
 

@@ -19,7 +19,7 @@ from minibill.invariants import CHECKS, EXAMPLES_MAX, Finding, is_of_the_file, r
 from minibill.reconcile.report import Report, report_of
 
 # What SQLite finds out about its pages, indexes and constraints, and whether the schema, whose triggers and unique indexes
-# hold the rules, is the migrations'; beside the ten checks, which are about what rows say.
+# hold the rules, is the migrations'; beside the checks of a reconciliation, which are about what rows say.
 FILE_CHECK = "file_integrity"
 
 # Whether rows that never change are what the chain says, and whether it reaches as far as the anchor.

@@ -1,4 +1,4 @@
-"""Reconciliations of a served book: the ten checks on a snapshot of their own, on a thread, beside all that goes on.
+"""Reconciliations of a served book: the checks on a snapshot of their own, on a thread, beside all that goes on.
 
 Only one runs at a time. Whoever asks for one while it runs waits for the next, since the snapshot of the one that is under
 way may be older than what he just wrote; all who wait share that next one.

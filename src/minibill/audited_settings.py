@@ -12,36 +12,25 @@ from typing import Any, NamedTuple
 import msgspec
 
 from minibill import ids
-from minibill.auth.tokens import CLOCK_SKEW_SECONDS, KEEP_DENIED_SECONDS, SERVICE_TOKEN_MAX_TTL
-from minibill.campaigns.lifecycle import ENDED, CampaignRow, campaign_answer
-from minibill.clock import US_PER_SECOND
+from minibill.clock import US_PER_SECOND, format_time
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.discounts.memberships import membership_answer
-from minibill.discounts.tiers import tiers_answer
-from minibill.events.thresholds import thresholds_answer
 from minibill.outcome import TargetType
-from minibill.webhooks.hooks import Hook, webhook_answer
-from minibill.wire import optional_time
 
-SQL = queries("reconcile")
-REQUESTS = queries("requests")
-EVENTS = queries("events")
-CAMPAIGNS = queries("campaigns")
-WEBHOOKS = queries("webhooks")
+SQL = queries("settings")
 
 # Targets that are compared between two pauses: some milliseconds.
 PAUSE_TARGETS = 100
 
-# Members of an answer that follow from other rows, or that the system changes.
+# Members of the details that follow from other rows, or that the system changes.
 _DERIVED = {
-    "campaign": {"spentMicro", "remainingMicro", "grantCount", "updatedAt"},
+    "campaign": {"id", "spentMicro", "remainingMicro", "grantCount", "updatedAt"},
     "threshold": {"state", "availableMicro"},
-    "webhook": {"delivered", "failingSince", "updatedAt"},
+    "webhook": {"id", "delivered", "failingSince", "updatedAt"},
 }
 
-# A token on the deny list stays there for at least this long, whatever the longest life of a token is set to.
-_DENIED_US_MIN = (SERVICE_TOKEN_MAX_TTL + 2 * CLOCK_SKEW_SECONDS + KEEP_DENIED_SECONDS) * US_PER_SECOND
+# A token on the deny list stays there for at least this long, whatever the life of tokens is set to.
+DENIED_SECONDS_MIN = 7 * 86_400
 
 # Raised by details or rows that hold values which this version never writes.
 _UNREADABLE = (TypeError, ValueError, KeyError, AttributeError, OverflowError, msgspec.MsgspecError)
@@ -114,14 +103,20 @@ def _canonical(state: State) -> bytes:
     return msgspec.json.encode(state, order="sorted")
 
 
-def _plain(answer: object, derived: str | None = None) -> Any:
-    """Converts an answer to JSON types, without the derived members."""
-    return _without(msgspec.json.decode(msgspec.json.encode(answer)), derived)
+def _without(members: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if name not in _DERIVED[kind]}
 
 
-def _without(members: dict[str, Any], derived: str | None) -> dict[str, Any]:
-    left_out = _DERIVED[derived] if derived else set[str]()
-    return {name: value for name, value in members.items() if name not in left_out}
+def _time(time_us: int | None) -> str | None:
+    return None if time_us is None else format_time(time_us)
+
+
+def _micro(amount: int | None) -> str | None:
+    return None if amount is None else str(amount)
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else msgspec.json.decode(text)
 
 
 # --- tiers of a community ---
@@ -132,9 +127,11 @@ def _fold_tiers(_: State, __: str, details: dict[str, Any]) -> State:
 
 
 def _load_tiers(conn: sqlite3.Connection, community_id: str, _: State) -> State:
-    rows = SQL.tiers_with_positions.all(conn, community_id=community_id)
+    rows = SQL.tiers_to_compare.all(conn, community_id=community_id)
     _require_positions(rows)
-    return [_plain(tier) for tier in tiers_answer(community_id, [row[1:] for row in rows]).tiers] or None
+    return [
+        {"tier": tier, "rateBps": rate_bps, "maxDiscountMicro": _micro(max_micro)} for _, tier, rate_bps, max_micro in rows
+    ] or None
 
 
 def _require_positions(rows: list[Row]) -> None:
@@ -155,9 +152,16 @@ def _fold_memberships(state: State, action: str, details: dict[str, Any]) -> Sta
 
 
 def _load_memberships(conn: sqlite3.Connection, account_id: str, _: State) -> State:
-    rows = SQL.memberships_of_account.all(conn, account_id=ids.decode(ids.ACCOUNT, account_id))
-    answers = [membership_answer(row) for row in rows]
-    return {answer.community_id: _plain(answer) for answer in answers} or None
+    rows = SQL.memberships_to_compare.all(conn, account_id=ids.decode(ids.ACCOUNT, account_id))
+    return {
+        community_id: {
+            "accountId": account_id,
+            "communityId": community_id,
+            "tier": tier,
+            "expiresAt": _time(expires_at_us),
+        }
+        for community_id, tier, expires_at_us in rows
+    } or None
 
 
 # --- thresholds of an account ---
@@ -168,10 +172,12 @@ def _fold_thresholds(_: State, __: str, details: dict[str, Any]) -> State:
 
 
 def _load_thresholds(conn: sqlite3.Connection, account_id: str, _: State) -> State:
-    key = ids.decode(ids.ACCOUNT, account_id)
-    _require_positions(SQL.threshold_positions.all(conn, account_id=key))
-    rows = EVENTS.thresholds_of_account.all(conn, account_id=key)
-    return [_plain(threshold, "threshold") for threshold in thresholds_answer(account_id, rows).thresholds] or None
+    rows = SQL.thresholds_to_compare.all(conn, account_id=ids.decode(ids.ACCOUNT, account_id))
+    _require_positions(rows)
+    return [
+        {"poolId": pool_id, "belowMicro": str(below_micro), "recoveredMicro": str(recovered_micro)}
+        for _, pool_id, below_micro, recovered_micro in rows
+    ] or None
 
 
 # --- campaigns ---
@@ -182,24 +188,38 @@ def _fold_campaign(_: State, __: str, details: dict[str, Any]) -> State:
 
 
 def _load_campaign(conn: sqlite3.Connection, campaign_id: str, expected: State) -> State:
-    row = CAMPAIGNS.find_campaign.one(conn, campaign_id=ids.decode(ids.CAMPAIGN, campaign_id))
+    row = SQL.campaign_to_compare.one(conn, campaign_id=ids.decode(ids.CAMPAIGN, campaign_id))
     if row is None:
         return None
-    campaign = CampaignRow(*row)
-    # At a time before any end, so that the status is the one that is written.
-    found = _plain(campaign_answer(campaign, now_us=-1), "campaign")
-    if _has_expired(campaign, expected):
-        found["status"] = expected["status"]
-    return found
+    (
+        name, description, campaign_type, status, budget_micro, grant_formula, grant_config, pool_id, per_wallet_cap_micro,
+        starts_at_us, expires_at_us, grant_ttl_seconds, created_by, created_at_us, updated_at_us,
+    ) = row  # fmt: skip
+    if _has_expired(status, expected["status"], expires_at_us, updated_at_us):
+        status = expected["status"]
+    return {
+        "name": name,
+        "description": description,
+        "campaignType": campaign_type,
+        "status": status,
+        "budgetMicro": str(budget_micro),
+        "grantFormula": grant_formula,
+        "grantConfig": _json(grant_config),
+        "poolId": pool_id,
+        "perWalletCapMicro": str(per_wallet_cap_micro),
+        "startsAt": _time(starts_at_us),
+        "expiresAt": _time(expires_at_us),
+        "grantTtlSeconds": grant_ttl_seconds,
+        "createdBy": created_by,
+        "createdAt": _time(created_at_us),
+    }
 
 
-def _has_expired(campaign: CampaignRow, expected: State) -> bool:
+def _has_expired(status: str, expected: str, expires_at_us: int | None, updated_at_us: int) -> bool:
     """Tells whether the campaign reached its end after its newest audit row, or before the sweep wrote that down."""
-    if campaign.expires_at_us is None or "completed" in (campaign.status, expected["status"]):
+    if expires_at_us is None or "completed" in (status, expected):
         return False
-    if campaign.status == "expired":
-        return campaign.expires_at_us <= campaign.updated_at_us
-    return expected["status"] == "expired" and campaign.status not in ENDED
+    return expires_at_us <= updated_at_us if status == "expired" else expected == "expired"
 
 
 # --- webhooks ---
@@ -213,18 +233,23 @@ def _fold_webhook(state: State, action: str, details: dict[str, Any]) -> State:
 
 
 def _load_webhook(conn: sqlite3.Connection, webhook_id: str, expected: State) -> State:
-    row = WEBHOOKS.find_webhook.one(conn, webhook_id=ids.decode(ids.WEBHOOK, webhook_id))
+    row = SQL.webhook_to_compare.one(conn, webhook_id=ids.decode(ids.WEBHOOK, webhook_id))
     if row is None:
         return None
-    hook = Hook(*row)
-    found = _plain(webhook_answer(hook), "webhook") | {
-        "secretVersion": hook.secret_version,
-        "previousSecretUntil": optional_time(hook.rotated_until_us),
-    }
+    url, types, description, is_enabled, secret_version, rotated_until_us, failing_since_us, created_at_us = row
+    enabled = bool(is_enabled)
     # The service itself disables a webhook whose receiver has failed for too long.
-    if expected is not None and hook.failing_since_us is not None and not hook.is_enabled:
-        found["enabled"] = expected["enabled"]
-    return found
+    if expected is not None and failing_since_us is not None and not enabled:
+        enabled = expected["enabled"]
+    return {
+        "url": url,
+        "types": _json(types),
+        "description": description,
+        "enabled": enabled,
+        "createdAt": _time(created_at_us),
+        "secretVersion": secret_version,
+        "previousSecretUntil": _time(rotated_until_us),
+    }
 
 
 # --- tokens on the deny list ---
@@ -235,13 +260,13 @@ def _fold_token(state: State, _: str, details: dict[str, Any]) -> State:
 
 
 def _load_token(conn: sqlite3.Connection, token_id: str, expected: State) -> State:
-    row = SQL.revoked_token.one(conn, token_id=token_id)
+    row = SQL.revoked_token_to_compare.one(conn, token_id=token_id)
     if row is not None:
         return row[0]
-    newest = REQUESTS.newest_running_time.one(conn)
+    # Then the service may have pruned it.
+    newest = SQL.newest_time_to_compare.one(conn)
     assert newest is not None
-    # From then on the service may have pruned it.
-    return expected if expected < newest[0] - _DENIED_US_MIN else None
+    return expected if expected < newest[0] - DENIED_SECONDS_MIN * US_PER_SECOND else None
 
 
 _SETTINGS = (

@@ -1,0 +1,59 @@
+-- Settings and their history in the audit log, for the check that compares them: src/minibill/audited_settings.py.
+
+-- name: audited_settings
+-- The history of the settings of one type of target, target by target; the condition on the action is that of the index.
+SELECT target_id, action, details
+  FROM admin_audit_log INDEXED BY audit_of_settings
+ WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
+                  'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
+                  'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke')
+   AND target_type = :target_type
+ ORDER BY target_id, seq;
+
+-- name: audited_actions
+SELECT action
+  FROM admin_audit_log INDEXED BY audit_of_settings
+ WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
+                  'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
+                  'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke')
+   AND target_type = :target_type
+   AND target_id = :target_id;
+
+-- name: tiers_to_compare
+SELECT position, tier, rate_bps, max_discount_micro
+  FROM discount_tiers
+ WHERE community_id = :community_id
+ ORDER BY position;
+
+-- name: memberships_to_compare
+SELECT community_id, tier, expires_at_us
+  FROM memberships
+ WHERE account_id = :account_id;
+
+-- name: thresholds_to_compare
+SELECT position, pool_id, below_micro, recovered_micro
+  FROM thresholds
+ WHERE account_id = :account_id
+ ORDER BY position;
+
+-- name: campaign_to_compare
+SELECT name, description, campaign_type, status, budget_micro, grant_formula, grant_config, pool_id, per_wallet_cap_micro,
+       starts_at_us, expires_at_us, grant_ttl_seconds, created_by, created_at_us, updated_at_us
+  FROM credit_campaigns
+ WHERE id = :campaign_id;
+
+-- name: webhook_to_compare
+SELECT url, types, description, is_enabled, secret_version, rotated_until_us, failing_since_us, created_at_us
+  FROM webhooks
+ WHERE id = :webhook_id;
+
+-- name: revoked_token_to_compare
+SELECT revoked_at_us
+  FROM revoked_tokens
+ WHERE token_id = :token_id;
+
+-- name: newest_time_to_compare
+-- The running time that the book has written last; keys are in its order.
+SELECT max(
+    coalesce((SELECT created_at_us FROM idempotency_keys ORDER BY id DESC LIMIT 1), 0),
+    coalesce((SELECT max(revoked_at_us) FROM revoked_tokens), 0));
