@@ -48,6 +48,7 @@ RECOMPUTED = {
     "webhooks": {"entry_id", "event_id", "failing_since_us"},
     "webhook_accepted": {"webhook_id", "entry_id", "event_id"},
     "webhook_replays": {"webhook_id", "entry_id", "event_id"},
+    "webhook_set_aside": {"webhook_id", "line_key", "entry_id", "event_id"},
     "webhook_attempts": {
         "webhook_id", "entry_id", "event_id", "attempt", "outcome", "status", "error", "duration_us", "attempted_at_us",
     },

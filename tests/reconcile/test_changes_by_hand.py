@@ -26,7 +26,7 @@ NOT_COVERED = {
     "schema_migrations.name", "schema_migrations.applied_at_us",
     "credit_campaigns.updated_at_us",
     "webhooks.entry_id", "webhooks.event_id", "webhooks.failing_since_us", "webhooks.revision", "webhooks.updated_at_us",
-    "webhook_accepted", "webhook_replays", "webhook_attempts", "sqlite_sequence",
+    "webhook_accepted", "webhook_replays", "webhook_set_aside", "webhook_attempts", "sqlite_sequence",
     "reconciliations.reconciled_at_us", "reconciliations.report", "reconciliations deleted",
     "idempotency_keys deleted",
     "thresholds.is_below", "memberships.id", "events inserted",
