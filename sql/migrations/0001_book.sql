@@ -279,7 +279,9 @@ BEGIN SELECT RAISE(ABORT, 'reservations_are_never_deleted'); END;
 -- Which lots a reservation holds, in the order in which it took them and consumes them.
 CREATE TABLE reservation_lots (
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
-    position       INTEGER NOT NULL CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1),
+    position       INTEGER NOT NULL
+        CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1)
+        CONSTRAINT reservation_lots_are_at_most_1000 CHECK (position <= 1000),
     lot_id         INTEGER NOT NULL REFERENCES credit_lots (id),
     reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_hold_something CHECK (reserved_micro > 0),
     PRIMARY KEY (reservation_id, position)
@@ -428,6 +430,11 @@ WHEN NOT EXISTS (
      WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
        AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
 BEGIN SELECT RAISE(ABORT, 'balances_begin_with_the_first_entry'); END;
+
+-- Writes that touch a whole account read all of its pools.
+CREATE TRIGGER balances_are_at_most_64_an_account BEFORE INSERT ON credit_balances
+WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
+BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_an_account'); END;
 
 CREATE TRIGGER balances_follow_the_entries AFTER UPDATE ON credit_balances
 WHEN NEW.account_id <> OLD.account_id

@@ -30,6 +30,23 @@ SELECT min(coalesce((SELECT l.expires_at_us
   FROM credit_accounts a
  WHERE a.id = :account_id;
 
+-- name: accounts_with_anything_due
+-- Those of :account_ids, a JSON array of keys, with expired lots or overdue reservations that are still to be written down.
+SELECT j.value
+  FROM json_each(:account_ids) j
+ WHERE EXISTS (SELECT 1
+                 FROM credit_lots l
+                WHERE l.account_id = j.value
+                  AND l.available_micro > 0
+                  AND l.expires_at_us IS NOT NULL
+                  AND l.expires_at_us <= :now_us)
+    OR EXISTS (SELECT 1
+                 FROM credit_reservations r
+                WHERE r.account_id = j.value
+                  AND r.status = 'pending'
+                  AND r.expires_at_us <= :now_us)
+ LIMIT :count;
+
 -- name: open_account
 INSERT INTO credit_accounts (entity_type, entity_id, created_at_us)
 VALUES (:entity_type, :entity_id, :now_us)

@@ -53,21 +53,35 @@ UPDATE credit_reservations
        closed_at_us = :now_us
  WHERE id = :reservation_id;
 
--- name: reservations_due_of_accounts
--- :account_ids is a JSON array of keys.
-SELECT r.expires_at_us, r.id, r.account_id
-  FROM json_each(:account_ids) j
-  CROSS JOIN credit_reservations r ON r.account_id = j.value
- WHERE r.status = 'pending'
-   AND r.expires_at_us <= :now_us;
+-- name: reservations_due_of_account
+-- The oldest first, each with the number of its lots.
+SELECT r.expires_at_us, r.id, r.account_id,
+       coalesce((SELECT max(position) FROM reservation_lots WHERE reservation_id = r.id), 0)
+  FROM credit_reservations r
+ WHERE r.account_id = :account_id
+   AND r.status = 'pending'
+   AND r.expires_at_us <= :now_us
+ ORDER BY r.expires_at_us, r.id
+ LIMIT :count;
 
 -- name: reservations_due
-SELECT expires_at_us, id, account_id
-  FROM credit_reservations
- WHERE status = 'pending'
-   AND expires_at_us <= :now_us
- ORDER BY expires_at_us, id
+-- The same rows of all accounts.
+SELECT r.expires_at_us, r.id, r.account_id,
+       coalesce((SELECT max(position) FROM reservation_lots WHERE reservation_id = r.id), 0)
+  FROM credit_reservations r
+ WHERE r.status = 'pending'
+   AND r.expires_at_us <= :now_us
+ ORDER BY r.expires_at_us, r.id
  LIMIT :count;
+
+-- name: count_pending_reservations
+-- Up to :count of them.
+SELECT count(*)
+  FROM (SELECT 1
+          FROM credit_reservations
+         WHERE account_id = :account_id
+           AND status = 'pending'
+         LIMIT :count);
 
 -- name: lots_of_reservations
 -- :reservation_ids is a JSON array of keys. Shadows have none.

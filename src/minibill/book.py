@@ -30,6 +30,7 @@ from minibill.db.wal import make_lasting
 from minibill.db.writer import Writer
 from minibill.events.feed import Feed
 from minibill.ledger.settle import sweep
+from minibill.ledger.slices import ExpirySlices
 from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
 from minibill.problems import InternalError, Problem
@@ -87,6 +88,7 @@ class Book:
         self.feed = Feed(readers, writer)
         self.sweeps = Sweeps()
         self.totals = Totals(readers)
+        self._slices = ExpirySlices(writer, clock)
         self.reconciler = Reconciler(path, clock, made_at_us=made_at_us(conn), last=last_reconciled(conn))
         self._lock = lock
         self._conn = conn
@@ -151,20 +153,22 @@ class Book:
         audited by itself, and the key is kept with the last; until then another request is refused it. What a failure leaves
         undone, the same request does later.
 
+        Overdue items of the accounts that it touches expire first, in slices of their own. An error or a dry run rolls none
+        of them back.
+
         `seen` is told how far the ledger was, of a refusal too. An answer that is given again tells of now and not of the
         first time: whoever asks again wants to read on from there, and who asks later is never told less.
         """
         holds_key = False
 
         # Its types are in quotes since they would be made anew with each request, as it is.
-        def run(conn: "sqlite3.Connection") -> "tuple[Written, dict[str, Any] | None]":
+        def run(conn: "sqlite3.Connection", now_us: int) -> "tuple[Written, dict[str, Any] | None]":
             nonlocal holds_key
             if key is not None:
                 if self._under_way:
                     idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
                 if (kept := idempotency.find(conn, key)) is not None:
                     return Written(kept.status, kept.body, True), None
-            now_us = self.clock.now_us()
             outcome = operation(conn, now_us=now_us, **arguments)
             body = encode(outcome.answer)
             if caller.kind == "admin":
@@ -178,11 +182,11 @@ class Book:
 
         is_begun = False
         try:
-            written, more = await self.writer.run(run, keep=not dry_run, seen=seen)
+            written, more = await self._slices.run(run, keep=not dry_run, seen=seen)
             while more is not None:
                 is_begun = not dry_run
                 arguments |= more
-                written, more = await self.writer.run(run, keep=not dry_run, seen=seen)
+                written, more = await self._slices.run(run, keep=not dry_run, seen=seen)
         except Exception as error:
             if not is_begun:
                 raise

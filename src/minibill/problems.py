@@ -303,6 +303,24 @@ class IdempotencyKeyReused(Problem):
     code, status, title = "idempotency_key_reused", 422, "The idempotency key was used for another request"
 
 
+class TooManyPools(Problem):
+    """An account would have one pool too many."""
+
+    code, status, title = "too_many_pools", 422, "The account has too many pools"
+
+
+class TooManyReservations(Problem):
+    """An account would have one pending reservation too many."""
+
+    code, status, title = "too_many_reservations", 422, "Too many reservations are pending"
+
+
+class TooManyLots(Problem):
+    """The amount would be drawn from more lots than one request may touch; nothing is held."""
+
+    code, status, title = "too_many_lots", 422, "The amount is spread over too many lots"
+
+
 class CampaignFieldLocked(Problem):
     """The campaign's state does not let these fields be changed."""
 

@@ -151,7 +151,9 @@ CREATE TABLE credit_reservations (
 ) STRICT;
 CREATE TABLE reservation_lots (
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
-    position       INTEGER NOT NULL CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1),
+    position       INTEGER NOT NULL
+        CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1)
+        CONSTRAINT reservation_lots_are_at_most_1000 CHECK (position <= 1000),
     lot_id         INTEGER NOT NULL REFERENCES credit_lots (id),
     reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_hold_something CHECK (reserved_micro > 0),
     PRIMARY KEY (reservation_id, position)
@@ -466,7 +468,7 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', 'a50ae25b509f2f9778a3b08ec39bd16b40f0f418f0e3067260c6477e0e1cb229', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', 'affe58a20b8970d0ece4450f29ec3655e1a67bac37d84d2569d303addf562347', 0);
 INSERT INTO schema_migrations VALUES (2, 'events', 'aead4fac21dcf2c28e6210be429a48a12ef0b6f2ff7ababdb502663248d8ddb0', 0);
 INSERT INTO schema_migrations VALUES (3, 'webhooks', '37921791f2145f280a05f1e11163ff6917d19244af3d154c736bdd63783f1e1c', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
@@ -694,6 +696,9 @@ WHEN NOT EXISTS (
      WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
        AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
 BEGIN SELECT RAISE(ABORT, 'balances_begin_with_the_first_entry'); END;
+CREATE TRIGGER balances_are_at_most_64_an_account BEFORE INSERT ON credit_balances
+WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
+BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_an_account'); END;
 CREATE TRIGGER balances_follow_the_entries AFTER UPDATE ON credit_balances
 WHEN NEW.account_id <> OLD.account_id
   OR NEW.pool_id <> OLD.pool_id

@@ -3,6 +3,7 @@
 from minibill.book import Book
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.ceiling import PENDING_MAX
 from minibill.ledger.memory import Memory, ReservationRow, Spender
 from minibill.ledger.posting import load_balances
 
@@ -42,9 +43,12 @@ def _of_spender(conn: sqlite3.Connection, spender: Spender) -> list[str]:
     key = spender.account_id
     if not spender.current:
         found.append(f"account {key} was forgotten and is there")
-    balances = load_balances(conn, [key])
+    balances = load_balances(conn, list(spender.balances))
     if balances != spender.balances:
         found.append(f"the balances of account {key}: {spender.balances} are {balances}")
+    pending = RESERVATIONS.count_pending_reservations.one(conn, account_id=key, count=PENDING_MAX)
+    if spender.pending is not None and (spender.pending,) != pending:
+        found.append(f"the pending reservations of account {key}: {spender.pending} are {pending}")
     row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=key)
     assert row is not None
     if spender.due_us > row[0] or spender.has_memberships != bool(row[1]):

@@ -30,6 +30,8 @@ ANSWERS = {
     "memberships_begin_in_a_tier_of_the_community": (404, "tier_not_found"),
     "memberships_change_to_a_tier_of_the_community": (404, "tier_not_found"),
     "balances_sum_fits_63_bits": (422, "amount_too_large"),
+    "balances_are_at_most_64_an_account": (422, "too_many_pools"),
+    "reservation_lots_are_at_most_1000": (422, "too_many_lots"),
     "campaigns_spent_within_budget": (422, "budget_exceeded"),
     "campaigns_terms_are_locked_once_active": (422, "campaign_field_locked"),
     "campaigns_ended_are_closed": (422, "campaign_field_locked"),
@@ -239,6 +241,7 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("reservations_expire_after_they_are_made", "credit_reservations", {"expires_at_us": 2000}),
         ("reservations_expire_after_they_are_made", "credit_reservations", {"expires_at_us": YEAR_10000}),
         ("reservation_lots_position_counts_from_1", "reservation_lots", {"position": 0}),
+        ("reservation_lots_are_at_most_1000", "reservation_lots", {"position": 1001}),
         ("reservation_lots_hold_something", "reservation_lots", {"reserved_micro": 0}),
         ("debts_original_is_positive", "credit_debts", {"original_micro": 0}),
         ("debts_begin_unpaid", "credit_debts", {"paid_micro": 1}),
@@ -575,6 +578,16 @@ def _balances_that_are_refused() -> Iterator[Case]:
     begin = "balances_begin_with_the_first_entry"
     yield begin, (insert("credit_ledger", **{**first, "entry_seq": 1, "available_after_micro": 11}),)
     yield begin, (insert("credit_ledger", **{**first, "entry_seq": 1, "reserved_after_micro": 1}),)
+    # The account has two pools.
+    begin_pools = (
+        "INSERT INTO credit_ledger (account_id, pool_id, entry_seq, entry_type, reservation_id, amount_micro,"
+        " available_delta_micro, reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us)"
+        " SELECT 3, 'pool-' || value, 1, 'shadow_reserve', 4, 0, 0, 0, 0, 0, 2000 FROM json_each('{}')"
+    )
+    yield (
+        "balances_are_at_most_64_an_account",
+        (begin_pools.format(list(range(62))), begin_pools.format([62])),
+    )
     yield begin, ("INSERT INTO credit_balances VALUES (1, 'gpu', 0, 0, 0)",)
     yield begin, ("INSERT INTO credit_balances VALUES (1, 'gpu', 10, 0, 1)",)
     follow = "balances_follow_the_entries"

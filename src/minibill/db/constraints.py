@@ -22,6 +22,8 @@ from minibill.problems import (
     SourceAlreadyCredited,
     StorageFull,
     TierNotFound,
+    TooManyLots,
+    TooManyPools,
 )
 
 Refusal = Callable[[], Problem]
@@ -48,6 +50,8 @@ REFUSALS: dict[str, Refusal] = {
     "memberships_begin_in_a_tier_of_the_community": TierNotFound,
     "memberships_change_to_a_tier_of_the_community": TierNotFound,
     "balances_sum_fits_63_bits": lambda: AmountTooLarge("the account would hold more than 9223372036854775807 micro-units"),
+    "balances_are_at_most_64_an_account": lambda: TooManyPools("the account has 64 pools, which is the most", limit=64),
+    "reservation_lots_are_at_most_1000": lambda: TooManyLots("a reservation draws on at most 1000 lots", limit=1_000),
     "campaigns_spent_within_budget": lambda: BudgetExceeded("the campaign's budget does not cover this"),
     "campaigns_terms_are_locked_once_active": lambda: CampaignFieldLocked(
         "the campaign's terms are fixed once it is active"

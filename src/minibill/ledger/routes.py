@@ -6,10 +6,10 @@ from functools import partial
 from minibill.ledger import reads
 from minibill.ledger.accounts import account_answer, open_account
 from minibill.ledger.bisection import Place, moment
-from minibill.ledger.drawdown import DEFAULT_POOL
 from minibill.ledger.finalize import finalize, release
 from minibill.ledger.history import history_page
 from minibill.ledger.mint import DEFAULT_PRIORITY, mint
+from minibill.ledger.posting import DEFAULT_POOL
 from minibill.ledger.reservations import DEFAULT_TTL_SECONDS, reservation_answer, reservation_explained, reserve
 from minibill.ledger.structs import (
     Account,
@@ -44,6 +44,9 @@ from minibill.problems import (
     ReservationNotFound,
     ReservationNotPending,
     SourceAlreadyCredited,
+    TooManyLots,
+    TooManyPools,
+    TooManyReservations,
 )
 from minibill.schema.describe import describe
 from minibill.web import Call, Reply
@@ -56,8 +59,8 @@ _RELEASE, _ADMIN_RELEASE = Decoder(ReleaseBody), Decoder(AdminReleaseBody)
 # An id below every row's.
 _BEFORE_ALL = 0
 
-RESERVE_REFUSALS = (AccountNotFound, InsufficientBalance, AmountTooLarge)
-FINALIZE_REFUSALS = (ReservationNotFound, ReservationNotPending, ReservationConflict, AmountTooLarge)
+RESERVE_REFUSALS = (AccountNotFound, InsufficientBalance, AmountTooLarge, TooManyPools, TooManyReservations, TooManyLots)
+FINALIZE_REFUSALS = (ReservationNotFound, ReservationNotPending, ReservationConflict, AmountTooLarge, TooManyPools)
 RELEASE_REFUSALS = (ReservationNotFound, ReservationNotPending)
 
 
@@ -146,7 +149,7 @@ async def list_history(call: Call) -> Reply:
     return call.page_answer(query, rows, item=reads.entry_answer, position=lambda row: [row[-1], row[0]])
 
 
-@describe(Minted, 201, 200, body=MintBody, refusals=(AccountNotFound, SourceAlreadyCredited, AmountTooLarge))
+@describe(Minted, 201, 200, body=MintBody, refusals=(AccountNotFound, SourceAlreadyCredited, AmountTooLarge, TooManyPools))
 async def mint_credits(call: Call) -> Reply:
     """Makes a lot of credits."""
     body = await call.read(_MINT)

@@ -37,6 +37,9 @@ from minibill.problems import (
     SourceAlreadyCredited,
     StorageFull,
     TierNotFound,
+    TooManyLots,
+    TooManyPools,
+    TooManyReservations,
     Unauthorized,
     UnsupportedMediaType,
     WebhookNotFound,
@@ -160,6 +163,21 @@ EXAMPLES: tuple[Problem, ...] = (
     ),
     AmountTooLarge(
         "an account owes at most 9223372036854775807 micro-units", debt_micro="9223372036854775807", requested_micro="5"
+    ),
+    TooManyPools("the account has 64 pools, which is the most, without gpu; mint into one that it has", limit=64),
+    TooManyPools(
+        "1 of the accounts have 64 pools, which is the most, without gpu; leave them out",
+        limit=64,
+        grants=[_A_GRANT],
+    ),
+    TooManyReservations(
+        "the account has 10000 pending reservations, which is the most; finalize or release some", limit=10_000
+    ),
+    TooManyLots(
+        "the first 1000 lots have 2000 micro-units and 5000 were to be held; reserve at most 2000",
+        limit=1_000,
+        available_micro="2000",
+        requested_micro="5000",
     ),
     IdempotencyKeyReused("this key came with another path or body before; take a new key for a new request"),
     CampaignFieldLocked("poolId can't be changed while the campaign is active", fields=["poolId"], campaign_status="active"),
