@@ -235,6 +235,18 @@ def stories(draw: st.DrawFn, *, steps_min: int = 15, steps_max: int = 45) -> lis
     )
 
 
+@st.composite
+def crowded_stories(draw: st.DrawFn) -> list[Step]:
+    """Twice: many lots and reservations of one account, time in which most of them fall due, and a write of any kind."""
+    many: st.SearchStrategy[Action] = weighted((2, mints), (3, reserves), (1, grants))
+    story = list[Command]()
+    for _ in range(2):
+        story += [Write(action, None, False) for action in draw(st.lists(many, min_size=10, max_size=25))]
+        story.append(Pass(draw(st.sampled_from([3, 5, 10]))))
+        story.append(draw(writes))
+    return [Step(command, 0) for command in story]
+
+
 # --- the model ---
 
 
@@ -580,8 +592,12 @@ class Model:
             lot.reserved += taken
             self.enter(lot, "reserve", made.number, -taken, -taken, taken, said(terms, listed))
         if mode == "shadow":
-            self.entries[name].append(("shadow_reserve", pool, None, made.number, 0, 0, 0, None))
+            self.entries[name].append(("shadow_reserve", self.recorded_in(name, pool), None, made.number, 0, 0, 0, None))
         return self.reserved(made)
+
+    def recorded_in(self, name: int, pool: str) -> str:
+        """The pool of an entry that moves nothing: `general` where the account does not have the one that was named."""
+        return pool if any(entry[1] == pool for entry in self.entries[name]) else "general"
 
     def draw(self, name: int, pool: str, amount: int) -> list[tuple[Lot, int]]:
         draws = []
@@ -608,7 +624,8 @@ class Model:
         each.finalized, each.released = spent, each.held - spent
         each.overrun, each.absorbed = (0, over) if each.mode == "live" else (over, 0)
         if each.mode == "shadow":
-            self.entries[each.name].append(("shadow_finalize", each.pool, None, each.number, 0, 0, 0, None))
+            recorded_in = self.recorded_in(each.name, each.pool)
+            self.entries[each.name].append(("shadow_finalize", recorded_in, None, each.number, 0, 0, 0, None))
             return self.finalized(each)
         back = []
         for number, held in each.draws:
@@ -633,7 +650,8 @@ class Model:
         if over:
             self.debts.append(Debt(each.name, each.number, over))
             discount = said(each.terms, each.cost or 0)
-            self.entries[each.name].append(("debt_incurred", each.pool, None, each.number, -over, 0, 0, discount))
+            recorded_in = self.recorded_in(each.name, each.pool)
+            self.entries[each.name].append(("debt_incurred", recorded_in, None, each.number, -over, 0, 0, discount))
 
     def release(self, command: Release) -> Json:
         each = self.find(command.reservation)
@@ -1072,9 +1090,12 @@ async def begin(path: Path) -> None:
 
 @contextmanager
 def small_and_quick() -> Iterator[None]:
-    """A revocation of both accounts is two transactions; and nobody waits for the disk, which is not what is tried here."""
+    """A revocation of both accounts is two transactions, and a slice of expiry is two lots or a reservation.
+
+    Nobody waits for the disk, which is not what is tried here.
+    """
     slices_before = settle.SWEEP_MAX, revoke.SLICE_GRANTS_MAX
-    revoke.SLICE_GRANTS_MAX = 1
+    settle.SWEEP_MAX, revoke.SLICE_GRANTS_MAX = 2, 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("minibill.book.open_writer", open_writer_without_sync)
         yield
@@ -1110,3 +1131,15 @@ def test_whatever_is_done_and_whenever_it_is_settled_the_book_is_that_of_the_con
 ) -> None:
     with small_and_quick():
         loop.run(Run(folder, first_file).story(story))
+
+
+@given(story=crowded_stories(), slice_max=st.sampled_from([1, 2, 3, 7]))
+@hypothesis_settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+def test_expiry_in_small_slices_is_that_of_the_contract(
+    folder: Path, first_file: Path, loop: Loop, story: list[Step], slice_max: int
+) -> None:
+    with small_and_quick():
+        settle.SWEEP_MAX = slice_max
+        loop.run(Run(folder, first_file).story(story, wholly_every=10))
