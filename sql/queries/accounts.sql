@@ -12,7 +12,8 @@ SELECT id, entity_type, entity_id, created_at_us
    AND entity_type = :entity_type;
 
 -- name: find_account_and_when_it_falls_due
--- When anything of it falls due, or has already, far in the future if never; and whether the account has memberships.
+-- When anything of it falls due, or has already, far in the future if never; whether the account has memberships; and, where
+-- :pending_max is not NULL, how many pending reservations it has, up to that many.
 SELECT min(coalesce((SELECT l.expires_at_us
                        FROM credit_lots l
                       WHERE l.account_id = a.id
@@ -26,7 +27,14 @@ SELECT min(coalesce((SELECT l.expires_at_us
                         AND r.status = 'pending'
                       ORDER BY r.expires_at_us
                       LIMIT 1), 9223372036854775807)),
-       EXISTS (SELECT 1 FROM memberships m WHERE m.account_id = a.id)
+       EXISTS (SELECT 1 FROM memberships m WHERE m.account_id = a.id),
+       iif(:pending_max IS NULL, NULL,
+           (SELECT count(*)
+              FROM (SELECT 1
+                      FROM credit_reservations r
+                     WHERE r.account_id = a.id
+                       AND r.status = 'pending'
+                     LIMIT :pending_max)))
   FROM credit_accounts a
  WHERE a.id = :account_id;
 

@@ -74,15 +74,6 @@ SELECT r.expires_at_us, r.id, r.account_id,
  ORDER BY r.expires_at_us, r.id
  LIMIT :count;
 
--- name: count_pending_reservations
--- Up to :count of them.
-SELECT count(*)
-  FROM (SELECT 1
-          FROM credit_reservations
-         WHERE account_id = :account_id
-           AND status = 'pending'
-         LIMIT :count);
-
 -- name: lots_of_reservations
 -- :reservation_ids is a JSON array of keys. Shadows have none.
 SELECT h.reservation_id, h.lot_id, h.reserved_micro

@@ -33,29 +33,27 @@ class Front(msgspec.Struct, frozen=True, gc=False):
 class Spender(msgspec.Struct):
     """An account on which nothing falls due before `due_us`.
 
-    `balances` holds the pools from which it has spent and `general`, never all of them. `fronts` are by pool, and only where
-    they are known. `pending` is the number of its pending reservations; None until a reservation needs it. It is no longer
-    `current` once it was forgotten.
+    `balances` holds the pools from which it has spent and `general`, never all of them. `pending` is the number of its
+    pending reservations. `fronts` are by pool, and only where they are known. It is no longer `current` once it was
+    forgotten.
     """
 
     account_id: int
     has_memberships: bool
     due_us: int
+    pending: int
     balances: Balances
     fronts: dict[str, Front] = {}
-    pending: int | None = None
     current: bool = True
 
     def has_begun_a_reservation(self, expires_at_us: int) -> None:
         """One reservation more is pending."""
-        if self.pending is not None:
-            self.pending += 1
+        self.pending += 1
         self.falls_due(expires_at_us)
 
     def has_ended_a_reservation(self) -> None:
         """One reservation less is pending."""
-        if self.pending is not None:
-            self.pending -= 1
+        self.pending -= 1
 
     def falls_due(self, at_us: int | None) -> None:
         """Something of it does, at that time; None for never."""

@@ -63,7 +63,11 @@ def reserve(
     spender = _payer(conn, account_id, entity, pool_id=pool_id, now_us=now_us)
     key = spender.account_id
     require_within_ceiling(list_micro, ceiling_micro)
-    _require_room_for_one_more(conn, spender)
+    if spender.pending >= PENDING_MAX:
+        raise TooManyReservations(
+            f"the account has {PENDING_MAX} pending reservations, which is the most; finalize or release some",
+            limit=PENDING_MAX,
+        )
     memberships: list[Membership] = []
     discount, discount_micro, entry_metadata = NO_DISCOUNT, 0, metadata
     if spender.has_memberships:
@@ -213,18 +217,6 @@ def _payer(
     if spender is None:
         raise AccountNotFound(name)
     return spender
-
-
-def _require_room_for_one_more(conn: sqlite3.Connection, spender: Spender) -> None:
-    if spender.pending is None:
-        counted = SQL.count_pending_reservations.one(conn, account_id=spender.account_id, count=PENDING_MAX)
-        assert counted is not None
-        spender.pending = counted[0]
-    if spender.pending >= PENDING_MAX:
-        raise TooManyReservations(
-            f"the account has {PENDING_MAX} pending reservations, which is the most; finalize or release some",
-            limit=PENDING_MAX,
-        )
 
 
 def _draw(

@@ -15,6 +15,7 @@ import msgspec
 from minibill import ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.ceiling import PENDING_MAX
 from minibill.ledger.drawdown import pools_of
 from minibill.ledger.memory import Spender, memory_of
 from minibill.ledger.posting import LotMoves, Movement, load_balances, load_balances_of_spend, post
@@ -81,11 +82,12 @@ def settled_spender(conn: sqlite3.Connection, account_id: int, *, pool_id: str, 
     memory = memory_of(conn)
     spender = memory.spender(account_id)
     if spender is None or now_us >= spender.due_us:
-        found = _find(conn, account_id, now_us=now_us)
+        found = _find(conn, account_id, pending_max=PENDING_MAX, now_us=now_us)
         if found is None:
             return None
-        due_us, has_memberships = found
-        spender = Spender(account_id, bool(has_memberships), due_us, load_balances_of_spend(conn, account_id, pool_id))
+        due_us, has_memberships, pending = found
+        balances = load_balances_of_spend(conn, account_id, pool_id)
+        spender = Spender(account_id, bool(has_memberships), due_us, pending, balances)
         memory.add_spender(spender)
     elif any((account_id, pool) not in spender.balances for pool in pools_of(pool_id)):
         spender.balances |= load_balances_of_spend(conn, account_id, pool_id)
@@ -139,9 +141,9 @@ def sweep(conn: sqlite3.Connection, *, now_us: int, at_most: int | None = None) 
     return _settle(conn, lots, reservations, now_us=now_us, at_most=at_most).expired
 
 
-def _find(conn: sqlite3.Connection, account_id: int, *, now_us: int) -> Row | None:
-    """Before when nothing more of an account falls due, and whether it has memberships."""
-    row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=account_id)
+def _find(conn: sqlite3.Connection, account_id: int, *, pending_max: int | None = None, now_us: int) -> Row | None:
+    """When an account falls due next, whether it has memberships, and how many pending reservations, up to `pending_max`."""
+    row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=account_id, pending_max=pending_max)
     if row is not None and row[0] <= now_us:
         raise ExpiryDue([account_id])
     return row
