@@ -5,23 +5,29 @@ from typing import TypeVar
 
 from minibill.db.constraints import explain
 from minibill.db.sqlite import sqlite3
-from minibill.problems import Problem
 
 T = TypeVar("T")
 
 
-def in_savepoint(conn: sqlite3.Connection, operation: Callable[[sqlite3.Connection], T], *, keep: bool) -> T | Exception:
-    """Run an operation; return its result, or the error with which it rejected the request, once that is rolled back.
+def in_savepoint(
+    conn: sqlite3.Connection,
+    operation: Callable[[sqlite3.Connection], T],
+    *,
+    keep: bool,
+    rejections: tuple[type[Exception], ...],
+) -> T | Exception:
+    """Run an operation; return its result, or its rejection once what it wrote is rolled back.
 
-    With `keep=False` the result is rolled back too. Any other error is raised, and is the whole transaction's.
+    With `keep=False` the result is rolled back too. A violated constraint is a rejection. Any other error is raised, and is
+    the whole transaction's.
     """
     conn.execute("SAVEPOINT operation")
     result: T | Exception
     try:
         result = operation(conn)
         is_kept = keep
-    except Problem as problem:
-        result, is_kept = problem.with_traceback(None), False
+    except rejections as rejection:
+        result, is_kept = rejection.with_traceback(None), False
     except sqlite3.IntegrityError as error:
         result, is_kept = explain(error), False
     if not is_kept:

@@ -16,7 +16,6 @@ from minibill import ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.ceiling import PENDING_MAX
-from minibill.ledger.drawdown import pools_of
 from minibill.ledger.memory import Spender, memory_of
 from minibill.ledger.posting import LotMoves, Movement, load_balances, load_balances_of_spend, post
 from minibill.problems import AccountNotFound
@@ -89,7 +88,8 @@ def settled_spender(conn: sqlite3.Connection, account_id: int, *, pool_id: str, 
         balances = load_balances_of_spend(conn, account_id, pool_id)
         spender = Spender(account_id, bool(has_memberships), due_us, pending, balances)
         memory.add_spender(spender)
-    elif any((account_id, pool) not in spender.balances for pool in pools_of(pool_id)):
+    elif (account_id, pool_id) not in spender.balances:
+        # `general` is loaded with each of them.
         spender.balances |= load_balances_of_spend(conn, account_id, pool_id)
     return spender
 

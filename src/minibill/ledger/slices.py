@@ -10,6 +10,7 @@ from minibill.db.sequence import Seen
 from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
 from minibill.ledger.settle import ExpiryDue, expire_slice
+from minibill.problems import Problem
 
 T = TypeVar("T")
 
@@ -30,7 +31,14 @@ class ExpirySlices:
         """Run an operation as `Writer.run` does. Slices of expiry that it needs first are kept, also when it is not."""
 
         def attempt(conn: "sqlite3.Connection") -> "T | ExpiryDue":
-            return _attempt(conn, operation, self._clock.now_us())
+            changes = conn.total_changes
+            try:
+                return operation(conn, self._clock.now_us())
+            except ExpiryDue as due:
+                if conn.total_changes != changes:
+                    # A bug: what it wrote must not be committed.
+                    raise
+                return due
 
         ran = await self._writer.run(attempt, keep=keep, seen=seen)
         return await self._after_expiry(operation, ran, keep=keep, seen=seen) if isinstance(ran, ExpiryDue) else ran
@@ -47,7 +55,7 @@ class ExpirySlices:
             now_us = self._clock.now_us()
             if not expire_slice(conn, accounts, now_us=now_us).is_last:
                 return None
-            return in_savepoint(conn, lambda conn: _attempt(conn, operation, now_us), keep=keep)
+            return in_savepoint(conn, lambda conn: operation(conn, now_us), keep=keep, rejections=(Problem, ExpiryDue))
 
         # One request at a time expires an account: slices of hundreds of requests would line up before all other writes.
         for ended in {ended for account in accounts if (ended := self._expiring.get(account)) is not None}:
@@ -68,14 +76,3 @@ class ExpirySlices:
             for account in own:
                 del self._expiring[account]
             ended.set()
-
-
-def _attempt(conn: sqlite3.Connection, operation: Operation[T], now_us: int) -> T | ExpiryDue:
-    changes = conn.total_changes
-    try:
-        return operation(conn, now_us)
-    except ExpiryDue as due:
-        if conn.total_changes != changes:
-            # A bug: what it wrote must not be committed.
-            raise
-        return due
