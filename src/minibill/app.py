@@ -98,9 +98,6 @@ INTERNAL: tuple[tuple[str, str, Handler], ...] = (
 # What is asked thousands of times a second is answered without the framework, whose share of it would be the largest.
 HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named, ledger.show_balance)
 
-# Besides these, the one whose variable part is any text: the framework takes a slash in it for the end of it, however sent.
-DIRECT = (*HOT, tokens.revoke)
-
 PUBLIC: tuple[tuple[str, Handler], ...] = (
     ("/health/live", system.live),
     ("/health/ready", system.ready),
@@ -139,7 +136,7 @@ def app_of(service: Service) -> ASGIApp:
         openapi_config=None,
         logging_config=None,
     )
-    return Gate(app, service, direct=[route for route in service.routes if route.handler in DIRECT])
+    return Gate(app, service, direct=[route for route in service.routes if route.handler in HOT])
 
 
 def make_service(book: Book, settings: Settings, *, has_test_clock: bool = False) -> Service:

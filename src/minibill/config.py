@@ -1,11 +1,12 @@
 """Settings: each with its default, unit and reason, read from the environment once and checked before anything starts."""
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
+from minibill.auth.client_address import parse_network
+from minibill.cors import parse_origins
 from minibill.money import MAX_MICRO
 
 SECRET_BYTES_MIN = 32
@@ -38,11 +39,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reconcile_seconds: int
     checkpoint_pages: int
     trusted_proxies: str
+    keep_alive_seconds: int
+    cors_origins: frozenset[bytes] | None
     webhook_secret: str | None
     webhook_secret_previous: str | None
     webhook_allow_networks: str | None
     log_level: str
     access_log: bool
+    # Set by `serve --dev`, and by no variable.
+    cors_loopback: bool = False
 
     def __repr__(self) -> str:
         return "Settings(…)"
@@ -92,7 +97,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 def _addresses(value: str) -> str:
     for address in value.split(","):
         try:
-            ipaddress.ip_network(address.strip())
+            parse_network(address.strip())
         except ValueError:
             raise ValueError(f"must be IP addresses or networks, separated by commas; {address.strip()!r} is none") from None
     return value
@@ -138,6 +143,12 @@ SETTINGS = (
             "Litestream, does it", _whole(0, 1_000_000)),
     Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
             "whose X-Forwarded-For is believed; by default nobody's", _addresses),
+    Setting("MINIBILL_KEEP_ALIVE_SECONDS", "keep_alive_seconds", "75", "seconds",
+            "how long an idle connection stays open; more than a proxy in front keeps one, or it meets closed ones",
+            _whole(1, 86_400)),
+    Setting("MINIBILL_CORS_ORIGINS", "cors_origins", "", "origins, separated by commas",
+            "web pages that may call from a browser, such as https://console.example; --dev adds those of this machine",
+            parse_origins),
     Setting("MINIBILL_WEBHOOK_SECRET", "webhook_secret", "", "text, 32 bytes or more",
             "what the secrets of webhooks are made of; without it there are none", _secret),
     Setting("MINIBILL_WEBHOOK_SECRET_PREV", "webhook_secret_previous", "", "text, 32 bytes or more",

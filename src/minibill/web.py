@@ -277,7 +277,10 @@ class Call:
         key = sent.only(b"idempotency-key")
         if key is None or not _KEY.fullmatch(key):
             raise InvalidIdempotencyKey(f"expected one key of 1 to {KEY_CHARACTERS_MAX} visible ASCII characters")
-        return idempotency.Key(caller.name, key.decode(), idempotency.fingerprint(self.method, self.path, body))
+        # A request inside a program has no path that was sent.
+        path = self.scope.get("raw_path") or self.path.encode()
+        fingerprint = idempotency.fingerprint(self.method, path, self.scope["query_string"], body)
+        return idempotency.Key(caller.name, key.decode(), fingerprint)
 
     async def _read_body(self) -> bytes:
         if self._body is None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import click
+import msgspec
 
 from minibill.commands.database import database_option, require_folder
 from minibill.config import SETTINGS, ConfigurationError, SettingMissing, read_settings, unknown_variables
@@ -81,6 +82,7 @@ def serve(
         raise click.UsageError(f"{error}, or use --dev to have one made") from None
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
+    settings = msgspec.structs.replace(settings, cors_loopback=dev)
     for name in unknown_variables(os.environ):
         click.echo(f"warning: {name} is no setting of this minibill; minibill serve --help lists them", err=True)
     if reset:

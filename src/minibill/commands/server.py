@@ -98,8 +98,11 @@ async def _serve(
                 server_header=False,
                 timeout_graceful_shutdown=STOP_SECONDS,
                 http=limited_to(connections_max()),
-                proxy_headers=bool(settings.trusted_proxies),
-                forwarded_allow_ips=settings.trusted_proxies or None,
+                # The gate reads them, as addresses.
+                proxy_headers=False,
+                # Requests to upgrade are ignored, whatever libraries are installed.
+                ws="none",
+                timeout_keep_alive=settings.keep_alive_seconds,
             ),
         )
         _tame_garbage_collection()
@@ -160,7 +163,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._book = book
         self._manager = manager
-        self._patience = Patience()
+        self._patience = Patience(config.timeout_keep_alive)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_BETWEEN_LOOKS == 0:

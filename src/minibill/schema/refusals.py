@@ -179,7 +179,7 @@ EXAMPLES: tuple[Problem, ...] = (
         available_micro="2000",
         requested_micro="5000",
     ),
-    IdempotencyKeyReused("this key came with another path or body before; take a new key for a new request"),
+    IdempotencyKeyReused("this key came with another path, query or body before; take a new key for a new request"),
     CampaignFieldLocked("poolId can't be changed while the campaign is active", fields=["poolId"], campaign_status="active"),
     BudgetBelowSpent("the campaign has spent 3500000 micro-units already", budget_micro="4", spent_micro="3500000"),
     RateLimited("at most 30 requests a minute; try again in 12 s", headers={"Retry-After": "12"}),
