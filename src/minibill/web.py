@@ -42,6 +42,7 @@ from minibill.problems import (
     NotReady,
     Unauthorized,
 )
+from minibill.unique_members import require_unique_members
 from minibill.wire import Answer, Decoder, Page, PageQuery, Query, WriteQuery, convert, encode, invalid
 
 log = logging.getLogger("minibill.http")
@@ -145,8 +146,10 @@ class Call:
 
     async def read(self, decoder: Decoder[T]) -> T:
         """The body, decoded; none counts as `{}`."""
-        body = await self._read_body()
-        return decoder.decode(body or b"{}")
+        body = await self._read_body() or b"{}"
+        decoded = decoder.decode(body)
+        require_unique_members(body)
+        return decoded
 
     def parameters(self, expected: type[Q]) -> Q:
         """The query; an unknown or repeated parameter is refused."""
