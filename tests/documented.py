@@ -68,9 +68,8 @@ def undocumented(method: str, path: str, response: httpx.Response) -> list[str]:
     media_type = response.headers.get("content-type")
     if method == "HEAD":
         # As for GET, without the body.
-        return (
-            [] if any(operations_at("GET", path)) or response.status_code == 404 else [f"HEAD {path} is not in the document"]
-        )
+        known = response.status_code in (404, 405) or any(operations_at("GET", path))
+        return [] if known else [f"HEAD {path} is not in the document"]
     if method == "OPTIONS" and response.status_code == 204:
         return []
     problem = response.json() if media_type == "application/problem+json" else None
