@@ -10,7 +10,7 @@ class LogLimit:
 
     def __init__(self, per_minute: int) -> None:
         self._limit = per_minute
-        self._began_s = float("-inf")
+        self._began_s = monotonic_s()
         self._count = 0
         self._suppressed = 0
 

@@ -11,7 +11,7 @@ from itertools import count
 from typing import NamedTuple
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from minibill.at_once import forget_server
 from minibill.auth.client_address import ClientAddresses, canonical, rate_key
@@ -106,9 +106,8 @@ class Gate:
             preflight = method == "OPTIONS" and sent.get(b"access-control-request-method") is not None
             headers += self._cors.headers(sent.only(b"origin"), preflight=preflight)
         if method == "HEAD":
-            # The server writes the head alone; what is written past it would have a body.
+            # The server leaves the body out, and a response that is written past the server would have one.
             forget_server(scope)
-            send = _without_body(send)
         try:
             if SURPLUS in scope:
                 raise Overloaded("too many connections are open; try again", headers={"Connection": "close"})
@@ -192,15 +191,6 @@ class Gate:
             if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
                 return kind
         return None
-
-
-def _without_body(send: Send) -> Send:
-    async def send_head(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            message = {**message, "body": b""}
-        await send(message)
-
-    return send_head
 
 
 def _limit(per_minute: int) -> RateLimit | None:
