@@ -7,6 +7,50 @@ CREATE TABLE schema_migrations (
     applied_at_us INTEGER NOT NULL
 ) STRICT;
 
+CREATE TABLE book_epochs (
+    base_id      INTEGER PRIMARY KEY,
+    number       INTEGER NOT NULL,
+    reason       TEXT NOT NULL
+        CONSTRAINT epochs_reason_is_known CHECK (reason IN ('restored', 'loss_accepted', 'anchor_missing')),
+    -- By the machine's clock.
+    began_at_us  INTEGER NOT NULL,
+    -- The newest id of each table when the epoch began; 0: the table was empty. No row ever has an id between this and the base.
+    accounts     INTEGER NOT NULL,
+    lots         INTEGER NOT NULL,
+    reservations INTEGER NOT NULL,
+    debts        INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    campaigns    INTEGER NOT NULL,
+    grants       INTEGER NOT NULL,
+    events       INTEGER NOT NULL,
+    CONSTRAINT epochs_begin_above_every_id
+        CHECK (base_id > max(accounts, lots, reservations, debts, entries, campaigns, grants, events))
+) STRICT;
+
+CREATE TRIGGER epochs_follow_each_other BEFORE INSERT ON book_epochs
+WHEN NEW.number <= coalesce((SELECT max(number) FROM book_epochs), 1)
+  OR NEW.base_id <= coalesce((SELECT max(base_id) FROM book_epochs), 0)
+BEGIN SELECT RAISE(ABORT, 'epochs_follow_each_other'); END;
+
+CREATE TRIGGER epochs_are_never_changed BEFORE UPDATE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_changed'); END;
+
+CREATE TRIGGER epochs_are_never_deleted BEFORE DELETE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_deleted'); END;
+
+CREATE VIEW ids_skipped AS
+SELECT base_id,
+       base_id - max(before_id, accounts) AS accounts,
+       base_id - max(before_id, lots) AS lots,
+       base_id - max(before_id, reservations) AS reservations,
+       base_id - max(before_id, entries) AS entries,
+       base_id - max(before_id, campaigns) AS campaigns,
+       base_id - max(before_id, grants) AS grants,
+       base_id - max(before_id, events) AS events
+  FROM (SELECT base_id, accounts, lots, reservations, entries, campaigns, grants, events,
+               lag(base_id, 1, 0) OVER (ORDER BY base_id) AS before_id
+          FROM book_epochs);
+
 CREATE TABLE credit_accounts (
     id            INTEGER PRIMARY KEY,
     entity_type   TEXT NOT NULL
@@ -674,6 +718,8 @@ BEGIN SELECT RAISE(ABORT, 'grants_are_never_deleted'); END;
 
 CREATE TABLE admin_audit_log (
     seq            INTEGER PRIMARY KEY,
+    -- The public id. It grows with seq, and skips to the base of each new epoch.
+    id             INTEGER NOT NULL,
     actor_id       TEXT NOT NULL CONSTRAINT audit_actor_has_1_to_128_characters CHECK (length(actor_id) BETWEEN 1 AND 128),
     action         TEXT NOT NULL,
     target_type    TEXT NOT NULL,
@@ -706,6 +752,8 @@ BEGIN SELECT RAISE(ABORT, 'audit_times_do_not_decrease'); END;
 
 CREATE TRIGGER audit_rows_follow_each_other BEFORE INSERT ON admin_audit_log
 WHEN NEW.seq <> coalesce((SELECT max(seq) FROM admin_audit_log), 0) + 1
+  OR NEW.id <= max(coalesce((SELECT id FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
+                   coalesce((SELECT max(base_id) FROM book_epochs), 0))
   OR NEW.previous_hash <> coalesce((SELECT hash FROM admin_audit_log ORDER BY seq DESC LIMIT 1), zeroblob(32))
 BEGIN SELECT RAISE(ABORT, 'audit_rows_follow_each_other'); END;
 
@@ -726,6 +774,7 @@ CREATE TABLE book_chain (
     grants       INTEGER NOT NULL,
     audit_rows   INTEGER NOT NULL,
     events       INTEGER NOT NULL,
+    epochs       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 
@@ -829,7 +878,7 @@ CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_mic
 
 CREATE TABLE events (
     id             INTEGER PRIMARY KEY,
-    -- The newest entry of the ledger when it was written; 0: there was none.
+    -- The newest entry of the ledger, or base of an epoch, when it was written; 0: there was none.
     after_entry_id INTEGER NOT NULL,
     type           TEXT NOT NULL
         CONSTRAINT events_type_is_known
@@ -847,9 +896,16 @@ CREATE TABLE events (
 
 CREATE INDEX events_by_entry ON events (after_entry_id);
 
+CREATE VIEW events_end AS
+SELECT max(coalesce((SELECT max(id) FROM credit_ledger), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0))
+           AS after_entry_id,
+       (SELECT max(b.base_id) + 1 FROM book_epochs b WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.id > b.base_id))
+           AS first_event_id;
+
 CREATE TRIGGER events_come_after_all_that_was_before AFTER INSERT ON events
-WHEN NEW.after_entry_id <> (SELECT coalesce(max(id), 0) FROM credit_ledger)
+WHEN NEW.after_entry_id <> (SELECT after_entry_id FROM events_end)
   OR NEW.id <> (SELECT max(id) FROM events)
+  OR NEW.id <= (SELECT max(base_id) FROM book_epochs)
 BEGIN SELECT RAISE(ABORT, 'events_come_after_all_that_was_before'); END;
 
 CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
@@ -860,24 +916,27 @@ BEGIN SELECT RAISE(ABORT, 'events_are_never_deleted'); END;
 
 CREATE TRIGGER accounts_that_open_are_told AFTER INSERT ON credit_accounts
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'account.opened', NEW.id, NULL,
-            json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'account.opened', NEW.id, NULL,
+           json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us
+      FROM events_end;
 END;
 
 CREATE VIEW campaigns_as_told AS
 SELECT id AS campaign_id,
-       (SELECT coalesce(max(id), 0) FROM credit_ledger) AS after_entry_id,
+       first_event_id,
+       after_entry_id,
        json_array(id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
                   per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us,
                   updated_at_us) AS data,
        updated_at_us
-  FROM credit_campaigns;
+  FROM credit_campaigns
+  JOIN events_end;
 
 CREATE TRIGGER campaigns_that_begin_are_told AFTER INSERT ON credit_campaigns
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -898,8 +957,8 @@ WHEN OLD.name <> NEW.name
   OR OLD.expires_at_us IS NOT NEW.expires_at_us
   OR OLD.grant_ttl_seconds IS NOT NEW.grant_ttl_seconds
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -907,8 +966,8 @@ END;
 CREATE TRIGGER campaigns_that_move_are_told AFTER UPDATE OF status ON credit_campaigns
 WHEN OLD.status <> NEW.status
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
            updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
@@ -918,8 +977,8 @@ CREATE TRIGGER campaigns_that_are_exhausted_are_told AFTER UPDATE OF spent_micro
 WHEN NEW.spent_micro = NEW.budget_micro
  AND OLD.spent_micro < OLD.budget_micro
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -927,11 +986,12 @@ END;
 CREATE TRIGGER grants_that_are_revoked_are_told AFTER UPDATE OF status ON credit_grants
 WHEN NEW.status = 'revoked'
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'grant.revoked', NEW.account_id, NEW.campaign_id,
-            json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
-                       NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
-            NEW.revoked_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'grant.revoked', NEW.account_id, NEW.campaign_id,
+           json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
+                      NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
+           NEW.revoked_at_us
+      FROM events_end;
 END;
 
 CREATE VIEW thresholds_crossed AS
@@ -941,8 +1001,11 @@ SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at
 CREATE TRIGGER thresholds_that_are_crossed_are_told INSTEAD OF INSERT ON thresholds_crossed
 BEGIN
     -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
+               WHEN 1 THEN (SELECT first_event_id FROM events_end)
+           END,
+           NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
            json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_micro),
            NEW.created_at_us
       FROM thresholds
@@ -1024,7 +1087,7 @@ CREATE TABLE webhook_replays (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE webhook_attempts (
-    id              INTEGER PRIMARY KEY,
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
     webhook_id      INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     entry_id        INTEGER NOT NULL,
     event_id        INTEGER NOT NULL,

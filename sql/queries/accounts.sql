@@ -55,15 +55,6 @@ SELECT j.value
                   AND r.expires_at_us <= :now_us)
  LIMIT :count;
 
--- name: open_account
-INSERT INTO credit_accounts (entity_type, entity_id, created_at_us)
-VALUES (:entity_type, :entity_id, :now_us)
-RETURNING id;
-
--- name: last_account
-SELECT coalesce(max(id), 0)
-  FROM credit_accounts;
-
 -- name: open_accounts
 INSERT INTO credit_accounts (id, entity_type, entity_id, created_at_us)
 VALUES (:account_id, :entity_type, :entity_id, :now_us);

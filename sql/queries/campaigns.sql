@@ -48,12 +48,11 @@ SELECT l.campaign_id, sum(h.reserved_micro), max(l.revoked_at_us)
 
 -- name: create_campaign
 INSERT INTO credit_campaigns (
-    name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
+    id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
     per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us)
 VALUES (
-    :name, :description, :campaign_type, 'draft', :budget_micro, 0, :grant_formula, :grant_config, :pool_id,
-    :per_wallet_cap_micro, :starts_at_us, :expires_at_us, :grant_ttl_seconds, 0, :created_by, :now_us, :now_us)
-RETURNING id;
+    :campaign_id, :name, :description, :campaign_type, 'draft', :budget_micro, 0, :grant_formula, :grant_config, :pool_id,
+    :per_wallet_cap_micro, :starts_at_us, :expires_at_us, :grant_ttl_seconds, 0, :created_by, :now_us, :now_us);
 
 -- name: edit_campaign
 UPDATE credit_campaigns

@@ -20,30 +20,32 @@ SELECT hash
  WHERE number = :number;
 
 -- name: last_link
-SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events
+SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, epochs
   FROM book_chain
  ORDER BY number DESC
  LIMIT 1;
 
 -- name: links
-SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events
+SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, epochs
   FROM book_chain
  ORDER BY number;
 
--- name: newest_rows
--- Nothing in these tables is ever deleted, and ids run from 1 without gaps.
-SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
-       coalesce((SELECT max(id) FROM credit_lots), 0),
-       coalesce((SELECT max(id) FROM credit_reservations), 0),
-       coalesce((SELECT max(id) FROM credit_debts), 0),
-       coalesce((SELECT max(id) FROM credit_ledger), 0),
-       coalesce((SELECT max(id) FROM credit_grants), 0),
-       coalesce((SELECT max(seq) FROM admin_audit_log), 0),
-       coalesce((SELECT max(id) FROM events), 0);
+-- name: rows_to_link
+-- The last row of each table that the next link covers: the given number of rows after those that are covered, or all that
+-- there are. Rows are counted, since ids skip to the base of each new epoch.
+SELECT coalesce((SELECT max(id) FROM (SELECT id FROM credit_accounts WHERE id > :accounts ORDER BY id LIMIT :count)), :accounts),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_lots WHERE id > :lots ORDER BY id LIMIT :count)), :lots),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_reservations WHERE id > :reservations ORDER BY id LIMIT :count)), :reservations),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_debts WHERE id > :debts ORDER BY id LIMIT :count)), :debts),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_ledger WHERE id > :entries ORDER BY id LIMIT :count)), :entries),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_grants WHERE id > :grants ORDER BY id LIMIT :count)), :grants),
+       coalesce((SELECT max(seq) FROM (SELECT seq FROM admin_audit_log WHERE seq > :audit_rows ORDER BY seq LIMIT :count)), :audit_rows),
+       coalesce((SELECT max(id) FROM (SELECT id FROM events WHERE id > :events ORDER BY id LIMIT :count)), :events),
+       coalesce((SELECT max(base_id) FROM (SELECT base_id FROM book_epochs WHERE base_id > :epochs ORDER BY base_id LIMIT :count)), :epochs);
 
 -- name: append_link
-INSERT INTO book_chain (number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events)
-VALUES (:number, :hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows, :events);
+INSERT INTO book_chain (number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, epochs)
+VALUES (:number, :hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows, :events, :epochs);
 
 -- What a link hashes: rows of one table as JSON, in the order of their keys, with all columns that never change. SQLite writes
 -- the JSON, which takes half the time of reading the rows. A blob, so that also what is no UTF-8 can be hashed.
@@ -101,3 +103,9 @@ SELECT CAST(json_group_array(json_array(
            id, after_entry_id, type, account_id, campaign_id, data, created_at_us)) AS BLOB)
   FROM events NOT INDEXED
  WHERE id > :after AND id <= :until;
+
+-- name: linked_epochs
+SELECT CAST(json_group_array(json_array(
+           base_id, number, reason, began_at_us, accounts, lots, reservations, debts, entries, campaigns, grants, events)) AS BLOB)
+  FROM book_epochs NOT INDEXED
+ WHERE base_id > :after AND base_id <= :until;

@@ -9,10 +9,6 @@ SELECT max(
     coalesce((SELECT created_at_us FROM events ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0));
 
--- name: last_lot
-SELECT coalesce(max(id), 0)
-  FROM credit_lots;
-
 -- name: insert_lots
 INSERT INTO credit_lots (
     id, account_id, pool_id, source_type, source_id, campaign_id, priority, original_micro, available_micro, reserved_micro,
@@ -136,19 +132,19 @@ SELECT b.account_id, count(*), sum(b.available_micro + b.reserved_micro),
 
 -- name: insert_entries
 INSERT INTO credit_ledger (
-    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
+    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
     available_after_micro, reserved_after_micro, created_at_us, description, metadata)
 VALUES (
-    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
+    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
     :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: insert_plain_entries
 -- The same without what most entries don't have: the driver takes as long for a NULL as for four numbers.
 INSERT INTO credit_ledger (
-    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
+    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
     available_after_micro, reserved_after_micro, created_at_us)
 VALUES (
-    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
+    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
     :available_after_micro, :reserved_after_micro, :now_us);
 
 -- name: balance_where_nothing_is_due

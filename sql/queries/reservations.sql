@@ -2,18 +2,18 @@
 
 -- name: insert_reservation
 INSERT INTO credit_reservations (
-    account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id, tier,
+    id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id, tier,
     held_micro, expires_at_us, description, metadata, created_at_us)
 VALUES (
-    :account_id, :pool_id, :billing_mode, 'pending', :list_micro, :discount_bps, :max_discount_micro, :discount_micro, :community_id, :tier,
+    :reservation_id, :account_id, :pool_id, :billing_mode, 'pending', :list_micro, :discount_bps, :max_discount_micro, :discount_micro, :community_id, :tier,
     :held_micro, :expires_at_us, :description, :metadata, :now_us);
 
 -- name: insert_plain_reservation
 -- Without a discount, and without what most reservations don't have.
 INSERT INTO credit_reservations (
-    account_id, pool_id, billing_mode, status, list_micro, discount_bps, discount_micro, held_micro, expires_at_us, created_at_us)
+    id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, discount_micro, held_micro, expires_at_us, created_at_us)
 VALUES (
-    :account_id, :pool_id, :billing_mode, 'pending', :list_micro, 0, 0, :held_micro, :expires_at_us, :now_us);
+    :reservation_id, :account_id, :pool_id, :billing_mode, 'pending', :list_micro, 0, 0, :held_micro, :expires_at_us, :now_us);
 
 -- name: insert_reservation_lots
 INSERT INTO reservation_lots (reservation_id, position, lot_id, reserved_micro)
@@ -82,8 +82,8 @@ SELECT h.reservation_id, h.lot_id, h.reserved_micro
  ORDER BY h.reservation_id, h.position;
 
 -- name: insert_debt
-INSERT INTO credit_debts (account_id, reservation_id, original_micro, paid_micro, created_at_us)
-VALUES (:account_id, :reservation_id, :original_micro, 0, :now_us);
+INSERT INTO credit_debts (id, account_id, reservation_id, original_micro, paid_micro, created_at_us)
+VALUES (:debt_id, :account_id, :reservation_id, :original_micro, 0, :now_us);
 
 -- name: open_debts
 -- Oldest first; :account_ids is a JSON array of keys.

@@ -21,6 +21,7 @@ from minibill.campaigns.lifecycle import expire_campaigns
 from minibill.clock import Clock, RunningTime, monotonic_s
 from minibill.db.anchor import Anchor
 from minibill.db.connect import CHECKPOINT_PAGES, FileLock, Places, open_writer
+from minibill.db.epochs import current_epoch
 from minibill.db.migrate import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
@@ -90,6 +91,7 @@ class Book:
         self.totals = Totals(readers)
         self._slices = ExpirySlices(writer, clock)
         self.reconciler = Reconciler(path, clock, made_at_us=made_at_us(conn), last=last_reconciled(conn))
+        self.epoch = current_epoch(conn)
         self._lock = lock
         self._conn = conn
         self._anchor = anchor
@@ -111,7 +113,7 @@ class Book:
 
         Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
         when it is newer than this minibill, `UnsafeFile` when others may interfere with its files, `BehindItsAnchor` when it
-        lacks what was answered, unless that loss is accepted.
+        lacks what was answered, unless that loss is accepted. A book that has or may have lost commits begins a new epoch.
         When a commit fails with an unknown outcome, `on_unknown_outcome` is called, from the loop or the writer's thread: by
         default it ends the process; whoever goes on must open the book anew.
         """

@@ -32,9 +32,10 @@ class Bounds(NamedTuple):
     grants: int
     audit_rows: int
     events: int
+    epochs: int
 
 
-NOTHING = Bounds(0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING = Bounds(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 # What is hashed, and which bound it goes by.
 _PARTS = tuple(
@@ -49,6 +50,7 @@ _PARTS = tuple(
         ("grants", SQL.linked_grants),
         ("audit_rows", SQL.linked_audit_rows),
         ("events", SQL.linked_events),
+        ("epochs", SQL.linked_epochs),
     )
 )
 
@@ -57,14 +59,14 @@ def link(conn: sqlite3.Connection) -> bool:
     """Adds a link over rows that none covers yet, a slice of them; answers whether it did."""
     last = SQL.last_link.one(conn)
     number, before, after = (0, NO_HASH, NOTHING) if last is None else (last[0], last[1], Bounds(*last[2:]))
-    newest = SQL.newest_rows.one(conn)
-    assert newest is not None
-    until = Bounds(*(min(row, first + LINK_ROWS_MAX) for row, first in zip(newest, after, strict=True)))
+    found = SQL.rows_to_link.one(conn, **after._asdict(), count=LINK_ROWS_MAX)
+    assert found is not None
+    until = Bounds(*found)
     if until == after:
         return False
     number += 1
-    found = link_hash(conn, number=number, before=before, after=after, until=until)
-    SQL.append_link.run(conn, number=number, hash=found, **until._asdict())
+    own = link_hash(conn, number=number, before=before, after=after, until=until)
+    SQL.append_link.run(conn, number=number, hash=own, **until._asdict())
     return True
 
 

@@ -52,6 +52,7 @@ CHECKS = {
             "entries_are_in_the_order_of_time",
             "entries_mean_what_their_type_says",
             "events_are_in_the_order_of_the_entries",
+            "rows_have_ids_of_an_epoch",
         ),
     ),
     "entries_match_lots": Check(
@@ -227,7 +228,7 @@ def _unchained(conn: sqlite3.Connection, pause: Callable[[], object]) -> list[st
         for *hashed, previous, own in rows:
             number += 1
             if hashed[0] != number or previous != previous_hash or own != _row_hash(tuple(hashed), previous):
-                unchained.append(_public_id(ids.AUDIT, hashed[0]))
+                unchained.append(_public_id(ids.AUDIT, hashed[1]))
                 number = hashed[0]
             previous_hash = own
         pause()

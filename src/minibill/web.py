@@ -175,7 +175,7 @@ class Call:
         query = self.parameters(expected)
         if query.cursor is None:
             return query, None
-        filters, position = self.service.cursors.read(query.cursor, self.path)
+        filters, position = self.service.cursors.read(query.cursor, self.path, epoch=self.service.book.epoch)
         given = _filters(query)
         if any(value != filters.get(name) for name, value in given.items()):
             raise InvalidCursor("the cursor was made with other filters")
@@ -218,7 +218,9 @@ class Call:
         shown = rows[: query.limit]
         cursor = None
         if len(rows) > query.limit:
-            cursor = self.service.cursors.make(self.path, _filters(query), position(shown[-1]))
+            cursor = self.service.cursors.make(
+                self.path, _filters(query), position(shown[-1]), epoch=self.service.book.epoch
+            )
         return self.answer(Page([item(row) for row in shown], cursor))
 
     @property
@@ -332,7 +334,11 @@ class Route(NamedTuple):
         except Exception as error:
             reply = problem_reply(error, context)
         answered(scope, context, self.tally, reply.status, waited_s=reply.waited_s)
-        await send_reply(scope, reply, context, send, sequence=call.seen.sequence)
+        sequence = call.seen.sequence
+        # Until the epoch has an entry its base stands for one, so that the sequence does not decrease across a restore.
+        if sequence is not None and sequence < (base_id := context.service.book.epoch.base_id):
+            sequence = base_id
+        await send_reply(scope, reply, context, send, sequence=sequence)
 
     def for_litestar(self) -> HTTPRouteHandler:
         """The same as one of Litestar's handlers."""

@@ -118,8 +118,8 @@ INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 """
 
 _AUDIT = (
-    (1, "op", "campaign.create", "campaign", "camp_2", "{}", None, None, None, None, 210),
-    (2, "op", "account.mint", "account", "acct_1", '{"after":1}', "192.0.2.7", "curl", "abc", "token-0", 1150),
+    (1, 1, "op", "campaign.create", "campaign", "camp_2", "{}", None, None, None, None, 210),
+    (2, 2, "op", "account.mint", "account", "acct_1", '{"after":1}', "192.0.2.7", "curl", "abc", "token-0", 1150),
 )
 
 
@@ -141,7 +141,7 @@ def make_book(migrated_file: Path, folder: Path) -> Path:
     conn = open_writer(path)
     try:
         conn.executescript(f"BEGIN;\n{_ROWS}")
-        conn.executemany(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 13)})", audit_rows())
+        conn.executemany(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 14)})", audit_rows())
         conn.execute("UPDATE reconciliations SET audit_seq = 1, audit_hash = ?", (audit_rows()[0][-1],))
         conn.execute("COMMIT")
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -93,7 +93,7 @@ VALID: dict[str, dict[str, object]] = {
         "duration_us": 5, "attempted_at_us": 2000,
     },
     "admin_audit_log": {
-        "seq": 3, "actor_id": "op", "action": "account.mint", "target_type": "account", "target_id": "acct_1",
+        "seq": 3, "id": 3, "actor_id": "op", "action": "account.mint", "target_type": "account", "target_id": "acct_1",
         "details": "{}", "created_at_us": 2000, "previous_hash": audit_rows()[-1][-1], "hash": bytes(32),
     },
     "idempotency_keys": {
@@ -287,6 +287,7 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("audit_times_do_not_decrease", "admin_audit_log", {"created_at_us": 1009}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"seq": 4}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"seq": 2}),
+        ("audit_rows_follow_each_other", "admin_audit_log", {"id": 2}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"previous_hash": bytes(32)}),
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": ""}),
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": "k" * 256}),
@@ -618,13 +619,26 @@ def _reconciliations_that_are_refused() -> Iterator[Case]:
 
 
 def _links_and_heads_that_are_refused() -> Iterator[Case]:
-    link = "INSERT INTO book_chain VALUES ({}, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob({}))".format
+    link = "INSERT INTO book_chain VALUES ({}, 1, 1, 1, 1, 1, 1, 1, 1, 0, zeroblob({}))".format
     yield "links_hash_has_32_bytes", (link(1, 31),)
     for number in (0, 2):
         yield "links_follow_each_other", (link(number, 32),)
     yield "links_follow_each_other", (link(1, 32), link(1, 32))
     yield "links_are_never_changed", (link(1, 32), "UPDATE book_chain SET entries = entries")
     yield "links_are_never_deleted", (link(1, 32), "DELETE FROM book_chain")
+    epoch = "INSERT INTO book_epochs VALUES ({}, {}, '{}', 2000, 3, 6, 6, 1, 17, 8, 2, 30)".format
+    yield "epochs_begin_above_every_id", (epoch(30, 2, "restored"),)
+    yield "epochs_reason_is_known", (epoch(100, 2, "created"),)
+    for base_id, number in ((100, 1), (100, 0), (0, 2)):
+        yield "epochs_follow_each_other", (epoch(base_id, number, "restored"),)
+    for base_id, number in ((100, 3), (200, 2)):
+        yield "epochs_follow_each_other", (epoch(100, 2, "restored"), epoch(base_id, number, "loss_accepted"))
+    yield "epochs_are_never_changed", (epoch(100, 2, "anchor_missing"), "UPDATE book_epochs SET number = number")
+    yield "epochs_are_never_deleted", (epoch(100, 2, "restored"), "DELETE FROM book_epochs")
+    # Until there is an entry of the new epoch, its base stands for one.
+    for changes in ({"after_entry_id": 17, "id": 101}, {"after_entry_id": 100, "id": 40}):
+        yield "events_come_after_all_that_was_before", (epoch(100, 2, "restored"), insert("events", **changes))
+    yield "audit_rows_follow_each_other", (epoch(100, 2, "restored"), insert("admin_audit_log", id=100))
     yield "head_is_one_row", ("INSERT INTO book_head VALUES (2, 0, 0)",)
     yield "head_says_its_commits_twice", ("UPDATE book_head SET commits = commits + 1",)
     for step in (-1, 0, 2):

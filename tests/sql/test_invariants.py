@@ -80,6 +80,20 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE events SET after_entry_id = 18 WHERE id = (SELECT max(id) FROM events)", [18]),
         ("DELETE FROM credit_ledger WHERE id = 17", [17]),
     ],
+    "rows_have_ids_of_an_epoch": [
+        # Each says of one table that its newest row is older than it is.
+        (f"INSERT INTO book_epochs VALUES (500, 2, 'restored', 1, {newest})", [key])
+        for newest, key in (
+            ("2, 6, 6, 1, 17, 8, 2, 500", 3),
+            ("3, 5, 6, 1, 17, 8, 2, 500", 6),
+            ("3, 6, 5, 1, 17, 8, 2, 500", 6),
+            ("3, 6, 6, 0, 17, 8, 2, 500", 3),
+            ("3, 6, 6, 1, 16, 8, 2, 500", 17),
+            ("3, 6, 6, 1, 17, 7, 2, 500", 8),
+            ("3, 6, 6, 1, 17, 8, 1, 500", 2),
+            ("3, 6, 6, 1, 17, 8, 2, (SELECT max(id) - 1 FROM events)", 17),
+        )
+    ],
     "entries_follow_the_one_before": [
         ("UPDATE credit_ledger SET entry_seq = 8 WHERE id = 6", [6]),
         ("UPDATE credit_ledger SET entry_seq = 2 WHERE id = 17", [17]),
@@ -339,7 +353,8 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
         ("UPDATE admin_audit_log SET hash = zeroblob(31) WHERE seq = 2", [2]),
         ("UPDATE admin_audit_log SET previous_hash = zeroblob(32) WHERE seq = 2", [2]),
         ("DELETE FROM admin_audit_log WHERE seq = 1", [2]),
-        ("UPDATE admin_audit_log SET seq = 7 WHERE seq = 2", [7]),
+        ("UPDATE admin_audit_log SET seq = 7 WHERE seq = 2", [2]),
+        ("UPDATE admin_audit_log SET id = 7 WHERE seq = 2", [7]),
     ],
 }  # fmt: skip
 

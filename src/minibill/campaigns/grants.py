@@ -13,6 +13,7 @@ from minibill.campaigns import formulas
 from minibill.campaigns.lifecycle import CampaignRow, settled_campaign
 from minibill.campaigns.structs import BatchBody, BatchResult, Grant, GrantResult
 from minibill.clock import format_time
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import accounts_of_entities, existing_accounts, open_accounts
@@ -376,9 +377,9 @@ def _insert_grants(
     *,
     now_us: int,
 ) -> int:
-    row = SQL.last_grant.one(conn)
-    assert row is not None
-    first: int = row[0] + 1
+    ids_left = next_ids(conn)
+    first = ids_left.grants
+    ids_left.grants += len(new)
     SQL.insert_grants.many(
         conn,
         [

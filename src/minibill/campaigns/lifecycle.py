@@ -7,6 +7,7 @@ from minibill import ids
 from minibill.campaigns import formulas
 from minibill.campaigns.structs import Campaign
 from minibill.clock import format_time
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.settle import ExpiryDue
@@ -102,9 +103,11 @@ def create_campaign(
     `fields` are the editable columns of `credit_campaigns`. Source: contract, section 4.
     """
     _require_sense(fields, ends_anew=fields["expires_at_us"] is not None, now_us=now_us)
-    row = SQL.create_campaign.one(conn, created_by=created_by, now_us=now_us, **fields)
-    assert row is not None
-    answer = campaign_answer(_load(conn, row[0]), now_us=now_us)
+    new = next_ids(conn)
+    key = new.campaigns
+    new.campaigns += 1
+    SQL.create_campaign.run(conn, campaign_id=key, created_by=created_by, now_us=now_us, **fields)
+    answer = campaign_answer(_load(conn, key), now_us=now_us)
     return Outcome(201, answer, "campaign.create", "campaign", answer.id, lambda: {"campaign": answer})
 
 

@@ -3,6 +3,7 @@
 import msgspec
 
 from minibill import ids
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.posting import LotMoves, Movement
@@ -39,7 +40,17 @@ def incur_debt(
         raise AmountTooLarge(
             f"an account owes at most {MAX_MICRO} micro-units", debt_micro=str(row[0]), requested_micro=str(owed_micro)
         )
-    SQL.insert_debt.run(conn, account_id=account_id, reservation_id=reservation_id, original_micro=owed_micro, now_us=now_us)
+    new = next_ids(conn)
+    debt_id = new.debts
+    new.debts += 1
+    SQL.insert_debt.run(
+        conn,
+        debt_id=debt_id,
+        account_id=account_id,
+        reservation_id=reservation_id,
+        original_micro=owed_micro,
+        now_us=now_us,
+    )
     return Movement(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
 
 

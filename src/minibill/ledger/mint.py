@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from minibill import ids
 from minibill.clock import US_PER_SECOND
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.ceiling import POOLS_MAX, require_within_ceiling
@@ -134,9 +135,9 @@ def insert_lots(
     """
     _require_room(lots, holdings)
     balances = {(lot.account_id, lot.pool_id): holdings.get(lot.account_id, NO_HOLDINGS).balance for lot in lots}
-    row = SQL.last_lot.one(conn)
-    assert row is not None
-    first_id: int = row[0] + 1
+    new = next_ids(conn)
+    first_id = new.lots
+    new.lots += len(lots)
     SQL.insert_lots.many(
         conn,
         [

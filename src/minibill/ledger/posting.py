@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.structs import PoolAmounts
@@ -112,7 +113,10 @@ def post(conn: sqlite3.Connection, movements: Sequence[Movement], *, balances: B
     """
     rows: list[Row] = []
     told = False
-    for m in movements:
+    new = next_ids(conn)
+    first_id = new.entries
+    new.entries += len(movements)
+    for entry_id, m in enumerate(movements, first_id):
         told = told or m.description is not None or m.metadata is not None
         before = balances[m.account_id, m.pool_id]
         available_micro = before.available_micro + m.available_delta_micro
@@ -120,7 +124,7 @@ def post(conn: sqlite3.Connection, movements: Sequence[Movement], *, balances: B
         entry_seq = before.entry_seq + 1
         balances[m.account_id, m.pool_id] = PoolBalance(available_micro, reserved_micro, entry_seq)
         rows.append((
-            m.account_id, m.pool_id, entry_seq, m.entry_type, m.lot_id, m.reservation_id, m.amount_micro,
+            entry_id, m.account_id, m.pool_id, entry_seq, m.entry_type, m.lot_id, m.reservation_id, m.amount_micro,
             m.available_delta_micro, m.reserved_delta_micro, available_micro, reserved_micro, now_us,
         ))  # fmt: skip
     if told:

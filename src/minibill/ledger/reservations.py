@@ -7,6 +7,7 @@ import msgspec
 
 from minibill import ids
 from minibill.clock import US_PER_SECOND, format_time
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import account_of_entity
@@ -239,7 +240,11 @@ def _draw(
 
 
 def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | None, metadata: str | None) -> int:
+    new = next_ids(conn)
+    reservation_id = new.reservations
+    new.reservations += 1
     said: dict[str, Any] = {
+        "reservation_id": reservation_id,
         "account_id": row.account_id,
         "pool_id": row.pool_id,
         "billing_mode": row.billing_mode,
@@ -249,9 +254,9 @@ def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | No
         "now_us": row.created_at_us,
     }
     if row.community_id is None and description is None and metadata is None:
-        cursor = SQL.insert_plain_reservation.run(conn, **said)
+        SQL.insert_plain_reservation.run(conn, **said)
     else:
-        cursor = SQL.insert_reservation.run(
+        SQL.insert_reservation.run(
             conn,
             **said,
             discount_bps=row.discount_bps,
@@ -262,8 +267,6 @@ def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | No
             description=description,
             metadata=metadata,
         )
-    reservation_id = cursor.lastrowid
-    assert reservation_id is not None
     return reservation_id
 
 
