@@ -132,19 +132,28 @@ SELECT b.account_id, count(*), sum(b.available_micro + b.reserved_micro),
 
 -- name: insert_entries
 INSERT INTO credit_ledger (
-    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
+    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
     available_after_micro, reserved_after_micro, created_at_us, description, metadata)
 VALUES (
-    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
+    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
     :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
+
+-- name: insert_first_entries
+-- The same for the first entries of an epoch, which begin above its base. SQLite counts on from there by itself.
+INSERT INTO credit_ledger (
+    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro,
+    reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us, description, metadata)
+VALUES (
+    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
+    :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: insert_plain_entries
 -- The same without what most entries don't have: the driver takes as long for a NULL as for four numbers.
 INSERT INTO credit_ledger (
-    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
+    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
     available_after_micro, reserved_after_micro, created_at_us)
 VALUES (
-    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
+    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
     :available_after_micro, :reserved_after_micro, :now_us);
 
 -- name: balance_where_nothing_is_due

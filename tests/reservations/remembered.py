@@ -1,6 +1,7 @@
 """What the writer remembers of a book, held against the book."""
 
 from minibill.book import Book
+from minibill.db.new_ids import NextIds
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.ceiling import PENDING_MAX
@@ -12,8 +13,9 @@ LEDGER, RESERVATIONS, ACCOUNTS = queries("ledger"), queries("reservations"), que
 
 def misremembered(book: Book) -> list[str]:
     """What is not as the book has it; nothing may be under way. A front may be unknown, and a due time too early."""
-    memory = book.writer._remembered.get("ledger")
-    return [] if memory is None else book.readers.look_up(lambda conn: _differences(conn, memory))
+    memory, ids = (book.writer._remembered.get(name) for name in ("ledger", "ids"))
+    found = [] if memory is None else book.readers.look_up(lambda conn: _differences(conn, memory))
+    return found if ids is None else found + book.readers.look_up(lambda conn: _other_ids(conn, ids))
 
 
 def count_remembered(book: Book) -> tuple[int, int]:
@@ -36,6 +38,15 @@ def _differences(conn: sqlite3.Connection, memory: Memory) -> list[str]:
         if lots != hold.lots:
             found.append(f"the lots of reservation {key}: {hold.lots} are {lots}")
     return found
+
+
+def _other_ids(conn: sqlite3.Connection, ids: NextIds) -> list[str]:
+    real = NextIds(conn)
+    return [
+        f"the next id of {name}: {getattr(ids, name)} is {getattr(real, name)}"
+        for name in NextIds.__slots__
+        if getattr(ids, name) != getattr(real, name)
+    ]
 
 
 def _of_spender(conn: sqlite3.Connection, spender: Spender) -> list[str]:

@@ -113,23 +113,26 @@ def post(conn: sqlite3.Connection, movements: Sequence[Movement], *, balances: B
     """
     rows: list[Row] = []
     told = False
-    new = next_ids(conn)
-    first_id = new.entries
-    new.entries += len(movements)
-    for entry_id, m in enumerate(movements, first_id):
+    for m in movements:
         told = told or m.description is not None or m.metadata is not None
-        before = balances[m.account_id, m.pool_id]
+        key = (m.account_id, m.pool_id)
+        before = balances[key]
         available_micro = before.available_micro + m.available_delta_micro
         reserved_micro = before.reserved_micro + m.reserved_delta_micro
         entry_seq = before.entry_seq + 1
-        balances[m.account_id, m.pool_id] = PoolBalance(available_micro, reserved_micro, entry_seq)
+        balances[key] = PoolBalance(available_micro, reserved_micro, entry_seq)
         rows.append((
-            entry_id, m.account_id, m.pool_id, entry_seq, m.entry_type, m.lot_id, m.reservation_id, m.amount_micro,
+            m.account_id, m.pool_id, entry_seq, m.entry_type, m.lot_id, m.reservation_id, m.amount_micro,
             m.available_delta_micro, m.reserved_delta_micro, available_micro, reserved_micro, now_us,
         ))  # fmt: skip
-    if told:
+    new = next_ids(conn)
+    if told or new.first_entry is not None:
         rows = [(*row, m.description, m.metadata) for row, m in zip(rows, movements, strict=True)]
-        SQL.insert_entries.many(conn, rows)
+        if new.first_entry is None:
+            SQL.insert_entries.many(conn, rows)
+        elif rows:
+            SQL.insert_first_entries.many(conn, [(entry_id, *row) for entry_id, row in enumerate(rows, new.first_entry)])
+            new.first_entry = None
     else:
         SQL.insert_plain_entries.many(conn, rows)
 

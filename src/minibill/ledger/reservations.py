@@ -240,11 +240,7 @@ def _draw(
 
 
 def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | None, metadata: str | None) -> int:
-    new = next_ids(conn)
-    reservation_id = new.reservations
-    new.reservations += 1
     said: dict[str, Any] = {
-        "reservation_id": reservation_id,
         "account_id": row.account_id,
         "pool_id": row.pool_id,
         "billing_mode": row.billing_mode,
@@ -253,20 +249,26 @@ def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | No
         "expires_at_us": row.expires_at_us,
         "now_us": row.created_at_us,
     }
-    if row.community_id is None and description is None and metadata is None:
-        SQL.insert_plain_reservation.run(conn, **said)
+    new = next_ids(conn)
+    if row.community_id is None and description is None and metadata is None and new.first_reservation is None:
+        cursor = SQL.insert_plain_reservation.run(conn, **said)
     else:
-        SQL.insert_reservation.run(
-            conn,
-            **said,
-            discount_bps=row.discount_bps,
-            max_discount_micro=row.max_discount_micro,
-            discount_micro=row.discount_micro,
-            community_id=row.community_id,
-            tier=row.tier,
-            description=description,
-            metadata=metadata,
-        )
+        said |= {
+            "discount_bps": row.discount_bps,
+            "max_discount_micro": row.max_discount_micro,
+            "discount_micro": row.discount_micro,
+            "community_id": row.community_id,
+            "tier": row.tier,
+            "description": description,
+            "metadata": metadata,
+        }
+        if new.first_reservation is None:
+            cursor = SQL.insert_reservation.run(conn, **said)
+        else:
+            cursor = SQL.insert_first_reservation.run(conn, reservation_id=new.first_reservation, **said)
+            new.first_reservation = None
+    reservation_id = cursor.lastrowid
+    assert reservation_id is not None
     return reservation_id
 
 
