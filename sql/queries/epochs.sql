@@ -8,8 +8,10 @@ SELECT number, base_id
  LIMIT 1;
 
 -- name: newest_ids
--- The newest id of each table whose rows are never deleted; 0: the table is empty.
-SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
+-- The base of the epoch, and the newest id of each table whose rows are never deleted; 0: the table is empty.
+SELECT coalesce((SELECT max(base_id) FROM book_epochs), 0),
+       coalesce((SELECT id FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
+       coalesce((SELECT max(id) FROM credit_accounts), 0),
        coalesce((SELECT max(id) FROM credit_lots), 0),
        coalesce((SELECT max(id) FROM credit_reservations), 0),
        coalesce((SELECT max(id) FROM credit_debts), 0),
@@ -17,9 +19,6 @@ SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
        coalesce((SELECT max(id) FROM credit_campaigns), 0),
        coalesce((SELECT max(id) FROM credit_grants), 0),
        coalesce((SELECT max(id) FROM events), 0);
-
--- name: newest_audit_id
-SELECT coalesce((SELECT id FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0);
 
 -- name: newest_counted_id
 -- The newest id of the tables whose rows can be deleted, deleted ones included.

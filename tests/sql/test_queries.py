@@ -51,7 +51,7 @@ SCANS = {
     ("rows_in_all", "SCAN book_epochs"): "one row a restore",
     ("newest_of_the_feed", "SCAN events_end"): "one row",
     ("newest_epoch", "SCAN book_epochs"): "one row: the last by rowid",
-    ("newest_audit_id", "SCAN admin_audit_log"): "one row: the last by rowid",
+    ("newest_ids", "SCAN admin_audit_log"): "one row: the last by rowid",
     ("forget_counted_id", "SCAN sqlite_sequence"): "two rows",
     ("first_entry", "SCAN credit_ledger"): "one row: the first by rowid",
     ("webhooks_to_serve", "SCAN webhooks USING COVERING INDEX webhooks_twice"): "at most 20",

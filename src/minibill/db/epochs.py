@@ -5,7 +5,6 @@ No book issues ids that fast, so every id that any copy of the book has issued b
 without gaps, so ids keep the order in which rows were created.
 """
 
-import itertools
 from typing import NamedTuple
 
 from minibill.clock import real_now_us
@@ -45,9 +44,10 @@ def current_epoch(conn: sqlite3.Connection) -> Epoch:
 
 def issued(conn: sqlite3.Connection) -> Epoch:
     """Return the epoch of a book with the highest id that it has issued in place of the base."""
-    number, base_id = current_epoch(conn)
-    rows = [query.one(conn) or () for query in (SQL.newest_ids, SQL.newest_audit_id, SQL.newest_counted_id)]
-    return Epoch(number, max(base_id, *itertools.chain(*rows)))
+    newest, counted = SQL.newest_ids.one(conn), SQL.newest_counted_id.one(conn)
+    assert newest is not None
+    assert counted is not None
+    return Epoch(current_epoch(conn).number, max(*newest, *counted))
 
 
 def begin_epoch(conn: sqlite3.Connection, reason: str, *, beside: Epoch = FIRST) -> Epoch:
@@ -63,7 +63,8 @@ def begin_epoch(conn: sqlite3.Connection, reason: str, *, beside: Epoch = FIRST)
         epoch = Epoch(number + 1, base_after(highest_id, now_us=now_us))
         newest = SQL.newest_ids.one(conn)
         assert newest is not None
-        SQL.begin_epoch.many(conn, [(epoch.base_id, epoch.number, reason, now_us, *newest)])
+        _, _, *newest_of_tables = newest
+        SQL.begin_epoch.many(conn, [(epoch.base_id, epoch.number, reason, now_us, *newest_of_tables)])
         for table in COUNTED:
             SQL.forget_counted_id.run(conn, name=table)
             SQL.count_on_from.run(conn, name=table, seq=epoch.base_id)

@@ -4,7 +4,7 @@ The writer remembers them between operations, so that a reservation needs no sta
 everything else whenever a transaction is rolled back or another program has written.
 """
 
-from minibill.db.epochs import SQL, current_epoch
+from minibill.db.epochs import SQL
 from minibill.db.sqlite import sqlite3
 
 
@@ -18,17 +18,18 @@ class NextIds:
     __slots__ = ("accounts", "audit_rows", "campaigns", "debts", "first_entry", "first_reservation", "grants", "lots")
 
     def __init__(self, conn: sqlite3.Connection) -> None:
-        first_id = current_epoch(conn).base_id + 1
-        newest, audit = SQL.newest_ids.one(conn), SQL.newest_audit_id.one(conn)
+        newest = SQL.newest_ids.one(conn)
         assert newest is not None
-        assert audit is not None
-        accounts, lots, reservations, debts, entries, campaigns, grants, _ = (max(key + 1, first_id) for key in newest)
+        first_id: int = newest[0] + 1
+        _, audit_rows, accounts, lots, reservations, debts, entries, campaigns, grants, _ = (
+            max(key + 1, first_id) for key in newest
+        )
         self.accounts: int = accounts
         self.lots: int = lots
         self.debts: int = debts
         self.campaigns: int = campaigns
         self.grants: int = grants
-        self.audit_rows: int = max(audit[0] + 1, first_id)
+        self.audit_rows: int = audit_rows
         self.first_entry: int | None = first_id if entries == first_id else None
         self.first_reservation: int | None = first_id if reservations == first_id else None
 
