@@ -46,6 +46,7 @@ RECOMPUTED = {
     # How far the deliveries of events have come, and what became of the last: of the receivers, not of the book.
     "webhooks": {"entry_id", "event_id", "failing_since_us"},
     "webhook_accepted": {"webhook_id", "entry_id", "event_id"},
+    "webhook_set_aside": {"webhook_id", "line_key", "entry_id", "event_id"},
     "webhook_replays": {"webhook_id", "entry_id", "event_id"},
     "webhook_attempts": {
         "webhook_id", "entry_id", "event_id", "attempt", "outcome", "status", "error", "duration_us", "attempted_at_us",

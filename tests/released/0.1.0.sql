@@ -6,6 +6,25 @@ CREATE TABLE schema_migrations (
     checksum      TEXT NOT NULL,
     applied_at_us INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE book_epochs (
+    base_id      INTEGER PRIMARY KEY,
+    number       INTEGER NOT NULL,
+    reason       TEXT NOT NULL
+        CONSTRAINT epochs_reason_is_known CHECK (reason IN ('restored', 'loss_accepted', 'anchor_missing')),
+    -- By the machine's clock.
+    began_at_us  INTEGER NOT NULL,
+    -- The newest id of each table when the epoch began; 0: the table was empty. No row ever has an id between this and the base.
+    accounts     INTEGER NOT NULL,
+    lots         INTEGER NOT NULL,
+    reservations INTEGER NOT NULL,
+    debts        INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    campaigns    INTEGER NOT NULL,
+    grants       INTEGER NOT NULL,
+    events       INTEGER NOT NULL,
+    CONSTRAINT epochs_begin_above_every_id
+        CHECK (base_id > max(accounts, lots, reservations, debts, entries, campaigns, grants, events))
+) STRICT;
 CREATE TABLE credit_accounts (
     id            INTEGER PRIMARY KEY,
     entity_type   TEXT NOT NULL
@@ -309,6 +328,8 @@ CREATE TABLE credit_grants (
 ) STRICT;
 CREATE TABLE admin_audit_log (
     seq            INTEGER PRIMARY KEY,
+    -- The public id. It grows with seq, and skips to the base of each new epoch.
+    id             INTEGER NOT NULL,
     actor_id       TEXT NOT NULL CONSTRAINT audit_actor_has_1_to_128_characters CHECK (length(actor_id) BETWEEN 1 AND 128),
     action         TEXT NOT NULL,
     target_type    TEXT NOT NULL,
@@ -335,6 +356,7 @@ CREATE TABLE book_chain (
     grants       INTEGER NOT NULL,
     audit_rows   INTEGER NOT NULL,
     events       INTEGER NOT NULL,
+    epochs       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 CREATE TABLE book_head (
@@ -394,7 +416,7 @@ CREATE TABLE thresholds (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE events (
     id             INTEGER PRIMARY KEY,
-    -- The newest entry of the ledger when it was written; 0: there was none.
+    -- The newest entry of the ledger, or base of an epoch, when it was written; 0: there was none.
     after_entry_id INTEGER NOT NULL,
     type           TEXT NOT NULL
         CONSTRAINT events_type_is_known
@@ -454,7 +476,7 @@ CREATE TABLE webhook_replays (
     PRIMARY KEY (webhook_id, entry_id, event_id)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE webhook_attempts (
-    id              INTEGER PRIMARY KEY,
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
     webhook_id      INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     entry_id        INTEGER NOT NULL,
     event_id        INTEGER NOT NULL,
@@ -468,9 +490,9 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', 'affe58a20b8970d0ece4450f29ec3655e1a67bac37d84d2569d303addf562347', 0);
-INSERT INTO schema_migrations VALUES (2, 'events', 'aead4fac21dcf2c28e6210be429a48a12ef0b6f2ff7ababdb502663248d8ddb0', 0);
-INSERT INTO schema_migrations VALUES (3, 'webhooks', '37921791f2145f280a05f1e11163ff6917d19244af3d154c736bdd63783f1e1c', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', '23e30c1b73d37215791d0515d14084651d65a3e1d9f70dc50a5c29547884a24a', 0);
+INSERT INTO schema_migrations VALUES (2, 'events', 'ff6f21ce366e3e44a7d764a959248a978a748f7a822c492868854b68fab8429b', 0);
+INSERT INTO schema_migrations VALUES (3, 'webhooks', '9986de02c5a8770b4236ec14988fda8d126d2b99c4e1ba75f1ea5eca0485d6bd', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);
@@ -534,10 +556,10 @@ INSERT INTO credit_campaign_totals VALUES (8, 0, 0, 0, 0, 0, 0, 0, 0);
 INSERT INTO credit_campaign_days VALUES (2, 0, 2, 200, 100);
 INSERT INTO credit_grants VALUES (1, 2, 2, 2, 100, 'granted', 'fixed_amount', NULL, 1070, NULL, NULL, NULL, NULL, NULL);
 INSERT INTO credit_grants VALUES (2, 2, 3, 4, 100, 'revoked', 'fixed_amount', '{"lossMicro":"100"}', 1130, 1140, 100, 0, 0, 'a mistake');
-INSERT INTO admin_audit_log VALUES (1, 'op', 'campaign.create', 'campaign', 'camp_2', '{}', NULL, NULL, NULL, NULL, 210, X'0000000000000000000000000000000000000000000000000000000000000000', X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F');
-INSERT INTO admin_audit_log VALUES (2, 'op', 'account.mint', 'account', 'acct_1', '{"after":1}', '192.0.2.7', 'curl', 'abc', 'token-0', 1150, X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F', X'F9E8AE43153B15C417158D849EFED80E9DF979550A2C27EE7FF5E09CBBB14A93');
+INSERT INTO admin_audit_log VALUES (1, 1, 'op', 'campaign.create', 'campaign', 'camp_2', '{}', NULL, NULL, NULL, NULL, 210, X'0000000000000000000000000000000000000000000000000000000000000000', X'1FE3F7579B11A70799A8A37E5B1FFA2502213BF181D6298A70D9D775AEB2FB14');
+INSERT INTO admin_audit_log VALUES (2, 2, 'op', 'account.mint', 'account', 'acct_1', '{"after":1}', '192.0.2.7', 'curl', 'abc', 'token-0', 1150, X'1FE3F7579B11A70799A8A37E5B1FFA2502213BF181D6298A70D9D775AEB2FB14', X'42B9082B765B8BDE966BD0110C99D619115A2A0D8062720DAE73E6DE8CC1E560');
 INSERT INTO book_head VALUES (1, 0, 0);
-INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'4E439B9972497D50011B64BADABFDC2C8687854FECF2F2750CE5E4C16F7D591F');
+INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'1FE3F7579B11A70799A8A37E5B1FFA2502213BF181D6298A70D9D775AEB2FB14');
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000, 3294442192);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0);
@@ -565,6 +587,26 @@ INSERT INTO events VALUES (19, 0, 'campaign.completed', NULL, 4, '[4,"Completed"
 INSERT INTO events VALUES (20, 0, 'campaign.expired', NULL, 5, '[5,"Expired",null,"promotional","expired",1000,0,"fixed_amount",null,"general",500,null,260,null,0,"op",200,200]', 200);
 INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '[2,2,3,4,100,"revoked","fixed_amount","{\"lossMicro\":\"100\"}",1130,1140,100,"a mistake"]', 1140);
 INSERT INTO webhooks VALUES (1, 'https://example.com/hook', '["ledger.*"]', NULL, 1, 1, NULL, 16, 5, NULL, 1, 1200, 1200);
+CREATE TRIGGER epochs_follow_each_other BEFORE INSERT ON book_epochs
+WHEN NEW.number <= coalesce((SELECT max(number) FROM book_epochs), 1)
+  OR NEW.base_id <= coalesce((SELECT max(base_id) FROM book_epochs), 0)
+BEGIN SELECT RAISE(ABORT, 'epochs_follow_each_other'); END;
+CREATE TRIGGER epochs_are_never_changed BEFORE UPDATE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_changed'); END;
+CREATE TRIGGER epochs_are_never_deleted BEFORE DELETE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_deleted'); END;
+CREATE VIEW ids_skipped AS
+SELECT base_id,
+       base_id - max(before_id, accounts) AS accounts,
+       base_id - max(before_id, lots) AS lots,
+       base_id - max(before_id, reservations) AS reservations,
+       base_id - max(before_id, entries) AS entries,
+       base_id - max(before_id, campaigns) AS campaigns,
+       base_id - max(before_id, grants) AS grants,
+       base_id - max(before_id, events) AS events
+  FROM (SELECT base_id, accounts, lots, reservations, entries, campaigns, grants, events,
+               lag(base_id, 1, 0) OVER (ORDER BY base_id) AS before_id
+          FROM book_epochs);
 CREATE UNIQUE INDEX accounts_one_per_entity ON credit_accounts (entity_id, entity_type);
 CREATE INDEX accounts_by_type ON credit_accounts (entity_type);
 CREATE TRIGGER accounts_are_never_changed BEFORE UPDATE ON credit_accounts
@@ -849,6 +891,8 @@ WHEN NEW.created_at_us < (SELECT created_at_us FROM admin_audit_log ORDER BY seq
 BEGIN SELECT RAISE(ABORT, 'audit_times_do_not_decrease'); END;
 CREATE TRIGGER audit_rows_follow_each_other BEFORE INSERT ON admin_audit_log
 WHEN NEW.seq <> coalesce((SELECT max(seq) FROM admin_audit_log), 0) + 1
+  OR NEW.id <= max(coalesce((SELECT id FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
+                   coalesce((SELECT max(base_id) FROM book_epochs), 0))
   OR NEW.previous_hash <> coalesce((SELECT hash FROM admin_audit_log ORDER BY seq DESC LIMIT 1), zeroblob(32))
 BEGIN SELECT RAISE(ABORT, 'audit_rows_follow_each_other'); END;
 CREATE TRIGGER audit_rows_are_never_changed BEFORE UPDATE ON admin_audit_log
@@ -881,9 +925,15 @@ CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
 CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
 CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_micro, is_below);
 CREATE INDEX events_by_entry ON events (after_entry_id);
+CREATE VIEW events_end AS
+SELECT max(coalesce((SELECT max(id) FROM credit_ledger), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0))
+           AS after_entry_id,
+       (SELECT max(b.base_id) + 1 FROM book_epochs b WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.id > b.base_id))
+           AS first_event_id;
 CREATE TRIGGER events_come_after_all_that_was_before AFTER INSERT ON events
-WHEN NEW.after_entry_id <> (SELECT coalesce(max(id), 0) FROM credit_ledger)
+WHEN NEW.after_entry_id <> (SELECT after_entry_id FROM events_end)
   OR NEW.id <> (SELECT max(id) FROM events)
+  OR NEW.id <= (SELECT max(base_id) FROM book_epochs)
 BEGIN SELECT RAISE(ABORT, 'events_come_after_all_that_was_before'); END;
 CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
 BEGIN SELECT RAISE(ABORT, 'events_are_never_changed'); END;
@@ -891,22 +941,25 @@ CREATE TRIGGER events_are_never_deleted BEFORE DELETE ON events
 BEGIN SELECT RAISE(ABORT, 'events_are_never_deleted'); END;
 CREATE TRIGGER accounts_that_open_are_told AFTER INSERT ON credit_accounts
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'account.opened', NEW.id, NULL,
-            json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'account.opened', NEW.id, NULL,
+           json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us
+      FROM events_end;
 END;
 CREATE VIEW campaigns_as_told AS
 SELECT id AS campaign_id,
-       (SELECT coalesce(max(id), 0) FROM credit_ledger) AS after_entry_id,
+       first_event_id,
+       after_entry_id,
        json_array(id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
                   per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us,
                   updated_at_us) AS data,
        updated_at_us
-  FROM credit_campaigns;
+  FROM credit_campaigns
+  JOIN events_end;
 CREATE TRIGGER campaigns_that_begin_are_told AFTER INSERT ON credit_campaigns
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -926,16 +979,16 @@ WHEN OLD.name <> NEW.name
   OR OLD.expires_at_us IS NOT NEW.expires_at_us
   OR OLD.grant_ttl_seconds IS NOT NEW.grant_ttl_seconds
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
 CREATE TRIGGER campaigns_that_move_are_told AFTER UPDATE OF status ON credit_campaigns
 WHEN OLD.status <> NEW.status
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
            updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
@@ -944,19 +997,20 @@ CREATE TRIGGER campaigns_that_are_exhausted_are_told AFTER UPDATE OF spent_micro
 WHEN NEW.spent_micro = NEW.budget_micro
  AND OLD.spent_micro < OLD.budget_micro
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
 CREATE TRIGGER grants_that_are_revoked_are_told AFTER UPDATE OF status ON credit_grants
 WHEN NEW.status = 'revoked'
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'grant.revoked', NEW.account_id, NEW.campaign_id,
-            json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
-                       NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
-            NEW.revoked_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'grant.revoked', NEW.account_id, NEW.campaign_id,
+           json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
+                      NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
+           NEW.revoked_at_us
+      FROM events_end;
 END;
 CREATE VIEW thresholds_crossed AS
 SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at_us
@@ -964,8 +1018,11 @@ SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at
 CREATE TRIGGER thresholds_that_are_crossed_are_told INSTEAD OF INSERT ON thresholds_crossed
 BEGIN
     -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
+               WHEN 1 THEN (SELECT first_event_id FROM events_end)
+           END,
+           NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
            json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_micro),
            NEW.created_at_us
       FROM thresholds

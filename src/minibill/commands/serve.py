@@ -50,7 +50,11 @@ Examples:
 @click.option("--reset", is_flag=True, help="With --dev: delete the database first, after a question.")
 @click.option("--yes", is_flag=True, help="With --reset: do not ask.")
 @click.option("--seed", is_flag=True, help="With --dev: fill an empty database with an example book of a month.")
-@click.option("--accept-loss", is_flag=True, help="Serve a book that has lost what was answered; the log says how much.")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Serve a book that has lost what was answered, in a new epoch of ids; the log says how much.",
+)
 def serve(
     *,
     db: Path,
