@@ -1,13 +1,15 @@
 -- Lots, balances and entries.
 
 -- name: newest_time
--- The latest time that the book has written: its clock never starts before it.
+-- The latest time that the book has written: its clock never starts before it. A book that is served without a write has its
+-- reconciliations.
 SELECT max(
     coalesce((SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_accounts ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_reservations ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM events ORDER BY id DESC LIMIT 1), 0),
-    coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0));
+    coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
+    coalesce((SELECT reconciled_at_us FROM reconciliations WHERE id = 1), 0));
 
 -- name: insert_lots
 INSERT INTO credit_lots (

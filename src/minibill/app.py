@@ -85,6 +85,7 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("POST", "/reconciliation", reconciliation.run_now, OPS_WRITE),
     ("GET", "/clock", system.show_clock, READ),
     ("POST", "/clock/advance", system.advance_clock, OPS_WRITE),
+    ("POST", "/clock/accept", system.accept_clock, OPS_WRITE),
 )
 
 # Method, path under /api/internal/billing, handler: what services call.

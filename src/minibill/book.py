@@ -174,7 +174,8 @@ class Book:
             outcome = operation(conn, now_us=now_us, **arguments)
             body = encode(outcome.answer)
             if caller.kind == "admin":
-                audit.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=now_us)
+                at_us = now_us if outcome.at_us is None else outcome.at_us
+                audit.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=at_us)
             if key is not None and outcome.more is None:
                 idempotency.keep(conn, key, idempotency.Kept(outcome.status, body), running_us=self.running.now_us())
             elif key is not None and not dry_run:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from minibill.auth.client_address import parse_network
+from minibill.clock import JUMP_MAX_SECONDS_DEFAULT
 from minibill.cors import parse_origins
 from minibill.money import MAX_MICRO
 
@@ -30,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_issuer: str
     admin_audience: str
     internal_issuer: str
+    internal_audience: str
     admin_token_max_ttl: int
     admin_rate_per_minute: int
     service_rate_per_minute: int
@@ -38,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int
     reconcile_seconds: int
     checkpoint_pages: int
+    clock_jump_seconds: int
     trusted_proxies: str
     keep_alive_seconds: int
     cors_origins: frozenset[bytes] | None
@@ -122,6 +125,8 @@ SETTINGS = (
             "the aud that admin tokens must have", _text),
     Setting("MINIBILL_INTERNAL_JWT_ISSUER", "internal_issuer", "loa-finn", "text",
             "the iss that service tokens must have", _text),
+    Setting("MINIBILL_INTERNAL_JWT_AUDIENCE", "internal_audience", "arrakis-internal", "text",
+            "the aud that service tokens must have", _text),
     Setting("MINIBILL_ADMIN_TOKEN_MAX_TTL", "admin_token_max_ttl", "3600", "seconds",
             "an admin token made to live longer is refused: a stolen one is of use no longer", _whole(1, 31_536_000)),
     Setting("MINIBILL_ADMIN_RATE_PER_MINUTE", "admin_rate_per_minute", "30", "requests a minute",
@@ -141,6 +146,9 @@ SETTINGS = (
     Setting("MINIBILL_CHECKPOINT_PAGES", "checkpoint_pages", "1000", "pages of 4 KiB",
             "how long the write-ahead log grows before it is folded into the file; 0 for never: another program, such as "
             "Litestream, does it", _whole(0, 1_000_000)),
+    Setting("MINIBILL_CLOCK_JUMP_SECONDS", "clock_jump_seconds", str(JUMP_MAX_SECONDS_DEFAULT), "seconds",
+            "the book's time does not follow a wall clock that jumps ahead by more: what expires by mistake stays expired",
+            _whole(1, 31_536_000)),
     Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
             "whose X-Forwarded-For is believed; by default nobody's", _addresses),
     Setting("MINIBILL_KEEP_ALIVE_SECONDS", "keep_alive_seconds", "75", "seconds",

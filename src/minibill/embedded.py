@@ -94,6 +94,7 @@ async def open_service(
     made = {name: secrets.token_urlsafe(48) for name in ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")}
     checked = read_settings({**made, **settings})
     # The program lives on when a commit's outcome is unknown; the book then takes nothing more until it is opened anew.
+    clock = clock or Clock(jump_max_seconds=checked.clock_jump_seconds)
     book = await Book.open(
         path, clock=clock, checkpoint_pages=checked.checkpoint_pages, on_unknown_outcome=lambda error: None
     )

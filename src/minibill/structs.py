@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from minibill.outcome import Action, TargetType
 from minibill.wire import Answer, Body, KeptObject, PageQuery, TimeUs, one_of
@@ -50,9 +50,28 @@ class AdvanceBody(Body, frozen=True):
     seconds: Annotated[int, Meta(ge=0, le=ADVANCE_SECONDS_MAX)]
 
 
+class ClockHeld(Answer):
+    """The reason why the book's time does not follow the wall clock, with both of them."""
+
+    reason: str
+    book_time: str
+    wall_time: str
+    ahead_seconds: int
+
+
 class Health(Answer):
+    """The state of the process; `clock` is there while the book's time does not follow the wall clock."""
+
     status: str
+    clock: ClockHeld | UnsetType = UNSET
 
 
 class Now(Answer):
+    now: str
+
+
+class AcceptedClock(Answer):
+    """The book's time before it followed the wall clock, and since."""
+
+    before: str
     now: str

@@ -22,7 +22,7 @@ import uvicorn
 import minibill
 from minibill.app import create_app
 from minibill.book import Book
-from minibill.clock import monotonic_s
+from minibill.clock import Clock, monotonic_s
 from minibill.commands.database import reason_of
 from minibill.commands.dev import announce
 from minibill.config import Settings
@@ -81,7 +81,8 @@ async def _serve(
     try:
         if seed:
             await _seed(db, settings)
-        book = await Book.open(db, checkpoint_pages=settings.checkpoint_pages, accept_loss=accept_loss)
+        clock = Clock(jump_max_seconds=settings.clock_jump_seconds)
+        book = await Book.open(db, clock=clock, checkpoint_pages=settings.checkpoint_pages, accept_loss=accept_loss)
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, BehindItsAnchor, sqlite3.Error, OSError) as error:
         raise click.UsageError(f"can't open {db}: {reason_of(error, db)}") from None
     watchdog: asyncio.Task[None] | None = None

@@ -13,7 +13,7 @@ from minibill.client.ask import (
     time,
 )
 from minibill.reconcile.report import Report
-from minibill.structs import AuditRow, Now, RevokedToken
+from minibill.structs import AcceptedClock, AuditRow, Now, RevokedToken
 
 T = TypeVar("T")
 
@@ -57,6 +57,10 @@ class Methods(Accounts, Campaigns, Feed):
     def now(self) -> Now:
         """The book's time; only with a test clock."""
         return self._read(Now, "/clock", {})
+
+    def accept_clock(self, *, key: str | None = None, dry_run: bool = False) -> AcceptedClock:
+        """Makes the book's time follow the wall clock again, however far that is ahead."""
+        return self._write(AcceptedClock, "POST", "/clock/accept", {}, {}, key, dry_run=dry_run)
 
     def advance_clock(self, seconds: int) -> Now:
         """Moves the book's time forward, and settles what falls due; only with a test clock."""
