@@ -901,3 +901,18 @@ CREATE TABLE revoked_tokens (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
+
+-- Subjects whose tokens are rejected if they were issued before a time, until the last of those would have expired anyway.
+CREATE TABLE revoked_subjects (
+    sub              TEXT NOT NULL PRIMARY KEY
+        CONSTRAINT revoked_subjects_sub_has_1_to_128_characters CHECK (length(sub) BETWEEN 1 AND 128),
+    -- By the wall clock, as the times in tokens.
+    issued_before_us INTEGER NOT NULL,
+    revoked_at_us    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX revoked_subjects_twice ON revoked_subjects (revoked_at_us, issued_before_us);
+
+CREATE TRIGGER revoked_subjects_take_nothing_back BEFORE UPDATE ON revoked_subjects
+WHEN NEW.sub <> OLD.sub OR NEW.issued_before_us < OLD.issued_before_us OR NEW.revoked_at_us < OLD.revoked_at_us
+BEGIN SELECT RAISE(ABORT, 'revoked_subjects_take_nothing_back'); END;

@@ -80,6 +80,7 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("GET", "/webhooks/{webhook_id:str}/deliveries", webhooks.list_deliveries, READ),
     ("POST", "/webhooks/{webhook_id:str}/replay", webhooks.replay_events, OPS_WRITE),
     ("GET", "/audit", audit_list.list_rows, READ),
+    ("POST", "/tokens/revoke", tokens.revoke_all, OPS_WRITE),
     ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
     ("GET", "/reconciliation", reconciliation.show_last, READ),
     ("POST", "/reconciliation", reconciliation.run_now, OPS_WRITE),

@@ -16,7 +16,7 @@ import msgspec
 
 from minibill import audit, chain, idempotency
 from minibill.audit import Origin
-from minibill.auth.tokens import Caller
+from minibill.auth.tokens import Caller, Denied
 from minibill.campaigns.lifecycle import expire_campaigns
 from minibill.clock import Clock, RunningTime, monotonic_s
 from minibill.db.anchor import Anchor
@@ -239,9 +239,10 @@ class Book:
         """The answer that a write with this key was given before; raises `IdempotencyKeyReused`."""
         return self.readers.look_up(lambda conn: idempotency.find(conn, key))
 
-    def denied_tokens(self) -> set[str]:
-        """The ids of the tokens that were revoked. Read at once, so that none is revoked between reading and using it."""
-        return {token_id for token_id, _ in self.readers.at_once(REQUESTS.revoked_tokens)}
+    def denied_tokens(self) -> Denied:
+        """The tokens that were revoked. Read at once, so that none is revoked between reading and using it."""
+        token_ids = frozenset(token_id for token_id, _ in self.readers.at_once(REQUESTS.revoked_tokens))
+        return Denied(token_ids, dict(self.readers.at_once(REQUESTS.revoked_subjects)))
 
     async def close(self) -> None:
         """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""

@@ -13,7 +13,10 @@ Action = Literal[
     "reservation.reserve", "thresholds.replace", "tiers.replace", "token.revoke", "webhook.create", "webhook.delete",
     "webhook.edit", "webhook.replay", "webhook.rotate_secret",
 ]  # fmt: skip
-TargetType = Literal["account", "book", "campaign", "clock", "community", "grant", "reservation", "token", "webhook"]
+TargetType = Literal[
+    "account", "book", "campaign", "clock", "community", "grant", "reservation", "subject",
+    "token", "webhook",
+]  # fmt: skip
 
 
 class Outcome(msgspec.Struct, frozen=True):

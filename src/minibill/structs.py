@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from minibill.outcome import Action, TargetType
-from minibill.wire import Answer, Body, KeptObject, PageQuery, TimeUs, one_of
+from minibill.wire import Answer, Body, KeptObject, PageQuery, Subject, TimeUs, one_of
 
 # Ten years in one step: more is a slip.
 ADVANCE_SECONDS_MAX = 315_360_000
@@ -43,6 +43,21 @@ class AuditRow(Answer):
 
 class RevokedToken(Answer):
     token_id: str
+    revoked_at: str
+
+
+class RevokeTokensBody(Body, frozen=True):
+    """Whose tokens to revoke: those that were issued before a time."""
+
+    sub: Subject
+    issued_before: TimeUs
+
+
+class RevokedTokens(Answer):
+    """`issued_before` is the latest time that was asked for."""
+
+    sub: str
+    issued_before: str
     revoked_at: str
 
 

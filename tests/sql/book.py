@@ -115,6 +115,7 @@ INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', NULL, NULL)
 
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000, 3294442192);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
+INSERT INTO revoked_subjects VALUES ('mallory', 1000, 1000);
 """
 
 _AUDIT = (

@@ -101,6 +101,7 @@ VALID: dict[str, dict[str, object]] = {
         "checksum": 0,
     },
     "revoked_tokens": {"token_id": "token-2", "revoked_at_us": 2000},
+    "revoked_subjects": {"sub": "eve", "issued_before_us": 1500, "revoked_at_us": 2000},
 }  # fmt: skip
 
 
@@ -299,6 +300,8 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("idempotency_one_per_caller_and_key", "idempotency_keys", {"key": "key-1"}),
         ("revoked_tokens_id_has_1_to_255_characters", "revoked_tokens", {"token_id": ""}),
         ("revoked_tokens_id_has_1_to_255_characters", "revoked_tokens", {"token_id": "t" * 256}),
+        ("revoked_subjects_sub_has_1_to_128_characters", "revoked_subjects", {"sub": ""}),
+        ("revoked_subjects_sub_has_1_to_128_characters", "revoked_subjects", {"sub": "s" * 129}),
     ]  # fmt: skip
     for prefix, owner in (
         ("lots", "credit_lots"),
@@ -645,6 +648,8 @@ def _links_and_heads_that_are_refused() -> Iterator[Case]:
         changed = f"commits = commits + {step}, negated_commits = negated_commits - {step}"
         yield "head_counts_every_commit", (f"UPDATE book_head SET {changed}",)
     yield "head_is_kept", ("DELETE FROM book_head",)
+    for changed in ("sub = 'eve'", "issued_before_us = 999", "revoked_at_us = 999"):
+        yield "revoked_subjects_take_nothing_back", (f"UPDATE revoked_subjects SET {changed}",)
 
 
 def _rows_that_stay() -> Iterator[Case]:
@@ -910,6 +915,8 @@ ACCEPTED = [
     "DELETE FROM thresholds WHERE account_id = 2",
     "DELETE FROM idempotency_keys",
     "DELETE FROM revoked_tokens",
+    "UPDATE revoked_subjects SET issued_before_us = 1001, revoked_at_us = 1001",
+    "DELETE FROM revoked_subjects",
 ]
 
 

@@ -204,6 +204,8 @@ INTERNAL = frozenset({
     "reservations_pool_id_is_well_formed",
     "reservations_status_is_known",
     "reservations_terms_are_fixed",
+    "revoked_subjects_sub_has_1_to_128_characters",
+    "revoked_subjects_take_nothing_back",
     "revoked_tokens_id_has_1_to_255_characters",
     "webhook_attempts_count_from_1",
     "webhook_attempts_outcome_is_known",

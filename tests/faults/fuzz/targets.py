@@ -209,9 +209,9 @@ def _require_good(kind: Kind, text: str) -> None:
     assert type(payload["sub"]) is str and payload["sub"].strip() and len(payload["sub"]) <= 128
     assert "jti" not in payload or type(payload["jti"]) is str
     times = [payload["exp"], payload["iat"], payload.get("nbf", NOW_S)]
-    assert all(type(time) is int for time in times)
+    assert all(type(time) in (int, float) and abs(time) < 10**12 for time in times)
     expires, issued, begins = times
-    assert expires - issued <= _LONGEST[kind] and expires + 30 > NOW_S and max(issued, begins) <= NOW_S + 30
+    assert round(expires - issued, 6) <= _LONGEST[kind] and expires + 30 > NOW_S and max(issued, begins) <= NOW_S + 30
 
 
 @contextlib.contextmanager
