@@ -251,6 +251,14 @@ CREATE TABLE credit_reservations (
     description        TEXT,
     metadata           TEXT
         CONSTRAINT reservations_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    -- The caller that created it, as `service:SUB` or `admin:SUB`.
+    created_by         TEXT NOT NULL
+        CONSTRAINT reservations_are_created_by_a_service_or_an_admin
+        CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
+    -- The caller that finalized or released it, where that is another; NULL: the same, or it is pending or has expired.
+    closed_by          TEXT
+        CONSTRAINT reservations_are_closed_by_a_service_or_an_admin
+        CHECK (length(closed_by) <= 136 AND (closed_by GLOB 'service:?*' OR closed_by GLOB 'admin:?*')),
     -- NULL all five: not finalized.
     actual_cost_micro  INTEGER CONSTRAINT reservations_actual_cost_is_not_negative CHECK (actual_cost_micro >= 0),
     finalized_micro    INTEGER
@@ -264,6 +272,8 @@ CREATE TABLE credit_reservations (
     created_at_us      INTEGER NOT NULL,
     CONSTRAINT reservations_are_closed_once_they_are_not_pending
         CHECK ((status = 'pending') = (closed_at_us IS NULL) AND (status = 'pending') = (released_micro IS NULL)),
+    CONSTRAINT reservations_name_another_caller_that_closed_them
+        CHECK (closed_by IS NULL OR (closed_by <> created_by AND (status = 'finalized' OR status = 'released'))),
     CONSTRAINT reservations_have_a_cost_when_they_are_finalized
         CHECK ((status = 'finalized') = (actual_cost_micro IS NOT NULL)
                AND (status = 'finalized') = (finalized_micro IS NOT NULL)
@@ -288,18 +298,21 @@ CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id,
 CREATE INDEX reservations_ends_twice ON credit_reservations (closed_at_us, actual_cost_micro)
     WHERE closed_at_us IS NOT NULL AND (held_micro = 0 OR billing_mode = 'shadow' OR discount_bps > 0);
 
+CREATE INDEX reservations_closed_by_twice ON credit_reservations (closed_by) WHERE closed_by IS NOT NULL;
+
 CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
 
 CREATE TRIGGER reservations_terms_are_fixed
 BEFORE UPDATE OF id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro,
-                 community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us
+                 community_id, tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us
 ON credit_reservations
 BEGIN SELECT RAISE(ABORT, 'reservations_terms_are_fixed'); END;
 
 CREATE TRIGGER reservations_close_once
-BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_at_us
+BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_by,
+                 closed_at_us
 ON credit_reservations
 WHEN OLD.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_close_once'); END;
@@ -331,15 +344,24 @@ CREATE TABLE credit_debts (
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
         CONSTRAINT debts_are_not_paid_beyond_what_is_owed CHECK (paid_micro BETWEEN 0 AND original_micro),
+    -- The lot that wrote off what was left of it; NULL: it was not written off.
+    forgiven_lot_id INTEGER REFERENCES credit_lots (id)
+        CONSTRAINT debts_are_forgiven_wholly CHECK (forgiven_lot_id IS NULL OR paid_micro = original_micro),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
 
 CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id);
 
+CREATE UNIQUE INDEX debts_one_per_forgiving_lot ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+
+CREATE INDEX debts_twice ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+
+CREATE INDEX debts_by_account ON credit_debts (account_id);
+
 CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro < original_micro;
 
 CREATE TRIGGER debts_begin_unpaid BEFORE INSERT ON credit_debts
-WHEN NEW.paid_micro <> 0
+WHEN NEW.paid_micro <> 0 OR NEW.forgiven_lot_id IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'debts_begin_unpaid'); END;
 
 CREATE TRIGGER debts_are_only_ever_paid BEFORE UPDATE ON credit_debts
@@ -348,6 +370,7 @@ WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.account_id <> OLD.account_id
   OR NEW.reservation_id <> OLD.reservation_id
   OR NEW.original_micro <> OLD.original_micro
+  OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
 BEGIN SELECT RAISE(ABORT, 'debts_are_only_ever_paid'); END;
 
@@ -897,8 +920,8 @@ CREATE TABLE events (
     type           TEXT NOT NULL
         CONSTRAINT events_type_is_known
         CHECK (type IN ('account.opened', 'campaign.created', 'campaign.edited', 'campaign.activated', 'campaign.paused',
-                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'grant.revoked', 'threshold.below',
-                        'threshold.recovered')),
+                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'debt.forgiven', 'grant.revoked',
+                        'threshold.below', 'threshold.recovered')),
     -- NULL each: it is about none.
     account_id     INTEGER REFERENCES credit_accounts (id),
     campaign_id    INTEGER REFERENCES credit_campaigns (id),
@@ -1006,6 +1029,19 @@ BEGIN
                       NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
            NEW.revoked_at_us
       FROM events_end;
+END;
+
+CREATE TRIGGER debts_that_are_forgiven_are_told AFTER UPDATE OF forgiven_lot_id ON credit_debts
+WHEN NEW.forgiven_lot_id IS NOT NULL
+BEGIN
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT (SELECT coalesce(max(id), 0) FROM credit_ledger), 'debt.forgiven', NEW.account_id, NULL,
+           json_array(NEW.id, NEW.account_id, r.pool_id, NEW.reservation_id, NEW.original_micro, NEW.paid_micro,
+                      NEW.created_at_us),
+           l.created_at_us
+      FROM credit_lots l
+      JOIN credit_reservations r ON r.id = NEW.reservation_id
+     WHERE l.id = NEW.forgiven_lot_id;
 END;
 
 CREATE VIEW thresholds_crossed AS

@@ -30,6 +30,9 @@ SECRETS = {
     "MINIBILL_WEBHOOK_SECRET": "a-secret-for-webhooks " * 3,
 }
 
+# Of what the tests are about, most is not these.
+NO_LIMITS = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "0", "MINIBILL_SERVICE_BILLING_MODES": "live,soft,shadow"}
+
 
 class Loop:
     """An event loop on a thread."""
@@ -54,7 +57,7 @@ class Api:
 
     def __init__(self, db: Path, loop: Loop, environment: dict[str, str], **opening: Any) -> None:
         self.loop = loop
-        self.settings = read_settings({**SECRETS, "MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **environment})
+        self.settings = read_settings({**SECRETS, **NO_LIMITS, **environment})
         clock = opening.pop("clock", None) or Clock(jump_max_seconds=self.settings.clock_jump_seconds)
         self.book = loop.run(Book.open(db, clock=clock, **opening))
         try:

@@ -65,7 +65,7 @@ SELECT CAST(json_group_array(json_array(
 -- name: linked_reservations
 SELECT CAST(json_group_array(json_array(
            id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro, community_id,
-           tier, held_micro, expires_at_us, description, metadata, created_at_us)) AS BLOB)
+           tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us)) AS BLOB)
   FROM credit_reservations NOT INDEXED
  WHERE id > :after AND id <= :until;
 

@@ -21,6 +21,7 @@ from minibill.auth.scopes import (
     MINT_WRITE,
     OPS_WRITE,
     READ,
+    REFUNDS_WRITE,
 )
 from minibill.auth.tokens import TokenVerifier
 from minibill.book import Book
@@ -47,6 +48,8 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("GET", "/accounts/{account_id:str}/history", ledger.list_history, READ),
     ("POST", "/accounts/{account_id:str}/mint", ledger.mint_credits, MINT_WRITE),
     ("POST", "/accounts/{account_id:str}/reservations", ledger.reserve_for, ACCOUNTS_WRITE),
+    ("GET", "/accounts/{account_id:str}/debts", ledger.list_debts, READ),
+    ("POST", "/accounts/{account_id:str}/debts/{debt_id:str}/forgive", ledger.forgive_one, REFUNDS_WRITE),
     ("GET", "/reservations/{reservation_id:str}", ledger.show_reservation, READ),
     ("POST", "/reservations/{reservation_id:str}/finalize", ledger.finalize_one, ACCOUNTS_WRITE),
     ("POST", "/reservations/{reservation_id:str}/release", ledger.release_one, ACCOUNTS_WRITE),

@@ -11,6 +11,7 @@ from minibill.cors import parse_origins
 from minibill.money import MAX_MICRO
 
 SECRET_BYTES_MIN = 32
+BILLING_MODES = ("live", "soft", "shadow")
 
 
 class ConfigurationError(Exception):
@@ -36,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_rate_per_minute: int
     service_rate_per_minute: int
     billing_mode: str
+    service_billing_modes: tuple[str, ...]
     ceiling_micro: int
     max_body_bytes: int
     reconcile_seconds: int
@@ -106,6 +108,14 @@ def _addresses(value: str) -> str:
     return value
 
 
+def _modes(value: str) -> tuple[str, ...]:
+    named = tuple(mode.strip() for mode in value.split(","))
+    for mode in named:
+        if mode not in BILLING_MODES:
+            raise ValueError(f"must be of {', '.join(BILLING_MODES)}, separated by commas; {mode!r} is none")
+    return named
+
+
 def _on_or_off(value: str) -> bool:
     return _one_of("on", "off")(value) == "on"
 
@@ -134,7 +144,9 @@ SETTINGS = (
     Setting("MINIBILL_SERVICE_RATE_PER_MINUTE", "service_rate_per_minute", "0", "requests a minute",
             "per service; 0 for no limit", _whole(0, 100_000_000)),
     Setting("MINIBILL_BILLING_MODE", "billing_mode", "live", "live, soft or shadow",
-            "how a reservation that names no mode is charged", _one_of("live", "soft", "shadow")),
+            "how a reservation that names no mode is charged", _one_of(*BILLING_MODES)),
+    Setting("MINIBILL_SERVICE_BILLING_MODES", "service_billing_modes", "", "modes, separated by commas",
+            "those that a service may name itself; by default only MINIBILL_BILLING_MODE", _modes),
     Setting("MINIBILL_CEILING_MICRO", "ceiling_micro", "1000000000000", "micro-units",
             "the most that one request may move: a slip of the decimal point stops here", _whole(1, MAX_MICRO)),
     Setting("MINIBILL_MAX_BODY_BYTES", "max_body_bytes", "1048576", "bytes",
@@ -186,12 +198,13 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             )
         text = setting.default if given is None else given
         if text == "" and setting.default == "":
-            values[setting.field] = "" if setting.field == "trusted_proxies" else None
+            values[setting.field] = {"trusted_proxies": "", "service_billing_modes": ()}.get(setting.field)
             continue
         try:
             values[setting.field] = setting.read(text or "")
         except ValueError as error:
             raise ConfigurationError(f"{setting.variable} {error}") from None
+    values["service_billing_modes"] = values["service_billing_modes"] or (values["billing_mode"],)
     return Settings(**values)
 
 

@@ -8,13 +8,13 @@ import msgspec
 # What admins do, and what they do it to: the audit log can be asked for these words and no others.
 Action = Literal[
     "account.mint", "account.open", "campaign.activate", "campaign.complete", "campaign.create", "campaign.edit",
-    "campaign.grant", "campaign.pause", "campaign.revoke", "clock.accept", "clock.advance", "grant.revoke",
+    "campaign.grant", "campaign.pause", "campaign.revoke", "clock.accept", "clock.advance", "debt.forgive", "grant.revoke",
     "membership.delete", "membership.put", "reconciliation.run", "reservation.finalize", "reservation.release",
     "reservation.reserve", "thresholds.replace", "tiers.replace", "token.revoke", "webhook.create", "webhook.delete",
     "webhook.edit", "webhook.replay", "webhook.rotate_secret",
 ]  # fmt: skip
 TargetType = Literal[
-    "account", "book", "campaign", "clock", "community", "grant", "reservation", "subject",
+    "account", "book", "campaign", "clock", "community", "debt", "grant", "reservation", "subject",
     "token", "webhook",
 ]  # fmt: skip
 

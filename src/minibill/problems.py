@@ -127,6 +127,19 @@ class InsufficientScope(Problem):
         super().__init__(f"this needs the scope {scope}", required_scope=scope)
 
 
+class BillingModeNotAllowed(Problem):
+    """A service named a billing mode that services may not name here."""
+
+    code, status, title = "billing_mode_not_allowed", 403, "Services may not name this billing mode"
+
+    def __init__(self, billing_mode: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(
+            f"a service may name {' or '.join(allowed)} here, not {billing_mode}; leave billingMode out to use the default",
+            billing_mode=billing_mode,
+            allowed_billing_modes=list(allowed),
+        )
+
+
 # --- 402 ---
 
 
@@ -189,6 +202,15 @@ class ReservationNotFound(Problem):
 
     def __init__(self, reservation_id: str) -> None:
         super().__init__("no reservation has this id", reservation_id=reservation_id)
+
+
+class DebtNotFound(Problem):
+    """No such debt of this account."""
+
+    code, status, title = "debt_not_found", 404, "No such debt"
+
+    def __init__(self, debt_id: str) -> None:
+        super().__init__("no such debt of this account", debt_id=debt_id)
 
 
 class TierNotFound(Problem):

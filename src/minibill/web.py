@@ -123,6 +123,13 @@ class Call:
     def service(self) -> Service:
         return self.context.service
 
+    @property
+    def caller_name(self) -> str:
+        """The caller as the book records it: `service:SUB` or `admin:SUB`."""
+        caller = self.context.caller
+        assert caller is not None
+        return caller.name
+
     def authorize(self, kind: Kind, scope: str | None) -> None:
         """Raises `Unauthorized` without a caller of this kind, `InsufficientScope` when the token lacks the scope."""
         caller = self.context.caller

@@ -307,7 +307,16 @@ def test_what_revoking_answers_and_audits(api: Api) -> None:
 
 
 def _concrete(path: str) -> str:
-    for name in ("account_id", "campaign_id", "token_id", "grant_id", "reservation_id", "community_id", "webhook_id"):
+    for name in (
+        "account_id",
+        "campaign_id",
+        "token_id",
+        "grant_id",
+        "reservation_id",
+        "community_id",
+        "webhook_id",
+        "debt_id",
+    ):
         path = path.replace(f"{{{name}:str}}", "x")
     assert "{" not in path
     return path

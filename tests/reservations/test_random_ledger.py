@@ -717,9 +717,11 @@ class Model:
     def shown(self, each: Reservation) -> Json:
         ends = {"finalizedMicro": each.finalized, "releasedMicro": each.released, "overrunMicro": each.overrun,
                 "absorbedMicro": each.absorbed}  # fmt: skip
+        by = SERVICE.name
         micro = {name: None if amount is None else str(amount) for name, amount in ends.items()}
         times = {"finalizedAt": optional_time(each.closed), "createdAt": optional_time(each.made)}
-        return self.reserved(each) | micro | times
+        closed_by = by if each.status in ("finalized", "released") else None
+        return self.reserved(each) | micro | times | {"createdBy": by, "closedBy": closed_by}
 
 
 def said(terms: Terms, price: int) -> str | None:
@@ -933,7 +935,7 @@ class Run:
                 return reserve, {
                     "account_id": account_id(name) if by_id else None, "entity": None if by_id else ("person", NAMES[name]),
                     "pool_id": pool, "list_micro": amount, "ttl_seconds": ttl_s, "billing_mode": mode, "description": None,
-                    "metadata": None, "ceiling_micro": CEILING,
+                    "metadata": None, "ceiling_micro": CEILING, "created_by": SERVICE.name,
                 }  # fmt: skip
             case Tiers(community, found):
                 bodies = [TierBody(tier, bps, None if cap is None else Micro(cap)) for tier, bps, cap in found]
@@ -947,9 +949,14 @@ class Run:
                 return delete_membership, {"account_id": account_id(name), "community_id": community}
             case Finalize(number, cost):
                 reservation = ids.encode(ids.RESERVATION, number + 1)
-                return finalize, {"reservation_id": reservation, "actual_cost_micro": cost, "ceiling_micro": CEILING}
+                return finalize, {
+                    "reservation_id": reservation, "actual_cost_micro": cost, "ceiling_micro": CEILING,
+                    "closed_by": SERVICE.name,
+                }  # fmt: skip
             case Release(number):
-                return release, {"reservation_id": ids.encode(ids.RESERVATION, number + 1)}
+                return release, {
+                    "reservation_id": ids.encode(ids.RESERVATION, number + 1), "closed_by": SERVICE.name,
+                }  # fmt: skip
 
     # --- what must be the same ---
 

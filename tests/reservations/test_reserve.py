@@ -85,11 +85,12 @@ def test_a_reservation_is_read_under_both_prefixes_with_all_that_it_answered(mom
     held = done(api.ask_to_reserve(account, 4))
     path = f"/reservations/{held['reservationId']}"
     not_yet = dict.fromkeys(["finalizedMicro", "releasedMicro", "overrunMicro", "absorbedMicro", "finalizedAt"])
-    assert api.get(path) == held | not_yet | {"createdAt": moment.text(0)}
+    made = {"createdAt": moment.text(0), "createdBy": "service:loa"}
+    assert api.get(path) == held | not_yet | made | {"closedBy": None}
     assert done(api.internal("GET", path)) == api.get(path)
     moment.at(5)
     ended = done(api.finalize(held["reservationId"], 3))
-    assert api.get(path) == held | ended | {"status": "finalized", "createdAt": moment.text(0)}
+    assert api.get(path) == held | ended | made | {"status": "finalized", "closedBy": "service:loa"}
     for kind in (api.call, api.internal):
         for unknown in ("res_none", account, "0", "res_" + "z" * 90):
             refused(kind("GET", f"/reservations/{unknown}"), 404, "reservation_not_found")

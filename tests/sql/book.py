@@ -49,14 +49,14 @@ INSERT INTO memberships VALUES (1, 1, 'guild', 'gold', NULL), (2, 2, 'guild', 's
 
 INSERT INTO credit_reservations (
     id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro,
-    community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us)
+    community_id, tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us)
 VALUES
-    (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 1020),
-    (2, 1, 'general', 'live', 'pending', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 1030),
-    (3, 2, 'general', 'soft', 'pending', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 1080),
-    (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, 1170),
-    (5, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 1020),
-    (6, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 1020);
+    (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 'service:g', 1020),
+    (2, 1, 'general', 'live', 'pending', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 'service:g', 1030),
+    (3, 2, 'general', 'soft', 'pending', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 'service:g', 1080),
+    (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, 'service:g', 1170),
+    (5, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', 1020),
+    (6, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', 1020);
 INSERT INTO reservation_lots VALUES (1, 1, 1, 300), (2, 1, 1, 180), (3, 1, 2, 100);
 
 INSERT INTO credit_ledger VALUES
@@ -94,7 +94,7 @@ UPDATE credit_reservations
 UPDATE credit_reservations SET status = 'released', released_micro = 0, closed_at_us = 1050 WHERE id = 5;
 UPDATE credit_reservations SET status = 'expired', released_micro = 0, closed_at_us = 9000 WHERE id = 6;
 
-INSERT INTO credit_debts VALUES (1, 2, 3, 60, 0, 1090);
+INSERT INTO credit_debts VALUES (1, 2, 3, 60, 0, NULL, 1090);
 UPDATE credit_debts SET paid_micro = 40 WHERE id = 1;
 
 INSERT INTO credit_grants (

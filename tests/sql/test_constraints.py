@@ -57,7 +57,8 @@ VALID: dict[str, dict[str, object]] = {
     "credit_reservations": {
         "account_id": 1, "pool_id": "general", "billing_mode": "live", "status": "pending", "list_micro": 100,
         "discount_bps": 1000, "max_discount_micro": 10, "discount_micro": 10, "community_id": "guild", "tier": "gold",
-        "held_micro": 90, "expires_at_us": 3000, "description": None, "metadata": None, "created_at_us": 2000,
+        "held_micro": 90, "expires_at_us": 3000, "description": None, "metadata": None, "created_by": "service:g",
+        "created_at_us": 2000,
     },
     "reservation_lots": {"reservation_id": 1, "position": 2, "lot_id": 6, "reserved_micro": 10},
     "credit_debts": {"account_id": 1, "reservation_id": 2, "original_micro": 10, "paid_micro": 0, "created_at_us": 2000},
@@ -103,6 +104,10 @@ VALID: dict[str, dict[str, object]] = {
     "revoked_tokens": {"token_id": "token-2", "revoked_at_us": 2000},
     "revoked_subjects": {"sub": "eve", "issued_before_us": 1500, "revoked_at_us": 2000},
 }  # fmt: skip
+
+
+RELEASED = {"status": "released", "released_micro": 300, "closed_at_us": 2000}
+NO_CALLERS = ("", "gateway", "service:", "admin:", "Service:x", "root:x", " admin:x", "service:" + "x" * 129)
 
 
 def insert(table: str, **changes: object) -> str:
@@ -246,6 +251,7 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("reservation_lots_hold_something", "reservation_lots", {"reserved_micro": 0}),
         ("debts_original_is_positive", "credit_debts", {"original_micro": 0}),
         ("debts_begin_unpaid", "credit_debts", {"paid_micro": 1}),
+        ("debts_begin_unpaid", "credit_debts", {"forgiven_lot_id": 3}),
         ("debts_one_per_reservation", "credit_debts", {"reservation_id": 3}),
         ("entries_name_a_lot_unless_none_moves", "credit_ledger", {"lot_id": None}),
         ("entries_times_do_not_decrease", "credit_ledger", {"created_at_us": 1169}),
@@ -345,6 +351,12 @@ def _changes_of_lots_and_debts_that_are_refused() -> Iterator[Case]:
         yield name, (f"UPDATE credit_lots SET {changes}",)
     yield "debts_are_not_paid_beyond_what_is_owed", (update("credit_debts", 1, paid_micro=61),)
     yield "debts_are_only_ever_paid", (update("credit_debts", 1, paid_micro=39),)
+    yield "debts_are_forgiven_wholly", (update("credit_debts", 1, forgiven_lot_id=3),)
+    forgiven = update("credit_debts", 1, paid_micro=60, forgiven_lot_id=3)
+    for lot_id in (None, 2):
+        yield "debts_are_only_ever_paid", (forgiven, update("credit_debts", 1, forgiven_lot_id=lot_id))
+    other = insert("credit_debts", id=2)
+    yield "debts_one_per_forgiving_lot", (forgiven, other, update("credit_debts", 2, paid_micro=10, forgiven_lot_id=3))
 
 
 def _memberships_that_are_refused() -> Iterator[Case]:
@@ -406,12 +418,22 @@ def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
         (once, {"released_micro": 300}),
         (once, {"status": "released", "released_micro": 300}),
         (once, {"status": "released", "closed_at_us": 2000}),
+        ("reservations_name_another_caller_that_closed_them", {"closed_by": "admin:op"}),
+        ("reservations_name_another_caller_that_closed_them", RELEASED | {"status": "expired", "closed_by": "admin:op"}),
+        ("reservations_name_another_caller_that_closed_them", RELEASED | {"closed_by": "service:g"}),
+        *(("reservations_are_closed_by_a_service_or_an_admin", RELEASED | {"closed_by": by}) for by in NO_CALLERS),
     ]
     for name, changes in table:
         yield name, (update("credit_reservations", 1, **changes),)
     for row_id in (2, 3, 5, 6):
         again = update("credit_reservations", row_id, status="pending", released_micro=None, closed_at_us=None)
         yield "reservations_close_once", (again,)
+        yield "reservations_close_once", (update("credit_reservations", row_id, closed_by="admin:other"),)
+
+
+def _callers_that_are_refused() -> Iterator[Case]:
+    for by in NO_CALLERS:
+        yield "reservations_are_created_by_a_service_or_an_admin", (insert("credit_reservations", created_by=by),)
 
 
 def _changes_of_campaigns_that_are_refused() -> Iterator[Case]:
@@ -695,7 +717,7 @@ def _rows_that_stay() -> Iterator[Case]:
             created_at_us"""),
         ("credit_reservations", "reservations_terms_are_fixed", 1,
          """id account_id pool_id billing_mode list_micro discount_bps max_discount_micro discount_micro community_id tier
-            held_micro expires_at_us description metadata created_at_us"""),
+            held_micro expires_at_us description metadata created_by created_at_us"""),
         ("credit_grants", "grants_terms_are_fixed", 1,
          "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us"),
         ("credit_debts", "debts_are_only_ever_paid", 1, "id account_id reservation_id original_micro created_at_us"),
@@ -707,6 +729,7 @@ def _rows_that_stay() -> Iterator[Case]:
 CASES: list[Case] = [
     *_rows_that_a_check_refuses(),
     *_changes_of_lots_and_debts_that_are_refused(),
+    *_callers_that_are_refused(),
     *_memberships_that_are_refused(),
     *_webhooks_that_are_refused(),
     *_changes_of_reservations_that_are_refused(),
@@ -910,6 +933,11 @@ ACCEPTED = [
     update("credit_campaigns", 1, pool_id="gpu", per_wallet_cap_micro=0, campaign_type="referral", starts_at_us=1),
     *(update("credit_campaigns", CAMPAIGNS[before], status=after) for before, after in sorted(LIFE_CYCLE)),
     update("credit_debts", 1, paid_micro=60),
+    update("credit_debts", 1, paid_micro=60, forgiven_lot_id=3),
+    update("credit_reservations", 1, **RELEASED),
+    update("credit_reservations", 1, **RELEASED, closed_by="admin:" + "x" * 128),
+    insert("credit_reservations", created_by="service:" + "x" * 128),
+    insert("credit_reservations", created_by="admin:\t"),
     insert("thresholds", pool_id="g" * 64, below_micro=MAX, recovered_micro=MAX, position=20, is_below=1),
     "UPDATE thresholds SET is_below = 1 WHERE position = 1 AND account_id = 1",
     "DELETE FROM thresholds WHERE account_id = 2",

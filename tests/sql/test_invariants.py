@@ -61,12 +61,12 @@ HARMS: dict[str, list[tuple[str, list[int]]]] = {
     "debts_are_what_the_entries_say": [
         ("UPDATE credit_debts SET paid_micro = 41", [2]),
         ("UPDATE credit_debts SET original_micro = 61", [2]),
-        ("INSERT INTO credit_debts VALUES (2, 1, 2, 10, 0, 1)", [1]),
+        ("INSERT INTO credit_debts VALUES (2, 1, 2, 10, 0, NULL, 1)", [1]),
         ("DELETE FROM credit_ledger WHERE entry_type = 'debt_incurred'", [2]),
         ("DELETE FROM credit_ledger WHERE entry_type = 'debt_paid'", [2]),
         ("DELETE FROM credit_debts", [2]),
         ("UPDATE credit_debts SET paid_micro = 61", [2]),
-        (f"INSERT INTO credit_debts VALUES (2, 2, 1, {MAX}, 0, 1), (3, 2, 2, {MAX}, {MAX}, 1)", [2]),
+        (f"INSERT INTO credit_debts VALUES (2, 2, 1, {MAX}, 0, NULL, 1), (3, 2, 2, {MAX}, {MAX}, NULL, 1)", [2]),
     ],
     "thresholds_are_on_the_side_of_their_balance": [
         ("UPDATE thresholds SET is_below = 1 WHERE below_micro = 600", [1]),

@@ -30,6 +30,10 @@ SCANS = {
         "revoked_tokens",
         "SCAN revoked_tokens USING COVERING INDEX revoked_tokens_twice",
     ): "the whole deny list is what a start loads, and it is pruned",
+    (
+        "revoked_subjects",
+        "SCAN revoked_subjects USING COVERING INDEX revoked_subjects_twice",
+    ): "the same",
     ("newest_running_time", "SCAN idempotency_keys"): "one row: the last by rowid",
     ("prune_keys", "SCAN idempotency_keys"): "the first rows by rowid, up to LIMIT",
     ("balance_at", "SCAN o"): "the overdue reservations of one account, chosen by index just before",

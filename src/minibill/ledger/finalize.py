@@ -39,7 +39,7 @@ def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
 
 
 def finalize(
-    conn: sqlite3.Connection, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, now_us: int
+    conn: sqlite3.Connection, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, closed_by: str, now_us: int
 ) -> Outcome:
     """Charges a reservation with what the work cost and gives the rest back; again with the same cost is the same answer.
 
@@ -72,6 +72,7 @@ def finalize(
         finalized_micro=charged.finalized_micro,
         overrun_micro=charged.overrun_micro,
         absorbed_micro=charged.absorbed_micro,
+        closed_by=closed_by,
         now_us=now_us,
     )
     memory_of(conn).drop_hold(row.id)
@@ -81,7 +82,7 @@ def finalize(
     return Outcome(200, answer, "reservation.finalize", "reservation", reservation_id, details)
 
 
-def release(conn: sqlite3.Connection, *, reservation_id: str, now_us: int) -> Outcome:
+def release(conn: sqlite3.Connection, *, reservation_id: str, closed_by: str, now_us: int) -> Outcome:
     """Gives all of a reservation back; again is the same answer.
 
     Raises `ReservationNotFound`, `ReservationNotPending` once it is finalized or overdue, and `ExpiryDue`. Source: contract,
@@ -94,7 +95,7 @@ def release(conn: sqlite3.Connection, *, reservation_id: str, now_us: int) -> Ou
         _require_pending(row)
         movements = _spend_and_return(conn, hold, 0, now_us=now_us)
         post(conn, movements, balances=balances, now_us=now_us)
-        SQL.end_reservations.run(conn, reservation_id=row.id, status="released", now_us=now_us)
+        SQL.release_reservation.run(conn, reservation_id=row.id, closed_by=closed_by, now_us=now_us)
         memory_of(conn).drop_hold(row.id)
         hold.spender.has_ended_a_reservation()
     account_id = ids.encode(ids.ACCOUNT, row.account_id)

@@ -95,12 +95,15 @@ class ReservationRow(msgspec.Struct, gc=False):
     tier: str | None
     held_micro: int
     expires_at_us: int
+    created_by: str
     created_at_us: int
     actual_cost_micro: int | None = None
     finalized_micro: int | None = None
     released_micro: int | None = None
     overrun_micro: int | None = None
     absorbed_micro: int | None = None
+    # Another caller than `created_by`; None: the same one, or nobody.
+    closed_by: str | None = None
     closed_at_us: int | None = None
 
     @property

@@ -126,11 +126,17 @@ def load_holdings(conn: sqlite3.Connection, account_ids: Collection[int], pool_i
 
 
 def insert_lots(
-    conn: sqlite3.Connection, lots: list[NewLot], *, holdings: dict[int, Holdings], now_us: int
+    conn: sqlite3.Connection,
+    lots: list[NewLot],
+    *,
+    holdings: dict[int, Holdings],
+    only_debt: int | None = None,
+    now_us: int,
 ) -> tuple[int, Balances]:
     """Make lots and their entries, and pay open debts; return the first key, which the others follow, and the new balances.
 
-    Each account receives one lot; `holdings` are those of its pool. Raises `AmountTooLarge` when an account would hold more
+    Each account receives one lot; `holdings` are those of its pool. With `only_debt` the lots pay that debt and no other.
+    Raises `AmountTooLarge` when an account would hold more
     than 2^63-1. What is due on the accounts must be settled.
     """
     _require_room(lots, holdings)
@@ -156,7 +162,7 @@ def insert_lots(
     payable = [
         PayableLot(lot_id, lot.account_id, lot.pool_id, lot.amount_micro) for lot_id, lot in enumerate(lots, first_id)
     ]
-    movements += pay_debts(conn, payable)
+    movements += pay_debts(conn, payable, only=only_debt)
     post(conn, movements, balances=balances, now_us=now_us)
     return first_id, balances
 

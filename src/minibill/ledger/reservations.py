@@ -37,6 +37,9 @@ DISCOUNTS = queries("discounts")
 
 DEFAULT_TTL_SECONDS = 300
 
+# The others are pending or have expired.
+_CLOSED_BY_A_CALLER = ("finalized", "released")
+
 
 def reserve(
     conn: sqlite3.Connection,
@@ -50,6 +53,7 @@ def reserve(
     description: str | None,
     metadata: str | None,
     ceiling_micro: int,
+    created_by: str,
     explain: bool = False,
     now_us: int,
 ) -> Outcome:
@@ -103,7 +107,8 @@ def reserve(
     expires_at_us = now_us + ttl_seconds * US_PER_SECOND
     row = ReservationRow(
         0, key, pool_id, billing_mode, "pending", list_micro, discount.rate_bps, discount.max_discount_micro,
-        discount_micro, discount.community_id, discount.tier, held_micro, expires_at_us, now_us,
+        discount_micro, discount.community_id, discount.tier, held_micro, expires_at_us, created_by,
+        now_us,
     )  # fmt: skip
     row.id = reservation_id = _insert(conn, row, description, metadata)
     if billing_mode == "shadow":
@@ -186,6 +191,8 @@ def reservation_answer(row: ReservationRow, lots: list[Row], *, now_us: int) -> 
         absorbed_micro=_optional_micro(row.absorbed_micro),
         finalized_at=optional_time(row.closed_at_us) if row.status == "finalized" else None,
         created_at=format_time(row.created_at_us),
+        created_by=row.created_by,
+        closed_by=(row.closed_by or row.created_by) if row.status in _CLOSED_BY_A_CALLER else None,
     )
 
 
@@ -247,6 +254,7 @@ def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | No
         "list_micro": row.list_micro,
         "held_micro": row.held_micro,
         "expires_at_us": row.expires_at_us,
+        "created_by": row.created_by,
         "now_us": row.created_at_us,
     }
     new = next_ids(conn)

@@ -11,7 +11,7 @@ from minibill.client.ask import (
     time,
 )
 from minibill.reconcile.report import Report
-from minibill.structs import AcceptedClock, AuditRow, Now, RevokedToken
+from minibill.structs import AcceptedClock, AuditRow, Now, RevokedToken, RevokedTokens
 
 T = TypeVar("T")
 
@@ -43,6 +43,13 @@ class AsyncMethods(AsyncAccounts, AsyncCampaigns, AsyncFeed):
         """Refuses a token from now on."""
         route, segments = "/tokens/{token_id}/revoke", {"token_id": token_id}
         return await self._write(RevokedToken, "POST", route, segments, {}, key, dry_run=dry_run)
+
+    async def revoke_tokens(
+        self, sub: str, issued_before: datetime | str, *, key: str | None = None, dry_run: bool = False
+    ) -> RevokedTokens:
+        """Rejects all tokens of a `sub` that were issued before a time."""
+        body = {"sub": sub, "issuedBefore": time(issued_before)}
+        return await self._write(RevokedTokens, "POST", "/tokens/revoke", {}, body, key, dry_run=dry_run)
 
     async def last_reconciliation(self) -> Report:
         """The report of the last reconciliation."""

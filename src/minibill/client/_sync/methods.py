@@ -13,7 +13,7 @@ from minibill.client.ask import (
     time,
 )
 from minibill.reconcile.report import Report
-from minibill.structs import AcceptedClock, AuditRow, Now, RevokedToken
+from minibill.structs import AcceptedClock, AuditRow, Now, RevokedToken, RevokedTokens
 
 T = TypeVar("T")
 
@@ -45,6 +45,13 @@ class Methods(Accounts, Campaigns, Feed):
         """Refuses a token from now on."""
         route, segments = "/tokens/{token_id}/revoke", {"token_id": token_id}
         return self._write(RevokedToken, "POST", route, segments, {}, key, dry_run=dry_run)
+
+    def revoke_tokens(
+        self, sub: str, issued_before: datetime | str, *, key: str | None = None, dry_run: bool = False
+    ) -> RevokedTokens:
+        """Rejects all tokens of a `sub` that were issued before a time."""
+        body = {"sub": sub, "issuedBefore": time(issued_before)}
+        return self._write(RevokedTokens, "POST", "/tokens/revoke", {}, body, key, dry_run=dry_run)
 
     def last_reconciliation(self) -> Report:
         """The report of the last reconciliation."""
