@@ -11,7 +11,7 @@ from minibill.cors import parse_origins
 from minibill.money import MAX_MICRO
 
 SECRET_BYTES_MIN = 32
-BILLING_MODES = ("live", "soft", "shadow")
+MODES = ("live", "soft", "shadow")
 
 
 class ConfigurationError(Exception):
@@ -111,8 +111,8 @@ def _addresses(value: str) -> str:
 def _modes(value: str) -> tuple[str, ...]:
     named = tuple(mode.strip() for mode in value.split(","))
     for mode in named:
-        if mode not in BILLING_MODES:
-            raise ValueError(f"must be of {', '.join(BILLING_MODES)}, separated by commas; {mode!r} is none")
+        if mode not in MODES:
+            raise ValueError(f"must be of {', '.join(MODES)}, separated by commas; {mode!r} is none")
     return named
 
 
@@ -144,7 +144,7 @@ SETTINGS = (
     Setting("MINIBILL_SERVICE_RATE_PER_MINUTE", "service_rate_per_minute", "0", "requests a minute",
             "per service; 0 for no limit", _whole(0, 100_000_000)),
     Setting("MINIBILL_BILLING_MODE", "billing_mode", "live", "live, soft or shadow",
-            "how a reservation that names no mode is charged", _one_of(*BILLING_MODES)),
+            "how a reservation that names no mode is charged", _one_of(*MODES)),
     Setting("MINIBILL_SERVICE_BILLING_MODES", "service_billing_modes", "", "modes, separated by commas",
             "those that a service may name itself; by default only MINIBILL_BILLING_MODE", _modes),
     Setting("MINIBILL_CEILING_MICRO", "ceiling_micro", "1000000000000", "micro-units",
