@@ -124,6 +124,11 @@ def live(api: Api) -> None:
     done(api.finalize(api.reserve(guild, 50, billingMode="shadow"), 70))
     done(api.release(api.reserve(guild, 60, billingMode="shadow")))
     api.mint(poor, 333)
+    # Closed by another caller, and a debt that is written off.
+    done(api.post(f"/reservations/{api.reserve(rich, 90)}/release"))
+    done(api.finalize(api.reserve(poor, 0, billingMode="soft"), 77))
+    debt = api.get(f"/accounts/{poor}/debts")["items"][-1]["debtId"]
+    done(api.post(f"/accounts/{poor}/debts/{debt}/forgive", {"reason": "our mistake"}))
     api.reserve(rich, 5_000, ttlSeconds=20)
     api.reserve(rich, 6_000)
 
@@ -144,6 +149,7 @@ def live(api: Api) -> None:
     done(api.post(f"/campaigns/{api.campaign()}/pause"))
     done(api.post(f"/campaigns/{api.campaign()}/complete"))
     done(api.post(f"/tokens/token-of-{guild}/revoke"))
+    done(api.post("/tokens/revoke", {"sub": f"owner of {guild}", "issuedBefore": "2026-01-01T00:00:00Z"}))
     done(api.post("/reconciliation"))
     api.mint(rich, 1)
 
