@@ -151,10 +151,12 @@ WHEN NEW.status = 'revoked'
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'grant.revoked', NEW.account_id, NEW.campaign_id,
-           json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
-                      NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
+           json_array(NEW.id, NEW.campaign_id, NEW.account_id, a.entity_type, a.entity_id, NEW.lot_id, NEW.amount_micro,
+                      NEW.status, NEW.grant_formula, NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro,
+                      NEW.revoke_reason),
            NEW.revoked_at_us
-      FROM events_end;
+      FROM events_end
+      JOIN credit_accounts a ON a.id = NEW.account_id;
 END;
 
 -- After the entries of the lot that writes it off.

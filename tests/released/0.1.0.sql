@@ -141,6 +141,14 @@ CREATE TABLE credit_reservations (
     description        TEXT,
     metadata           TEXT
         CONSTRAINT reservations_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    -- The caller that created it, as `service:SUB` or `admin:SUB`.
+    created_by         TEXT NOT NULL
+        CONSTRAINT reservations_are_created_by_a_service_or_an_admin
+        CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
+    -- The caller that finalized or released it, where that is another; NULL: the same, or it is pending or has expired.
+    closed_by          TEXT
+        CONSTRAINT reservations_are_closed_by_a_service_or_an_admin
+        CHECK (length(closed_by) <= 136 AND (closed_by GLOB 'service:?*' OR closed_by GLOB 'admin:?*')),
     -- NULL all five: not finalized.
     actual_cost_micro  INTEGER CONSTRAINT reservations_actual_cost_is_not_negative CHECK (actual_cost_micro >= 0),
     finalized_micro    INTEGER
@@ -154,6 +162,8 @@ CREATE TABLE credit_reservations (
     created_at_us      INTEGER NOT NULL,
     CONSTRAINT reservations_are_closed_once_they_are_not_pending
         CHECK ((status = 'pending') = (closed_at_us IS NULL) AND (status = 'pending') = (released_micro IS NULL)),
+    CONSTRAINT reservations_name_another_caller_that_closed_them
+        CHECK (closed_by IS NULL OR (closed_by <> created_by AND (status = 'finalized' OR status = 'released'))),
     CONSTRAINT reservations_have_a_cost_when_they_are_finalized
         CHECK ((status = 'finalized') = (actual_cost_micro IS NOT NULL)
                AND (status = 'finalized') = (finalized_micro IS NOT NULL)
@@ -185,6 +195,9 @@ CREATE TABLE credit_debts (
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
         CONSTRAINT debts_are_not_paid_beyond_what_is_owed CHECK (paid_micro BETWEEN 0 AND original_micro),
+    -- The lot that wrote off what was left of it; NULL: it was not written off.
+    forgiven_lot_id INTEGER REFERENCES credit_lots (id)
+        CONSTRAINT debts_are_forgiven_wholly CHECK (forgiven_lot_id IS NULL OR paid_micro = original_micro),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE credit_ledger (
@@ -399,6 +412,13 @@ CREATE TABLE revoked_tokens (
         CONSTRAINT revoked_tokens_id_has_1_to_255_characters CHECK (length(token_id) BETWEEN 1 AND 255),
     revoked_at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE revoked_subjects (
+    sub              TEXT NOT NULL PRIMARY KEY
+        CONSTRAINT revoked_subjects_sub_has_1_to_128_characters CHECK (length(sub) BETWEEN 1 AND 128),
+    -- By the wall clock, as the times in tokens.
+    issued_before_us INTEGER NOT NULL,
+    revoked_at_us    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE thresholds (
     account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
     pool_id         TEXT NOT NULL
@@ -421,8 +441,8 @@ CREATE TABLE events (
     type           TEXT NOT NULL
         CONSTRAINT events_type_is_known
         CHECK (type IN ('account.opened', 'campaign.created', 'campaign.edited', 'campaign.activated', 'campaign.paused',
-                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'grant.revoked', 'threshold.below',
-                        'threshold.recovered')),
+                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'debt.forgiven', 'grant.revoked',
+                        'threshold.below', 'threshold.recovered')),
     -- NULL each: it is about none.
     account_id     INTEGER REFERENCES credit_accounts (id),
     campaign_id    INTEGER REFERENCES credit_campaigns (id),
@@ -490,8 +510,8 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', '23e30c1b73d37215791d0515d14084651d65a3e1d9f70dc50a5c29547884a24a', 0);
-INSERT INTO schema_migrations VALUES (2, 'events', 'ff6f21ce366e3e44a7d764a959248a978a748f7a822c492868854b68fab8429b', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', '13d19f2ea7ddb5189edd86b9c8fbdc97fd758a0d9aef2c9c2e94188ea6defdb2', 0);
+INSERT INTO schema_migrations VALUES (2, 'events', '979ce7179a4c75ab35985b51a5ec74b712a9f4a0f6be6105677e5a51de637d4f', 0);
 INSERT INTO schema_migrations VALUES (3, 'webhooks', '9986de02c5a8770b4236ec14988fda8d126d2b99c4e1ba75f1ea5eca0485d6bd', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
@@ -506,16 +526,16 @@ INSERT INTO discount_tiers VALUES ('guild', 'gold', 1, 1000, 50);
 INSERT INTO discount_tiers VALUES ('guild', 'silver', 2, 500, NULL);
 INSERT INTO memberships VALUES (1, 1, 'guild', 'gold', NULL);
 INSERT INTO memberships VALUES (2, 2, 'guild', 'silver', 1500);
-INSERT INTO credit_reservations VALUES (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020);
-INSERT INTO credit_reservations VALUES (2, 1, 'general', 'live', 'finalized', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 166, 150, 0, 0, 30, 1050, 1030);
-INSERT INTO credit_reservations VALUES (3, 2, 'general', 'soft', 'finalized', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 160, 100, 60, 0, 0, 1090, 1080);
-INSERT INTO credit_reservations VALUES (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1170);
-INSERT INTO credit_reservations VALUES (5, 1, 'general', 'live', 'released', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, NULL, NULL, NULL, NULL, 0, 1050, 1020);
-INSERT INTO credit_reservations VALUES (6, 1, 'general', 'live', 'expired', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, NULL, NULL, NULL, NULL, 0, 9000, 1020);
+INSERT INTO credit_reservations VALUES (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020);
+INSERT INTO credit_reservations VALUES (2, 1, 'general', 'live', 'finalized', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 'service:g', NULL, 166, 150, 0, 0, 30, 1050, 1030);
+INSERT INTO credit_reservations VALUES (3, 2, 'general', 'soft', 'finalized', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 'service:g', NULL, 160, 100, 60, 0, 0, 1090, 1080);
+INSERT INTO credit_reservations VALUES (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1170);
+INSERT INTO credit_reservations VALUES (5, 1, 'general', 'live', 'released', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, 0, 1050, 1020);
+INSERT INTO credit_reservations VALUES (6, 1, 'general', 'live', 'expired', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, 0, 9000, 1020);
 INSERT INTO reservation_lots VALUES (1, 1, 1, 300);
 INSERT INTO reservation_lots VALUES (2, 1, 1, 180);
 INSERT INTO reservation_lots VALUES (3, 1, 2, 100);
-INSERT INTO credit_debts VALUES (1, 2, 3, 60, 40, 1090);
+INSERT INTO credit_debts VALUES (1, 2, 3, 60, 40, NULL, 1090);
 INSERT INTO credit_ledger VALUES (1, 1, 'general', 1, 'deposit', 1, NULL, 1000, 1000, 0, 1000, 0, NULL, NULL, 1010);
 INSERT INTO credit_ledger VALUES (2, 1, 'general', 2, 'reserve', 1, 1, -300, -300, 300, 700, 300, NULL, NULL, 1020);
 INSERT INTO credit_ledger VALUES (3, 1, 'general', 3, 'reserve', 1, 2, -180, -180, 180, 520, 480, NULL, NULL, 1030);
@@ -562,6 +582,7 @@ INSERT INTO book_head VALUES (1, 0, 0);
 INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'1FE3F7579B11A70799A8A37E5B1FFA2502213BF181D6298A70D9D775AEB2FB14');
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000, 3294442192);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
+INSERT INTO revoked_subjects VALUES ('mallory', 1000, 1000);
 INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0);
 INSERT INTO thresholds VALUES (1, 'general', 700, 800, 2, 1);
 INSERT INTO thresholds VALUES (2, 'gpu', 5, 5, 1, 1);
@@ -585,7 +606,7 @@ INSERT INTO events VALUES (17, 0, 'campaign.activated', NULL, 8, '[8,"Over",null
 INSERT INTO events VALUES (18, 0, 'campaign.paused', NULL, 3, '[3,"Paused",null,"loyalty","paused",1000,0,"fixed_amount",null,"general",500,300,9000,60,0,"op",200,200]', 200);
 INSERT INTO events VALUES (19, 0, 'campaign.completed', NULL, 4, '[4,"Completed",null,"referral","completed",1000,0,"tiered",null,"general",500,null,null,null,0,"op",200,200]', 200);
 INSERT INTO events VALUES (20, 0, 'campaign.expired', NULL, 5, '[5,"Expired",null,"promotional","expired",1000,0,"fixed_amount",null,"general",500,null,260,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '[2,2,3,4,100,"revoked","fixed_amount","{\"lossMicro\":\"100\"}",1130,1140,100,"a mistake"]', 1140);
+INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '[2,2,3,"community","guild",4,100,"revoked","fixed_amount","{\"lossMicro\":\"100\"}",1130,1140,100,"a mistake"]', 1140);
 INSERT INTO webhooks VALUES (1, 'https://example.com/hook', '["ledger.*"]', NULL, 1, 1, NULL, 16, 5, NULL, 1, 1200, 1200);
 CREATE TRIGGER epochs_follow_each_other BEFORE INSERT ON book_epochs
 WHEN NEW.number <= coalesce((SELECT max(number) FROM book_epochs), 1)
@@ -669,16 +690,18 @@ CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE statu
 CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
 CREATE INDEX reservations_ends_twice ON credit_reservations (closed_at_us, actual_cost_micro)
     WHERE closed_at_us IS NOT NULL AND (held_micro = 0 OR billing_mode = 'shadow' OR discount_bps > 0);
+CREATE INDEX reservations_closed_by_twice ON credit_reservations (closed_by) WHERE closed_by IS NOT NULL;
 CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
 CREATE TRIGGER reservations_terms_are_fixed
 BEFORE UPDATE OF id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro,
-                 community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us
+                 community_id, tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us
 ON credit_reservations
 BEGIN SELECT RAISE(ABORT, 'reservations_terms_are_fixed'); END;
 CREATE TRIGGER reservations_close_once
-BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_at_us
+BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_by,
+                 closed_at_us
 ON credit_reservations
 WHEN OLD.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_close_once'); END;
@@ -689,9 +712,12 @@ BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_changed'); END;
 CREATE TRIGGER reservation_lots_are_never_deleted BEFORE DELETE ON reservation_lots
 BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_deleted'); END;
 CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id);
+CREATE UNIQUE INDEX debts_one_per_forgiving_lot ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+CREATE INDEX debts_twice ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+CREATE INDEX debts_by_account ON credit_debts (account_id);
 CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro < original_micro;
 CREATE TRIGGER debts_begin_unpaid BEFORE INSERT ON credit_debts
-WHEN NEW.paid_micro <> 0
+WHEN NEW.paid_micro <> 0 OR NEW.forgiven_lot_id IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'debts_begin_unpaid'); END;
 CREATE TRIGGER debts_are_only_ever_paid BEFORE UPDATE ON credit_debts
 WHEN NEW.paid_micro < OLD.paid_micro
@@ -699,6 +725,7 @@ WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.account_id <> OLD.account_id
   OR NEW.reservation_id <> OLD.reservation_id
   OR NEW.original_micro <> OLD.original_micro
+  OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
 BEGIN SELECT RAISE(ABORT, 'debts_are_only_ever_paid'); END;
 CREATE TRIGGER debts_are_never_deleted BEFORE DELETE ON credit_debts
@@ -922,6 +949,10 @@ CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (call
 CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotency_keys
 BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;
 CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
+CREATE INDEX revoked_subjects_twice ON revoked_subjects (revoked_at_us, issued_before_us);
+CREATE TRIGGER revoked_subjects_take_nothing_back BEFORE UPDATE ON revoked_subjects
+WHEN NEW.sub <> OLD.sub OR NEW.issued_before_us < OLD.issued_before_us OR NEW.revoked_at_us < OLD.revoked_at_us
+BEGIN SELECT RAISE(ABORT, 'revoked_subjects_take_nothing_back'); END;
 CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
 CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_micro, is_below);
 CREATE INDEX events_by_entry ON events (after_entry_id);
@@ -1007,10 +1038,24 @@ WHEN NEW.status = 'revoked'
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'grant.revoked', NEW.account_id, NEW.campaign_id,
-           json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
-                      NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
+           json_array(NEW.id, NEW.campaign_id, NEW.account_id, a.entity_type, a.entity_id, NEW.lot_id, NEW.amount_micro,
+                      NEW.status, NEW.grant_formula, NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro,
+                      NEW.revoke_reason),
            NEW.revoked_at_us
-      FROM events_end;
+      FROM events_end
+      JOIN credit_accounts a ON a.id = NEW.account_id;
+END;
+CREATE TRIGGER debts_that_are_forgiven_are_told AFTER UPDATE OF forgiven_lot_id ON credit_debts
+WHEN NEW.forgiven_lot_id IS NOT NULL
+BEGIN
+    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT (SELECT coalesce(max(id), 0) FROM credit_ledger), 'debt.forgiven', NEW.account_id, NULL,
+           json_array(NEW.id, NEW.account_id, r.pool_id, NEW.reservation_id, NEW.original_micro, NEW.paid_micro,
+                      NEW.created_at_us),
+           l.created_at_us
+      FROM credit_lots l
+      JOIN credit_reservations r ON r.id = NEW.reservation_id
+     WHERE l.id = NEW.forgiven_lot_id;
 END;
 CREATE VIEW thresholds_crossed AS
 SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at_us
