@@ -60,9 +60,17 @@ class Filler:
         held = await self.write(
             reserve, CALLER, account_id=ids.encode(ids.ACCOUNT, number_ + 1), entity=None, pool_id="general", list_micro=100,
             ttl_seconds=300, billing_mode="live", description=None, metadata=None, ceiling_micro=CEILING_MICRO,
+            created_by=CALLER.name,
         )  # fmt: skip
         reservation = held["reservationId"]
-        await self.write(finalize, CALLER, reservation_id=reservation, actual_cost_micro=60, ceiling_micro=CEILING_MICRO)
+        await self.write(
+            finalize,
+            CALLER,
+            reservation_id=reservation,
+            actual_cost_micro=60,
+            ceiling_micro=CEILING_MICRO,
+            closed_by=CALLER.name,
+        )
 
     async def campaign(self) -> str:
         """An active campaign without a limit that matters."""

@@ -129,7 +129,7 @@ class InProcess:
 
     async def _pay(self, campaign_id: str, body: bytes, key: str) -> Paid:
         items = read_items(_BODY.decode(body))
-        own_key = Key(self._caller.name, key, fingerprint("POST", campaign_id, body))
+        own_key = Key(self._caller.name, key, fingerprint("POST", campaign_id.encode(), b"", body))
         began_s = time.perf_counter()
         written = await self._book.write(
             pay_batch,

@@ -194,8 +194,8 @@ def _statements(count: int) -> Iterator[str]:
     for turn in range(SPENDS):
         at_us, reservation = 2002 + 3 * turn, f"x + 1 + {turn * count}"
         yield f"""INSERT INTO credit_reservations SELECT {reservation}, x + 1, 'general', 'live', 'finalized', {HELD}, 0,
-                  NULL, 0, NULL, NULL, {HELD}, 9000000, NULL, NULL, {COST}, {COST}, 0, 0, {HELD - COST}, {at_us + 1}, {at_us}
-                  FROM n"""
+                  NULL, 0, NULL, NULL, {HELD}, 9000000, NULL, NULL, 'service:bench', NULL, {COST}, {COST}, 0, 0,
+                  {HELD - COST}, {at_us + 1}, {at_us} FROM n"""
         yield f"INSERT INTO reservation_lots SELECT {reservation}, 1, x + 1, {HELD} FROM n"
         first, seq, before = (2 + 3 * turn) * count, 3 + 3 * turn, DEPOSIT + GRANT - turn * COST
         left, back = before - HELD, HELD - COST

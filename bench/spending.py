@@ -218,9 +218,9 @@ def _run_pairs(conn: sqlite3.Connection, pairs: int) -> None:
         for count in range(begin, min(begin + SPENDERS // 2, pairs)):
             reserved = run(
                 reserve, f"r{count}", account_id=ACCOUNT, entity=None, pool_id="general", list_micro=100, ttl_seconds=300,
-                billing_mode="live", description=None, metadata=None,
+                created_by=CALLER.name, billing_mode="live", description=None, metadata=None,
             )  # fmt: skip
-            run(finalize, f"f{count}", reservation_id=reserved.reservation_id, actual_cost_micro=60)
+            run(finalize, f"f{count}", reservation_id=reserved.reservation_id, actual_cost_micro=60, closed_by=CALLER.name)
         conn.execute("COMMIT")
 
 
@@ -262,7 +262,7 @@ async def _mint(book: Book, account_id: str, amount_micro: int) -> None:
 async def _reserve(book: Book, amount_micro: int, key: str) -> str:
     body = await _write(
         book, reserve, key, account_id=ACCOUNT, entity=None, pool_id="general", list_micro=amount_micro, ttl_seconds=300,
-        billing_mode="live", description=None, metadata=None, ceiling_micro=CEILING_MICRO,
+        billing_mode="live", description=None, metadata=None, ceiling_micro=CEILING_MICRO, created_by=CALLER.name,
     )  # fmt: skip
     reservation_id: str = msgspec.json.decode(body)["reservationId"]
     return reservation_id
@@ -270,5 +270,6 @@ async def _reserve(book: Book, amount_micro: int, key: str) -> str:
 
 async def _finalize(book: Book, reservation_id: str, cost_micro: int, key: str) -> None:
     await _write(
-        book, finalize, key, reservation_id=reservation_id, actual_cost_micro=cost_micro, ceiling_micro=CEILING_MICRO
+        book, finalize, key, reservation_id=reservation_id, actual_cost_micro=cost_micro, ceiling_micro=CEILING_MICRO,
+        closed_by=CALLER.name,
     )  # fmt: skip

@@ -64,7 +64,26 @@ SELECT 'entry_' AS kind, after_entry_id AS id
     SELECT after_entry_id, lag(after_entry_id, 1, 0) OVER (ORDER BY id) AS before_entry_id
       FROM events)
  WHERE after_entry_id < before_entry_id
-    OR after_entry_id > (SELECT coalesce(max(id), 0) FROM credit_ledger);
+    OR after_entry_id > (SELECT after_entry_id FROM events_end);
+
+-- name: rows_have_ids_of_an_epoch
+-- No row has an id that an epoch skipped, which a lost copy of the book may have issued. A debt is named by its reservation,
+-- an event by the entry that it comes after.
+SELECT 'acct_' AS kind, r.id FROM book_epochs b JOIN credit_accounts r ON r.id > b.accounts AND r.id <= b.base_id
+ UNION ALL
+SELECT 'lot_', r.id FROM book_epochs b JOIN credit_lots r ON r.id > b.lots AND r.id <= b.base_id
+ UNION ALL
+SELECT 'res_', r.id FROM book_epochs b JOIN credit_reservations r ON r.id > b.reservations AND r.id <= b.base_id
+ UNION ALL
+SELECT 'res_', r.reservation_id FROM book_epochs b JOIN credit_debts r ON r.id > b.debts AND r.id <= b.base_id
+ UNION ALL
+SELECT 'entry_', r.id FROM book_epochs b JOIN credit_ledger r ON r.id > b.entries AND r.id <= b.base_id
+ UNION ALL
+SELECT 'camp_', r.id FROM book_epochs b JOIN credit_campaigns r ON r.id > b.campaigns AND r.id <= b.base_id
+ UNION ALL
+SELECT 'grant_', r.id FROM book_epochs b JOIN credit_grants r ON r.id > b.grants AND r.id <= b.base_id
+ UNION ALL
+SELECT 'entry_', r.after_entry_id FROM book_epochs b JOIN events r ON r.id > b.events AND r.id <= b.base_id;
 
 -- name: entries_follow_the_one_before
 -- Joined to the one before by the unique index, which takes a third of the time of a window.
@@ -492,9 +511,11 @@ SELECT 'lot_' AS kind, l.id
 SELECT 'grant_' AS kind, e.data ->> 0 AS id
   FROM events e
   LEFT JOIN credit_grants g ON g.id = e.data ->> 0
+  LEFT JOIN credit_accounts a ON a.id = g.account_id
  WHERE e.type = 'grant.revoked'
-   AND e.data IS NOT json_array(g.id, g.campaign_id, g.account_id, g.lot_id, g.amount_micro, g.status, g.grant_formula,
-                                g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro, g.revoke_reason);
+   AND e.data IS NOT json_array(g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, g.amount_micro,
+                                g.status, g.grant_formula, g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro,
+                                g.revoke_reason);
 
 -- name: grants_that_were_revoked_have_events
 SELECT 'grant_' AS kind, g.id
@@ -506,8 +527,9 @@ SELECT 'grant_' AS kind, g.id
 -- ------------------------------------------------------------------------------------------------------- audit_chain --
 
 -- name: the_audit_log_holds_what_the_last_reconciliation_saw
--- Rows cut off at the end break no chain; but this row was there.
-SELECT 'audit_' AS kind, r.audit_seq AS id
+-- Rows cut off at the end break no chain; but this row was there. In the first epoch its id was its seq.
+SELECT iif(a.id IS NULL AND EXISTS (SELECT 1 FROM book_epochs), 'admin_audit_log', 'audit_') AS kind,
+       coalesce(a.id, r.audit_seq) AS id
   FROM reconciliations r
   LEFT JOIN admin_audit_log a ON a.seq = r.audit_seq
  WHERE r.audit_seq IS NOT NULL

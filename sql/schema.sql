@@ -7,6 +7,50 @@ CREATE TABLE schema_migrations (
     applied_at_us INTEGER NOT NULL
 ) STRICT;
 
+CREATE TABLE book_epochs (
+    base_id      INTEGER PRIMARY KEY,
+    number       INTEGER NOT NULL,
+    reason       TEXT NOT NULL
+        CONSTRAINT epochs_reason_is_known CHECK (reason IN ('restored', 'loss_accepted', 'anchor_missing')),
+    -- By the machine's clock.
+    began_at_us  INTEGER NOT NULL,
+    -- The newest id of each table when the epoch began; 0: the table was empty. No row ever has an id between this and the base.
+    accounts     INTEGER NOT NULL,
+    lots         INTEGER NOT NULL,
+    reservations INTEGER NOT NULL,
+    debts        INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    campaigns    INTEGER NOT NULL,
+    grants       INTEGER NOT NULL,
+    events       INTEGER NOT NULL,
+    CONSTRAINT epochs_begin_above_every_id
+        CHECK (base_id > max(accounts, lots, reservations, debts, entries, campaigns, grants, events))
+) STRICT;
+
+CREATE TRIGGER epochs_follow_each_other BEFORE INSERT ON book_epochs
+WHEN NEW.number <= coalesce((SELECT max(number) FROM book_epochs), 1)
+  OR NEW.base_id <= coalesce((SELECT max(base_id) FROM book_epochs), 0)
+BEGIN SELECT RAISE(ABORT, 'epochs_follow_each_other'); END;
+
+CREATE TRIGGER epochs_are_never_changed BEFORE UPDATE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_changed'); END;
+
+CREATE TRIGGER epochs_are_never_deleted BEFORE DELETE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_deleted'); END;
+
+CREATE VIEW ids_skipped AS
+SELECT base_id,
+       base_id - max(before_id, accounts) AS accounts,
+       base_id - max(before_id, lots) AS lots,
+       base_id - max(before_id, reservations) AS reservations,
+       base_id - max(before_id, entries) AS entries,
+       base_id - max(before_id, campaigns) AS campaigns,
+       base_id - max(before_id, grants) AS grants,
+       base_id - max(before_id, events) AS events
+  FROM (SELECT base_id, accounts, lots, reservations, entries, campaigns, grants, events,
+               lag(base_id, 1, 0) OVER (ORDER BY base_id) AS before_id
+          FROM book_epochs);
+
 CREATE TABLE credit_accounts (
     id            INTEGER PRIMARY KEY,
     entity_type   TEXT NOT NULL
@@ -207,6 +251,14 @@ CREATE TABLE credit_reservations (
     description        TEXT,
     metadata           TEXT
         CONSTRAINT reservations_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    -- The caller that created it, as `service:SUB` or `admin:SUB`.
+    created_by         TEXT NOT NULL
+        CONSTRAINT reservations_are_created_by_a_service_or_an_admin
+        CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
+    -- The caller that finalized or released it, where that is another; NULL: the same, or it is pending or has expired.
+    closed_by          TEXT
+        CONSTRAINT reservations_are_closed_by_a_service_or_an_admin
+        CHECK (length(closed_by) <= 136 AND (closed_by GLOB 'service:?*' OR closed_by GLOB 'admin:?*')),
     -- NULL all five: not finalized.
     actual_cost_micro  INTEGER CONSTRAINT reservations_actual_cost_is_not_negative CHECK (actual_cost_micro >= 0),
     finalized_micro    INTEGER
@@ -220,6 +272,8 @@ CREATE TABLE credit_reservations (
     created_at_us      INTEGER NOT NULL,
     CONSTRAINT reservations_are_closed_once_they_are_not_pending
         CHECK ((status = 'pending') = (closed_at_us IS NULL) AND (status = 'pending') = (released_micro IS NULL)),
+    CONSTRAINT reservations_name_another_caller_that_closed_them
+        CHECK (closed_by IS NULL OR (closed_by <> created_by AND (status = 'finalized' OR status = 'released'))),
     CONSTRAINT reservations_have_a_cost_when_they_are_finalized
         CHECK ((status = 'finalized') = (actual_cost_micro IS NOT NULL)
                AND (status = 'finalized') = (finalized_micro IS NOT NULL)
@@ -247,12 +301,13 @@ BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
 
 CREATE TRIGGER reservations_terms_are_fixed
 BEFORE UPDATE OF id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro,
-                 community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us
+                 community_id, tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us
 ON credit_reservations
 BEGIN SELECT RAISE(ABORT, 'reservations_terms_are_fixed'); END;
 
 CREATE TRIGGER reservations_close_once
-BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_at_us
+BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_by,
+                 closed_at_us
 ON credit_reservations
 WHEN OLD.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_close_once'); END;
@@ -279,7 +334,9 @@ BEGIN SELECT RAISE(ABORT, 'silent_ends_are_never_deleted'); END;
 
 CREATE TABLE reservation_lots (
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
-    position       INTEGER NOT NULL CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1),
+    position       INTEGER NOT NULL
+        CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1)
+        CONSTRAINT reservation_lots_are_at_most_1000 CHECK (position <= 1000),
     lot_id         INTEGER NOT NULL REFERENCES credit_lots (id),
     reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_hold_something CHECK (reserved_micro > 0),
     PRIMARY KEY (reservation_id, position)
@@ -299,15 +356,24 @@ CREATE TABLE credit_debts (
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
         CONSTRAINT debts_are_not_paid_beyond_what_is_owed CHECK (paid_micro BETWEEN 0 AND original_micro),
+    -- The lot that wrote off what was left of it; NULL: it was not written off.
+    forgiven_lot_id INTEGER REFERENCES credit_lots (id)
+        CONSTRAINT debts_are_forgiven_wholly CHECK (forgiven_lot_id IS NULL OR paid_micro = original_micro),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
 
 CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id);
 
+CREATE UNIQUE INDEX debts_one_per_forgiving_lot ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+
+CREATE INDEX debts_twice ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+
+CREATE INDEX debts_by_account ON credit_debts (account_id);
+
 CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro < original_micro;
 
 CREATE TRIGGER debts_begin_unpaid BEFORE INSERT ON credit_debts
-WHEN NEW.paid_micro <> 0
+WHEN NEW.paid_micro <> 0 OR NEW.forgiven_lot_id IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'debts_begin_unpaid'); END;
 
 CREATE TRIGGER debts_are_only_ever_paid BEFORE UPDATE ON credit_debts
@@ -316,6 +382,7 @@ WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.account_id <> OLD.account_id
   OR NEW.reservation_id <> OLD.reservation_id
   OR NEW.original_micro <> OLD.original_micro
+  OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
 BEGIN SELECT RAISE(ABORT, 'debts_are_only_ever_paid'); END;
 
@@ -421,6 +488,10 @@ WHEN NOT EXISTS (
      WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
        AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
 BEGIN SELECT RAISE(ABORT, 'balances_begin_with_the_first_entry'); END;
+
+CREATE TRIGGER balances_are_at_most_64_an_account BEFORE INSERT ON credit_balances
+WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
+BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_an_account'); END;
 
 CREATE TRIGGER balances_follow_the_entries AFTER UPDATE ON credit_balances
 WHEN NEW.account_id <> OLD.account_id
@@ -682,6 +753,8 @@ BEGIN SELECT RAISE(ABORT, 'grants_are_never_deleted'); END;
 
 CREATE TABLE admin_audit_log (
     seq            INTEGER PRIMARY KEY,
+    -- The public id. It grows with seq, and skips to the base of each new epoch.
+    id             INTEGER NOT NULL,
     actor_id       TEXT NOT NULL CONSTRAINT audit_actor_has_1_to_128_characters CHECK (length(actor_id) BETWEEN 1 AND 128),
     action         TEXT NOT NULL,
     target_type    TEXT NOT NULL,
@@ -711,7 +784,7 @@ CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us
 CREATE INDEX audit_of_settings ON admin_audit_log (target_type, target_id, seq)
     WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                      'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
-                     'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke');
+                     'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive');
 
 CREATE TRIGGER audit_times_do_not_decrease BEFORE INSERT ON admin_audit_log
 WHEN NEW.created_at_us < (SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1)
@@ -719,6 +792,8 @@ BEGIN SELECT RAISE(ABORT, 'audit_times_do_not_decrease'); END;
 
 CREATE TRIGGER audit_rows_follow_each_other BEFORE INSERT ON admin_audit_log
 WHEN NEW.seq <> coalesce((SELECT max(seq) FROM admin_audit_log), 0) + 1
+  OR NEW.id <= max(coalesce((SELECT id FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
+                   coalesce((SELECT max(base_id) FROM book_epochs), 0))
   OR NEW.previous_hash <> coalesce((SELECT hash FROM admin_audit_log ORDER BY seq DESC LIMIT 1), zeroblob(32))
 BEGIN SELECT RAISE(ABORT, 'audit_rows_follow_each_other'); END;
 
@@ -743,6 +818,7 @@ CREATE TABLE book_chain (
     keys         INTEGER NOT NULL,
     -- Of the idempotency keys alone, which are pruned: part of the hash below, and compared while all of them are kept.
     keys_hash    BLOB NOT NULL CONSTRAINT links_keys_hash_has_32_bytes CHECK (length(keys_hash) = 32),
+    epochs       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 
@@ -824,6 +900,20 @@ CREATE TABLE revoked_tokens (
 
 CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
 
+CREATE TABLE revoked_subjects (
+    sub              TEXT NOT NULL PRIMARY KEY
+        CONSTRAINT revoked_subjects_sub_has_1_to_128_characters CHECK (length(sub) BETWEEN 1 AND 128),
+    -- By the wall clock, as the times in tokens.
+    issued_before_us INTEGER NOT NULL,
+    revoked_at_us    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX revoked_subjects_twice ON revoked_subjects (revoked_at_us, issued_before_us);
+
+CREATE TRIGGER revoked_subjects_take_nothing_back BEFORE UPDATE ON revoked_subjects
+WHEN NEW.sub <> OLD.sub OR NEW.issued_before_us < OLD.issued_before_us OR NEW.revoked_at_us < OLD.revoked_at_us
+BEGIN SELECT RAISE(ABORT, 'revoked_subjects_take_nothing_back'); END;
+
 CREATE TABLE thresholds (
     account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
     pool_id         TEXT NOT NULL
@@ -846,13 +936,13 @@ CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_mic
 
 CREATE TABLE events (
     id             INTEGER PRIMARY KEY,
-    -- The newest entry of the ledger when it was written; 0: there was none.
+    -- The newest entry of the ledger, or base of an epoch, when it was written; 0: there was none.
     after_entry_id INTEGER NOT NULL,
     type           TEXT NOT NULL
         CONSTRAINT events_type_is_known
         CHECK (type IN ('account.opened', 'campaign.created', 'campaign.edited', 'campaign.activated', 'campaign.paused',
-                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'grant.revoked', 'threshold.below',
-                        'threshold.recovered')),
+                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'debt.forgiven', 'grant.revoked',
+                        'threshold.below', 'threshold.recovered')),
     -- NULL each: it is about none.
     account_id     INTEGER REFERENCES credit_accounts (id),
     campaign_id    INTEGER REFERENCES credit_campaigns (id),
@@ -864,9 +954,16 @@ CREATE TABLE events (
 
 CREATE INDEX events_by_entry ON events (after_entry_id);
 
+CREATE VIEW events_end AS
+SELECT max(coalesce((SELECT max(id) FROM credit_ledger), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0))
+           AS after_entry_id,
+       (SELECT max(b.base_id) + 1 FROM book_epochs b WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.id > b.base_id))
+           AS first_event_id;
+
 CREATE TRIGGER events_come_after_all_that_was_before AFTER INSERT ON events
-WHEN NEW.after_entry_id <> (SELECT coalesce(max(id), 0) FROM credit_ledger)
+WHEN NEW.after_entry_id <> (SELECT after_entry_id FROM events_end)
   OR NEW.id <> (SELECT max(id) FROM events)
+  OR NEW.id <= (SELECT max(base_id) FROM book_epochs)
 BEGIN SELECT RAISE(ABORT, 'events_come_after_all_that_was_before'); END;
 
 CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
@@ -877,24 +974,27 @@ BEGIN SELECT RAISE(ABORT, 'events_are_never_deleted'); END;
 
 CREATE TRIGGER accounts_that_open_are_told AFTER INSERT ON credit_accounts
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'account.opened', NEW.id, NULL,
-            json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'account.opened', NEW.id, NULL,
+           json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us
+      FROM events_end;
 END;
 
 CREATE VIEW campaigns_as_told AS
 SELECT id AS campaign_id,
-       (SELECT coalesce(max(id), 0) FROM credit_ledger) AS after_entry_id,
+       first_event_id,
+       after_entry_id,
        json_array(id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
                   per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us,
                   updated_at_us) AS data,
        updated_at_us
-  FROM credit_campaigns;
+  FROM credit_campaigns
+  JOIN events_end;
 
 CREATE TRIGGER campaigns_that_begin_are_told AFTER INSERT ON credit_campaigns
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -915,8 +1015,8 @@ WHEN OLD.name <> NEW.name
   OR OLD.expires_at_us IS NOT NEW.expires_at_us
   OR OLD.grant_ttl_seconds IS NOT NEW.grant_ttl_seconds
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -924,8 +1024,8 @@ END;
 CREATE TRIGGER campaigns_that_move_are_told AFTER UPDATE OF status ON credit_campaigns
 WHEN OLD.status <> NEW.status
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
            updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
@@ -935,8 +1035,8 @@ CREATE TRIGGER campaigns_that_are_exhausted_are_told AFTER UPDATE OF spent_micro
 WHEN NEW.spent_micro = NEW.budget_micro
  AND OLD.spent_micro < OLD.budget_micro
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -944,11 +1044,28 @@ END;
 CREATE TRIGGER grants_that_are_revoked_are_told AFTER UPDATE OF status ON credit_grants
 WHEN NEW.status = 'revoked'
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'grant.revoked', NEW.account_id, NEW.campaign_id,
-            json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
-                       NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
-            NEW.revoked_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'grant.revoked', NEW.account_id, NEW.campaign_id,
+           json_array(NEW.id, NEW.campaign_id, NEW.account_id, a.entity_type, a.entity_id, NEW.lot_id, NEW.amount_micro,
+                      NEW.status, NEW.grant_formula, NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro,
+                      NEW.revoke_reason),
+           NEW.revoked_at_us
+      FROM events_end
+      JOIN credit_accounts a ON a.id = NEW.account_id;
+END;
+
+CREATE TRIGGER debts_that_are_forgiven_are_told AFTER UPDATE OF forgiven_lot_id ON credit_debts
+WHEN NEW.forgiven_lot_id IS NOT NULL
+BEGIN
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
+           json_array(NEW.id, NEW.account_id, r.pool_id, NEW.reservation_id, NEW.original_micro, NEW.paid_micro,
+                      NEW.created_at_us),
+           l.created_at_us
+      FROM events_end
+      JOIN credit_lots l
+      JOIN credit_reservations r ON r.id = NEW.reservation_id
+     WHERE l.id = NEW.forgiven_lot_id;
 END;
 
 CREATE VIEW thresholds_crossed AS
@@ -958,8 +1075,11 @@ SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at
 CREATE TRIGGER thresholds_that_are_crossed_are_told INSTEAD OF INSERT ON thresholds_crossed
 BEGIN
     -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
+               WHEN 1 THEN (SELECT first_event_id FROM events_end)
+           END,
+           NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
            json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_micro),
            NEW.created_at_us
       FROM thresholds
@@ -1041,7 +1161,7 @@ CREATE TABLE webhook_replays (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE webhook_attempts (
-    id              INTEGER PRIMARY KEY,
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
     webhook_id      INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     entry_id        INTEGER NOT NULL,
     event_id        INTEGER NOT NULL,

@@ -16,6 +16,7 @@ from minibill.app import create_app
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import sign_token
 from minibill.book import Book
+from minibill.clock import Clock
 from minibill.config import read_settings
 from tests.documented import undocumented
 
@@ -28,6 +29,9 @@ SECRETS = {
     "BILLING_INTERNAL_JWT_SECRET": "a-secret-for-services " * 3,
     "MINIBILL_WEBHOOK_SECRET": "a-secret-for-webhooks " * 3,
 }
+
+# Of what the tests are about, most is not these.
+NO_LIMITS = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "0", "MINIBILL_SERVICE_BILLING_MODES": "live,soft,shadow"}
 
 
 class Loop:
@@ -53,8 +57,9 @@ class Api:
 
     def __init__(self, db: Path, loop: Loop, environment: dict[str, str], **opening: Any) -> None:
         self.loop = loop
-        self.settings = read_settings({**SECRETS, "MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **environment})
-        self.book = loop.run(Book.open(db, **opening))
+        self.settings = read_settings({**SECRETS, **NO_LIMITS, **environment})
+        clock = opening.pop("clock", None) or Clock(jump_max_seconds=self.settings.clock_jump_seconds)
+        self.book = loop.run(Book.open(db, clock=clock, **opening))
         try:
             self.app = create_app(self.book, self.settings, has_test_clock=True)
         except BaseException:

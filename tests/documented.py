@@ -66,6 +66,12 @@ def faults(schema: Json, value: Json) -> list[str]:
 def undocumented(method: str, path: str, response: httpx.Response) -> list[str]:
     """What of an answer the document does not say."""
     media_type = response.headers.get("content-type")
+    if method == "HEAD":
+        # As for GET, without the body.
+        known = response.status_code in (404, 405) or any(operations_at("GET", path))
+        return [] if known else [f"HEAD {path} is not in the document"]
+    if method == "OPTIONS" and response.status_code == 204:
+        return []
     problem = response.json() if media_type == "application/problem+json" else None
     operations = list(operations_at(method, path))
     if problem is not None and problem["code"] in ANYWHERE:

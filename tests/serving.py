@@ -11,12 +11,14 @@ from pathlib import Path
 
 import httpx
 
+from tests.api import NO_LIMITS
+
 SERVE = [sys.executable, "-m", "minibill", "serve"]
 
 
 def environment(**settings: str) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MINIBILL_", "BILLING_"))}
-    return {**clean, "MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **settings}
+    return {**clean, **NO_LIMITS, **settings}
 
 
 class Server:

@@ -130,7 +130,8 @@ OWNERS = {
     "events": ("events/",),
     "webhooks": ("webhooks/",),
     "reconcile": ("reconcile/", "book.py"),
-    "chain": ("chain.py", "db/anchor.py"),
+    "chain": ("chain.py", "db/anchor.py", "db/epochs.py"),
+    "epochs": ("db/",),
     "sequence": ("db/sequence.py",),
 }
 

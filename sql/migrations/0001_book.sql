@@ -11,6 +11,56 @@
 -- recomputed from them (sql/invariants.sql). What changes in place and follows from nothing else is in an index as well, named
 -- ..._twice: SQLite's own check of a file compares the two.
 
+-- ------------------------------------------------------------------------------------------------------------ epochs --
+
+-- Epochs of ids. A book begins in epoch 1, which has no row. A restore, or a start that may have lost commits, begins the next
+-- one: an id that a lost copy of the book has issued is never issued again. Every id of an epoch is above its base;
+-- src/minibill/db/epochs.py chooses the base.
+CREATE TABLE book_epochs (
+    base_id      INTEGER PRIMARY KEY,
+    number       INTEGER NOT NULL,
+    reason       TEXT NOT NULL
+        CONSTRAINT epochs_reason_is_known CHECK (reason IN ('restored', 'loss_accepted', 'anchor_missing')),
+    -- By the machine's clock.
+    began_at_us  INTEGER NOT NULL,
+    -- The newest id of each table when the epoch began; 0: the table was empty. No row ever has an id between this and the base.
+    accounts     INTEGER NOT NULL,
+    lots         INTEGER NOT NULL,
+    reservations INTEGER NOT NULL,
+    debts        INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    campaigns    INTEGER NOT NULL,
+    grants       INTEGER NOT NULL,
+    events       INTEGER NOT NULL,
+    CONSTRAINT epochs_begin_above_every_id
+        CHECK (base_id > max(accounts, lots, reservations, debts, entries, campaigns, grants, events))
+) STRICT;
+
+CREATE TRIGGER epochs_follow_each_other BEFORE INSERT ON book_epochs
+WHEN NEW.number <= coalesce((SELECT max(number) FROM book_epochs), 1)
+  OR NEW.base_id <= coalesce((SELECT max(base_id) FROM book_epochs), 0)
+BEGIN SELECT RAISE(ABORT, 'epochs_follow_each_other'); END;
+
+CREATE TRIGGER epochs_are_never_changed BEFORE UPDATE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_changed'); END;
+
+CREATE TRIGGER epochs_are_never_deleted BEFORE DELETE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_deleted'); END;
+
+-- How many ids each epoch skipped below its base, by table.
+CREATE VIEW ids_skipped AS
+SELECT base_id,
+       base_id - max(before_id, accounts) AS accounts,
+       base_id - max(before_id, lots) AS lots,
+       base_id - max(before_id, reservations) AS reservations,
+       base_id - max(before_id, entries) AS entries,
+       base_id - max(before_id, campaigns) AS campaigns,
+       base_id - max(before_id, grants) AS grants,
+       base_id - max(before_id, events) AS events
+  FROM (SELECT base_id, accounts, lots, reservations, entries, campaigns, grants, events,
+               lag(base_id, 1, 0) OVER (ORDER BY base_id) AS before_id
+          FROM book_epochs);
+
 -- ---------------------------------------------------------------------------------------------------------- accounts --
 
 CREATE TABLE credit_accounts (
@@ -221,6 +271,14 @@ CREATE TABLE credit_reservations (
     description        TEXT,
     metadata           TEXT
         CONSTRAINT reservations_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    -- The caller that created it, as `service:SUB` or `admin:SUB`.
+    created_by         TEXT NOT NULL
+        CONSTRAINT reservations_are_created_by_a_service_or_an_admin
+        CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
+    -- The caller that finalized or released it, where that is another; NULL: the same, or it is pending or has expired.
+    closed_by          TEXT
+        CONSTRAINT reservations_are_closed_by_a_service_or_an_admin
+        CHECK (length(closed_by) <= 136 AND (closed_by GLOB 'service:?*' OR closed_by GLOB 'admin:?*')),
     -- NULL all five: not finalized.
     actual_cost_micro  INTEGER CONSTRAINT reservations_actual_cost_is_not_negative CHECK (actual_cost_micro >= 0),
     finalized_micro    INTEGER
@@ -234,6 +292,8 @@ CREATE TABLE credit_reservations (
     created_at_us      INTEGER NOT NULL,
     CONSTRAINT reservations_are_closed_once_they_are_not_pending
         CHECK ((status = 'pending') = (closed_at_us IS NULL) AND (status = 'pending') = (released_micro IS NULL)),
+    CONSTRAINT reservations_name_another_caller_that_closed_them
+        CHECK (closed_by IS NULL OR (closed_by <> created_by AND (status = 'finalized' OR status = 'released'))),
     CONSTRAINT reservations_have_a_cost_when_they_are_finalized
         CHECK ((status = 'finalized') = (actual_cost_micro IS NOT NULL)
                AND (status = 'finalized') = (finalized_micro IS NOT NULL)
@@ -260,12 +320,13 @@ BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
 
 CREATE TRIGGER reservations_terms_are_fixed
 BEFORE UPDATE OF id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro,
-                 community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us
+                 community_id, tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us
 ON credit_reservations
 BEGIN SELECT RAISE(ABORT, 'reservations_terms_are_fixed'); END;
 
 CREATE TRIGGER reservations_close_once
-BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_at_us
+BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_by,
+                 closed_at_us
 ON credit_reservations
 WHEN OLD.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_close_once'); END;
@@ -294,7 +355,9 @@ BEGIN SELECT RAISE(ABORT, 'silent_ends_are_never_deleted'); END;
 -- Which lots a reservation holds, in the order in which it took them and consumes them.
 CREATE TABLE reservation_lots (
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
-    position       INTEGER NOT NULL CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1),
+    position       INTEGER NOT NULL
+        CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1)
+        CONSTRAINT reservation_lots_are_at_most_1000 CHECK (position <= 1000),
     lot_id         INTEGER NOT NULL REFERENCES credit_lots (id),
     reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_hold_something CHECK (reserved_micro > 0),
     PRIMARY KEY (reservation_id, position)
@@ -316,14 +379,20 @@ CREATE TABLE credit_debts (
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
         CONSTRAINT debts_are_not_paid_beyond_what_is_owed CHECK (paid_micro BETWEEN 0 AND original_micro),
+    -- The lot that wrote off what was left of it; NULL: it was not written off.
+    forgiven_lot_id INTEGER REFERENCES credit_lots (id)
+        CONSTRAINT debts_are_forgiven_wholly CHECK (forgiven_lot_id IS NULL OR paid_micro = original_micro),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
 
 CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id);
+CREATE UNIQUE INDEX debts_one_per_forgiving_lot ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+CREATE INDEX debts_twice ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+CREATE INDEX debts_by_account ON credit_debts (account_id);
 CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro < original_micro;
 
 CREATE TRIGGER debts_begin_unpaid BEFORE INSERT ON credit_debts
-WHEN NEW.paid_micro <> 0
+WHEN NEW.paid_micro <> 0 OR NEW.forgiven_lot_id IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'debts_begin_unpaid'); END;
 
 CREATE TRIGGER debts_are_only_ever_paid BEFORE UPDATE ON credit_debts
@@ -332,6 +401,7 @@ WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.account_id <> OLD.account_id
   OR NEW.reservation_id <> OLD.reservation_id
   OR NEW.original_micro <> OLD.original_micro
+  OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
 BEGIN SELECT RAISE(ABORT, 'debts_are_only_ever_paid'); END;
 
@@ -443,6 +513,11 @@ WHEN NOT EXISTS (
      WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
        AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
 BEGIN SELECT RAISE(ABORT, 'balances_begin_with_the_first_entry'); END;
+
+-- Writes that touch a whole account read all of its pools.
+CREATE TRIGGER balances_are_at_most_64_an_account BEFORE INSERT ON credit_balances
+WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
+BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_an_account'); END;
 
 CREATE TRIGGER balances_follow_the_entries AFTER UPDATE ON credit_balances
 WHEN NEW.account_id <> OLD.account_id
@@ -711,6 +786,8 @@ BEGIN SELECT RAISE(ABORT, 'grants_are_never_deleted'); END;
 -- What admins did. Each row carries the hash of the one before; src/minibill/audit.py says what is hashed.
 CREATE TABLE admin_audit_log (
     seq            INTEGER PRIMARY KEY,
+    -- The public id. It grows with seq, and skips to the base of each new epoch.
+    id             INTEGER NOT NULL,
     actor_id       TEXT NOT NULL CONSTRAINT audit_actor_has_1_to_128_characters CHECK (length(actor_id) BETWEEN 1 AND 128),
     action         TEXT NOT NULL,
     target_type    TEXT NOT NULL,
@@ -737,7 +814,7 @@ CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us
 CREATE INDEX audit_of_settings ON admin_audit_log (target_type, target_id, seq)
     WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                      'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
-                     'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke');
+                     'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive');
 
 CREATE TRIGGER audit_times_do_not_decrease BEFORE INSERT ON admin_audit_log
 WHEN NEW.created_at_us < (SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1)
@@ -745,6 +822,8 @@ BEGIN SELECT RAISE(ABORT, 'audit_times_do_not_decrease'); END;
 
 CREATE TRIGGER audit_rows_follow_each_other BEFORE INSERT ON admin_audit_log
 WHEN NEW.seq <> coalesce((SELECT max(seq) FROM admin_audit_log), 0) + 1
+  OR NEW.id <= max(coalesce((SELECT id FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
+                   coalesce((SELECT max(base_id) FROM book_epochs), 0))
   OR NEW.previous_hash <> coalesce((SELECT hash FROM admin_audit_log ORDER BY seq DESC LIMIT 1), zeroblob(32))
 BEGIN SELECT RAISE(ABORT, 'audit_rows_follow_each_other'); END;
 
@@ -773,6 +852,7 @@ CREATE TABLE book_chain (
     keys         INTEGER NOT NULL,
     -- Of the idempotency keys alone, which are pruned: part of the hash below, and compared while all of them are kept.
     keys_hash    BLOB NOT NULL CONSTRAINT links_keys_hash_has_32_bytes CHECK (length(keys_hash) = 32),
+    epochs       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 
@@ -863,3 +943,18 @@ CREATE TABLE revoked_tokens (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
+
+-- Subjects whose tokens are rejected if they were issued before a time, until the last of those would have expired anyway.
+CREATE TABLE revoked_subjects (
+    sub              TEXT NOT NULL PRIMARY KEY
+        CONSTRAINT revoked_subjects_sub_has_1_to_128_characters CHECK (length(sub) BETWEEN 1 AND 128),
+    -- By the wall clock, as the times in tokens.
+    issued_before_us INTEGER NOT NULL,
+    revoked_at_us    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX revoked_subjects_twice ON revoked_subjects (revoked_at_us, issued_before_us);
+
+CREATE TRIGGER revoked_subjects_take_nothing_back BEFORE UPDATE ON revoked_subjects
+WHEN NEW.sub <> OLD.sub OR NEW.issued_before_us < OLD.issued_before_us OR NEW.revoked_at_us < OLD.revoked_at_us
+BEGIN SELECT RAISE(ABORT, 'revoked_subjects_take_nothing_back'); END;

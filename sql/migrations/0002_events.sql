@@ -1,7 +1,8 @@
 -- Thresholds of accounts, and what happened besides the entries.
 --
 -- The entries of the ledger are events by themselves and are not written a second time: the feed is both tables in one order.
--- The place of an entry is (its id, 0), that of a row of `events` is (the newest entry when it was written, its id). There is
+-- The place of an entry is (its id, 0), that of a row of `events` is (the newest entry when it was written, its id). Until an
+-- epoch has an entry, its base stands for one, so that places of a new epoch come after all places of the one before. There is
 -- one writer and nothing is ever taken out, so whatever is committed comes after all that was committed before.
 --
 -- Triggers write the rows, in the transaction of what they tell of: no way to change a campaign leaves its event out.
@@ -35,13 +36,13 @@ CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_mic
 
 CREATE TABLE events (
     id             INTEGER PRIMARY KEY,
-    -- The newest entry of the ledger when it was written; 0: there was none.
+    -- The newest entry of the ledger, or base of an epoch, when it was written; 0: there was none.
     after_entry_id INTEGER NOT NULL,
     type           TEXT NOT NULL
         CONSTRAINT events_type_is_known
         CHECK (type IN ('account.opened', 'campaign.created', 'campaign.edited', 'campaign.activated', 'campaign.paused',
-                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'grant.revoked', 'threshold.below',
-                        'threshold.recovered')),
+                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'debt.forgiven', 'grant.revoked',
+                        'threshold.below', 'threshold.recovered')),
     -- NULL each: it is about none.
     account_id     INTEGER REFERENCES credit_accounts (id),
     campaign_id    INTEGER REFERENCES credit_campaigns (id),
@@ -54,9 +55,18 @@ CREATE TABLE events (
 -- Which events come before an entry.
 CREATE INDEX events_by_entry ON events (after_entry_id);
 
+-- What the next row of `events` comes after, and its id. That is NULL, for SQLite's own choice, except for the first event of
+-- an epoch.
+CREATE VIEW events_end AS
+SELECT max(coalesce((SELECT max(id) FROM credit_ledger), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0))
+           AS after_entry_id,
+       (SELECT max(b.base_id) + 1 FROM book_epochs b WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.id > b.base_id))
+           AS first_event_id;
+
 CREATE TRIGGER events_come_after_all_that_was_before AFTER INSERT ON events
-WHEN NEW.after_entry_id <> (SELECT coalesce(max(id), 0) FROM credit_ledger)
+WHEN NEW.after_entry_id <> (SELECT after_entry_id FROM events_end)
   OR NEW.id <> (SELECT max(id) FROM events)
+  OR NEW.id <= (SELECT max(base_id) FROM book_epochs)
 BEGIN SELECT RAISE(ABORT, 'events_come_after_all_that_was_before'); END;
 
 CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
@@ -67,25 +77,28 @@ BEGIN SELECT RAISE(ABORT, 'events_are_never_deleted'); END;
 
 CREATE TRIGGER accounts_that_open_are_told AFTER INSERT ON credit_accounts
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'account.opened', NEW.id, NULL,
-            json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'account.opened', NEW.id, NULL,
+           json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us
+      FROM events_end;
 END;
 
 -- Campaigns as their events tell of them.
 CREATE VIEW campaigns_as_told AS
 SELECT id AS campaign_id,
-       (SELECT coalesce(max(id), 0) FROM credit_ledger) AS after_entry_id,
+       first_event_id,
+       after_entry_id,
        json_array(id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
                   per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us,
                   updated_at_us) AS data,
        updated_at_us
-  FROM credit_campaigns;
+  FROM credit_campaigns
+  JOIN events_end;
 
 CREATE TRIGGER campaigns_that_begin_are_told AFTER INSERT ON credit_campaigns
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -106,8 +119,8 @@ WHEN OLD.name <> NEW.name
   OR OLD.expires_at_us IS NOT NEW.expires_at_us
   OR OLD.grant_ttl_seconds IS NOT NEW.grant_ttl_seconds
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -115,8 +128,8 @@ END;
 CREATE TRIGGER campaigns_that_move_are_told AFTER UPDATE OF status ON credit_campaigns
 WHEN OLD.status <> NEW.status
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
            updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
@@ -126,8 +139,8 @@ CREATE TRIGGER campaigns_that_are_exhausted_are_told AFTER UPDATE OF spent_micro
 WHEN NEW.spent_micro = NEW.budget_micro
  AND OLD.spent_micro < OLD.budget_micro
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -136,11 +149,29 @@ END;
 CREATE TRIGGER grants_that_are_revoked_are_told AFTER UPDATE OF status ON credit_grants
 WHEN NEW.status = 'revoked'
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'grant.revoked', NEW.account_id, NEW.campaign_id,
-            json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
-                       NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
-            NEW.revoked_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'grant.revoked', NEW.account_id, NEW.campaign_id,
+           json_array(NEW.id, NEW.campaign_id, NEW.account_id, a.entity_type, a.entity_id, NEW.lot_id, NEW.amount_micro,
+                      NEW.status, NEW.grant_formula, NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro,
+                      NEW.revoke_reason),
+           NEW.revoked_at_us
+      FROM events_end
+      JOIN credit_accounts a ON a.id = NEW.account_id;
+END;
+
+-- After the entries of the lot that writes it off.
+CREATE TRIGGER debts_that_are_forgiven_are_told AFTER UPDATE OF forgiven_lot_id ON credit_debts
+WHEN NEW.forgiven_lot_id IS NOT NULL
+BEGIN
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
+           json_array(NEW.id, NEW.account_id, r.pool_id, NEW.reservation_id, NEW.original_micro, NEW.paid_micro,
+                      NEW.created_at_us),
+           l.created_at_us
+      FROM events_end
+      JOIN credit_lots l
+      JOIN credit_reservations r ON r.id = NEW.reservation_id
+     WHERE l.id = NEW.forgiven_lot_id;
 END;
 
 -- Judged entry by entry: the event comes right after the entry that crosses. Almost all accounts have no threshold, so what an
@@ -154,8 +185,11 @@ SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at
 CREATE TRIGGER thresholds_that_are_crossed_are_told INSTEAD OF INSERT ON thresholds_crossed
 BEGIN
     -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
+               WHEN 1 THEN (SELECT first_event_id FROM events_end)
+           END,
+           NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
            json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_micro),
            NEW.created_at_us
       FROM thresholds

@@ -1,7 +1,7 @@
 -- Webhooks: who is sent the events of the feed, how far each has come, and what became of the last attempts.
 --
 -- No secret is here: it is derived from a setting, the webhook's id and its version (src/minibill/webhooks/signing.py). That
--- is why an id is never given a second time.
+-- is why an id is never given a second time. A new epoch moves what SQLite counts in sqlite_sequence.
 
 CREATE TABLE webhooks (
     id                INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -66,7 +66,7 @@ CREATE TABLE webhook_replays (
 
 -- The last attempts to deliver, of all webhooks; older ones are forgotten.
 CREATE TABLE webhook_attempts (
-    id              INTEGER PRIMARY KEY,
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
     webhook_id      INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     entry_id        INTEGER NOT NULL,
     event_id        INTEGER NOT NULL,

@@ -12,7 +12,8 @@ SELECT id, entity_type, entity_id, created_at_us
    AND entity_type = :entity_type;
 
 -- name: find_account_and_when_it_falls_due
--- When anything of it falls due, or has already, far in the future if never; and whether the account has memberships.
+-- When anything of it falls due, or has already, far in the future if never; whether the account has memberships; and, where
+-- :pending_max is not NULL, how many pending reservations it has, up to that many.
 SELECT min(coalesce((SELECT l.expires_at_us
                        FROM credit_lots l
                       WHERE l.account_id = a.id
@@ -26,18 +27,33 @@ SELECT min(coalesce((SELECT l.expires_at_us
                         AND r.status = 'pending'
                       ORDER BY r.expires_at_us
                       LIMIT 1), 9223372036854775807)),
-       EXISTS (SELECT 1 FROM memberships m WHERE m.account_id = a.id)
+       EXISTS (SELECT 1 FROM memberships m WHERE m.account_id = a.id),
+       iif(:pending_max IS NULL, NULL,
+           (SELECT count(*)
+              FROM (SELECT 1
+                      FROM credit_reservations r
+                     WHERE r.account_id = a.id
+                       AND r.status = 'pending'
+                     LIMIT :pending_max)))
   FROM credit_accounts a
  WHERE a.id = :account_id;
 
--- name: open_account
-INSERT INTO credit_accounts (entity_type, entity_id, created_at_us)
-VALUES (:entity_type, :entity_id, :now_us)
-RETURNING id;
-
--- name: last_account
-SELECT coalesce(max(id), 0)
-  FROM credit_accounts;
+-- name: accounts_with_anything_due
+-- Those of :account_ids, a JSON array of keys, with expired lots or overdue reservations that are still to be written down.
+SELECT j.value
+  FROM json_each(:account_ids) j
+ WHERE EXISTS (SELECT 1
+                 FROM credit_lots l
+                WHERE l.account_id = j.value
+                  AND l.available_micro > 0
+                  AND l.expires_at_us IS NOT NULL
+                  AND l.expires_at_us <= :now_us)
+    OR EXISTS (SELECT 1
+                 FROM credit_reservations r
+                WHERE r.account_id = j.value
+                  AND r.status = 'pending'
+                  AND r.expires_at_us <= :now_us)
+ LIMIT :count;
 
 -- name: open_accounts
 INSERT INTO credit_accounts (id, entity_type, entity_id, created_at_us)

@@ -8,10 +8,10 @@ SELECT seq, hash
 
 -- name: append_audit_row
 INSERT INTO admin_audit_log (
-    seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us,
+    seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us,
     previous_hash, hash)
 VALUES (
-    :seq, :actor_id, :action, :target_type, :target_id, :details, :ip, :user_agent, :correlation_id, :token_id, :now_us,
+    :seq, :id, :actor_id, :action, :target_type, :target_id, :details, :ip, :user_agent, :correlation_id, :token_id, :now_us,
     :previous_hash, :hash);
 
 -- name: audit_counts
@@ -23,7 +23,7 @@ SELECT (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE target_id = :t
 
 -- name: audit_page
 -- Newest first, like the others: by time, and within a moment by number.
-SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
   FROM admin_audit_log
  WHERE (created_at_us, seq) < (:before_us, :before_seq)
    AND created_at_us >= :from_us
@@ -31,7 +31,7 @@ SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, c
  LIMIT :count;
 
 -- name: audit_page_of_target
-SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
   FROM admin_audit_log
  WHERE target_id = :target_id
    AND (created_at_us, seq) < (:before_us, :before_seq)
@@ -43,7 +43,7 @@ SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, c
  LIMIT :count;
 
 -- name: audit_page_of_actor
-SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
   FROM admin_audit_log
  WHERE actor_id = :actor_id
    AND (created_at_us, seq) < (:before_us, :before_seq)
@@ -55,7 +55,7 @@ SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, c
  LIMIT :count;
 
 -- name: audit_page_of_action
-SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
   FROM admin_audit_log
  WHERE action = :action
    AND (created_at_us, seq) < (:before_us, :before_seq)
@@ -67,7 +67,7 @@ SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, c
  LIMIT :count;
 
 -- name: audit_page_of_target_type
-SELECT seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
+SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
   FROM admin_audit_log
  WHERE target_type = :target_type
    AND (created_at_us, seq) < (:before_us, :before_seq)

@@ -27,19 +27,39 @@ SELECT coalesce(sum((original_micro - paid_micro) >> 32), 0),
 
 -- name: webhooks_in_all
 -- How many events the one that is furthest behind has yet to accept, those of types that it does not want included; and how
--- many fail.
-SELECT coalesce(max((SELECT coalesce(max(id), 0) FROM credit_ledger) - entry_id
-                    + (SELECT coalesce(max(id), 0) FROM events) - event_id), 0),
-       count(failing_since_us)
-  FROM webhooks
- WHERE is_enabled;
+-- many fail. Ids that an epoch skipped are no events.
+SELECT coalesce(max(n.after_entry_id - w.entry_id
+                    - coalesce((SELECT sum(s.entries) FROM ids_skipped s WHERE s.base_id > w.entry_id), 0)
+                    + max(n.event_id - w.event_id, 0)
+                    - coalesce((SELECT sum(s.events) FROM ids_skipped s WHERE s.base_id > w.event_id), 0)), 0),
+       count(w.failing_since_us)
+  FROM (SELECT entry_id,
+               iif(event_id > 0, event_id, coalesce((SELECT e.id
+                                                       FROM events e
+                                                      WHERE e.after_entry_id < h.entry_id
+                                                      ORDER BY e.after_entry_id DESC, e.id DESC
+                                                      LIMIT 1), 0)) AS event_id,
+               failing_since_us
+          FROM webhooks h
+         WHERE is_enabled) w
+  JOIN (SELECT after_entry_id,
+               max(coalesce((SELECT max(id) FROM events), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0)) AS event_id
+          FROM events_end) n;
 
 -- name: rows_in_all
--- Nothing in these tables is ever deleted, and ids run from 1 without gaps: the last one is how many there are.
-SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
-       coalesce((SELECT max(id) FROM credit_lots), 0),
-       coalesce((SELECT max(id) FROM credit_ledger), 0),
-       coalesce((SELECT max(id) FROM credit_reservations), 0),
-       coalesce((SELECT max(id) FROM credit_campaigns), 0),
-       coalesce((SELECT max(id) FROM credit_grants), 0),
-       coalesce((SELECT max(seq) FROM admin_audit_log), 0);
+-- Nothing in these tables is ever deleted, and ids run without gaps but for those that an epoch skipped.
+SELECT max(coalesce((SELECT max(id) FROM credit_accounts), 0), base_id) - accounts,
+       max(coalesce((SELECT max(id) FROM credit_lots), 0), base_id) - lots,
+       max(coalesce((SELECT max(id) FROM credit_ledger), 0), base_id) - entries,
+       max(coalesce((SELECT max(id) FROM credit_reservations), 0), base_id) - reservations,
+       max(coalesce((SELECT max(id) FROM credit_campaigns), 0), base_id) - campaigns,
+       max(coalesce((SELECT max(id) FROM credit_grants), 0), base_id) - grants,
+       coalesce((SELECT max(seq) FROM admin_audit_log), 0)
+  FROM (SELECT coalesce(max(base_id), 0) AS base_id,
+               coalesce(sum(accounts), 0) AS accounts,
+               coalesce(sum(lots), 0) AS lots,
+               coalesce(sum(entries), 0) AS entries,
+               coalesce(sum(reservations), 0) AS reservations,
+               coalesce(sum(campaigns), 0) AS campaigns,
+               coalesce(sum(grants), 0) AS grants
+          FROM ids_skipped);

@@ -7,16 +7,31 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
  WHERE id = :campaign_id;
 
 -- name: accounts_that_give_budget_back
--- Accounts with overdue reservations of what this campaign has revoked; an account comes once for each such hold.
-SELECT r.account_id
-  FROM credit_reservations r
-  CROSS JOIN reservation_lots h ON h.reservation_id = r.id
+-- Accounts with overdue reservations of what this campaign has revoked. The query reads at most :count reservations and :count of
+-- their holds. Where the book has more, it answers the accounts of the first ones, whatever they hold: expire these and ask again.
+-- A campaign that never revoked reserved credits has nothing to wait for.
+WITH overdue AS MATERIALIZED (
+    SELECT id, account_id
+      FROM credit_reservations
+     WHERE status = 'pending'
+       AND expires_at_us <= :now_us
+       AND (SELECT revoked_reserved_micro FROM credit_campaign_totals WHERE campaign_id = :campaign_id) > 0
+     LIMIT :count),
+held AS MATERIALIZED (
+    SELECT o.account_id, h.lot_id
+      FROM overdue o
+      CROSS JOIN reservation_lots h ON h.reservation_id = o.id
+     LIMIT :count)
+SELECT h.account_id
+  FROM held h
   CROSS JOIN credit_lots l ON l.id = h.lot_id
- WHERE r.status = 'pending'
-   AND r.expires_at_us <= :now_us
-   AND l.campaign_id = :campaign_id
+ WHERE l.campaign_id = :campaign_id
    AND l.revoked_at_us IS NOT NULL
- LIMIT :count;
+ UNION ALL
+SELECT account_id
+  FROM overdue
+ WHERE (SELECT count(*) FROM overdue) = :count
+    OR (SELECT count(*) FROM held) = :count;
 
 -- name: given_back_to_campaigns
 -- What overdue reservations hold of what these campaigns have revoked, and when the last of that was; :campaign_ids is a JSON
@@ -33,12 +48,11 @@ SELECT l.campaign_id, sum(h.reserved_micro), max(l.revoked_at_us)
 
 -- name: create_campaign
 INSERT INTO credit_campaigns (
-    name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
+    id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
     per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us)
 VALUES (
-    :name, :description, :campaign_type, 'draft', :budget_micro, 0, :grant_formula, :grant_config, :pool_id,
-    :per_wallet_cap_micro, :starts_at_us, :expires_at_us, :grant_ttl_seconds, 0, :created_by, :now_us, :now_us)
-RETURNING id;
+    :campaign_id, :name, :description, :campaign_type, 'draft', :budget_micro, 0, :grant_formula, :grant_config, :pool_id,
+    :per_wallet_cap_micro, :starts_at_us, :expires_at_us, :grant_ttl_seconds, 0, :created_by, :now_us, :now_us);
 
 -- name: edit_campaign
 UPDATE credit_campaigns

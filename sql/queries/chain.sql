@@ -20,35 +20,37 @@ SELECT hash
  WHERE number = :number;
 
 -- name: last_link
-SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys
+SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys, epochs
   FROM book_chain
  ORDER BY number DESC
  LIMIT 1;
 
 -- name: links
-SELECT number, hash, keys_hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys
+SELECT number, hash, keys_hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys, epochs
   FROM book_chain
  ORDER BY number;
 
--- name: newest_rows
--- Nothing in these tables is ever deleted, and ids run from 1 without gaps. Of the idempotency keys the newest is kept.
-SELECT coalesce((SELECT max(id) FROM credit_accounts), 0),
-       coalesce((SELECT max(id) FROM credit_lots), 0),
-       coalesce((SELECT max(id) FROM credit_reservations), 0),
-       coalesce((SELECT max(id) FROM credit_debts), 0),
-       coalesce((SELECT max(id) FROM credit_ledger), 0),
-       coalesce((SELECT max(id) FROM credit_grants), 0),
-       coalesce((SELECT max(seq) FROM admin_audit_log), 0),
-       coalesce((SELECT max(id) FROM events), 0),
-       coalesce((SELECT max(id) FROM silent_ends), 0),
-       coalesce((SELECT max(id) FROM idempotency_keys), 0);
+-- name: rows_to_link
+-- The last row of each table that the next link covers: the given number of rows after those that are covered, or all that
+-- there are. Rows are counted, since ids skip to the base of each new epoch.
+SELECT coalesce((SELECT max(id) FROM (SELECT id FROM credit_accounts WHERE id > :accounts ORDER BY id LIMIT :count)), :accounts),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_lots WHERE id > :lots ORDER BY id LIMIT :count)), :lots),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_reservations WHERE id > :reservations ORDER BY id LIMIT :count)), :reservations),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_debts WHERE id > :debts ORDER BY id LIMIT :count)), :debts),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_ledger WHERE id > :entries ORDER BY id LIMIT :count)), :entries),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_grants WHERE id > :grants ORDER BY id LIMIT :count)), :grants),
+       coalesce((SELECT max(seq) FROM (SELECT seq FROM admin_audit_log WHERE seq > :audit_rows ORDER BY seq LIMIT :count)), :audit_rows),
+       coalesce((SELECT max(id) FROM (SELECT id FROM events WHERE id > :events ORDER BY id LIMIT :count)), :events),
+       coalesce((SELECT max(id) FROM (SELECT id FROM silent_ends WHERE id > :silent_ends ORDER BY id LIMIT :count)), :silent_ends),
+       coalesce((SELECT max(id) FROM (SELECT id FROM idempotency_keys WHERE id > :keys ORDER BY id LIMIT :count)), :keys),
+       coalesce((SELECT max(base_id) FROM (SELECT base_id FROM book_epochs WHERE base_id > :epochs ORDER BY base_id LIMIT :count)), :epochs);
 
 -- name: append_link
 INSERT INTO book_chain (
-    number, hash, keys_hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys)
+    number, hash, keys_hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys, epochs)
 VALUES (
     :number, :hash, :keys_hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows, :events,
-    :silent_ends, :keys);
+    :silent_ends, :keys, :epochs);
 
 -- What a link hashes: rows of one table as JSON, in the order of their keys, with all columns that never change. SQLite writes
 -- the JSON, which takes half the time of reading the rows. A blob, so that also what is no UTF-8 can be hashed.
@@ -68,7 +70,7 @@ SELECT CAST(json_group_array(json_array(
 -- name: linked_reservations
 SELECT CAST(json_group_array(json_array(
            id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro, community_id,
-           tier, held_micro, expires_at_us, description, metadata, created_at_us)) AS BLOB)
+           tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us)) AS BLOB)
   FROM credit_reservations NOT INDEXED
  WHERE id > :after AND id <= :until;
 
@@ -117,7 +119,7 @@ SELECT CAST(json_group_array(json_array(id, reservation_id)) AS BLOB)
 -- name: ends_of_entries
 SELECT CAST(json_group_array(json_array(
            r.id, r.status, r.actual_cost_micro, r.finalized_micro, r.overrun_micro, r.absorbed_micro, r.released_micro,
-           r.closed_at_us)) AS BLOB)
+           r.closed_at_us, r.closed_by)) AS BLOB)
   FROM credit_ledger e NOT INDEXED
  CROSS JOIN credit_reservations r ON r.id = e.reservation_id
  WHERE e.id > :after AND e.id <= :until
@@ -126,7 +128,7 @@ SELECT CAST(json_group_array(json_array(
 -- name: ends_noted
 SELECT CAST(json_group_array(json_array(
            r.id, r.status, r.actual_cost_micro, r.finalized_micro, r.overrun_micro, r.absorbed_micro, r.released_micro,
-           r.closed_at_us)) AS BLOB)
+           r.closed_at_us, r.closed_by)) AS BLOB)
   FROM silent_ends s NOT INDEXED
  CROSS JOIN credit_reservations r ON r.id = s.reservation_id
  WHERE s.id > :after AND s.id <= :until;
@@ -140,3 +142,9 @@ SELECT CAST(json_group_array(json_array(id, checksum)) AS BLOB)
 -- name: oldest_key
 SELECT min(id)
   FROM idempotency_keys;
+
+-- name: linked_epochs
+SELECT CAST(json_group_array(json_array(
+           base_id, number, reason, began_at_us, accounts, lots, reservations, debts, entries, campaigns, grants, events)) AS BLOB)
+  FROM book_epochs NOT INDEXED
+ WHERE base_id > :after AND base_id <= :until;

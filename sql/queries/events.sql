@@ -1,9 +1,17 @@
 -- The feed of events, and thresholds.
 
 -- name: newest_of_the_feed
--- The newest entry and the newest event: nothing that is committed comes after both.
-SELECT coalesce((SELECT max(id) FROM credit_ledger), 0),
-       coalesce((SELECT max(id) FROM events), 0);
+-- The newest entry, or the base of the epoch where it has none, and the newest event: nothing that is committed comes after both.
+SELECT after_entry_id, coalesce((SELECT max(id) FROM events), 0)
+  FROM events_end;
+
+-- name: is_place
+-- 1 for a position in the feed that this book has: both parts name rows, the base of an epoch, or (0) the beginning.
+SELECT (:entry_id = 0
+        OR EXISTS (SELECT 1 FROM credit_ledger WHERE id = :entry_id)
+        OR EXISTS (SELECT 1 FROM book_epochs WHERE base_id = :entry_id))
+       AND (:event_id = 0
+            OR EXISTS (SELECT 1 FROM events WHERE id = :event_id AND after_entry_id <= :entry_id));
 
 -- name: event_before_entry
 -- The last event that comes before an entry; no row: none does.
@@ -13,10 +21,20 @@ SELECT id
  ORDER BY after_entry_id DESC, id DESC
  LIMIT 1;
 
--- name: entry_before_event
-SELECT after_entry_id
+-- name: first_entry_from
+-- The first entry with this id or a later one. Ids skip to the base of each new epoch.
+SELECT id
+  FROM credit_ledger
+ WHERE id >= :entry_id
+ ORDER BY id
+ LIMIT 1;
+
+-- name: first_event_from
+SELECT after_entry_id, id
   FROM events
- WHERE id = :event_id;
+ WHERE id >= :event_id
+ ORDER BY id
+ LIMIT 1;
 
 -- name: entries_to_tell
 -- :types is a JSON array of entry types, NULL for all. The columns of entries_of_pool, then those that only events have.

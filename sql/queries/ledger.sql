@@ -1,17 +1,15 @@
 -- Lots, balances and entries.
 
 -- name: newest_time
--- The latest time that the book has written: its clock never starts before it.
+-- The latest time that the book has written: its clock never starts before it. A book that is served without a write has its
+-- reconciliations.
 SELECT max(
     coalesce((SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_accounts ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_reservations ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM events ORDER BY id DESC LIMIT 1), 0),
-    coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0));
-
--- name: last_lot
-SELECT coalesce(max(id), 0)
-  FROM credit_lots;
+    coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
+    coalesce((SELECT reconciled_at_us FROM reconciliations WHERE id = 1), 0));
 
 -- name: insert_lots
 INSERT INTO credit_lots (
@@ -64,14 +62,16 @@ SELECT id, available_micro, expires_at_us
    AND available_micro > 0
  ORDER BY priority, coalesce(expires_at_us, 9223372036854775807), id;
 
--- name: lots_due_of_accounts
--- :account_ids is a JSON array of keys.
-SELECT l.expires_at_us, l.id
-  FROM json_each(:account_ids) j
-  CROSS JOIN credit_lots l ON l.account_id = j.value
- WHERE l.available_micro > 0
-   AND l.expires_at_us IS NOT NULL
-   AND l.expires_at_us <= :now_us;
+-- name: lots_due_of_account
+-- The oldest first.
+SELECT expires_at_us, id
+  FROM credit_lots
+ WHERE account_id = :account_id
+   AND available_micro > 0
+   AND expires_at_us IS NOT NULL
+   AND expires_at_us <= :now_us
+ ORDER BY expires_at_us, id
+ LIMIT :count;
 
 -- name: lots_due
 SELECT expires_at_us, id
@@ -108,16 +108,29 @@ SELECT count(*)
   FROM credit_lots
  WHERE account_id = :account_id;
 
--- name: balances_of_account
-SELECT account_id, pool_id, available_micro, reserved_micro, entry_seq
+-- name: balances_of_spend
+-- Of the two pools from which a spend draws.
+SELECT pool_id, available_micro, reserved_micro, entry_seq
   FROM credit_balances
- WHERE account_id = :account_id;
+ WHERE account_id = :account_id
+   AND pool_id IN (:pool_id, 'general');
 
--- name: balances_of_accounts
--- :account_ids is a JSON array of keys.
+-- name: balances_of_pools
+-- :pools is a JSON array of [account key, pool].
 SELECT b.account_id, b.pool_id, b.available_micro, b.reserved_micro, b.entry_seq
+  FROM json_each(:pools) j
+  CROSS JOIN credit_balances b ON b.account_id = j.value ->> 0 AND b.pool_id = j.value ->> 1;
+
+-- name: holdings_of_accounts
+-- How many pools each account has, what they hold together, and the balance of the pool that is named, NULL where the account
+-- does not have it. :account_ids is a JSON array of keys; an account without pools has no row.
+SELECT b.account_id, count(*), sum(b.available_micro + b.reserved_micro),
+       max(iif(b.pool_id = :pool_id, b.available_micro, NULL)),
+       max(iif(b.pool_id = :pool_id, b.reserved_micro, NULL)),
+       max(iif(b.pool_id = :pool_id, b.entry_seq, NULL))
   FROM json_each(:account_ids) j
-  CROSS JOIN credit_balances b ON b.account_id = j.value;
+  CROSS JOIN credit_balances b ON b.account_id = j.value
+ GROUP BY b.account_id;
 
 -- name: insert_entries
 INSERT INTO credit_ledger (
@@ -126,6 +139,15 @@ INSERT INTO credit_ledger (
 VALUES (
     :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
     :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
+
+-- name: insert_first_entries
+-- The same for the first entries of an epoch, which begin above its base. SQLite counts on from there by itself.
+INSERT INTO credit_ledger (
+    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro,
+    reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us, description, metadata)
+VALUES (
+    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
+    :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: insert_plain_entries
 -- The same without what most entries don't have: the driver takes as long for a NULL as for four numbers.

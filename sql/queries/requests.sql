@@ -4,7 +4,8 @@
 -- The latest that was written: the running time goes on from there.
 SELECT max(
     coalesce((SELECT created_at_us FROM idempotency_keys ORDER BY id DESC LIMIT 1), 0),
-    coalesce((SELECT max(revoked_at_us) FROM revoked_tokens), 0));
+    coalesce((SELECT max(revoked_at_us) FROM revoked_tokens), 0),
+    coalesce((SELECT max(revoked_at_us) FROM revoked_subjects), 0));
 
 -- name: find_key
 SELECT fingerprint, status, body
@@ -46,4 +47,21 @@ SELECT token_id, revoked_at_us
 
 -- name: prune_tokens
 DELETE FROM revoked_tokens
+ WHERE revoked_at_us < :before_us;
+
+-- name: revoke_subject
+-- An earlier time takes nothing back.
+INSERT INTO revoked_subjects (sub, issued_before_us, revoked_at_us)
+VALUES (:sub, :issued_before_us, :running_us)
+ON CONFLICT (sub) DO UPDATE
+   SET issued_before_us = max(issued_before_us, excluded.issued_before_us),
+       revoked_at_us = max(revoked_at_us, excluded.revoked_at_us)
+RETURNING issued_before_us;
+
+-- name: revoked_subjects
+SELECT sub, issued_before_us
+  FROM revoked_subjects;
+
+-- name: prune_subjects
+DELETE FROM revoked_subjects
  WHERE revoked_at_us < :before_us;

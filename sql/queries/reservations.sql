@@ -3,17 +3,27 @@
 -- name: insert_reservation
 INSERT INTO credit_reservations (
     account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id, tier,
-    held_micro, expires_at_us, description, metadata, created_at_us)
+    held_micro, expires_at_us, description, metadata, created_by, created_at_us)
 VALUES (
     :account_id, :pool_id, :billing_mode, 'pending', :list_micro, :discount_bps, :max_discount_micro, :discount_micro, :community_id, :tier,
-    :held_micro, :expires_at_us, :description, :metadata, :now_us);
+    :held_micro, :expires_at_us, :description, :metadata, :created_by, :now_us);
+
+-- name: insert_first_reservation
+-- The same for the first reservation of an epoch, which is above its base. SQLite counts on from there by itself.
+INSERT INTO credit_reservations (
+    id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id,
+    tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us)
+VALUES (
+    :reservation_id, :account_id, :pool_id, :billing_mode, 'pending', :list_micro, :discount_bps, :max_discount_micro,
+    :discount_micro, :community_id, :tier, :held_micro, :expires_at_us, :description, :metadata, :created_by, :now_us);
 
 -- name: insert_plain_reservation
 -- Without a discount, and without what most reservations don't have.
 INSERT INTO credit_reservations (
-    account_id, pool_id, billing_mode, status, list_micro, discount_bps, discount_micro, held_micro, expires_at_us, created_at_us)
+    account_id, pool_id, billing_mode, status, list_micro, discount_bps, discount_micro, held_micro, expires_at_us, created_by,
+    created_at_us)
 VALUES (
-    :account_id, :pool_id, :billing_mode, 'pending', :list_micro, 0, 0, :held_micro, :expires_at_us, :now_us);
+    :account_id, :pool_id, :billing_mode, 'pending', :list_micro, 0, 0, :held_micro, :expires_at_us, :created_by, :now_us);
 
 -- name: insert_reservation_lots
 INSERT INTO reservation_lots (reservation_id, position, lot_id, reserved_micro)
@@ -21,8 +31,8 @@ VALUES (:reservation_id, :position, :lot_id, :reserved_micro);
 
 -- name: find_reservation
 SELECT id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id,
-       tier, held_micro, expires_at_us, created_at_us, actual_cost_micro, finalized_micro, released_micro, overrun_micro,
-       absorbed_micro, closed_at_us
+       tier, held_micro, expires_at_us, created_by, created_at_us, actual_cost_micro, finalized_micro, released_micro,
+       overrun_micro, absorbed_micro, closed_by, closed_at_us
   FROM credit_reservations
  WHERE id = :reservation_id;
 
@@ -42,31 +52,45 @@ UPDATE credit_reservations
        released_micro = held_micro - :finalized_micro,
        overrun_micro = :overrun_micro,
        absorbed_micro = :absorbed_micro,
+       closed_by = nullif(:closed_by, created_by),
+       closed_at_us = :now_us
+ WHERE id = :reservation_id;
+
+-- name: release_reservation
+UPDATE credit_reservations
+   SET status = 'released',
+       released_micro = held_micro,
+       closed_by = nullif(:closed_by, created_by),
        closed_at_us = :now_us
  WHERE id = :reservation_id;
 
 -- name: end_reservations
--- Gives all of it back: `released` by a caller, or `expired`.
+-- Gives all of it back without a caller.
 UPDATE credit_reservations
    SET status = :status,
        released_micro = held_micro,
        closed_at_us = :now_us
  WHERE id = :reservation_id;
 
--- name: reservations_due_of_accounts
--- :account_ids is a JSON array of keys.
-SELECT r.expires_at_us, r.id, r.account_id
-  FROM json_each(:account_ids) j
-  CROSS JOIN credit_reservations r ON r.account_id = j.value
- WHERE r.status = 'pending'
-   AND r.expires_at_us <= :now_us;
+-- name: reservations_due_of_account
+-- The oldest first, each with the number of its lots.
+SELECT r.expires_at_us, r.id, r.account_id,
+       coalesce((SELECT max(position) FROM reservation_lots WHERE reservation_id = r.id), 0)
+  FROM credit_reservations r
+ WHERE r.account_id = :account_id
+   AND r.status = 'pending'
+   AND r.expires_at_us <= :now_us
+ ORDER BY r.expires_at_us, r.id
+ LIMIT :count;
 
 -- name: reservations_due
-SELECT expires_at_us, id, account_id
-  FROM credit_reservations
- WHERE status = 'pending'
-   AND expires_at_us <= :now_us
- ORDER BY expires_at_us, id
+-- The same rows of all accounts.
+SELECT r.expires_at_us, r.id, r.account_id,
+       coalesce((SELECT max(position) FROM reservation_lots WHERE reservation_id = r.id), 0)
+  FROM credit_reservations r
+ WHERE r.status = 'pending'
+   AND r.expires_at_us <= :now_us
+ ORDER BY r.expires_at_us, r.id
  LIMIT :count;
 
 -- name: lots_of_reservations
@@ -77,8 +101,8 @@ SELECT h.reservation_id, h.lot_id, h.reserved_micro
  ORDER BY h.reservation_id, h.position;
 
 -- name: insert_debt
-INSERT INTO credit_debts (account_id, reservation_id, original_micro, paid_micro, created_at_us)
-VALUES (:account_id, :reservation_id, :original_micro, 0, :now_us);
+INSERT INTO credit_debts (id, account_id, reservation_id, original_micro, paid_micro, created_at_us)
+VALUES (:debt_id, :account_id, :reservation_id, :original_micro, 0, :now_us);
 
 -- name: open_debts
 -- Oldest first; :account_ids is a JSON array of keys.
@@ -98,3 +122,26 @@ SELECT coalesce(sum(original_micro - paid_micro), 0)
 UPDATE credit_debts
    SET paid_micro = paid_micro + :paid_micro
  WHERE id = :debt_id;
+
+-- name: find_debt
+SELECT d.id, d.account_id, r.pool_id, d.original_micro - d.paid_micro
+  FROM credit_debts d
+  JOIN credit_reservations r ON r.id = d.reservation_id
+ WHERE d.id = :debt_id;
+
+-- name: forgive_debt
+-- Once the lot has paid it.
+UPDATE credit_debts
+   SET forgiven_lot_id = :lot_id
+ WHERE id = :debt_id;
+
+-- name: debts_page
+-- Oldest first. :open is NULL for all of them.
+SELECT d.id, d.account_id, r.pool_id, d.reservation_id, d.original_micro, d.paid_micro, d.created_at_us
+  FROM credit_debts d
+  JOIN credit_reservations r ON r.id = d.reservation_id
+ WHERE d.account_id = :account_id
+   AND d.id > :after_id
+   AND (:open IS NULL OR (d.paid_micro < d.original_micro) = :open)
+ ORDER BY d.id
+ LIMIT :count;

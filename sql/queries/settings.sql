@@ -6,7 +6,7 @@ SELECT target_id, action, details
   FROM admin_audit_log INDEXED BY audit_of_settings
  WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                   'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
-                  'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke')
+                  'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive')
    AND target_type = :target_type
  ORDER BY target_id, seq;
 
@@ -15,7 +15,7 @@ SELECT action
   FROM admin_audit_log INDEXED BY audit_of_settings
  WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                   'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
-                  'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke')
+                  'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive')
    AND target_type = :target_type
    AND target_id = :target_id;
 
@@ -52,8 +52,19 @@ SELECT revoked_at_us
   FROM revoked_tokens
  WHERE token_id = :token_id;
 
+-- name: revoked_subject_to_compare
+SELECT issued_before_us, revoked_at_us
+  FROM revoked_subjects
+ WHERE sub = :sub;
+
+-- name: forgiven_debt_to_compare
+SELECT forgiven_lot_id
+  FROM credit_debts
+ WHERE id = :debt_id;
+
 -- name: newest_time_to_compare
 -- The running time that the book has written last; keys are in its order.
 SELECT max(
     coalesce((SELECT created_at_us FROM idempotency_keys ORDER BY id DESC LIMIT 1), 0),
-    coalesce((SELECT max(revoked_at_us) FROM revoked_tokens), 0));
+    coalesce((SELECT max(revoked_at_us) FROM revoked_tokens), 0),
+    coalesce((SELECT max(revoked_at_us) FROM revoked_subjects), 0));

@@ -162,8 +162,10 @@ INSERT INTO webhook_attempts (
 VALUES (:webhook_id, :entry_id, :event_id, :attempt, :outcome, :status, :error, :duration_us, :attempted_at_us);
 
 -- name: forget_attempts
+-- Attempts of an earlier epoch stay until the current one has as many: ids skip to its base.
 DELETE FROM webhook_attempts
- WHERE id <= (SELECT max(id) FROM webhook_attempts) - :kept;
+ WHERE id <= (SELECT max(id) FROM webhook_attempts) - :kept
+   AND (SELECT max(id) FROM webhook_attempts) - :kept >= coalesce((SELECT max(base_id) FROM book_epochs), 0);
 
 -- name: attempts_page
 -- Newest first.

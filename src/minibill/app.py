@@ -21,6 +21,7 @@ from minibill.auth.scopes import (
     MINT_WRITE,
     OPS_WRITE,
     READ,
+    REFUNDS_WRITE,
 )
 from minibill.auth.tokens import TokenVerifier
 from minibill.book import Book
@@ -47,6 +48,8 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("GET", "/accounts/{account_id:str}/history", ledger.list_history, READ),
     ("POST", "/accounts/{account_id:str}/mint", ledger.mint_credits, MINT_WRITE),
     ("POST", "/accounts/{account_id:str}/reservations", ledger.reserve_for, ACCOUNTS_WRITE),
+    ("GET", "/accounts/{account_id:str}/debts", ledger.list_debts, READ),
+    ("POST", "/accounts/{account_id:str}/debts/{debt_id:str}/forgive", ledger.forgive_one, REFUNDS_WRITE),
     ("GET", "/reservations/{reservation_id:str}", ledger.show_reservation, READ),
     ("POST", "/reservations/{reservation_id:str}/finalize", ledger.finalize_one, ACCOUNTS_WRITE),
     ("POST", "/reservations/{reservation_id:str}/release", ledger.release_one, ACCOUNTS_WRITE),
@@ -80,11 +83,13 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("GET", "/webhooks/{webhook_id:str}/deliveries", webhooks.list_deliveries, READ),
     ("POST", "/webhooks/{webhook_id:str}/replay", webhooks.replay_events, OPS_WRITE),
     ("GET", "/audit", audit_list.list_rows, READ),
+    ("POST", "/tokens/revoke", tokens.revoke_all, OPS_WRITE),
     ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
     ("GET", "/reconciliation", reconciliation.show_last, READ),
     ("POST", "/reconciliation", reconciliation.run_now, OPS_WRITE),
     ("GET", "/clock", system.show_clock, READ),
     ("POST", "/clock/advance", system.advance_clock, OPS_WRITE),
+    ("POST", "/clock/accept", system.accept_clock, OPS_WRITE),
 )
 
 # Method, path under /api/internal/billing, handler: what services call.
@@ -97,9 +102,6 @@ INTERNAL: tuple[tuple[str, str, Handler], ...] = (
 
 # What is asked thousands of times a second is answered without the framework, whose share of it would be the largest.
 HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named, ledger.show_balance)
-
-# Besides these, the one whose variable part is any text: the framework takes a slash in it for the end of it, however sent.
-DIRECT = (*HOT, tokens.revoke)
 
 PUBLIC: tuple[tuple[str, Handler], ...] = (
     ("/health/live", system.live),
@@ -139,7 +141,7 @@ def app_of(service: Service) -> ASGIApp:
         openapi_config=None,
         logging_config=None,
     )
-    return Gate(app, service, direct=[route for route in service.routes if route.handler in DIRECT])
+    return Gate(app, service, direct=[route for route in service.routes if route.handler in HOT])
 
 
 def make_service(book: Book, settings: Settings, *, has_test_clock: bool = False) -> Service:

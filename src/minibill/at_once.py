@@ -41,8 +41,7 @@ def send_at_once(scope: Scope, status: int, headers: Iterable[tuple[bytes, bytes
         or not cycle.keep_alive
     ):
         return False
-    lines = [b"%b: %b\r\n" % header for header in cycle.default_headers]
-    lines += [b"%b: %b\r\n" % header for header in headers]
+    lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
     cycle.transport.write(b"%b%b\r\n%b" % (line, b"".join(lines), body))
     cycle.response_started = cycle.response_complete = True
     cycle.on_response()

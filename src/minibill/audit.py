@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.outcome import Outcome
@@ -15,8 +16,8 @@ from minibill.outcome import Outcome
 SQL = queries("audit")
 
 HASHED = (
-    "seq", "actor_id", "action", "target_type", "target_id", "details", "ip", "user_agent", "correlation_id", "token_id",
-    "created_at_us",
+    "seq", "id", "actor_id", "action", "target_type", "target_id", "details", "ip", "user_agent", "correlation_id",
+    "token_id", "created_at_us",
 )  # fmt: skip
 
 NO_HASH = bytes(32)
@@ -40,8 +41,11 @@ def append(conn: sqlite3.Connection, outcome: Outcome, *, actor_id: str, origin:
     last = SQL.last_audit_row.one(conn)
     seq, previous_hash = (1, NO_HASH) if last is None else (last[0] + 1, last[1])
     details = msgspec.json.encode(outcome.details()).decode()
+    new = next_ids(conn)
+    key = new.audit_rows
+    new.audit_rows += 1
     row = (
-        seq, actor_id, outcome.action, outcome.target_type, outcome.target_id, details, origin.ip, origin.user_agent,
+        seq, key, actor_id, outcome.action, outcome.target_type, outcome.target_id, details, origin.ip, origin.user_agent,
         origin.correlation_id, origin.token_id, now_us,
     )  # fmt: skip
     SQL.append_audit_row.many(conn, [(*row, previous_hash, row_hash(row, previous_hash))])

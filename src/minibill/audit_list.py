@@ -44,15 +44,16 @@ async def list_rows(call: Call) -> Reply:
         [counts] = await reading.all(SQL.audit_counts, count_max=COUNT_MAX, **filters)
         count_of = dict(zip(filters, counts, strict=True))
         rows = await reading.all(_PAGES[min(given, key=count_of.__getitem__)], **filters, **interval)
-    return call.page_answer(query, rows, item=_row, position=lambda row: [row[10], row[0]])
+    return call.page_answer(query, rows, item=_row, position=lambda row: [row[11], row[0]])
 
 
 def _row(row: Row) -> AuditRow:
-    seq, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, own = (
-        row
-    )
+    (
+        seq, key, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us,
+        own,
+    ) = row  # fmt: skip
     return AuditRow(
-        id=ids.encode(ids.AUDIT, seq),
+        id=ids.encode(ids.AUDIT, key),
         seq=seq,
         actor_id=actor_id,
         action=action,

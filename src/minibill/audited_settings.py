@@ -263,10 +263,45 @@ def _load_token(conn: sqlite3.Connection, token_id: str, expected: State) -> Sta
     row = SQL.revoked_token_to_compare.one(conn, token_id=token_id)
     if row is not None:
         return row[0]
-    # Then the service may have pruned it.
+    return expected if _may_be_pruned(conn, expected) else None
+
+
+def _may_be_pruned(conn: sqlite3.Connection, revoked_us: int) -> bool:
     newest = SQL.newest_time_to_compare.one(conn)
     assert newest is not None
-    return expected if expected < newest[0] - DENIED_SECONDS_MIN * US_PER_SECOND else None
+    found: int = newest[0]
+    return revoked_us < found - DENIED_SECONDS_MIN * US_PER_SECOND
+
+
+# --- subjects whose earlier tokens are rejected ---
+
+
+def _fold_subject(state: State, _: str, details: dict[str, Any]) -> State:
+    # The audit row names the latest time so far.
+    return {
+        "issuedBefore": details["issuedBefore"],
+        "runningUs": max(state["runningUs"] if state else 0, details["runningUs"]),
+    }
+
+
+def _load_subject(conn: sqlite3.Connection, sub: str, expected: State) -> State:
+    row = SQL.revoked_subject_to_compare.one(conn, sub=sub)
+    if row is not None:
+        return {"issuedBefore": format_time(row[0]), "runningUs": row[1]}
+    return expected if _may_be_pruned(conn, expected["runningUs"]) else None
+
+
+# --- debts that were written off ---
+
+
+def _fold_forgiven_debt(state: State, _: str, details: dict[str, Any]) -> State:
+    # A repeated request writes nothing, and names no lot.
+    return state or details["lotId"]
+
+
+def _load_forgiven_debt(conn: sqlite3.Connection, debt_id: str, _: State) -> State:
+    row = SQL.forgiven_debt_to_compare.one(conn, debt_id=ids.decode(ids.DEBT, debt_id))
+    return None if row is None or row[0] is None else ids.encode(ids.LOT, row[0])
 
 
 _SETTINGS = (
@@ -295,6 +330,14 @@ _SETTINGS = (
     Setting(
         "revoked_tokens_match_the_audit_log", "token", frozenset({"token.revoke"}),
         _fold_token, _load_token, "SELECT token_id FROM revoked_tokens", None,
+    ),
+    Setting(
+        "revoked_subjects_match_the_audit_log", "subject", frozenset({"token.revoke"}),
+        _fold_subject, _load_subject, "SELECT sub FROM revoked_subjects", None,
+    ),
+    Setting(
+        "forgiven_debts_match_the_audit_log", "debt", frozenset({"debt.forgive"}),
+        _fold_forgiven_debt, _load_forgiven_debt, "SELECT id FROM credit_debts WHERE forgiven_lot_id IS NOT NULL", ids.DEBT,
     ),
 )  # fmt: skip
 

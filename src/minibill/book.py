@@ -16,11 +16,12 @@ import msgspec
 
 from minibill import audit, chain, idempotency
 from minibill.audit import Origin
-from minibill.auth.tokens import Caller
+from minibill.auth.tokens import Caller, Denied
 from minibill.campaigns.lifecycle import expire_campaigns
 from minibill.clock import Clock, RunningTime, monotonic_s
 from minibill.db.anchor import Anchor
 from minibill.db.connect import CHECKPOINT_PAGES, FileLock, Places, open_writer
+from minibill.db.epochs import current_epoch
 from minibill.db.migrate import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
@@ -30,6 +31,7 @@ from minibill.db.wal import make_lasting
 from minibill.db.writer import Writer
 from minibill.events.feed import Feed
 from minibill.ledger.settle import sweep
+from minibill.ledger.slices import ExpirySlices
 from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
 from minibill.problems import InternalError, Problem
@@ -87,7 +89,9 @@ class Book:
         self.feed = Feed(readers, writer)
         self.sweeps = Sweeps()
         self.totals = Totals(readers)
+        self._slices = ExpirySlices(writer, clock)
         self.reconciler = Reconciler(path, clock, made_at_us=made_at_us(conn), last=last_reconciled(conn))
+        self.epoch = current_epoch(conn)
         self._lock = lock
         self._conn = conn
         self._anchor = anchor
@@ -109,7 +113,7 @@ class Book:
 
         Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
         when it is newer than this minibill, `UnsafeFile` when others may interfere with its files, `BehindItsAnchor` when it
-        lacks what was answered, unless that loss is accepted.
+        lacks what was answered, unless that loss is accepted. A book that has or may have lost commits begins a new epoch.
         When a commit fails with an unknown outcome, `on_unknown_outcome` is called, from the loop or the writer's thread: by
         default it ends the process; whoever goes on must open the book anew.
         """
@@ -151,24 +155,27 @@ class Book:
         audited by itself, and the key is kept with the last; until then another request is refused it. What a failure leaves
         undone, the same request does later.
 
+        Overdue items of the accounts that it touches expire first, in slices of their own. An error or a dry run rolls none
+        of them back.
+
         `seen` is told how far the ledger was, of a refusal too. An answer that is given again tells of now and not of the
         first time: whoever asks again wants to read on from there, and who asks later is never told less.
         """
         holds_key = False
 
         # Its types are in quotes since they would be made anew with each request, as it is.
-        def run(conn: "sqlite3.Connection") -> "tuple[Written, dict[str, Any] | None]":
+        def run(conn: "sqlite3.Connection", now_us: int) -> "tuple[Written, dict[str, Any] | None]":
             nonlocal holds_key
             if key is not None:
                 if self._under_way:
                     idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
                 if (kept := idempotency.find(conn, key)) is not None:
                     return Written(kept.status, kept.body, True), None
-            now_us = self.clock.now_us()
             outcome = operation(conn, now_us=now_us, **arguments)
             body = encode(outcome.answer)
             if caller.kind == "admin":
-                audit.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=now_us)
+                at_us = now_us if outcome.at_us is None else outcome.at_us
+                audit.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=at_us)
             if key is not None and outcome.more is None:
                 idempotency.keep(conn, key, idempotency.Kept(outcome.status, body), running_us=self.running.now_us())
             elif key is not None and not dry_run:
@@ -178,11 +185,11 @@ class Book:
 
         is_begun = False
         try:
-            written, more = await self.writer.run(run, keep=not dry_run, seen=seen)
+            written, more = await self._slices.run(run, keep=not dry_run, seen=seen)
             while more is not None:
                 is_begun = not dry_run
                 arguments |= more
-                written, more = await self.writer.run(run, keep=not dry_run, seen=seen)
+                written, more = await self._slices.run(run, keep=not dry_run, seen=seen)
         except Exception as error:
             if not is_begun:
                 raise
@@ -232,9 +239,10 @@ class Book:
         """The answer that a write with this key was given before; raises `IdempotencyKeyReused`."""
         return self.readers.look_up(lambda conn: idempotency.find(conn, key))
 
-    def denied_tokens(self) -> set[str]:
-        """The ids of the tokens that were revoked. Read at once, so that none is revoked between reading and using it."""
-        return {token_id for token_id, _ in self.readers.at_once(REQUESTS.revoked_tokens)}
+    def denied_tokens(self) -> Denied:
+        """The tokens that were revoked. Read at once, so that none is revoked between reading and using it."""
+        token_ids = frozenset(token_id for token_id, _ in self.readers.at_once(REQUESTS.revoked_tokens))
+        return Denied(token_ids, dict(self.readers.at_once(REQUESTS.revoked_subjects)))
 
     async def close(self) -> None:
         """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""

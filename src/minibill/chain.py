@@ -36,9 +36,10 @@ class Bounds(NamedTuple):
     events: int
     silent_ends: int
     keys: int
+    epochs: int
 
 
-NOTHING = Bounds(*[0] * 10)
+NOTHING = Bounds(*[0] * 11)
 
 # What is hashed, and which bound it goes by.
 _PARTS = tuple(
@@ -56,6 +57,7 @@ _PARTS = tuple(
         ("events", SQL.linked_events),
         ("silent_ends", SQL.linked_silent_ends),
         ("silent_ends", SQL.ends_noted),
+        ("epochs", SQL.linked_epochs),
     )
 )
 
@@ -64,15 +66,15 @@ def link(conn: sqlite3.Connection) -> bool:
     """Adds a link over rows that none covers yet, a slice of them; answers whether it did."""
     last = SQL.last_link.one(conn)
     number, before, after = (0, NO_HASH, NOTHING) if last is None else (last[0], last[1], Bounds(*last[2:]))
-    newest = SQL.newest_rows.one(conn)
-    assert newest is not None
-    until = Bounds(*(max(first, min(row, first + LINK_ROWS_MAX)) for row, first in zip(newest, after, strict=True)))
+    found = SQL.rows_to_link.one(conn, **after._asdict(), count=LINK_ROWS_MAX)
+    assert found is not None
+    until = Bounds(*found)
     if until == after:
         return False
     number += 1
     keys = keys_hash(conn, after=after, until=until)
-    found = link_hash(conn, number=number, before=before, after=after, until=until, keys_hash=keys)
-    SQL.append_link.run(conn, number=number, hash=found, keys_hash=keys, **until._asdict())
+    own = link_hash(conn, number=number, before=before, after=after, until=until, keys_hash=keys)
+    SQL.append_link.run(conn, number=number, hash=own, keys_hash=keys, **until._asdict())
     return True
 
 

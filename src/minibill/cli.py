@@ -24,6 +24,7 @@ COMMANDS = {
     "backup": "backup",
     "restore": "backup",
     "campaign": "campaign",
+    "clock": "clock",
     "completion": "completion",
 }
 

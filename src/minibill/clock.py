@@ -1,20 +1,31 @@
 """Time: the only module that reads the clock, and how times are written.
 
 The book's time is microseconds since 1970 in UTC. It never goes back: not when the machine's clock is set back, and not
-across a restart, since it starts no earlier than the newest row of the book.
+across a restart, since it starts no earlier than the newest row of the book. It does not follow a clock that jumps ahead,
+because what has expired by mistake stays expired.
 """
 
+import logging
 import re
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import NamedTuple
+
+log = logging.getLogger("minibill.clock")
 
 US_PER_SECOND = 1_000_000
 MIN_TIME_US = -62_135_596_800_000_000  # the beginning of the year 1
 MAX_TIME_US = 253_402_300_799_999_999  # the end of the year 9999
 # The test clock stops short of that, so that what is made then still has room to expire later.
 ADVANCE_MAX_US = MAX_TIME_US - 200 * 365 * 86_400 * US_PER_SECOND
+
+# The wall clock may run ahead of the steady clock by this much between two looks: it was set right, or a machine slept.
+JUMP_MAX_SECONDS_DEFAULT = 60
+# A service that was stopped for longer than this is rare; a machine that starts with a wrong clock is not.
+START_AHEAD_MAX_US = 30 * 86_400 * US_PER_SECOND
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
@@ -24,32 +35,102 @@ _RFC3339 = re.compile(
 )
 
 
-class Clock:
-    """The book's clock; safe to read from any thread. It is `offset_us` ahead of the machine's; less than 0 is behind."""
+class ClockState(NamedTuple):
+    """The book's time, the wall clock beside it, and whether the book's time is held back from following it."""
 
-    def __init__(self, not_before_us: int = 0, *, offset_us: int = 0) -> None:
-        self._last_us = not_before_us
+    time_us: int
+    wall_us: int
+    is_held: bool
+
+    @property
+    def ahead_us(self) -> int:
+        """The lead of the wall clock over the book's time; negative while the wall clock is behind."""
+        return self.wall_us - self.time_us
+
+
+class Clock:
+    """The book's clock; safe to read from any thread.
+
+    Each read compares the wall clock with the time that has passed by the steady clock. The book's time follows a wall clock
+    that is ahead by up to `jump_max_seconds`. A wall clock further ahead has jumped: the book's time goes on by the steady
+    clock until the wall clock comes back or somebody calls `accept`. A wall clock that is behind is not followed either.
+    `offset_us` is added to the wall clock.
+    """
+
+    def __init__(self, *, jump_max_seconds: int = JUMP_MAX_SECONDS_DEFAULT, offset_us: int = 0) -> None:
+        self.jump_max_seconds = jump_max_seconds
+        self._jump_max_us = jump_max_seconds * US_PER_SECOND
+        # How often the wall clock jumped ahead so far that the book's time did not follow.
+        self.jumps = 0
         self._offset_us = offset_us
+        self._time_us = real_now_us() + offset_us
+        self._steady_us = steady_now_us()
+        self._is_held = False
         self._lock = threading.Lock()
 
     def now_us(self) -> int:
-        """The book's time: never less than what was answered before."""
+        """Return the book's time; it never decreases."""
         with self._lock:
-            self._last_us = max(self._last_us, real_now_us() + self._offset_us)
-            return self._last_us
+            self._read()
+            return self._time_us
+
+    def state(self) -> ClockState:
+        """Return the book's time with what it is compared with."""
+        with self._lock:
+            wall_us = self._read()
+            return ClockState(self._time_us, wall_us, self._is_held)
 
     def not_before(self, time_us: int) -> None:
-        """From now on the time is at least this: the newest row of the book that was opened."""
+        """Start at the wall clock, or at the newest row of the book that was opened if that is later; 0 for an empty book.
+
+        A wall clock more than `START_AHEAD_MAX_US` later than the newest row is not followed.
+        """
         with self._lock:
-            self._last_us = max(self._last_us, time_us)
+            wall_us = real_now_us() + self._offset_us
+            is_far_ahead = time_us > 0 and wall_us - time_us > START_AHEAD_MAX_US
+            self._time_us = time_us if is_far_ahead else max(time_us, wall_us)
+            self._steady_us = steady_now_us()
+            self._read()
 
     def advance(self, seconds: int) -> int:
-        """Moves the book's time forward, for tests; answers the new time."""
+        """Move the book's time forward, for tests; return the new time."""
         with self._lock:
-            now_us = max(self._last_us, real_now_us() + self._offset_us)
-            self._last_us = max(now_us, min(now_us + seconds * US_PER_SECOND, ADVANCE_MAX_US))
-            self._offset_us = self._last_us - real_now_us()
-            return self._last_us
+            self._read()
+            now_us = self._time_us
+            self._time_us = max(now_us, min(now_us + seconds * US_PER_SECOND, ADVANCE_MAX_US))
+            self._offset_us += self._time_us - now_us
+            return self._time_us
+
+    def accept(self) -> int:
+        """Follow the wall clock from here on, however far ahead it is; return the new time."""
+        with self._lock:
+            wall_us = self._read()
+            self._time_us = max(self._time_us, wall_us)
+            self._read()
+            return self._time_us
+
+    def _read(self) -> int:
+        """Bring the book's time up to now; return the wall clock."""
+        # The wall clock first: time between the two looks then counts once, and never makes the book's time run ahead.
+        wall_us = real_now_us() + self._offset_us
+        steady_us = steady_now_us()
+        time_us = self._time_us + steady_us - self._steady_us
+        is_held = wall_us - time_us > self._jump_max_us
+        if not is_held and wall_us > time_us:
+            time_us = wall_us
+        self._time_us, self._steady_us = time_us, steady_us
+        if is_held is not self._is_held:
+            self._is_held = is_held
+            self._note(wall_us)
+        return wall_us
+
+    def _note(self, wall_us: int) -> None:
+        facts = {"book_time": format_time(self._time_us), "wall_time": format_time(wall_us)}
+        if self._is_held:
+            self.jumps += 1
+            log.error("the wall clock jumped ahead: the book's time does not follow", extra=facts)
+        else:
+            log.warning("the book's time follows the wall clock again", extra=facts)
 
 
 class RunningTime:
@@ -72,6 +153,24 @@ class RunningTime:
 def real_now_us() -> int:
     """The machine's time, for tokens."""
     return time.time_ns() // 1000
+
+
+def steady_now_us() -> int:
+    """Return microseconds that pass evenly whatever the wall clock does; where the system can tell, also while it sleeps."""
+    return time.clock_gettime_ns(_STEADY) // 1000
+
+
+def _steady() -> int:
+    # Linux stops CLOCK_MONOTONIC in a suspend, which would make each resume a jump. Other systems go on counting.
+    boottime: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    if boottime is not None:
+        with suppress(OSError):
+            time.clock_gettime_ns(boottime)
+            return boottime
+    return time.CLOCK_MONOTONIC
+
+
+_STEADY = _steady()
 
 
 # Seconds that never jump, for waits and windows.

@@ -1,14 +1,17 @@
 """Settings: each with its default, unit and reason, read from the environment once and checked before anything starts."""
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
+from minibill.auth.client_address import parse_network
+from minibill.clock import JUMP_MAX_SECONDS_DEFAULT
+from minibill.cors import parse_origins
 from minibill.money import MAX_MICRO
 
 SECRET_BYTES_MIN = 32
+MODES = ("live", "soft", "shadow")
 
 
 class ConfigurationError(Exception):
@@ -29,20 +32,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_issuer: str
     admin_audience: str
     internal_issuer: str
+    internal_audience: str
     admin_token_max_ttl: int
     admin_rate_per_minute: int
     service_rate_per_minute: int
     billing_mode: str
+    service_billing_modes: tuple[str, ...]
     ceiling_micro: int
     max_body_bytes: int
     reconcile_seconds: int
     checkpoint_pages: int
+    clock_jump_seconds: int
     trusted_proxies: str
+    keep_alive_seconds: int
+    cors_origins: frozenset[bytes] | None
     webhook_secret: str | None
     webhook_secret_previous: str | None
     webhook_allow_networks: str | None
     log_level: str
     access_log: bool
+    # Set by `serve --dev`, and by no variable.
+    cors_loopback: bool = False
 
     def __repr__(self) -> str:
         return "Settings(…)"
@@ -92,10 +102,18 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 def _addresses(value: str) -> str:
     for address in value.split(","):
         try:
-            ipaddress.ip_network(address.strip())
+            parse_network(address.strip())
         except ValueError:
             raise ValueError(f"must be IP addresses or networks, separated by commas; {address.strip()!r} is none") from None
     return value
+
+
+def _modes(value: str) -> tuple[str, ...]:
+    named = tuple(mode.strip() for mode in value.split(","))
+    for mode in named:
+        if mode not in MODES:
+            raise ValueError(f"must be of {', '.join(MODES)}, separated by commas; {mode!r} is none")
+    return named
 
 
 def _on_or_off(value: str) -> bool:
@@ -117,6 +135,8 @@ SETTINGS = (
             "the aud that admin tokens must have", _text),
     Setting("MINIBILL_INTERNAL_JWT_ISSUER", "internal_issuer", "loa-finn", "text",
             "the iss that service tokens must have", _text),
+    Setting("MINIBILL_INTERNAL_JWT_AUDIENCE", "internal_audience", "arrakis-internal", "text",
+            "the aud that service tokens must have", _text),
     Setting("MINIBILL_ADMIN_TOKEN_MAX_TTL", "admin_token_max_ttl", "3600", "seconds",
             "an admin token made to live longer is refused: a stolen one is of use no longer", _whole(1, 31_536_000)),
     Setting("MINIBILL_ADMIN_RATE_PER_MINUTE", "admin_rate_per_minute", "30", "requests a minute",
@@ -124,7 +144,9 @@ SETTINGS = (
     Setting("MINIBILL_SERVICE_RATE_PER_MINUTE", "service_rate_per_minute", "0", "requests a minute",
             "per service; 0 for no limit", _whole(0, 100_000_000)),
     Setting("MINIBILL_BILLING_MODE", "billing_mode", "live", "live, soft or shadow",
-            "how a reservation that names no mode is charged", _one_of("live", "soft", "shadow")),
+            "how a reservation that names no mode is charged", _one_of(*MODES)),
+    Setting("MINIBILL_SERVICE_BILLING_MODES", "service_billing_modes", "", "modes, separated by commas",
+            "those that a service may name itself; by default only MINIBILL_BILLING_MODE", _modes),
     Setting("MINIBILL_CEILING_MICRO", "ceiling_micro", "1000000000000", "micro-units",
             "the most that one request may move: a slip of the decimal point stops here", _whole(1, MAX_MICRO)),
     Setting("MINIBILL_MAX_BODY_BYTES", "max_body_bytes", "1048576", "bytes",
@@ -136,8 +158,17 @@ SETTINGS = (
     Setting("MINIBILL_CHECKPOINT_PAGES", "checkpoint_pages", "1000", "pages of 4 KiB",
             "how long the write-ahead log grows before it is folded into the file; 0 for never: another program, such as "
             "Litestream, does it", _whole(0, 1_000_000)),
+    Setting("MINIBILL_CLOCK_JUMP_SECONDS", "clock_jump_seconds", str(JUMP_MAX_SECONDS_DEFAULT), "seconds",
+            "the book's time does not follow a wall clock that jumps ahead by more: what expires by mistake stays expired",
+            _whole(1, 31_536_000)),
     Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
             "whose X-Forwarded-For is believed; by default nobody's", _addresses),
+    Setting("MINIBILL_KEEP_ALIVE_SECONDS", "keep_alive_seconds", "75", "seconds",
+            "how long an idle connection stays open; more than a proxy in front keeps one, or it meets closed ones",
+            _whole(1, 86_400)),
+    Setting("MINIBILL_CORS_ORIGINS", "cors_origins", "", "origins, separated by commas",
+            "web pages that may call from a browser, such as https://console.example; --dev adds those of this machine",
+            parse_origins),
     Setting("MINIBILL_WEBHOOK_SECRET", "webhook_secret", "", "text, 32 bytes or more",
             "what the secrets of webhooks are made of; without it there are none", _secret),
     Setting("MINIBILL_WEBHOOK_SECRET_PREV", "webhook_secret_previous", "", "text, 32 bytes or more",
@@ -167,12 +198,13 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             )
         text = setting.default if given is None else given
         if text == "" and setting.default == "":
-            values[setting.field] = "" if setting.field == "trusted_proxies" else None
+            values[setting.field] = {"trusted_proxies": "", "service_billing_modes": ()}.get(setting.field)
             continue
         try:
             values[setting.field] = setting.read(text or "")
         except ValueError as error:
             raise ConfigurationError(f"{setting.variable} {error}") from None
+    values["service_billing_modes"] = values["service_billing_modes"] or (values["billing_mode"],)
     return Settings(**values)
 
 

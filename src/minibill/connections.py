@@ -1,7 +1,7 @@
 """Connections: how many there may be, and how long a client may leave one waiting.
 
-The server itself ends a connection that is idle after an answer, and a body has a limit of its own. What it would wait for
-without end is ended here: a head that does not come or does not become whole, and an answer that is not taken.
+The server itself ends a connection that is idle after a response, and a body has a limit of its own. The server would wait
+without end for a head that does not become complete, for a first request, and for a client that does not read.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from minibill.at_once import CYCLE
 from minibill.auth.gate import SURPLUS
 from minibill.protocol import Protocol
 
-# A head is whole by then; as long as the server keeps a connection on which nothing is asked.
+# A head that has begun is complete by then.
 HEAD_SECONDS_MAX = 5.0
 
 # An answer is taken by then: the largest is about 1 MiB.
@@ -57,7 +57,10 @@ def limited_to(number: int) -> type[Any]:
         def _start_asgi_task(self, cycle: Any, app: ASGIApp) -> None:
             self._under_way = cycle
             cycle.scope[CYCLE] = cycle
-            super()._start_asgi_task(cycle, app)
+            # As uvicorn does, unless it is told to reset context variables.
+            task = self.loop.create_task(cycle.run_asgi(app))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
@@ -80,22 +83,31 @@ def _turned_away(app: ASGIApp) -> ASGIApp:
 class Patience:
     """Ends the connections that have waited too long for their clients; looks at all of them, now and then."""
 
-    def __init__(self) -> None:
-        # By connection: the request that it was last seen with, and since when it has waited for the client.
+    def __init__(self, idle_seconds_max: float) -> None:
+        """`idle_seconds_max` is for connections without a request and without the beginning of one."""
+        self._idle_seconds_max = idle_seconds_max
+        # By connection: what it was last seen waiting for, and since when.
         self._waiting: dict[Any, tuple[Any, float]] = {}
 
     def look(self, connections: Iterable[Any], *, now_s: float) -> None:
         """Ends what has waited for its client for too long; `now_s` is monotonic."""
         waiting = {}
         for connection in connections:
-            request, has_answer = connection.cycle, connection.transport.get_write_buffer_size() > 0
-            if not (request is None or request.response_complete or has_answer):
+            cycle, head = connection.cycle, connection.scope
+            if connection.transport.get_write_buffer_size() > 0:
+                reason, seconds_max = (cycle, "response"), ANSWER_SECONDS_MAX
+            elif cycle is not None and not cycle.response_complete:
                 continue
+            elif head is None or (cycle is not None and cycle.scope is head):
+                # The server has a timer for this, but one that any byte stops, such as a line end before a request.
+                reason, seconds_max = (cycle, "request"), self._idle_seconds_max
+            else:
+                reason, seconds_max = (head, "head"), HEAD_SECONDS_MAX
             before, since_s = self._waiting.get(connection, (None, now_s))
-            if before is not request:
+            if before is None or before[0] is not reason[0] or before[1] != reason[1]:
                 since_s = now_s
-            if now_s - since_s >= (ANSWER_SECONDS_MAX if has_answer else HEAD_SECONDS_MAX):
+            if now_s - since_s >= seconds_max:
                 connection.transport.abort()
             else:
-                waiting[connection] = (request, since_s)
+                waiting[connection] = (reason, since_s)
         self._waiting = waiting

@@ -1,4 +1,8 @@
-"""Cursors: where a list goes on, with its path and filters, signed so that nothing else is taken for one."""
+"""Cursors: where a list goes on, with its path and filters, signed so that nothing else is taken for one.
+
+A cursor also names the epoch of the book. A restore ends all cursors that were issued before it: a lost copy of the book may
+have issued them, and at their positions the restored book has something else.
+"""
 
 import base64
 import binascii
@@ -9,6 +13,7 @@ from typing import Any
 import msgspec
 
 from minibill.config import Settings
+from minibill.db.epochs import Epoch
 from minibill.problems import InvalidCursor
 
 _MAC_BYTES = 16
@@ -21,12 +26,12 @@ class Cursors:
         secrets = [s for s in (settings.admin_secret, settings.admin_secret_previous) if s is not None]
         self._keys = [hashlib.sha256(b"minibill cursor\0" + secret.encode()).digest() for secret in secrets]
 
-    def make(self, path: str, filters: dict[str, Any], position: list[int]) -> str:
+    def make(self, path: str, filters: dict[str, Any], position: list[int], *, epoch: Epoch) -> str:
         """The cursor of the item at `position` in the list at `path`."""
-        payload = msgspec.json.encode([path, filters, position])
+        payload = msgspec.json.encode([path, filters, position, epoch.base_id])
         return base64.urlsafe_b64encode(_mac(self._keys[0], payload) + payload).decode().rstrip("=")
 
-    def read(self, text: str, path: str) -> tuple[dict[str, Any], list[int]]:
+    def read(self, text: str, path: str, *, epoch: Epoch) -> tuple[dict[str, Any], list[int]]:
         """The filters and the position that `make` was given; raises `InvalidCursor` for anything else."""
         refusal = InvalidCursor("take the cursor from nextCursor of this very list, unchanged")
         try:
@@ -39,9 +44,11 @@ class Cursors:
             raise refusal
         if not any(hmac.compare_digest(_mac(key, payload), mac) for key in self._keys):
             raise refusal
-        made_for, filters, position = msgspec.json.decode(payload)
+        made_for, filters, position, base_id = msgspec.json.decode(payload)
         if made_for != path:
             raise refusal
+        if base_id != epoch.base_id:
+            raise InvalidCursor("the book was restored since this cursor was issued; begin the list again")
         return filters, position
 
 

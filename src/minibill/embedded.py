@@ -23,7 +23,7 @@ from minibill.book import Book
 from minibill.client._async.methods import AsyncMethods
 from minibill.client.ask import Ask
 from minibill.clock import Clock, monotonic_s
-from minibill.config import read_settings
+from minibill.config import MODES, read_settings
 from minibill.incoming import SentHeaders
 from minibill.jobs import run_jobs
 from minibill.problems import NotReady
@@ -92,8 +92,11 @@ async def open_service(
     """What handlers work with, on a book that is opened for this program. The caller closes the book."""
     # Nobody signs tokens for a book inside a program; cursors are signed all the same.
     made = {name: secrets.token_urlsafe(48) for name in ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")}
+    # The program is its own operator and names any mode.
+    made["MINIBILL_SERVICE_BILLING_MODES"] = ",".join(MODES)
     checked = read_settings({**made, **settings})
     # The program lives on when a commit's outcome is unknown; the book then takes nothing more until it is opened anew.
+    clock = clock or Clock(jump_max_seconds=checked.clock_jump_seconds)
     book = await Book.open(
         path, clock=clock, checkpoint_pages=checked.checkpoint_pages, on_unknown_outcome=lambda error: None
     )

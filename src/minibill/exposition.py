@@ -83,6 +83,17 @@ def _sweeps(service: Service, _: Sums) -> Iterator[Metric]:
     yield CounterMetricFamily("minibill_sweep_seconds", "Seconds that the sweeps took.", value=sweeps.seconds)
 
 
+def _clock(service: Service, _: Sums) -> Iterator[Metric]:
+    clock = service.book.clock
+    state = clock.state()
+    yield GaugeMetricFamily(
+        "minibill_clock_held", "1 while the book's time does not follow the wall clock.", value=state.is_held
+    )
+    ahead_s = state.ahead_us / US_PER_SECOND
+    yield GaugeMetricFamily("minibill_clock_ahead_seconds", "The wall clock less the book's time.", value=ahead_s)
+    yield CounterMetricFamily("minibill_clock_jumps", "Jumps of the wall clock that were not followed.", value=clock.jumps)
+
+
 def _feed(service: Service, _: Sums) -> Iterator[Metric]:
     yield GaugeMetricFamily("minibill_feed_waiters", "Long polls that wait for events.", value=service.book.feed.waiters)
 
@@ -127,7 +138,7 @@ def _build(_: Service, __: Sums) -> Iterator[Metric]:
     yield info
 
 
-SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _feed, _webhooks, _reconciliation, _book, _build)
+SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _clock, _feed, _webhooks, _reconciliation, _book, _build)
 
 
 class _Sources(Collector):

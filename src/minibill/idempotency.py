@@ -31,9 +31,14 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-def fingerprint(method: str, path: str, body: bytes) -> bytes:
-    """What makes two requests the same: method, path and the very bytes of the body."""
-    return hashlib.sha256(b"\0".join((method.encode(), path.encode(), body))).digest()
+def fingerprint(method: str, path: bytes, query: bytes, body: bytes) -> bytes:
+    """Return the hash of what makes two requests the same: method, path, query and body, byte for byte as sent.
+
+    `dryRun` is left out: with a key that is stored, a dry run shows the response that the same request would get.
+    """
+    if b"dryRun=" in query:
+        query = b"&".join(pair for pair in query.split(b"&") if not pair.startswith(b"dryRun="))
+    return hashlib.sha256(b"\0".join((method.encode(), path, query, body))).digest()
 
 
 def find(conn: sqlite3.Connection, key: Key) -> Kept | None:
@@ -48,7 +53,7 @@ def find(conn: sqlite3.Connection, key: Key) -> Kept | None:
 def require_own(key: Key, fingerprint: bytes) -> None:
     """Raises `IdempotencyKeyReused` when the key came with another request, which had this fingerprint."""
     if fingerprint != key.fingerprint:
-        raise IdempotencyKeyReused("this key came with another path or body before; take a new key for a new request")
+        raise IdempotencyKeyReused("this key came with another path, query or body before; take a new key for a new request")
 
 
 def keep(conn: sqlite3.Connection, key: Key, kept: Kept, *, running_us: int) -> None:

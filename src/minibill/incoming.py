@@ -24,6 +24,10 @@ class SentHeaders:
         self._first = dict(reversed(self._all))
         self.get = self._first.get
 
+    def all(self, name: bytes) -> list[bytes]:
+        """Return every value of a header, in the order in which they were sent."""
+        return [value for own, value in self._all if own == name]
+
     def only(self, name: bytes) -> bytes | None:
         """The value of a header that must not be repeated; None where there is none, or more than one."""
         if len(self._first) < len(self._all) and sum(own == name for own, _ in self._all) > 1:
@@ -58,6 +62,9 @@ def checked_body(body: bytes, sent: SentHeaders, bytes_max: int) -> bytes:
         raise _too_large(bytes_max)
     if body:
         _require_json_type(sent.get(b"content-type", b""))
+    elif sent.get(b"content-length", b"").strip(b"0"):
+        # No body counts as `{}`; one that was lost must not.
+        raise MalformedJson("the body did not arrive whole")
     return body
 
 

@@ -67,6 +67,7 @@ CHECKS = {
             "entries_are_in_the_order_of_time",
             "entries_mean_what_their_type_says",
             "events_are_in_the_order_of_the_entries",
+            "rows_have_ids_of_an_epoch",
         ),
     ),
     "entries_match_lots": Check(
@@ -232,7 +233,7 @@ def violations_of(
 ) -> Iterator[tuple[str, Any]]:
     """Yields what breaks a rule, as the kind and the key of each thing."""
     if rule == AUDIT_RULE:
-        yield from ((ids.AUDIT, seq) for seq in _unchained(conn, pause))
+        yield from ((ids.AUDIT, audit_id) for audit_id in _unchained(conn, pause))
         return
     if rule == DAYS_RULE:
         yield from ((ids.CAMPAIGN, campaign_id) for campaign_id in _miscounted_days(conn, pause))
@@ -271,11 +272,7 @@ def _miscounted_days(conn: sqlite3.Connection, pause: Callable[[], object]) -> I
     """Yields the campaign of each day whose counts are not the sums of that day's grants and entries."""
     left: dict[tuple[int, int], list[int]] = {}
     query = RULES[DAYS_RULE]
-    newest = max(
-        conn.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()[0]
-        for table in ("credit_ledger", "credit_grants")
-    )
-    for after, until in _id_slices(newest):
+    for after, until in _id_slices(conn):
         for campaign_id, day, *counts in conn.execute(query.sql, query.values({"after": after, "until": until})).fetchall():
             sums = left.setdefault((campaign_id, day), [0, 0, 0])
             sums[:] = [own + other for own, other in zip(sums, counts, strict=True)]
@@ -288,13 +285,25 @@ def _miscounted_days(conn: sqlite3.Connection, pause: Callable[[], object]) -> I
     yield from (campaign_id for (campaign_id, _), sums in left.items() if any(sums))
 
 
-def _id_slices(newest: int) -> Iterator[tuple[int, int]]:
-    """Yields ranges of ids that cover all, each with `SLICE_ENTRIES` of those that the service makes, from 1."""
+def _id_slices(conn: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+    """Yields ranges of ids that cover all, each with `SLICE_ENTRIES` entries and as many grants at most.
+
+    Rows are counted, since ids skip to the base of each new epoch.
+    """
     after = _LEAST
-    for until in range(SLICE_ENTRIES, newest, SLICE_ENTRIES):
-        yield after, until
-        after = until
-    yield after, _GREATEST
+    while True:
+        ends = [
+            row[0]
+            for table in ("credit_ledger", "credit_grants")
+            for row in conn.execute(
+                f"SELECT id FROM {table} WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?", (after, SLICE_ENTRIES - 1)
+            )
+        ]
+        if not ends:
+            yield after, _GREATEST
+            return
+        yield after, min(ends)
+        after = min(ends)
 
 
 def _reservation_key(public_id: object) -> int | None:
@@ -340,7 +349,7 @@ def _unchained(conn: sqlite3.Connection, pause: Callable[[], object]) -> Iterato
         for *hashed, previous, own in rows:
             number += 1
             if hashed[0] != number or previous != previous_hash or own != _row_hash(tuple(hashed), previous):
-                yield hashed[0]
+                yield hashed[1]
                 number = hashed[0]
             previous_hash = own
         pause()

@@ -8,12 +8,15 @@ import msgspec
 # What admins do, and what they do it to: the audit log can be asked for these words and no others.
 Action = Literal[
     "account.mint", "account.open", "campaign.activate", "campaign.complete", "campaign.create", "campaign.edit",
-    "campaign.grant", "campaign.pause", "campaign.revoke", "clock.advance", "grant.revoke", "membership.delete",
-    "membership.put", "reconciliation.run", "reservation.finalize", "reservation.release", "reservation.reserve",
-    "thresholds.replace", "tiers.replace", "token.revoke", "webhook.create", "webhook.delete",
+    "campaign.grant", "campaign.pause", "campaign.revoke", "clock.accept", "clock.advance", "debt.forgive", "grant.revoke",
+    "membership.delete", "membership.put", "reconciliation.run", "reservation.finalize", "reservation.release",
+    "reservation.reserve", "thresholds.replace", "tiers.replace", "token.revoke", "webhook.create", "webhook.delete",
     "webhook.edit", "webhook.replay", "webhook.rotate_secret",
 ]  # fmt: skip
-TargetType = Literal["account", "book", "campaign", "clock", "community", "grant", "reservation", "token", "webhook"]
+TargetType = Literal[
+    "account", "book", "campaign", "clock", "community", "debt", "grant", "reservation", "subject",
+    "token", "webhook",
+]  # fmt: skip
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -31,3 +34,5 @@ class Outcome(msgspec.Struct, frozen=True):
     # Where there is more to do than one transaction may hold: the arguments with which the operation goes on in another one.
     # `answer` is then nobody's; the audit row is that of this transaction.
     more: dict[str, Any] | None = None
+    # The time of the audit row, where the operation itself moved the book's time; None: the time at which it began.
+    at_us: int | None = None

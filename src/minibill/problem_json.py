@@ -1,5 +1,6 @@
 """Refusals as they are answered: application/problem+json (RFC 9457)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -31,14 +32,18 @@ def as_problem(error: Exception) -> Problem:
         case NotFoundException():
             return NotFound("nothing is at this path")
         case MethodNotAllowedException():
-            return MethodNotAllowed("this path takes other methods", headers=_allowed(error))
+            # The framework's own OPTIONS is no method of the path.
+            listed = (error.headers or {}).get("allow", "").split(", ")
+            return method_not_allowed(method for method in listed if method and method != "OPTIONS")
         case HTTPException() if error.status_code == 400:
             return InvalidRequest(FieldError("", "the request could not be read"))
         case _:
             return InternalError()
 
 
-def _allowed(error: HTTPException) -> dict[str, str]:
-    """The methods that the path takes; the framework's own OPTIONS is none of them."""
-    listed = (error.headers or {}).get("allow", "").split(", ")
-    return {"Allow": ", ".join(sorted(method for method in listed if method and method != "OPTIONS"))}
+def method_not_allowed(methods: Iterable[str]) -> MethodNotAllowed:
+    """Return the problem of a path that takes these methods, and HEAD where it takes GET."""
+    taken = set(methods)
+    if "GET" in taken:
+        taken.add("HEAD")
+    return MethodNotAllowed("this path takes other methods", headers={"Allow": ", ".join(sorted(taken))})

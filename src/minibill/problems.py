@@ -127,6 +127,19 @@ class InsufficientScope(Problem):
         super().__init__(f"this needs the scope {scope}", required_scope=scope)
 
 
+class BillingModeNotAllowed(Problem):
+    """A service named a billing mode that services may not name here."""
+
+    code, status, title = "billing_mode_not_allowed", 403, "Services may not name this billing mode"
+
+    def __init__(self, billing_mode: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(
+            f"a service may name {' or '.join(allowed)} here, not {billing_mode}; leave billingMode out to use the default",
+            billing_mode=billing_mode,
+            allowed_billing_modes=list(allowed),
+        )
+
+
 # --- 402 ---
 
 
@@ -189,6 +202,15 @@ class ReservationNotFound(Problem):
 
     def __init__(self, reservation_id: str) -> None:
         super().__init__("no reservation has this id", reservation_id=reservation_id)
+
+
+class DebtNotFound(Problem):
+    """No such debt of this account."""
+
+    code, status, title = "debt_not_found", 404, "No such debt"
+
+    def __init__(self, debt_id: str) -> None:
+        super().__init__("no such debt of this account", debt_id=debt_id)
 
 
 class TierNotFound(Problem):
@@ -301,6 +323,24 @@ class IdempotencyKeyReused(Problem):
     """The key has been used for another request."""
 
     code, status, title = "idempotency_key_reused", 422, "The idempotency key was used for another request"
+
+
+class TooManyPools(Problem):
+    """An account would have one pool too many."""
+
+    code, status, title = "too_many_pools", 422, "The account has too many pools"
+
+
+class TooManyReservations(Problem):
+    """An account would have one pending reservation too many."""
+
+    code, status, title = "too_many_reservations", 422, "Too many reservations are pending"
+
+
+class TooManyLots(Problem):
+    """The amount would be drawn from more lots than one request may touch; nothing is held."""
+
+    code, status, title = "too_many_lots", 422, "The amount is spread over too many lots"
 
 
 class CampaignFieldLocked(Problem):

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from minibill.outcome import Action, TargetType
-from minibill.wire import Answer, Body, KeptObject, PageQuery, TimeUs, one_of
+from minibill.wire import Answer, Body, KeptObject, PageQuery, Subject, TimeUs, one_of
 
 # Ten years in one step: more is a slip.
 ADVANCE_SECONDS_MAX = 315_360_000
@@ -46,13 +46,47 @@ class RevokedToken(Answer):
     revoked_at: str
 
 
+class RevokeTokensBody(Body, frozen=True):
+    """Whose tokens to revoke: those that were issued before a time."""
+
+    sub: Subject
+    issued_before: TimeUs
+
+
+class RevokedTokens(Answer):
+    """`issued_before` is the latest time that was asked for."""
+
+    sub: str
+    issued_before: str
+    revoked_at: str
+
+
 class AdvanceBody(Body, frozen=True):
     seconds: Annotated[int, Meta(ge=0, le=ADVANCE_SECONDS_MAX)]
 
 
+class ClockHeld(Answer):
+    """The reason why the book's time does not follow the wall clock, with both of them."""
+
+    reason: str
+    book_time: str
+    wall_time: str
+    ahead_seconds: int
+
+
 class Health(Answer):
+    """The state of the process; `clock` is there while the book's time does not follow the wall clock."""
+
     status: str
+    clock: ClockHeld | UnsetType = UNSET
 
 
 class Now(Answer):
+    now: str
+
+
+class AcceptedClock(Answer):
+    """The book's time before it followed the wall clock, and since."""
+
+    before: str
     now: str

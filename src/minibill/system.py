@@ -4,19 +4,21 @@ import asyncio
 from collections.abc import Callable
 from functools import cache, partial
 
-from minibill.clock import ADVANCE_MAX_US, US_PER_SECOND, format_time
+from msgspec import UNSET, UnsetType
+
+from minibill.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, format_time
 from minibill.db.sqlite import sqlite3
 from minibill.outcome import Outcome
 from minibill.problems import NotFound, NotReady
 from minibill.schema.describe import describe
-from minibill.structs import AdvanceBody, Health, Now
+from minibill.structs import AcceptedClock, AdvanceBody, ClockHeld, Health, Now
 from minibill.totals import Sums
 from minibill.web import Call, Reply, Service
-from minibill.wire import Decoder, Query
+from minibill.wire import Decoder, NoBody, Query
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_ADVANCE = Decoder(AdvanceBody)
+_ADVANCE, _NOTHING = Decoder(AdvanceBody), Decoder(NoBody)
 
 
 @describe(Health)
@@ -27,11 +29,27 @@ async def live(call: Call) -> Reply:
 
 @describe(Health, refusals=(NotReady,))
 async def ready(call: Call) -> Reply:
-    """200 when the book is migrated and takes writes, else 503 with the reason."""
+    """200 when the book is migrated and takes writes, else 503 with the reason.
+
+    `clock` says why the book's time does not follow the wall clock. The service stays ready meanwhile: its time goes on.
+    """
     hindrance = call.service.book.writer.hindrance
     if hindrance is not None:
         raise NotReady(hindrance)
-    return call.answer(Health("ready"))
+    return call.answer(Health("ready", clock_held(call.service.book.clock)))
+
+
+def clock_held(clock: Clock) -> ClockHeld | UnsetType:
+    """Return why the book's time does not follow the wall clock; nothing while it does."""
+    state = clock.state()
+    if not state.is_held:
+        return UNSET
+    ahead_seconds = state.ahead_us // US_PER_SECOND
+    reason = (
+        f"the wall clock is {ahead_seconds} s ahead of the book's time, which follows {clock.jump_max_seconds} s at most: "
+        "set the wall clock right, or run `minibill clock accept` if it is"
+    )
+    return ClockHeld(reason, format_time(state.time_us), format_time(state.wall_us), ahead_seconds)
 
 
 @describe(str, media_type=METRICS_TYPE)
@@ -78,6 +96,30 @@ def advance(_: sqlite3.Connection, *, seconds: int, move: Callable[[], int] | No
     return Outcome(
         200, answer, "clock.advance", "clock", "book", lambda: {"before": format_time(now_us), "after": answer.now}
     )
+
+
+@describe(AcceptedClock, body=NoBody)
+async def accept_clock(call: Call) -> Reply:
+    """Makes the book's time follow the wall clock again, however far that is ahead."""
+    await call.read(_NOTHING)
+    # Once, however often the operation is run.
+    move = cache(partial(_follow_wall_clock, call.service.book.clock, is_dry_run=call.is_dry_run))
+    return await call.write(accept, move=move)
+
+
+def _follow_wall_clock(clock: Clock, *, is_dry_run: bool) -> tuple[int, int]:
+    state = clock.state()
+    if not state.is_held:
+        return state.time_us, state.time_us
+    return state.time_us, state.wall_us if is_dry_run else clock.accept()
+
+
+def accept(_: sqlite3.Connection, *, move: Callable[[], tuple[int, int]], now_us: int) -> Outcome:
+    """Moves the clock, which no rollback would move back. The audit row has the new time: a restart goes on from there."""
+    before_us, after_us = move()
+    answer = AcceptedClock(format_time(before_us), format_time(after_us))
+    details = lambda: {"before": answer.before, "after": answer.now}
+    return Outcome(200, answer, "clock.accept", "clock", "book", details, at_us=max(now_us, after_us))
 
 
 def _require_test_clock(call: Call) -> None:

@@ -42,6 +42,7 @@ from minibill.problems import (
     NotReady,
     Unauthorized,
 )
+from minibill.unique_members import require_unique_members
 from minibill.wire import Answer, Decoder, Page, PageQuery, Query, WriteQuery, convert, encode, invalid
 
 log = logging.getLogger("minibill.http")
@@ -122,6 +123,13 @@ class Call:
     def service(self) -> Service:
         return self.context.service
 
+    @property
+    def caller_name(self) -> str:
+        """The caller as the book records it: `service:SUB` or `admin:SUB`."""
+        caller = self.context.caller
+        assert caller is not None
+        return caller.name
+
     def authorize(self, kind: Kind, scope: str | None) -> None:
         """Raises `Unauthorized` without a caller of this kind, `InsufficientScope` when the token lacks the scope."""
         caller = self.context.caller
@@ -145,8 +153,10 @@ class Call:
 
     async def read(self, decoder: Decoder[T]) -> T:
         """The body, decoded; none counts as `{}`."""
-        body = await self._read_body()
-        return decoder.decode(body or b"{}")
+        body = await self._read_body() or b"{}"
+        decoded = decoder.decode(body)
+        require_unique_members(body)
+        return decoded
 
     def parameters(self, expected: type[Q]) -> Q:
         """The query; an unknown or repeated parameter is refused."""
@@ -172,7 +182,7 @@ class Call:
         query = self.parameters(expected)
         if query.cursor is None:
             return query, None
-        filters, position = self.service.cursors.read(query.cursor, self.path)
+        filters, position = self.service.cursors.read(query.cursor, self.path, epoch=self.service.book.epoch)
         given = _filters(query)
         if any(value != filters.get(name) for name, value in given.items()):
             raise InvalidCursor("the cursor was made with other filters")
@@ -215,7 +225,9 @@ class Call:
         shown = rows[: query.limit]
         cursor = None
         if len(rows) > query.limit:
-            cursor = self.service.cursors.make(self.path, _filters(query), position(shown[-1]))
+            cursor = self.service.cursors.make(
+                self.path, _filters(query), position(shown[-1]), epoch=self.service.book.epoch
+            )
         return self.answer(Page([item(row) for row in shown], cursor))
 
     @property
@@ -277,7 +289,10 @@ class Call:
         key = sent.only(b"idempotency-key")
         if key is None or not _KEY.fullmatch(key):
             raise InvalidIdempotencyKey(f"expected one key of 1 to {KEY_CHARACTERS_MAX} visible ASCII characters")
-        return idempotency.Key(caller.name, key.decode(), idempotency.fingerprint(self.method, self.path, body))
+        # A request inside a program has no path that was sent.
+        path = self.scope.get("raw_path") or self.path.encode()
+        fingerprint = idempotency.fingerprint(self.method, path, self.scope["query_string"], body)
+        return idempotency.Key(caller.name, key.decode(), fingerprint)
 
     async def _read_body(self) -> bytes:
         if self._body is None:
@@ -326,7 +341,11 @@ class Route(NamedTuple):
         except Exception as error:
             reply = problem_reply(error, context)
         answered(scope, context, self.tally, reply.status, waited_s=reply.waited_s)
-        await send_reply(scope, reply, context, send, sequence=call.seen.sequence)
+        sequence = call.seen.sequence
+        # Until the epoch has an entry its base stands for one, so that the sequence does not decrease across a restore.
+        if sequence is not None and sequence < (base_id := context.service.book.epoch.base_id):
+            sequence = base_id
+        await send_reply(scope, reply, context, send, sequence=sequence)
 
     def for_litestar(self) -> HTTPRouteHandler:
         """The same as one of Litestar's handlers."""

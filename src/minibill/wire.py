@@ -87,6 +87,8 @@ PoolId = Annotated[str, Meta(pattern=_POOL_ID)]
 EntityType = Literal["agent", "person", "community", "mod", "protocol", "foundation", "commons"]
 # Text without NUL, at which SQLite's functions stop.
 SourceId = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
+Subject = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_NUL)]
+Reason = Annotated[str, Meta(min_length=1, max_length=500, pattern=_NO_NUL)]
 Description = Annotated[str, Meta(max_length=500, pattern=_NO_NUL)]
 # An object that is kept as it was sent, for `json_object` to look into; its default is `field(default_factory=Raw)`.
 SentObject = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": ["object", "null"]})]

@@ -15,7 +15,7 @@ from minibill.auth.tokens import sign_token
 from minibill.clock import US_PER_SECOND
 from minibill.db.sqlite import sqlite3
 from tests.api import SECRETS, Api, done, facts_of, refused
-from tests.auth.forging import ADMIN, now
+from tests.auth.forging import ADMIN, SERVICE, Door, now
 
 SECRET = SECRETS["BILLING_ADMIN_JWT_SECRET"]
 HOUR = 3_600
@@ -142,7 +142,42 @@ def test_issuer_audience_and_life_can_be_set(start: Callable[..., Api]) -> None:
         unauthorized(api, b"Bearer " + ADMIN.forge(ADMIN.claims(**wrong)).encode())
 
 
+def test_issuer_and_audience_of_services_can_be_set(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_INTERNAL_JWT_ISSUER="me", MINIBILL_INTERNAL_JWT_AUDIENCE="you")
+    for claims, status in (({"iss": "me", "aud": "you"}, 404), ({"iss": "me"}, 401), ({"aud": "you"}, 401), ({}, 401)):
+        token = SERVICE.forge(SERVICE.claims(**claims)).encode()
+        assert bearer(api, b"Bearer " + token, path="/api/internal/billing/nothing").status_code == status
+    assert api.internal("GET", "/reservations/res_x").status_code == 404
+
+
 # --- time ---
+
+
+@pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda door: door.kind)
+@pytest.mark.parametrize("times", [
+    {"iat": 0.25, "exp": 100.75}, {"iat": 0.0, "exp": 100.0}, {"iat": -200.5, "exp": -29}, {"iat": 25.5, "exp": 100},
+    {"nbf": -0.5}, {"nbf": 25.5},
+], ids=str)  # fmt: skip
+def test_times_may_have_fractions_of_a_second(api: Api, door: Door, times: dict[str, float]) -> None:
+    token = door.forge(door.claims(**{name: now() + offset for name, offset in times.items()}))
+    path = "/admin/billing/campaigns" if door.kind == "admin" else "/api/internal/billing/nothing"
+    assert bearer(api, b"Bearer " + token.encode(), path=path).status_code != 401
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.7, 0.9, 0.123456])
+def test_the_longest_life_is_exact_whatever_the_fraction(api: Api, fraction: float) -> None:
+    for begin in range(now() - 20, now()):
+        token = ADMIN.forge(ADMIN.claims(iat=begin + fraction, exp=begin + HOUR + fraction))
+        assert bearer(api, b"Bearer " + token.encode()).status_code == 200
+
+
+def test_the_skew_is_exact_to_the_microsecond(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = now()
+    token = b"Bearer " + ADMIN.forge(ADMIN.claims(iat=begin + 0.5, exp=begin + 600.25)).encode()
+    for second, us, status in ((-30, 499_999, 401), (-30, 500_000, 200), (630, 249_999, 200), (630, 250_000, 401)):
+        at_us = (begin + second) * US_PER_SECOND + us
+        monkeypatch.setattr("minibill.auth.tokens.real_now_us", lambda at_us=at_us: at_us)
+        assert bearer(api, token).status_code == status
 
 
 @pytest.mark.parametrize(
@@ -266,7 +301,7 @@ def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api
             forget_expired(conn, api.settings, running_us=running_us)
 
         api.loop.run(api.book.writer.run(forget))
-        return "j-1" in api.book.denied_tokens()
+        return "j-1" in api.book.denied_tokens().token_ids
 
     assert denied_after(HOUR + 59)
     # Nor can the machine's clock be set back to when the token was good: not by as much as a week.
@@ -284,7 +319,16 @@ def test_what_revoking_answers_and_audits(api: Api) -> None:
 
 
 def _concrete(path: str) -> str:
-    for name in ("account_id", "campaign_id", "token_id", "grant_id", "reservation_id", "community_id", "webhook_id"):
+    for name in (
+        "account_id",
+        "campaign_id",
+        "token_id",
+        "grant_id",
+        "reservation_id",
+        "community_id",
+        "webhook_id",
+        "debt_id",
+    ):
         path = path.replace(f"{{{name}:str}}", "x")
     assert "{" not in path
     return path

@@ -6,6 +6,7 @@ import pytest
 
 from minibill.clock import format_time, parse_time
 from tests.api import UNIT, Api, Json, done, refused
+from tests.clocks import set_time
 
 MAX = 2**63 - 1
 
@@ -144,7 +145,7 @@ def test_activating_before_the_start_is_allowed_and_paying_is_not(api: Api) -> N
 def test_a_campaign_pays_from_its_start_to_its_end_to_the_microsecond(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     start_us = parse_time("2040-01-01T00:00:00Z")
     now_us = start_us - 1_000_000
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    set_time(monkeypatch, lambda: now_us)
     campaign = api.campaign(startsAt=format_time(start_us), expiresAt=format_time(start_us + 10))
     accounts = [api.account() for _ in range(4)]
     for account, offset_us, status in zip(accounts, [-1, 0, 9, 10], [409, 201, 201, 409], strict=True):

@@ -4,6 +4,7 @@ import pytest
 
 from minibill.clock import US_PER_SECOND, format_time, parse_time
 from tests.api import Api, Json, done, refused
+from tests.clocks import set_time
 
 DAY_SECONDS = 86_400
 PARTS = ("granted", "consumed", "reserved", "available", "expired", "revoked")
@@ -71,15 +72,15 @@ def test_what_is_due_counts_before_and_after_it_is_written_down(api: Api) -> Non
 
 def test_a_day_has_what_was_granted_and_what_was_consumed_on_it_in_utc(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     midnight_us = parse_time("2040-03-01T00:00:00Z")
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: midnight_us - 1)
+    set_time(monkeypatch, lambda: midnight_us - 1)
     campaign, first, second = api.campaign(1_000), api.account(), api.account()
     done(api.batch(campaign, (first, 100)))
     done(api.finalize(api.reserve(first, 10), 10))
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: midnight_us)
+    set_time(monkeypatch, lambda: midnight_us)
     done(api.batch(campaign, (second, 50)))
     done(api.finalize(api.reserve(first, 20), 15))
     later_us = midnight_us + 3 * DAY_SECONDS * US_PER_SECOND
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: later_us)
+    set_time(monkeypatch, lambda: later_us)
     done(api.finalize(api.reserve(second, 5), 5))
     assert format_time(later_us).startswith("2040-03-04")
     found = stats(api, campaign)

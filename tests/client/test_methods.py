@@ -120,6 +120,14 @@ async def everything(book: AsyncMethods) -> None:
     assert (await book.complete_campaign(campaign.id)).status == "completed"
     assert [c.id async for c in book.campaigns(status="completed")] == [campaign.id]
 
+    bea = await book.open_account("person", "bea")
+    owed = await book.reserve(bea.id, 5, billing_mode="soft")
+    await book.finalize(owed.reservation_id, 5)
+    [debt] = [debt async for debt in book.debts(bea.id, is_open=True)]
+    assert (debt.reservation_id, debt.original_micro) == (owed.reservation_id, "5")
+    assert (await book.forgive_debt(bea.id, debt.debt_id, "our mistake")).forgiven_micro == "5"
+    assert [debt.paid_micro async for debt in book.debts(bea.id, is_open=False)] == ["5"]
+
     assert (await book.put_thresholds(ada.id, [ThresholdOf(10 * UNIT, 20 * UNIT)])).thresholds[0].state == "below"
     assert (await book.thresholds(ada.id)).thresholds[0].recovered_micro == str(20 * UNIT)
     first = await book.events(limit=2)
@@ -139,9 +147,12 @@ async def everything(book: AsyncMethods) -> None:
     audited = [row async for row in book.audit(action="account.mint", until=later)]
     assert [(row.actor_id, row.details["amountMicro"]) for row in audited] == [("operator", str(5 * UNIT))]
     assert (await book.revoke_token("a-token")).token_id == "a-token"
+    assert (await book.revoke_tokens("eve", "2026-01-01T00:00:00Z")).issued_before == "2026-01-01T00:00:00.000000Z"
     assert (await book.reconcile()).status == (await book.last_reconciliation()).status == "healthy"
     before = await book.now()
     assert (await book.advance_clock(60)).now > before.now
+    accepted = await book.accept_clock()
+    assert accepted.before == accepted.now
 
 
 def test_every_method_does_what_its_route_does(tell: Callable[[Story], None]) -> None:

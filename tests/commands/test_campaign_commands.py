@@ -21,8 +21,8 @@ import pytest
 from minibill.client import Client
 from minibill.client._sync import http
 from minibill.client.requests import BACKOFF_S, UNMET_TRIES_MAX
+from minibill.commands import asking, campaign_import
 from minibill.commands import campaign as commands
-from minibill.commands import campaign_import
 from tests.api import UNIT, Api, done
 
 URL = "http://minibill.test"
@@ -110,7 +110,7 @@ def waits() -> list[float]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, line: Line, waits: list[float]) -> Callable[..., click.testing.Result]:
     """Runs `minibill campaign …` to its end: `run("show", campaign, exit_code=1)`."""
-    for module in (commands, campaign_import):
+    for module in (asking, campaign_import):
         monkeypatch.setattr(module, "Client", functools.partial(Client, transport=line))
     monkeypatch.setattr(http, "time", SimpleNamespace(sleep=waits.append))
 

@@ -12,7 +12,7 @@ import pytest
 
 from minibill import ids
 from minibill.clock import US_PER_SECOND, parse_time
-from minibill.commands.dev import reset
+from minibill.commands.dev import reset, with_dev_secrets
 from minibill.commands.example_book import BookNotEmpty, seed_book
 from minibill.config import read_settings
 from minibill.db.connect import open_reader
@@ -45,6 +45,11 @@ def test_the_documentation_is_where_it_says(tmp_path: Path) -> None:
         lines = iter(server.process.stdout)
         page = server.http.get(next(found[0] for line in lines if (found := re.search(r"http://\S+/schema/docs", line))))
         assert page.status_code == 200 and "text/html" in page.headers["content-type"]
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 0), ({"MINIBILL_ADMIN_RATE_PER_MINUTE": "7"}, 7)])
+def test_dev_limits_nothing_unless_it_is_told_to(tmp_path: Path, given: dict[str, str], expected: int) -> None:
+    assert read_settings(with_dev_secrets(tmp_path / "book.db", given)).admin_rate_per_minute == expected
 
 
 # --- --reset ---

@@ -502,10 +502,10 @@ def test_a_restore_that_is_killed_leaves_the_old_book_or_the_new_one_and_then_th
 def test_another_book_is_replaced_only_by_force_however_old_it_is(book: Path, tmp_path: Path, migrated_file: Path) -> None:
     other = tmp_path / "other.db"
     shutil.copyfile(migrated_file, other)
-    row = (1, "op", "campaign.create", "campaign", "camp_1", "{}", None, None, None, None, 100)
+    row = (1, 1, "op", "campaign.create", "campaign", "camp_1", "{}", None, None, None, None, 100)
     with closing(open_writer(other)) as conn:
         hashed = (*row, audit.NO_HASH, audit.row_hash(row, audit.NO_HASH))
-        conn.execute(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 13)})", hashed)
+        conn.execute(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 14)})", hashed)
     before = other.read_bytes()
     result = minibill("restore", book, "--db", other)
     assert result.exit_code == 2 and "another book" in result.stderr and "--force" in result.stderr

@@ -48,6 +48,10 @@ def _everything_happens(api: Api) -> None:
     done(api.post(f"/campaigns/{campaign}/complete"))
     api.campaign(expiresAt=api.after(100))
     api.advance(200)
+    debtor = api.account()
+    api.finalize(api.reserve(debtor, 5, billingMode="soft"), 5)
+    [debt] = api.get(f"/accounts/{debtor}/debts")["items"]
+    done(api.post(f"/accounts/{debtor}/debts/{debt['debtId']}/forgive", {"reason": "a mistake"}))
 
 
 def put_thresholds(api: Api, account: str, *thresholds: Json) -> Json:
@@ -70,6 +74,7 @@ def test_every_type_of_event_comes_and_the_order_is_that_of_what_was_done(api: A
         "ledger.grant", "campaign.exhausted",
         "ledger.revoke", "grant.revoked", "campaign.completed",
         "campaign.created", "campaign.activated", "campaign.expired",
+        "account.opened", "ledger.debt_incurred", "ledger.grant", "ledger.debt_paid", "debt.forgiven",
     ]  # fmt: skip
 
 

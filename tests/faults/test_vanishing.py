@@ -50,7 +50,7 @@ def test_who_vanishes_leaves_nothing_open_and_disturbs_nobody(
 
 def test_who_crawls_is_not_waited_for(tmp_path: Path) -> None:
     """A head or a body that comes a byte at a time, one that is never whole, and nothing at all."""
-    with serving(tmp_path / "book.db") as server:
+    with serving(tmp_path / "book.db", MINIBILL_KEEP_ALIVE_SECONDS="5") as server:
         slowest_s = asyncio.run(_crawl(server, tmp_path / "book.db"))
         # And a second or two until somebody looks.
         assert slowest_s < max(HEAD_SECONDS_MAX, BODY_SECONDS_MAX) + 3

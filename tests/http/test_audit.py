@@ -12,6 +12,7 @@ from minibill.clock import format_time, parse_time
 from minibill.db.connect import open_reader
 from minibill.outcome import Action, TargetType
 from tests.api import Api, Json, done, refused
+from tests.clocks import set_time
 from tests.http.writes import REFUSALS, WRITES
 
 # What moves money says what there was before and what there is after.
@@ -159,7 +160,7 @@ def test_from_is_included_and_to_is_not(api: Api) -> None:
 
 
 def test_rows_of_one_moment_are_paged_without_a_gap(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: 0)
+    set_time(monkeypatch, lambda: 0)
     api.account(1, 2, 3, 4)
     rows = newest(api)
     assert len({row["createdAt"] for row in rows}) == 1

@@ -5,13 +5,14 @@ import pytest
 
 from minibill.clock import real_now_us
 from tests.api import Api, done, refused
+from tests.clocks import set_time
 from tests.http.writes import REFUSALS, WRITES
 
 
 def stop_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on no time passes, so that two runs differ in nothing."""
     now_us = real_now_us()
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    set_time(monkeypatch, lambda: now_us)
     monkeypatch.setattr("minibill.auth.revoke.real_now_us", lambda: now_us)
     monkeypatch.setattr("minibill.reconcile.run.monotonic_s", lambda: 0)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from minibill.clock import monotonic_s
+from minibill.idempotency import fingerprint
 from tests.api import Api, done, refused
 from tests.http.writes import REFUSALS, WRITES
 
@@ -131,6 +132,8 @@ def test_a_mint_is_answered_again_although_its_expiry_has_passed_meanwhile(api: 
     first = api.post(path, body, key="k-1")
     done(first, 201)
     api.pass_time(120)
+    # The lot expires before the request is rejected.
+    refused(api.post(path, body), 400, "validation_error", "expiresAt")
     with api.unchanged():
         refused(api.post(path, body), 400, "validation_error", "expiresAt")
         assert api.post(path, body, key="k-1").content == first.content
@@ -231,3 +234,39 @@ def test_a_read_takes_no_notice_of_a_key(api: Api) -> None:
     with api.unchanged():
         assert done(api.call("GET", f"/accounts/{account}", key="k-1"))["id"] == account
     done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"), 201)
+
+
+def test_the_query_is_part_of_the_request(api: Api) -> None:
+    account = api.account(100)
+    path, body = f"/accounts/{account}/reservations", {"amountMicro": "10"}
+    done(api.post(path, body, key="k"))
+    with api.unchanged():
+        refused(api.post(path, body, key="k", explain="true"), 422, "idempotency_key_reused")
+        refused(api.post(path, body, key="k", explain="false"), 422, "idempotency_key_reused")
+    first = api.post(path, body, key="k-2", explain="true")
+    assert api.post(path, body, key="k-2", explain="true").content == first.content
+    assert "reservationId" in done(first)
+    with api.unchanged():
+        refused(api.post(path, body, key="k-2"), 422, "idempotency_key_reused")
+
+
+def test_path_and_query_count_byte_for_byte() -> None:
+    parts = [
+        (b"/a", b""),
+        (b"/a", b"x=1"),
+        (b"/a", b"x=%31"),
+        (b"/a", b"x=1&y=2"),
+        (b"/a", b"y=2&x=1"),
+        (b"/%61", b""),
+        (b"/a?x=1", b""),
+    ]
+    assert len({fingerprint("POST", path, query, b"{}") for path, query in parts}) == len(parts)
+
+
+def test_a_dry_run_is_the_same_request() -> None:
+    def of(query: bytes) -> bytes:
+        return fingerprint("POST", b"/a", query, b"{}")
+
+    assert of(b"dryRun=true") == of(b"dryRun=false") == of(b"")
+    assert of(b"explain=true&dryRun=true") == of(b"dryRun=true&explain=true") == of(b"explain=true")
+    assert of(b"xdryRun=true") != of(b"")

@@ -11,6 +11,7 @@ from minibill.clock import format_time, parse_time
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from tests.api import SECRETS, Api, Json, done, refused
+from tests.clocks import set_time
 
 
 class List(NamedTuple):
@@ -460,7 +461,7 @@ def test_history_from_is_included_and_to_is_not(api: Api) -> None:
 
 
 def test_history_can_be_paged_within_one_moment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: 0)
+    set_time(monkeypatch, lambda: 0)
     account = api.account(1, 2, 3, 4, 5)
     path = f"/accounts/{account}/history"
     entries = api.get(path)["items"]

@@ -325,11 +325,11 @@ def test_ready_says_when_the_book_takes_no_writes(api: Api) -> None:
 
 def test_options_is_no_method_of_ours(api: Api) -> None:
     for path, allowed in [
-        ("/campaigns", "GET, POST"), ("/campaigns/", "GET, POST"), ("/campaigns/x", "GET, PATCH"),
-        ("/accounts/x/balance", "GET"), ("/accounts/x/memberships/y", "DELETE, PUT"), ("/tokens/x/revoke", "POST"),
+        ("/campaigns", "GET, HEAD, POST"), ("/campaigns/", "GET, HEAD, POST"), ("/campaigns/x", "GET, HEAD, PATCH"),
+        ("/accounts/x/balance", "GET, HEAD"), ("/accounts/x/memberships/y", "DELETE, PUT"), ("/tokens/x/revoke", "POST"),
     ]:  # fmt: skip
         response = api.call("OPTIONS", path)
         refused(response, 405, "method_not_allowed")
         assert response.headers["Allow"] == allowed == api.call("BREW", path).headers["Allow"]
     refused(api.call("OPTIONS", "/nothing"), 404, "not_found")
-    assert api.ask("OPTIONS", "/health/live", headers=[]).headers["Allow"] == "GET"
+    assert api.ask("OPTIONS", "/health/live", headers=[]).headers["Allow"] == "GET, HEAD"

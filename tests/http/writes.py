@@ -84,6 +84,13 @@ def _revoke_one(api: Api) -> Write:
     return Write("POST", f"{path}/grants/{grant}/revoke", {"reason": "a mistake"})
 
 
+def _forgiven(api: Api) -> Write:
+    account = api.account()
+    api.finalize(api.reserve(account, 5, billingMode="soft"), 5)
+    [debt] = api.get(f"/accounts/{account}/debts")["items"]
+    return Write("POST", f"/accounts/{account}/debts/{debt['debtId']}/forgive", {"reason": "a mistake"})
+
+
 # Prepares a book and says what to send.
 WRITES: dict[str, Callable[[Api], Write]] = {
     "open": lambda _: Write("POST", "/accounts", ENTITY),
@@ -111,6 +118,11 @@ WRITES: dict[str, Callable[[Api], Write]] = {
     "rotate a secret": lambda api: Write("POST", f"/webhooks/{_webhook(api)}/rotate-secret", None),
     "replay": lambda api: Write("POST", f"/webhooks/{_webhook(api)}/replay", {"after": "evt_" + "0" * 26}),
     "reconcile": lambda _: Write("POST", "/reconciliation", None),
+    "accept the clock": lambda _: Write("POST", "/clock/accept", None),
+    "forgive a debt": _forgiven,
+    "revoke tokens of a subject": lambda _: Write(
+        "POST", "/tokens/revoke", {"sub": "eve", "issuedBefore": "2026-01-01T00:00:00Z"}
+    ),
     "revoke a token": lambda _: Write("POST", "/tokens/some-id/revoke", None),
 }
 
@@ -131,6 +143,10 @@ REFUSALS: dict[str, Callable[[Api], Write]] = {
     "edit a locked field": lambda api: Write("PATCH", f"/campaigns/{api.campaign()}", {"poolId": "gpu"}),
     "revoke a grant of another campaign": lambda api: Write(
         "POST", _revoke_one(api).path.replace("camp_0000000000001", api.campaign()), {"reason": "a mistake"}
+    ),
+    "forgive no debt": lambda api: Write("POST", f"/accounts/{api.account()}/debts/debt_none/forgive", {"reason": "x"}),
+    "revoke tokens that are not issued yet": lambda _: Write(
+        "POST", "/tokens/revoke", {"sub": "eve", "issuedBefore": "2999-01-01T00:00:00Z"}
     ),
     "revoke without a reason": lambda api: Write("POST", f"{_granted(api)}/revoke", {}),
     "pause a draft": lambda api: Write("POST", f"/campaigns/{api.draft()}/pause", None),

@@ -7,6 +7,7 @@ import pytest
 
 from minibill.clock import format_time, parse_time
 from tests.api import Api, Json, done, refused
+from tests.clocks import set_time
 
 
 def pools(balance: Json) -> dict[str, tuple[int, int]]:
@@ -45,7 +46,7 @@ def test_credits_are_live_while_now_is_before_their_expiry_and_not_from_it_on(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_us = parse_time("2030-01-01T00:00:00Z")
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    set_time(monkeypatch, lambda: now_us)
     account = api.account(3)
     api.mint(account, 5, expiresAt="2030-01-01T00:00:10Z")
     for offset_us, available in [(9_999_999, 8), (10_000_000, 3), (10_000_001, 3)]:
@@ -175,7 +176,7 @@ def test_answers_say_how_far_the_ledger_was(api: Api) -> None:
 def test_a_past_balance_is_what_was_answered_then(api: Api, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     chance = random.Random(seed)
     now_us = parse_time("2030-01-01T00:00:00Z")
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    set_time(monkeypatch, lambda: now_us)
     accounts = [api.account(), api.account()]
     held: list[str] = []
     answered: dict[tuple[str, int], Json] = {}

@@ -17,6 +17,7 @@ from minibill.ledger import history
 from minibill.ledger.bisection import Place, entries_before, moment
 from minibill.ledger.history import history_page
 from tests.api import Api, Json
+from tests.clocks import set_time
 
 START_US = parse_time("2030-01-01T00:00:00Z")
 POOLS = ("general", "gpu", "cpu")
@@ -66,7 +67,7 @@ def random_book(api: Api, seed: int, monkeypatch: pytest.MonkeyPatch) -> list[st
     """Two accounts of several pools, with many entries of the same time, some of a type that is rare; answers them."""
     chance = random.Random(seed)
     now_us = START_US
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    set_time(monkeypatch, lambda: now_us)
     accounts = [api.account(), api.account()]
     held: list[str] = []
     for _ in range(60):

@@ -4,6 +4,7 @@ import pytest
 
 from minibill.clock import format_time, parse_time
 from tests.api import Api, Json
+from tests.clocks import set_time
 
 
 def entries(api: Api, account: str) -> list[Json]:
@@ -71,7 +72,7 @@ def test_a_lot_whose_time_is_over_shows_as_expired_before_that_is_written_down(a
 def test_a_lot_is_live_until_the_very_microsecond_of_its_expiry(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     start_us = parse_time("2030-01-01T00:00:00Z")
     now_us = start_us
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    set_time(monkeypatch, lambda: now_us)
     account = api.account()
     api.mint(account, 5, expiresAt=format_time(start_us + 1))
     assert api.get(f"/accounts/{account}/lots")["items"][0]["state"] == "live"
@@ -103,9 +104,10 @@ def test_times_in_the_ledger_do_not_go_back_when_the_clock_does(api: Api, monkey
     account = api.account()
     campaign = api.campaign()
     start_us = parse_time("2040-01-01T00:00:00Z")
+    now_us = start_us
+    set_time(monkeypatch, lambda: now_us)
     for offset_s, amount in [(0, 1), (100, 2), (-86_400, 3), (50, 4), (101, 5)]:
         now_us = start_us + offset_s * 1_000_000
-        monkeypatch.setattr("minibill.clock.real_now_us", lambda now_us=now_us: now_us)
         api.mint(account, amount)
     api.batch(campaign, (account, 6))
     times = [entry["createdAt"] for entry in entries(api, account)]
@@ -115,10 +117,10 @@ def test_times_in_the_ledger_do_not_go_back_when_the_clock_does(api: Api, monkey
 
 def test_what_has_expired_stays_so_when_the_clock_goes_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     start_us = parse_time("2040-01-01T00:00:00Z")
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: start_us)
+    set_time(monkeypatch, lambda: start_us)
     account = api.account()
     api.mint(account, 5, expiresAt=api.after(10))
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: start_us + 10_000_000)
+    set_time(monkeypatch, lambda: start_us + 10_000_000)
     assert api.available(account) == 0
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: start_us)
+    set_time(monkeypatch, lambda: start_us)
     assert api.available(account) == 0

@@ -7,6 +7,7 @@ import pytest
 
 from minibill.clock import format_time, parse_time
 from tests.api import Api, Json, done, refused
+from tests.clocks import set_time
 
 MAX = 2**63 - 1
 CEILING = 1_000_000_000_000
@@ -176,7 +177,7 @@ def test_a_batch_that_would_overflow_an_account_pays_nobody(start: Callable[...,
 @pytest.mark.parametrize("offset_us", [0, -1, -1_000_000])
 def test_an_expiry_must_be_in_the_future(api: Api, monkeypatch: pytest.MonkeyPatch, offset_us: int) -> None:
     now_us = parse_time("2040-01-01T00:00:00Z")
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: now_us)
+    set_time(monkeypatch, lambda: now_us)
     account = api.account()
     with api.unchanged():
         refused(send(api, account, 1, expiresAt=format_time(now_us + offset_us)), 400, "validation_error", "expiresAt")

@@ -72,14 +72,23 @@ def test_a_batch_settles_the_accounts_that_it_pays(api: Api) -> None:
     assert api.available(account) == 7
 
 
-def test_a_refused_write_settles_nothing(api: Api) -> None:
+@pytest.mark.parametrize("how", ["rejected", "dry run"])
+def test_expiry_before_a_rejected_write_or_a_dry_run_is_kept(api: Api, how: str) -> None:
     account = api.account()
     api.mint(account, 10, expiresAt=api.after(5))
     api.pass_time(10)
+
+    def ask() -> None:
+        if how == "rejected":
+            assert api.post(f"/accounts/{account}/mint", {"amountMicro": "9" * 15}).status_code == 422
+        else:
+            answer = done(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}, dryRun="true"))
+            assert answer["balance"]["availableMicro"] == "1"
+
+    ask()
+    assert [entry[0] for entry in told(api, account)] == ["grant", "expire"]
     with api.unchanged():
-        assert api.post(f"/accounts/{account}/mint", {"amountMicro": "9" * 15}).status_code == 422
-        done(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}, dryRun="true"))
-    assert [entry[0] for entry in told(api, account)] == ["grant"]
+        ask()
 
 
 def test_a_sweep_writes_down_which_campaigns_are_over(api: Api) -> None:

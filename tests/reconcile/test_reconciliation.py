@@ -19,6 +19,7 @@ from minibill.jobs import run_jobs
 from minibill.problems import NotReady
 from minibill.reconcile.run import Reconciled
 from tests.api import UNIT, Api, Json, Loop, done, refused
+from tests.clocks import set_time
 
 NEVER_RUN: Json = {"lastReconciliationAt": None, "status": "never_run", "durationMs": None, "checks": {}}
 
@@ -324,7 +325,7 @@ def test_the_schedule_goes_on_across_a_restart(start: Callable[..., Api], monkey
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
     api.loop.run(jobs_for(api, 0.2))
     assert api.get("/reconciliation") == first
-    monkeypatch.setattr("minibill.clock.real_now_us", lambda: parse_time(first["lastReconciliationAt"]) + 3600 * UNIT)
+    set_time(monkeypatch, lambda: parse_time(first["lastReconciliationAt"]) + 3600 * UNIT)
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
     api.loop.run(jobs_for(api, 0.3))
     later = parse_time(api.get("/reconciliation")["lastReconciliationAt"])

@@ -6,6 +6,25 @@ CREATE TABLE schema_migrations (
     checksum      TEXT NOT NULL,
     applied_at_us INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE book_epochs (
+    base_id      INTEGER PRIMARY KEY,
+    number       INTEGER NOT NULL,
+    reason       TEXT NOT NULL
+        CONSTRAINT epochs_reason_is_known CHECK (reason IN ('restored', 'loss_accepted', 'anchor_missing')),
+    -- By the machine's clock.
+    began_at_us  INTEGER NOT NULL,
+    -- The newest id of each table when the epoch began; 0: the table was empty. No row ever has an id between this and the base.
+    accounts     INTEGER NOT NULL,
+    lots         INTEGER NOT NULL,
+    reservations INTEGER NOT NULL,
+    debts        INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    campaigns    INTEGER NOT NULL,
+    grants       INTEGER NOT NULL,
+    events       INTEGER NOT NULL,
+    CONSTRAINT epochs_begin_above_every_id
+        CHECK (base_id > max(accounts, lots, reservations, debts, entries, campaigns, grants, events))
+) STRICT;
 CREATE TABLE credit_accounts (
     id            INTEGER PRIMARY KEY,
     entity_type   TEXT NOT NULL
@@ -122,6 +141,14 @@ CREATE TABLE credit_reservations (
     description        TEXT,
     metadata           TEXT
         CONSTRAINT reservations_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    -- The caller that created it, as `service:SUB` or `admin:SUB`.
+    created_by         TEXT NOT NULL
+        CONSTRAINT reservations_are_created_by_a_service_or_an_admin
+        CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
+    -- The caller that finalized or released it, where that is another; NULL: the same, or it is pending or has expired.
+    closed_by          TEXT
+        CONSTRAINT reservations_are_closed_by_a_service_or_an_admin
+        CHECK (length(closed_by) <= 136 AND (closed_by GLOB 'service:?*' OR closed_by GLOB 'admin:?*')),
     -- NULL all five: not finalized.
     actual_cost_micro  INTEGER CONSTRAINT reservations_actual_cost_is_not_negative CHECK (actual_cost_micro >= 0),
     finalized_micro    INTEGER
@@ -135,6 +162,8 @@ CREATE TABLE credit_reservations (
     created_at_us      INTEGER NOT NULL,
     CONSTRAINT reservations_are_closed_once_they_are_not_pending
         CHECK ((status = 'pending') = (closed_at_us IS NULL) AND (status = 'pending') = (released_micro IS NULL)),
+    CONSTRAINT reservations_name_another_caller_that_closed_them
+        CHECK (closed_by IS NULL OR (closed_by <> created_by AND (status = 'finalized' OR status = 'released'))),
     CONSTRAINT reservations_have_a_cost_when_they_are_finalized
         CHECK ((status = 'finalized') = (actual_cost_micro IS NOT NULL)
                AND (status = 'finalized') = (finalized_micro IS NOT NULL)
@@ -155,7 +184,9 @@ CREATE TABLE silent_ends (
 ) STRICT;
 CREATE TABLE reservation_lots (
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
-    position       INTEGER NOT NULL CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1),
+    position       INTEGER NOT NULL
+        CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1)
+        CONSTRAINT reservation_lots_are_at_most_1000 CHECK (position <= 1000),
     lot_id         INTEGER NOT NULL REFERENCES credit_lots (id),
     reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_hold_something CHECK (reserved_micro > 0),
     PRIMARY KEY (reservation_id, position)
@@ -168,6 +199,9 @@ CREATE TABLE credit_debts (
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
         CONSTRAINT debts_are_not_paid_beyond_what_is_owed CHECK (paid_micro BETWEEN 0 AND original_micro),
+    -- The lot that wrote off what was left of it; NULL: it was not written off.
+    forgiven_lot_id INTEGER REFERENCES credit_lots (id)
+        CONSTRAINT debts_are_forgiven_wholly CHECK (forgiven_lot_id IS NULL OR paid_micro = original_micro),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE credit_ledger (
@@ -311,6 +345,8 @@ CREATE TABLE credit_grants (
 ) STRICT;
 CREATE TABLE admin_audit_log (
     seq            INTEGER PRIMARY KEY,
+    -- The public id. It grows with seq, and skips to the base of each new epoch.
+    id             INTEGER NOT NULL,
     actor_id       TEXT NOT NULL CONSTRAINT audit_actor_has_1_to_128_characters CHECK (length(actor_id) BETWEEN 1 AND 128),
     action         TEXT NOT NULL,
     target_type    TEXT NOT NULL,
@@ -341,6 +377,7 @@ CREATE TABLE book_chain (
     keys         INTEGER NOT NULL,
     -- Of the idempotency keys alone, which are pruned: part of the hash below, and compared while all of them are kept.
     keys_hash    BLOB NOT NULL CONSTRAINT links_keys_hash_has_32_bytes CHECK (length(keys_hash) = 32),
+    epochs       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 CREATE TABLE book_head (
@@ -383,6 +420,13 @@ CREATE TABLE revoked_tokens (
         CONSTRAINT revoked_tokens_id_has_1_to_255_characters CHECK (length(token_id) BETWEEN 1 AND 255),
     revoked_at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE revoked_subjects (
+    sub              TEXT NOT NULL PRIMARY KEY
+        CONSTRAINT revoked_subjects_sub_has_1_to_128_characters CHECK (length(sub) BETWEEN 1 AND 128),
+    -- By the wall clock, as the times in tokens.
+    issued_before_us INTEGER NOT NULL,
+    revoked_at_us    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE thresholds (
     account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
     pool_id         TEXT NOT NULL
@@ -400,13 +444,13 @@ CREATE TABLE thresholds (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE events (
     id             INTEGER PRIMARY KEY,
-    -- The newest entry of the ledger when it was written; 0: there was none.
+    -- The newest entry of the ledger, or base of an epoch, when it was written; 0: there was none.
     after_entry_id INTEGER NOT NULL,
     type           TEXT NOT NULL
         CONSTRAINT events_type_is_known
         CHECK (type IN ('account.opened', 'campaign.created', 'campaign.edited', 'campaign.activated', 'campaign.paused',
-                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'grant.revoked', 'threshold.below',
-                        'threshold.recovered')),
+                        'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'debt.forgiven', 'grant.revoked',
+                        'threshold.below', 'threshold.recovered')),
     -- NULL each: it is about none.
     account_id     INTEGER REFERENCES credit_accounts (id),
     campaign_id    INTEGER REFERENCES credit_campaigns (id),
@@ -460,7 +504,7 @@ CREATE TABLE webhook_replays (
     PRIMARY KEY (webhook_id, entry_id, event_id)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE webhook_attempts (
-    id              INTEGER PRIMARY KEY,
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
     webhook_id      INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     entry_id        INTEGER NOT NULL,
     event_id        INTEGER NOT NULL,
@@ -474,9 +518,9 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', '4352cbe9d37d013f8f86b876b608d41c727b959b289d76b919c0c0fb056c666d', 0);
-INSERT INTO schema_migrations VALUES (2, 'events', 'aead4fac21dcf2c28e6210be429a48a12ef0b6f2ff7ababdb502663248d8ddb0', 0);
-INSERT INTO schema_migrations VALUES (3, 'webhooks', '37921791f2145f280a05f1e11163ff6917d19244af3d154c736bdd63783f1e1c', 0);
+INSERT INTO schema_migrations VALUES (1, 'book', 'c78fef607579d4d574d73265cc59574e3b84592d6d0d5764ff758ac4a202b44f', 0);
+INSERT INTO schema_migrations VALUES (2, 'events', '9562c257c9ec39d70b1ce0ae3a2fb4930ec6a8d58846c542cf8a5dd8bb00bb6d', 0);
+INSERT INTO schema_migrations VALUES (3, 'webhooks', '9986de02c5a8770b4236ec14988fda8d126d2b99c4e1ba75f1ea5eca0485d6bd', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);
@@ -490,18 +534,18 @@ INSERT INTO discount_tiers VALUES ('guild', 'gold', 1, 1000, 50);
 INSERT INTO discount_tiers VALUES ('guild', 'silver', 2, 500, NULL);
 INSERT INTO memberships VALUES (1, 1, 'guild', 'gold', NULL);
 INSERT INTO memberships VALUES (2, 2, 'guild', 'silver', 1500);
-INSERT INTO credit_reservations VALUES (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020);
-INSERT INTO credit_reservations VALUES (2, 1, 'general', 'live', 'finalized', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 166, 150, 0, 0, 30, 1050, 1030);
-INSERT INTO credit_reservations VALUES (3, 2, 'general', 'soft', 'finalized', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 160, 100, 60, 0, 0, 1090, 1080);
-INSERT INTO credit_reservations VALUES (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1170);
-INSERT INTO credit_reservations VALUES (5, 1, 'general', 'live', 'released', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, NULL, NULL, NULL, NULL, 0, 1050, 1020);
-INSERT INTO credit_reservations VALUES (6, 1, 'general', 'live', 'expired', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, NULL, NULL, NULL, NULL, 0, 9000, 1020);
+INSERT INTO credit_reservations VALUES (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020);
+INSERT INTO credit_reservations VALUES (2, 1, 'general', 'live', 'finalized', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 'service:g', NULL, 166, 150, 0, 0, 30, 1050, 1030);
+INSERT INTO credit_reservations VALUES (3, 2, 'general', 'soft', 'finalized', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 'service:g', NULL, 160, 100, 60, 0, 0, 1090, 1080);
+INSERT INTO credit_reservations VALUES (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1170);
+INSERT INTO credit_reservations VALUES (5, 1, 'general', 'live', 'released', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, 0, 1050, 1020);
+INSERT INTO credit_reservations VALUES (6, 1, 'general', 'live', 'expired', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, 0, 9000, 1020);
 INSERT INTO silent_ends VALUES (1, 5);
 INSERT INTO silent_ends VALUES (2, 6);
 INSERT INTO reservation_lots VALUES (1, 1, 1, 300);
 INSERT INTO reservation_lots VALUES (2, 1, 1, 180);
 INSERT INTO reservation_lots VALUES (3, 1, 2, 100);
-INSERT INTO credit_debts VALUES (1, 2, 3, 60, 40, 1090);
+INSERT INTO credit_debts VALUES (1, 2, 3, 60, 40, NULL, 1090);
 INSERT INTO credit_ledger VALUES (1, 1, 'general', 1, 'deposit', 1, NULL, 1000, 1000, 0, 1000, 0, NULL, NULL, 1010);
 INSERT INTO credit_ledger VALUES (2, 1, 'general', 2, 'reserve', 1, 1, -300, -300, 300, 700, 300, NULL, NULL, 1020);
 INSERT INTO credit_ledger VALUES (3, 1, 'general', 3, 'reserve', 1, 2, -180, -180, 180, 520, 480, NULL, NULL, 1030);
@@ -542,27 +586,29 @@ INSERT INTO credit_campaign_totals VALUES (8, 0, 0, 0, 0, 0, 0, 0, 0);
 INSERT INTO credit_campaign_days VALUES (2, 0, 2, 200, 100);
 INSERT INTO credit_grants VALUES (1, 2, 2, 2, 100, 'granted', 'fixed_amount', NULL, 1070, NULL, NULL, NULL, NULL, NULL);
 INSERT INTO credit_grants VALUES (2, 2, 3, 4, 100, 'revoked', 'fixed_amount', '{"lossMicro":"100"}', 1130, 1140, 100, 0, 0, 'a mistake');
-INSERT INTO admin_audit_log VALUES (1, 'op', 'account.open', 'account', 'acct_1', '{}', NULL, NULL, NULL, NULL, 210, X'0000000000000000000000000000000000000000000000000000000000000000', X'FC1498ACF3EE10AE0E2732E9F5FF4357DE3A2B36E87E2C70E68A3219245723C6');
-INSERT INTO admin_audit_log VALUES (2, 'op', 'account.mint', 'account', 'acct_1', '{"after":1}', '192.0.2.7', 'curl', 'abc', 'token-0', 1150, X'FC1498ACF3EE10AE0E2732E9F5FF4357DE3A2B36E87E2C70E68A3219245723C6', X'C181C95532F53902FA4295C94303E30BBA1295DD35C47F4152AFA71CA0EA8428');
-INSERT INTO admin_audit_log VALUES (3, 'op', 'tiers.replace', 'community', 'guild', '{"before":[],"after":[{"tier":"gold","rateBps":1000,"maxDiscountMicro":"50"},{"tier":"silver","rateBps":500,"maxDiscountMicro":null}]}', NULL, NULL, NULL, NULL, 1150, X'C181C95532F53902FA4295C94303E30BBA1295DD35C47F4152AFA71CA0EA8428', X'D30C0832FDA66DDB27252846B507A60155FDF146F75C975D9BB9132842231960');
-INSERT INTO admin_audit_log VALUES (4, 'op', 'membership.put', 'account', 'acct_0000000000001', '{"before":null,"after":{"accountId":"acct_0000000000001","communityId":"guild","tier":"gold","expiresAt":null}}', NULL, NULL, NULL, NULL, 1150, X'D30C0832FDA66DDB27252846B507A60155FDF146F75C975D9BB9132842231960', X'CB4E9BAFB763CE31EA3F322CAE30CBBFA2FE7DF0880C17399E96C718E6967F9C');
-INSERT INTO admin_audit_log VALUES (5, 'op', 'membership.put', 'account', 'acct_0000000000002', '{"before":null,"after":{"accountId":"acct_0000000000002","communityId":"guild","tier":"silver","expiresAt":"1970-01-01T00:00:00.001500Z"}}', NULL, NULL, NULL, NULL, 1150, X'CB4E9BAFB763CE31EA3F322CAE30CBBFA2FE7DF0880C17399E96C718E6967F9C', X'4D4EF1A4D80F26AA58D2D1E600667E3129DCBA92331F77140E1AA3FDC10E6C49');
-INSERT INTO admin_audit_log VALUES (6, 'op', 'thresholds.replace', 'account', 'acct_0000000000001', '{"before":[],"after":[{"poolId":"general","belowMicro":"600","recoveredMicro":"620","state":"above","availableMicro":"0"},{"poolId":"general","belowMicro":"700","recoveredMicro":"800","state":"below","availableMicro":"0"}]}', NULL, NULL, NULL, NULL, 1150, X'4D4EF1A4D80F26AA58D2D1E600667E3129DCBA92331F77140E1AA3FDC10E6C49', X'ED3CD1B0DBEAB6FBACE7AED3D5BF57DD3723BC405B91EDB196DEECCAD36237E2');
-INSERT INTO admin_audit_log VALUES (7, 'op', 'thresholds.replace', 'account', 'acct_0000000000002', '{"before":[],"after":[{"poolId":"gpu","belowMicro":"5","recoveredMicro":"5","state":"below","availableMicro":"0"}]}', NULL, NULL, NULL, NULL, 1150, X'ED3CD1B0DBEAB6FBACE7AED3D5BF57DD3723BC405B91EDB196DEECCAD36237E2', X'991DADDDBA59CD3D1EE03C0BC411A6EC4D553212BE9583B5C99DE65584ED6469');
-INSERT INTO admin_audit_log VALUES (8, 'op', 'campaign.create', 'campaign', 'camp_0000000000001', '{"before":null,"after":{"id":"camp_0000000000001","name":"Draft","description":null,"campaignType":"promotional","status":"draft","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'991DADDDBA59CD3D1EE03C0BC411A6EC4D553212BE9583B5C99DE65584ED6469', X'C946D66AC83B50629CC6EEF422A6AF03C2CF9C35128C66632E09DB01D6540EB9');
-INSERT INTO admin_audit_log VALUES (9, 'op', 'campaign.create', 'campaign', 'camp_0000000000002', '{"before":null,"after":{"id":"camp_0000000000002","name":"Active","description":null,"campaignType":"reverse_airdrop","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'C946D66AC83B50629CC6EEF422A6AF03C2CF9C35128C66632E09DB01D6540EB9', X'82D73D6901E5947B6BB4C8FDC3D8945B5FBD7742CB082D4CDB2798739EF6AF56');
-INSERT INTO admin_audit_log VALUES (10, 'op', 'campaign.create', 'campaign', 'camp_0000000000003', '{"before":null,"after":{"id":"camp_0000000000003","name":"Paused","description":null,"campaignType":"loyalty","status":"paused","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":"1970-01-01T00:00:00.000300Z","expiresAt":"1970-01-01T00:00:00.009000Z","grantTtlSeconds":60,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'82D73D6901E5947B6BB4C8FDC3D8945B5FBD7742CB082D4CDB2798739EF6AF56', X'5D75D24FDDAFCC96EAA8C04BEA0C9D4A37B961DCE2431AA201734DFB5AF0990C');
-INSERT INTO admin_audit_log VALUES (11, 'op', 'campaign.create', 'campaign', 'camp_0000000000004', '{"before":null,"after":{"id":"camp_0000000000004","name":"Completed","description":null,"campaignType":"referral","status":"completed","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"tiered","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'5D75D24FDDAFCC96EAA8C04BEA0C9D4A37B961DCE2431AA201734DFB5AF0990C', X'A3857A357EC43E0E79ADFCCE49098874A54F372ED3D39F6FFF273D2DB927DE1A');
-INSERT INTO admin_audit_log VALUES (12, 'op', 'campaign.create', 'campaign', 'camp_0000000000005', '{"before":null,"after":{"id":"camp_0000000000005","name":"Expired","description":null,"campaignType":"promotional","status":"draft","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":"1970-01-01T00:00:00.000260Z","grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'A3857A357EC43E0E79ADFCCE49098874A54F372ED3D39F6FFF273D2DB927DE1A', X'7C01FF0CAB77EC691828B268842F844A8331402D6FE04362CC59872957B5C692');
-INSERT INTO admin_audit_log VALUES (13, 'op', 'campaign.create', 'campaign', 'camp_0000000000006', '{"before":null,"after":{"id":"camp_0000000000006","name":"Later","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":"1970-01-01T00:00:00.002001Z","expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'7C01FF0CAB77EC691828B268842F844A8331402D6FE04362CC59872957B5C692', X'7A4B9B946081FADB878238E0A561DE8340460B1D5D1A2E289637C9C648064EC2');
-INSERT INTO admin_audit_log VALUES (14, 'op', 'campaign.create', 'campaign', 'camp_0000000000007', '{"before":null,"after":{"id":"camp_0000000000007","name":"Second","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'7A4B9B946081FADB878238E0A561DE8340460B1D5D1A2E289637C9C648064EC2', X'4B3EB316D70C88939B6326AB9F9376B28AA3CD228247DE9915CE0E00B5FD4A28');
-INSERT INTO admin_audit_log VALUES (15, 'op', 'campaign.create', 'campaign', 'camp_0000000000008', '{"before":null,"after":{"id":"camp_0000000000008","name":"Over","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":"1970-01-01T00:00:00.002000Z","grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'4B3EB316D70C88939B6326AB9F9376B28AA3CD228247DE9915CE0E00B5FD4A28', X'1C1B2664449F63378DA54E784CE3A150A021445DC7118D2DEE148FB4955A6A6F');
-INSERT INTO admin_audit_log VALUES (16, 'op', 'webhook.create', 'webhook', 'hook_0000000000001', '{"before":null,"after":{"id":"hook_0000000000001","url":"https://example.com/hook","types":["ledger.*"],"description":null,"enabled":true,"delivered":"evt_1","failingSince":null,"createdAt":"1970-01-01T00:00:00.001200Z","updatedAt":"1970-01-01T00:00:00.001200Z"},"secretVersion":1,"previousSecretUntil":null}', NULL, NULL, NULL, NULL, 1150, X'1C1B2664449F63378DA54E784CE3A150A021445DC7118D2DEE148FB4955A6A6F', X'1DC8958728312094D76517E09D006682276763C34DC0CBF10CEF6FDDA057CD84');
-INSERT INTO admin_audit_log VALUES (17, 'op', 'token.revoke', 'token', 'token-1', '{"runningUs":1000}', NULL, NULL, NULL, NULL, 1150, X'1DC8958728312094D76517E09D006682276763C34DC0CBF10CEF6FDDA057CD84', X'ACBA845A0F95A9F45F44F4EF26F1FD8EF0E758E1429BD5C517858DFBDD904B61');
+INSERT INTO admin_audit_log VALUES (1, 1, 'op', 'account.open', 'account', 'acct_1', '{}', NULL, NULL, NULL, NULL, 210, X'0000000000000000000000000000000000000000000000000000000000000000', X'69D2FB1F9F8D393A867A8A9B22DF6140D054B8A5CD4F7950E9CE36929AA91BFE');
+INSERT INTO admin_audit_log VALUES (2, 2, 'op', 'account.mint', 'account', 'acct_1', '{"after":1}', '192.0.2.7', 'curl', 'abc', 'token-0', 1150, X'69D2FB1F9F8D393A867A8A9B22DF6140D054B8A5CD4F7950E9CE36929AA91BFE', X'C4A3B10ADAF3A19390646295BC6858FD7FBD7465FD673DC71675819DF0835606');
+INSERT INTO admin_audit_log VALUES (3, 3, 'op', 'tiers.replace', 'community', 'guild', '{"before":[],"after":[{"tier":"gold","rateBps":1000,"maxDiscountMicro":"50"},{"tier":"silver","rateBps":500,"maxDiscountMicro":null}]}', NULL, NULL, NULL, NULL, 1150, X'C4A3B10ADAF3A19390646295BC6858FD7FBD7465FD673DC71675819DF0835606', X'0178C346617192A35D125BCC18A13FFA9E6CA0476FEBF022C2098F5B46657B2B');
+INSERT INTO admin_audit_log VALUES (4, 4, 'op', 'membership.put', 'account', 'acct_0000000000001', '{"before":null,"after":{"accountId":"acct_0000000000001","communityId":"guild","tier":"gold","expiresAt":null}}', NULL, NULL, NULL, NULL, 1150, X'0178C346617192A35D125BCC18A13FFA9E6CA0476FEBF022C2098F5B46657B2B', X'B1BEA87CF8C01E4642AE4CF1FEDD7EEA47C5F3553B8669F3A269F3651B787592');
+INSERT INTO admin_audit_log VALUES (5, 5, 'op', 'membership.put', 'account', 'acct_0000000000002', '{"before":null,"after":{"accountId":"acct_0000000000002","communityId":"guild","tier":"silver","expiresAt":"1970-01-01T00:00:00.001500Z"}}', NULL, NULL, NULL, NULL, 1150, X'B1BEA87CF8C01E4642AE4CF1FEDD7EEA47C5F3553B8669F3A269F3651B787592', X'49887191868DB5C2E43FA24928BA529A9B8723B300B06359FF6F54479DF3EAAF');
+INSERT INTO admin_audit_log VALUES (6, 6, 'op', 'thresholds.replace', 'account', 'acct_0000000000001', '{"before":[],"after":[{"poolId":"general","belowMicro":"600","recoveredMicro":"620","state":"above","availableMicro":"0"},{"poolId":"general","belowMicro":"700","recoveredMicro":"800","state":"below","availableMicro":"0"}]}', NULL, NULL, NULL, NULL, 1150, X'49887191868DB5C2E43FA24928BA529A9B8723B300B06359FF6F54479DF3EAAF', X'7EA460BA1A98A19EA7A4F412571935E8159FDF9A0D43D34560CF55F9FEA3350A');
+INSERT INTO admin_audit_log VALUES (7, 7, 'op', 'thresholds.replace', 'account', 'acct_0000000000002', '{"before":[],"after":[{"poolId":"gpu","belowMicro":"5","recoveredMicro":"5","state":"below","availableMicro":"0"}]}', NULL, NULL, NULL, NULL, 1150, X'7EA460BA1A98A19EA7A4F412571935E8159FDF9A0D43D34560CF55F9FEA3350A', X'CB6215A51A9C3E3D626B81B4FAE51585170C35D7C4862C37E4EE748A5F71A511');
+INSERT INTO admin_audit_log VALUES (8, 8, 'op', 'campaign.create', 'campaign', 'camp_0000000000001', '{"before":null,"after":{"id":"camp_0000000000001","name":"Draft","description":null,"campaignType":"promotional","status":"draft","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'CB6215A51A9C3E3D626B81B4FAE51585170C35D7C4862C37E4EE748A5F71A511', X'EE9BA3416F1BF30DA0A6588197E56E9977F66B2CCCEE8CCF0E9AB8AA072782F3');
+INSERT INTO admin_audit_log VALUES (9, 9, 'op', 'campaign.create', 'campaign', 'camp_0000000000002', '{"before":null,"after":{"id":"camp_0000000000002","name":"Active","description":null,"campaignType":"reverse_airdrop","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'EE9BA3416F1BF30DA0A6588197E56E9977F66B2CCCEE8CCF0E9AB8AA072782F3', X'AD9B011D1653C7B5862D0AF9F524EEC9838DBC6744ABED16DE6629F71A0C5DA0');
+INSERT INTO admin_audit_log VALUES (10, 10, 'op', 'campaign.create', 'campaign', 'camp_0000000000003', '{"before":null,"after":{"id":"camp_0000000000003","name":"Paused","description":null,"campaignType":"loyalty","status":"paused","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":"1970-01-01T00:00:00.000300Z","expiresAt":"1970-01-01T00:00:00.009000Z","grantTtlSeconds":60,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'AD9B011D1653C7B5862D0AF9F524EEC9838DBC6744ABED16DE6629F71A0C5DA0', X'68935856B40221EEAD7C9AE8D193EB136B28E5F98468EF862927E84714A48FA0');
+INSERT INTO admin_audit_log VALUES (11, 11, 'op', 'campaign.create', 'campaign', 'camp_0000000000004', '{"before":null,"after":{"id":"camp_0000000000004","name":"Completed","description":null,"campaignType":"referral","status":"completed","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"tiered","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'68935856B40221EEAD7C9AE8D193EB136B28E5F98468EF862927E84714A48FA0', X'BF1E91553CB2C853354A2B8ABF87711995D5F3946BE3AD40DBEAF1CE77BE6E88');
+INSERT INTO admin_audit_log VALUES (12, 12, 'op', 'campaign.create', 'campaign', 'camp_0000000000005', '{"before":null,"after":{"id":"camp_0000000000005","name":"Expired","description":null,"campaignType":"promotional","status":"draft","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":"1970-01-01T00:00:00.000260Z","grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'BF1E91553CB2C853354A2B8ABF87711995D5F3946BE3AD40DBEAF1CE77BE6E88', X'4785470DEAA44EEE0AFCD7092EBEAA07597D31D3C7C4206ED3E7502864320FAB');
+INSERT INTO admin_audit_log VALUES (13, 13, 'op', 'campaign.create', 'campaign', 'camp_0000000000006', '{"before":null,"after":{"id":"camp_0000000000006","name":"Later","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":"1970-01-01T00:00:00.002001Z","expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'4785470DEAA44EEE0AFCD7092EBEAA07597D31D3C7C4206ED3E7502864320FAB', X'2D36A2D097D11192CE2C41927E32888652FE4C5AAC74A1D81BA55CF8CC4DAB5B');
+INSERT INTO admin_audit_log VALUES (14, 14, 'op', 'campaign.create', 'campaign', 'camp_0000000000007', '{"before":null,"after":{"id":"camp_0000000000007","name":"Second","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'2D36A2D097D11192CE2C41927E32888652FE4C5AAC74A1D81BA55CF8CC4DAB5B', X'4D6272EF418C077FF30D12C9EC7D483E46FA1EF78700B4354EFF5E10CF7D626B');
+INSERT INTO admin_audit_log VALUES (15, 15, 'op', 'campaign.create', 'campaign', 'camp_0000000000008', '{"before":null,"after":{"id":"camp_0000000000008","name":"Over","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":"1970-01-01T00:00:00.002000Z","grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'4D6272EF418C077FF30D12C9EC7D483E46FA1EF78700B4354EFF5E10CF7D626B', X'E87A7C4928D76CE9A95CC00D30922C6F368F6E9D08EE20C521F03811744E1E53');
+INSERT INTO admin_audit_log VALUES (16, 16, 'op', 'webhook.create', 'webhook', 'hook_0000000000001', '{"before":null,"after":{"id":"hook_0000000000001","url":"https://example.com/hook","types":["ledger.*"],"description":null,"enabled":true,"delivered":"evt_1","failingSince":null,"createdAt":"1970-01-01T00:00:00.001200Z","updatedAt":"1970-01-01T00:00:00.001200Z"},"secretVersion":1,"previousSecretUntil":null}', NULL, NULL, NULL, NULL, 1150, X'E87A7C4928D76CE9A95CC00D30922C6F368F6E9D08EE20C521F03811744E1E53', X'4FA8577E1B3F4989969DF20E06C7AA8ACE946CB2E3DB427969974CB6EADD23CD');
+INSERT INTO admin_audit_log VALUES (17, 17, 'op', 'token.revoke', 'token', 'token-1', '{"runningUs":1000}', NULL, NULL, NULL, NULL, 1150, X'4FA8577E1B3F4989969DF20E06C7AA8ACE946CB2E3DB427969974CB6EADD23CD', X'78F706E207CEF06978D32A10B655862B231D401D380047C6114A51157F0573F6');
+INSERT INTO admin_audit_log VALUES (18, 18, 'op', 'token.revoke', 'subject', 'mallory', '{"issuedBefore":"1970-01-01T00:00:00.001000Z","runningUs":1000}', NULL, NULL, NULL, NULL, 1150, X'78F706E207CEF06978D32A10B655862B231D401D380047C6114A51157F0573F6', X'06E042E79B073C45C7D1B34D177129572FF3869530FF22F46E73B78A99C94707');
 INSERT INTO book_head VALUES (1, 0, 0);
-INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'FC1498ACF3EE10AE0E2732E9F5FF4357DE3A2B36E87E2C70E68A3219245723C6');
+INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'69D2FB1F9F8D393A867A8A9B22DF6140D054B8A5CD4F7950E9CE36929AA91BFE');
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000, 625297192556928864);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
+INSERT INTO revoked_subjects VALUES ('mallory', 1000, 1000);
 INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0);
 INSERT INTO thresholds VALUES (1, 'general', 700, 800, 2, 1);
 INSERT INTO thresholds VALUES (2, 'gpu', 5, 5, 1, 1);
@@ -586,8 +632,28 @@ INSERT INTO events VALUES (17, 0, 'campaign.activated', NULL, 8, '[8,"Over",null
 INSERT INTO events VALUES (18, 0, 'campaign.paused', NULL, 3, '[3,"Paused",null,"loyalty","paused",1000,0,"fixed_amount",null,"general",500,300,9000,60,0,"op",200,200]', 200);
 INSERT INTO events VALUES (19, 0, 'campaign.completed', NULL, 4, '[4,"Completed",null,"referral","completed",1000,0,"tiered",null,"general",500,null,null,null,0,"op",200,200]', 200);
 INSERT INTO events VALUES (20, 0, 'campaign.expired', NULL, 5, '[5,"Expired",null,"promotional","expired",1000,0,"fixed_amount",null,"general",500,null,260,null,0,"op",200,260]', 260);
-INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '[2,2,3,4,100,"revoked","fixed_amount","{\"lossMicro\":\"100\"}",1130,1140,100,"a mistake"]', 1140);
+INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '[2,2,3,"community","guild",4,100,"revoked","fixed_amount","{\"lossMicro\":\"100\"}",1130,1140,100,"a mistake"]', 1140);
 INSERT INTO webhooks VALUES (1, 'https://example.com/hook', '["ledger.*"]', NULL, 1, 1, NULL, 16, 5, NULL, 1, 1200, 1200);
+CREATE TRIGGER epochs_follow_each_other BEFORE INSERT ON book_epochs
+WHEN NEW.number <= coalesce((SELECT max(number) FROM book_epochs), 1)
+  OR NEW.base_id <= coalesce((SELECT max(base_id) FROM book_epochs), 0)
+BEGIN SELECT RAISE(ABORT, 'epochs_follow_each_other'); END;
+CREATE TRIGGER epochs_are_never_changed BEFORE UPDATE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_changed'); END;
+CREATE TRIGGER epochs_are_never_deleted BEFORE DELETE ON book_epochs
+BEGIN SELECT RAISE(ABORT, 'epochs_are_never_deleted'); END;
+CREATE VIEW ids_skipped AS
+SELECT base_id,
+       base_id - max(before_id, accounts) AS accounts,
+       base_id - max(before_id, lots) AS lots,
+       base_id - max(before_id, reservations) AS reservations,
+       base_id - max(before_id, entries) AS entries,
+       base_id - max(before_id, campaigns) AS campaigns,
+       base_id - max(before_id, grants) AS grants,
+       base_id - max(before_id, events) AS events
+  FROM (SELECT base_id, accounts, lots, reservations, entries, campaigns, grants, events,
+               lag(base_id, 1, 0) OVER (ORDER BY base_id) AS before_id
+          FROM book_epochs);
 CREATE UNIQUE INDEX accounts_one_per_entity ON credit_accounts (entity_id, entity_type);
 CREATE INDEX accounts_by_type ON credit_accounts (entity_type);
 CREATE TRIGGER accounts_are_never_changed BEFORE UPDATE ON credit_accounts
@@ -653,11 +719,12 @@ WHEN NEW.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
 CREATE TRIGGER reservations_terms_are_fixed
 BEFORE UPDATE OF id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro,
-                 community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us
+                 community_id, tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us
 ON credit_reservations
 BEGIN SELECT RAISE(ABORT, 'reservations_terms_are_fixed'); END;
 CREATE TRIGGER reservations_close_once
-BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_at_us
+BEFORE UPDATE OF status, actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_by,
+                 closed_at_us
 ON credit_reservations
 WHEN OLD.status <> 'pending'
 BEGIN SELECT RAISE(ABORT, 'reservations_close_once'); END;
@@ -676,9 +743,12 @@ BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_changed'); END;
 CREATE TRIGGER reservation_lots_are_never_deleted BEFORE DELETE ON reservation_lots
 BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_deleted'); END;
 CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id);
+CREATE UNIQUE INDEX debts_one_per_forgiving_lot ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+CREATE INDEX debts_twice ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
+CREATE INDEX debts_by_account ON credit_debts (account_id);
 CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro < original_micro;
 CREATE TRIGGER debts_begin_unpaid BEFORE INSERT ON credit_debts
-WHEN NEW.paid_micro <> 0
+WHEN NEW.paid_micro <> 0 OR NEW.forgiven_lot_id IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'debts_begin_unpaid'); END;
 CREATE TRIGGER debts_are_only_ever_paid BEFORE UPDATE ON credit_debts
 WHEN NEW.paid_micro < OLD.paid_micro
@@ -686,6 +756,7 @@ WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.account_id <> OLD.account_id
   OR NEW.reservation_id <> OLD.reservation_id
   OR NEW.original_micro <> OLD.original_micro
+  OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
 BEGIN SELECT RAISE(ABORT, 'debts_are_only_ever_paid'); END;
 CREATE TRIGGER debts_are_never_deleted BEFORE DELETE ON credit_debts
@@ -725,6 +796,9 @@ WHEN NOT EXISTS (
      WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
        AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
 BEGIN SELECT RAISE(ABORT, 'balances_begin_with_the_first_entry'); END;
+CREATE TRIGGER balances_are_at_most_64_an_account BEFORE INSERT ON credit_balances
+WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
+BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_an_account'); END;
 CREATE TRIGGER balances_follow_the_entries AFTER UPDATE ON credit_balances
 WHEN NEW.account_id <> OLD.account_id
   OR NEW.pool_id <> OLD.pool_id
@@ -873,12 +947,14 @@ CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us
 CREATE INDEX audit_of_settings ON admin_audit_log (target_type, target_id, seq)
     WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                      'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
-                     'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke');
+                     'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive');
 CREATE TRIGGER audit_times_do_not_decrease BEFORE INSERT ON admin_audit_log
 WHEN NEW.created_at_us < (SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1)
 BEGIN SELECT RAISE(ABORT, 'audit_times_do_not_decrease'); END;
 CREATE TRIGGER audit_rows_follow_each_other BEFORE INSERT ON admin_audit_log
 WHEN NEW.seq <> coalesce((SELECT max(seq) FROM admin_audit_log), 0) + 1
+  OR NEW.id <= max(coalesce((SELECT id FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
+                   coalesce((SELECT max(base_id) FROM book_epochs), 0))
   OR NEW.previous_hash <> coalesce((SELECT hash FROM admin_audit_log ORDER BY seq DESC LIMIT 1), zeroblob(32))
 BEGIN SELECT RAISE(ABORT, 'audit_rows_follow_each_other'); END;
 CREATE TRIGGER audit_rows_are_never_changed BEFORE UPDATE ON admin_audit_log
@@ -908,12 +984,22 @@ CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (call
 CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotency_keys
 BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;
 CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
+CREATE INDEX revoked_subjects_twice ON revoked_subjects (revoked_at_us, issued_before_us);
+CREATE TRIGGER revoked_subjects_take_nothing_back BEFORE UPDATE ON revoked_subjects
+WHEN NEW.sub <> OLD.sub OR NEW.issued_before_us < OLD.issued_before_us OR NEW.revoked_at_us < OLD.revoked_at_us
+BEGIN SELECT RAISE(ABORT, 'revoked_subjects_take_nothing_back'); END;
 CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
 CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_micro, is_below);
 CREATE INDEX events_by_entry ON events (after_entry_id);
+CREATE VIEW events_end AS
+SELECT max(coalesce((SELECT max(id) FROM credit_ledger), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0))
+           AS after_entry_id,
+       (SELECT max(b.base_id) + 1 FROM book_epochs b WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.id > b.base_id))
+           AS first_event_id;
 CREATE TRIGGER events_come_after_all_that_was_before AFTER INSERT ON events
-WHEN NEW.after_entry_id <> (SELECT coalesce(max(id), 0) FROM credit_ledger)
+WHEN NEW.after_entry_id <> (SELECT after_entry_id FROM events_end)
   OR NEW.id <> (SELECT max(id) FROM events)
+  OR NEW.id <= (SELECT max(base_id) FROM book_epochs)
 BEGIN SELECT RAISE(ABORT, 'events_come_after_all_that_was_before'); END;
 CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
 BEGIN SELECT RAISE(ABORT, 'events_are_never_changed'); END;
@@ -921,22 +1007,25 @@ CREATE TRIGGER events_are_never_deleted BEFORE DELETE ON events
 BEGIN SELECT RAISE(ABORT, 'events_are_never_deleted'); END;
 CREATE TRIGGER accounts_that_open_are_told AFTER INSERT ON credit_accounts
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'account.opened', NEW.id, NULL,
-            json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'account.opened', NEW.id, NULL,
+           json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us
+      FROM events_end;
 END;
 CREATE VIEW campaigns_as_told AS
 SELECT id AS campaign_id,
-       (SELECT coalesce(max(id), 0) FROM credit_ledger) AS after_entry_id,
+       first_event_id,
+       after_entry_id,
        json_array(id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
                   per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us,
                   updated_at_us) AS data,
        updated_at_us
-  FROM credit_campaigns;
+  FROM credit_campaigns
+  JOIN events_end;
 CREATE TRIGGER campaigns_that_begin_are_told AFTER INSERT ON credit_campaigns
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
@@ -956,16 +1045,16 @@ WHEN OLD.name <> NEW.name
   OR OLD.expires_at_us IS NOT NEW.expires_at_us
   OR OLD.grant_ttl_seconds IS NOT NEW.grant_ttl_seconds
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
 CREATE TRIGGER campaigns_that_move_are_told AFTER UPDATE OF status ON credit_campaigns
 WHEN OLD.status <> NEW.status
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
            updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
@@ -974,19 +1063,35 @@ CREATE TRIGGER campaigns_that_are_exhausted_are_told AFTER UPDATE OF spent_micro
 WHEN NEW.spent_micro = NEW.budget_micro
  AND OLD.spent_micro < OLD.budget_micro
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
       FROM campaigns_as_told
      WHERE campaign_id = NEW.id;
 END;
 CREATE TRIGGER grants_that_are_revoked_are_told AFTER UPDATE OF status ON credit_grants
 WHEN NEW.status = 'revoked'
 BEGIN
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    VALUES ((SELECT coalesce(max(id), 0) FROM credit_ledger), 'grant.revoked', NEW.account_id, NEW.campaign_id,
-            json_array(NEW.id, NEW.campaign_id, NEW.account_id, NEW.lot_id, NEW.amount_micro, NEW.status, NEW.grant_formula,
-                       NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro, NEW.revoke_reason),
-            NEW.revoked_at_us);
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'grant.revoked', NEW.account_id, NEW.campaign_id,
+           json_array(NEW.id, NEW.campaign_id, NEW.account_id, a.entity_type, a.entity_id, NEW.lot_id, NEW.amount_micro,
+                      NEW.status, NEW.grant_formula, NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro,
+                      NEW.revoke_reason),
+           NEW.revoked_at_us
+      FROM events_end
+      JOIN credit_accounts a ON a.id = NEW.account_id;
+END;
+CREATE TRIGGER debts_that_are_forgiven_are_told AFTER UPDATE OF forgiven_lot_id ON credit_debts
+WHEN NEW.forgiven_lot_id IS NOT NULL
+BEGIN
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT first_event_id, after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
+           json_array(NEW.id, NEW.account_id, r.pool_id, NEW.reservation_id, NEW.original_micro, NEW.paid_micro,
+                      NEW.created_at_us),
+           l.created_at_us
+      FROM events_end
+      JOIN credit_lots l
+      JOIN credit_reservations r ON r.id = NEW.reservation_id
+     WHERE l.id = NEW.forgiven_lot_id;
 END;
 CREATE VIEW thresholds_crossed AS
 SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at_us
@@ -994,8 +1099,11 @@ SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at
 CREATE TRIGGER thresholds_that_are_crossed_are_told INSTEAD OF INSERT ON thresholds_crossed
 BEGIN
     -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
-    INSERT INTO events (after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
+               WHEN 1 THEN (SELECT first_event_id FROM events_end)
+           END,
+           NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
            json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_micro),
            NEW.created_at_us
       FROM thresholds

@@ -3,6 +3,7 @@
 import pytest
 
 from minibill.clock import US_PER_SECOND, format_time, parse_time
+from tests.clocks import set_time
 
 START_US = parse_time("2040-01-01T00:00:00Z")
 
@@ -14,7 +15,7 @@ class Moment:
         self._us = START_US
         # How far time goes on each time that somebody looks at it.
         self.step_us = 0
-        monkeypatch.setattr("minibill.clock.real_now_us", self._look)
+        set_time(monkeypatch, self._look)
 
     def _look(self) -> int:
         self._us += self.step_us

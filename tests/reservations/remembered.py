@@ -1,8 +1,10 @@
 """What the writer remembers of a book, held against the book."""
 
 from minibill.book import Book
+from minibill.db.new_ids import NextIds
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.ceiling import PENDING_MAX
 from minibill.ledger.memory import Memory, ReservationRow, Spender
 from minibill.ledger.posting import load_balances
 
@@ -11,8 +13,9 @@ LEDGER, RESERVATIONS, ACCOUNTS = queries("ledger"), queries("reservations"), que
 
 def misremembered(book: Book) -> list[str]:
     """What is not as the book has it; nothing may be under way. A front may be unknown, and a due time too early."""
-    memory = book.writer._remembered.get("ledger")
-    return [] if memory is None else book.readers.look_up(lambda conn: _differences(conn, memory))
+    memory, ids = (book.writer._remembered.get(name) for name in ("ledger", "ids"))
+    found = [] if memory is None else book.readers.look_up(lambda conn: _differences(conn, memory))
+    return found if ids is None else found + book.readers.look_up(lambda conn: _other_ids(conn, ids))
 
 
 def count_remembered(book: Book) -> tuple[int, int]:
@@ -37,16 +40,27 @@ def _differences(conn: sqlite3.Connection, memory: Memory) -> list[str]:
     return found
 
 
+def _other_ids(conn: sqlite3.Connection, ids: NextIds) -> list[str]:
+    real = NextIds(conn)
+    return [
+        f"the next id of {name}: {getattr(ids, name)} is {getattr(real, name)}"
+        for name in NextIds.__slots__
+        if getattr(ids, name) != getattr(real, name)
+    ]
+
+
 def _of_spender(conn: sqlite3.Connection, spender: Spender) -> list[str]:
     found = list[str]()
     key = spender.account_id
     if not spender.current:
         found.append(f"account {key} was forgotten and is there")
-    balances = load_balances(conn, [key])
+    balances = load_balances(conn, list(spender.balances))
     if balances != spender.balances:
         found.append(f"the balances of account {key}: {spender.balances} are {balances}")
-    row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=key)
+    row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=key, pending_max=PENDING_MAX)
     assert row is not None
+    if spender.pending != row[2]:
+        found.append(f"the pending reservations of account {key}: {spender.pending} are {row[2]}")
     if spender.due_us > row[0] or spender.has_memberships != bool(row[1]):
         found.append(f"account {key}: due {spender.due_us}, memberships {spender.has_memberships}, and it is {row}")
     for pool, front in spender.fronts.items():

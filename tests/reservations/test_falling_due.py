@@ -92,10 +92,12 @@ def test_a_finalize_charges_a_lot_that_expired_while_it_was_reserved(moment: Mom
     assert spent["id"] == lot
 
 
-def test_a_refused_write_writes_nothing_of_what_is_due_down(moment: Moment, api: Api) -> None:
+def test_a_rejected_write_keeps_what_it_expired_first(moment: Moment, api: Api) -> None:
     account = api.account(5)
     held = api.reserve(account, 5, ttlSeconds=10)
     moment.at(10)
+    refused(api.finalize(held, 5), 409, "reservation_not_pending")
+    assert history(api, account)[-1]["entryType"] == "release"
     with api.unchanged():
         refused(api.finalize(held, 5), 409, "reservation_not_pending")
         refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")

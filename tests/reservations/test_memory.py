@@ -240,5 +240,6 @@ def test_no_more_than_so_many_are_remembered(api: Api, monkeypatch: pytest.Monke
 def test_a_connection_of_its_own_remembers_nothing(api: Api, known: str) -> None:
     with closing(open_writer(api.book.path)) as own:
         for _ in range(2):
-            spender = settle.settled_spender(own, ids.decode(ids.ACCOUNT, known) or 0, now_us=api.book.clock.now_us())
+            key = ids.decode(ids.ACCOUNT, known) or 0
+            spender = settle.settled_spender(own, key, pool_id="general", now_us=api.book.clock.now_us())
             assert spender is not None and memory.memory_of(own).spender(spender.account_id) is None

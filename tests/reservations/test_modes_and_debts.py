@@ -161,7 +161,10 @@ def test_shadow_mode_moves_nothing_and_writes_what_would_have_been(api: Api) -> 
         Entry("shadow_reserve", 0, 0, 0, None, held),
         Entry("shadow_finalize", 0, 0, 0, None, held),
     ]
-    reserved, finalized = (entry["metadata"] for entry in history(api, account, poolId="gpu"))
+    # The account has no pool gpu, and a shadow begins none.
+    assert balance(api, account, poolId="gpu") == (0, 0, 0)
+    assert [pool["poolId"] for pool in api.get(f"/accounts/{account}/balance")["pools"]] == ["general"]
+    reserved, finalized = (entry["metadata"] for entry in history(api, account, poolId="general")[1:])
     assert reserved == {"listMicro": "8", "wouldReserveMicro": "8", "metadata": {"model": "x"}}
     assert finalized == {"actualCostMicro": "11", "finalizedMicro": "8", "overrunMicro": "3"}
     assert (lots(api, account), balance(api, account)) == (before, (10, 0, 0))

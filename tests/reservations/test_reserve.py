@@ -85,11 +85,12 @@ def test_a_reservation_is_read_under_both_prefixes_with_all_that_it_answered(mom
     held = done(api.ask_to_reserve(account, 4))
     path = f"/reservations/{held['reservationId']}"
     not_yet = dict.fromkeys(["finalizedMicro", "releasedMicro", "overrunMicro", "absorbedMicro", "finalizedAt"])
-    assert api.get(path) == held | not_yet | {"createdAt": moment.text(0)}
+    made = {"createdAt": moment.text(0), "createdBy": "service:loa"}
+    assert api.get(path) == held | not_yet | made | {"closedBy": None}
     assert done(api.internal("GET", path)) == api.get(path)
     moment.at(5)
     ended = done(api.finalize(held["reservationId"], 3))
-    assert api.get(path) == held | ended | {"status": "finalized", "createdAt": moment.text(0)}
+    assert api.get(path) == held | ended | made | {"status": "finalized", "closedBy": "service:loa"}
     for kind in (api.call, api.internal):
         for unknown in ("res_none", account, "0", "res_" + "z" * 90):
             refused(kind("GET", f"/reservations/{unknown}"), 404, "reservation_not_found")
@@ -168,9 +169,10 @@ def test_expired_credits_are_not_held_before_any_sweep(moment: Moment, api: Api)
     moment.at(10, -1)
     done(api.release(api.reserve(account, 12)))
     moment.at(10)
-    with api.unchanged():
-        problem = refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
+    problem = refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
     assert problem["availableMicro"] == "5"
+    with api.unchanged():
+        assert refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")["availableMicro"] == "5"
     done(api.ask_to_reserve(account, 5), 201)
 
 
@@ -286,8 +288,10 @@ def test_a_dry_run_answers_what_the_real_run_would_and_changes_nothing(moment: M
     moment.at(2)
     body = {"amountMicro": "4", "billingMode": mode}
     path = f"/accounts/{account}/reservations"
+    tried = done(api.post(path, body, dryRun="true"), 201)
+    # What expired before the dry run stays expired, and nothing else has changed.
     with api.unchanged():
-        tried = done(api.post(path, body, dryRun="true"), 201)
+        assert done(api.post(path, body, dryRun="true"), 201) == tried
     assert tried == {**done(api.post(path, body), 201), "dryRun": True}
     path = f"/reservations/{tried['reservationId']}"
     with api.unchanged():

@@ -53,14 +53,14 @@ INSERT INTO memberships VALUES (1, 1, 'guild', 'gold', NULL), (2, 2, 'guild', 's
 
 INSERT INTO credit_reservations (
     id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro,
-    community_id, tier, held_micro, expires_at_us, description, metadata, created_at_us)
+    community_id, tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us)
 VALUES
-    (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 1020),
-    (2, 1, 'general', 'live', 'pending', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 1030),
-    (3, 2, 'general', 'soft', 'pending', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 1080),
-    (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, 1170),
-    (5, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 1020),
-    (6, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 1020);
+    (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 'service:g', 1020),
+    (2, 1, 'general', 'live', 'pending', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 'service:g', 1030),
+    (3, 2, 'general', 'soft', 'pending', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 'service:g', 1080),
+    (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, 'service:g', 1170),
+    (5, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', 1020),
+    (6, 1, 'general', 'live', 'pending', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', 1020);
 INSERT INTO reservation_lots VALUES (1, 1, 1, 300), (2, 1, 1, 180), (3, 1, 2, 100);
 
 INSERT INTO credit_ledger VALUES
@@ -99,7 +99,7 @@ UPDATE credit_reservations
 UPDATE credit_reservations SET status = 'released', released_micro = 0, closed_at_us = 1050 WHERE id = 5;
 UPDATE credit_reservations SET status = 'expired', released_micro = 0, closed_at_us = 9000 WHERE id = 6;
 
-INSERT INTO credit_debts VALUES (1, 2, 3, 60, 0, 1090);
+INSERT INTO credit_debts VALUES (1, 2, 3, 60, 0, NULL, 1090);
 UPDATE credit_debts SET paid_micro = 40 WHERE id = 1;
 
 INSERT INTO credit_grants (
@@ -120,11 +120,12 @@ INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', NULL, NULL)
 
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', zeroblob(32), 201, x'7b7d', 1000, 625297192556928864);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
+INSERT INTO revoked_subjects VALUES ('mallory', 1000, 1000);
 """
 
 _AUDIT = (
-    (1, "op", "account.open", "account", "acct_1", "{}", None, None, None, None, 210),
-    (2, "op", "account.mint", "account", "acct_1", '{"after":1}', "192.0.2.7", "curl", "abc", "token-0", 1150),
+    (1, 1, "op", "account.open", "account", "acct_1", "{}", None, None, None, None, 210),
+    (2, 2, "op", "account.mint", "account", "acct_1", '{"after":1}', "192.0.2.7", "curl", "abc", "token-0", 1150),
 )
 
 
@@ -188,6 +189,7 @@ def _settings() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     secret = {"secretVersion": 1, "previousSecretUntil": None}
     yield "webhook.create", "webhook", "hook_0000000000001", {"before": None, "after": hook, **secret}
     yield "token.revoke", "token", "token-1", {"runningUs": 1000}
+    yield "token.revoke", "subject", "mallory", {"issuedBefore": _time(1000), "runningUs": 1000}
 
 
 def audit_rows() -> list[tuple[object, ...]]:
@@ -195,7 +197,7 @@ def audit_rows() -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     previous_hash = audit.NO_HASH
     settings = (
-        (seq, "op", action, kind, target, msgspec.json.encode(details).decode(), None, None, None, None, 1150)
+        (seq, seq, "op", action, kind, target, msgspec.json.encode(details).decode(), None, None, None, None, 1150)
         for seq, (action, kind, target, details) in enumerate(_settings(), 3)
     )
     for row in (*_AUDIT, *settings):
@@ -212,7 +214,7 @@ def make_book(migrated_file: Path, folder: Path) -> Path:
     conn = open_writer(path)
     try:
         conn.executescript(f"BEGIN;\n{_ROWS}")
-        conn.executemany(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 13)})", audit_rows())
+        conn.executemany(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 14)})", audit_rows())
         conn.execute("UPDATE reconciliations SET audit_seq = 1, audit_hash = ?", (audit_rows()[0][-1],))
         conn.execute("COMMIT")
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")

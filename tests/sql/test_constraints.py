@@ -30,6 +30,8 @@ ANSWERS = {
     "memberships_begin_in_a_tier_of_the_community": (404, "tier_not_found"),
     "memberships_change_to_a_tier_of_the_community": (404, "tier_not_found"),
     "balances_sum_fits_63_bits": (422, "amount_too_large"),
+    "balances_are_at_most_64_an_account": (422, "too_many_pools"),
+    "reservation_lots_are_at_most_1000": (422, "too_many_lots"),
     "campaigns_spent_within_budget": (422, "budget_exceeded"),
     "campaigns_terms_are_locked_once_active": (422, "campaign_field_locked"),
     "campaigns_ended_are_closed": (422, "campaign_field_locked"),
@@ -55,7 +57,8 @@ VALID: dict[str, dict[str, object]] = {
     "credit_reservations": {
         "account_id": 1, "pool_id": "general", "billing_mode": "live", "status": "pending", "list_micro": 100,
         "discount_bps": 1000, "max_discount_micro": 10, "discount_micro": 10, "community_id": "guild", "tier": "gold",
-        "held_micro": 90, "expires_at_us": 3000, "description": None, "metadata": None, "created_at_us": 2000,
+        "held_micro": 90, "expires_at_us": 3000, "description": None, "metadata": None, "created_by": "service:g",
+        "created_at_us": 2000,
     },
     "reservation_lots": {"reservation_id": 1, "position": 2, "lot_id": 6, "reserved_micro": 10},
     "credit_debts": {"account_id": 1, "reservation_id": 2, "original_micro": 10, "paid_micro": 0, "created_at_us": 2000},
@@ -91,8 +94,9 @@ VALID: dict[str, dict[str, object]] = {
         "duration_us": 5, "attempted_at_us": 2000,
     },
     "admin_audit_log": {
-        "seq": len(audit_rows()) + 1, "actor_id": "op", "action": "account.mint", "target_type": "account",
-        "target_id": "acct_1", "details": "{}", "created_at_us": 2000, "previous_hash": audit_rows()[-1][-1],
+        "seq": len(audit_rows()) + 1, "id": len(audit_rows()) + 1, "actor_id": "op", "action": "account.mint",
+        "target_type": "account", "target_id": "acct_1", "details": "{}", "created_at_us": 2000,
+        "previous_hash": audit_rows()[-1][-1],
         "hash": bytes(32),
     },
     "idempotency_keys": {
@@ -101,7 +105,12 @@ VALID: dict[str, dict[str, object]] = {
     },
     "revoked_tokens": {"token_id": "token-2", "revoked_at_us": 2000},
     "silent_ends": {"reservation_id": 1},
+    "revoked_subjects": {"sub": "eve", "issued_before_us": 1500, "revoked_at_us": 2000},
 }  # fmt: skip
+
+
+RELEASED = {"status": "released", "released_micro": 300, "closed_at_us": 2000}
+NO_CALLERS = ("", "gateway", "service:", "admin:", "Service:x", "root:x", " admin:x", "service:" + "x" * 129)
 
 
 def insert(table: str, **changes: object) -> str:
@@ -242,9 +251,11 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("reservations_expire_after_they_are_made", "credit_reservations", {"expires_at_us": 2000}),
         ("reservations_expire_after_they_are_made", "credit_reservations", {"expires_at_us": YEAR_10000}),
         ("reservation_lots_position_counts_from_1", "reservation_lots", {"position": 0}),
+        ("reservation_lots_are_at_most_1000", "reservation_lots", {"position": 1001}),
         ("reservation_lots_hold_something", "reservation_lots", {"reserved_micro": 0}),
         ("debts_original_is_positive", "credit_debts", {"original_micro": 0}),
         ("debts_begin_unpaid", "credit_debts", {"paid_micro": 1}),
+        ("debts_begin_unpaid", "credit_debts", {"forgiven_lot_id": 3}),
         ("debts_one_per_reservation", "credit_debts", {"reservation_id": 3}),
         ("entries_name_a_lot_unless_none_moves", "credit_ledger", {"lot_id": None}),
         ("entries_times_do_not_decrease", "credit_ledger", {"created_at_us": 1169}),
@@ -287,6 +298,7 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("audit_times_do_not_decrease", "admin_audit_log", {"created_at_us": 1009}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"seq": len(audit_rows()) + 2}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"seq": len(audit_rows())}),
+        ("audit_rows_follow_each_other", "admin_audit_log", {"id": 2}),
         ("audit_rows_follow_each_other", "admin_audit_log", {"previous_hash": bytes(32)}),
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": ""}),
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": "k" * 256}),
@@ -297,6 +309,8 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("idempotency_one_per_caller_and_key", "idempotency_keys", {"key": "key-1"}),
         ("revoked_tokens_id_has_1_to_255_characters", "revoked_tokens", {"token_id": ""}),
         ("revoked_tokens_id_has_1_to_255_characters", "revoked_tokens", {"token_id": "t" * 256}),
+        ("revoked_subjects_sub_has_1_to_128_characters", "revoked_subjects", {"sub": ""}),
+        ("revoked_subjects_sub_has_1_to_128_characters", "revoked_subjects", {"sub": "s" * 129}),
     ]  # fmt: skip
     for prefix, owner in (
         ("lots", "credit_lots"),
@@ -340,6 +354,12 @@ def _changes_of_lots_and_debts_that_are_refused() -> Iterator[Case]:
         yield name, (f"UPDATE credit_lots SET {changes}",)
     yield "debts_are_not_paid_beyond_what_is_owed", (update("credit_debts", 1, paid_micro=61),)
     yield "debts_are_only_ever_paid", (update("credit_debts", 1, paid_micro=39),)
+    yield "debts_are_forgiven_wholly", (update("credit_debts", 1, forgiven_lot_id=3),)
+    forgiven = update("credit_debts", 1, paid_micro=60, forgiven_lot_id=3)
+    for lot_id in (None, 2):
+        yield "debts_are_only_ever_paid", (forgiven, update("credit_debts", 1, forgiven_lot_id=lot_id))
+    other = insert("credit_debts", id=2)
+    yield "debts_one_per_forgiving_lot", (forgiven, other, update("credit_debts", 2, paid_micro=10, forgiven_lot_id=3))
 
 
 def _memberships_that_are_refused() -> Iterator[Case]:
@@ -401,12 +421,22 @@ def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
         (once, {"released_micro": 300}),
         (once, {"status": "released", "released_micro": 300}),
         (once, {"status": "released", "closed_at_us": 2000}),
+        ("reservations_name_another_caller_that_closed_them", {"closed_by": "admin:op"}),
+        ("reservations_name_another_caller_that_closed_them", RELEASED | {"status": "expired", "closed_by": "admin:op"}),
+        ("reservations_name_another_caller_that_closed_them", RELEASED | {"closed_by": "service:g"}),
+        *(("reservations_are_closed_by_a_service_or_an_admin", RELEASED | {"closed_by": by}) for by in NO_CALLERS),
     ]
     for name, changes in table:
         yield name, (update("credit_reservations", 1, **changes),)
     for row_id in (2, 3, 5, 6):
         again = update("credit_reservations", row_id, status="pending", released_micro=None, closed_at_us=None)
         yield "reservations_close_once", (again,)
+        yield "reservations_close_once", (update("credit_reservations", row_id, closed_by="admin:other"),)
+
+
+def _callers_that_are_refused() -> Iterator[Case]:
+    for by in NO_CALLERS:
+        yield "reservations_are_created_by_a_service_or_an_admin", (insert("credit_reservations", created_by=by),)
 
 
 def _changes_of_campaigns_that_are_refused() -> Iterator[Case]:
@@ -577,6 +607,16 @@ def _balances_that_are_refused() -> Iterator[Case]:
     begin = "balances_begin_with_the_first_entry"
     yield begin, (insert("credit_ledger", **{**first, "entry_seq": 1, "available_after_micro": 11}),)
     yield begin, (insert("credit_ledger", **{**first, "entry_seq": 1, "reserved_after_micro": 1}),)
+    # The account has two pools.
+    begin_pools = (
+        "INSERT INTO credit_ledger (account_id, pool_id, entry_seq, entry_type, reservation_id, amount_micro,"
+        " available_delta_micro, reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us)"
+        " SELECT 3, 'pool-' || value, 1, 'shadow_reserve', 4, 0, 0, 0, 0, 0, 2000 FROM json_each('{}')"
+    )
+    yield (
+        "balances_are_at_most_64_an_account",
+        (begin_pools.format(list(range(62))), begin_pools.format([62])),
+    )
     yield begin, ("INSERT INTO credit_balances VALUES (1, 'gpu', 0, 0, 0)",)
     yield begin, ("INSERT INTO credit_balances VALUES (1, 'gpu', 10, 0, 1)",)
     follow = "balances_follow_the_entries"
@@ -607,8 +647,8 @@ def _reconciliations_that_are_refused() -> Iterator[Case]:
 
 
 def _links_and_heads_that_are_refused() -> Iterator[Case]:
-    link = "INSERT INTO book_chain VALUES ({}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob(32), zeroblob({}))".format
-    keys = "INSERT INTO book_chain VALUES (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob(31), zeroblob(32))"
+    link = "INSERT INTO book_chain VALUES ({}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob(32), 0, zeroblob({}))".format
+    keys = "INSERT INTO book_chain VALUES (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob(31), 0, zeroblob(32))"
     yield "links_keys_hash_has_32_bytes", (keys,)
     yield "links_hash_has_32_bytes", (link(1, 31),)
     for number in (0, 2):
@@ -616,12 +656,27 @@ def _links_and_heads_that_are_refused() -> Iterator[Case]:
     yield "links_follow_each_other", (link(1, 32), link(1, 32))
     yield "links_are_never_changed", (link(1, 32), "UPDATE book_chain SET entries = entries")
     yield "links_are_never_deleted", (link(1, 32), "DELETE FROM book_chain")
+    epoch = "INSERT INTO book_epochs VALUES ({}, {}, '{}', 2000, 3, 6, 6, 1, 17, 8, 2, 30)".format
+    yield "epochs_begin_above_every_id", (epoch(30, 2, "restored"),)
+    yield "epochs_reason_is_known", (epoch(100, 2, "created"),)
+    for base_id, number in ((100, 1), (100, 0), (0, 2)):
+        yield "epochs_follow_each_other", (epoch(base_id, number, "restored"),)
+    for base_id, number in ((100, 3), (200, 2)):
+        yield "epochs_follow_each_other", (epoch(100, 2, "restored"), epoch(base_id, number, "loss_accepted"))
+    yield "epochs_are_never_changed", (epoch(100, 2, "anchor_missing"), "UPDATE book_epochs SET number = number")
+    yield "epochs_are_never_deleted", (epoch(100, 2, "restored"), "DELETE FROM book_epochs")
+    # Until there is an entry of the new epoch, its base stands for one.
+    for changes in ({"after_entry_id": 17, "id": 101}, {"after_entry_id": 100, "id": 40}):
+        yield "events_come_after_all_that_was_before", (epoch(100, 2, "restored"), insert("events", **changes))
+    yield "audit_rows_follow_each_other", (epoch(100, 2, "restored"), insert("admin_audit_log", id=100))
     yield "head_is_one_row", ("INSERT INTO book_head VALUES (2, 0, 0)",)
     yield "head_says_its_commits_twice", ("UPDATE book_head SET commits = commits + 1",)
     for step in (-1, 0, 2):
         changed = f"commits = commits + {step}, negated_commits = negated_commits - {step}"
         yield "head_counts_every_commit", (f"UPDATE book_head SET {changed}",)
     yield "head_is_kept", ("DELETE FROM book_head",)
+    for changed in ("sub = 'eve'", "issued_before_us = 999", "revoked_at_us = 999"):
+        yield "revoked_subjects_take_nothing_back", (f"UPDATE revoked_subjects SET {changed}",)
 
 
 def _rows_that_stay() -> Iterator[Case]:
@@ -669,7 +724,7 @@ def _rows_that_stay() -> Iterator[Case]:
             created_at_us"""),
         ("credit_reservations", "reservations_terms_are_fixed", 1,
          """id account_id pool_id billing_mode list_micro discount_bps max_discount_micro discount_micro community_id tier
-            held_micro expires_at_us description metadata created_at_us"""),
+            held_micro expires_at_us description metadata created_by created_at_us"""),
         ("credit_grants", "grants_terms_are_fixed", 1,
          "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us"),
         ("credit_debts", "debts_are_only_ever_paid", 1, "id account_id reservation_id original_micro created_at_us"),
@@ -681,6 +736,7 @@ def _rows_that_stay() -> Iterator[Case]:
 CASES: list[Case] = [
     *_rows_that_a_check_refuses(),
     *_changes_of_lots_and_debts_that_are_refused(),
+    *_callers_that_are_refused(),
     *_memberships_that_are_refused(),
     *_webhooks_that_are_refused(),
     *_changes_of_reservations_that_are_refused(),
@@ -884,11 +940,18 @@ ACCEPTED = [
     update("credit_campaigns", 1, pool_id="gpu", per_wallet_cap_micro=0, campaign_type="referral", starts_at_us=1),
     *(update("credit_campaigns", CAMPAIGNS[before], status=after) for before, after in sorted(LIFE_CYCLE)),
     update("credit_debts", 1, paid_micro=60),
+    update("credit_debts", 1, paid_micro=60, forgiven_lot_id=3),
+    update("credit_reservations", 1, **RELEASED),
+    update("credit_reservations", 1, **RELEASED, closed_by="admin:" + "x" * 128),
+    insert("credit_reservations", created_by="service:" + "x" * 128),
+    insert("credit_reservations", created_by="admin:\t"),
     insert("thresholds", pool_id="g" * 64, below_micro=MAX, recovered_micro=MAX, position=20, is_below=1),
     "UPDATE thresholds SET is_below = 1 WHERE position = 1 AND account_id = 1",
     "DELETE FROM thresholds WHERE account_id = 2",
     "DELETE FROM idempotency_keys",
     "DELETE FROM revoked_tokens",
+    "UPDATE revoked_subjects SET issued_before_us = 1001, revoked_at_us = 1001",
+    "DELETE FROM revoked_subjects",
 ]
 
 

@@ -84,6 +84,20 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE events SET after_entry_id = 18 WHERE id = (SELECT max(id) FROM events)", [18]),
         ("DELETE FROM credit_ledger WHERE id = 17", [17]),
     ],
+    "rows_have_ids_of_an_epoch": [
+        # Each says of one table that its newest row is older than it is.
+        (f"INSERT INTO book_epochs VALUES (500, 2, 'restored', 1, {newest})", [key])
+        for newest, key in (
+            ("2, 6, 6, 1, 17, 8, 2, 500", 3),
+            ("3, 5, 6, 1, 17, 8, 2, 500", 6),
+            ("3, 6, 5, 1, 17, 8, 2, 500", 6),
+            ("3, 6, 6, 0, 17, 8, 2, 500", 3),
+            ("3, 6, 6, 1, 16, 8, 2, 500", 17),
+            ("3, 6, 6, 1, 17, 7, 2, 500", 8),
+            ("3, 6, 6, 1, 17, 8, 1, 500", 2),
+            ("3, 6, 6, 1, 17, 8, 2, (SELECT max(id) - 1 FROM events)", 17),
+        )
+    ],
     "entries_follow_the_one_before": [
         ("UPDATE credit_ledger SET entry_seq = 8 WHERE id = 6", [6]),
         ("UPDATE credit_ledger SET entry_seq = 2 WHERE id = 17", [17]),
@@ -218,7 +232,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_ledger SET reservation_id = 4 WHERE id = 10", [3]),
         ("UPDATE credit_debts SET paid_micro = 61", [3]),
         ("DELETE FROM credit_ledger WHERE entry_type = 'debt_incurred'", [3]),
-        (f"INSERT INTO credit_debts VALUES (2, 2, 1, {MAX}, 0, 1), (3, 2, 2, {MAX}, {MAX}, 1)", [1, 2]),
+        (f"INSERT INTO credit_debts VALUES (2, 2, 1, {MAX}, 0, NULL, 1), (3, 2, 2, {MAX}, {MAX}, NULL, 1)", [1, 2]),
     ],
     "debts_are_incurred_as_their_entries_say": [
         ("DELETE FROM credit_debts", [3]),
@@ -237,7 +251,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
     ],
     "debts_that_were_paid_have_entries": [
         ("DELETE FROM credit_ledger WHERE entry_type = 'debt_paid'", [3]),
-        ("INSERT INTO credit_debts VALUES (2, 1, 2, 10, 1, 1)", [2]),
+        ("INSERT INTO credit_debts VALUES (2, 1, 2, 10, 1, NULL, 1)", [2]),
     ],
     # orphan_reservations
     "reservations_that_hold_credits_hold_lots": [
@@ -429,6 +443,16 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("DELETE FROM revoked_tokens", ["token-1"]),
         ("INSERT INTO revoked_tokens VALUES ('token-3', 1)", ["token-3"]),
     ],
+    "revoked_subjects_match_the_audit_log": [
+        ("UPDATE revoked_subjects SET issued_before_us = 1", ["mallory"]),
+        ("UPDATE revoked_subjects SET revoked_at_us = 1", ["mallory"]),
+        ("UPDATE revoked_subjects SET sub = 'eve'", ["eve", "mallory"]),
+        ("DELETE FROM revoked_subjects", ["mallory"]),
+        ("INSERT INTO revoked_subjects VALUES ('trent', 1, 1)", ["trent"]),
+    ],
+    "forgiven_debts_match_the_audit_log": [
+        ("UPDATE credit_debts SET paid_micro = original_micro, forgiven_lot_id = 1 WHERE id = 1", [1]),
+    ],
     # What no query can tell: the hashes of the audit log.
     AUDIT_RULE: [
         ('UPDATE admin_audit_log SET details = \'{"after":2}\' WHERE seq = 2', [2]),
@@ -439,7 +463,8 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE admin_audit_log SET hash = zeroblob(31) WHERE seq = 2", [2, 3]),
         ("UPDATE admin_audit_log SET previous_hash = zeroblob(32) WHERE seq = 2", [2]),
         ("DELETE FROM admin_audit_log WHERE seq = 1", [2]),
-        ("UPDATE admin_audit_log SET seq = 99 WHERE seq = 2", [3, 99]),
+        ("UPDATE admin_audit_log SET seq = 99 WHERE seq = 2", [2, 3]),
+        ("UPDATE admin_audit_log SET id = 99 WHERE seq = 2", [99]),
     ],
 }  # fmt: skip
 
@@ -534,7 +559,7 @@ def test_of_many_violations_ten_are_named_and_all_are_counted(defenceless: sqlit
     finally:
         conn.execute("ROLLBACK")
     assert found.violations == 17 and len(found.examples) == 10 == len(set(found.examples))
-    assert audited.violations == 17 and audited.examples == [
+    assert audited.violations == 18 and audited.examples == [
         f"audit_{number:013}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 9)
     ] + ["audit_000000000000a"]
 

@@ -7,20 +7,24 @@ not let in costs nothing more: neither routing nor a body.
 import logging
 import os
 import re
-from functools import cache
 from itertools import count
 from typing import NamedTuple
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from minibill.at_once import forget_server
+from minibill.auth.client_address import ClientAddresses, canonical, rate_key
 from minibill.auth.doors import PREFIXES, Kind
+from minibill.auth.paths import Paths
 from minibill.auth.rate_limit import Allowance, RateLimit
 from minibill.auth.tokens import Caller
 from minibill.clock import monotonic_s
+from minibill.cors import Cors
 from minibill.incoming import Headers, SentHeaders
-from minibill.problems import MethodNotAllowed, NotFound, Overloaded, Problem, RateLimited, Unauthorized
-from minibill.web import CONTEXT, Context, Route, Service, about, answered, problem_reply, send_reply
+from minibill.problem_json import method_not_allowed
+from minibill.problems import NotFound, Overloaded, Problem, RateLimited, Unauthorized
+from minibill.web import CONTEXT, NO_CONTENT, Context, Reply, Route, Service, about, answered, problem_reply, send_reply
 
 log = logging.getLogger("minibill.auth")
 
@@ -31,6 +35,9 @@ BAD_TOKENS_PER_MINUTE = 60
 
 # What every answer says: nothing is to be guessed from it, and nothing kept of it.
 ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+
+# The router would answer OPTIONS itself, for any path and whatever the scope, and knows no HEAD.
+_ROUTED_HERE = ("HEAD", "OPTIONS")
 
 # In the scope of a request that came on a connection too many.
 SURPLUS = "minibill.surplus"
@@ -51,12 +58,6 @@ class _Pattern(NamedTuple):
         variable, _, after = rest.partition("}")
         return cls(route.method, before, variable.removesuffix(":str"), after, route.serve)
 
-    def is_one_part(self, raw_path: bytes) -> bool:
-        """Whether the slashes of the variable part were sent as %2F, so that they are its own."""
-        before, after = self.before.encode(), self.after.encode()
-        part = raw_path.removeprefix(before).removesuffix(after)
-        return len(before) + len(part) + len(after) == len(raw_path) and b"/" not in part
-
 
 class Gate:
     """Wraps the application."""
@@ -66,6 +67,7 @@ class Gate:
         self._app = app
         self._direct = {(route.method, route.path): route for route in direct if "{" not in route.path}
         self._direct_with_a_variable = [_Pattern.of(route) for route in direct if "{" in route.path]
+        self._paths = Paths(service.routes)
         self._service = service
         settings = service.settings
         self._limits: dict[Kind, RateLimit | None] = {
@@ -74,6 +76,8 @@ class Gate:
         }
         # 0 turns the limit on admins off, and with it this one.
         self._bad_tokens = _limit(BAD_TOKENS_PER_MINUTE if settings.admin_rate_per_minute else 0)
+        self._addresses = ClientAddresses(settings.trusted_proxies)
+        self._cors = Cors(settings.cors_origins or (), loopback=settings.cors_loopback)
         self._request_id_begins = f"req_{os.urandom(8).hex()}"
         self._request_numbers = count(1)
 
@@ -83,54 +87,85 @@ class Gate:
             return
         sent = SentHeaders(scope["headers"])
         request_id = f"{self._request_id_begins}{next(self._request_numbers):06x}"
-        own_id = request_id.encode()
-        correlation_id = _correlation_id(sent) or own_id
+        id_bytes = request_id.encode()
+        correlation_id, correlation_bytes = request_id, id_bytes
+        if (given := sent.get(b"x-correlation-id")) is not None and _CORRELATION_ID.fullmatch(given):
+            correlation_id, correlation_bytes = given.decode(), given
+        headers = [(b"x-request-id", id_bytes), (b"x-correlation-id", correlation_bytes), *ALWAYS]
         client = scope.get("client")
-        headers = [(b"x-request-id", own_id), (b"x-correlation-id", correlation_id), *ALWAYS]
-        context = Context(
-            self._service, request_id, correlation_id.decode(), client[0] if client else None, sent, headers, monotonic_s()
-        )
-        direct = self._direct.get((scope["method"], scope["path"]))
+        if client is None:
+            ip = None
+        elif not self._addresses.trusted:
+            ip = canonical(client[0])
+        else:
+            ip = self._addresses.of(client[0], sent.all(b"x-forwarded-for"))
+        context = Context(self._service, request_id, correlation_id, ip, sent, headers, monotonic_s())
+        method = scope["method"]
+        preflight = False
+        if sent.get(b"origin") is not None:
+            preflight = method == "OPTIONS" and sent.get(b"access-control-request-method") is not None
+            headers += self._cors.headers(sent.only(b"origin"), preflight=preflight)
+        if method == "HEAD":
+            # The server leaves the body out, and a response that is written past the server would have one.
+            forget_server(scope)
         try:
-            context.caller = self._admit(scope, context, direct)
-            if scope["method"] == "OPTIONS":
-                # The framework would answer it by itself, for any path and whatever the scope.
-                raise self._not_for_options(scope["path"])
+            if SURPLUS in scope:
+                raise Overloaded("too many connections are open; try again", headers={"Connection": "close"})
+            if preflight:
+                await self._answer(Reply(NO_CONTENT, b""), scope, context, send)
+                return
+            direct = self._direct.get((method, scope["path"]))
+            if b"%" in (scope.get("raw_path") or b"") or method in _ROUTED_HERE:
+                serve = self._serve_as_sent(scope, context)
+            elif direct is not None:
+                context.caller = self._admit(scope, context, direct.kind)
+                serve = direct.serve
+            else:
+                context.caller = self._admit(scope, context, self._kind(scope["path"]))
+                serve = self._variable(scope) or self._app
         except Problem as problem:
-            answered(scope, context, self._service.metrics.unrouted, problem.status)
-            await send_reply(scope, problem_reply(problem, context), context, send)
+            await self._answer(problem_reply(problem, context), scope, context, send)
             return
         scope[CONTEXT] = context  # type: ignore[literal-required]
-        answer = direct.serve if direct is not None else self._variable(scope) or self._app
-        await answer(scope, receive, send)
+        await serve(scope, receive, send)
 
-    def _not_for_options(self, path: str) -> Problem:
-        methods = {route.method for route in self._service.routes if _template(route.path).fullmatch(path.rstrip("/"))}
-        if not methods:
-            return NotFound("nothing is at this path")
-        return MethodNotAllowed("no path takes OPTIONS", headers={"Allow": ", ".join(sorted(methods))})
+    async def _answer(self, reply: Reply, scope: HTTPScope, context: Context, send: Send) -> None:
+        """Send what a request is answered with here."""
+        answered(scope, context, self._service.metrics.unrouted, reply.status)
+        await send_reply(scope, reply, context, send)
+
+    def _serve_as_sent(self, scope: HTTPScope, context: Context) -> ASGIApp:
+        """Return what serves a request that is routed by its path as sent. Raises `Problem` for one that is not let in."""
+        raw_path = scope.get("raw_path") or scope["path"].encode()
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        kind = self._kind(raw_path.decode("latin-1"))
+        context.caller = self._admit(scope, context, kind)
+        found = self._paths.find(raw_path)
+        if found is None:
+            raise NotFound("nothing is at this path")
+        if method not in found.routes:
+            raise method_not_allowed(found.routes)
+        scope["path_params"] = found.segments
+        return found.routes[method].serve
 
     def _variable(self, scope: HTTPScope) -> ASGIApp | None:
         path = scope["path"]
         for pattern in self._direct_with_a_variable:
             if scope["method"] == pattern.method and path.startswith(pattern.before) and path.endswith(pattern.after):
                 value = path[len(pattern.before) : len(path) - len(pattern.after)]
-                if value and ("/" not in value or pattern.is_one_part(scope["raw_path"])):
+                if value and "/" not in value:
                     scope["path_params"] = {pattern.name: value}
                     return pattern.serve
         return None
 
-    def _admit(self, scope: HTTPScope, context: Context, direct: Route | None) -> Caller | None:
-        if SURPLUS in scope:
-            raise Overloaded("too many connections are open; try again", headers={"Connection": "close"})
-        kind = self._kind(scope) if direct is None else direct.kind
+    def _admit(self, scope: HTTPScope, context: Context, kind: Kind | None) -> Caller | None:
         if kind is None:
             return None
         try:
             caller = self._service.verifier.verify(kind, context.sent.only(b"authorization") or b"")
         except Unauthorized:
             if self._bad_tokens is not None:
-                allowance = self._bad_tokens.count(context.ip or "")
+                allowance = self._bad_tokens.count(rate_key(context.ip or ""))
                 if not allowance.allowed:
                     # Not logged one by one: whoever floods the service must not flood its log.
                     context.headers += _rate_headers(allowance)
@@ -143,14 +178,13 @@ class Gate:
             context.headers += _rate_headers(allowance)
             if not allowance.allowed:
                 raise _rate_limited(allowance)
-        if scope["method"] != "GET" and self._service.book.writer.is_overloaded:
+        if scope["method"] != "GET" and self._service.book.writer.is_overloaded and scope["method"] != "HEAD":
             # Before the body is read: decoding a large one costs a quarter of what doing it would.
             raise Overloaded
         return caller
 
-    def _kind(self, scope: HTTPScope) -> Kind | None:
-        path = scope["path"]
-        if "//" in path and self._variable(scope) is None:
+    def _kind(self, path: str) -> Kind | None:
+        if "//" in path:
             # The router would fold it, and what is behind a prefix would be reached past its prefix.
             raise NotFound("nothing is at this path")
         for prefix, kind in PREFIXES.items():
@@ -159,18 +193,8 @@ class Gate:
         return None
 
 
-@cache
-def _template(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\{\w+:str\}", "[^/]+", path))
-
-
 def _limit(per_minute: int) -> RateLimit | None:
     return RateLimit(per_minute) if per_minute else None
-
-
-def _correlation_id(sent: SentHeaders) -> bytes | None:
-    value = sent.get(b"x-correlation-id")
-    return value if value is not None and _CORRELATION_ID.fullmatch(value) else None
 
 
 def _rate_headers(allowance: Allowance) -> Headers:

@@ -14,17 +14,20 @@ import jwt
 
 from minibill.auth.doors import Kind
 from minibill.auth.scopes import EVERYTHING
-from minibill.clock import US_PER_SECOND, real_now_us
+from minibill.clock import MAX_TIME_US, MIN_TIME_US, US_PER_SECOND, real_now_us
 from minibill.config import Settings
 from minibill.problems import Unauthorized
 
 CLOCK_SKEW_SECONDS = 30
 SERVICE_TOKEN_MAX_TTL = 300
-SERVICE_AUDIENCE = "arrakis-internal"
 SUBJECT_CHARACTERS_MAX = 128
 
 # What a deny list can hold: a token whose id is longer could not be revoked.
 TOKEN_ID_CHARACTERS_MAX = 255
+
+_CLOCK_SKEW_US = CLOCK_SKEW_SECONDS * US_PER_SECOND
+# Before every time that a token can have.
+_NEVER = MIN_TIME_US - 1
 
 _SCHEME = b"bearer "
 
@@ -32,6 +35,15 @@ _SCHEME = b"bearer "
 _TOKEN_CHARACTERS_MAX = 4_096
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _HEADER_MEMBERS = {"alg", "typ", "kid"}
+
+# PyJWT rounds times down to seconds and takes text for a number, so they are judged here.
+_CHECKS: Any = {
+    "require": ["sub", "iss", "aud", "exp", "iat"],
+    "strict_aud": True,
+    "verify_exp": False,
+    "verify_iat": False,
+    "verify_nbf": False,
+}
 
 # Verified tokens that are remembered: a few per caller; the oldest goes first.
 _REMEMBERED_MAX = 4_096
@@ -55,10 +67,18 @@ class Caller(NamedTuple):
         return scope in self.scopes or EVERYTHING in self.scopes
 
 
+class Denied(NamedTuple):
+    """Tokens that are rejected before they expire: some by their id, and all of a `sub` that were issued before a time."""
+
+    token_ids: frozenset[str]
+    issued_before_us: dict[str, int]
+
+
 class _Verified(NamedTuple):
     caller: Caller
-    not_before_s: int
-    expires_s: int
+    issued_us: int
+    not_before_us: int
+    expires_us: int
 
 
 class _Door(NamedTuple):
@@ -87,16 +107,16 @@ class TokenVerifier:
                 "service",
                 _keys(settings.internal_secret, settings.internal_secret_previous),
                 settings.internal_issuer,
-                SERVICE_AUDIENCE,
+                settings.internal_audience,
                 SERVICE_TOKEN_MAX_TTL,
             ),
         }
         self._remembered: OrderedDict[tuple[Kind, bytes], _Verified] = OrderedDict()
-        self._denied: set[str] = set()
+        self._denied = Denied(frozenset(), {})
 
-    def replace_denied(self, token_ids: set[str]) -> None:
+    def replace_denied(self, denied: Denied) -> None:
         """Takes over the deny list as the database has it."""
-        self._denied = token_ids
+        self._denied = denied
 
     def verify(self, kind: Kind, authorization: bytes) -> Caller:
         """Who the token in this header speaks for; raises `Unauthorized` for any defect, without saying which."""
@@ -109,21 +129,22 @@ class TokenVerifier:
             self._remembered[place] = verified
             if len(self._remembered) > _REMEMBERED_MAX:
                 self._remembered.popitem(last=False)
-        now_s = real_now_us() // US_PER_SECOND
-        live = verified.not_before_s - CLOCK_SKEW_SECONDS <= now_s < verified.expires_s + CLOCK_SKEW_SECONDS
-        if not live or verified.caller.token_id in self._denied:
+        now_us = real_now_us()
+        live = verified.not_before_us - _CLOCK_SKEW_US <= now_us < verified.expires_us + _CLOCK_SKEW_US
+        if not live or self._is_denied(verified):
             self._remembered.pop(place, None)
             raise Unauthorized
         return verified.caller
 
+    def _is_denied(self, verified: _Verified) -> bool:
+        caller, denied = verified.caller, self._denied
+        return caller.token_id in denied.token_ids or verified.issued_us < denied.issued_before_us.get(caller.sub, _NEVER)
+
     def _check(self, door: _Door, token: str) -> _Verified:
         claims = _signed_claims(door, token)
-        # PyJWT accepts times as text and floats; here they are integers.
-        times = [claims["exp"], claims["iat"], claims.get("nbf", 0)]
-        if not all(type(time) is int for time in times):
-            raise Unauthorized
-        expires_s, issued_s, not_before_s = times
-        if expires_s - issued_s > door.max_ttl:
+        expires_us, issued_us = _time_us(claims["exp"]), _time_us(claims["iat"])
+        not_before_us = _time_us(claims.get("nbf", 0))
+        if expires_us - issued_us > door.max_ttl * US_PER_SECOND:
             raise Unauthorized
         sub, token_id = claims["sub"], claims.get("jti")
         if not _is_text(sub) or not sub.strip() or len(sub) > SUBJECT_CHARACTERS_MAX:
@@ -132,7 +153,7 @@ class TokenVerifier:
             raise Unauthorized
         scopes = _scopes(claims) if door.kind == "admin" else frozenset[str]()
         caller = Caller(door.kind, sub, token_id, scopes)
-        return _Verified(caller, max(not_before_s, issued_s), expires_s)
+        return _Verified(caller, issued_us, max(not_before_us, issued_us), expires_us)
 
 
 def _bearer(authorization: bytes) -> str:
@@ -149,7 +170,7 @@ def sign_token(settings: Settings, kind: Kind, *, sub: str, scopes: list[str], t
     if kind == "admin":
         claims |= {"iss": settings.admin_issuer, "aud": settings.admin_audience, "scopes": scopes}
         return jwt.encode(claims, settings.admin_secret, algorithm="HS256")
-    claims |= {"iss": settings.internal_issuer, "aud": SERVICE_AUDIENCE}
+    claims |= {"iss": settings.internal_issuer, "aud": settings.internal_audience}
     return jwt.encode(claims, settings.internal_secret, algorithm="HS256")
 
 
@@ -170,8 +191,7 @@ def _signed_claims(door: _Door, token: str) -> dict[str, Any]:
                 algorithms=["HS256"],
                 issuer=door.issuer,
                 audience=door.audience,
-                leeway=CLOCK_SKEW_SECONDS,
-                options={"require": ["sub", "iss", "aud", "exp", "iat"], "strict_aud": True},
+                options=_CHECKS,
             )
         except jwt.InvalidSignatureError:
             continue
@@ -179,6 +199,13 @@ def _signed_claims(door: _Door, token: str) -> dict[str, Any]:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             break
         return claims
+    raise Unauthorized
+
+
+def _time_us(value: object) -> int:
+    """A NumericDate, which is a JSON number of seconds, in microseconds; NaN and infinity compare as false."""
+    if (type(value) is int or type(value) is float) and MIN_TIME_US <= value * US_PER_SECOND <= MAX_TIME_US:
+        return round(value * US_PER_SECOND)
     raise Unauthorized
 
 

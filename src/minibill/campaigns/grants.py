@@ -13,13 +13,21 @@ from minibill.campaigns import formulas
 from minibill.campaigns.lifecycle import CampaignRow, settled_campaign
 from minibill.campaigns.structs import BatchBody, BatchResult, Grant, GrantResult
 from minibill.clock import format_time
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import accounts_of_entities, existing_accounts, open_accounts
-from minibill.ledger.ceiling import require_within_ceiling
-from minibill.ledger.mint import DEFAULT_PRIORITY, NewLot, insert_lots, lot_expiry_us
-from minibill.ledger.posting import load_balances
-from minibill.ledger.settle import settle
+from minibill.ledger.ceiling import POOLS_MAX, require_within_ceiling
+from minibill.ledger.mint import (
+    DEFAULT_PRIORITY,
+    NO_HOLDINGS,
+    Holdings,
+    NewLot,
+    insert_lots,
+    load_holdings,
+    lot_expiry_us,
+)
+from minibill.ledger.settle import require_settled
 from minibill.money import MAX_MICRO
 from minibill.outcome import Outcome
 from minibill.problems import (
@@ -33,6 +41,7 @@ from minibill.problems import (
     LargeGrantRequiresForce,
     MalformedJson,
     PerWalletCapExceeded,
+    TooManyPools,
 )
 from minibill.wire import Decoder, Micro, json_object, optional_raw, optional_time
 
@@ -125,7 +134,8 @@ def pay_batch(
 
     Raises, in this order: `DuplicateAccount`, `CampaignNotFound`, `InvalidRequest` for what the formula can't use,
     `CampaignNotActive`, `PerWalletCapExceeded`, `LargeGrantRequiresForce`, `AmountTooLarge` for a sum past 2^63-1,
-    `BudgetExceeded`, `AmountTooLarge`. Source: contract, section 4.
+    `BudgetExceeded`, `AmountTooLarge`, `TooManyPools`. Source: contract, section 4. Raises `ExpiryDue` for the campaign,
+    then for the accounts that would be paid.
     """
     accounts = _accounts_of(conn, items)
     _refuse_duplicates(items, accounts)
@@ -294,6 +304,15 @@ def _refuse_over_limits(
     require_within_ceiling(total_micro, ceiling_micro)
 
 
+def _refuse_too_many_pools(new: list[Judged], holdings: dict[int, Holdings], pool_id: str) -> None:
+    if over := [j for j in new if j.account in holdings and holdings[j.account].is_at_limit]:
+        raise TooManyPools(
+            f"{len(over)} of the accounts have {POOLS_MAX} pools, which is the most, without {pool_id}; leave them out",
+            limit=POOLS_MAX,
+            grants=_listed(over),
+        )
+
+
 def _listed(judged: list[Judged]) -> list[dict[str, str]]:
     return [{"path": f"grants[{j.place}].amountMicro", "amountMicro": str(j.amount_micro)} for j in judged[:LISTED_MAX]]
 
@@ -313,22 +332,23 @@ def _pay(
     conn: sqlite3.Connection, campaign: CampaignRow, new: list[Judged], *, now_us: int
 ) -> tuple[dict[int, Paid], list[dict[str, str]]]:
     """Opens accounts, makes lots and grants, charges the budget; answers what each place was paid as, and the balances."""
+    there = [j.account for j in new if j.account is not None]
+    require_settled(conn, there, now_us=now_us)
+    pool_id = campaign.pool_id
+    holdings = load_holdings(conn, there, pool_id)
+    _refuse_too_many_pools(new, holdings, pool_id)
+
     opening = [j for j in new if j.account is None]
     opened = open_accounts(conn, [j.item.entity for j in opening if j.item.entity is not None], now_us=now_us)
     key_by_place = dict(zip((j.place for j in opening), opened, strict=True))
     accounts = [key_by_place[j.place] if j.account is None else j.account for j in new]
 
-    there = [j.account for j in new if j.account is not None]
-    settle(conn, there, now_us=now_us)
-    balances = load_balances(conn, there)
-    pool_id = campaign.pool_id
-    available_before = [balances[key, pool_id].available_micro if (key, pool_id) in balances else 0 for key in accounts]
     expires_at_us = lot_expiry_us(now_us, campaign.grant_ttl_seconds)
     lots = [
         NewLot(key, pool_id, "grant", None, DEFAULT_PRIORITY, j.amount_micro, expires_at_us, campaign_id=campaign.id)
         for j, key in zip(new, accounts, strict=True)
     ]
-    first_lot = insert_lots(conn, lots, balances=balances, now_us=now_us)
+    first_lot, balances = insert_lots(conn, lots, holdings=holdings, now_us=now_us)
     first_grant = _insert_grants(conn, campaign, new, accounts, first_lot, now_us=now_us)
     SQL.charge_campaign.run(
         conn, campaign_id=campaign.id, total_micro=sum(j.amount_micro for j in new), new_grants=len(new), now_us=now_us
@@ -340,10 +360,10 @@ def _pay(
     moved = [
         {
             "accountId": ids.encode(ids.ACCOUNT, key),
-            "beforeMicro": str(before),
+            "beforeMicro": str(holdings.get(key, NO_HOLDINGS).balance.available_micro),
             "afterMicro": str(balances[key, pool_id].available_micro),
         }
-        for key, before in zip(accounts, available_before, strict=True)
+        for key in accounts
     ]
     return paid, moved
 
@@ -357,9 +377,9 @@ def _insert_grants(
     *,
     now_us: int,
 ) -> int:
-    row = SQL.last_grant.one(conn)
-    assert row is not None
-    first: int = row[0] + 1
+    ids_left = next_ids(conn)
+    first = ids_left.grants
+    ids_left.grants += len(new)
     SQL.insert_grants.many(
         conn,
         [

@@ -7,9 +7,10 @@ from minibill import ids
 from minibill.campaigns import formulas
 from minibill.campaigns.structs import Campaign
 from minibill.clock import format_time
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.settle import SWEEP_MAX, settle
+from minibill.ledger.settle import ExpiryDue
 from minibill.outcome import Action, Outcome
 from minibill.problems import (
     BudgetBelowSpent,
@@ -25,6 +26,9 @@ SQL = queries("campaigns")
 
 # Campaigns that one slice of the sweep ends.
 SWEEP_CAMPAIGNS_MAX = 200
+
+# Overdue reservations, and holds of theirs, among which a write looks for those that give a campaign's budget back.
+OVERDUE_LOOKED_AT_MAX = 1_000
 
 ENDED = ("completed", "expired")
 
@@ -99,9 +103,11 @@ def create_campaign(
     `fields` are the editable columns of `credit_campaigns`. Source: contract, section 4.
     """
     _require_sense(fields, ends_anew=fields["expires_at_us"] is not None, now_us=now_us)
-    row = SQL.create_campaign.one(conn, created_by=created_by, now_us=now_us, **fields)
-    assert row is not None
-    answer = campaign_answer(_load(conn, row[0]), now_us=now_us)
+    new = next_ids(conn)
+    key = new.campaigns
+    new.campaigns += 1
+    SQL.create_campaign.run(conn, campaign_id=key, created_by=created_by, now_us=now_us, **fields)
+    answer = campaign_answer(_load(conn, key), now_us=now_us)
     return Outcome(201, answer, "campaign.create", "campaign", answer.id, lambda: {"before": None, "after": answer})
 
 
@@ -165,16 +171,15 @@ def require_campaign(conn: sqlite3.Connection, campaign_id: str) -> CampaignRow:
 
 
 def settled_campaign(conn: sqlite3.Connection, campaign_id: str, *, now_us: int) -> CampaignRow:
-    """The same, for a write that judges or tells its budget: what overdue reservations give back is written down first.
+    """The same, for a write that judges or tells its budget: no overdue reservation has any of it to give back.
 
-    A slice of it at most, so that other writes do not wait for long.
+    Raises `CampaignNotFound`, `ExpiryDue`.
     """
     campaign = require_campaign(conn, campaign_id)
-    due = SQL.accounts_that_give_budget_back.all(conn, campaign_id=campaign.id, now_us=now_us, count=SWEEP_MAX)
-    if not due:
-        return campaign
-    settle(conn, sorted({account_id for (account_id,) in due}), now_us=now_us)
-    return _load(conn, campaign.id)
+    due = SQL.accounts_that_give_budget_back.all(conn, campaign_id=campaign.id, now_us=now_us, count=OVERDUE_LOOKED_AT_MAX)
+    if due:
+        raise ExpiryDue({account_id for (account_id,) in due})
+    return campaign
 
 
 def campaigns_at(conn: sqlite3.Connection, rows: Sequence[Row], *, now_us: int) -> list[CampaignRow]:

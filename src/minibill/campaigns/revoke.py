@@ -50,7 +50,8 @@ class Progress(NamedTuple):
 def revoke_grant(conn: sqlite3.Connection, *, campaign_id: str, grant_id: str, reason: str, now_us: int) -> Outcome:
     """Revokes a grant; again is the same answer, whatever has come back since.
 
-    Raises `CampaignNotFound`, and `GrantNotFound` also for a grant of another campaign. Source: contract, section 4.
+    Raises `CampaignNotFound`, `GrantNotFound` also for a grant of another campaign, and `ExpiryDue`. Source: contract,
+    section 4.
     """
     campaign = require_campaign(conn, campaign_id)
     key = ids.decode(ids.GRANT, grant_id)
@@ -90,7 +91,7 @@ def revoke_campaign(
 
     Those that were revoked before count with what they came to then, so that again is the same answer. A revocation that was
     cut short leaves grants that are revoked and grants that are not; asking again goes on with these. Raises
-    `CampaignNotFound`. Source: contract, section 4.
+    `CampaignNotFound`, `ExpiryDue`. Source: contract, section 4.
     """
     campaign = require_campaign(conn, campaign_id)
     found = SQL.revoked_of_campaign.one(conn, campaign_id=campaign.id)

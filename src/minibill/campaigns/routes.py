@@ -30,7 +30,7 @@ from minibill.campaigns.structs import (
     RevokedGrant,
     Stats,
 )
-from minibill.ledger.drawdown import DEFAULT_POOL
+from minibill.ledger.posting import DEFAULT_POOL
 from minibill.problems import (
     AmountTooLarge,
     BatchTooLarge,
@@ -44,6 +44,7 @@ from minibill.problems import (
     InvalidTransition,
     LargeGrantRequiresForce,
     PerWalletCapExceeded,
+    TooManyPools,
 )
 from minibill.schema.describe import describe
 from minibill.web import Call, Reply
@@ -62,7 +63,7 @@ _AFTER_ALL = 2**63 - 1
 
 PAY_REFUSALS = (
     BatchTooLarge, DuplicateAccount, CampaignNotFound, CampaignNotActive, PerWalletCapExceeded, LargeGrantRequiresForce,
-    BudgetExceeded, AmountTooLarge,
+    BudgetExceeded, AmountTooLarge, TooManyPools,
 )  # fmt: skip
 
 

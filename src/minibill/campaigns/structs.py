@@ -15,6 +15,7 @@ from minibill.wire import (
     MicroText,
     PageQuery,
     PoolId,
+    Reason,
     SentObject,
     TimeUs,
     one_of,
@@ -28,7 +29,6 @@ ItemStatus = Literal["granted", "revoked", "skipped", "failed"]
 
 _NO_NUL = r"^[^\x00]*\Z"
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
-Reason = Annotated[str, Meta(min_length=1, max_length=500, pattern=_NO_NUL)]
 LongText = Annotated[str, Meta(max_length=2000, pattern=_NO_NUL)]
 # 100 years.
 GrantTtl = Annotated[int, Meta(ge=1, le=3_153_600_000)]

@@ -1,7 +1,7 @@
 """`minibill backup` and `minibill restore`: a book as it was at one moment, checked before it counts."""
 
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from minibill.commands.verdict import (
     verified,
 )
 from minibill.db.anchor import begin_anchor, mark_of
-from minibill.db.connect import FileLock, NotABook
+from minibill.db.connect import FileLock, NotABook, open_writer
 from minibill.db.copy import copied, is_taken, put_in_place
+from minibill.db.epochs import FIRST, Epoch, begin_epoch, issued
 from minibill.db.files import require_own_folder, resolve
 from minibill.db.migrate import MigrationRefused
 from minibill.db.snapshot import open_snapshot
@@ -86,6 +87,8 @@ Exit codes: 0 restored; 1 the backup is not healthy, and nothing was changed; 2 
 def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
     """Put the backup SRC in the place of a database file, once it is checked.
 
+    It begins a new epoch: no id that the book issues from then on was ever issued before.
+
     What is replaced is kept beside it, whole, as FILE.before-restore-TIME; to restore that undoes this. Nothing is changed
     unless all of it succeeds. A file that is being served is never replaced, and another book only with --force.
     """  # fmt: skip
@@ -99,11 +102,13 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
         if not replaces and not force:
             _refuse_orphans(db)
         lacks = _compared(db, src, force=force) if replaces else None
+        issued_here = _issued(db) if replaces else FIRST
         kept = _name_to_keep(db) if replaces else None
         say = stack.enter_context(progress_bar())
         copy = stack.enter_context(copied(src, db, on_pages=lambda done, total: say("copying", done, total)))
         found = _healthy(copy, f"{src} was not restored, and nothing was changed", say, as_json=as_json)
-        with open_snapshot(copy) as conn:
+        with closing(open_writer(copy)) as conn:
+            epoch = begin_epoch(conn, "restored", beside=issued_here)
             mark = mark_of(conn)
         put_in_place(copy, db, replaces=replaces, force=force, keep_as=kept)
         begin_anchor(db, mark)
@@ -114,10 +119,13 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
         "kept": None if kept is None else str(kept),
         "laterEntries": None if lacks is None else lacks.entries,
         "laterAuditRows": None if lacks is None else lacks.audit_rows,
+        "epoch": epoch.number,
     }
     _tell(named, db, found, f"{src} is restored", as_json=as_json)
-    if kept is not None and not as_json:
-        click.echo(f"what it replaces is kept as {kept}{_in_words(lacks)}")
+    if not as_json:
+        click.echo(f"began epoch {epoch.number}: ids issued from now on differ from any issued before")
+        if kept is not None:
+            click.echo(f"what it replaces is kept as {kept}{_in_words(lacks)}")
 
 
 def _refuse_the_same(one: Path, other: Path) -> None:
@@ -146,6 +154,15 @@ def _compared(db: Path, src: Path, *, force: bool) -> Later | None:
     if not force:
         raise Misuse(f"{db} would be replaced, and {reason}; --force replaces it all the same, and keeps it")
     return None
+
+
+def _issued(db: Path) -> Epoch:
+    """Return what a book that is replaced has issued; one that can't be read is left to the clock."""
+    try:
+        with open_snapshot(db) as conn:
+            return issued(conn)
+    except (NotABook, MigrationRefused, sqlite3.DatabaseError):
+        return FIRST
 
 
 def _refuse_orphans(db: Path) -> None:

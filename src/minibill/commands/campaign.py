@@ -4,8 +4,6 @@ The `import` command is in campaign_import.py. Results go to stdout; notes, faul
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, get_args
 
 import click
@@ -15,22 +13,17 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 
 from minibill.campaigns.structs import Campaign, CampaignType, Formula, RevokedCampaign, RevokedGrant
-from minibill.client import Client, ServiceError
+from minibill.commands.asking import asked_service
 from minibill.commands.campaign_import import import_list
 from minibill.commands.output import (
-    USER_AGENT,
-    Misuse,
     access_options,
     campaign_argument,
     escaped,
     grant_id_of,
-    is_misuse,
     money,
     print_json,
-    refusal_text,
 )
 from minibill.money import parse_micro
-from minibill.problems import Problem
 
 # --- options ---
 
@@ -123,7 +116,7 @@ def create(
     """
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
-    with _client(url, token) as client:
+    with asked_service(url, token) as client:
         made = client.create_campaign(
             name,
             campaign_type,
@@ -161,7 +154,7 @@ def activate(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     \b
     minibill campaign activate camp_0000000000001
     """
-    with _client(url, token) as client:
+    with asked_service(url, token) as client:
         changed = client.activate_campaign(campaign_id)
     _tell_change(changed, as_json=as_json)
 
@@ -175,7 +168,7 @@ def pause(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     \b
     minibill campaign pause camp_0000000000001
     """
-    with _client(url, token) as client:
+    with asked_service(url, token) as client:
         changed = client.pause_campaign(campaign_id)
     _tell_change(changed, as_json=as_json)
 
@@ -189,7 +182,7 @@ def complete(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     \b
     minibill campaign complete camp_0000000000001
     """
-    with _client(url, token) as client:
+    with asked_service(url, token) as client:
         changed = client.complete_campaign(campaign_id)
     _tell_change(changed, as_json=as_json)
 
@@ -204,7 +197,7 @@ def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     minibill campaign show camp_0000000000001
     minibill campaign show camp_0000000000001 --json | jq -r .remainingMicro
     """
-    with _client(url, token) as client:
+    with asked_service(url, token) as client:
         shown = client.campaign(campaign_id)
     if as_json:
         print_json(shown)
@@ -230,7 +223,7 @@ def revoke(
     minibill campaign revoke camp_0000000000001 --reason "wrong list" --dry-run
     """
     revoked: RevokedGrant | RevokedCampaign
-    with _client(url, token) as client:
+    with asked_service(url, token) as client:
         if grant_id is not None:
             revoked, what = client.revoke_grant(campaign_id, grant_id, reason, dry_run=dry_run), grant_id
         else:
@@ -255,7 +248,7 @@ def stats(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
     minibill campaign stats camp_0000000000001
     minibill campaign stats camp_0000000000001 --json | jq -r .consumedMicro
     """
-    with _client(url, token) as client:
+    with asked_service(url, token) as client:
         shown = client.campaign_stats(campaign_id)
     if as_json:
         print_json(shown)
@@ -273,24 +266,7 @@ def stats(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
 campaign.add_command(import_list)
 
 
-# --- asking the service ---
-
-
-@contextmanager
-def _client(url: str, token: str) -> Iterator[Client]:
-    """The service for one short request; what goes wrong ends the command with one line."""
-    try:
-        with Client(url, token, on_wait=_tell_wait, user_agent=USER_AGENT) as client:
-            yield client
-    except ServiceError as error:
-        raise Misuse(str(error)) from None
-    except Problem as refusal:
-        message = refusal_text(refusal, url)
-        raise (Misuse(message) if is_misuse(refusal) else click.ClickException(message)) from None
-
-
-def _tell_wait(seconds: float, reason: str) -> None:
-    click.echo(f"{reason}: trying again in {seconds:g} s", err=True)
+# --- for people ---
 
 
 def _tell_change(changed: Campaign, *, as_json: bool) -> None:

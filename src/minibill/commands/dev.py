@@ -19,13 +19,14 @@ from minibill.db.files import OPEN_TO_OTHERS, UnsafeFile, create, open_own
 SECRETS = ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET", "MINIBILL_WEBHOOK_SECRET")
 
 # The receivers of a developer's webhooks are on the same machine.
-NETWORKS = {"MINIBILL_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8,::1/128"}
+# A developer, and the tests of one, send more requests a minute than an operator does.
+DEFAULTS = {"MINIBILL_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8,::1/128", "MINIBILL_ADMIN_RATE_PER_MINUTE": "0"}
 
 
 def with_dev_secrets(db: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with secrets kept in `<db>.secrets` where it sets none."""
+    """The environment, with a developer's defaults and with secrets kept in `<db>.secrets` where it sets none."""
     made = dev_secrets(db, SECRETS) if any(name not in environment for name in SECRETS) else {}
-    return {**NETWORKS, **made, **environment}
+    return {**DEFAULTS, **made, **environment}
 
 
 def dev_secrets(db: Path, names: tuple[str, ...] = ()) -> dict[str, str]:

@@ -18,7 +18,7 @@ from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, sign_token
 from minibill.book import Book, rows_in_all
 from minibill.clock import US_PER_SECOND, Clock, format_time
-from minibill.config import Settings
+from minibill.config import MODES, Settings
 
 Json = dict[str, Any]
 
@@ -31,6 +31,7 @@ _RULES = {
     "admin_rate_per_minute": 0,
     "service_rate_per_minute": 0,
     "billing_mode": "live",
+    "service_billing_modes": MODES,
     "ceiling_micro": 1_000_000_000_000,
     "max_body_bytes": 1_048_576,
 }

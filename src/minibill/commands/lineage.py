@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from minibill.book import rows_in_all
-from minibill.db.queries import queries
+from minibill.db.queries import Query, queries
 from minibill.db.sqlite import sqlite3
 
 SQL = queries("lineage")
@@ -24,28 +23,36 @@ def are_one_book(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
     """
     both = (
         (SQL.audit_row_at.one(one, seq=1), SQL.audit_row_at.one(other, seq=1)),
-        (SQL.entry_at.one(one, id=1), SQL.entry_at.one(other, id=1)),
+        (SQL.first_entry.one(one), SQL.first_entry.one(other)),
     )
     return all(first is None or second is None or first == second for first, second in both)
 
 
 def later(conn: sqlite3.Connection, *, than: sqlite3.Connection) -> Later:
     """What a book has that another state of it lacks."""
-    rows, other_rows = rows_in_all(conn), rows_in_all(than)
-    entries = _alike(
-        min(rows["entries"], other_rows["entries"]),
-        lambda number: SQL.entry_at.one(conn, id=number) == SQL.entry_at.one(than, id=number),
+    # Of ids that an epoch skipped neither has a row: what is compared is the last row up to an id.
+    entry_id = _alike(
+        min(_number(SQL.newest_entry, conn), _number(SQL.newest_entry, than)),
+        lambda number: SQL.entry_until.one(conn, id=number) == SQL.entry_until.one(than, id=number),
     )
+    newest_audit_row = _number(SQL.newest_audit_row, conn)
     audit_rows = _alike(
-        min(rows["audit"], other_rows["audit"]),
+        min(newest_audit_row, _number(SQL.newest_audit_row, than)),
         lambda number: SQL.audit_row_at.one(conn, seq=number) == SQL.audit_row_at.one(than, seq=number),
     )
-    return Later(rows["entries"] - entries, rows["audit"] - audit_rows)
+    return Later(_number(SQL.count_entries_after, conn, id=entry_id), newest_audit_row - audit_rows)
 
 
-def _alike(count: int, are_alike: Callable[[int], bool]) -> int:
-    """How many of the first rows are alike, by halves: rows are only added, so where two states part they stay apart."""
-    alike, unlike = 0, count + 1
+def _number(query: Query, conn: sqlite3.Connection, **named: int) -> int:
+    row = query.one(conn, **named)
+    assert row is not None
+    number: int = row[0]
+    return number
+
+
+def _alike(newest: int, are_alike: Callable[[int], bool]) -> int:
+    """Up to which number rows are alike, by halves: rows are only added, so where two states part they stay apart."""
+    alike, unlike = 0, newest + 1
     while unlike - alike > 1:
         middle = (alike + unlike) // 2
         if are_alike(middle):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import click
+import msgspec
 
 from minibill.commands.database import database_option, require_folder
 from minibill.config import SETTINGS, ConfigurationError, SettingMissing, read_settings, unknown_variables
@@ -49,7 +50,11 @@ Examples:
 @click.option("--reset", is_flag=True, help="With --dev: delete the database first, after a question.")
 @click.option("--yes", is_flag=True, help="With --reset: do not ask.")
 @click.option("--seed", is_flag=True, help="With --dev: fill an empty database with an example book of a month.")
-@click.option("--accept-loss", is_flag=True, help="Serve a book that has lost what was answered; the log says how much.")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Serve a book that has lost what was answered, in a new epoch of ids; the log says how much.",
+)
 def serve(
     *,
     db: Path,
@@ -81,6 +86,7 @@ def serve(
         raise click.UsageError(f"{error}, or use --dev to have one made") from None
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
+    settings = msgspec.structs.replace(settings, cors_loopback=dev)
     for name in unknown_variables(os.environ):
         click.echo(f"warning: {name} is no setting of this minibill; minibill serve --help lists them", err=True)
     if reset:

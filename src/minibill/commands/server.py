@@ -22,7 +22,7 @@ import uvicorn
 import minibill
 from minibill.app import create_app
 from minibill.book import Book
-from minibill.clock import monotonic_s
+from minibill.clock import Clock, monotonic_s
 from minibill.commands.database import reason_of
 from minibill.commands.dev import announce
 from minibill.config import Settings
@@ -81,7 +81,8 @@ async def _serve(
     try:
         if seed:
             await _seed(db, settings)
-        book = await Book.open(db, checkpoint_pages=settings.checkpoint_pages, accept_loss=accept_loss)
+        clock = Clock(jump_max_seconds=settings.clock_jump_seconds)
+        book = await Book.open(db, clock=clock, checkpoint_pages=settings.checkpoint_pages, accept_loss=accept_loss)
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, BehindItsAnchor, sqlite3.Error, OSError) as error:
         raise click.UsageError(f"can't open {db}: {reason_of(error, db)}") from None
     watchdog: asyncio.Task[None] | None = None
@@ -98,8 +99,11 @@ async def _serve(
                 server_header=False,
                 timeout_graceful_shutdown=STOP_SECONDS,
                 http=limited_to(connections_max()),
-                proxy_headers=bool(settings.trusted_proxies),
-                forwarded_allow_ips=settings.trusted_proxies or None,
+                # The gate reads them, as addresses.
+                proxy_headers=False,
+                # Requests to upgrade are ignored, whatever libraries are installed.
+                ws="none",
+                timeout_keep_alive=settings.keep_alive_seconds,
             ),
         )
         _tame_garbage_collection()
@@ -160,7 +164,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._book = book
         self._manager = manager
-        self._patience = Patience()
+        self._patience = Patience(config.timeout_keep_alive)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_BETWEEN_LOOKS == 0:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from minibill.db.epochs import begin_epoch
 from minibill.db.files import create, open_own, open_to_read, sync
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
@@ -82,7 +83,10 @@ class Anchor:
     """The anchor of a book that is open: counts its commits and writes them down."""
 
     def __init__(self, path: Path, conn: sqlite3.Connection, *, accept_loss: bool = False) -> None:
-        """Compares the book with its anchor, or begins one. Raises `BehindItsAnchor`, unless the loss is accepted."""
+        """Compares the book with its anchor, or begins one. Raises `BehindItsAnchor`, unless the loss is accepted.
+
+        A book without an anchor may be an old copy. Like one whose loss is accepted it begins an epoch.
+        """
         anchored, mark = read_anchor(path), mark_of(conn)
         lost = None if anchored is None else missing(conn, anchored)
         if lost is not None and not accept_loss:
@@ -91,10 +95,13 @@ class Anchor:
             )
         if lost is not None:
             log.warning("what is missing of the book is accepted as lost", extra={"lost": lost})
+            _begin_epoch(conn, "loss_accepted")
         elif anchored is None and mark.commits:
             log.warning("there is no anchor to compare the book with; a new one is begun", extra={"commits": mark.commits})
+            _begin_epoch(conn, "anchor_missing")
         if anchored is None or lost is not None:
-            begin_anchor(path, mark)
+            # After the epoch: a start that is cut short between the two begins another one.
+            begin_anchor(path, mark_of(conn))
         self._descriptor = open_own(anchor_file(path), os.O_WRONLY)
         self._failed = False
 
@@ -117,6 +124,11 @@ class Anchor:
     def close(self) -> None:
         """Lets go of the file."""
         os.close(self._descriptor)
+
+
+def _begin_epoch(conn: sqlite3.Connection, reason: str) -> None:
+    epoch = begin_epoch(conn, reason)
+    log.warning("began a new epoch: ids issued from now on differ from any issued before", extra={"epoch": epoch.number})
 
 
 def begin_anchor(path: Path, mark: Mark) -> None:

@@ -20,7 +20,8 @@ def put_membership(
 ) -> Outcome:
     """Makes an account a member, or changes its tier and expiry; an expiry that has passed is a membership that is over.
 
-    Raises `AccountNotFound`, `TierNotFound`, and `InvalidRequest` for one membership too many. Source: contract, section 5.
+    Raises `AccountNotFound`, `TierNotFound`, `InvalidRequest` for one membership too many, and `ExpiryDue`.
+    Source: contract, section 5.
     """
     key = settled_account(conn, account_id, now_us=now_us)
     if SQL.find_tier.one(conn, community_id=community_id, tier=tier) is None:
@@ -34,7 +35,10 @@ def put_membership(
 
 
 def delete_membership(conn: sqlite3.Connection, *, account_id: str, community_id: str, now_us: int) -> Outcome:
-    """Ends a membership. Raises `AccountNotFound`, and `NotFound` where there is none. Source: contract, section 5."""
+    """Ends a membership. Raises `AccountNotFound`, `NotFound` where there is none, and `ExpiryDue`.
+
+    Source: contract, section 5.
+    """
     key = settled_account(conn, account_id, now_us=now_us)
     found = SQL.find_membership.one(conn, account_id=key, community_id=community_id)
     if found is None:

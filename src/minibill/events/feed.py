@@ -92,18 +92,23 @@ class Feed:
         """The end of the feed: whatever comes later has a place after it."""
         return Place(*self._readers.at_once(SQL.newest_of_the_feed)[0])
 
+    def has(self, place: Place) -> bool:
+        """Return whether a position is one of this book. A position that a lost copy of it has issued never is."""
+        [(found,)] = self._readers.at_once(SQL.is_place, entry_id=place.entry_id, event_id=place.event_id)
+        return bool(found)
+
     async def read(self, after: Place, *, types: frozenset[str] | None, count: int) -> Told:
         """The first events after a place, of these types or of all; it may find none although there are some further on."""
         entry_types, other_types = _split(types)
         newest = self.newest()
         after_id = after.event_id or self._last_event_before(after.entry_id)
         until = newest
+        # A stretch ends at a row, and so skips the ids between two epochs at once.
         if entry_types != NO_TYPES and until.entry_id > after.entry_id + STRETCH_ROWS:
-            entry_id = after.entry_id + STRETCH_ROWS
-            until = Place(entry_id, self._last_event_before(entry_id + 1))
+            for (entry_id,) in self._readers.at_once(SQL.first_entry_from, entry_id=after.entry_id + STRETCH_ROWS):
+                until = Place(entry_id, self._last_event_before(entry_id + 1))
         if other_types != NO_TYPES and until.event_id > after_id + STRETCH_ROWS:
-            [(entry_id,)] = self._readers.at_once(SQL.entry_before_event, event_id=after_id + STRETCH_ROWS)
-            until = Place(entry_id, after_id + STRETCH_ROWS)
+            until = Place(*self._readers.at_once(SQL.first_event_from, event_id=after_id + STRETCH_ROWS)[0])
         entries: list[Row] = []
         others: list[Row] = []
         if entry_types != NO_TYPES and until.entry_id > after.entry_id:

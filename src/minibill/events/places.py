@@ -1,7 +1,8 @@
 """Places in the feed: the one order of ledger entries and other events, and the ids that are made of it.
 
 An entry's place is (its id, 0); another event's is (the newest entry when it happened, its own id). Whatever is committed
-has a place after all that was committed before, so a consumer that goes on from a place misses nothing.
+has a place after all that was committed before, so a consumer that goes on from a place misses nothing. Until a new epoch
+has an entry, its base (db/epochs.py) stands for one, so its events come after every event of the epochs before.
 """
 
 from typing import NamedTuple

@@ -4,6 +4,7 @@ import msgspec
 
 from minibill.clock import monotonic_s
 from minibill.events.choice import read_types
+from minibill.events.feed import Feed
 from minibill.events.places import BEGINNING, Place, event_id, place_of
 from minibill.events.structs import LATEST, Events, EventsQuery, Thresholds, ThresholdsBody
 from minibill.events.thresholds import SQL, replace_thresholds, thresholds_answer
@@ -46,7 +47,7 @@ async def list_events(call: Call) -> Reply:
     query = call.parameters(EventsQuery)
     feed = call.service.book.feed
     types = None if query.types is None else read_types(query.types.split(","), "types")
-    after = require_place(query.after, newest=feed.newest())
+    after = require_place(query.after, feed)
     began_s = monotonic_s()
     reading = feed.read_patiently(after, types=types, count=query.limit, seconds=query.wait)
     told = await (call.unless_disconnected(reading) if query.wait else reading)
@@ -57,16 +58,18 @@ async def list_events(call: Call) -> Reply:
     return msgspec.structs.replace(call.answer(answer), waited_s=monotonic_s() - began_s)
 
 
-def require_place(text: str | None, *, newest: Place) -> Place:
-    """Where a reader of the feed wants to begin; raises `InvalidCursor` for no place, and for one that is not there yet."""
+def require_place(text: str | None, feed: Feed) -> Place:
+    """Return the place from which a client reads on; raises `InvalidCursor` for text that is no place of this book."""
     if text is None:
         return BEGINNING
     if text == LATEST:
-        return newest
+        return feed.newest()
     place = place_of(text)
     if place is None:
         raise InvalidCursor("take the id of an event or the nextCursor of an answer, unchanged")
-    if place.entry_id > newest.entry_id or place.event_id > newest.event_id:
-        # The book was restored from a backup: what comes at these places now is not what came then.
-        raise InvalidCursor("the feed has not come so far; after a restore of the book begin again from what you know")
+    if not feed.has(place):
+        raise InvalidCursor(
+            "the book has no event with this id, probably because it was restored from a backup; continue from the last "
+            "event that you know and that the book still has, or from the beginning"
+        )
     return place

@@ -10,7 +10,7 @@ from minibill.wire import FeedLimit as Limit
 
 OtherType = Literal[
     "account.opened", "campaign.created", "campaign.edited", "campaign.activated", "campaign.paused", "campaign.completed",
-    "campaign.expired", "campaign.exhausted", "grant.revoked", "threshold.below", "threshold.recovered",
+    "campaign.expired", "campaign.exhausted", "debt.forgiven", "grant.revoked", "threshold.below", "threshold.recovered",
 ]  # fmt: skip
 
 # An event of a ledger entry is named for the type of the entry.
@@ -66,13 +66,13 @@ class Thresholds(Answer):
     thresholds: list[Threshold]
 
 
-_SHAPES = ("Entry", "Account", "Campaign", "Grant", "Threshold")
+_SHAPES = ("Entry", "Account", "Campaign", "Debt", "Grant", "Threshold")
 # What an event is about, as the routes of that answer it.
 Told = Annotated[
     KeptObject,
     Meta(
         description="What it is about, as it was then: ledger.* an Entry, account.* an Account, campaign.* a Campaign, "
-        "grant.* a Grant, threshold.* a Threshold.",
+        "debt.* a Debt, grant.* a Grant, threshold.* a Threshold.",
         extra_json_schema={"anyOf": [{"$ref": f"#/components/schemas/{shape}"} for shape in _SHAPES]},
     ),
 ]

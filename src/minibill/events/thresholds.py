@@ -7,7 +7,7 @@ from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.events.structs import ThresholdBody, Thresholds
 from minibill.events.told import threshold_answer
-from minibill.ledger.drawdown import DEFAULT_POOL
+from minibill.ledger.posting import DEFAULT_POOL
 from minibill.ledger.settle import settled_account
 from minibill.outcome import Outcome
 from minibill.problems import FieldError, InvalidRequest
@@ -21,8 +21,8 @@ def replace_thresholds(
     """Puts these in place of all thresholds of an account; no event comes of that.
 
     A new one is below or above by what is available now. One that was there before (the same pool and `belowMicro`) and was
-    below stays so until its recovery, so that putting the same again changes nothing. Raises `AccountNotFound`, and
-    `InvalidRequest` for a threshold that recovers too low or comes twice.
+    below stays so until its recovery, so that putting the same again changes nothing. Raises `AccountNotFound`,
+    `InvalidRequest` for a threshold that recovers too low or comes twice, and `ExpiryDue`.
     """
     _require_sense(thresholds)
     key = settled_account(conn, account_id, now_us=now_us)

@@ -13,6 +13,7 @@ from minibill.db.queries import Row
 from minibill.events.places import Place, event_id
 from minibill.events.structs import LEDGER, Event, Threshold
 from minibill.ledger.accounts import account_answer
+from minibill.ledger.debts import debt_answer
 from minibill.ledger.reads import entry_answer
 from minibill.wire import Answer, encode, optional_raw
 
@@ -55,6 +56,7 @@ def threshold_answer(row: Row) -> Threshold:
 _TOLD: dict[str, Callable[[list[Any], int], Answer]] = {
     "account": lambda columns, _: account_answer(tuple(columns)),
     "campaign": lambda columns, at_us: campaign_answer(CampaignRow(*columns), now_us=at_us),
+    "debt": lambda columns, _: debt_answer(tuple(columns)),
     "grant": lambda columns, _: grant_answer(tuple(columns)),
     "threshold": lambda columns, _: threshold_answer(tuple(columns)),
 }

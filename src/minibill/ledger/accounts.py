@@ -2,6 +2,7 @@
 
 from minibill import ids
 from minibill.clock import format_time
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.structs import Account
@@ -17,9 +18,8 @@ def open_account(conn: sqlite3.Connection, *, entity_type: str, entity_id: str, 
     row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
     status = 200
     if row is None:
-        opened = SQL.open_account.one(conn, entity_type=entity_type, entity_id=entity_id, now_us=now_us)
-        assert opened is not None
-        row = (opened[0], entity_type, entity_id, now_us)
+        [key] = open_accounts(conn, [(entity_type, entity_id)], now_us=now_us)
+        row = (key, entity_type, entity_id, now_us)
         status = 201
     answer = account_answer(row)
     details = lambda: {"entityType": entity_type, "entityId": entity_id, "existed": status == 200}
@@ -52,8 +52,8 @@ def accounts_of_entities(conn: sqlite3.Connection, entities: list[tuple[str, str
 
 def open_accounts(conn: sqlite3.Connection, entities: list[tuple[str, str]], *, now_us: int) -> list[int]:
     """Opens accounts for entities that have none; answers their keys in the same order."""
-    row = SQL.last_account.one(conn)
-    assert row is not None
-    first: int = row[0] + 1
+    new = next_ids(conn)
+    first = new.accounts
+    new.accounts += len(entities)
     SQL.open_accounts.many(conn, [(key, kind, name, now_us) for key, (kind, name) in enumerate(entities, first)])
     return list(range(first, first + len(entities)))

@@ -3,9 +3,12 @@
 import msgspec
 
 from minibill import ids
+from minibill.clock import format_time
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.posting import LotMoves, Movement
+from minibill.ledger.structs import Debt
 from minibill.money import MAX_MICRO
 from minibill.problems import AmountTooLarge
 from minibill.wire import encode
@@ -20,6 +23,22 @@ class PayableLot(msgspec.Struct):
     account_id: int
     pool_id: str
     available_micro: int
+
+
+def debt_answer(row: Row) -> Debt:
+    """A debt as it is answered, from a row of `debts_page`."""
+    key, account_id, pool_id, reservation_id, original_micro, paid_micro, created_at_us = row
+    return Debt(
+        debt_id=ids.encode(ids.DEBT, key),
+        account_id=ids.encode(ids.ACCOUNT, account_id),
+        pool_id=pool_id,
+        reservation_id=ids.encode(ids.RESERVATION, reservation_id),
+        charge_id=None,
+        refund_id=None,
+        original_micro=str(original_micro),
+        paid_micro=str(paid_micro),
+        created_at=format_time(created_at_us),
+    )
 
 
 def incur_debt(
@@ -39,16 +58,30 @@ def incur_debt(
         raise AmountTooLarge(
             f"an account owes at most {MAX_MICRO} micro-units", debt_micro=str(row[0]), requested_micro=str(owed_micro)
         )
-    SQL.insert_debt.run(conn, account_id=account_id, reservation_id=reservation_id, original_micro=owed_micro, now_us=now_us)
+    new = next_ids(conn)
+    debt_id = new.debts
+    new.debts += 1
+    SQL.insert_debt.run(
+        conn,
+        debt_id=debt_id,
+        account_id=account_id,
+        reservation_id=reservation_id,
+        original_micro=owed_micro,
+        now_us=now_us,
+    )
     return Movement(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
 
 
-def pay_debts(conn: sqlite3.Connection, lots: list[PayableLot]) -> list[Movement]:
-    """Pays the open debts of the accounts of new lots as far as these go; answers the entries that say so."""
+def pay_debts(conn: sqlite3.Connection, lots: list[PayableLot], *, only: int | None = None) -> list[Movement]:
+    """Pays the open debts of the accounts of new lots as far as these go; answers the entries that say so.
+
+    `only` is the key of the one debt that may be paid, whatever else is open.
+    """
     account_ids = encode([lot.account_id for lot in lots]).decode()
     open_debts: dict[int, list[Row]] = {}
     for row in SQL.open_debts.all(conn, account_ids=account_ids):
-        open_debts.setdefault(row[0], []).append(row)
+        if only is None or row[1] == only:
+            open_debts.setdefault(row[0], []).append(row)
     if not open_debts:
         return []
     moves, movements, payments = LotMoves(), list[Movement](), list[tuple[int, int]]()

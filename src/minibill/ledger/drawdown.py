@@ -7,12 +7,11 @@ import msgspec
 
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
+from minibill.ledger.ceiling import LOTS_PER_SPEND_MAX
 from minibill.ledger.memory import Spender
-from minibill.ledger.posting import EMPTY, Balances
+from minibill.ledger.posting import DEFAULT_POOL, Balances
 
 SQL = queries("ledger")
-
-DEFAULT_POOL = "general"
 
 
 class Draw(msgspec.Struct, frozen=True, gc=False):
@@ -32,26 +31,24 @@ def pools_of(pool_id: str) -> tuple[str, ...]:
 
 def available_micro(balances: Balances, account_id: int, pool_id: str) -> int:
     """What a spend from this pool can draw on."""
-    own_micro = balances.get((account_id, pool_id), EMPTY).available_micro
-    return (
-        own_micro if pool_id == DEFAULT_POOL else own_micro + balances.get((account_id, DEFAULT_POOL), EMPTY).available_micro
-    )
+    own_micro = balances[account_id, pool_id].available_micro
+    return own_micro if pool_id == DEFAULT_POOL else own_micro + balances[account_id, DEFAULT_POOL].available_micro
 
 
 def draw(
-    conn: sqlite3.Connection, spender: Spender, *, pool_id: str, amount_micro: int, lots_max: int | None = None
+    conn: sqlite3.Connection, spender: Spender, *, pool_id: str, amount_micro: int, lots_max: int = LOTS_PER_SPEND_MAX
 ) -> list[Draw]:
-    """Chooses lots for an amount, in drawdown order; less than the amount when there is less. Changes nothing.
+    """Choose at most `lots_max` lots for an amount, in drawdown order; less than the amount when they have less.
 
-    No more than `lots_max` of them, where it is given.
+    Changes nothing.
     """
     draws: list[Draw] = []
     left_micro = amount_micro
     for pool in pools_of(pool_id):
-        if not left_micro:
+        if not left_micro or len(draws) == lots_max:
             break
         front = spender.fronts.get(pool)
-        if front is not None and front.available_micro >= left_micro and len(draws) != lots_max:
+        if front is not None and front.available_micro >= left_micro:
             draws.append(Draw(front.lot_id, pool, left_micro, front.available_micro - left_micro, front.expires_at_us))
             break
         # Row by row: most spends need one or two of what may be thousands.

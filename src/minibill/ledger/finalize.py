@@ -6,12 +6,12 @@ from minibill import ids
 from minibill.clock import format_time
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.ceiling import require_within_ceiling
+from minibill.ledger.ceiling import LOTS_PER_SPEND_MAX, require_within_ceiling
 from minibill.ledger.debts import incur_debt
 from minibill.ledger.discounts import metadata_with_discount
-from minibill.ledger.drawdown import draw, has_drawn
+from minibill.ledger.drawdown import draw, has_drawn, pools_of
 from minibill.ledger.memory import Hold, ReservationRow, memory_of
-from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, post
+from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, pool_to_record_in, post
 from minibill.ledger.reservations import settled_reservation
 from minibill.ledger.settle import returned
 from minibill.ledger.structs import Finalized, PoolAmounts, Released
@@ -39,12 +39,12 @@ def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
 
 
 def finalize(
-    conn: sqlite3.Connection, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, now_us: int
+    conn: sqlite3.Connection, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, closed_by: str, now_us: int
 ) -> Outcome:
     """Charges a reservation with what the work cost and gives the rest back; again with the same cost is the same answer.
 
-    Raises `ReservationNotFound`, `ReservationNotPending`, `ReservationConflict` for another cost than before, and
-    `AmountTooLarge`. Source: contract, section 3.
+    Raises `ReservationNotFound`, `ReservationNotPending`, `ReservationConflict` for another cost than before,
+    `AmountTooLarge`, and `ExpiryDue`. Source: contract, section 3.
     """
     hold = settled_reservation(conn, reservation_id, now_us=now_us)
     row, balances = hold.row, hold.spender.balances
@@ -59,7 +59,7 @@ def finalize(
 
     before = dict(balances)
     if row.billing_mode == "shadow":
-        movements = [_shadow(row, actual_cost_micro, charged)]
+        movements = [_shadow(row, actual_cost_micro, charged, balances)]
     else:
         movements = _spend_and_return(conn, hold, charged.finalized_micro, metadata=metadata, now_us=now_us)
     post(conn, movements, balances=balances, now_us=now_us)
@@ -72,18 +72,21 @@ def finalize(
         finalized_micro=charged.finalized_micro,
         overrun_micro=charged.overrun_micro,
         absorbed_micro=charged.absorbed_micro,
+        closed_by=closed_by,
         now_us=now_us,
     )
     memory_of(conn).drop_hold(row.id)
+    hold.spender.has_ended_a_reservation()
     answer = _finalized(row, charged, now_us)
     details = lambda: {"actualCostMicro": str(actual_cost_micro), "answer": answer, **_moved(row, before, balances)}
     return Outcome(200, answer, "reservation.finalize", "reservation", reservation_id, details)
 
 
-def release(conn: sqlite3.Connection, *, reservation_id: str, now_us: int) -> Outcome:
+def release(conn: sqlite3.Connection, *, reservation_id: str, closed_by: str, now_us: int) -> Outcome:
     """Gives all of a reservation back; again is the same answer.
 
-    Raises `ReservationNotFound`, and `ReservationNotPending` once it is finalized or overdue. Source: contract, section 3.
+    Raises `ReservationNotFound`, `ReservationNotPending` once it is finalized or overdue, and `ExpiryDue`. Source: contract,
+    section 3.
     """
     hold = settled_reservation(conn, reservation_id, now_us=now_us)
     row, balances = hold.row, hold.spender.balances
@@ -92,8 +95,9 @@ def release(conn: sqlite3.Connection, *, reservation_id: str, now_us: int) -> Ou
         _require_pending(row)
         movements = _spend_and_return(conn, hold, 0, now_us=now_us)
         post(conn, movements, balances=balances, now_us=now_us)
-        SQL.end_reservations.run(conn, reservation_id=row.id, status="released", now_us=now_us)
+        SQL.release_reservation.run(conn, reservation_id=row.id, closed_by=closed_by, now_us=now_us)
         memory_of(conn).drop_hold(row.id)
+        hold.spender.has_ended_a_reservation()
     account_id = ids.encode(ids.ACCOUNT, row.account_id)
     answer = Released(reservation_id, account_id, str(row.held_micro))
     details = lambda: {"accountId": account_id, "releasedMicro": answer.released_micro, **_moved(row, before, balances)}
@@ -107,9 +111,11 @@ def _charge(row: ReservationRow, actual_cost_micro: int) -> Charge:
 
 
 def _moved(row: ReservationRow, before: Balances, after: Balances) -> dict[str, dict[str, PoolAmounts]]:
-    """The balances of the account's pools before and after, for the audit log."""
+    """The balances before and after of the pools that the reservation may touch, for the audit log."""
     return {
-        name: {pool: amounts(balance) for (account, pool), balance in balances.items() if account == row.account_id}
+        name: {
+            pool: amounts(balance) for pool in pools_of(row.pool_id) if (balance := balances[row.account_id, pool]).entry_seq
+        }
         for name, balances in (("before", before), ("after", after))
     }
 
@@ -157,9 +163,13 @@ def _spend_and_return(
 
 
 def _charge_overrun(conn: sqlite3.Connection, hold: Hold, overrun_micro: int, *, metadata: str | None, now_us: int) -> None:
-    """Charges what is above the reservation to lots in drawdown order, and the rest as a debt."""
+    """Charges what is above the reservation to lots in drawdown order, and the rest as a debt.
+
+    What the reservation holds counts toward the lots that it may draw on.
+    """
     spender, row = hold.spender, hold.row
-    draws = draw(conn, spender, pool_id=row.pool_id, amount_micro=overrun_micro)
+    lots_max = LOTS_PER_SPEND_MAX - len(hold.lots)
+    draws = draw(conn, spender, pool_id=row.pool_id, amount_micro=overrun_micro, lots_max=lots_max)
     moves = LotMoves()
     for d in draws:
         moves.add(d.lot_id, available=-d.amount_micro, consumed=d.amount_micro)
@@ -176,7 +186,7 @@ def _charge_overrun(conn: sqlite3.Connection, hold: Hold, overrun_micro: int, *,
             incur_debt(
                 conn,
                 account_id=row.account_id,
-                pool_id=row.pool_id,
+                pool_id=pool_to_record_in(spender.balances, row.account_id, row.pool_id),
                 reservation_id=row.id,
                 owed_micro=owed_micro,
                 metadata=metadata,
@@ -187,14 +197,15 @@ def _charge_overrun(conn: sqlite3.Connection, hold: Hold, overrun_micro: int, *,
     has_drawn(spender, draws)
 
 
-def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge) -> Movement:
+def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge, balances: Balances) -> Movement:
     figures = {
         "actualCostMicro": str(actual_cost_micro),
         "finalizedMicro": str(charged.finalized_micro),
         "overrunMicro": str(charged.overrun_micro),
     }
     metadata = encode(figures).decode()
-    return Movement(row.account_id, row.pool_id, "shadow_finalize", 0, 0, 0, None, row.id, metadata=metadata)
+    recorded_in = pool_to_record_in(balances, row.account_id, row.pool_id)
+    return Movement(row.account_id, recorded_in, "shadow_finalize", 0, 0, 0, None, row.id, metadata=metadata)
 
 
 def _finalized_before(row: ReservationRow, actual_cost_micro: int) -> Outcome:

@@ -33,15 +33,27 @@ class Front(msgspec.Struct, frozen=True, gc=False):
 class Spender(msgspec.Struct):
     """An account on which nothing falls due before `due_us`.
 
-    `fronts` are by pool, and only where they are known. It is no longer `current` once it was forgotten.
+    `balances` holds the pools from which it has spent and `general`, never all of them. `pending` is the number of its
+    pending reservations. `fronts` are by pool, and only where they are known. It is no longer `current` once it was
+    forgotten.
     """
 
     account_id: int
     has_memberships: bool
     due_us: int
+    pending: int
     balances: Balances
     fronts: dict[str, Front] = {}
     current: bool = True
+
+    def has_begun_a_reservation(self, expires_at_us: int) -> None:
+        """One reservation more is pending."""
+        self.pending += 1
+        self.falls_due(expires_at_us)
+
+    def has_ended_a_reservation(self) -> None:
+        """One reservation less is pending."""
+        self.pending -= 1
 
     def falls_due(self, at_us: int | None) -> None:
         """Something of it does, at that time; None for never."""
@@ -83,12 +95,15 @@ class ReservationRow(msgspec.Struct, gc=False):
     tier: str | None
     held_micro: int
     expires_at_us: int
+    created_by: str
     created_at_us: int
     actual_cost_micro: int | None = None
     finalized_micro: int | None = None
     released_micro: int | None = None
     overrun_micro: int | None = None
     absorbed_micro: int | None = None
+    # Another caller than `created_by`; None: the same one, or nobody.
+    closed_by: str | None = None
     closed_at_us: int | None = None
 
     @property

@@ -1,20 +1,22 @@
 """Minting: a new lot of credits, and the entry that brings it into the balance."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from minibill import ids
 from minibill.clock import US_PER_SECOND
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.ceiling import require_within_ceiling
+from minibill.ledger.ceiling import POOLS_MAX, require_within_ceiling
 from minibill.ledger.debts import PayableLot, pay_debts
 from minibill.ledger.posting import EMPTY, Balances, Movement, PoolBalance, amounts, load_balances, post
 from minibill.ledger.settle import settled_account
 from minibill.ledger.structs import Minted
 from minibill.money import MAX_MICRO
 from minibill.outcome import Outcome
-from minibill.problems import AmountTooLarge, FieldError, InvalidRequest, SourceAlreadyCredited
-from minibill.wire import optional_time
+from minibill.problems import AmountTooLarge, FieldError, InvalidRequest, SourceAlreadyCredited, TooManyPools
+from minibill.wire import encode, optional_time
 
 SQL = queries("ledger")
 
@@ -37,6 +39,22 @@ class NewLot(NamedTuple):
     campaign_id: int | None = None
 
 
+class Holdings(NamedTuple):
+    """What an account has before it receives credits: its pools, their sum, and the balance of the receiving pool."""
+
+    pools: int
+    held_micro: int
+    balance: PoolBalance
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether the credits would begin one pool too many."""
+        return self.pools >= POOLS_MAX and not self.balance.entry_seq
+
+
+NO_HOLDINGS = Holdings(0, 0, EMPTY)
+
+
 def mint(
     conn: sqlite3.Connection,
     *,
@@ -54,19 +72,24 @@ def mint(
 ) -> Outcome:
     """Makes a lot; 200 with the first lot when this source credited the same account and amount before.
 
-    Raises `AccountNotFound`, `SourceAlreadyCredited`, `AmountTooLarge`, and `InvalidRequest` for an expiry that is not in
-    the future. Source: contract, section 3.
+    Raises `AccountNotFound`, `SourceAlreadyCredited`, `AmountTooLarge`, `TooManyPools`, `InvalidRequest` for an expiry that
+    is not in the future, and `ExpiryDue`. Source: contract, section 3.
     """
     key = settled_account(conn, account_id, now_us=now_us)
-    balances = load_balances(conn, [key])
     if source_id is not None:
         first = SQL.find_lot_of_source.one(conn, source_type=source_type, source_id=source_id)
         if first is not None:
-            return _credited_before(first, key, account_id, amount_micro, source_type, source_id, balances)
+            return _credited_before(conn, first, key, account_id, amount_micro, source_type, source_id)
     if expires_at_us is not None and expires_at_us <= now_us:
         raise InvalidRequest(FieldError("expiresAt", "expected a time in the future"))
     require_within_ceiling(amount_micro, ceiling_micro)
-    before = balances.get((key, pool_id), EMPTY)
+    holdings = load_holdings(conn, [key], pool_id)
+    before = holdings.get(key, NO_HOLDINGS)
+    if before.is_at_limit:
+        raise TooManyPools(
+            f"the account has {POOLS_MAX} pools, which is the most, without {pool_id}; mint into one that it has",
+            limit=POOLS_MAX,
+        )
     lot = NewLot(
         key,
         pool_id,
@@ -78,7 +101,7 @@ def mint(
         description=description,
         metadata=metadata,
     )
-    lot_id = insert_lots(conn, [lot], balances=balances, now_us=now_us)
+    lot_id, balances = insert_lots(conn, [lot], holdings=holdings, now_us=now_us)
     after = balances[key, pool_id]
     answer = _minted(account_id, lot_id, pool_id, priority, amount_micro, expires_at_us, balance=after, duplicate=False)
     details = lambda: {
@@ -87,21 +110,40 @@ def mint(
         "poolId": pool_id,
         "sourceType": source_type,
         "sourceId": source_id,
-        "before": amounts(before),
+        "before": amounts(before.balance),
         "after": amounts(after),
     }
     return Outcome(201, answer, "account.mint", "account", account_id, details)
 
 
-def insert_lots(conn: sqlite3.Connection, lots: list[NewLot], *, balances: Balances, now_us: int) -> int:
-    """Makes lots and their entries, pays open debts, moves `balances` along; answers the first key, the others follow it.
+def load_holdings(conn: sqlite3.Connection, account_ids: Collection[int], pool_id: str) -> dict[int, Holdings]:
+    """Load what these accounts have before that pool of theirs receives credits; accounts without pools are left out."""
+    rows = SQL.holdings_of_accounts.all(conn, account_ids=encode(account_ids).decode(), pool_id=pool_id)
+    return {
+        account_id: Holdings(pools, held_micro, EMPTY if balance[2] is None else PoolBalance(*balance))
+        for account_id, pools, held_micro, *balance in rows
+    }
 
-    Raises `AmountTooLarge` when an account would hold more than 2^63-1. What is due on the accounts must be settled.
+
+def insert_lots(
+    conn: sqlite3.Connection,
+    lots: list[NewLot],
+    *,
+    holdings: dict[int, Holdings],
+    only_debt: int | None = None,
+    now_us: int,
+) -> tuple[int, Balances]:
+    """Make lots and their entries, and pay open debts; return the first key, which the others follow, and the new balances.
+
+    Each account receives one lot; `holdings` are those of its pool. With `only_debt` the lots pay that debt and no other.
+    Raises `AmountTooLarge` when an account would hold more
+    than 2^63-1. What is due on the accounts must be settled.
     """
-    _require_room(lots, balances)
-    row = SQL.last_lot.one(conn)
-    assert row is not None
-    first_id: int = row[0] + 1
+    _require_room(lots, holdings)
+    balances = {(lot.account_id, lot.pool_id): holdings.get(lot.account_id, NO_HOLDINGS).balance for lot in lots}
+    new = next_ids(conn)
+    first_id = new.lots
+    new.lots += len(lots)
     SQL.insert_lots.many(
         conn,
         [
@@ -120,9 +162,9 @@ def insert_lots(conn: sqlite3.Connection, lots: list[NewLot], *, balances: Balan
     payable = [
         PayableLot(lot_id, lot.account_id, lot.pool_id, lot.amount_micro) for lot_id, lot in enumerate(lots, first_id)
     ]
-    movements += pay_debts(conn, payable)
+    movements += pay_debts(conn, payable, only=only_debt)
     post(conn, movements, balances=balances, now_us=now_us)
-    return first_id
+    return first_id, balances
 
 
 def lot_expiry_us(now_us: int, ttl_seconds: int | None) -> int | None:
@@ -130,13 +172,9 @@ def lot_expiry_us(now_us: int, ttl_seconds: int | None) -> int | None:
     return None if ttl_seconds is None else now_us + ttl_seconds * US_PER_SECOND
 
 
-def _require_room(lots: list[NewLot], balances: Balances) -> None:
-    held: dict[int, int] = {}
-    for (account_id, _), balance in balances.items():
-        held[account_id] = held.get(account_id, 0) + balance.available_micro + balance.reserved_micro
+def _require_room(lots: list[NewLot], holdings: dict[int, Holdings]) -> None:
     for lot in lots:
-        held[lot.account_id] = held.get(lot.account_id, 0) + lot.amount_micro
-        if held[lot.account_id] > MAX_MICRO:
+        if holdings.get(lot.account_id, NO_HOLDINGS).held_micro + lot.amount_micro > MAX_MICRO:
             raise AmountTooLarge(
                 f"an account holds at most {MAX_MICRO} micro-units",
                 account_id=ids.encode(ids.ACCOUNT, lot.account_id),
@@ -145,7 +183,13 @@ def _require_room(lots: list[NewLot], balances: Balances) -> None:
 
 
 def _credited_before(
-    first: Row, key: int, account_id: str, amount_micro: int, source_type: str, source_id: str, balances: Balances
+    conn: sqlite3.Connection,
+    first: Row,
+    key: int,
+    account_id: str,
+    amount_micro: int,
+    source_type: str,
+    source_id: str,
 ) -> Outcome:
     lot_id, lot_account, pool_id, priority, original_micro, expires_at_us = first
     if lot_account != key or original_micro != amount_micro:
@@ -155,7 +199,7 @@ def _credited_before(
             source_id=source_id,
             lot_id=ids.encode(ids.LOT, lot_id),
         )
-    balance = balances.get((key, pool_id), EMPTY)
+    balance = load_balances(conn, [(key, pool_id)])[key, pool_id]
     answer = _minted(account_id, lot_id, pool_id, priority, original_micro, expires_at_us, balance=balance, duplicate=True)
     details = lambda: {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
     return Outcome(200, answer, "account.mint", "account", account_id, details)

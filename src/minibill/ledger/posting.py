@@ -4,16 +4,19 @@ An operation says what moves; here each movement gets its place in the sequence 
 it leaves. The database checks both, and moves `credit_balances` by the entry alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.structs import PoolAmounts
 from minibill.wire import encode
 
 SQL = queries("ledger")
+
+DEFAULT_POOL = "general"
 
 
 class Movement(msgspec.Struct, frozen=True, gc=False):
@@ -74,40 +77,62 @@ class LotMoves:
             SQL.return_to_revoked_lot.many(conn, rows)
 
 
-# By account and pool.
+# By account and pool. It holds the pools that were loaded and says nothing of others. One that the account does not have is
+# `EMPTY`.
 Balances = dict[tuple[int, str], PoolBalance]
 
 
-def load_balances(conn: sqlite3.Connection, account_ids: Sequence[int]) -> Balances:
-    """The balances of every pool of these accounts, as the ledger has them."""
-    if len(account_ids) == 1:
-        rows = SQL.balances_of_account.all(conn, account_id=account_ids[0])
-    else:
-        rows = SQL.balances_of_accounts.all(conn, account_ids=encode(account_ids).decode())
-    return {(account_id, pool_id): PoolBalance(*rest) for account_id, pool_id, *rest in rows}
+def load_balances(conn: sqlite3.Connection, pools: Collection[tuple[int, str]]) -> Balances:
+    """Load the balances of these pools, given as (account, pool)."""
+    balances = dict.fromkeys(pools, EMPTY)
+    for account_id, pool_id, *rest in SQL.balances_of_pools.all(conn, pools=encode(pools).decode()) if pools else ():
+        balances[account_id, pool_id] = PoolBalance(*rest)
+    return balances
+
+
+def load_balances_of_spend(conn: sqlite3.Connection, account_id: int, pool_id: str) -> Balances:
+    """Load the balances of the pools from which a spend draws: its own and `general`."""
+    balances = {(account_id, pool_id): EMPTY, (account_id, DEFAULT_POOL): EMPTY}
+    for pool, *rest in SQL.balances_of_spend.all(conn, account_id=account_id, pool_id=pool_id):
+        balances[account_id, pool] = PoolBalance(*rest)
+    return balances
+
+
+def pool_to_record_in(balances: Balances, account_id: int, pool_id: str) -> str:
+    """The pool of an entry that moves no credits: that of the request, or `general` where the account does not have it.
+
+    So a shadow or a debt in a pool without credits begins no pool.
+    """
+    return pool_id if balances[account_id, pool_id].entry_seq else DEFAULT_POOL
 
 
 def post(conn: sqlite3.Connection, movements: Sequence[Movement], *, balances: Balances, now_us: int) -> None:
     """Writes the entries of these movements, in their order, and moves `balances` along.
 
-    `balances` must hold what `load_balances` answers for the accounts. Each lot's own parts are the caller's to change.
+    `balances` must hold the pools of all movements. Each lot's own parts are the caller's to change.
     """
     rows: list[Row] = []
     told = False
     for m in movements:
         told = told or m.description is not None or m.metadata is not None
-        before = balances.get((m.account_id, m.pool_id), EMPTY)
+        key = (m.account_id, m.pool_id)
+        before = balances[key]
         available_micro = before.available_micro + m.available_delta_micro
         reserved_micro = before.reserved_micro + m.reserved_delta_micro
         entry_seq = before.entry_seq + 1
-        balances[m.account_id, m.pool_id] = PoolBalance(available_micro, reserved_micro, entry_seq)
+        balances[key] = PoolBalance(available_micro, reserved_micro, entry_seq)
         rows.append((
             m.account_id, m.pool_id, entry_seq, m.entry_type, m.lot_id, m.reservation_id, m.amount_micro,
             m.available_delta_micro, m.reserved_delta_micro, available_micro, reserved_micro, now_us,
         ))  # fmt: skip
-    if told:
+    new = next_ids(conn)
+    if told or new.first_entry is not None:
         rows = [(*row, m.description, m.metadata) for row, m in zip(rows, movements, strict=True)]
-        SQL.insert_entries.many(conn, rows)
+        if new.first_entry is None:
+            SQL.insert_entries.many(conn, rows)
+        elif rows:
+            SQL.insert_first_entries.many(conn, [(entry_id, *row) for entry_id, row in enumerate(rows, new.first_entry)])
+            new.first_entry = None
     else:
         SQL.insert_plain_entries.many(conn, rows)
 

@@ -7,19 +7,28 @@ import msgspec
 
 from minibill import ids
 from minibill.clock import US_PER_SECOND, format_time
+from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.accounts import account_of_entity
-from minibill.ledger.ceiling import require_within_ceiling
+from minibill.ledger.ceiling import LOTS_PER_SPEND_MAX, PENDING_MAX, require_within_ceiling
 from minibill.ledger.discounts import NO_DISCOUNT, Membership, metadata_with_discount, weigh
 from minibill.ledger.drawdown import Draw, available_micro, draw, has_drawn
 from minibill.ledger.explain import LOTS_MAX, LotRow, explain_reservation, explain_reserve
 from minibill.ledger.memory import Hold, ReservationRow, Spender, memory_of
-from minibill.ledger.posting import Movement, post
+from minibill.ledger.posting import Movement, pool_to_record_in, post
 from minibill.ledger.settle import settled_spender
 from minibill.ledger.structs import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
 from minibill.outcome import Outcome
-from minibill.problems import AccountNotFound, FieldError, InsufficientBalance, InvalidRequest, ReservationNotFound
+from minibill.problems import (
+    AccountNotFound,
+    FieldError,
+    InsufficientBalance,
+    InvalidRequest,
+    ReservationNotFound,
+    TooManyLots,
+    TooManyReservations,
+)
 from minibill.wire import encode, optional_time
 
 SQL = queries("reservations")
@@ -27,6 +36,9 @@ LEDGER = queries("ledger")
 DISCOUNTS = queries("discounts")
 
 DEFAULT_TTL_SECONDS = 300
+
+# The others are pending or have expired.
+_CLOSED_BY_A_CALLER = ("finalized", "released")
 
 
 def reserve(
@@ -41,19 +53,26 @@ def reserve(
     description: str | None,
     metadata: str | None,
     ceiling_micro: int,
+    created_by: str,
     explain: bool = False,
     now_us: int,
 ) -> Outcome:
     """Holds credits of an account, lot by lot in drawdown order, until they are finalized, released or overdue.
 
     What is held is the list price less the discount of the account's best membership. Raises `AccountNotFound`,
-    `AmountTooLarge`, and in live mode `InsufficientBalance`; nothing is held then. Soft mode holds what there is; shadow
-    mode holds nothing and writes down what it would have held, without a discount. With `explain` the answer, or the
-    refusal, says why. Source: contract, sections 3 and 5.
+    `AmountTooLarge`, `TooManyReservations`, and in live mode `InsufficientBalance` and `TooManyLots`; nothing is held then.
+    Soft mode holds what there is, of as many lots as a reservation may have. Shadow mode holds nothing and writes down what
+    it would have held, without a discount. With `explain` the answer, or the refusal, says why. Raises `ExpiryDue`.
+    Source: contract, sections 3 and 5.
     """
-    spender = _payer(conn, account_id, entity, now_us=now_us)
+    spender = _payer(conn, account_id, entity, pool_id=pool_id, now_us=now_us)
     key = spender.account_id
     require_within_ceiling(list_micro, ceiling_micro)
+    if spender.pending >= PENDING_MAX:
+        raise TooManyReservations(
+            f"the account has {PENDING_MAX} pending reservations, which is the most; finalize or release some",
+            limit=PENDING_MAX,
+        )
     memberships: list[Membership] = []
     discount, discount_micro, entry_metadata = NO_DISCOUNT, 0, metadata
     if spender.has_memberships:
@@ -83,17 +102,19 @@ def reserve(
                     available_micro=there_micro, requested_micro=held_micro, list_micro=list_micro, pool_id=pool_id, **facts
                 )
             held_micro = there_micro
-        draws = draw(conn, spender, pool_id=pool_id, amount_micro=held_micro)
+        draws, held_micro = _draw(conn, spender, pool_id, held_micro, billing_mode)
     explanation = None if why is None else why(held_micro=held_micro, draws=draws, is_refused=False)
     expires_at_us = now_us + ttl_seconds * US_PER_SECOND
     row = ReservationRow(
         0, key, pool_id, billing_mode, "pending", list_micro, discount.rate_bps, discount.max_discount_micro,
-        discount_micro, discount.community_id, discount.tier, held_micro, expires_at_us, now_us,
+        discount_micro, discount.community_id, discount.tier, held_micro, expires_at_us, created_by,
+        now_us,
     )  # fmt: skip
     row.id = reservation_id = _insert(conn, row, description, metadata)
     if billing_mode == "shadow":
         noted = _shadow_metadata({"listMicro": str(list_micro), "wouldReserveMicro": str(held_micro)}, metadata)
-        shadow = Movement(key, pool_id, "shadow_reserve", 0, 0, 0, None, reservation_id, description, noted)
+        recorded_in = pool_to_record_in(balances, key, pool_id)
+        shadow = Movement(key, recorded_in, "shadow_reserve", 0, 0, 0, None, reservation_id, description, noted)
         post(conn, [shadow], balances=balances, now_us=now_us)
     elif draws:
         _hold(conn, reservation_id, draws)
@@ -104,7 +125,7 @@ def reserve(
         ]  # fmt: skip
         post(conn, movements, balances=balances, now_us=now_us)
         has_drawn(spender, draws)
-    spender.falls_due(expires_at_us)
+    spender.has_begun_a_reservation(expires_at_us)
     lots: list[Row] = [(d.lot_id, d.amount_micro, d.pool_id, d.expires_at_us, None) for d in draws]
     memory_of(conn).add_hold(Hold(spender, row, lots))
     answer = Reserved(
@@ -127,7 +148,7 @@ def reserve(
 
 
 def settled_reservation(conn: sqlite3.Connection, reservation_id: str, *, now_us: int) -> Hold:
-    """A reservation that must exist, with all that is due on its account written down; raises `ReservationNotFound`.
+    """Return a reservation on whose account nothing is due. Raises `ReservationNotFound`, `ExpiryDue`.
 
     Of one that is no longer pending the lots are left out.
     """
@@ -139,14 +160,10 @@ def settled_reservation(conn: sqlite3.Connection, reservation_id: str, *, now_us
     if row is None:
         raise ReservationNotFound(reservation_id)
     found = ReservationRow(*row)
-    spender = settled_spender(conn, found.account_id, now_us=now_us)
+    spender = settled_spender(conn, found.account_id, pool_id=found.pool_id, now_us=now_us)
     assert spender is not None
     if found.status != "pending":
         return Hold(spender, found, [])
-    if found.expires_at_us <= now_us:
-        again = SQL.find_reservation.one(conn, reservation_id=key)
-        assert again is not None
-        return Hold(spender, ReservationRow(*again), [])
     return Hold(spender, found, SQL.lots_of_reservation.all(conn, reservation_id=key))
 
 
@@ -174,6 +191,8 @@ def reservation_answer(row: ReservationRow, lots: list[Row], *, now_us: int) -> 
         absorbed_micro=_optional_micro(row.absorbed_micro),
         finalized_at=optional_time(row.closed_at_us) if row.status == "finalized" else None,
         created_at=format_time(row.created_at_us),
+        created_by=row.created_by,
+        closed_by=(row.closed_by or row.created_by) if row.status in _CLOSED_BY_A_CALLER else None,
     )
 
 
@@ -193,17 +212,38 @@ def reservation_explained(
     return ReservationExplained(**msgspec.structs.asdict(answer), explanation=explanation)
 
 
-def _payer(conn: sqlite3.Connection, account_id: str | None, entity: tuple[str, str] | None, *, now_us: int) -> Spender:
+def _payer(
+    conn: sqlite3.Connection, account_id: str | None, entity: tuple[str, str] | None, *, pool_id: str, now_us: int
+) -> Spender:
     name = account_of_entity(conn, *entity) if entity is not None else account_id or ""
     if account_id is not None and name != account_id:
         raise InvalidRequest(
             FieldError("entity", f"expected the entity of {account_id}, which is named as well, or nothing")
         )
     key = ids.decode(ids.ACCOUNT, name)
-    spender = None if key is None else settled_spender(conn, key, now_us=now_us)
+    spender = None if key is None else settled_spender(conn, key, pool_id=pool_id, now_us=now_us)
     if spender is None:
         raise AccountNotFound(name)
     return spender
+
+
+def _draw(
+    conn: sqlite3.Connection, spender: Spender, pool_id: str, amount_micro: int, billing_mode: str
+) -> tuple[list[Draw], int]:
+    """Choose lots for an available amount; return them and what they hold. Raises `TooManyLots` in live mode."""
+    draws = draw(conn, spender, pool_id=pool_id, amount_micro=amount_micro)
+    if len(draws) < LOTS_PER_SPEND_MAX:
+        return draws, amount_micro
+    held_micro = sum(d.amount_micro for d in draws)
+    if held_micro < amount_micro and billing_mode == "live":
+        raise TooManyLots(
+            f"the first {LOTS_PER_SPEND_MAX} lots have {held_micro} micro-units and {amount_micro} were to be held; "
+            f"reserve at most {held_micro}",
+            limit=LOTS_PER_SPEND_MAX,
+            available_micro=str(held_micro),
+            requested_micro=str(amount_micro),
+        )
+    return draws, held_micro
 
 
 def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | None, metadata: str | None) -> int:
@@ -214,22 +254,27 @@ def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | No
         "list_micro": row.list_micro,
         "held_micro": row.held_micro,
         "expires_at_us": row.expires_at_us,
+        "created_by": row.created_by,
         "now_us": row.created_at_us,
     }
-    if row.community_id is None and description is None and metadata is None:
+    new = next_ids(conn)
+    if row.community_id is None and description is None and metadata is None and new.first_reservation is None:
         cursor = SQL.insert_plain_reservation.run(conn, **said)
     else:
-        cursor = SQL.insert_reservation.run(
-            conn,
-            **said,
-            discount_bps=row.discount_bps,
-            max_discount_micro=row.max_discount_micro,
-            discount_micro=row.discount_micro,
-            community_id=row.community_id,
-            tier=row.tier,
-            description=description,
-            metadata=metadata,
-        )
+        said |= {
+            "discount_bps": row.discount_bps,
+            "max_discount_micro": row.max_discount_micro,
+            "discount_micro": row.discount_micro,
+            "community_id": row.community_id,
+            "tier": row.tier,
+            "description": description,
+            "metadata": metadata,
+        }
+        if new.first_reservation is None:
+            cursor = SQL.insert_reservation.run(conn, **said)
+        else:
+            cursor = SQL.insert_first_reservation.run(conn, reservation_id=new.first_reservation, **said)
+            new.first_reservation = None
     reservation_id = cursor.lastrowid
     assert reservation_id is not None
     return reservation_id

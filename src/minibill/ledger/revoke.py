@@ -8,7 +8,7 @@ from typing import NamedTuple
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.posting import Movement, load_balances, post
-from minibill.ledger.settle import settle
+from minibill.ledger.settle import require_settled
 from minibill.wire import encode
 
 SQL = queries("ledger")
@@ -31,15 +31,14 @@ def revoke_lots(
 ) -> dict[int, RevokedLot]:
     """Takes back what is neither consumed nor reserved of lots that were not revoked before; answers each by its key.
 
-    `lots` are the accounts of the lots; each account has one of them. What is due on the accounts is settled first, so that
-    an expired lot has nothing to take back. `description` goes into the entries.
+    `lots` are the accounts of the lots; each account has one of them. Raises `ExpiryDue` where anything is due on the
+    accounts: an expired lot has nothing to take back. `description` goes into the entries.
     """
-    accounts = list(lots.values())
-    settle(conn, accounts, now_us=now_us)
+    require_settled(conn, list(lots.values()), now_us=now_us)
     keys = encode(list(lots)).decode()
     rows = SQL.lots_to_revoke.all(conn, lot_ids=keys)
     SQL.revoke_lots.run(conn, lot_ids=keys, now_us=now_us)
-    balances = load_balances(conn, accounts)
+    balances = load_balances(conn, [(account_id, pool_id) for _, account_id, pool_id, *_ in rows])
     before = dict(balances)
     movements = [
         Movement(account_id, pool_id, "revoke", -available_micro, -available_micro, 0, lot_id, None, description)

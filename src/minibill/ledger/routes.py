@@ -6,10 +6,12 @@ from functools import partial
 from minibill.ledger import reads
 from minibill.ledger.accounts import account_answer, open_account
 from minibill.ledger.bisection import Place, moment
-from minibill.ledger.drawdown import DEFAULT_POOL
+from minibill.ledger.debts import debt_answer
 from minibill.ledger.finalize import finalize, release
+from minibill.ledger.forgive import forgive_debt
 from minibill.ledger.history import history_page
 from minibill.ledger.mint import DEFAULT_PRIORITY, mint
+from minibill.ledger.posting import DEFAULT_POOL
 from minibill.ledger.reservations import DEFAULT_TTL_SECONDS, reservation_answer, reservation_explained, reserve
 from minibill.ledger.structs import (
     Account,
@@ -18,9 +20,13 @@ from minibill.ledger.structs import (
     AdminReleaseBody,
     Balance,
     BalanceQuery,
+    Debt,
+    DebtsQuery,
     Entry,
     FinalizeBody,
     Finalized,
+    ForgiveBody,
+    ForgivenDebt,
     HistoryQuery,
     Lot,
     LotsQuery,
@@ -37,6 +43,8 @@ from minibill.ledger.structs import (
 from minibill.problems import (
     AccountNotFound,
     AmountTooLarge,
+    BillingModeNotAllowed,
+    DebtNotFound,
     FieldError,
     InsufficientBalance,
     InvalidRequest,
@@ -44,6 +52,9 @@ from minibill.problems import (
     ReservationNotFound,
     ReservationNotPending,
     SourceAlreadyCredited,
+    TooManyLots,
+    TooManyPools,
+    TooManyReservations,
 )
 from minibill.schema.describe import describe
 from minibill.web import Call, Reply
@@ -52,12 +63,14 @@ from minibill.wire import Decoder, Entity, Query, json_object
 _ENTITY, _MINT, _RESERVE = Decoder(Entity), Decoder(MintBody), Decoder(ReserveBody)
 _FINALIZE, _ADMIN_FINALIZE = Decoder(FinalizeBody), Decoder(AdminFinalizeBody)
 _RELEASE, _ADMIN_RELEASE = Decoder(ReleaseBody), Decoder(AdminReleaseBody)
+_FORGIVE = Decoder(ForgiveBody)
 
 # An id below every row's.
 _BEFORE_ALL = 0
 
-RESERVE_REFUSALS = (AccountNotFound, InsufficientBalance, AmountTooLarge)
-FINALIZE_REFUSALS = (ReservationNotFound, ReservationNotPending, ReservationConflict, AmountTooLarge)
+RESERVE_REFUSALS = (AccountNotFound, InsufficientBalance, AmountTooLarge, TooManyPools, TooManyReservations, TooManyLots)
+SERVICE_RESERVE_REFUSALS = (*RESERVE_REFUSALS, BillingModeNotAllowed)
+FINALIZE_REFUSALS = (ReservationNotFound, ReservationNotPending, ReservationConflict, AmountTooLarge, TooManyPools)
 RELEASE_REFUSALS = (ReservationNotFound, ReservationNotPending)
 
 
@@ -146,7 +159,7 @@ async def list_history(call: Call) -> Reply:
     return call.page_answer(query, rows, item=reads.entry_answer, position=lambda row: [row[-1], row[0]])
 
 
-@describe(Minted, 201, 200, body=MintBody, refusals=(AccountNotFound, SourceAlreadyCredited, AmountTooLarge))
+@describe(Minted, 201, 200, body=MintBody, refusals=(AccountNotFound, SourceAlreadyCredited, AmountTooLarge, TooManyPools))
 async def mint_credits(call: Call) -> Reply:
     """Makes a lot of credits."""
     body = await call.read(_MINT)
@@ -167,12 +180,15 @@ async def mint_credits(call: Call) -> Reply:
     )
 
 
-@describe(ReservedExplained, 201, body=ReserveBody, query=ReserveQuery, refusals=RESERVE_REFUSALS)
+@describe(ReservedExplained, 201, body=ReserveBody, query=ReserveQuery, refusals=SERVICE_RESERVE_REFUSALS)
 async def reserve_any(call: Call) -> Reply:
     """Holds credits of the account that the body names."""
     body = await call.read(_RESERVE)
     if (body.account_id is None) == (body.entity is None):
         raise InvalidRequest(FieldError("accountId", "expected exactly one of accountId and entity"))
+    allowed = call.service.settings.service_billing_modes
+    if body.billing_mode is not None and body.billing_mode not in allowed:
+        raise BillingModeNotAllowed(body.billing_mode, allowed)
     return await _reserve(call, body, account_id=body.account_id)
 
 
@@ -203,7 +219,7 @@ async def finalize_one(call: Call) -> Reply:
 async def release_named(call: Call) -> Reply:
     """Gives back the reservation that the body names."""
     body = await call.read(_RELEASE)
-    return await call.write(release, reservation_id=body.reservation_id)
+    return await call.write(release, reservation_id=body.reservation_id, closed_by=call.caller_name)
 
 
 @describe(Released, body=AdminReleaseBody, refusals=RELEASE_REFUSALS)
@@ -211,7 +227,7 @@ async def release_one(call: Call) -> Reply:
     """Gives back the reservation that the path names; the body may name it as well."""
     body, reservation_id = await call.read(_ADMIN_RELEASE), call.segment("reservation_id")
     _require_same("reservationId", body.reservation_id, reservation_id)
-    return await call.write(release, reservation_id=reservation_id)
+    return await call.write(release, reservation_id=reservation_id, closed_by=call.caller_name)
 
 
 @describe(ReservationExplained, query=ReservationQuery, refusals=(ReservationNotFound,))
@@ -227,6 +243,32 @@ async def show_reservation(call: Call) -> Reply:
     if query.explain:
         answer = reservation_explained(answer, row, lots, await reads.lots_to_explain(reading, lots))
     return call.answer(answer)
+
+
+@describe(Debt, query=DebtsQuery, refusals=(AccountNotFound,))
+async def list_debts(call: Call) -> Reply:
+    """The debts of an account, oldest first."""
+    query, position = call.page(DebtsQuery)
+    [after_id] = position or [_BEFORE_ALL]
+    reading = call.reading
+    account = reads.require_account(reading, call.segment("account_id"))
+    rows = await reading.all(
+        reads.RESERVATIONS.debts_page, account_id=account[0], open=query.open, after_id=after_id, count=query.limit + 1
+    )
+    return call.page_answer(query, rows, item=debt_answer, position=lambda row: [row[0]])
+
+
+@describe(ForgivenDebt, body=ForgiveBody, refusals=(AccountNotFound, DebtNotFound, AmountTooLarge))
+async def forgive_one(call: Call) -> Reply:
+    """Writes off what is left of a debt."""
+    body = await call.read(_FORGIVE)
+    return await call.write(
+        forgive_debt,
+        account_id=call.segment("account_id"),
+        debt_id=call.segment("debt_id"),
+        reason=body.reason,
+        ceiling_micro=call.service.settings.ceiling_micro,
+    )
 
 
 def _require_same(member: str, named: str | None, of_path: str) -> None:
@@ -250,6 +292,7 @@ def _reserve(call: Call, body: ReserveBody, *, account_id: str | None) -> Awaita
         description=body.description,
         metadata=json_object(body.metadata, "metadata"),
         ceiling_micro=settings.ceiling_micro,
+        created_by=call.caller_name,
     )
 
 
@@ -259,4 +302,5 @@ def _finalize(call: Call, reservation_id: str, body: AdminFinalizeBody) -> Await
         reservation_id=reservation_id,
         actual_cost_micro=int(body.actual_cost_micro),
         ceiling_micro=call.service.settings.ceiling_micro,
+        closed_by=call.caller_name,
     )

@@ -20,6 +20,7 @@ from minibill.wire import (
     PageQuery,
     PoolId,
     Query,
+    Reason,
     SentObject,
     SignedMicro,
     SourceId,
@@ -102,6 +103,16 @@ class AccountsQuery(PageQuery, frozen=True):
 class BalanceQuery(Query, frozen=True):
     pool_id: PoolId | None = None
     at: TimeUs | None = None
+
+
+class DebtsQuery(PageQuery, frozen=True):
+    """`open`: those that are not paid in full, or those that are."""
+
+    open: Flag | None = None
+
+
+class ForgiveBody(Body, frozen=True):
+    reason: Reason
 
 
 class LotsQuery(PageQuery, frozen=True):
@@ -223,7 +234,10 @@ class Reserved(Answer):
 
 
 class Reservation(Reserved):
-    """A reservation as it is read: what reserving and finalizing answered. Null is what has not happened."""
+    """A reservation as it is read: what reserving and finalizing answered. Null is what has not happened.
+
+    `created_by` and `closed_by` are `service:SUB` or `admin:SUB`; nobody closes a reservation that expires.
+    """
 
     finalized_micro: MicroText | None
     released_micro: MicroText | None
@@ -231,6 +245,30 @@ class Reservation(Reserved):
     absorbed_micro: MicroText | None
     finalized_at: str | None
     created_at: str
+    created_by: str
+    closed_by: str | None
+
+
+class Debt(Answer):
+    """What soft mode charged beyond what was there, and how much of that has been paid."""
+
+    debt_id: str
+    account_id: str
+    pool_id: str
+    reservation_id: str | None
+    charge_id: str | None
+    refund_id: str | None
+    original_micro: MicroText
+    paid_micro: MicroText
+    created_at: str
+
+
+class ForgivenDebt(Answer):
+    """What was left to write off, and the lot that paid it; none where nothing was left."""
+
+    debt_id: str
+    forgiven_micro: MicroText
+    lot_id: str | None
 
 
 class Considered(Answer):

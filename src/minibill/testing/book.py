@@ -15,6 +15,7 @@ from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, sign_token
 from minibill.client._sync.methods import Methods
 from minibill.client.ask import Ask
+from minibill.db.epochs import current_epoch
 from minibill.db.files import require_file_name
 from minibill.db.sqlite import sqlite3
 from minibill.embedded import Inside, open_service
@@ -209,6 +210,7 @@ class BookForTests:
         self._clock.go_to(snapshot.now_us)
         self._service.verifier.replace_denied(book.denied_tokens())
         book.totals = Totals(book.readers)
+        book.epoch = book.readers.look_up(current_epoch)
         book.reconciler.last = None
 
     async def _serve(self, port: int) -> tuple[uvicorn.Server, asyncio.Task[None], str]:

@@ -126,7 +126,7 @@ async def replay_events(call: Call) -> Reply:
     after = None
     if body.after is not None:
         after = place_of(body.after)
-        if after is None or after > feed.newest():
+        if after is None or not feed.has(after):
             raise InvalidRequest(FieldError("after", "expected the id of an event"))
     return await call.write(replay, webhook_id=call.segment("webhook_id"), after=after, places=places)
 

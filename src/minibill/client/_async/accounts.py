@@ -21,9 +21,11 @@ from minibill.ledger.structs import (
     Account,
     Balance,
     BillingMode,
+    Debt,
     Entry,
     EntryType,
     Finalized,
+    ForgivenDebt,
     Lot,
     LotState,
     Minted,
@@ -106,6 +108,21 @@ class AsyncAccounts(AsyncAsking):
         }
         segments = {"account_id": account_id}
         return await self._write(Minted, "POST", "/accounts/{account_id}/mint", segments, body, key, dry_run=dry_run)
+
+    # --- debts ---
+
+    def debts(self, account_id: str, *, is_open: bool | None = None) -> AsyncIterator[Debt]:
+        """The debts of an account, oldest first: all of them, or those that are or are not paid in full."""
+        shown = None if is_open is None else str(is_open).lower()
+        return self._pages(Debt, "/accounts/{account_id}/debts", {"account_id": account_id}, open=shown)
+
+    async def forgive_debt(
+        self, account_id: str, debt_id: str, reason: str, *, key: str | None = None, dry_run: bool = False
+    ) -> ForgivenDebt:
+        """Writes off what is left of a debt."""
+        segments = {"account_id": account_id, "debt_id": debt_id}
+        route = "/accounts/{account_id}/debts/{debt_id}/forgive"
+        return await self._write(ForgivenDebt, "POST", route, segments, {"reason": reason}, key, dry_run=dry_run)
 
     # --- reservations ---
 

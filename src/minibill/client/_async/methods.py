@@ -11,7 +11,7 @@ from minibill.client.ask import (
     time,
 )
 from minibill.reconcile.report import Report
-from minibill.structs import AuditRow, Now, RevokedToken
+from minibill.structs import AcceptedClock, AuditRow, Now, RevokedToken, RevokedTokens
 
 T = TypeVar("T")
 
@@ -44,6 +44,13 @@ class AsyncMethods(AsyncAccounts, AsyncCampaigns, AsyncFeed):
         route, segments = "/tokens/{token_id}/revoke", {"token_id": token_id}
         return await self._write(RevokedToken, "POST", route, segments, {}, key, dry_run=dry_run)
 
+    async def revoke_tokens(
+        self, sub: str, issued_before: datetime | str, *, key: str | None = None, dry_run: bool = False
+    ) -> RevokedTokens:
+        """Rejects all tokens of a `sub` that were issued before a time."""
+        body = {"sub": sub, "issuedBefore": time(issued_before)}
+        return await self._write(RevokedTokens, "POST", "/tokens/revoke", {}, body, key, dry_run=dry_run)
+
     async def last_reconciliation(self) -> Report:
         """The report of the last reconciliation."""
         return await self._read(Report, "/reconciliation", {})
@@ -55,6 +62,10 @@ class AsyncMethods(AsyncAccounts, AsyncCampaigns, AsyncFeed):
     async def now(self) -> Now:
         """The book's time; only with a test clock."""
         return await self._read(Now, "/clock", {})
+
+    async def accept_clock(self, *, key: str | None = None, dry_run: bool = False) -> AcceptedClock:
+        """Makes the book's time follow the wall clock again, however far that is ahead."""
+        return await self._write(AcceptedClock, "POST", "/clock/accept", {}, {}, key, dry_run=dry_run)
 
     async def advance_clock(self, seconds: int) -> Now:
         """Moves the book's time forward, and settles what falls due; only with a test clock."""

@@ -24,6 +24,8 @@ class Feed(Asking):
         """What happened after an event, a cursor or `latest`; waits so many seconds where there is nothing yet.
 
         The next call goes on from `next_cursor`. There is no iterator: when to keep the cursor is the caller's to know.
+        Raises `InvalidCursor` when the book was restored from a backup that lacks this event: continue from the last event
+        that the feed still accepts, and undo what you did for later ones.
         """
         chosen = None if types is None else ",".join(types)
         return self._read(Events, "/events", {}, after=after, types=chosen, wait=wait, limit=limit)

@@ -13,7 +13,7 @@ from minibill.client.ask import (
     time,
 )
 from minibill.reconcile.report import Report
-from minibill.structs import AuditRow, Now, RevokedToken
+from minibill.structs import AcceptedClock, AuditRow, Now, RevokedToken, RevokedTokens
 
 T = TypeVar("T")
 
@@ -46,6 +46,13 @@ class Methods(Accounts, Campaigns, Feed):
         route, segments = "/tokens/{token_id}/revoke", {"token_id": token_id}
         return self._write(RevokedToken, "POST", route, segments, {}, key, dry_run=dry_run)
 
+    def revoke_tokens(
+        self, sub: str, issued_before: datetime | str, *, key: str | None = None, dry_run: bool = False
+    ) -> RevokedTokens:
+        """Rejects all tokens of a `sub` that were issued before a time."""
+        body = {"sub": sub, "issuedBefore": time(issued_before)}
+        return self._write(RevokedTokens, "POST", "/tokens/revoke", {}, body, key, dry_run=dry_run)
+
     def last_reconciliation(self) -> Report:
         """The report of the last reconciliation."""
         return self._read(Report, "/reconciliation", {})
@@ -57,6 +64,10 @@ class Methods(Accounts, Campaigns, Feed):
     def now(self) -> Now:
         """The book's time; only with a test clock."""
         return self._read(Now, "/clock", {})
+
+    def accept_clock(self, *, key: str | None = None, dry_run: bool = False) -> AcceptedClock:
+        """Makes the book's time follow the wall clock again, however far that is ahead."""
+        return self._write(AcceptedClock, "POST", "/clock/accept", {}, {}, key, dry_run=dry_run)
 
     def advance_clock(self, seconds: int) -> Now:
         """Moves the book's time forward, and settles what falls due; only with a test clock."""

@@ -1,0 +1,68 @@
+"""CORS: the browser origins that may read responses, and the headers that tell a browser so. Source: contract, section 1.
+
+Cookies play no part: a page sends a token, or it is nobody.
+"""
+
+import re
+from collections.abc import Iterable
+
+# `localhost`, 127.0.0.0/8 and `[::1]` with any port, as browsers write an origin.
+_OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
+_LOOPBACK = re.compile(rb"https?://(?:localhost|127(?:\." + _OCTET + rb"){3}|\[::1\])(?::[0-9]{1,5})?")
+
+_VARY = (b"vary", b"Origin")
+
+# What a page may read of a response, besides what the standard lets it.
+_EXPOSED_NAMES = (
+    "Idempotency-Replayed", "Ledger-Sequence", "Location", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset",
+    "Retry-After", "WWW-Authenticate", "X-Correlation-Id", "X-Request-Id",
+)  # fmt: skip
+_EXPOSED = (b"access-control-expose-headers", ", ".join(_EXPOSED_NAMES).encode())
+
+# One preflight of a browser covers the requests of ten minutes.
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"DELETE, GET, HEAD, PATCH, POST, PUT"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, X-Correlation-Id"),
+    (b"access-control-max-age", b"600"),
+)
+
+ORIGIN = re.compile(r"(https?)://([a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+PORT_MAX = 65_535
+
+
+def parse_origins(text: str) -> frozenset[bytes]:
+    """Return the origins of a list that is separated by commas. Raises `ValueError` with what is wrong with one."""
+    return frozenset(_parse_origin(origin.strip()).encode() for origin in text.split(","))
+
+
+def _parse_origin(origin: str) -> str:
+    if origin == "*":
+        raise ValueError("must not be *: list each origin, such as https://console.example")
+    if origin == "null":
+        raise ValueError("must not hold null: any sandboxed page has that origin; serve the page from an origin of its own")
+    found = ORIGIN.fullmatch(origin)
+    if found is None or int(found[3] or 1) > PORT_MAX:
+        raise ValueError(
+            f"must be origins, separated by commas; {origin!r} is not one: write scheme://host or scheme://host:port "
+            "in lower case, with http or https, without a path or a final slash"
+        )
+    if found[3] == _DEFAULT_PORTS[found[1]]:
+        raise ValueError(f"must hold origins as browsers send them: in {origin!r} leave out the port :{found[3]}")
+    return origin
+
+
+class Cors:
+    """The origins that are allowed, and the headers for them."""
+
+    def __init__(self, origins: Iterable[bytes], *, loopback: bool) -> None:
+        """`loopback` allows the origins of this machine as well."""
+        self._origins = frozenset(origins)
+        self._loopback = loopback
+
+    def headers(self, origin: bytes | None, *, preflight: bool) -> list[tuple[bytes, bytes]]:
+        """Return the headers of a response to this origin; None is several of them, which is nobody's."""
+        if origin is None or not (origin in self._origins or (self._loopback and _LOOPBACK.fullmatch(origin))):
+            return [_VARY]
+        allowed = (b"access-control-allow-origin", origin)
+        return [_VARY, allowed, *(_PREFLIGHT if preflight else (_EXPOSED,))]

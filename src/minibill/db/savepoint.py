@@ -1,0 +1,38 @@
+"""A part of a transaction that is rolled back by itself, so that the rest of the transaction is kept."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from minibill.db.constraints import explain
+from minibill.db.sqlite import sqlite3
+
+T = TypeVar("T")
+
+
+def in_savepoint(
+    conn: sqlite3.Connection,
+    operation: Callable[[sqlite3.Connection], T],
+    *,
+    keep: bool,
+    rejections: tuple[type[Exception], ...],
+) -> T | Exception:
+    """Run an operation; return its result, or its rejection once what it wrote is rolled back.
+
+    With `keep=False` the result is rolled back too. A violated constraint is a rejection. Any other error is raised, and is
+    the whole transaction's.
+    """
+    conn.execute("SAVEPOINT operation")
+    result: T | Exception
+    try:
+        result = operation(conn)
+        is_kept = keep
+    except rejections as rejection:
+        result, is_kept = rejection.with_traceback(None), False
+    except sqlite3.IntegrityError as error:
+        result, is_kept = explain(error), False
+    if not is_kept:
+        conn.execute("ROLLBACK TO operation")
+        if (remembered := getattr(conn, "remembered", None)) is not None:
+            remembered.clear()
+    conn.execute("RELEASE operation")
+    return result

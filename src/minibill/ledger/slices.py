@@ -1,0 +1,78 @@
+"""Expiry before an operation: slices that are committed whatever becomes of the operation."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from minibill.clock import Clock
+from minibill.db.savepoint import in_savepoint
+from minibill.db.sequence import Seen
+from minibill.db.sqlite import sqlite3
+from minibill.db.writer import Writer
+from minibill.ledger.settle import ExpiryDue, expire_slice
+from minibill.problems import Problem
+
+T = TypeVar("T")
+
+# An operation on a connection, at a time.
+Operation = Callable[[sqlite3.Connection, int], T]
+
+
+class ExpirySlices:
+    """Runs operations through the writer, each once nothing is due on the accounts that it touches."""
+
+    def __init__(self, writer: Writer, clock: Clock) -> None:
+        self._writer = writer
+        self._clock = clock
+        # Accounts that a request is expiring, each with the event that ends it.
+        self._expiring: dict[int, asyncio.Event] = {}
+
+    async def run(self, operation: Operation[T], *, keep: bool, seen: Seen | None) -> T:
+        """Run an operation as `Writer.run` does. Slices of expiry that it needs first are kept, also when it is not."""
+
+        def attempt(conn: "sqlite3.Connection") -> "T | ExpiryDue":
+            changes = conn.total_changes
+            try:
+                return operation(conn, self._clock.now_us())
+            except ExpiryDue as due:
+                if conn.total_changes != changes:
+                    # A bug: what it wrote must not be committed.
+                    raise
+                return due
+
+        ran = await self._writer.run(attempt, keep=keep, seen=seen)
+        return await self._after_expiry(operation, ran, keep=keep, seen=seen) if isinstance(ran, ExpiryDue) else ran
+
+    async def _after_expiry(self, operation: Operation[T], due: ExpiryDue, *, keep: bool, seen: Seen | None) -> T:
+        """Commit slices until nothing is due; the last one shares its transaction and its time with the operation.
+
+        At that time nothing is due, however much is a moment later. So each round makes progress: it expires a slice, or the
+        operation names further accounts, or it is done.
+        """
+        accounts = set(due.account_ids)
+
+        def expire_and_run(conn: sqlite3.Connection) -> T | ExpiryDue | Exception | None:
+            now_us = self._clock.now_us()
+            if not expire_slice(conn, accounts, now_us=now_us).is_last:
+                return None
+            return in_savepoint(conn, lambda conn: operation(conn, now_us), keep=keep, rejections=(Problem, ExpiryDue))
+
+        # One request at a time expires an account: slices of hundreds of requests would line up before all other writes.
+        for ended in {ended for account in accounts if (ended := self._expiring.get(account)) is not None}:
+            await ended.wait()
+        own = [account for account in accounts if account not in self._expiring]
+        ended = asyncio.Event()
+        self._expiring |= dict.fromkeys(own, ended)
+        try:
+            while True:
+                ran = await self._writer.run(expire_and_run, seen=seen)
+                if isinstance(ran, ExpiryDue):
+                    accounts.update(ran.account_ids)
+                elif isinstance(ran, Exception):
+                    raise ran
+                elif ran is not None:
+                    return ran
+        finally:
+            for account in own:
+                del self._expiring[account]
+            ended.set()

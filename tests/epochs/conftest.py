@@ -1,0 +1,32 @@
+"""Machines whose books are backed up and restored."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api import Loop
+from tests.epochs.machine import Machine
+
+
+@pytest.fixture
+def new_machine(tmp_path: Path, migrated_file: Path, loop: Loop) -> Iterator[Callable[..., Machine]]:
+    """Makes machines, each with an empty book; at the end each book passes every check."""
+    machines: list[Machine] = []
+
+    def new_machine(**environment: str) -> Machine:
+        folder = tmp_path / f"machine-{len(machines)}"
+        folder.mkdir()
+        shutil.copyfile(migrated_file, folder / "book.db")
+        machines.append(Machine(folder / "book.db", loop, **environment))
+        return machines[-1]
+
+    yield new_machine
+    for machine in machines:
+        machine.verify()
+
+
+@pytest.fixture
+def machine(new_machine: Callable[..., Machine]) -> Machine:
+    return new_machine()

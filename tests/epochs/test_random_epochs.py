@@ -1,0 +1,72 @@
+"""A book that is written, backed up, restored, damaged and copied in any order: no id that it issued has two meanings."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.api import Json, done
+from tests.epochs.machine import Machine
+from tests.epochs.test_epochs import NOWHERE, all_ids
+from tests.events.feed import drain
+
+STEPS = 14
+
+
+def write(machine: Machine, choose: random.Random, kept: list[str]) -> Json:
+    """One write of some kind; returns its answer."""
+    api = machine.api
+    account = choose.choice(kept) if kept else api.account(100)
+    kind = choose.choice(["account", "mint", "draft", "reserve", "finalize", "webhook", "batch"])
+    if kind == "account":
+        return {"id": api.account()}
+    if kind == "draft":
+        return {"id": api.draft()}
+    if kind == "reserve":
+        return {"id": api.reserve(account, 5, billingMode="soft")}
+    if kind == "finalize":
+        return done(api.finalize(api.reserve(account, 5, billingMode="soft"), choose.choice([3, 5, 7])))
+    if kind == "webhook":
+        made = done(api.post("/webhooks", {"url": NOWHERE}), 201)
+        assert api.call("DELETE", f"/webhooks/{made['id']}").status_code == 204
+        return {"id": made["id"]}
+    if kind == "batch":
+        return done(api.batch(api.campaign(), (account, 5)))["grants"][0]
+    return done(api.post(f"/accounts/{account}/mint", {"amountMicro": "100"}))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_id_ever_issued_has_two_meanings(new_machine: Callable[..., Machine], seed: int) -> None:
+    choose = random.Random(seed)
+    machine = new_machine()
+    # A copy without any commit, and without an anchor, is a new book.
+    machine.api.account()
+    copies: list[Path] = []
+    meanings: dict[str, Json] = {}
+    answered: dict[str, int] = {}
+    writes = 0
+    for _ in range(STEPS):
+        step = choose.choice(["write", "write", "backup", "restore", "accept a loss", "move"])
+        if step == "backup" or not copies:
+            copies.append(machine.backup())
+        elif step == "restore":
+            replaced = machine.restore(choose.choice(copies))
+            copies.append(Path(replaced["kept"]))
+        elif step == "accept a loss":
+            machine.lose_what_is_later(choose.choice(copies))
+        elif step == "move":
+            machine.move(choose.choice(copies))
+        for _ in range(choose.randrange(4)):
+            accounts = [item["id"] for item in machine.api.get("/accounts")["items"]]
+            answer = write(machine, choose, accounts)
+            writes += 1
+            # The id of what this write created was given to no other write.
+            key = answer.get("id") or answer.get("reservationId") or answer.get("lotId")
+            assert key is not None
+            assert answered.setdefault(key, writes) == writes, key
+        for key, thing in all_ids(machine.api).items():
+            assert meanings.setdefault(key, thing) == thing
+        ids = [event["id"] for event in drain(machine.api)]
+        assert ids == sorted(ids)
+    assert writes > 5
