@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import batches, binary, footprint, fresh, machine, reconciling, singles, spending, upkeep
+from bench import batches, binary, fairness, footprint, fresh, machine, reconciling, singles, spending, upkeep
 from bench.report import Table, Unfit, markdown, show
 from bench.sizes import FULL, QUICK, Sizes
 
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], Table]] = {
     "footprint": footprint.table,
     "reconcile": reconciling.checks,
     "reconcile-http": reconciling.under_load,
+    "fairness": fairness.table,
     # Only where somebody has built it.
     **({"binary": binary.table} if binary.BINARY.exists() else {}),
 }

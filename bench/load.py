@@ -6,7 +6,7 @@ Requests are ready bytes on plain sockets, one under way per connection. Any ans
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bench.report import Unfit
@@ -76,15 +76,26 @@ class _Line:
         self.received = b""
 
 
-def run_load(port: int, requests: Iterator[bytes], *, connections: int, seconds: float, status: int | None = None) -> Load:
-    """Keeps every connection busy for that long; each answer must have this status, or be a success where none is named."""
+def run_load(
+    port: int,
+    requests: Iterator[bytes],
+    *,
+    connections: int,
+    seconds: float,
+    status: int | None = None,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Load:
+    """Keeps every connection busy for that long; each answer must have this status, or be a success where none is named.
+
+    Stops earlier when `is_over` says so.
+    """
     expected = b"HTTP/1.1 20" if status is None else b"HTTP/1.1 %d " % status
     lines = [_Line(Connection(port)) for _ in range(connections)]
     selector = selectors.DefaultSelector()
     try:
         for line in lines:
             selector.register(line.connection.socket, selectors.EVENT_READ, line)
-        return _drive(selector, lines, requests, int(seconds * NS_PER_SECOND), expected)
+        return _drive(selector, lines, requests, int(seconds * NS_PER_SECOND), expected, is_over)
     finally:
         selector.close()
         for line in lines:
@@ -92,7 +103,12 @@ def run_load(port: int, requests: Iterator[bytes], *, connections: int, seconds:
 
 
 def _drive(
-    selector: selectors.BaseSelector, lines: list[_Line], requests: Iterator[bytes], run_ns: int, expected: bytes
+    selector: selectors.BaseSelector,
+    lines: list[_Line],
+    requests: Iterator[bytes],
+    run_ns: int,
+    expected: bytes,
+    is_over: Callable[[], bool],
 ) -> Load:
     clock = time.perf_counter_ns
     taken_ns: list[int] = []
@@ -120,7 +136,7 @@ def _drive(
                 raise Unfit(f"expected {expected.decode()} and got {received[:1000].decode(errors='replace')}")
             line.received = b""
             taken_ns.append(now_ns - line.began_ns)
-            if now_ns >= stop_ns:
+            if now_ns >= stop_ns or is_over():
                 under_way -= 1
                 continue
             line.began_ns = now_ns

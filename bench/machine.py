@@ -48,6 +48,20 @@ def on_server_core() -> Iterator[None]:
         use_generator_core()
 
 
+@contextlib.contextmanager
+def on_every_core() -> Iterator[None]:
+    """What is started inside may run on every core, as a command that an operator runs beside the service."""
+    if not _PINNED:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _CORES)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def use_generator_core() -> None:
     """From now on this thread has the load generator's core and no other, where the system allows that."""
     if _PINNED:

@@ -51,10 +51,14 @@ def minibill(db: Path, **settings: str) -> Iterator[int]:
 
 
 def running(
-    db: Path, *, program: tuple[str, ...] = INSTALLED, settings: dict[str, str] | None = None
+    db: Path,
+    *,
+    program: tuple[str, ...] = INSTALLED,
+    options: tuple[str, ...] = (),
+    settings: dict[str, str] | None = None,
 ) -> contextlib.AbstractContextManager["Running"]:
     """The same with its process, and without a look at the book; `program` is how minibill is started."""
-    return _process([*program, "serve", "--dev", "--port", "0", "--db", str(db)], **(settings or {}))
+    return _process([*program, "serve", "--dev", "--port", "0", "--db", str(db), *options], **(settings or {}))
 
 
 @contextlib.contextmanager

@@ -46,8 +46,13 @@ SELECT token_id, revoked_at_us
   FROM revoked_tokens;
 
 -- name: prune_tokens
+-- A step of a slice.
 DELETE FROM revoked_tokens
- WHERE revoked_at_us < :before_us;
+ WHERE token_id IN (
+    SELECT token_id
+      FROM revoked_tokens
+     WHERE revoked_at_us < :before_us
+     LIMIT :count);
 
 -- name: revoke_subject
 -- An earlier time takes nothing back.
@@ -63,5 +68,10 @@ SELECT sub, issued_before_us
   FROM revoked_subjects;
 
 -- name: prune_subjects
+-- A step of a slice.
 DELETE FROM revoked_subjects
- WHERE revoked_at_us < :before_us;
+ WHERE sub IN (
+    SELECT sub
+      FROM revoked_subjects
+     WHERE revoked_at_us < :before_us
+     LIMIT :count);

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -22,11 +22,14 @@ from minibill.clock import Clock, RunningTime, monotonic_s
 from minibill.db.anchor import Anchor
 from minibill.db.connect import CHECKPOINT_PAGES, FileLock, Places, open_writer
 from minibill.db.epochs import current_epoch
+from minibill.db.group import Operation
 from minibill.db.migrate import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
 from minibill.db.sequence import Seen
+from minibill.db.slices import in_steps
 from minibill.db.sqlite import sqlite3
+from minibill.db.turns import Lane
 from minibill.db.wal import make_lasting
 from minibill.db.writer import Writer
 from minibill.events.feed import Feed
@@ -43,6 +46,11 @@ from minibill.wire import encode
 log = logging.getLogger("minibill.book")
 
 BOOK = queries("book")
+
+T = TypeVar("T")
+
+# What one step of a sweep settles, well under a millisecond. A slice takes as many steps as its time allows.
+SWEEP_STEP = 10
 
 # What a stop waits for, where a book has much that no link covers: one that was not made by this service.
 LINK_AT_CLOSE_SECONDS_MAX = 1.0
@@ -144,6 +152,7 @@ class Book:
         key: idempotency.Key | None = None,
         dry_run: bool = False,
         seen: Seen | None = None,
+        bulk: bool = False,
         **arguments: object,
     ) -> Written:
         """Runs an operation that writes, and answers once it is on disk.
@@ -153,7 +162,7 @@ class Book:
 
         An operation that is too long for one transaction goes on in further ones, with other writes between them: each is
         audited by itself, and the key is kept with the last; until then another request is refused it. What a failure leaves
-        undone, the same request does later.
+        undone, the same request does later. A `bulk` operation gives way to requests, as the further transactions of any do.
 
         Overdue items of the accounts that it touches expire first, in slices of their own. An error or a dry run rolls none
         of them back.
@@ -185,11 +194,12 @@ class Book:
 
         is_begun = False
         try:
-            written, more = await self._slices.run(run, keep=not dry_run, seen=seen)
+            lane = Lane.BULK if bulk else Lane.REQUEST
+            written, more = await self._slices.run(run, keep=not dry_run, seen=seen, lane=lane)
             while more is not None:
                 is_begun = not dry_run
                 arguments |= more
-                written, more = await self._slices.run(run, keep=not dry_run, seen=seen)
+                written, more = await self._slices.run(run, keep=not dry_run, seen=seen, lane=Lane.BACKGROUND)
         except Exception as error:
             if not is_begun:
                 raise
@@ -200,18 +210,29 @@ class Book:
                 self._under_way.pop((key.caller, key.key), None)
         return msgspec.structs.replace(written, body=_with_dry_run(written.body)) if dry_run else written
 
+    async def in_background(self, operation: Operation[T]) -> T:
+        """Run an operation that gives way to requests, and return what it returned once that is on disk.
+
+        It takes a few milliseconds at most: long work is a slice of it at a time.
+        """
+        return await self.writer.run(operation, lane=Lane.BACKGROUND)
+
     async def sweep(self) -> None:
         """Writes down all that is due, a slice at a time, so that other writes come between."""
         began_s, rows = monotonic_s(), 0
-        while count := await self.writer.run(lambda conn: sweep(conn, now_us=self.clock.now_us())):
+        while count := await self.in_background(
+            in_steps(lambda conn: sweep(conn, now_us=self.clock.now_us(), at_most=SWEEP_STEP))
+        ):
             rows += count
-        while count := await self.writer.run(lambda conn: expire_campaigns(conn, now_us=self.clock.now_us())):
+        while count := await self.in_background(
+            in_steps(lambda conn: expire_campaigns(conn, now_us=self.clock.now_us(), at_most=SWEEP_STEP))
+        ):
             rows += count
         self.sweeps.add(rows, monotonic_s() - began_s)
 
     async def link(self, *, until_s: float = math.inf) -> None:
         """Adds to the chain what it does not cover yet, a slice at a time; stops at that time, which is monotonic."""
-        while monotonic_s() < until_s and await self.writer.run(chain.link):
+        while monotonic_s() < until_s and await self.in_background(chain.link):
             pass
 
     async def try_to_write(self) -> None:
@@ -225,13 +246,13 @@ class Book:
 
     async def prune(self) -> None:
         """Forgets idempotency keys that are older than they must be kept, a slice at a time."""
-        while await self.writer.run(lambda conn: idempotency.prune(conn, running_us=self.running.now_us())):
+        while await self.in_background(in_steps(lambda conn: idempotency.prune(conn, running_us=self.running.now_us()))):
             pass
 
     async def reconcile(self) -> Report:
         """Recomputes the book and keeps the report as the last one."""
         reconciled = await self.reconciler.run()
-        await self.writer.run(lambda conn: record(conn, reconciled=reconciled, now_us=self.clock.now_us()))
+        await self.in_background(lambda conn: record(conn, reconciled=reconciled, now_us=self.clock.now_us()))
         self.reconciler.keep(reconciled)
         return reconciled.report
 

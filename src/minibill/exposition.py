@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 import minibill
 from minibill.clock import US_PER_SECOND, monotonic_s
 from minibill.db.sqlite import sqlite3
+from minibill.db.turns import Lane
 from minibill.metrics import Histogram
 from minibill.totals import Sums
 from minibill.web import Service
@@ -56,7 +57,10 @@ def _requests(service: Service, _: Sums) -> Iterator[Metric]:
 
 def _writer(service: Service, _: Sums) -> Iterator[Metric]:
     writer = service.book.writer
-    yield GaugeMetricFamily("minibill_writes_waiting", "Writes that were taken on and not begun.", value=writer.waiting)
+    waiting = GaugeMetricFamily("minibill_writes_waiting", "Writes that were accepted and have not begun.", labels=["lane"])
+    for lane in Lane:
+        waiting.add_metric([lane.name.lower()], writer.waiting(lane))
+    yield waiting
     group = HistogramMetricFamily("minibill_group_writes", "Writes that shared one transaction.")
     _add(group, writer.group_writes)
     yield group

@@ -9,6 +9,7 @@ from functools import partial
 
 from minibill.auth.revoke import forget_expired
 from minibill.clock import monotonic_s
+from minibill.db.slices import in_steps
 from minibill.problems import Problem
 from minibill.web import Service
 from minibill.webhooks.courier import Courier
@@ -48,9 +49,10 @@ async def _settle_and_prune(service: Service) -> None:
             if monotonic_s() - pruned_s >= PRUNE_SECONDS:
                 pruned_s = monotonic_s()
                 await service.book.prune()
-                await service.book.writer.run(
-                    partial(forget_expired, settings=service.settings, running_us=service.book.running.now_us())
-                )
+                running_us = service.book.running.now_us()
+                forget = in_steps(partial(forget_expired, settings=service.settings, running_us=running_us))
+                while await service.book.in_background(forget):
+                    pass
                 service.verifier.replace_denied(service.book.denied_tokens())
         except Problem as problem:
             log.warning("a background job was put off", extra={"reason": problem.detail})

@@ -40,6 +40,7 @@ from minibill.problems import (
     InvalidIdempotencyKey,
     InvalidRequest,
     NotReady,
+    Overloaded,
     Unauthorized,
 )
 from minibill.unique_members import require_unique_members
@@ -236,11 +237,16 @@ class Call:
         return bool(self.parameters(WriteQuery).dry_run)
 
     async def write(
-        self, operation: Callable[..., Outcome], *, query: WriteQuery | None = None, **arguments: object
+        self,
+        operation: Callable[..., Outcome],
+        *,
+        query: WriteQuery | None = None,
+        bulk: bool = False,
+        **arguments: object,
     ) -> Reply:
         """Runs an operation that writes, with this request's caller, key and `dryRun`, and answers what it came to.
 
-        `query` are the parameters of a write that takes more than `dryRun`.
+        `query` are the parameters of a write that takes more than `dryRun`. A `bulk` write gives way to others.
         """
         context = self.context
         assert context.caller is not None
@@ -253,6 +259,7 @@ class Call:
             key=key,
             dry_run=self.is_dry_run if query is None else bool(query.dry_run),
             seen=self.seen,
+            bulk=bulk,
             **arguments,
         )
         headers = None
@@ -263,6 +270,11 @@ class Call:
             # No content has no place to say that it was a dry run.
             return Reply(200, written.body, headers) if self.is_dry_run else Reply(NO_CONTENT, b"", headers)
         return Reply(written.status, written.body, headers)
+
+    def require_room_for_bulk(self) -> None:
+        """Raise `Overloaded` when too many bulk writes wait: before the body is read, since reading it has a price."""
+        if self.service.book.writer.is_overloaded_with_bulk:
+            raise Overloaded("too many batches are waiting; try again")
 
     async def was_answered_before(self) -> bool:
         """Whether `write` will answer what was answered before; raises `IdempotencyKeyReused` as it would."""

@@ -36,7 +36,7 @@ def with_due_lots(api: Api) -> str:
 def test_a_sweep_in_slices_writes_what_a_write_that_touches_the_account_writes(
     api: Api, monkeypatch: pytest.MonkeyPatch, slice_lots: int
 ) -> None:
-    monkeypatch.setattr("minibill.ledger.settle.SWEEP_MAX", slice_lots)
+    monkeypatch.setattr("minibill.book.SWEEP_STEP", slice_lots)
     touched, swept = with_due_lots(api), with_due_lots(api)
     api.pass_time(100)
     api.mint(touched, 5)

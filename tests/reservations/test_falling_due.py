@@ -162,7 +162,7 @@ def told(api: Api, account: str, held: list[str]) -> list[tuple[object, ...]]:
 def test_what_is_written_late_is_what_prompt_sweeps_would_have_written(
     moment: Moment, api: Api, monkeypatch: pytest.MonkeyPatch, slice_max: int, how: str
 ) -> None:
-    monkeypatch.setattr("minibill.ledger.settle.SWEEP_MAX", slice_max)
+    monkeypatch.setattr("minibill.book.SWEEP_STEP", slice_max)
     moment.at(0)
     story = Story(api, moment)
     prompt, prompt_held = story.tell(lambda: sweep(api))
@@ -293,7 +293,7 @@ def test_a_clock_that_jumped_back_while_the_book_was_closed_takes_no_time_back(
 def test_a_sweep_settles_what_is_due_of_many_accounts_in_slices(
     moment: Moment, api: Api, monkeypatch: pytest.MonkeyPatch, slice_max: int
 ) -> None:
-    monkeypatch.setattr("minibill.ledger.settle.SWEEP_MAX", slice_max)
+    monkeypatch.setattr("minibill.book.SWEEP_STEP", slice_max)
     accounts = [api.account() for _ in range(4)]
     held: dict[str, list[str]] = {account: [] for account in accounts}
     for number in range(5):

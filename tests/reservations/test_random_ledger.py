@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minibill import ids
+from minibill import book, ids
 from minibill.audit import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.book import Book, Written
@@ -832,7 +832,7 @@ class Run:
                 self.model.pass_time(passed)
                 self.clock.time_us += passed * US_PER_SECOND
             case Sweep(count):
-                settle.SWEEP_MAX = count
+                book.SWEEP_STEP = count
                 await self.book.sweep()
             case Restart():
                 await self.book.close()
@@ -1101,12 +1101,12 @@ def small_and_quick() -> Iterator[None]:
 
     Nobody waits for the disk, which is not what is tried here.
     """
-    slices_before = settle.SWEEP_MAX, revoke.SLICE_GRANTS_MAX
+    slices_before = settle.SWEEP_MAX, book.SWEEP_STEP, revoke.SLICE_GRANTS_MAX
     settle.SWEEP_MAX, revoke.SLICE_GRANTS_MAX = 2, 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("minibill.book.open_writer", open_writer_without_sync)
         yield
-    settle.SWEEP_MAX, revoke.SLICE_GRANTS_MAX = slices_before
+    settle.SWEEP_MAX, book.SWEEP_STEP, revoke.SLICE_GRANTS_MAX = slices_before
 
 
 def open_writer_without_sync(path: Path, **how: int) -> sqlite3.Connection:

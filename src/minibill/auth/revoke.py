@@ -20,6 +20,9 @@ _NOTHING, _SUBJECT = Decoder(NoBody), Decoder(RevokeTokensBody)
 # is set back to before that, and for a week is then still denied.
 KEEP_SECONDS = 7 * 86_400
 
+# Tokens that one step of a slice takes off the list.
+PRUNE_TOKENS_MAX = 100
+
 
 def revoke_token(conn: sqlite3.Connection, *, token_id: str, running_us: int, now_us: int) -> Outcome:
     """Puts a token id on the deny list, at this running time; again is no error. Source: contract, section 2."""
@@ -42,7 +45,7 @@ def revoke_tokens(conn: sqlite3.Connection, *, sub: str, issued_before_us: int, 
 
 
 def forget_expired(conn: sqlite3.Connection, settings: Settings, *, running_us: int) -> int:
-    """Takes off the deny list what expired a week of running time ago, whatever its life was; answers how many.
+    """Takes off the deny list some of what expired a week of running time ago, whatever its life was; answers how many.
 
     The running time counts as far as the book has written it down, so that a check can tell a row that was pruned from one
     that was deleted by hand.
@@ -52,7 +55,8 @@ def forget_expired(conn: sqlite3.Connection, settings: Settings, *, running_us: 
     running_us = min(running_us, newest[0])
     longest = max(settings.admin_token_max_ttl, SERVICE_TOKEN_MAX_TTL) + 2 * CLOCK_SKEW_SECONDS
     before_us = running_us - (longest + KEEP_SECONDS) * US_PER_SECOND
-    return sum(query.run(conn, before_us=before_us).rowcount for query in (SQL.prune_tokens, SQL.prune_subjects))
+    queries_to_run = (SQL.prune_tokens, SQL.prune_subjects)
+    return sum(query.run(conn, before_us=before_us, count=PRUNE_TOKENS_MAX).rowcount for query in queries_to_run)
 
 
 @describe(RevokedToken, body=NoBody)

@@ -24,9 +24,6 @@ from minibill.wire import encode, optional_raw, optional_time
 
 SQL = queries("campaigns")
 
-# Campaigns that one slice of the sweep ends.
-SWEEP_CAMPAIGNS_MAX = 200
-
 # Overdue reservations, and holds of theirs, among which a write looks for those that give a campaign's budget back.
 OVERDUE_LOOKED_AT_MAX = 1_000
 
@@ -156,9 +153,9 @@ def move_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_
     return Outcome(200, answer, action, "campaign", campaign_id, details)
 
 
-def expire_campaigns(conn: sqlite3.Connection, *, now_us: int) -> int:
-    """Writes down which campaigns are over, a slice of them; answers how many, 0 when nothing is left."""
-    return SQL.expire_campaigns.run(conn, now_us=now_us, count=SWEEP_CAMPAIGNS_MAX).rowcount
+def expire_campaigns(conn: sqlite3.Connection, *, now_us: int, at_most: int) -> int:
+    """Writes down which campaigns are over, so many at most; answers how many, 0 when nothing is left."""
+    return SQL.expire_campaigns.run(conn, now_us=now_us, count=at_most).rowcount
 
 
 def require_campaign(conn: sqlite3.Connection, campaign_id: str) -> CampaignRow:

@@ -10,13 +10,16 @@ from minibill import ids
 from minibill.campaigns.lifecycle import SQL, require_campaign
 from minibill.campaigns.structs import RevokedCampaign, RevokedGrant
 from minibill.db.queries import Row
+from minibill.db.slices import Slice
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.revoke import RevokedLot, revoke_lots
 from minibill.outcome import Outcome
 from minibill.problems import GrantNotFound
 
-# What one transaction of a large revocation takes back: some milliseconds, so that it never holds up other writes for long.
+# What one transaction of a large revocation takes back at most. It takes less where that takes longer than a slice may, and
+# looks at the time after each step.
 SLICE_GRANTS_MAX = 200
+STEP_GRANTS = 10
 
 
 class Totals(NamedTuple):
@@ -109,9 +112,11 @@ def revoke_campaign(
         until_id=progress.until_id,
         count=SLICE_GRANTS_MAX + 1,
     )
-    is_last = len(grants) <= SLICE_GRANTS_MAX
-    del grants[SLICE_GRANTS_MAX:]
-    lots = _revoke(conn, grants, reason=reason, now_us=now_us) if grants else []
+    own, lots = Slice(), list[RevokedLot]()
+    while len(lots) < min(len(grants), SLICE_GRANTS_MAX) and not (lots and own.is_over):
+        step = grants[len(lots) : min(len(lots) + STEP_GRANTS, SLICE_GRANTS_MAX)]
+        lots += _revoke(conn, step, reason=reason, now_us=now_us)
+    is_last = len(lots) == len(grants)
     of_slice = Totals(
         len(lots),
         sum(lot.revoked_micro for lot in lots),
@@ -141,7 +146,7 @@ def revoke_campaign(
     more = None
     if not is_last:
         taken_back = NOTHING if really else progress.taken_back.plus(of_slice)
-        more = {"progress": Progress(grants[-1][0], progress.until_id, taken_back, progress.before)}
+        more = {"progress": Progress(grants[len(lots) - 1][0], progress.until_id, taken_back, progress.before)}
     return Outcome(200, answer, "campaign.revoke", "campaign", campaign_id, details, more)
 
 

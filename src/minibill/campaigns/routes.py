@@ -152,9 +152,11 @@ async def show(call: Call) -> Reply:
 @describe(BatchResult, 201, 200, body=BatchBody, refusals=PAY_REFUSALS)
 async def pay(call: Call) -> Reply:
     """Pays a batch of grants, each account once."""
+    call.require_room_for_bulk()
     body = await call.read(_BATCH)
     return await call.write(
         pay_batch,
+        bulk=True,
         campaign_id=call.segment("campaign_id"),
         items=read_items(body),
         force=bool(body.force),
@@ -194,9 +196,10 @@ async def revoke_one(call: Call) -> Reply:
 @describe(RevokedCampaign, body=RevokeBody, refusals=(CampaignNotFound,))
 async def revoke_all(call: Call) -> Reply:
     """Takes back what is left of all grants of a campaign."""
+    call.require_room_for_bulk()
     body = await call.read(_REVOKE)
     return await call.write(
-        revoke_campaign, campaign_id=call.segment("campaign_id"), reason=body.reason, really=not call.is_dry_run
+        revoke_campaign, bulk=True, campaign_id=call.segment("campaign_id"), reason=body.reason, really=not call.is_dry_run
     )
 
 

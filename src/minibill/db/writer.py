@@ -6,6 +6,9 @@ rolled back: its neighbours are run again without it and commit, and it is run a
 operation cost more than that. Answers go out after the COMMIT. Nothing is awaited between BEGIN and COMMIT, so a client
 that goes away can't leave half a write behind.
 
+Requests share groups with requests only. Bulk and background work runs in slices, which are transactions of their own, and
+gives way to requests (turns.py).
+
 Operations run on the event loop, and only what waits for the disk or for a lock, BEGIN and COMMIT, runs on a thread.
 Operations on a thread of their own were measured too: they fight the event loop for the interpreter at every statement.
 """
@@ -15,7 +18,6 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from minibill.db.constraints import SQLITE_BUSY, error_code, explain
 from minibill.db.group import Job, Operation, fail_all, lost_by, unknown_outcome
 from minibill.db.sequence import Seen, ledger_sequence
 from minibill.db.sqlite import sqlite3
+from minibill.db.turns import Lane, Turns
 from minibill.db.wal import is_for_lack_of_room, may_hold_a_failed_commit
 from minibill.metrics import COMMIT_SECONDS, GROUP_WRITES, Histogram
 from minibill.problems import NotReady, Overloaded, Problem, StorageFull
@@ -36,6 +39,9 @@ log = logging.getLogger("minibill.writer")
 
 T = TypeVar("T")
 
+# An attribute of an enum costs more to find than a name of the module.
+_REQUEST, _BULK = Lane.REQUEST, Lane.BULK
+
 # Writes that may wait; one more is refused at once. At 5,000 writes a second the last of them waits 0.4 s.
 QUEUE_MAX = 2_000
 
@@ -43,13 +49,17 @@ QUEUE_MAX = 2_000
 # which no client waits. A few may wait in any case: one slow group says little of the next.
 WAIT_SECONDS_MAX = 2.0
 QUEUE_MIN = 64
-# What a group before counts for, beside the one after it.
-OLDER_GROUP_SHARE = 0.8
+# The same of batches, of which each may hold a whole list: a few may wait in any case.
+BULK_MAX = 256
+BULK_MIN = 16
 
 # A group closes when it holds this many operations, or has run this long: what waits for its COMMIT must not wait for a
 # second large batch, and the event loop has others to serve.
 GROUP_MAX = 256
 GROUP_SECONDS_MAX = 0.010
+
+# A slice takes no further job after this time. A job of background work ends by itself sooner (slices.py).
+SLICE_SECONDS_MAX = 0.004
 
 # How long a group waits for another program that holds the file, and how often it looks.
 LOCK_SECONDS_MAX = 5.0
@@ -89,20 +99,20 @@ class Writer:
         self._anchor = anchor
         self._moved = moved
         self._displaced: str | None = None
-        self._waiting: deque[Job] = deque()
+        self._turns = Turns()
         self._busy = False
+        # Set while only slices wait, and they wait for the end of a pause.
+        self._pause: asyncio.TimerHandle | None = None
         self._began_s = 0.0
-        # Of the latest groups, the newest counting most.
-        self._recent_seconds = 0.0
-        self._recent_writes = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
         self._broken: BaseException | None = None
         self._hindrance: Exception | None = None
         self._changes = conn.total_changes
-        # How many operations the next group runs again; 0 for none.
+        # How many operations of which queue the next group runs again; 0 for none.
         self._again = 0
+        self._queue = self._turns.requests
         # What is in the transaction that is under way.
         self._group: list[Job] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -115,10 +125,9 @@ class Writer:
         self._thread = threading.Thread(target=self._wait_for_the_disk, name="minibill-disk", daemon=True)
         self._thread.start()
 
-    @property
-    def waiting(self) -> int:
-        """How many writes have been taken on and not begun."""
-        return len(self._waiting)
+    def waiting(self, lane: Lane) -> int:
+        """Return the number of writes of a kind that were accepted and have not begun."""
+        return len(self._turns.queues[lane].jobs)
 
     @property
     def problem(self) -> str | None:
@@ -136,14 +145,20 @@ class Writer:
 
     @property
     def is_overloaded(self) -> bool:
-        """Whether one more write would be refused."""
-        waiting = len(self._waiting)
-        return waiting >= QUEUE_MAX or (
-            waiting >= QUEUE_MIN and waiting * self._recent_seconds > WAIT_SECONDS_MAX * self._recent_writes
-        )
+        """Whether one more request would be refused."""
+        return self._turns.requests.is_full(QUEUE_MAX, QUEUE_MIN, WAIT_SECONDS_MAX)
 
-    async def run(self, operation: Operation[T], *, keep: bool = True, seen: Seen | None = None) -> T:
+    @property
+    def is_overloaded_with_bulk(self) -> bool:
+        """Whether one more batch would be refused. Background work, of which each task has one job at a time, never is."""
+        return self._turns.bulk.is_full(BULK_MAX, BULK_MIN, WAIT_SECONDS_MAX)
+
+    async def run(
+        self, operation: Operation[T], *, keep: bool = True, seen: Seen | None = None, lane: Lane = Lane.REQUEST
+    ) -> T:
         """Runs an operation and answers what it answered, once that is on disk.
+
+        Requests of any number of clients share a transaction. What runs in another `lane` gives way to them (turns.py).
 
         With `keep=False` it runs and is then taken back. `seen` is told the newest entry that there was when the operation
         was done, its own included and those of later neighbours not; of a refusal too. Raises what the operation raised,
@@ -153,16 +168,17 @@ class Writer:
         """
         if (problem := self.problem) is not None:
             raise NotReady(problem)
-        if self.is_overloaded:
+        if lane is _REQUEST:
+            if self.is_overloaded:
+                raise Overloaded
+        elif lane is _BULK and self.is_overloaded_with_bulk:
             raise Overloaded
         loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(Job(operation, keep, seen, future))
+        self._turns.queues[lane].jobs.append(Job(operation, keep, seen, future))
         if not self._busy:
-            self._busy = True
             self._idle.clear()
-            # Not at once: what else has come in with this turn of the loop joins the group.
-            loop.call_soon(self._begin, loop)
+            self._go_on(loop)
         try:
             return await future
         finally:
@@ -178,11 +194,30 @@ class Writer:
     async def stop(self) -> None:
         """Finishes what was taken on and ends the thread; nothing is taken on from now on."""
         self._stopping = True
+        if self._pause is not None and self._loop is not None:
+            self._go_on(self._loop)
         await self._idle.wait()
         self._disk.put(None)
         await asyncio.to_thread(self._thread.join)
 
     # --- on the event loop ---
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins the next group as soon as one may run."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        now_s = monotonic_s()
+        if self._turns.next(now_s, hurry=self._stopping) is not None:
+            self._busy = True
+            # Not at once: what else comes in with this turn of the loop joins the group.
+            loop.call_soon(self._begin, loop)
+            return
+        self._busy = False
+        if self._turns:
+            self._pause = loop.call_later(self._turns.pause_s(now_s), self._go_on, loop)
+        else:
+            self._idle.set()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -203,12 +238,18 @@ class Writer:
             raise
 
     def _run_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
-        conn, waiting = self._conn, self._waiting
+        conn, turns = self._conn, self._turns
         self._forget_what_others_changed()
         group: list[Job] = []
         self._group = group
+        began_s = monotonic_s()
+        if not self._again:
+            # What runs again has begun before.
+            self._began_s = began_s
+            self._queue = turns.next(began_s, hurry=self._stopping) or turns.requests
+        queue, waiting = self._queue, self._queue.jobs
         group_max, self._again = self._again or GROUP_MAX, 0
-        began_s = self._began_s = monotonic_s()
+        seconds_max = GROUP_SECONDS_MAX if queue is turns.requests or not turns.requests.jobs else SLICE_SECONDS_MAX
         changes = conn.total_changes
         # What is to be taken back has a transaction of its own.
         while waiting and (waiting[0].keep or not group):
@@ -229,7 +270,7 @@ class Writer:
             if changes != before and (job.error is not None or not job.keep):
                 self._take_back(loop, group)
                 return
-            if len(group) >= group_max or monotonic_s() - began_s > GROUP_SECONDS_MAX:
+            if len(group) >= group_max or monotonic_s() - began_s > seconds_max:
                 break
         self.group_writes.observe(len(group))
         self._end_group(loop, group)
@@ -246,7 +287,7 @@ class Writer:
                 taken_back.sequence = ledger_sequence(self._conn)
             self._finish(loop, group)
             return
-        self._waiting.extendleft(reversed(group))
+        self._queue.jobs.extendleft(reversed(group))
         self._again = len(group) - 1
         loop.call_soon(self._begin, loop)
 
@@ -345,37 +386,36 @@ class Writer:
                 job.future.set_exception(job.error)
             else:
                 job.future.set_result(job.value)
+        now_s = monotonic_s()
+        if self._group:
+            self._turns.ended(self._queue, len(group), seconds=now_s - self._began_s, now_s=now_s)
         self._group = []
         if self._broken is not None:
             # What waits is refused by `_abandon`, and no further group is begun.
             return
-        if self._waiting:
-            self._recent_seconds = self._recent_seconds * OLDER_GROUP_SHARE + monotonic_s() - self._began_s
-            self._recent_writes = self._recent_writes * OLDER_GROUP_SHARE + len(group)
-            # Not at once: who was answered just now, and comes again at once, joins the group.
-            loop.call_soon(self._begin, loop)
-        else:
-            self._busy = False
-            self._idle.set()
+        # Who was answered just now, and comes again at once, joins the next group.
+        self._go_on(loop)
 
     def _abandon(self) -> None:
         """Answers all that were taken on once nothing more is."""
         for job in self._group:
             if not job.future.done():
                 job.future.set_exception(unknown_outcome())
-        for job in self._waiting:
+        for job in self._turns.take_all():
             if not job.future.done():
                 job.future.set_exception(NotReady(self.problem or ""))
         self._group = []
-        self._waiting.clear()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         self._busy = False
         self._idle.set()
 
     def _refuse_waiting(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
         """Answers all that wait when no transaction could be begun: none of them waits for the lock a second time."""
         self._hindrance = self._explain(error)
-        refused = list(self._waiting)
-        self._waiting.clear()
+        refused = self._turns.take_all()
+        self._again = 0
         fail_all(refused, self._hindrance)
         self._finish(loop, refused)
 

@@ -8,6 +8,7 @@ from minibill.clock import Clock
 from minibill.db.savepoint import in_savepoint
 from minibill.db.sequence import Seen
 from minibill.db.sqlite import sqlite3
+from minibill.db.turns import Lane
 from minibill.db.writer import Writer
 from minibill.ledger.settle import ExpiryDue, expire_slice
 from minibill.problems import Problem
@@ -27,7 +28,7 @@ class ExpirySlices:
         # Accounts that a request is expiring, each with the event that ends it.
         self._expiring: dict[int, asyncio.Event] = {}
 
-    async def run(self, operation: Operation[T], *, keep: bool, seen: Seen | None) -> T:
+    async def run(self, operation: Operation[T], *, keep: bool, seen: Seen | None, lane: Lane = Lane.REQUEST) -> T:
         """Run an operation as `Writer.run` does. Slices of expiry that it needs first are kept, also when it is not."""
 
         def attempt(conn: "sqlite3.Connection") -> "T | ExpiryDue":
@@ -40,10 +41,14 @@ class ExpirySlices:
                     raise
                 return due
 
-        ran = await self._writer.run(attempt, keep=keep, seen=seen)
-        return await self._after_expiry(operation, ran, keep=keep, seen=seen) if isinstance(ran, ExpiryDue) else ran
+        ran = await self._writer.run(attempt, keep=keep, seen=seen, lane=lane)
+        if isinstance(ran, ExpiryDue):
+            return await self._after_expiry(operation, ran, keep=keep, seen=seen, lane=lane)
+        return ran
 
-    async def _after_expiry(self, operation: Operation[T], due: ExpiryDue, *, keep: bool, seen: Seen | None) -> T:
+    async def _after_expiry(
+        self, operation: Operation[T], due: ExpiryDue, *, keep: bool, seen: Seen | None, lane: Lane
+    ) -> T:
         """Commit slices until nothing is due; the last one shares its transaction and its time with the operation.
 
         At that time nothing is due, however much is a moment later. So each round makes progress: it expires a slice, or the
@@ -65,7 +70,7 @@ class ExpirySlices:
         self._expiring |= dict.fromkeys(own, ended)
         try:
             while True:
-                ran = await self._writer.run(expire_and_run, seen=seen)
+                ran = await self._writer.run(expire_and_run, seen=seen, lane=lane)
                 if isinstance(ran, ExpiryDue):
                     accounts.update(ran.account_ids)
                 elif isinstance(ran, Exception):

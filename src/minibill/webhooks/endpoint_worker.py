@@ -149,7 +149,7 @@ class EndpointWorker:
                 if self._is_unsaved and monotonic_s() >= self._saved_s + SAVE_SECONDS:
                     await self._save()
                 await self._until_something_is_to_do()
-            await self._book.writer.run(self._disable)
+            await self._book.in_background(self._disable)
         except Exception:
             # The courier begins anew with it, from what is written down.
             log.exception("delivering to a webhook failed", extra={"webhook": self._name})
@@ -399,7 +399,7 @@ class EndpointWorker:
             SQL.add_accepted.many(conn, [(hook.id, place.entry_id, place.event_id) for place in accepted])
 
         try:
-            await self._book.writer.run(save)
+            await self._book.in_background(save)
         except Problem as problem:
             log.warning("how far a webhook has come was not written down", extra={"reason": problem.detail})
             self._attempts = attempts + self._attempts

@@ -1,0 +1,217 @@
+"""Fairness: reserving on a large book, alone and beside each kind of background work, in turns."""
+
+import asyncio
+import itertools
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import msgspec
+
+from bench import payers, servers
+from bench.load import Load, request_bytes, run_load
+from bench.machine import on_every_core, on_server_core
+from bench.reconciling import ENTRIES_AN_ACCOUNT, make_book
+from bench.report import Table, Unfit, number, require_whole
+from bench.singles import WARM_UP_SECONDS
+from bench.sizes import Sizes
+from minibill import ids
+from minibill.audit import NOWHERE
+from minibill.auth.tokens import Caller, sign_token
+from minibill.book import Book
+from minibill.config import read_settings
+from minibill.ledger.reservations import reserve
+
+CONNECTIONS = 8
+
+# Reservations of the load outlive the run. Those that expire together do so within the seconds by which the clock moves.
+LOAD_TTL_SECONDS = 86_400
+EXPIRING_TTL_SECONDS = 7_200
+
+# The campaign of `make_book`, which granted once to each account.
+CAMPAIGN = ids.encode(ids.CAMPAIGN, 1)
+
+RUN_SECONDS_MAX = 600
+
+# A token of the load is replaced after this time: less than it lives.
+TOKEN_SECONDS = 120.0
+
+AIM_RATE, AIM_P99 = 0.5, 3.0
+
+CALLER = Caller("service", "bench", None, frozenset())
+
+
+class Beside(NamedTuple):
+    """One kind of background work: its name, and a function that does all of it and returns the seconds that it took."""
+
+    name: str
+    work: Callable[[int, Path], float]
+
+
+def table(sizes: Sizes) -> Table:
+    """Reserves at 8 connections over all accounts while a sweep, a revoke and so on run, and while none does."""
+    accounts = sizes.reconcile_entries // ENTRIES_AN_ACCOUNT
+    rows: list[tuple[str, ...]] = []
+    verdicts: list[str] = []
+    with TemporaryDirectory() as folder:
+        db = Path(folder, "book.db")
+        with on_server_core():
+            make_book(db, sizes.reconcile_entries)
+            asyncio.run(_reserve_many(db, accounts=accounts, count=sizes.expiring))
+            require_whole(db)
+        kinds = (
+            Beside(f"a sweep of {sizes.expiring:,} reservations", _sweep),
+            Beside(f"the revoke of {accounts:,} grants", _revoke),
+            Beside("a reconciliation", _reconcile),
+            Beside("an online backup", _back_up),
+            Beside(f"an import of {sizes.imported:,} rows", lambda port, _: _import(port, sizes.imported)),
+        )
+        with servers.running(db, options=("--test-clock",), settings={"MINIBILL_RECONCILE_SECONDS": "0"}) as server:
+            requests = _reserves(accounts)
+            run_load(server.port, requests, connections=CONNECTIONS, seconds=WARM_UP_SECONDS)
+            for name, work in kinds:
+                alone, beside, work_s = _turn(server.port, requests, sizes, partial(work, server.port, db))
+                rows.append(_row(name, alone, beside, work_s))
+                verdicts += _verdicts(name, alone, beside)
+        require_whole(db)
+    columns = ("beside", "alone/s", "beside/s", "ratio", "p50 alone", "p50", "p99 alone", "p99", "ratio", "work s")
+    about = (
+        f"{CONNECTIONS} connections reserve over {accounts:,} accounts of a book of {sizes.reconcile_entries:,} entries. "
+        f"Before and after each work they run alone for {sizes.alone_seconds} s, and that is what it is compared with. "
+        "Times in ms; the work's own in s."
+    )
+    return Table("Reserving beside background work", about, columns, rows, ("beside",), tuple(verdicts))
+
+
+def _turn(port: int, requests: Iterator[bytes], sizes: Sizes, work: Callable[[], float]) -> tuple[Load, Load, float]:
+    """The load alone before and after, the load beside the work, and how long that took."""
+    before = run_load(port, requests, connections=CONNECTIONS, seconds=sizes.alone_seconds)
+    done = threading.Event()
+    took: list[float] = []
+
+    def run() -> None:
+        try:
+            took.append(work())
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    beside = run_load(port, requests, connections=CONNECTIONS, seconds=sizes.beside_seconds, is_over=done.is_set)
+    thread.join()
+    if not took:
+        raise Unfit("the background work failed")
+    after = run_load(port, requests, connections=CONNECTIONS, seconds=sizes.alone_seconds)
+    alone = Load(
+        (before.requests_per_s + after.requests_per_s) / 2,
+        (before.p50_ms + after.p50_ms) / 2,
+        (before.p99_ms + after.p99_ms) / 2,
+        before.requests + after.requests,
+    )
+    return alone, beside, took[0]
+
+
+def _row(name: str, alone: Load, beside: Load, work_s: float) -> tuple[str, ...]:
+    return (
+        name,
+        number(alone.requests_per_s),
+        number(beside.requests_per_s),
+        number(beside.requests_per_s / alone.requests_per_s),
+        number(alone.p50_ms),
+        number(beside.p50_ms),
+        number(alone.p99_ms),
+        number(beside.p99_ms),
+        number(beside.p99_ms / alone.p99_ms),
+        number(work_s),
+    )
+
+
+def _verdicts(name: str, alone: Load, beside: Load) -> list[str]:
+    rate = beside.requests_per_s / alone.requests_per_s
+    found = [f"{name}, rate: {rate:.2f}, aim at least {AIM_RATE}: {'holds' if rate >= AIM_RATE else 'DOES NOT HOLD'}"]
+    if not name.startswith("an import"):
+        p99 = beside.p99_ms / alone.p99_ms
+        found.append(f"{name}, p99: {p99:.2f}, aim at most {AIM_P99}: {'holds' if p99 <= AIM_P99 else 'DOES NOT HOLD'}")
+    return found
+
+
+# --- the load ---
+
+
+def _reserves(accounts: int) -> Iterator[bytes]:
+    """Reserves on all accounts in random order."""
+    chosen, token, renew_s = random.Random(1), "", 0.0
+    for count in itertools.count():
+        if time.monotonic() >= renew_s:
+            token = sign_token(read_settings(servers.ENVIRONMENT), "service", sub="bench", scopes=[], ttl=300)
+            renew_s = time.monotonic() + TOKEN_SECONDS
+        account = ids.encode(ids.ACCOUNT, 1 + chosen.randrange(accounts))
+        body = {"accountId": account, "amountMicro": "1", "ttlSeconds": LOAD_TTL_SECONDS}
+        headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": f"load-{count}"}
+        yield request_bytes("POST", "/api/internal/billing/reservations", headers=headers, body=msgspec.json.encode(body))
+
+
+async def _reserve_many(db: Path, *, accounts: int, count: int) -> None:
+    """Makes the reservations that will expire together, on accounts in random order."""
+    book = await Book.open(db)
+    chosen = random.Random(2).sample(range(accounts), count)
+    for begin in range(0, count, 256):
+        await asyncio.gather(
+            *[
+                book.write(
+                    reserve, caller=CALLER, origin=NOWHERE, account_id=ids.encode(ids.ACCOUNT, 1 + account), entity=None,
+                    pool_id="general", list_micro=1, ttl_seconds=EXPIRING_TTL_SECONDS, billing_mode="live", description=None,
+                    metadata=None, ceiling_micro=10**15,
+                )
+                for account in chosen[begin : begin + 256]
+            ]
+        )  # fmt: skip
+    await book.close()
+
+
+# --- the work ---
+
+
+def _sweep(port: int, _: Path) -> float:
+    return _post(port, "/clock/advance", b'{"seconds":%d}' % (EXPIRING_TTL_SECONDS + 1))
+
+
+def _revoke(port: int, _: Path) -> float:
+    return _post(port, f"/campaigns/{CAMPAIGN}/revoke", b'{"reason":"bench"}')
+
+
+def _reconcile(port: int, _: Path) -> float:
+    return _post(port, "/reconciliation", b"{}")
+
+
+def _back_up(_: int, db: Path) -> float:
+    began_s = time.perf_counter()
+    command = [*servers.INSTALLED, "backup", str(db.with_name("backup.db")), "--db", str(db), "--json"]
+    with on_every_core():
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    if process.wait(RUN_SECONDS_MAX) != 0:
+        raise Unfit("the backup failed")
+    return time.perf_counter() - began_s
+
+
+def _import(port: int, count: int) -> float:
+    began_s = time.perf_counter()
+    with servers.Client(port, answer_seconds_max=RUN_SECONDS_MAX) as client:
+        payer = payers.OverHttp(client)
+        campaign = payer.campaign()
+        for seed in range(count // payers.BATCH_GRANTS):
+            payer.pay(campaign, payers.new_entities(payers.BATCH_GRANTS, seed=seed), f"import-{seed}")
+    return time.perf_counter() - began_s
+
+
+def _post(port: int, path: str, body: bytes) -> float:
+    began_s = time.perf_counter()
+    with servers.Client(port, answer_seconds_max=RUN_SECONDS_MAX) as client:
+        client.post(path, body)
+    return time.perf_counter() - began_s

@@ -1,0 +1,41 @@
+"""Slices of background work: small steps in one transaction until a few milliseconds have passed."""
+
+from collections.abc import Callable
+
+from minibill.clock import monotonic_s
+from minibill.db.group import Operation
+from minibill.db.sqlite import sqlite3
+
+# How long a slice runs before its COMMIT. On a large book the COMMIT takes about as long again.
+SLICE_SECONDS = 0.002
+
+
+class Slice:
+    """The time of one slice, which begins when it is made."""
+
+    __slots__ = ("_end_s",)
+
+    def __init__(self) -> None:
+        self._end_s = monotonic_s() + SLICE_SECONDS
+
+    @property
+    def is_over(self) -> bool:
+        """True once the time is used up."""
+        return monotonic_s() >= self._end_s
+
+
+def in_steps(step: Callable[[sqlite3.Connection], int]) -> Operation[int]:
+    """Return an operation that repeats a small step until its slice is over; it returns their sum, 0 when nothing is left.
+
+    `step` returns how much it did, 0 when nothing is left.
+    """
+
+    def run(conn: sqlite3.Connection) -> int:
+        own, done = Slice(), 0
+        while count := step(conn):
+            done += count
+            if own.is_over:
+                break
+        return done
+
+    return run

@@ -1,0 +1,107 @@
+"""Turns of the writer: which of its queues the next group comes from.
+
+Requests come first. Bulk and background work runs in slices, each a transaction of its own. While requests come, a slice and
+its COMMIT are followed by a pause in which only requests run, `PAUSE_SHARE` times as long. Every request that waits when the
+pause ends runs before the next slice. Then that slice runs, whatever has come meanwhile: neither side starves the other.
+"""
+
+from collections import deque
+from enum import IntEnum
+
+from minibill.db.group import Job
+
+# How long requests have the writer to themselves after a slice, as a multiple of how long the slice took.
+PAUSE_SHARE = 2.0
+
+# What a group before counts for, beside the one after it.
+OLDER_GROUP_SHARE = 0.8
+
+
+class Lane(IntEnum):
+    """The kind of a write: what a client waits for, a whole batch that a client waits for, or the service's own upkeep."""
+
+    REQUEST = 0
+    BULK = 1
+    BACKGROUND = 2
+
+
+class Queue:
+    """Jobs of one kind that wait, and how long the latest ones took, the newest counting most."""
+
+    __slots__ = ("jobs", "recent_seconds", "recent_writes")
+
+    def __init__(self) -> None:
+        self.jobs: deque[Job] = deque()
+        self.recent_seconds = 0.0
+        self.recent_writes = 0.0
+
+    def note(self, seconds: float, writes: int) -> None:
+        """Count a group that has ended."""
+        self.recent_seconds = self.recent_seconds * OLDER_GROUP_SHARE + seconds
+        self.recent_writes = self.recent_writes * OLDER_GROUP_SHARE + writes
+
+    def is_full(self, at_most: int, at_least: int, seconds_max: float) -> bool:
+        """Tell whether one more would be too many, or would wait too long behind at least `at_least` others."""
+        waiting = len(self.jobs)
+        return waiting >= at_most or (
+            waiting >= at_least and waiting * self.recent_seconds > seconds_max * self.recent_writes
+        )
+
+
+class Turns:
+    """The queues, and whose turn it is. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.requests, self.bulk, self.background = self.queues = (Queue(), Queue(), Queue())
+        # The pause after the latest slice ends then.
+        self._resume_s = 0.0
+        # How many requests are still to run before the slice whose turn has come; None while none has.
+        self._ahead: int | None = None
+        # Whether a request has run since the latest slice.
+        self._has_requests = False
+        self._last_slice = self.background
+
+    def __bool__(self) -> bool:
+        return bool(self.requests.jobs or self.bulk.jobs or self.background.jobs)
+
+    def take_all(self) -> list[Job]:
+        """Return all jobs that wait, which then wait no more."""
+        jobs = [job for queue in self.queues for job in queue.jobs]
+        for queue in self.queues:
+            queue.jobs.clear()
+        return jobs
+
+    def next(self, now_s: float, *, hurry: bool = False) -> Queue | None:
+        """Return the queue whose turn it is; None when nothing may run now. In a `hurry` there are no pauses."""
+        requests = self.requests.jobs
+        if not (self.bulk.jobs or self.background.jobs):
+            return self.requests if requests else None
+        if hurry or now_s >= self._resume_s:
+            if self._ahead is None:
+                self._ahead = len(requests)
+            if self._ahead <= 0 or not requests:
+                return self._slice()
+        return self.requests if requests else None
+
+    def pause_s(self, now_s: float) -> float:
+        """Return the seconds until the pause after the latest slice ends."""
+        return max(0.0, self._resume_s - now_s)
+
+    def ended(self, queue: Queue, jobs: int, *, seconds: float, now_s: float) -> None:
+        """Count a group that took so many jobs of a queue, and so many seconds with its COMMIT."""
+        if queue.jobs:
+            queue.note(seconds, jobs)
+        if queue is self.requests:
+            self._has_requests = True
+            if self._ahead is not None:
+                self._ahead -= jobs
+            return
+        self._ahead, self._last_slice = None, queue
+        if self._has_requests or self.requests.jobs:
+            self._resume_s = now_s + PAUSE_SHARE * seconds
+        self._has_requests = False
+
+    def _slice(self) -> Queue:
+        """Return the queue of the next slice: bulk and background take turns when both wait."""
+        other = self.background if self._last_slice is self.bulk else self.bulk
+        return other if other.jobs else self._last_slice
