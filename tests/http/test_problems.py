@@ -271,6 +271,20 @@ def test_too_many_waiting_writes_are_refused_at_once(api: Api, monkeypatch: pyte
     done(api.call("GET", "/accounts"))
 
 
+def test_too_many_waiting_batches_are_refused_before_they_are_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign = api.campaign()
+    monkeypatch.setattr("minibill.db.writer.BULK_MAX", 0)
+    with api.unchanged():
+        # A body that would be rejected, had it been read.
+        for path, body in (("grants/batch", {"grants": 5}), ("revoke", {"reason": 5})):
+            response = api.post(f"/campaigns/{campaign}/{path}", body)
+            whole(response, 503, "overloaded")
+            assert int(response.headers["retry-after"]) > 0
+    # Requests and upkeep have limits of their own.
+    done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}))
+    api.loop.run(api.book.sweep())
+
+
 def test_too_many_waiting_reads_are_refused_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minibill.db.readers.WAITING_MAX", 0)
     response = api.call("GET", "/accounts")

@@ -71,35 +71,33 @@ class Turns:
             queue.jobs.clear()
         return jobs
 
-    def next(self, now_s: float, *, hurry: bool = False) -> Queue | None:
-        """Return the queue whose turn it is; None when nothing may run now. In a `hurry` there are no pauses."""
-        requests = self.requests.jobs
-        if not (self.bulk.jobs or self.background.jobs):
-            return self.requests if requests else None
-        if hurry or now_s >= self._resume_s:
-            if self._ahead is None:
-                self._ahead = len(requests)
-            if self._ahead <= 0 or not requests:
-                return self._slice()
-        return self.requests if requests else None
+    def wait_s(self, now_s: float, *, hurry: bool = False) -> float:
+        """Return the seconds until the next group may begin. In a `hurry` there are no pauses."""
+        return 0.0 if hurry or self.requests.jobs else max(0.0, self._resume_s - now_s)
 
-    def pause_s(self, now_s: float) -> float:
-        """Return the seconds until the pause after the latest slice ends."""
-        return max(0.0, self._resume_s - now_s)
+    def next(self, now_s: float, *, hurry: bool = False) -> Queue | None:
+        """Return the queue whose turn it is; None when nothing may run now."""
+        requests = self.requests if self.requests.jobs else None
+        if not (self.bulk.jobs or self.background.jobs) or not (hurry or now_s >= self._resume_s):
+            return requests
+        if self._ahead is None:
+            self._ahead = len(self.requests.jobs)
+        return requests if requests is not None and self._ahead > 0 else self._slice()
 
     def ended(self, queue: Queue, jobs: int, *, seconds: float, now_s: float) -> None:
         """Count a group that took so many jobs of a queue, and so many seconds with its COMMIT."""
-        if queue.jobs:
-            queue.note(seconds, jobs)
+        pause_s = 0.0
         if queue is self.requests:
             self._has_requests = True
             if self._ahead is not None:
                 self._ahead -= jobs
-            return
-        self._ahead, self._last_slice = None, queue
-        if self._has_requests or self.requests.jobs:
-            self._resume_s = now_s + PAUSE_SHARE * seconds
-        self._has_requests = False
+        else:
+            if self._has_requests or self.requests.jobs:
+                pause_s = PAUSE_SHARE * seconds
+            self._resume_s = now_s + pause_s
+            self._ahead, self._has_requests, self._last_slice = None, False, queue
+        if queue.jobs:
+            queue.note(seconds + pause_s, jobs)
 
     def _slice(self) -> Queue:
         """Return the queue of the next slice: bulk and background take turns when both wait."""

@@ -207,17 +207,15 @@ class Writer:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-        now_s = monotonic_s()
-        if self._turns.next(now_s, hurry=self._stopping) is not None:
+        self._busy = False
+        if not self._turns:
+            self._idle.set()
+        elif wait_s := self._turns.wait_s(monotonic_s(), hurry=self._stopping):
+            self._pause = loop.call_later(wait_s, self._go_on, loop)
+        else:
             self._busy = True
             # Not at once: what else comes in with this turn of the loop joins the group.
             loop.call_soon(self._begin, loop)
-            return
-        self._busy = False
-        if self._turns:
-            self._pause = loop.call_later(self._turns.pause_s(now_s), self._go_on, loop)
-        else:
-            self._idle.set()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -1,0 +1,233 @@
+"""Requests beside bulk and background work: through the writer, and which write of the service goes by which lane."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minibill.auth.revoke import forget_expired
+from minibill.campaigns import revoke
+from minibill.db import turns
+from minibill.db import writer as module
+from minibill.db.slices import in_steps
+from minibill.db.sqlite import sqlite3
+from minibill.db.turns import Lane
+from minibill.problems import NotReady, Overloaded
+from tests.api import Api, Loop, done
+from tests.db.test_writer import SQLITE_IOERR, Fixture, note, note_and_raise, sqlite_error
+
+SLICES = pytest.mark.parametrize("lane", [Lane.BULK, Lane.BACKGROUND])
+
+# Longer than any test: a pause that is not cut short fails the test.
+ENDLESS = 1e9
+
+
+@pytest.fixture
+def w(tmp_path: Path, loop: Loop) -> Iterator[Fixture]:
+    fixture = Fixture(tmp_path / "notes.db", loop)
+    yield fixture
+    loop.run(fixture.writer.stop())
+    fixture.conn.real.close()
+
+
+def together(w: Fixture, *jobs: tuple[Any, Lane], keep: bool = True) -> list[Any]:
+    """Run operations that come in with one turn of the loop; return values and exceptions."""
+
+    async def run() -> list[Any]:
+        runs = [w.writer.run(operation, lane=lane, keep=keep) for operation, lane in jobs]
+        return await asyncio.gather(*runs, return_exceptions=True)
+
+    return w.loop.run(run())
+
+
+@SLICES
+def test_requests_run_before_a_slice_and_share_no_transaction_with_it(w: Fixture, lane: Lane) -> None:
+    together(w, (note("slice"), lane), *[(note(str(number)), Lane.REQUEST) for number in range(5)])
+    assert w.notes() == ["0", "1", "2", "3", "4", "slice"]
+    assert w.conn.said.count("COMMIT") == 2
+
+
+def test_requests_that_come_during_a_batch_run_before_the_next(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each batch takes longer than a slice accepts further jobs.
+    monkeypatch.setattr(module, "GROUP_SECONDS_MAX", 0)
+    came: list[asyncio.Task[Any]] = []
+
+    def batch(name: str) -> Callable[[sqlite3.Connection], Any]:
+        def operation(conn: sqlite3.Connection) -> Any:
+            came.extend(asyncio.ensure_future(w.writer.run(note(f"{number} during {name}"))) for number in range(2))
+            return note(name)(conn)
+
+        return operation
+
+    async def run() -> None:
+        await asyncio.gather(*[w.writer.run(batch(name), lane=Lane.BULK) for name in "ab"])
+        await asyncio.gather(*came)
+
+    w.loop.run(run())
+    # However the time divides the requests into groups, all of the first batch's come before the second.
+    assert w.notes() == ["a", "0 during a", "1 during a", "b", "0 during b", "1 during b"]
+
+
+@SLICES
+def test_slices_go_on_under_constant_requests(w: Fixture, lane: Lane) -> None:
+    async def run() -> int:
+        is_over, served = False, 0
+
+        async def ask() -> None:
+            nonlocal served
+            while not is_over:
+                await w.writer.run(note("request"))
+                served += 1
+
+        clients = [asyncio.ensure_future(ask()) for _ in range(8)]
+        async with asyncio.timeout(30):
+            for _ in range(20):
+                await w.writer.run(note("slice"), lane=lane)
+        is_over = True
+        await asyncio.gather(*clients)
+        return served
+
+    served = w.loop.run(run())
+    assert w.notes().count("slice") == 20
+    # A client at least was served between two of them.
+    assert served >= 20
+
+
+def test_a_request_does_not_wait_for_the_end_of_a_pause(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PAUSE_SHARE", ENDLESS)
+
+    async def run() -> None:
+        await asyncio.gather(w.writer.run(note("a")), w.writer.run(note("slice"), lane=Lane.BACKGROUND))
+        held = asyncio.ensure_future(w.writer.run(note("held"), lane=Lane.BACKGROUND))
+        await w.writer.run(note("b"))
+        assert not held.done() and w.writer.waiting(Lane.BACKGROUND) == 1
+
+    w.loop.run(run())
+    assert w.notes() == ["a", "slice", "b"]
+    # A stop finishes what was accepted, and does not wait for the pause either.
+    w.loop.run(w.writer.stop())
+    assert w.notes() == ["a", "slice", "b", "held"]
+    w.writer = w.loop.run(w._open())
+
+
+@SLICES
+def test_a_slice_that_fails_after_it_wrote_leaves_its_neighbors_as_they_were(w: Fixture, lane: Lane) -> None:
+    fault = ValueError("a fault made by the test")
+    answers = together(
+        w,
+        (note("a"), lane),
+        (note_and_raise("b", fault), lane),
+        (note("c"), lane),
+        (note("d"), Lane.REQUEST),
+        (note_and_raise("e", fault), Lane.REQUEST),
+        (note("f"), Lane.REQUEST),
+    )
+    assert answers == ["a", fault, "c", "d", fault, "f"]
+    assert w.notes() == ["d", "f", "a", "c"]
+
+
+@SLICES
+def test_a_slice_that_is_not_kept_is_rolled_back(w: Fixture, lane: Lane) -> None:
+    assert together(w, (note("a"), lane), (note("b"), lane), keep=False) == ["a", "b"]
+    assert w.notes() == []
+
+
+def test_batches_have_a_limit_of_their_own(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BULK_MAX", 2)
+    answers = together(
+        w,
+        *[(note(f"batch {number}"), Lane.BULK) for number in range(4)],
+        (note("request"), Lane.REQUEST),
+        *[(note(f"background {number}"), Lane.BACKGROUND) for number in range(4)],
+    )
+    assert [type(answer) for answer in answers] == [str, str, Overloaded, Overloaded, *[str] * 5]
+    assert not w.writer.is_overloaded and not w.writer.is_overloaded_with_bulk
+
+
+def test_background_work_is_accepted_while_requests_are_refused(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUEUE_MAX", 0)
+    answers = together(w, (note("a"), Lane.REQUEST), (note("b"), Lane.BACKGROUND))
+    assert isinstance(answers[0], Overloaded) and answers[1] == "b"
+
+
+def test_a_lock_of_another_program_refuses_what_waits_in_every_lane(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_SECONDS_MAX", 0.03)
+    other = sqlite3.connect(w.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        assert [type(answer) for answer in together(w, *[(note("a"), lane) for lane in Lane])] == [Overloaded] * 3
+    finally:
+        other.close()
+    assert together(w, *[(note(lane.name), lane) for lane in Lane]) == ["REQUEST", "BULK", "BACKGROUND"]
+
+
+def test_after_an_unknown_outcome_slices_that_wait_are_refused(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PAUSE_SHARE", ENDLESS)
+
+    async def run() -> list[Any]:
+        await asyncio.gather(w.writer.run(note("a")), w.writer.run(note("slice"), lane=Lane.BACKGROUND))
+        held = asyncio.ensure_future(w.writer.run(note("held"), lane=Lane.BACKGROUND))
+        await asyncio.sleep(0)
+        w.conn.fail["COMMIT"] = sqlite_error(SQLITE_IOERR)
+        await asyncio.gather(w.writer.run(note("b")), return_exceptions=True)
+        return list(await asyncio.gather(held, return_exceptions=True))
+
+    assert [type(answer) for answer in w.loop.run(run())] == [NotReady]
+    assert "held" not in w.notes()
+
+
+# --- which write goes by which lane ---
+
+
+@pytest.fixture
+def lanes(api: Api, monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
+    """The lane of each write from now on."""
+    run, found = api.book.writer.run, list[Lane]()
+
+    async def running(*args: Any, lane: Lane = Lane.REQUEST, **options: Any) -> Any:
+        found.append(lane)
+        return await run(*args, lane=lane, **options)
+
+    monkeypatch.setattr(api.book.writer, "run", running)
+    return found
+
+
+def test_batches_and_revocations_of_campaigns_are_bulk(api: Api, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revoke, "SLICE_GRANTS_MAX", 2)
+    campaign = api.campaign()
+    accounts = [api.account() for _ in range(5)]
+    assert set(lanes) == {Lane.REQUEST}
+    lanes.clear()
+    done(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
+    assert lanes == [Lane.BULK]
+    lanes.clear()
+    done(api.post(f"/campaigns/{campaign}/revoke", {"reason": "test"}))
+    # The service goes on by itself: what was begun is not refused half way.
+    assert lanes == [Lane.BULK, Lane.BACKGROUND, Lane.BACKGROUND]
+
+
+def test_the_upkeep_of_the_book_is_background_work(api: Api, lanes: list[Lane]) -> None:
+    api.reserve(api.account(10), 5, ttlSeconds=5)
+    api.pass_time(10)
+    running_us = api.book.running.now_us() * 10
+    lanes.clear()
+    for upkeep in (api.book.sweep, api.book.link, api.book.prune, api.book.reconcile):
+        before = len(lanes)
+        api.loop.run(upkeep())
+        assert len(lanes) > before
+    api.loop.run(api.book.in_background(in_steps(partial(forget_expired, settings=api.settings, running_us=running_us))))
+    assert set(lanes) == {Lane.BACKGROUND}
+
+
+def test_all_revoked_tokens_that_are_old_are_forgotten_in_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minibill.auth.revoke.PRUNE_TOKENS_MAX", 2)
+    for number in range(5):
+        done(api.post(f"/tokens/j-{number}/revoke"))
+    running_us = api.book.running.now_us() + 30 * 86_400 * 1_000_000
+    forget = partial(forget_expired, settings=api.settings, running_us=running_us)
+    assert api.loop.run(api.book.in_background(forget)) == 2
+    assert api.loop.run(api.book.in_background(in_steps(forget))) == 3
+    assert api.book.denied_tokens() == set()
