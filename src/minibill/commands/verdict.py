@@ -54,10 +54,10 @@ def one_line(doing: str, path: Path) -> Iterator[None]:
         raise click.ClickException(f"{cant}: {error}") from None
 
 
-def verified(path: Path, say: Say) -> Verified:
-    """Checks a file, telling the bar of each step."""
+def verified(path: Path, say: Say, *, paced: bool = False) -> Verified:
+    """Checks a file, telling the bar of each step; `paced` as in `verify_file`."""
     steps = iter(range(STEPS))
-    return verify_file(path, on_step=lambda name: say(f"checking {name}", next(steps, STEPS), STEPS))
+    return verify_file(path, on_step=lambda name: say(f"checking {name}", next(steps, STEPS), STEPS), paced=paced)
 
 
 def verdict_json(report: Report) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from minibill.clock import monotonic_s, real_now_us
 from minibill.db.anchor import Mark, mark_of, missing, read_anchor
 from minibill.db.connect import NotABook
 from minibill.db.migrate import schema_differences
+from minibill.db.pacing import pace
 from minibill.db.snapshot import Disturbed, open_snapshot, was_a_book
 from minibill.db.sqlite import sqlite3
 from minibill.idempotency import damaged_answers
@@ -52,26 +53,29 @@ class Verified(NamedTuple):
     anchored: bool
 
 
-def verify_file(path: Path, *, on_step: OnStep = lambda _: None) -> Verified:
+def verify_file(path: Path, *, on_step: OnStep = lambda _: None, paced: bool = False) -> Verified:
     """Checks a file without changing it or its log, whether or not it is being served.
 
-    `on_step` hears of each of the `STEPS` checks before it begins. Raises what `open_snapshot` raises; a book that is too
-    damaged to be opened fails `file_integrity`, and nothing else is checked.
+    `on_step` hears of each of the `STEPS` checks before it begins. A `paced` check leaves the core to others now and then.
+    Raises what `open_snapshot` raises; a book that is too damaged to be opened fails `file_integrity`, and nothing else is
+    checked.
     """
     for _ in range(TRIES_MAX - 1):
         try:
-            return _verify(path, on_step)
+            return _verify(path, on_step, paced=paced)
         except Disturbed:
             time.sleep(AGAIN_SECONDS)
-    return _verify(path, on_step)
+    return _verify(path, on_step, paced=paced)
 
 
-def _verify(path: Path, on_step: OnStep) -> Verified:
+def _verify(path: Path, on_step: OnStep, *, paced: bool) -> Verified:
     began_s, at_us = monotonic_s(), real_now_us()
     # Before the snapshot, which then has all that the anchor speaks of, also while the book is served.
     anchored = read_anchor(path)
     try:
         with open_snapshot(path) as conn:
+            if paced:
+                pace(conn)
             findings = {}
             for name, check in (
                 (FILE_CHECK, _check_file),

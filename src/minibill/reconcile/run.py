@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ import msgspec
 
 from minibill.clock import US_PER_SECOND, Clock, monotonic_s, real_now_us
 from minibill.db.constraints import explain
+from minibill.db.pacing import STEPS_BETWEEN_PAUSES, pause
 from minibill.db.queries import queries
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
@@ -37,12 +37,6 @@ AUDIT = queries("audit")
 # How much the thread gives way to others that want its core, from 0 to 19: requests come first. Not all the way, since it
 # holds the interpreter now and then, and whoever waits for that must not wait for a thread that is never run.
 NICENESS = 10
-
-# It works for so many steps of SQLite's virtual machine, less than a millisecond, and then pauses. Where there is one core
-# for all, the system would let it work for several milliseconds while a request waits, whatever its niceness (measured: the
-# median of 8 connections was 16 ms without pauses, 3 ms with them, and 2 ms without a run).
-STEPS_BETWEEN_PAUSES = 100_000
-PAUSE_SECONDS = 0.001
 
 
 class Reconciled(NamedTuple):
@@ -135,7 +129,7 @@ class Reconciler:
 
     def _pause(self) -> bool:
         """Lets others work; true when the statement is to end."""
-        time.sleep(PAUSE_SECONDS)
+        pause()
         return self._stopping
 
     def _go_on(self) -> None:
