@@ -20,6 +20,8 @@ from click.testing import CliRunner, Result
 from minibill import audit
 from minibill.cli import main
 from minibill.db.connect import DatabaseLocked, FileLock, open_reader, open_writer
+from minibill.db.connect import FileLock, open_reader, open_writer
+from minibill.db.copy import copied
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
 from minibill.invariants import CHECKS, violations
@@ -283,6 +285,24 @@ def test_a_backup_is_checked_and_the_same_book(book: Path, tmp_path: Path) -> No
     assert contents(book.parent) == before and [file.name for file in copy.parent.iterdir()] == ["monday.db"]
     with closing(open_reader(copy)) as one, closing(open_reader(book)) as other:
         assert everything(one) == everything(other)
+
+
+def test_a_backup_pauses_while_it_copies_and_while_it_checks(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = list[float]()
+    monkeypatch.setattr("minibill.db.pacing.time.sleep", pauses.append)
+    monkeypatch.setattr("minibill.db.pacing.STEPS_BETWEEN_PAUSES", 1_000)
+    monkeypatch.setattr("minibill.db.copy.STEP_PAGES", 10)
+    with copied(book, tmp_path / "copy.db", on_pages=lambda *_: None):
+        assert pauses == []
+    assert minibill("backup", tmp_path / "copy.db", "--db", book).exit_code == 0
+    pages = (tmp_path / "copy.db").stat().st_size // 4_096
+    assert len(pauses) > 2 * pages // 10
+    pauses.clear()
+    # Nobody is served from a file that is only verified.
+    assert minibill("verify", "--db", tmp_path / "copy.db").exit_code == 0
+    assert pauses == []
 
 
 def test_a_backup_replaces_nothing_unless_it_is_forced(book: Path, tmp_path: Path) -> None:

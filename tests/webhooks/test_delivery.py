@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from minibill.clock import real_now_us
 from minibill.db.connect import open_reader
+from minibill.db.turns import Lane
 from minibill.webhooks import courier as courier_module
 from minibill.webhooks import endpoint_worker as worker_module
 from minibill.webhooks.hooks import ROTATION_SECONDS
@@ -66,6 +68,23 @@ def test_a_webhook_is_sent_what_the_feed_says_and_nothing_from_before(
     assert is_in_order_by_account(receiver.accepted())
     until(lambda: delivered(api, webhook) == latest(api))
     assert len(receiver.messages) == len(expected)
+
+
+def test_the_progress_of_deliveries_is_saved_in_the_background(
+    api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook = make(api, receiver)
+    work(api)
+    run, lanes = api.book.writer.run, list[Lane]()
+
+    async def running(*args: Any, lane: Lane = Lane.REQUEST, **options: Any) -> Any:
+        lanes.append(lane)
+        return await run(*args, lane=lane, **options)
+
+    monkeypatch.setattr(api.book.writer, "run", running)
+    deliver()
+    until(lambda: delivered(api, webhook) == latest(api))
+    assert lanes and set(lanes) == {Lane.BACKGROUND}
 
 
 def test_a_message_is_signed_by_the_standard(api: Api, receiver: Receiver, deliver: Deliver) -> None:
