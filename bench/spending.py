@@ -27,7 +27,7 @@ from minibill.config import read_settings
 from minibill.db.connect import open_writer
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from minibill.db.writer import QUEUE_MAX
+from minibill.db.turns import QUEUE_MAX
 from minibill.idempotency import Key
 from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize

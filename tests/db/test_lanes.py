@@ -136,7 +136,7 @@ def test_a_slice_that_is_not_kept_is_rolled_back(w: Fixture, lane: Lane) -> None
 
 
 def test_batches_have_a_limit_of_their_own(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BULK_MAX", 2)
+    monkeypatch.setattr(turns, "BULK_MAX", 2)
     answers = together(
         w,
         *[(note(f"batch {number}"), Lane.BULK) for number in range(4)],
@@ -148,7 +148,7 @@ def test_batches_have_a_limit_of_their_own(w: Fixture, monkeypatch: pytest.Monke
 
 
 def test_background_work_is_accepted_while_requests_are_refused(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "QUEUE_MAX", 0)
+    monkeypatch.setattr(turns, "QUEUE_MAX", 0)
     answers = together(w, (note("a"), Lane.REQUEST), (note("b"), Lane.BACKGROUND))
     assert isinstance(answers[0], Overloaded) and answers[1] == "b"
 

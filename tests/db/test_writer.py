@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from minibill.db import turns as turns_module
 from minibill.db import writer as module
 from minibill.db.connect import open_reader, open_writer
 from minibill.db.constraints import SQLITE_FULL
@@ -201,7 +202,7 @@ def test_a_caller_that_is_cancelled_leaves_no_transaction_open_and_its_write_who
 
 
 def test_too_many_waiting_writes_are_refused_at_once(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "QUEUE_MAX", 2)
+    monkeypatch.setattr(turns_module, "QUEUE_MAX", 2)
     answers = w.together(*[note(str(n)) for n in range(4)])
     refused = [a for a in answers if isinstance(a, Overloaded)]
     assert refused and refused[0].headers == {"Retry-After": "1"}
@@ -211,8 +212,8 @@ def test_too_many_waiting_writes_are_refused_at_once(w: Fixture, monkeypatch: py
 def test_one_more_write_is_refused_when_those_before_it_would_take_too_long(
     w: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAIT_SECONDS_MAX", 0.1)
-    monkeypatch.setattr(module, "QUEUE_MIN", 5)
+    monkeypatch.setattr(turns_module, "WAIT_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(turns_module, "QUEUE_MIN", 5)
 
     def slow(_: object) -> str:
         time.sleep(0.02)

@@ -263,7 +263,7 @@ def test_ready_says_why_it_is_not(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_too_many_waiting_writes_are_refused_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minibill.db.writer.QUEUE_MAX", 0)
+    monkeypatch.setattr("minibill.db.turns.QUEUE_MAX", 0)
     with api.unchanged():
         response = api.post("/accounts", {"entityType": "mod", "entityId": "x"})
         whole(response, 503, "overloaded")
@@ -273,7 +273,7 @@ def test_too_many_waiting_writes_are_refused_at_once(api: Api, monkeypatch: pyte
 
 def test_too_many_waiting_batches_are_refused_before_they_are_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign = api.campaign()
-    monkeypatch.setattr("minibill.db.writer.BULK_MAX", 0)
+    monkeypatch.setattr("minibill.db.turns.BULK_MAX", 0)
     with api.unchanged():
         # A body that would be rejected, had it been read.
         for path, body in (("grants/batch", {"grants": 5}), ("revoke", {"reason": 5})):

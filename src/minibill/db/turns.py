@@ -16,6 +16,17 @@ PAUSE_SHARE = 2.0
 # What a group before counts for, beside the one after it.
 OLDER_GROUP_SHARE = 0.8
 
+# Writes that may wait; one more is refused at once. At 5,000 writes a second the last of them waits 0.4 s.
+QUEUE_MAX = 2_000
+
+# And how long one more would wait, as far as the groups before tell: 2,000 large batches of 30 ms each would take a minute,
+# which no client waits. A few may wait in any case: one slow group says little of the next.
+WAIT_SECONDS_MAX = 2.0
+QUEUE_MIN = 64
+# The same of batches, of which each may hold a whole list: a few may wait in any case.
+BULK_MAX = 256
+BULK_MIN = 16
+
 
 class Lane(IntEnum):
     """The kind of a write: what a client waits for, a whole batch that a client waits for, or the service's own upkeep."""
@@ -23,6 +34,10 @@ class Lane(IntEnum):
     REQUEST = 0
     BULK = 1
     BACKGROUND = 2
+
+
+# An attribute of an enum costs more to find than a name of the module.
+_REQUEST, _BULK = Lane.REQUEST, Lane.BULK
 
 
 class Queue:
@@ -63,6 +78,12 @@ class Turns:
 
     def __bool__(self) -> bool:
         return bool(self.requests.jobs or self.bulk.jobs or self.background.jobs)
+
+    def is_full(self, lane: Lane) -> bool:
+        """Tell whether one more job is to be rejected. Background work never is: each task has one job at a time."""
+        if lane is _REQUEST:
+            return self.requests.is_full(QUEUE_MAX, QUEUE_MIN, WAIT_SECONDS_MAX)
+        return lane is _BULK and self.bulk.is_full(BULK_MAX, BULK_MIN, WAIT_SECONDS_MAX)
 
     def take_all(self) -> list[Job]:
         """Return all jobs that wait, which then wait no more."""

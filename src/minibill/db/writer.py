@@ -42,17 +42,6 @@ T = TypeVar("T")
 # An attribute of an enum costs more to find than a name of the module.
 _REQUEST, _BULK = Lane.REQUEST, Lane.BULK
 
-# Writes that may wait; one more is refused at once. At 5,000 writes a second the last of them waits 0.4 s.
-QUEUE_MAX = 2_000
-
-# And how long one more would wait, as far as the groups before tell: 2,000 large batches of 30 ms each would take a minute,
-# which no client waits. A few may wait in any case: one slow group says little of the next.
-WAIT_SECONDS_MAX = 2.0
-QUEUE_MIN = 64
-# The same of batches, of which each may hold a whole list: a few may wait in any case.
-BULK_MAX = 256
-BULK_MIN = 16
-
 # A group closes when it holds this many operations, or has run this long: what waits for its COMMIT must not wait for a
 # second large batch, and the event loop has others to serve.
 GROUP_MAX = 256
@@ -146,12 +135,12 @@ class Writer:
     @property
     def is_overloaded(self) -> bool:
         """Whether one more request would be refused."""
-        return self._turns.requests.is_full(QUEUE_MAX, QUEUE_MIN, WAIT_SECONDS_MAX)
+        return self._turns.is_full(_REQUEST)
 
     @property
     def is_overloaded_with_bulk(self) -> bool:
-        """Whether one more batch would be refused. Background work, of which each task has one job at a time, never is."""
-        return self._turns.bulk.is_full(BULK_MAX, BULK_MIN, WAIT_SECONDS_MAX)
+        """Whether one more batch would be refused."""
+        return self._turns.is_full(_BULK)
 
     async def run(
         self, operation: Operation[T], *, keep: bool = True, seen: Seen | None = None, lane: Lane = Lane.REQUEST
@@ -168,10 +157,7 @@ class Writer:
         """
         if (problem := self.problem) is not None:
             raise NotReady(problem)
-        if lane is _REQUEST:
-            if self.is_overloaded:
-                raise Overloaded
-        elif lane is _BULK and self.is_overloaded_with_bulk:
+        if self._turns.is_full(lane):
             raise Overloaded
         loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -394,7 +380,7 @@ class Writer:
         # Who was answered just now, and comes again at once, joins the next group.
         self._go_on(loop)
 
-    def _abandon(self) -> None:
+    def _abandon(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answers all that were taken on once nothing more is."""
         for job in self._group:
             if not job.future.done():
@@ -403,11 +389,7 @@ class Writer:
             if not job.future.done():
                 job.future.set_exception(NotReady(self.problem or ""))
         self._group = []
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-        self._busy = False
-        self._idle.set()
+        self._go_on(loop)
 
     def _refuse_waiting(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
         """Answers all that wait when no transaction could be begun: none of them waits for the lock a second time."""
@@ -457,4 +439,4 @@ class Writer:
         self._on_unknown_outcome(error)
         # Whoever goes on all the same gets an answer.
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._abandon)
+            self._loop.call_soon_threadsafe(self._abandon, self._loop)
