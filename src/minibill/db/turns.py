@@ -11,7 +11,7 @@ from enum import IntEnum
 from minibill.db.group import Job
 
 # How long requests have the writer to themselves after a slice, as a multiple of how long the slice took.
-PAUSE_SHARE = 2.0
+PAUSE_SHARE = 3.0
 
 # What a group before counts for, beside the one after it.
 OLDER_GROUP_SHARE = 0.8
