@@ -20,7 +20,6 @@ from click.testing import CliRunner, Result
 from minibill import audit
 from minibill.cli import main
 from minibill.db.connect import DatabaseLocked, FileLock, open_reader, open_writer
-from minibill.db.connect import FileLock, open_reader, open_writer
 from minibill.db.copy import copied
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
