@@ -151,6 +151,7 @@ RETURNING id;
 -- name: disable_webhook
 UPDATE webhooks
    SET is_enabled = 0,
+       failing_since_us = :failing_since_us,
        revision = revision + 1,
        updated_at_us = :now_us
  WHERE id = :webhook_id

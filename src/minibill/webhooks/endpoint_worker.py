@@ -414,7 +414,13 @@ class EndpointWorker:
     def _disable(self, conn: sqlite3.Connection) -> None:
         log.warning("a webhook was disabled: its receiver accepts nothing", extra={"webhook": self._name})
         now_us = self._book.clock.now_us()
-        SQL.disable_webhook.run(conn, webhook_id=self._hook.id, revision=self._hook.revision, now_us=now_us)
+        SQL.disable_webhook.run(
+            conn,
+            webhook_id=self._hook.id,
+            revision=self._hook.revision,
+            failing_since_us=self._failing_since_us,
+            now_us=now_us,
+        )
 
     async def _end(self) -> None:
         if self._sending:
