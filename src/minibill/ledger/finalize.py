@@ -83,15 +83,14 @@ def finalize(
 
 
 def release(conn: sqlite3.Connection, *, reservation_id: str, closed_by: str, now_us: int) -> Outcome:
-    """Gives all of a reservation back; again is the same answer.
+    """Gives all of a reservation back; again is the same answer, and so is one that has expired: its credits are back.
 
-    Raises `ReservationNotFound`, `ReservationNotPending` once it is finalized or overdue, and `ExpiryDue`. Source: contract,
-    section 3.
+    Raises `ReservationNotFound`, `ReservationNotPending` once it is finalized, and `ExpiryDue`. Source: contract, section 3.
     """
     hold = settled_reservation(conn, reservation_id, now_us=now_us)
     row, balances = hold.row, hold.spender.balances
     before = dict(balances)
-    if row.status != "released":
+    if row.status not in ("released", "expired"):
         _require_pending(row)
         movements = _spend_and_return(conn, hold, 0, now_us=now_us)
         post(conn, movements, balances=balances, now_us=now_us)
