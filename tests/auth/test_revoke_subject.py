@@ -6,7 +6,7 @@ import pytest
 
 from minibill.auth.revoke import forget_expired
 from minibill.clock import US_PER_SECOND, format_time, parse_time, real_now_us
-from tests.api import Api, Json, done, refused
+from tests.api import Api, Json, done, record_running_time, refused
 from tests.auth.forging import ADMIN, SERVICE, Door, now
 
 DAY = 86_400
@@ -126,6 +126,7 @@ def test_it_is_kept_until_no_token_issued_before_could_live(api: Api) -> None:
 
     def kept_after(seconds: int) -> bool:
         running_us = begin_us + seconds * US_PER_SECOND
+        record_running_time(api, running_us)
         api.loop.run(api.book.writer.run(lambda conn: forget_expired(conn, api.settings, running_us=running_us)))
         return "eve" in api.book.denied_tokens().issued_before_us
 

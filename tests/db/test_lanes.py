@@ -16,7 +16,7 @@ from minibill.db.slices import in_steps
 from minibill.db.sqlite import sqlite3
 from minibill.db.turns import Lane
 from minibill.problems import NotReady, Overloaded
-from tests.api import Api, Loop, done
+from tests.api import Api, Loop, done, record_running_time
 from tests.db.test_writer import SQLITE_IOERR, Fixture, note, note_and_raise, sqlite_error
 
 SLICES = pytest.mark.parametrize("lane", [Lane.BULK, Lane.BACKGROUND])
@@ -227,6 +227,7 @@ def test_all_revoked_tokens_that_are_old_are_forgotten_in_steps(api: Api, monkey
     for number in range(5):
         done(api.post(f"/tokens/j-{number}/revoke"))
     running_us = api.book.running.now_us() + 30 * 86_400 * 1_000_000
+    record_running_time(api, running_us)
     forget = partial(forget_expired, settings=api.settings, running_us=running_us)
     assert api.loop.run(api.book.in_background(forget)) == 2
     assert api.loop.run(api.book.in_background(in_steps(forget))) == 3

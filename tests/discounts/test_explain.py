@@ -227,12 +227,14 @@ def test_explain_is_true_or_false_and_only_where_it_is_known(api: Api) -> None:
             refused(response, 400, "validation_error", "explain")
 
 
-def test_the_same_key_again_gets_the_first_answer_with_or_without_its_explanation(api: Api) -> None:
+def test_the_same_key_with_another_explain_is_another_request(api: Api) -> None:
     account = api.account(100)
     sent = {"accountId": account, "amountMicro": "5"}
     for first, later in (("true", "false"), ("false", "true")):
         made = api.internal("POST", "/reservations", sent, key=f"k-{first}", explain=first)
         done(made, 201)
         with api.unchanged():
-            again = api.internal("POST", "/reservations", sent, key=f"k-{first}", explain=later)
+            other = api.internal("POST", "/reservations", sent, key=f"k-{first}", explain=later)
+            refused(other, 422, "idempotency_key_reused")
+            again = api.internal("POST", "/reservations", sent, key=f"k-{first}", explain=first)
             assert (again.content, again.headers["idempotency-replayed"]) == (made.content, "true")

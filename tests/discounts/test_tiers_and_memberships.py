@@ -79,6 +79,8 @@ def test_odd_names_come_back_as_they_were_sent(api: Api, name: str) -> None:
 def test_a_community_id_has_1_to_200_characters_of_utf_8_without_nul(api: Api, name: bytes) -> None:
     account = api.account()
     text = name.decode()
+    # Bytes that are no UTF-8 are rejected before the service knows what they should be.
+    where = "" if name in (b"%ff", b"%ed%a0%80") else "communityId"
     with api.unchanged():
         for method, path, body in (
             ("PUT", f"/discounts/{text}/tiers", {"tiers": []}),
@@ -86,7 +88,7 @@ def test_a_community_id_has_1_to_200_characters_of_utf_8_without_nul(api: Api, n
             ("PUT", f"/accounts/{account}/memberships/{text}", {"tier": "gold"}),
             ("DELETE", f"/accounts/{account}/memberships/{text}", None),
         ):
-            refused(api.call(method, path, body), 400, "validation_error", "communityId")
+            refused(api.call(method, path, body), 400, "validation_error", where)
 
 
 # --- memberships ---

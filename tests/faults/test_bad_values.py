@@ -66,6 +66,8 @@ WHOLE: dict[str, Json] = {
     "EditWebhookBody": {"url": "https://93.184.215.14/x", "types": ["ledger.*"], "description": "x", "enabled": False},
     "ReplayBody": {"after": "{event_id}"},
     "AdvanceBody": {"seconds": 0},
+    "ForgiveBody": {"reason": "x"},
+    "RevokeTokensBody": {"sub": "x", "issuedBefore": "2026-01-01T00:00:00Z"},
     "NoBody": {},
 }  # fmt: skip
 
@@ -86,8 +88,11 @@ class World:
         self.names = {
             "account_id": account, "campaign_id": campaign, "grant_id": paid, "reservation_id": api.reserve(account, 5),
             "community_id": "guild", "token_id": "some-id", "event_id": api.get("/events", limit=1)["items"][0]["id"],
-            "webhook_id": done(api.post("/webhooks", {"url": "https://93.184.215.14/"}), 201)["id"],
+            "debt_id": "", "webhook_id": done(api.post("/webhooks", {"url": "https://93.184.215.14/"}), 201)["id"],
         }  # fmt: skip
+        # More than all that is left in `general`.
+        done(api.finalize(api.reserve(account, 0, billingMode="soft"), 2_000))
+        self.names["debt_id"] = api.get(f"/accounts/{account}/debts")["items"][0]["debtId"]
         self.slowest_s = 0.0
         self.asked = 0
 

@@ -655,7 +655,7 @@ class Model:
 
     def release(self, command: Release) -> Json:
         each = self.find(command.reservation)
-        if each.status not in ("pending", "released"):
+        if each.status == "finalized":
             raise Refused("reservation_not_pending")
         if each.status == "pending":
             each.status, each.released = "released", each.held
@@ -795,7 +795,9 @@ class Run:
         for old in folder.iterdir():
             old.unlink()
         self.path = folder / "book-0.db"
-        shutil.copyfile(first_file, self.path)
+        # With its anchor: a book without one begins a new epoch of ids.
+        for ending in ("", "-anchor"):
+            shutil.copyfile(f"{first_file}{ending}", f"{self.path}{ending}")
         self.kills = 0
         self.clock = ModelClock()
         self.model = Model()
@@ -1052,15 +1054,15 @@ def count_entries(conn: sqlite3.Connection) -> int:
 
 
 def copy_files(path: Path, to: Path) -> None:
-    """The file and its write-ahead log, as they are at this moment."""
-    for part in ("", "-wal"):
+    """The file, its write-ahead log and its anchor, as they are at this moment."""
+    for part in ("", "-wal", "-anchor"):
         shutil.copyfile(path.with_name(path.name + part), to.with_name(to.name + part))
 
 
 # What an expiry changes, which stays when the write after it is rejected; `compare` holds all of it against the model.
 CHANGED_BY_EXPIRY = {
     "book_head", "credit_balances", "credit_campaign_days", "credit_campaign_totals", "credit_campaigns", "credit_ledger",
-    "credit_lots", "credit_reservations",
+    "credit_lots", "credit_reservations", "silent_ends",
 }  # fmt: skip
 
 

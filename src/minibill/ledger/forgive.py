@@ -25,8 +25,8 @@ def forgive_debt(
     account = settled_account(conn, account_id, now_us=now_us)
     key, _, pool_id, left_micro = _require_debt(conn, account, debt_id)
     holdings = load_holdings(conn, [account], pool_id)
-    if not holdings[account].balance.entry_seq:
-        # The entry of a debt in a pool that the account does not have is in `general`, and so is this lot.
+    if holdings[account].is_at_limit:
+        # Then the entry of the debt is in `general` too.
         pool_id = DEFAULT_POOL
         holdings = load_holdings(conn, [account], pool_id)
     before = after = holdings[account].balance
