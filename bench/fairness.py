@@ -160,19 +160,21 @@ def _reserves(accounts: int) -> Iterator[bytes]:
 async def _reserve_many(db: Path, *, accounts: int, count: int) -> None:
     """Makes the reservations that will expire together, on accounts in random order."""
     book = await Book.open(db)
-    chosen = random.Random(2).sample(range(accounts), count)
-    for begin in range(0, count, 256):
-        await asyncio.gather(
-            *[
-                book.write(
-                    reserve, caller=CALLER, origin=NOWHERE, account_id=ids.encode(ids.ACCOUNT, 1 + account), entity=None,
-                    pool_id="general", list_micro=1, ttl_seconds=EXPIRING_TTL_SECONDS, billing_mode="live", description=None,
-                    metadata=None, ceiling_micro=10**15,
-                )
-                for account in chosen[begin : begin + 256]
-            ]
-        )  # fmt: skip
-    await book.close()
+    try:
+        chosen = random.Random(2).sample(range(accounts), count)
+        for begin in range(0, count, 256):
+            await asyncio.gather(
+                *[
+                    book.write(
+                        reserve, caller=CALLER, origin=NOWHERE, account_id=ids.encode(ids.ACCOUNT, 1 + account), entity=None,
+                        pool_id="general", list_micro=1, ttl_seconds=EXPIRING_TTL_SECONDS, billing_mode="live",
+                        description=None, metadata=None, ceiling_micro=10**15, created_by=CALLER.name,
+                    )
+                    for account in chosen[begin : begin + 256]
+                ]
+            )  # fmt: skip
+    finally:
+        await book.close()
 
 
 # --- the work ---

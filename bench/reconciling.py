@@ -19,7 +19,7 @@ from bench.report import Table, Unfit, number
 from bench.singles import CONNECTIONS, WARM_UP_SECONDS
 from bench.sizes import Sizes
 from minibill import audit, ids
-from minibill.auth.tokens import sign_token
+from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.campaigns.lifecycle import CampaignRow, campaign_answer
 from minibill.config import read_settings
@@ -27,6 +27,7 @@ from minibill.db.connect import open_writer
 from minibill.db.migrate import migrate_file
 from minibill.db.snapshot import open_snapshot
 from minibill.invariants import CHECKS, run_check
+from minibill.ledger.accounts import open_account
 
 # Every account has a deposit, a grant, and so many reservations that were finalized: a reserve, a finalize, a release each.
 SPENDS = 6
@@ -163,7 +164,7 @@ def make_book(db: Path, entries: int) -> None:
             conn.execute(
                 f"WITH RECURSIVE n (x) AS (SELECT 0 UNION ALL SELECT x + 1 FROM n WHERE x + 1 < {count}) {statement}"
             )
-        conn.executemany(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 13)})", _audit_rows(count))
+        conn.executemany(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 14)})", _audit_rows(count))
         for _, sql in triggers:
             conn.execute(sql)
         conn.execute("COMMIT")
@@ -172,7 +173,12 @@ def make_book(db: Path, entries: int) -> None:
 
 
 async def _open_once(db: Path) -> None:
-    await (await Book.open(db)).close()
+    book = await Book.open(db)
+    # All of the rows are of 1970, and a clock that far ahead of the book is not followed until somebody accepts it.
+    book.clock.accept()
+    admin = Caller("admin", "op", None, frozenset())
+    await book.write(open_account, caller=admin, origin=audit.NOWHERE, entity_type="foundation", entity_id="bench")
+    await book.close()
 
 
 def _statements(count: int) -> Iterator[str]:
@@ -241,13 +247,13 @@ def _audit_rows(count: int) -> Iterator[tuple[object, ...]]:
     )  # fmt: skip
     made = msgspec.json.encode({"before": None, "after": campaign_answer(campaign, now_us=1000)}).decode()
     row: tuple[object, ...] = (
-        1, "op", "campaign.create", "campaign", ids.encode(ids.CAMPAIGN, 1), made, None, None, None, None, 1000,
+        1, 1, "op", "campaign.create", "campaign", ids.encode(ids.CAMPAIGN, 1), made, None, None, None, None, 1000,
     )  # fmt: skip
     previous_hash = audit.row_hash(row, audit.NO_HASH)
     yield (*row, audit.NO_HASH, previous_hash)
     details = '{"lotId":"lot_0000000000001","amountMicro":"1000000","poolId":"general"}'
     for seq in range(2, count + count // 1000 + 3):
-        row = (seq, "op", "account.mint", "account", f"acct_{seq}", details, "192.0.2.1", "bench", f"c-{seq}", "t-1",
+        row = (seq, seq, "op", "account.mint", "account", f"acct_{seq}", details, "192.0.2.1", "bench", f"c-{seq}", "t-1",
                2000 if seq <= count else 2001)  # fmt: skip
         own_hash = audit.row_hash(row, previous_hash)
         yield (*row, previous_hash, own_hash)
