@@ -70,7 +70,7 @@ class Batches:
     # --- before anything is paid ---
 
     def is_within_limits(self, campaign: Campaign) -> bool:
-        """Whether the list is sure to fit, also when no row of it was paid before. Compute amounts by the formula."""
+        """Return true if the list fits the budget even when no row of it was paid before."""
         self.remaining_micro = int(campaign.remaining_micro)
         self._rows.expect(amount_by_formula(campaign))
         bound = self._rows.bound()

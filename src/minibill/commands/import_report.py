@@ -79,7 +79,7 @@ class Stop:
 
 @dataclass(kw_only=True)
 class Report:
-    """What an import came to. `stop` says why it did not get to the end."""
+    """The outcome of an import. `stop` names the reason for an early end."""
 
     campaign_id: str
     dry_run: bool

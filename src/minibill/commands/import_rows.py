@@ -59,7 +59,7 @@ class Item(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a row. `new` says that it would be paid."""
+    """The status of a row. A row is `new` when a real run would pay it."""
 
     line: int
     status: str
@@ -161,7 +161,7 @@ class Rows:
         self._insert(row, pays=False, into_line=first)
 
     def _insert(self, row: ListRow, *, pays: bool, into_line: int | None = None) -> bool:
-        """Whether the row was inserted; it is not where another row pays its account."""
+        """Return true if the row was inserted; false where another row pays its account."""
         what, value = row.fault or (None, None)
         values = (row.line, row.account, pays, into_line, row.amount_micro, row.amount_micro, row.formula_input, what, value)
         return self._conn.execute(_INSERT, values).rowcount == 1

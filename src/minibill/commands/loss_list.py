@@ -281,7 +281,7 @@ def _columns(records: Iterator[_Record], layout: Layout) -> _Columns:
 
 
 def _advice(name: str, names: list[str], line: int, layout: Layout) -> str:
-    """What may be wrong with a header that lacks a column."""
+    """Return a hint for a header that lacks a column."""
     listed = ", ".join(map(quoted, names[:_COLUMNS_LISTED_MAX])) + (" and more" if len(names) > _COLUMNS_LISTED_MAX else "")
     columns = f"its columns are {listed}"
     for delimiter, option in _DELIMITERS.items():

@@ -89,7 +89,7 @@ def schema_of(conn: sqlite3.Connection) -> str:
 
 
 def schema_differences(conn: sqlite3.Connection) -> list[str]:
-    """What a file's schema lacks, has more, or has otherwise than the migrations make it; empty when it is theirs.
+    """Return the differences between a file's schema and that of the migrations; empty when there are none.
 
     Litestream's own tables may be there.
     """

@@ -134,12 +134,12 @@ class Writer:
 
     @property
     def is_overloaded(self) -> bool:
-        """Whether one more request would be refused."""
+        """Return true if one more request would be rejected."""
         return self._turns.is_full(_REQUEST)
 
     @property
     def is_overloaded_with_bulk(self) -> bool:
-        """Whether one more batch would be refused."""
+        """Return true if one more batch would be rejected."""
         return self._turns.is_full(_BULK)
 
     async def run(

@@ -40,7 +40,7 @@ class NewLot(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """What an account has before it receives credits: its pools, their sum, and the balance of the receiving pool."""
+    """An account before it receives credits: its number of pools, their sum, and the balance of the receiving pool."""
 
     pools: int
     held_micro: int
@@ -48,7 +48,7 @@ class Holdings(NamedTuple):
 
     @property
     def is_at_limit(self) -> bool:
-        """Whether the credits would begin one pool too many."""
+        """Return true if the credits would begin one pool too many."""
         return self.pools >= POOLS_MAX and not self.balance.entry_seq
 
 

@@ -142,7 +142,7 @@ def sweep(conn: sqlite3.Connection, *, now_us: int, at_most: int | None = None) 
 
 
 def _find(conn: sqlite3.Connection, account_id: int, *, pending_max: int | None = None, now_us: int) -> Row | None:
-    """When an account falls due next, whether it has memberships, and how many pending reservations, up to `pending_max`."""
+    """Return the next expiry of an account, if it has memberships, and its pending reservations up to `pending_max`."""
     row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=account_id, pending_max=pending_max)
     if row is not None and row[0] <= now_us:
         raise ExpiryDue([account_id])

@@ -250,7 +250,7 @@ class Reservation(Reserved):
 
 
 class Debt(Answer):
-    """What soft mode charged beyond what was there, and how much of that has been paid."""
+    """Credits that soft mode charged beyond the available ones, and the part of them that was paid since."""
 
     debt_id: str
     account_id: str
@@ -264,7 +264,7 @@ class Debt(Answer):
 
 
 class ForgivenDebt(Answer):
-    """What was left to write off, and the lot that paid it; none where nothing was left."""
+    """The rest of a debt that was written off, and the lot that paid it; null where nothing was left."""
 
     debt_id: str
     forgiven_micro: MicroText

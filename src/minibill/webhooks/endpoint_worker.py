@@ -329,7 +329,7 @@ class EndpointWorker:
             self._rests_until_s = self._failed_s + max(delay_s, answer.retry_after_s)
 
     def _is_hopeless(self, item: _Item) -> bool:
-        """Whether an event has been refused for days by a receiver that accepts others."""
+        """Return true if a receiver that accepts other events has rejected this one for days."""
         since_us = item.first_failed_us
         return since_us is not None and since_us < self._last_accepted_us and real_now_us() - since_us >= GIVE_UP_US
 
@@ -435,5 +435,5 @@ class EndpointWorker:
 
 
 def _delay_s(failures: int) -> float:
-    """How long to wait after so many failures in a row. Not the same for all, so that they do not come back together."""
+    """Return the delay after that many failures in a row; random, so that retries are spread."""
     return DELAYS_S[min(failures, len(DELAYS_S)) - 1] * (0.8 + secrets.randbelow(400) / 1000)
