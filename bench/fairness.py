@@ -26,6 +26,8 @@ from minibill.audit import NOWHERE
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
+from minibill.ledger.accounts import open_account
+from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reserve
 
 CONNECTIONS = 8
@@ -33,6 +35,9 @@ CONNECTIONS = 8
 # Reservations of the load outlive the run. Those that expire together do so within the seconds by which the clock moves.
 LOAD_TTL_SECONDS = 86_400
 EXPIRING_TTL_SECONDS = 7_200
+# Later than those: reservations of two accounts, each with as many as an account may have, while callers are rejected.
+CROWDED_TTL_SECONDS = 36_000
+CROWDED_ACCOUNTS = 2
 
 # The campaign of `make_book`, which granted once to each account.
 CAMPAIGN = ids.encode(ids.CAMPAIGN, 1)
@@ -64,9 +69,14 @@ def table(sizes: Sizes) -> Table:
         with on_server_core():
             make_book(db, sizes.reconcile_entries)
             asyncio.run(_reserve_many(db, accounts=accounts, count=sizes.expiring))
+            crowded = asyncio.run(_crowd(db, sizes.crowded))
             require_whole(db)
         kinds = (
             Beside(f"a sweep of {sizes.expiring:,} reservations", _sweep),
+            Beside(
+                f"{CROWDED_ACCOUNTS * sizes.crowded:,} overdue on {CROWDED_ACCOUNTS} accounts, 402s",
+                partial(_reject, crowded),
+            ),
             Beside(f"the revoke of {accounts:,} grants", _revoke),
             Beside("a reconciliation", _reconcile),
             Beside("an online backup", _back_up),
@@ -165,16 +175,44 @@ async def _reserve_many(db: Path, *, accounts: int, count: int) -> None:
         for begin in range(0, count, 256):
             await asyncio.gather(
                 *[
-                    book.write(
-                        reserve, caller=CALLER, origin=NOWHERE, account_id=ids.encode(ids.ACCOUNT, 1 + account), entity=None,
-                        pool_id="general", list_micro=1, ttl_seconds=EXPIRING_TTL_SECONDS, billing_mode="live",
-                        description=None, metadata=None, ceiling_micro=10**15, created_by=CALLER.name,
-                    )
+                    _hold(book, ids.encode(ids.ACCOUNT, 1 + account), EXPIRING_TTL_SECONDS)
                     for account in chosen[begin : begin + 256]
                 ]
-            )  # fmt: skip
+            )
     finally:
         await book.close()
+
+
+async def _crowd(db: Path, count: int) -> list[str]:
+    """Opens accounts of which each has so many reservations that expire together; returns their ids."""
+    book = await Book.open(db)
+    admin = CALLER._replace(kind="admin")
+    crowded: list[str] = []
+    try:
+        for number in range(CROWDED_ACCOUNTS):
+            opened = await book.write(
+                open_account, caller=admin, origin=NOWHERE, entity_type="agent", entity_id=f"crowded-{number}"
+            )
+            account = msgspec.json.decode(opened.body)["id"]
+            await book.write(
+                mint, caller=admin, origin=NOWHERE, account_id=account, amount_micro=count, source_type="deposit",
+                source_id=None, pool_id="general", priority=50, expires_at_us=None, description=None, metadata=None,
+                ceiling_micro=10**15,
+            )  # fmt: skip
+            for _ in range(count):
+                await _hold(book, account, CROWDED_TTL_SECONDS)
+            crowded.append(account)
+    finally:
+        await book.close()
+    return crowded
+
+
+async def _hold(book: Book, account: str, ttl_seconds: int) -> None:
+    await book.write(
+        reserve, caller=CALLER, origin=NOWHERE, account_id=account, entity=None, pool_id="general", list_micro=1,
+        ttl_seconds=ttl_seconds, billing_mode="live", description=None, metadata=None, ceiling_micro=10**15,
+        created_by=CALLER.name,
+    )  # fmt: skip
 
 
 # --- the work ---
@@ -182,6 +220,29 @@ async def _reserve_many(db: Path, *, accounts: int, count: int) -> None:
 
 def _sweep(port: int, _: Path) -> float:
     return _post(port, "/clock/advance", b'{"seconds":%d}' % (EXPIRING_TTL_SECONDS + 1))
+
+
+def _reject(accounts: list[str], port: int, _: Path) -> float:
+    """Moves the clock past the reservations of these accounts, on which callers ask for more than there is meanwhile."""
+    done = threading.Event()
+    rejected: list[int] = []
+
+    def ask(account: str) -> None:
+        with servers.Client(port, answer_seconds_max=RUN_SECONDS_MAX) as client:
+            request = client.request("POST", f"/accounts/{account}/reservations", b'{"amountMicro":"1000000000"}')
+            while not done.is_set():
+                rejected.append(client.connection.ask(request).status)
+
+    callers = [threading.Thread(target=ask, args=(account,)) for account in accounts]
+    for caller in callers:
+        caller.start()
+    seconds = _post(port, "/clock/advance", b'{"seconds":%d}' % (CROWDED_TTL_SECONDS - EXPIRING_TTL_SECONDS))
+    done.set()
+    for caller in callers:
+        caller.join()
+    if set(rejected) != {402}:
+        raise Unfit(f"expected 402 of every caller: {sorted(set(rejected))}")
+    return seconds
 
 
 def _revoke(port: int, _: Path) -> float:

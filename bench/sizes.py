@@ -21,8 +21,10 @@ class Sizes(NamedTuple):
     reconcile_entries: int
     # What is done of each kind in the book whose size is measured; a multiple of 1,000.
     footprint: int
-    # Reservations that expire together, rows that are imported, and how long the load runs alone, and beside them at most.
+    # Reservations that expire together, on accounts of their own and on one account. Rows that are imported. The seconds for
+    # which the load runs alone, and beside them at most.
     expiring: int
+    crowded: int
     imported: int
     alone_seconds: float
     beside_seconds: float
@@ -30,11 +32,11 @@ class Sizes(NamedTuple):
 
 FULL = Sizes(
     batches=15, passes=3, rounds=5, seconds=0.7, commits=1_000, pairs=8_000, read_accounts=1_000, read_entries=60,
-    reconcile_entries=1_000_000, footprint=20_000, expiring=22_000,
+    reconcile_entries=1_000_000, footprint=20_000, expiring=22_000, crowded=10_000,
     imported=1_000_000, alone_seconds=5, beside_seconds=60,
 )  # fmt: skip
 QUICK = Sizes(
     batches=4, passes=1, rounds=1, seconds=0.4, commits=300, pairs=1_600, read_accounts=200, read_entries=51,
-    reconcile_entries=200_000, footprint=2_000, expiring=4_000,
+    reconcile_entries=200_000, footprint=2_000, expiring=4_000, crowded=2_000,
     imported=20_000, alone_seconds=2, beside_seconds=20,
 )  # fmt: skip
