@@ -61,12 +61,13 @@ CREATE TABLE credit_accounts (
         CONSTRAINT accounts_entity_id_has_single_inner_spaces
         CHECK (entity_id = trim(entity_id) AND instr(entity_id, '  ') = 0)
         -- Controls, white space but U+0020, and the blocks of format and private-use characters. The program knows the rest.
-        CONSTRAINT accounts_entity_id_is_visible CHECK (entity_id NOT GLOB
+        -- Most ids are printable ASCII, and the second pattern is built for each row.
+        CONSTRAINT accounts_entity_id_is_visible CHECK (entity_id NOT GLOB '*[^ -~]*' OR entity_id NOT GLOB
             '*[' || char(1, 45, 31, 127, 45, 160, 173, 5760, 8192, 45, 8207, 8232, 45, 8239, 8287, 45, 8303, 12288,
                          57344, 45, 63743, 65279, 65529, 45, 65531, 917504, 45, 917759, 918000, 45, 1114111) || ']*')
         CONSTRAINT accounts_evm_address_is_in_lower_case
-        CHECK (length(entity_id) <> 42 OR entity_id NOT GLOB '0[xX]*' OR substr(entity_id, 3) GLOB '*[^0-9a-fA-F]*'
-               OR entity_id = lower(entity_id)),
+        CHECK (length(entity_id) <> 42 OR entity_id = lower(entity_id) OR entity_id NOT GLOB '0[xX]*'
+               OR substr(entity_id, 3) GLOB '*[^0-9a-fA-F]*'),
     created_at_us INTEGER NOT NULL
 ) STRICT;
 

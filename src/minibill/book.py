@@ -33,8 +33,8 @@ from minibill.db.turns import Lane
 from minibill.db.wal import make_lasting
 from minibill.db.writer import Writer
 from minibill.events.feed import Feed
-from minibill.ledger.settle import sweep
-from minibill.ledger.slices import ExpirySlices
+from minibill.ledger.settle import ExpiryDue, sweep
+from minibill.ledger.slices import ExpirySlices, outcome_or_due
 from minibill.metrics import Sweeps
 from minibill.outcome import Outcome
 from minibill.problems import InternalError, Problem
@@ -72,6 +72,10 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     status: int
     body: bytes
     replayed: bool
+
+
+# The response of a write, and the arguments of its next transaction if there is one.
+_Ran = tuple[Written, dict[str, Any] | None]
 
 
 class Book:
@@ -170,17 +174,18 @@ class Book:
         `seen` is told how far the ledger was, of a refusal too. An answer that is given again tells of now and not of the
         first time: whoever asks again wants to read on from there, and who asks later is never told less.
         """
-        holds_key = False
+        # The key that this request keeps from others while it is done in part.
+        held = ("", "")
 
         # Its types are in quotes since they would be made anew with each request, as it is.
-        def run(conn: "sqlite3.Connection", now_us: int) -> "tuple[Written, dict[str, Any] | None]":
-            nonlocal holds_key
-            if key is not None:
-                if self._under_way:
-                    idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
-                if (kept := idempotency.find(conn, key)) is not None:
-                    return Written(kept.status, kept.body, True), None
-            outcome = operation(conn, now_us=now_us, **arguments)
+        def run(conn: "sqlite3.Connection", at_us: "int | None" = None) -> "_Ran | ExpiryDue":
+            nonlocal held
+            if key is not None and (kept := self._stored(conn, key)) is not None:
+                return Written(kept.status, kept.body, True), None
+            now_us = self.clock.now_us() if at_us is None else at_us
+            outcome = outcome_or_due(conn, operation, now_us, arguments)
+            if isinstance(outcome, ExpiryDue):
+                return outcome
             body = encode(outcome.answer)
             if caller.kind == "admin":
                 at_us = now_us if outcome.at_us is None else outcome.at_us
@@ -188,27 +193,42 @@ class Book:
             if key is not None and outcome.more is None:
                 idempotency.keep(conn, key, idempotency.Kept(outcome.status, body), running_us=self.running.now_us())
             elif key is not None and not dry_run:
-                self._under_way[key.caller, key.key] = key.fingerprint
-                holds_key = True
+                held = (key.caller, key.key)
+                self._under_way[held] = key.fingerprint
             return Written(outcome.status, body, False), outcome.more
 
         is_begun = False
         try:
             lane = Lane.BULK if bulk else Lane.REQUEST
-            written, more = await self._slices.run(run, keep=not dry_run, seen=seen, lane=lane)
-            while more is not None:
+            ran = await self.writer.run(run, keep=not dry_run, seen=seen, lane=lane)
+            if isinstance(ran, ExpiryDue):
+                ran = await self._slices.run(run, ran, keep=not dry_run, seen=seen, lane=lane)
+            while (more := ran[1]) is not None:
                 is_begun = not dry_run
                 arguments |= more
-                written, more = await self._slices.run(run, keep=not dry_run, seen=seen, lane=Lane.BACKGROUND)
+                ran = await self._go_on(run, keep=not dry_run, seen=seen)
         except Exception as error:
             if not is_begun:
                 raise
             problem = error if isinstance(error, Problem) else InternalError()
             raise problem.after_a_part() from error
         finally:
-            if holds_key and key is not None:
-                self._under_way.pop((key.caller, key.key), None)
+            self._under_way.pop(held, None)
+        written = ran[0]
         return msgspec.structs.replace(written, body=_with_dry_run(written.body)) if dry_run else written
+
+    def _stored(self, conn: sqlite3.Connection, key: idempotency.Key) -> idempotency.Kept | None:
+        """Return the stored response of a key, if there is one. Raises `IdempotencyKeyReused`."""
+        if self._under_way:
+            idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
+        return idempotency.find(conn, key)
+
+    async def _go_on(self, run: "Callable[..., _Ran | ExpiryDue]", *, keep: bool, seen: Seen | None) -> "_Ran":
+        """Run a further transaction of a long operation."""
+        ran = await self.writer.run(run, keep=keep, seen=seen, lane=Lane.BACKGROUND)
+        if isinstance(ran, ExpiryDue):
+            ran = await self._slices.run(run, ran, keep=keep, seen=seen, lane=Lane.BACKGROUND)
+        return ran
 
     async def in_background(self, operation: Operation[T]) -> T:
         """Run an operation that gives way to requests, and return what it returned once that is on disk.

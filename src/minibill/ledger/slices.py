@@ -11,16 +11,31 @@ from minibill.db.sqlite import sqlite3
 from minibill.db.turns import Lane
 from minibill.db.writer import Writer
 from minibill.ledger.settle import ExpiryDue, expire_slice
+from minibill.outcome import Outcome
 from minibill.problems import Problem
 
 T = TypeVar("T")
 
 # An operation on a connection, at a time.
-Operation = Callable[[sqlite3.Connection, int], T]
+Operation = Callable[[sqlite3.Connection, int], T | ExpiryDue]
+
+
+def outcome_or_due(
+    conn: sqlite3.Connection, operation: Callable[..., Outcome], now_us: int, arguments: dict[str, object]
+) -> Outcome | ExpiryDue:
+    """Return the outcome of an operation, or the expiry that it needs first; it has then written nothing."""
+    changes = conn.total_changes
+    try:
+        return operation(conn, now_us=now_us, **arguments)
+    except ExpiryDue as due:
+        if conn.total_changes != changes:
+            # A bug: what it wrote must not be committed.
+            raise
+        return due
 
 
 class ExpirySlices:
-    """Runs operations through the writer, each once nothing is due on the accounts that it touches."""
+    """Runs operations that need expiry first, once nothing is due on the accounts that they touch."""
 
     def __init__(self, writer: Writer, clock: Clock) -> None:
         self._writer = writer
@@ -28,31 +43,11 @@ class ExpirySlices:
         # Accounts that a request is expiring, each with the event that ends it.
         self._expiring: dict[int, asyncio.Event] = {}
 
-    async def run(self, operation: Operation[T], *, keep: bool, seen: Seen | None, lane: Lane = Lane.REQUEST) -> T:
-        """Run an operation as `Writer.run` does. Slices of expiry that it needs first are kept, also when it is not."""
-
-        def attempt(conn: "sqlite3.Connection") -> "T | ExpiryDue":
-            changes = conn.total_changes
-            try:
-                return operation(conn, self._clock.now_us())
-            except ExpiryDue as due:
-                if conn.total_changes != changes:
-                    # A bug: what it wrote must not be committed.
-                    raise
-                return due
-
-        ran = await self._writer.run(attempt, keep=keep, seen=seen, lane=lane)
-        if isinstance(ran, ExpiryDue):
-            return await self._after_expiry(operation, ran, keep=keep, seen=seen, lane=lane)
-        return ran
-
-    async def _after_expiry(
-        self, operation: Operation[T], due: ExpiryDue, *, keep: bool, seen: Seen | None, lane: Lane
-    ) -> T:
+    async def run(self, operation: Operation[T], due: ExpiryDue, *, keep: bool, seen: Seen | None, lane: Lane) -> T:
         """Commit slices until nothing is due; the last one shares its transaction and its time with the operation.
 
         At that time nothing is due, however much is a moment later. So each round makes progress: it expires a slice, or the
-        operation names further accounts, or it is done.
+        operation names further accounts, or it is done. Slices are kept, also when the operation is not.
         """
         accounts = set(due.account_ids)
 
