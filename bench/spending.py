@@ -30,6 +30,7 @@ from minibill.db.sqlite import sqlite3
 from minibill.db.turns import QUEUE_MAX
 from minibill.idempotency import Key
 from minibill.ledger.accounts import open_account
+from minibill.ledger.ceiling import LOTS_PER_SPEND_MAX
 from minibill.ledger.finalize import finalize
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reserve
@@ -230,7 +231,10 @@ async def make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
         await _write(book, open_account, None, entity_type="person", entity_id=f"spender-{number_}")
     if spent:
         await _mints(book, ACCOUNT, amount_micro=1, count=spent)
-        await _finalize(book, await _reserve(book, spent, "spend-all"), spent, "spent-all")
+        # A reservation draws on so many lots at most.
+        for begin in range(0, spent, LOTS_PER_SPEND_MAX):
+            part = min(LOTS_PER_SPEND_MAX, spent - begin)
+            await _finalize(book, await _reserve(book, part, f"spend-{begin}"), part, f"spent-{begin}")
     for key in range(1, accounts + 1):
         account = ids.encode(ids.ACCOUNT, key)
         await _mints(book, account, amount_micro=10**9, count=live)
