@@ -163,6 +163,10 @@ class Finding(NamedTuple):
     broken: list[str]
 
 
+# Raised by values that this version never writes: text that is no UTF-8, NULL or text in place of a number.
+_UNREADABLE = (TypeError, ValueError, OverflowError)
+
+
 def run_checks(
     conn: sqlite3.Connection,
     *,
@@ -194,9 +198,15 @@ def run_check(conn: sqlite3.Connection, name: str, *, pause: Callable[[], object
     except sqlite3.DatabaseError as error:
         if not is_of_the_file(error):
             raise
-        log.error("the file can't be read", extra={"check": name, "reason": str(error)})
-        return Finding(0, 1, [], [FILE_RULE])
+        return _unreadable(name, error)
+    except _UNREADABLE as error:
+        return _unreadable(name, error)
     return Finding(checked, found.count, found.examples(), sorted(found.rules))
+
+
+def _unreadable(name: str, error: Exception) -> Finding:
+    log.error("the file can't be read", extra={"check": name, "reason": str(error)})
+    return Finding(0, 1, [], [FILE_RULE])
 
 
 class _Tally:

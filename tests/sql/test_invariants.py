@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from minibill import invariants
 from minibill.audited_settings import SETTINGS
 from minibill.db.connect import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
@@ -666,3 +667,15 @@ def test_more_violations_than_are_told_apart_are_all_counted(
     finally:
         conn.execute("ROLLBACK")
     assert found.violations == 17 and len(found.examples) == 10
+
+
+@pytest.mark.parametrize("error", [UnicodeDecodeError("utf-8", b"\xe5", 0, 1, "x"), TypeError("int and None"), ValueError()])
+def test_a_value_that_nobody_writes_fails_its_check(
+    defenceless: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def damaged(*_: object) -> object:
+        raise error
+
+    monkeypatch.setattr(invariants, "_miscounted_days", damaged)
+    found = run_check(defenceless, "campaign_spent_match")
+    assert (found.violations, found.broken) == (1, [invariants.FILE_RULE])
