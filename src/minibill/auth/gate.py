@@ -178,7 +178,7 @@ class Gate:
             context.headers += _rate_headers(allowance)
             if not allowance.allowed:
                 raise _rate_limited(allowance)
-        if scope["method"] != "GET" and self._service.book.writer.is_overloaded and scope["method"] != "HEAD":
+        if scope["method"] not in ("GET", "HEAD") and self._service.book.writer.is_overloaded:
             # Before the body is read: decoding a large one costs a quarter of what doing it would.
             raise Overloaded
         return caller
