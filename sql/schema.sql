@@ -367,8 +367,6 @@ CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id);
 
 CREATE UNIQUE INDEX debts_one_per_forgiving_lot ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
 
-CREATE INDEX debts_twice ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
-
 CREATE INDEX debts_by_account ON credit_debts (account_id);
 
 CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro < original_micro;

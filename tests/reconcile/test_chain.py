@@ -27,7 +27,8 @@ RECOMPUTED = {
         "status", "actual_cost_micro", "finalized_micro", "overrun_micro", "absorbed_micro", "released_micro",
         "closed_at_us", "closed_by",
     },
-    "credit_debts": {"paid_micro"},
+    # That of its audit row: forgiven_debts_match_the_audit_log.
+    "credit_debts": {"paid_micro", "forgiven_lot_id"},
     "credit_balances": {"available_micro", "reserved_micro", "entry_seq", "account_id", "pool_id"},
     "credit_campaigns": {"spent_micro", "grant_count"},
     "credit_campaign_totals": {
