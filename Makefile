@@ -19,7 +19,7 @@ lint: .venv/installed  ## style and types, and whether a dependency is known to 
 	$(BIN)/ruff format --check src tests bench docs/example
 	$(BIN)/ruff check src tests bench docs/example
 	$(BIN)/mypy
-	@$(BIN)/python -m tests.dependencies
+	@$(BIN)/python -m tests.tools.audit_dependencies
 
 format: .venv/installed
 	$(BIN)/ruff format src tests bench docs/example
@@ -32,11 +32,11 @@ bench: .venv/installed  ## every measurement, beside its baselines of the same r
 	$(BIN)/python -m bench
 
 schema: .venv/installed  ## sql/schema.sql anew from the migrations, and the database of the release to come
-	$(BIN)/python -m minibill.db.migrate > sql/schema.sql
-	$(BIN)/python -m tests.releases
+	$(BIN)/python -m minibill.db.migrations > sql/schema.sql
+	$(BIN)/python -m tests.tools.release_db
 
 client: .venv/installed  ## the synchronous client anew from the asynchronous one
-	$(BIN)/python tests/client/synchronous.py
+	$(BIN)/python tests/tools/sync_client.py
 
 wheel: .venv/installed  ## dist/*.whl, with the commit inside
 	@rm -f dist/*.whl
@@ -46,20 +46,20 @@ wheel: .venv/installed  ## dist/*.whl, with the commit inside
 binary: wheel build/venv/installed  ## dist/minibill: one file that needs no Python
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
 	PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
-	    build/venv/bin/pyinstaller --noconfirm --clean --log-level WARN --distpath dist --workpath build docs/box/minibill.spec
+	    build/venv/bin/pyinstaller --noconfirm --clean --log-level WARN --distpath dist --workpath build docs/deploy/minibill.spec
 
-build/venv/installed: docs/box/binary.lock
+build/venv/installed: docs/deploy/binary.lock
 	@echo "Setting up build/venv …"
 	@$(PYTHON) -m venv --clear build/venv
-	@build/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/box/binary.lock
+	@build/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/deploy/binary.lock
 	@touch $@
 
 # uv only writes the lock; nothing else needs it.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra dev pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group fuzz -o tests/faults/fuzz/requirements.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml -c requirements.lock -o docs/box/requirements.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra binary pyproject.toml -c requirements.lock -o docs/box/binary.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml -c requirements.lock -o docs/deploy/requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra binary pyproject.toml -c requirements.lock -o docs/deploy/binary.lock
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "minibill needs Python 3.11 or later: make PYTHON=python3.11 …" >&2; exit 1; }

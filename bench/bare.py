@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.report import Unfit, require_whole
-from minibill.db.connect import open_reader, open_writer
-from minibill.db.migrate import migrate
+from minibill.db.connection import open_reader, open_writer
+from minibill.db.migrations import migrate
 from minibill.db.queries import Row
 from minibill.db.sqlite import sqlite3
 

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 from bench.report import Table, number
 from bench.sizes import Sizes
-from minibill.db.connect import open_writer
-from minibill.db.migrate import migrate_file
+from minibill.db.connection import open_writer
+from minibill.db.migrations import migrate_file
 from minibill.testing import BookForTests
 
 # A book that a suite would prepare.

@@ -12,8 +12,8 @@ import uvicorn
 import uvloop
 from litestar import Litestar, Request, Response, get, post
 
-from minibill.campaigns.structs import BatchBody
-from minibill.wire import Decoder
+from minibill.api.types import Decoder
+from minibill.campaigns.schemas import BatchBody
 
 
 class Small(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):

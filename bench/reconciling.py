@@ -18,15 +18,16 @@ from bench.machine import on_server_core
 from bench.report import Table, Unfit, number
 from bench.singles import CONNECTIONS, WARM_UP_SECONDS
 from bench.sizes import Sizes
-from minibill import audit, ids
+from minibill.audit import log
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.campaigns.lifecycle import CampaignRow, campaign_answer
 from minibill.config import read_settings
-from minibill.db.connect import open_writer
-from minibill.db.migrate import migrate_file
+from minibill.core import ids
+from minibill.db.connection import open_writer
+from minibill.db.migrations import migrate_file
 from minibill.db.snapshot import open_snapshot
-from minibill.invariants import CHECKS, run_check
+from minibill.integrity.checks import CHECKS, run_check
 from minibill.ledger.accounts import open_account
 
 # Every account has a deposit, a grant, and so many reservations that were finalized: a reserve, a finalize, a release each.
@@ -177,7 +178,7 @@ async def _open_once(db: Path) -> None:
     # All of the rows are of 1970, and a clock that far ahead of the book is not followed until somebody accepts it.
     book.clock.accept()
     admin = Caller("admin", "op", None, frozenset())
-    await book.write(open_account, caller=admin, origin=audit.NOWHERE, entity_type="foundation", entity_id="bench")
+    await book.write(open_account, caller=admin, origin=log.NOWHERE, entity_type="foundation", entity_id="bench")
     await book.close()
 
 
@@ -249,12 +250,12 @@ def _audit_rows(count: int) -> Iterator[tuple[object, ...]]:
     row: tuple[object, ...] = (
         1, 1, "op", "campaign.create", "campaign", ids.encode(ids.CAMPAIGN, 1), made, None, None, None, None, 1000,
     )  # fmt: skip
-    previous_hash = audit.row_hash(row, audit.NO_HASH)
-    yield (*row, audit.NO_HASH, previous_hash)
+    previous_hash = log.row_hash(row, log.NO_HASH)
+    yield (*row, log.NO_HASH, previous_hash)
     details = '{"lotId":"lot_0000000000001","amountMicro":"1000000","poolId":"general"}'
     for seq in range(2, count + count // 1000 + 3):
         row = (seq, seq, "op", "account.mint", "account", f"acct_{seq}", details, "192.0.2.1", "bench", f"c-{seq}", "t-1",
                2000 if seq <= count else 2001)  # fmt: skip
-        own_hash = audit.row_hash(row, previous_hash)
+        own_hash = log.row_hash(row, previous_hash)
         yield (*row, previous_hash, own_hash)
         previous_hash = own_hash

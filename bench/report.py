@@ -8,8 +8,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from minibill.db.connect import open_reader
-from minibill.invariants import violations
+from minibill.db.connection import open_reader
+from minibill.integrity.checks import violations
 
 
 class Unfit(Exception):

@@ -15,7 +15,7 @@ from bench.machine import on_server_core
 from bench.payers import InProcess, accounts_paid, new_entities, to_accounts
 from bench.report import Table, Unfit, number
 from bench.sizes import Sizes
-from minibill.db.connect import open_reader
+from minibill.db.connection import open_reader
 
 CONNECTIONS = (1, 8, 64)
 

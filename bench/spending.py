@@ -19,23 +19,24 @@ from bench.machine import on_server_core
 from bench.report import Table, Unfit, number, require_whole
 from bench.singles import CONNECTIONS, NOOP_POST, WARM_UP_SECONDS
 from bench.sizes import Sizes
-from minibill import idempotency, ids
-from minibill.audit import NOWHERE
+from minibill.api import idempotency
+from minibill.api.idempotency import Key
+from minibill.api.types import encode
+from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
-from minibill.db.connect import open_writer
+from minibill.core import ids
+from minibill.core.write_result import Outcome
+from minibill.db.connection import open_writer
+from minibill.db.lanes import QUEUE_MAX
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from minibill.db.turns import QUEUE_MAX
-from minibill.idempotency import Key
 from minibill.ledger.accounts import open_account
-from minibill.ledger.ceiling import LOTS_PER_SPEND_MAX
 from minibill.ledger.finalize import finalize
+from minibill.ledger.limits import LOTS_PER_SPEND_MAX
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reserve
-from minibill.outcome import Outcome
-from minibill.wire import encode
 
 LEDGER = queries("ledger")
 

@@ -31,7 +31,7 @@ def table(sizes: Sizes) -> Table:
         with on_server_core():
             asyncio.run(spending.make_book(db, accounts=spending.HTTP_ACCOUNTS, live=1, spent=0))
         starts_s = [start_to_ready_s(db) for _ in range(sizes.rounds)]
-        imports_s = [_python_s("import minibill.commands.server") for _ in range(sizes.rounds)]
+        imports_s = [_python_s("import minibill.server.process") for _ in range(sizes.rounds)]
         rows.append(("Python, started and ended", _ms(_python_s("") for _ in range(sizes.rounds)), ""))
         rows.append(("the same with all that minibill imports", _ms(imports_s), ""))
         rows.append(("minibill serve, start to ready", _ms(starts_s), ""))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from minibill.db.connect import open_reader
-from minibill.db.migrate import migrate_file
-from minibill.invariants import violations
-from tests.api import Api, Loop
-from tests.reservations.remembered import misremembered
+from minibill.db.connection import open_reader
+from minibill.db.migrations import migrate_file
+from minibill.integrity.checks import violations
+from tests.api_client import Api, Loop
+from tests.reservations.cache_checks import misremembered
 
 FIGURES = pytest.StashKey[list[str]]()
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.dependencies import LOCK, judge
+from tests.tools.audit_dependencies import LOCK, judge
 
 GOOD = {"name": "httpx", "version": "0.28.1", "vulns": []}
 BAD = {"name": "click", "version": "1.0", "vulns": [{"id": "PYSEC-2026-1", "fix_versions": ["2.0"]}]}

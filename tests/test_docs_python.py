@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.serving import serving
+from tests.service_process import serving
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / "PYTHON.md").read_text("utf-8"), re.DOTALL)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from minibill.db.connect import open_reader
-from minibill.invariants import violations
-from tests.api import SECRETS
-from tests.serving import SERVE, environment, mint, open_account, serving
+from minibill.db.connection import open_reader
+from minibill.integrity.checks import violations
+from tests.api_client import SECRETS
+from tests.service_process import SERVE, environment, mint, open_account, serving
 
 
 def test_port_0_picks_a_free_one_and_the_first_line_says_which(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_second_server_on_a_file_of_another_name_is_refused(tmp_path: Path, wa
 def test_a_server_on_a_file_that_is_a_mount_of_its_own_warns(tmp_path: Path) -> None:
     table, log = tmp_path / "mountinfo", tmp_path / "log"
     table.write_text(f"1 1 0:1 / / rw - ext4 disk rw\n2 1 0:1 /x {tmp_path / 'book.db'} rw - ext4 disk rw\n")
-    script = "import sys; from pathlib import Path; from minibill.db import mounts; from minibill.cli import main\n"
+    script = "import sys; from pathlib import Path; from minibill.db import mounts; from minibill.cli.main import main\n"
     script += "mounts.MOUNTS = Path(sys.argv.pop(1)); main()"
     with serving(tmp_path / "book.db", serve=[sys.executable, "-c", script, str(table), "serve"], log=log):
         pass

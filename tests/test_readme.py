@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import serving
+from tests.service_process import serving
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"<!-- tour -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)

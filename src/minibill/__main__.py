@@ -1,5 +1,5 @@
 """`python -m minibill` is the command line."""
 
-from minibill.cli import main
+from minibill.cli.main import main
 
 main()

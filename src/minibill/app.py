@@ -9,10 +9,14 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.types import ASGIApp
 
-from minibill import audit_list, system
-from minibill.auth import revoke as tokens
-from minibill.auth.doors import Kind
-from minibill.auth.gate import Gate
+from minibill.api import health
+from minibill.api.context import CONTEXT, Context, Handler, Route, Service, answered, problem_reply
+from minibill.api.cursors import Cursors
+from minibill.api.middleware import Gate
+from minibill.api.openapi import routes as schema
+from minibill.audit import routes as audit
+from minibill.auth import revocation as tokens
+from minibill.auth.callers import Kind
 from minibill.auth.scopes import (
     ACCOUNTS_WRITE,
     CAMPAIGNS_WRITE,
@@ -24,18 +28,15 @@ from minibill.auth.scopes import (
     REFUNDS_WRITE,
 )
 from minibill.auth.tokens import TokenVerifier
+from minibill.background import run_jobs
 from minibill.book import Book
 from minibill.campaigns import routes as campaigns
 from minibill.config import Settings
-from minibill.cursors import Cursors
+from minibill.core.counters import Metrics
 from minibill.discounts import routes as discounts
 from minibill.events import routes as events
-from minibill.jobs import run_jobs
+from minibill.integrity import routes as reconciliation
 from minibill.ledger import routes as ledger
-from minibill.metrics import Metrics
-from minibill.reconcile import routes as reconciliation
-from minibill.schema import routes as schema
-from minibill.web import CONTEXT, Context, Handler, Route, Service, answered, problem_reply
 from minibill.webhooks import routes as webhooks
 
 # Method, path under /admin/billing, handler, scope. {name:str} is what a handler calls a segment.
@@ -82,14 +83,14 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("POST", "/webhooks/{webhook_id:str}/rotate-secret", webhooks.rotate, OPS_WRITE),
     ("GET", "/webhooks/{webhook_id:str}/deliveries", webhooks.list_deliveries, READ),
     ("POST", "/webhooks/{webhook_id:str}/replay", webhooks.replay_events, OPS_WRITE),
-    ("GET", "/audit", audit_list.list_rows, READ),
+    ("GET", "/audit", audit.list_rows, READ),
     ("POST", "/tokens/revoke", tokens.revoke_all, OPS_WRITE),
     ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
     ("GET", "/reconciliation", reconciliation.show_last, READ),
     ("POST", "/reconciliation", reconciliation.run_now, OPS_WRITE),
-    ("GET", "/clock", system.show_clock, READ),
-    ("POST", "/clock/advance", system.advance_clock, OPS_WRITE),
-    ("POST", "/clock/accept", system.accept_clock, OPS_WRITE),
+    ("GET", "/clock", health.show_clock, READ),
+    ("POST", "/clock/advance", health.advance_clock, OPS_WRITE),
+    ("POST", "/clock/accept", health.accept_clock, OPS_WRITE),
 )
 
 # Method, path under /api/internal/billing, handler: what services call.
@@ -104,9 +105,9 @@ INTERNAL: tuple[tuple[str, str, Handler], ...] = (
 HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named, ledger.show_balance)
 
 PUBLIC: tuple[tuple[str, Handler], ...] = (
-    ("/health/live", system.live),
-    ("/health/ready", system.ready),
-    ("/metrics", system.show_metrics),
+    ("/health/live", health.live),
+    ("/health/ready", health.ready),
+    ("/metrics", health.show_metrics),
     ("/schema", schema.show_schema),
     ("/schema/docs", schema.show_page),
 )

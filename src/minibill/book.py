@@ -14,34 +14,36 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from minibill import audit, chain, idempotency
-from minibill.audit import Origin
+from minibill.api import idempotency
+from minibill.api.types import encode
+from minibill.audit import log as audit_log
+from minibill.audit.log import Origin
 from minibill.auth.tokens import Caller, Denied
 from minibill.campaigns.lifecycle import expire_campaigns
-from minibill.clock import Clock, RunningTime, monotonic_s
+from minibill.core.clock import Clock, RunningTime, monotonic_s
+from minibill.core.counters import Sweeps
+from minibill.core.problems import InternalError, Problem
+from minibill.core.write_result import Outcome
 from minibill.db.anchor import Anchor
-from minibill.db.connect import CHECKPOINT_PAGES, FileLock, Places, open_writer
+from minibill.db.connection import CHECKPOINT_PAGES, FileLock, Places, open_writer
 from minibill.db.epochs import current_epoch
-from minibill.db.group import Operation
-from minibill.db.migrate import migrate
+from minibill.db.lanes import Lane
+from minibill.db.ledger_sequence import Seen
+from minibill.db.migrations import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
-from minibill.db.sequence import Seen
 from minibill.db.slices import in_steps
 from minibill.db.sqlite import sqlite3
-from minibill.db.turns import Lane
 from minibill.db.wal import make_lasting
+from minibill.db.write_task import Operation
 from minibill.db.writer import Writer
 from minibill.events.feed import Feed
-from minibill.ledger.settle import ExpiryDue, sweep
-from minibill.ledger.slices import ExpirySlices, outcome_or_due
-from minibill.metrics import Sweeps
-from minibill.outcome import Outcome
-from minibill.problems import InternalError, Problem
-from minibill.reconcile.report import Report
-from minibill.reconcile.run import Reconciler, last_reconciled, made_at_us, record
-from minibill.totals import TABLES, Totals
-from minibill.wire import encode
+from minibill.integrity import hash_chain
+from minibill.integrity.reconciler import Reconciler, last_reconciled, made_at_us, record
+from minibill.integrity.report import Report
+from minibill.ledger.expiry import ExpiryDue, sweep
+from minibill.ledger.expiry_slices import ExpirySlices, outcome_or_due
+from minibill.metrics.totals import TABLES, Totals
 
 log = logging.getLogger("minibill.book")
 
@@ -189,7 +191,7 @@ class Book:
             body = encode(outcome.answer)
             if caller.kind == "admin":
                 at_us = now_us if outcome.at_us is None else outcome.at_us
-                audit.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=at_us)
+                audit_log.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=at_us)
             if key is not None and outcome.more is None:
                 idempotency.keep(conn, key, idempotency.Kept(outcome.status, body), running_us=self.running.now_us())
             elif key is not None and not dry_run:
@@ -252,7 +254,7 @@ class Book:
 
     async def link(self, *, until_s: float = math.inf) -> None:
         """Adds to the chain what it does not cover yet, a slice at a time; stops at that time, which is monotonic."""
-        while monotonic_s() < until_s and await self.in_background(chain.link):
+        while monotonic_s() < until_s and await self.in_background(hash_chain.link):
             pass
 
     async def try_to_write(self) -> None:

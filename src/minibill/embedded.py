@@ -15,19 +15,19 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
+from minibill.api.body import SentHeaders
+from minibill.api.context import CONTEXT, Call, Context, Service
 from minibill.app import make_service
-from minibill.auth.doors import PREFIX_OF, Kind
+from minibill.auth.callers import PREFIX_OF, Kind
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SUBJECT_CHARACTERS_MAX, Caller
+from minibill.background import run_jobs
 from minibill.book import Book
 from minibill.client._async.methods import AsyncMethods
-from minibill.client.ask import Ask
-from minibill.clock import Clock, monotonic_s
+from minibill.client.operation import Ask
 from minibill.config import MODES, read_settings
-from minibill.incoming import SentHeaders
-from minibill.jobs import run_jobs
-from minibill.problems import NotReady
-from minibill.web import CONTEXT, Call, Context, Service
+from minibill.core.clock import Clock, monotonic_s
+from minibill.core.problems import NotReady
 
 
 class Inside(AsyncMethods):

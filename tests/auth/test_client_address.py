@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from minibill.auth.client_address import ClientAddresses, canonical, rate_key
-from tests.api import Api, done
+from tests.api_client import Api, done
 
 TRUSTED = "10.0.0.0/8, 192.0.2.1, ::ffff:172.16.0.1, 2001:db8:1::/48, ::ffff:198.51.100.0/120"
 

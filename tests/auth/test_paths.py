@@ -6,9 +6,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.api import Api, done, refused
-from tests.http.test_raw_requests import ask
-from tests.serving import serving
+from tests.api.test_raw_requests import ask
+from tests.api_client import Api, done, refused
+from tests.service_process import serving
 
 ENCODED = [
     "/%6detrics", "/metric%73", "/%6D%65%74%72%69%63%73", "/%61dmin/billing/campaigns", "/admin%2fbilling/campaigns",

@@ -8,7 +8,7 @@ import pytest
 from minibill.auth import rate_limit
 from minibill.auth.rate_limit import RateLimit
 from minibill.auth.tokens import sign_token
-from tests.api import Api, refused
+from tests.api_client import Api, refused
 
 LIMITED = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "3"}
 
@@ -79,7 +79,7 @@ def test_each_admin_has_a_limit_of_its_own_whatever_its_tokens(start: Callable[.
 def test_30_requests_a_minute_unless_set_otherwise(start: Callable[..., Api], seconds: Seconds) -> None:
     # The tests turn the limits off; None takes that away again.
     from minibill.config import read_settings
-    from tests.api import SECRETS
+    from tests.api_client import SECRETS
 
     assert read_settings(SECRETS).admin_rate_per_minute == 30
     assert read_settings(SECRETS).service_rate_per_minute == 0

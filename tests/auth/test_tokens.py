@@ -8,14 +8,15 @@ from urllib.parse import quote
 import jwt
 import pytest
 
-from minibill import app, idempotency
-from minibill.audited_settings import DENIED_SECONDS_MIN
+from minibill import app
+from minibill.api import idempotency
 from minibill.auth.scopes import ALL_SCOPES, EVERYTHING, READ
 from minibill.auth.tokens import sign_token
-from minibill.clock import US_PER_SECOND
+from minibill.core.clock import US_PER_SECOND
 from minibill.db.sqlite import sqlite3
-from tests.api import SECRETS, Api, done, facts_of, refused
-from tests.auth.forging import ADMIN, SERVICE, Door, now
+from minibill.integrity.audited_settings import DENIED_SECONDS_MIN
+from tests.api_client import SECRETS, Api, done, facts_of, refused
+from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now
 
 SECRET = SECRETS["BILLING_ADMIN_JWT_SECRET"]
 HOUR = 3_600
@@ -283,7 +284,7 @@ def test_a_revoked_token_stays_revoked_across_a_restart(start: Callable[..., Api
 
 
 def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api) -> None:
-    from minibill.auth.revoke import KEEP_SECONDS, forget_expired
+    from minibill.auth.revocation import KEEP_SECONDS, forget_expired
 
     # A check takes a row that is missing earlier for one that was deleted by hand.
     assert KEEP_SECONDS >= DENIED_SECONDS_MIN

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from minibill.campaigns.grants import BATCH_GRANTS_MAX, LARGE_GRANT_MICRO
-from minibill.clock import parse_time
-from tests.api import UNIT, Api, Json, done, refused
+from minibill.core.clock import parse_time
+from tests.api_client import UNIT, Api, Json, done, refused
 
 LARGE = LARGE_GRANT_MICRO
 MAX = 2**63 - 1

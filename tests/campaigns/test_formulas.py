@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from minibill.campaigns import formulas
 from minibill.campaigns.formulas import BPS_PER_WHOLE, BRACKETS_MAX, Formula
-from minibill.problems import InvalidRequest
-from tests.api import Api, Json, done, refused
+from minibill.core.problems import InvalidRequest
+from tests.api_client import Api, Json, done, refused
 
 MAX = 2**63 - 1
 micro = st.integers(0, MAX)

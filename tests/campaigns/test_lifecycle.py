@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from minibill.clock import format_time, parse_time
-from tests.api import UNIT, Api, Json, done, refused
-from tests.clocks import set_time
+from minibill.core.clock import format_time, parse_time
+from tests.api_client import UNIT, Api, Json, done, refused
+from tests.fake_clocks import set_time
 
 MAX = 2**63 - 1
 

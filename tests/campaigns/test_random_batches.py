@@ -15,23 +15,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minibill import ids
-from minibill.audit import NOWHERE
+from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.grants import Item, pay_batch
 from minibill.campaigns.lifecycle import SQL as CAMPAIGNS
 from minibill.campaigns.lifecycle import CampaignRow, create_campaign, edit_campaign, move_campaign
-from minibill.clock import US_PER_SECOND, Clock, parse_time
+from minibill.core import ids
+from minibill.core.clock import US_PER_SECOND, Clock, parse_time
+from minibill.core.problems import Problem
+from minibill.db.ledger_sequence import Seen
 from minibill.db.readers import Reading
-from minibill.db.sequence import Seen
 from minibill.db.sqlite import sqlite3
-from minibill.invariants import violations
+from minibill.integrity.checks import violations
 from minibill.ledger import reads
 from minibill.ledger.accounts import open_account
 from minibill.ledger.mint import mint
-from minibill.problems import Problem
-from tests.api import Json, Loop
+from tests.api_client import Json, Loop
 
 LARGE = 50_000_000
 CEILING = 3 * LARGE

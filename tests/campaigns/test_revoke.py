@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from minibill import ids
-from minibill.campaigns import lifecycle, revoke
-from minibill.ledger import settle
-from minibill.problems import InternalError, Overloaded, StorageFull
-from tests.api import Api, Json, done, refused
-from tests.reservations.told import Entry, balance, entries, lots, seen
+from minibill.campaigns import lifecycle, revocation
+from minibill.core import ids
+from minibill.core.problems import InternalError, Overloaded, StorageFull
+from minibill.ledger import expiry
+from tests.api_client import Api, Json, done, refused
+from tests.reservations.helpers import Entry, balance, entries, lots, seen
 
 REASON = {"reason": "wrong list"}
 
@@ -42,7 +42,7 @@ def amounts(answer: Json) -> tuple[int, int, int]:
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A revocation of five grants is three transactions."""
-    monkeypatch.setattr(revoke, "SLICE_GRANTS_MAX", 2)
+    monkeypatch.setattr(revocation, "SLICE_GRANTS_MAX", 2)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_change_of_a_campaign_answers_with_what_has_come_back_to_it(
     if how == "activate":
         done(api.post(f"/campaigns/{campaign}/pause"))
     if slices == "several":
-        monkeypatch.setattr(settle, "SWEEP_MAX", 1)
+        monkeypatch.setattr(expiry, "SWEEP_MAX", 1)
         monkeypatch.setattr(lifecycle, "OVERDUE_LOOKED_AT_MAX", 1)
     api.pass_time(20)
     path = f"/campaigns/{campaign}"

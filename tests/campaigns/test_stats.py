@@ -2,9 +2,9 @@
 
 import pytest
 
-from minibill.clock import US_PER_SECOND, format_time, parse_time
-from tests.api import Api, Json, done, refused
-from tests.clocks import set_time
+from minibill.core.clock import US_PER_SECOND, format_time, parse_time
+from tests.api_client import Api, Json, done, refused
+from tests.fake_clocks import set_time
 
 DAY_SECONDS = 86_400
 PARTS = ("granted", "consumed", "reserved", "available", "expired", "revoked")

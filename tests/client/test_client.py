@@ -13,16 +13,16 @@ import pytest
 
 from minibill.client import Client, Unreachable, WrongAccess
 from minibill.client._sync import http
-from minibill.client.requests import BACKOFF_S, RETRY_AFTER_MAX_S
-from minibill.problems import FieldError, Overloaded, Problem, RateLimited
-from tests.client import synchronous
+from minibill.client.retries import BACKOFF_S, RETRY_AFTER_MAX_S
+from minibill.core.problems import FieldError, Overloaded, Problem, RateLimited
+from tests.tools import sync_client
 
 URL = "http://minibill.test"
 
 
-@pytest.mark.parametrize("name", synchronous.FILES)
+@pytest.mark.parametrize("name", sync_client.FILES)
 def test_the_synchronous_client_is_the_asynchronous_one(name: str) -> None:
-    assert (synchronous.FOLDER / "_sync" / name).read_text("utf-8") == synchronous.synchronous(name), "run make client"
+    assert (sync_client.FOLDER / "_sync" / name).read_text("utf-8") == sync_client.synchronous(name), "run make client"
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ import minibill.embedded
 from minibill.app import routes
 from minibill.client import AsyncClient, Entity, GrantTo, ThresholdOf, TierOf
 from minibill.client._async.methods import AsyncMethods
-from minibill.client.ask import Ask
-from minibill.db.connect import DatabaseLocked
-from minibill.metrics import Metrics
-from minibill.problems import (
+from minibill.client.operation import Ask
+from minibill.core.counters import Metrics
+from minibill.core.problems import (
     AccountNotFound,
     IdempotencyKeyReused,
     InsufficientBalance,
@@ -24,7 +23,8 @@ from minibill.problems import (
     InvalidTransition,
     NotReady,
 )
-from tests.api import UNIT, Api, Loop
+from minibill.db.connection import DatabaseLocked
+from tests.api_client import UNIT, Api, Loop
 
 # What no method asks for: it is for people, scrapers and orchestrators.
 WITHOUT_A_METHOD = {"/health/live", "/health/ready", "/metrics", "/schema", "/schema/docs"}

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from minibill.book import Book
-from minibill.cli import main
+from minibill.cli.main import main
 from minibill.db.anchor import LINE_BYTES, Anchor, BehindItsAnchor, Mark, anchor_file, begin_anchor, mark_of, read_anchor
-from minibill.db.connect import open_reader, open_writer
+from minibill.db.connection import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
-from tests.api import SECRETS, Api, Loop, done
-from tests.serving import SERVE, environment, serving
+from tests.api_client import SECRETS, Api, Loop, done
+from tests.service_process import SERVE, environment, serving
 
 FIRST, SECOND = Mark(7, 2, bytes(range(32))), Mark(8, 3, bytes(range(1, 33)))
 

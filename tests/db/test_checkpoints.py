@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from minibill.audit import Origin
+from minibill.audit.log import Origin
 from minibill.auth.tokens import Caller
 from minibill.book import Book
-from minibill.db.connect import CHECKPOINT_PAGES, open_reader, open_writer
+from minibill.db.connection import CHECKPOINT_PAGES, open_reader, open_writer
 from minibill.ledger.accounts import open_account
-from tests.api import Loop
+from tests.api_client import Loop
 
 PAGE_BYTES = 4_096
 

@@ -15,14 +15,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from minibill.book import Book
-from minibill.cli import main
-from minibill.commands.dev import dev_secrets, reset
-from minibill.commands.output import Misuse
+from minibill.cli.dev import dev_secrets, reset
+from minibill.cli.main import main
+from minibill.cli.output import Misuse
 from minibill.config import ConfigurationError
-from minibill.db.connect import FileLock, open_writer
+from minibill.db.connection import FileLock, open_writer
 from minibill.db.files import COMPANIONS, UnsafeFile, create, open_own, open_to_read, resolve
-from tests.api import SECRETS
-from tests.serving import SERVE, environment, mint, open_account, serving
+from tests.api_client import SECRETS
+from tests.service_process import SERVE, environment, mint, open_account, serving
 
 SUFFIXES = (*COMPANIONS, ".lock")
 NOBODY = 65_534
@@ -154,7 +154,7 @@ def test_a_book_that_is_replaced_is_kept_under_a_name_that_no_link_has(
     db = folder / "book.db"
     shutil.copyfile(backup, db)
     (folder / "book.db-anchor").write_text("what was said of it")
-    monkeypatch.setattr("minibill.commands.backup.Clock.now_us", lambda _: 1_800_000_000_123_456)
+    monkeypatch.setattr("minibill.cli.backup.Clock.now_us", lambda _: 1_800_000_000_123_456)
     name = "book.db.before-restore-20270115T080000Z"
     (folder / f"{name}{suffix}").symlink_to(outside / victim)
     assert minibill("restore", backup, "--db", db).exit_code == 0
@@ -249,7 +249,7 @@ def test_a_file_of_another_user_is_neither_written_nor_locked(
     before = planted.read_bytes()
     own = os.geteuid()
     belong_to_somebody_else(monkeypatch, planted)
-    monkeypatch.setattr("minibill.db.connect.require_own_folder", lambda _: None)
+    monkeypatch.setattr("minibill.db.connection.require_own_folder", lambda _: None)
     assert own == 0 or os.geteuid() != own
     assert "belongs to" in migrate(db, backup)
     assert planted.read_bytes() == before

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from minibill.auth.revoke import forget_expired
-from minibill.campaigns import revoke
-from minibill.db import turns
+from minibill.auth.revocation import forget_expired
+from minibill.campaigns import revocation
+from minibill.core.problems import NotReady, Overloaded
+from minibill.db import lanes
 from minibill.db import writer as module
+from minibill.db.lanes import Lane
 from minibill.db.slices import in_steps
 from minibill.db.sqlite import sqlite3
-from minibill.db.turns import Lane
-from minibill.problems import NotReady, Overloaded
-from tests.api import Api, Loop, done, record_running_time
+from tests.api_client import Api, Loop, done, record_running_time
 from tests.db.test_writer import SQLITE_IOERR, Fixture, note, note_and_raise, sqlite_error
 
 SLICES = pytest.mark.parametrize("lane", [Lane.BULK, Lane.BACKGROUND])
@@ -97,7 +97,7 @@ def test_slices_go_on_under_constant_requests(w: Fixture, lane: Lane) -> None:
 
 
 def test_a_request_does_not_wait_for_the_end_of_a_pause(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "PAUSE_SHARE", ENDLESS)
+    monkeypatch.setattr(lanes, "PAUSE_SHARE", ENDLESS)
 
     async def run() -> None:
         await asyncio.gather(w.writer.run(note("a")), w.writer.run(note("slice"), lane=Lane.BACKGROUND))
@@ -136,7 +136,7 @@ def test_a_slice_that_is_not_kept_is_rolled_back(w: Fixture, lane: Lane) -> None
 
 
 def test_batches_have_a_limit_of_their_own(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "BULK_MAX", 2)
+    monkeypatch.setattr(lanes, "BULK_MAX", 2)
     answers = together(
         w,
         *[(note(f"batch {number}"), Lane.BULK) for number in range(4)],
@@ -148,7 +148,7 @@ def test_batches_have_a_limit_of_their_own(w: Fixture, monkeypatch: pytest.Monke
 
 
 def test_background_work_is_accepted_while_requests_are_refused(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "QUEUE_MAX", 0)
+    monkeypatch.setattr(lanes, "QUEUE_MAX", 0)
     answers = together(w, (note("a"), Lane.REQUEST), (note("b"), Lane.BACKGROUND))
     assert isinstance(answers[0], Overloaded) and answers[1] == "b"
 
@@ -165,7 +165,7 @@ def test_a_lock_of_another_program_refuses_what_waits_in_every_lane(w: Fixture, 
 
 
 def test_after_an_unknown_outcome_slices_that_wait_are_refused(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "PAUSE_SHARE", ENDLESS)
+    monkeypatch.setattr(lanes, "PAUSE_SHARE", ENDLESS)
 
     async def run() -> list[Any]:
         await asyncio.gather(w.writer.run(note("a")), w.writer.run(note("slice"), lane=Lane.BACKGROUND))
@@ -183,7 +183,7 @@ def test_after_an_unknown_outcome_slices_that_wait_are_refused(w: Fixture, monke
 
 
 @pytest.fixture
-def lanes(api: Api, monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
+def lanes_used(api: Api, monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
     """The lane of each write from now on."""
     run, found = api.book.writer.run, list[Lane]()
 
@@ -195,35 +195,37 @@ def lanes(api: Api, monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
     return found
 
 
-def test_batches_and_revocations_of_campaigns_are_bulk(api: Api, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revoke, "SLICE_GRANTS_MAX", 2)
+def test_batches_and_revocations_of_campaigns_are_bulk(
+    api: Api, lanes_used: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "SLICE_GRANTS_MAX", 2)
     campaign = api.campaign()
     accounts = [api.account() for _ in range(5)]
-    assert set(lanes) == {Lane.REQUEST}
-    lanes.clear()
+    assert set(lanes_used) == {Lane.REQUEST}
+    lanes_used.clear()
     done(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
-    assert lanes == [Lane.BULK]
-    lanes.clear()
+    assert lanes_used == [Lane.BULK]
+    lanes_used.clear()
     done(api.post(f"/campaigns/{campaign}/revoke", {"reason": "test"}))
     # The service goes on by itself: what was begun is not refused half way.
-    assert lanes == [Lane.BULK, Lane.BACKGROUND, Lane.BACKGROUND]
+    assert lanes_used == [Lane.BULK, Lane.BACKGROUND, Lane.BACKGROUND]
 
 
-def test_the_upkeep_of_the_book_is_background_work(api: Api, lanes: list[Lane]) -> None:
+def test_the_upkeep_of_the_book_is_background_work(api: Api, lanes_used: list[Lane]) -> None:
     api.reserve(api.account(10), 5, ttlSeconds=5)
     api.pass_time(10)
     running_us = api.book.running.now_us() * 10
-    lanes.clear()
+    lanes_used.clear()
     for upkeep in (api.book.sweep, api.book.link, api.book.prune, api.book.reconcile):
-        before = len(lanes)
+        before = len(lanes_used)
         api.loop.run(upkeep())
-        assert len(lanes) > before
+        assert len(lanes_used) > before
     api.loop.run(api.book.in_background(in_steps(partial(forget_expired, settings=api.settings, running_us=running_us))))
-    assert set(lanes) == {Lane.BACKGROUND}
+    assert set(lanes_used) == {Lane.BACKGROUND}
 
 
 def test_all_revoked_tokens_that_are_old_are_forgotten_in_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minibill.auth.revoke.PRUNE_TOKENS_MAX", 2)
+    monkeypatch.setattr("minibill.auth.revocation.PRUNE_TOKENS_MAX", 2)
     for number in range(5):
         done(api.post(f"/tokens/j-{number}/revoke"))
     running_us = api.book.running.now_us() + 30 * 86_400 * 1_000_000

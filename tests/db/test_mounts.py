@@ -9,8 +9,8 @@ from minibill.book import Book
 from minibill.db import mounts
 from minibill.db.files import UnsafeFile
 from minibill.db.mounts import Mount, is_mounted_by_itself, mount_of, refuse_network
-from tests.api import SECRETS, Loop
-from tests.serving import SERVE, environment
+from tests.api_client import SECRETS, Loop
+from tests.service_process import SERVE, environment
 
 TABLE = r"""
 21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -77,7 +77,7 @@ def test_local_file_systems_and_tables_that_can_not_be_read_are_let_through(tabl
 
 def test_serve_refuses_a_network_file_system_in_one_line(tmp_path: Path, table: Path) -> None:
     table.write_text(f"40 21 0:50 / {tmp_path} rw - nfs4 server:/x rw\n")
-    script = "import sys; from pathlib import Path; from minibill.db import mounts; from minibill.cli import main\n"
+    script = "import sys; from pathlib import Path; from minibill.db import mounts; from minibill.cli.main import main\n"
     script += "mounts.MOUNTS = Path(sys.argv.pop(1)); main()"
     command = [SERVE[0], "-c", script, str(table), "serve", "--db", str(tmp_path / "book.db"), "--port", "0"]
     result = subprocess.run(command, env=environment(**SECRETS), capture_output=True, text=True, timeout=30)

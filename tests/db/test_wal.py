@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from minibill.db import wal
-from minibill.db.connect import open_writer
+from minibill.db.connection import open_writer
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import is_for_lack_of_room, make_lasting, may_hold_a_failed_commit
 from tests.faults import vfs
-from tests.faults.disk import Recorder, recorded
+from tests.faults.disk_model import Recorder, recorded
 
 NAME = "notes.db"
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from minibill.db import turns as turns_module
+from minibill.core.problems import AmountTooLarge, InternalError, NotReady, Overloaded, StorageFull
+from minibill.db import lanes as turns_module
 from minibill.db import writer as module
-from minibill.db.connect import open_reader, open_writer
-from minibill.db.constraints import SQLITE_FULL
+from minibill.db.connection import open_reader, open_writer
+from minibill.db.constraint_errors import SQLITE_FULL
 from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
-from minibill.problems import AmountTooLarge, InternalError, NotReady, Overloaded, StorageFull
-from tests.api import Loop
+from tests.api_client import Loop
 
 SQLITE_IOERR = 10
 

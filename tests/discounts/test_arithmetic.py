@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibill.ledger.discounts import NO_DISCOUNT, Discount, Membership, discount_micro, metadata_with_discount, weigh
+from minibill.ledger.pricing import NO_DISCOUNT, Discount, Membership, discount_micro, metadata_with_discount, weigh
 
 MAX = 2**63 - 1
 UNIT = 1_000_000

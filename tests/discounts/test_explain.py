@@ -2,13 +2,13 @@
 
 import pytest
 
-from minibill.audit import Origin
+from minibill.audit.log import Origin
 from minibill.auth.tokens import Caller
 from minibill.ledger.mint import mint
-from tests.api import Api, Json, done, refused
-from tests.discounts.told import CAPPED, GOLD, join, member, put_tiers, reasons
+from tests.api_client import Api, Json, done, refused
+from tests.discounts.helpers import CAPPED, GOLD, join, member, put_tiers, reasons
 from tests.reservations.conftest import Moment
-from tests.reservations.told import lots
+from tests.reservations.helpers import lots
 
 
 def ask(api: Api, account: str, amount_micro: int, *, key: str | None = None, **body: Json) -> Json:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api import Api, Json, done, refused
-from tests.discounts.told import CAPPED, FREE, GOLD, join, member, path_of, put_tiers
+from tests.api_client import Api, Json, done, refused
+from tests.discounts.helpers import CAPPED, FREE, GOLD, join, member, path_of, put_tiers
 from tests.reservations.conftest import Moment
-from tests.reservations.told import Entry, balance, entries, history, lots
+from tests.reservations.helpers import Entry, balance, entries, history, lots
 
 MAX = 2**63 - 1
 FIGURES = ("finalizedMicro", "releasedMicro", "overrunMicro", "absorbedMicro")

@@ -2,13 +2,13 @@
 
 import pytest
 
-from minibill import audit
+from minibill.audit import log
 from minibill.db.sqlite import sqlite3
 from minibill.discounts.memberships import put_membership
-from minibill.discounts.structs import TierBody
+from minibill.discounts.schemas import TierBody
 from minibill.discounts.tiers import replace_tiers
-from tests.api import Api, Json, done, refused
-from tests.discounts.told import CAPPED, FREE, GOLD, join, member, path_of, put_tiers, quote, reasons
+from tests.api_client import Api, Json, done, refused
+from tests.discounts.helpers import CAPPED, FREE, GOLD, join, member, path_of, put_tiers, quote, reasons
 from tests.reservations.conftest import Moment
 
 MAX = 2**63 - 1
@@ -150,7 +150,7 @@ def test_an_account_has_1000_memberships_at_most(api: Api) -> None:
                     conn, account_id=account, community_id=community, tier="gold", expires_at_us=None, now_us=now_us
                 ),
             ):
-                audit.append(conn, outcome, actor_id="operator", origin=audit.NOWHERE, now_us=now_us)
+                log.append(conn, outcome, actor_id="operator", origin=log.NOWHERE, now_us=now_us)
 
     api.loop.run(api.book.writer.run(fill))
     join(api, account, "guild", "gold")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api import Loop
+from tests.api_client import Loop
 from tests.epochs.machine import Machine
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from minibill.cli import main
+from minibill.cli.main import main
 from minibill.db.anchor import anchor_file
-from tests.api import Api, Json, Loop
+from tests.api_client import Api, Json, Loop
 
 
 def minibill(*arguments: object) -> Result:

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from minibill.chain import link
 from minibill.db import epochs
 from minibill.db.anchor import anchor_file
-from minibill.db.connect import open_reader
+from minibill.db.connection import open_reader
 from minibill.db.epochs import CLOCK_ORIGIN_US, FIRST, SKIPPED_IDS, Epoch, base_after, current_epoch
 from minibill.db.queries import queries
 from minibill.events import feed as feed_module
 from minibill.events.feed import Feed
-from tests.api import Api, Json, done, facts_of, refused
+from minibill.integrity.hash_chain import link
+from tests.api_client import Api, Json, done, facts_of, refused
 from tests.epochs.machine import Machine, minibill
-from tests.events.feed import drain, latest
+from tests.events.feed_client import drain, latest
 from tests.webhooks.conftest import Running
 from tests.webhooks.receiver import Receiver
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.api import Json, done
+from tests.api_client import Json, done
 from tests.epochs.machine import Machine
 from tests.epochs.test_epochs import NOWHERE, all_ids
-from tests.events.feed import drain
+from tests.events.feed_client import drain
 
 STEPS = 14
 

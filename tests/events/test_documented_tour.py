@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.serving import serving
+from tests.service_process import serving
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "EVENTS.md"
 

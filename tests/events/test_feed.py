@@ -11,18 +11,18 @@ from typing import Any
 import httpx
 import pytest
 
-from minibill.audit import NOWHERE
+from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller
-from minibill.clock import monotonic_s
+from minibill.core.clock import monotonic_s
+from minibill.core.problems import Overloaded
 from minibill.events import feed as feed_module
 from minibill.events.feed import Feed, Told
-from minibill.events.places import Place, event_id, place_of
-from minibill.events.structs import TYPES
+from minibill.events.position import Place, event_id, place_of
+from minibill.events.schemas import TYPES
 from minibill.ledger.accounts import open_account
-from minibill.problems import Overloaded
-from tests.api import UNIT, Api, Json, done, refused
-from tests.events.feed import drain, latest, new_types, types_of
-from tests.serving import serving
+from tests.api_client import UNIT, Api, Json, done, refused
+from tests.events.feed_client import drain, latest, new_types, types_of
+from tests.service_process import serving
 
 # --- an event for each kind of change ---
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import httpx
 
-from minibill import ids
-from minibill.db.connect import open_reader
-from minibill.invariants import violations
-from tests.api import Json
-from tests.serving import Server, open_account, serving
+from minibill.core import ids
+from minibill.db.connection import open_reader
+from minibill.integrity.checks import violations
+from tests.api_client import Json
+from tests.service_process import Server, open_account, serving
 
 KILLS = 4
 # Events that the consumer must have seen of a service before it is killed in the middle of its writes.

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api import Api, Json, done, refused
-from tests.events.feed import drain, latest, new_types, types_of
+from tests.api_client import Api, Json, done, refused
+from tests.events.feed_client import drain, latest, new_types, types_of
 
 
 def put(api: Api, account: str, *thresholds: Json) -> Json:

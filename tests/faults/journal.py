@@ -12,13 +12,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
-from minibill import ids
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, sign_token
-from minibill.commands.dev import dev_secrets
+from minibill.cli.dev import dev_secrets
 from minibill.config import read_settings
-from minibill.db.connect import open_reader
-from tests.faults.lines import Answer, Line, request_bytes
+from minibill.core import ids
+from minibill.db.connection import open_reader
+from tests.faults.http_client import Answer, Line, request_bytes
 
 Json = Any
 Kind = Literal["admin", "service"]

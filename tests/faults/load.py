@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from minibill import ids
+from minibill.core import ids
 from minibill.db.sqlite import sqlite3
-from tests.api import UNIT, Api, Json
+from tests.api_client import UNIT, Api, Json
 
 ADMIN, SERVICE = "/admin/billing", "/api/internal/billing"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serving import Server
+from tests.service_process import Server
 
 
 @contextlib.contextmanager

@@ -6,11 +6,11 @@ from typing import Any
 import httpx
 import pytest
 
+from minibill.api.openapi.operation import DESCRIPTIONS
 from minibill.app import routes
-from minibill.metrics import Metrics
-from minibill.schema.describe import DESCRIPTIONS
-from tests.api import Api, Json, refused
-from tests.faults.json_shapes import IS_JSON, IS_LEFT_OPEN, IS_NO_JSON
+from minibill.core.counters import Metrics
+from tests.api_client import Api, Json, refused
+from tests.faults.json_samples import IS_JSON, IS_LEFT_OPEN, IS_NO_JSON
 
 # Method, path and whether services call it: every route that takes a body.
 WITH_A_BODY = [

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import jwt
 import pytest
 
+from minibill.api.cursors import Cursors
 from minibill.auth.tokens import TokenVerifier
-from minibill.cursors import Cursors
+from minibill.core.problems import InvalidCursor, Unauthorized
 from minibill.db.epochs import FIRST
-from minibill.problems import InvalidCursor, Unauthorized
-from tests.api import SECRETS, Api, Json
-from tests.auth.forging import ADMIN, SERVICE, Door, b64, defects
+from tests.api_client import SECRETS, Api, Json
+from tests.auth.forged_tokens import ADMIN, SERVICE, Door, b64, defects
 
 DOORS = pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda door: door.kind)
 

@@ -15,11 +15,11 @@ import httpx
 import msgspec
 import pytest
 
+from minibill.api.context import Route
+from minibill.api.openapi.operation import DESCRIPTIONS
 from minibill.app import routes
-from minibill.metrics import Metrics
-from minibill.schema.describe import DESCRIPTIONS
-from minibill.web import Route
-from tests.api import Api, Json, done
+from minibill.core.counters import Metrics
+from tests.api_client import Api, Json, done
 from tests.faults.odd_values import NAUGHTY, NUMBERS_AS_TEXT, OF_OTHER_KINDS
 
 # Of the odd texts each member gets every so manieth in the short form, another lot of them each time.

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from minibill.auth.revoke import forget_expired
-from minibill.clock import JUMP_MAX_SECONDS_DEFAULT, US_PER_SECOND, parse_time
-from minibill.db.connect import open_reader
-from tests.api import Api, Json, done, refused
+from minibill.auth.revocation import forget_expired
+from minibill.core.clock import JUMP_MAX_SECONDS_DEFAULT, US_PER_SECOND, parse_time
+from minibill.db.connection import open_reader
+from tests.api_client import Api, Json, done, refused
 
 HOUR, DAY, YEAR = 3_600, 86_400, 365 * 86_400
 # A month before the seconds since 1970 no longer fit 31 bits.
@@ -31,8 +31,8 @@ class Wall:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.us = START_US
         self.steady_us = 0
-        monkeypatch.setattr("minibill.clock.steady_now_us", lambda: self.steady_us)
-        for module in ("minibill.clock", "minibill.auth.tokens", "minibill.auth.revoke"):
+        monkeypatch.setattr("minibill.core.clock.steady_now_us", lambda: self.steady_us)
+        for module in ("minibill.clock", "minibill.auth.tokens", "minibill.auth.revocation"):
             monkeypatch.setattr(f"{module}.real_now_us", lambda: self.us)
         wall = self
 

@@ -12,15 +12,15 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from minibill.db.connect import open_reader, open_writer
+from minibill.db.connection import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
-from minibill.invariants import violations
-from tests.api import Api, Loop
+from minibill.integrity.checks import violations
+from tests.api_client import Api, Loop
 from tests.faults import vfs
-from tests.faults.disk import Disk, Recorder, recorded, write_files
+from tests.faults.disk_model import Disk, Recorder, recorded, write_files
 from tests.faults.load import Load, faults_of
 from tests.faults.system_calls import failing_calls
-from tests.serving import Server, open_account, serving
+from tests.service_process import Server, open_account, serving
 
 NAME = "book.db"
 ROOT = Path(__file__).parents[2]

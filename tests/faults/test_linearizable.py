@@ -15,12 +15,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minibill import ids
 from minibill.auth.tokens import sign_token
-from minibill.clock import monotonic_s
-from minibill.db.connect import open_reader
+from minibill.core import ids
+from minibill.core.clock import monotonic_s
+from minibill.db.connection import open_reader
 from minibill.db.queries import Row
-from tests.api import Api, Json
+from tests.api_client import Api, Json
 
 CLIENTS = 24
 ACCOUNTS = 3

@@ -9,12 +9,12 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from minibill.db.connect import open_reader
-from minibill.invariants import violations
+from minibill.db.connection import open_reader
+from minibill.integrity.checks import violations
+from tests.faults.http_client import Answer, Line, request_bytes
 from tests.faults.journal import Journal, Passes, open_campaign
-from tests.faults.lines import Answer, Line, request_bytes
-from tests.faults.watch import rss_bytes, settled
-from tests.serving import Server, serving
+from tests.faults.process import rss_bytes, settled
+from tests.service_process import Server, serving
 
 # Batches are the most work that one request can ask for: some 20 a second are all that a core does.
 GRANTS = 1_000

@@ -7,10 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 from minibill.book import Book
-from minibill.db.connect import open_reader
-from minibill.invariants import violations
-from tests.api import Api, Loop
-from tests.faults.disk import Disk, Recorder, recorded, write_files
+from minibill.db.connection import open_reader
+from minibill.integrity.checks import violations
+from tests.api_client import Api, Loop
+from tests.faults.disk_model import Disk, Recorder, recorded, write_files
 from tests.faults.load import Load, faults_of
 
 NAME = "book.db"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from minibill.clock import monotonic_s
-from tests.api import Loop
+from minibill.core.clock import monotonic_s
+from tests.api_client import Loop
 from tests.reservations.test_random_ledger import (
     Lost,
     Pass,

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api import SECRETS, Api
-from tests.auth.forging import ADMIN, SERVICE, Door
-from tests.http.writes import REFUSALS, WRITES
+from tests.api.write_table import REFUSALS, WRITES
+from tests.api_client import SECRETS, Api
+from tests.auth.forged_tokens import ADMIN, SERVICE, Door
 
 PREVIOUS = {
     "BILLING_ADMIN_JWT_SECRET_PREV": "the-secret-for-admins-before " * 2,

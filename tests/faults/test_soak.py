@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from minibill.clock import US_PER_SECOND, format_time, real_now_us
-from minibill.db.connect import WAL_BYTES_KEPT, open_reader
-from minibill.invariants import CHECKS, violations
+from minibill.core.clock import US_PER_SECOND, format_time, real_now_us
+from minibill.db.connection import WAL_BYTES_KEPT, open_reader
+from minibill.integrity.checks import CHECKS, violations
+from tests.faults.http_client import Answer, Line
 from tests.faults.journal import Client, Journal, differences, meet
-from tests.faults.lines import Answer, Line
-from tests.faults.watch import open_files, rss_bytes, settled
-from tests.serving import Server, serving
+from tests.faults.process import open_files, rss_bytes, settled
+from tests.service_process import Server, serving
 
 CLIENTS = 32
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from minibill.db.connect import open_reader
-from minibill.invariants import violations
+from minibill.db.connection import open_reader
+from minibill.integrity.checks import violations
+from tests.faults.http_client import Line, Lost
 from tests.faults.journal import Client, Journal, differences, meet
-from tests.faults.lines import Line, Lost
-from tests.serving import Server, serving
+from tests.service_process import Server, serving
 
 CLIENTS = 16
 HALVES = 10

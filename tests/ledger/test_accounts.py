@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.api import Api, done, refused
+from tests.api_client import Api, done, refused
 
 ENTITY = {"entityType": "person", "entityId": "ada"}
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from minibill.clock import format_time, parse_time
-from tests.api import Api, Json, done, refused
-from tests.clocks import set_time
+from minibill.core.clock import format_time, parse_time
+from tests.api_client import Api, Json, done, refused
+from tests.fake_clocks import set_time
 
 
 def pools(balance: Json) -> dict[str, tuple[int, int]]:

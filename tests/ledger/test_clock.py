@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from minibill.app import create_app
-from minibill.clock import START_AHEAD_MAX_US, US_PER_SECOND, Clock, format_time, parse_time
-from tests.api import Api, Json, done, refused
+from minibill.core.clock import START_AHEAD_MAX_US, US_PER_SECOND, Clock, format_time, parse_time
+from tests.api_client import Api, Json, done, refused
 
 START_US = parse_time("2040-01-01T00:00:00Z")
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -18,8 +18,8 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall_us, self.steady_us = START_US, 7
-        monkeypatch.setattr("minibill.clock.real_now_us", lambda: self.wall_us)
-        monkeypatch.setattr("minibill.clock.steady_now_us", lambda: self.steady_us)
+        monkeypatch.setattr("minibill.core.clock.real_now_us", lambda: self.wall_us)
+        monkeypatch.setattr("minibill.core.clock.steady_now_us", lambda: self.steady_us)
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock by hand."""

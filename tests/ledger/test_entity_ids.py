@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibill.db.connect import open_writer
-from minibill.entity_ids import normalized
-from tests.api import Api, done, refused
+from minibill.core.entity_ids import normalized
+from minibill.db.connection import open_writer
+from tests.api_client import Api, done, refused
 
 ADDRESS = "0x52908400098527886E0F7030069857D2E4169EE7"
 

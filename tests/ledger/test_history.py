@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from minibill.clock import format_time, parse_time
-from minibill.db.connect import open_reader, open_writer
+from minibill.core.clock import format_time, parse_time
+from minibill.db.connection import open_reader, open_writer
 from minibill.db.queries import Row
 from minibill.db.sqlite import sqlite3
 from minibill.ledger import history
-from minibill.ledger.bisection import Place, entries_before, moment
 from minibill.ledger.history import history_page
-from tests.api import Api, Json
-from tests.clocks import set_time
+from minibill.ledger.time_lookup import Place, entries_before, moment
+from tests.api_client import Api, Json
+from tests.fake_clocks import set_time
 
 START_US = parse_time("2030-01-01T00:00:00Z")
 POOLS = ("general", "gpu", "cpu")

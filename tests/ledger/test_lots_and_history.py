@@ -2,9 +2,9 @@
 
 import pytest
 
-from minibill.clock import format_time, parse_time
-from tests.api import Api, Json
-from tests.clocks import set_time
+from minibill.core.clock import format_time, parse_time
+from tests.api_client import Api, Json
+from tests.fake_clocks import set_time
 
 
 def entries(api: Api, account: str) -> list[Json]:

@@ -1,6 +1,6 @@
 """Section 3: minting."""
 
-from tests.api import Api, done, refused
+from tests.api_client import Api, done, refused
 
 
 def test_a_mint_makes_a_lot_an_entry_and_a_balance(api: Api) -> None:

@@ -1,7 +1,7 @@
 """Section 7: live once the process runs, ready when the book takes writes, else 503 with the reason."""
 
-from minibill.problems import StorageFull
-from tests.api import Api, refused
+from minibill.core.problems import StorageFull
+from tests.api_client import Api, refused
 
 
 def ready(api: Api) -> int:

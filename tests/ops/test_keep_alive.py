@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from minibill.config import read_settings
-from minibill.connections import ANSWER_SECONDS_MAX, HEAD_SECONDS_MAX, Patience
-from tests.api import SECRETS
-from tests.serving import Server, serving
+from minibill.server.connection_limits import ANSWER_SECONDS_MAX, HEAD_SECONDS_MAX, Patience
+from tests.api_client import SECRETS
+from tests.service_process import Server, serving
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from minibill.db.connect import open_reader
-from minibill.db.migrate import LITESTREAM_TABLES
-from tests.serving import Server, mint, open_account, serving
+from minibill.db.connection import open_reader
+from minibill.db.migrations import LITESTREAM_TABLES
+from tests.service_process import Server, mint, open_account, serving
 
 # Installed with the other programs that the tests need, beside this Python.
 LITESTREAM = str(Path(sys.executable).with_name("litestream"))
-CONFIGURATION = Path(__file__).parents[2] / "docs" / "box" / "litestream.yml"
+CONFIGURATION = Path(__file__).parents[2] / "docs" / "deploy" / "litestream.yml"
 SECONDS_MAX = 30
 
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from minibill import totals
+from minibill.core.counters import Histogram
+from minibill.core.problems import StorageFull
 from minibill.db.readers import Readers
 from minibill.db.sqlite import sqlite3
-from minibill.metrics import Histogram
-from minibill.problems import StorageFull
-from tests.api import Api, Loop, done, refused
+from minibill.metrics import totals
+from tests.api_client import Api, Loop, done, refused
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 

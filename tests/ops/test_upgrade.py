@@ -7,15 +7,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 import minibill
-from minibill.cli import main
-from minibill.db.connect import open_reader
-from minibill.db.migrate import all_migrations, schema_differences
+from minibill.cli.main import main
+from minibill.db.connection import open_reader
+from minibill.db.migrations import all_migrations, schema_differences
 from minibill.db.sqlite import sqlite3
-from minibill.reconcile.offline import verify_file
-from tests import releases
-from tests.api import Api, Loop, done
+from minibill.integrity.verify import verify_file
+from tests.api_client import Api, Loop, done
+from tests.tools import release_db
 
-VERSIONS = releases.changelog()
+VERSIONS = release_db.changelog()
 
 
 def migrate(db: Path) -> Result:
@@ -34,7 +34,7 @@ def rows(db: Path) -> dict[str, int]:
 def released(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The database of a version, as an operator has it before the upgrade."""
     db = tmp_path / "book.db"
-    releases.load(request.param, db)
+    release_db.load(request.param, db)
     return db
 
 
@@ -72,7 +72,7 @@ def test_a_migration_that_a_release_has_is_not_edited_any_more(released: Path) -
 
 
 def test_every_version_of_the_changelog_has_its_database_and_no_other_has_one() -> None:
-    assert {file.stem for file in releases.FOLDER.glob("*.sql")} == set(VERSIONS)
+    assert {file.stem for file in release_db.FOLDER.glob("*.sql")} == set(VERSIONS)
     assert next(iter(VERSIONS)) == minibill.__version__
 
 
@@ -80,4 +80,4 @@ def test_the_database_of_the_version_to_come_is_what_this_source_makes() -> None
     """When this fails after a change of the schema: `make schema`, if that version really is not released yet."""
     for version, is_released in VERSIONS.items():
         if not is_released:
-            assert releases.dump_of(version).read_text("utf-8") == releases.dump_now()
+            assert release_db.dump_of(version).read_text("utf-8") == release_db.dump_now()

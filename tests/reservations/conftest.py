@@ -2,8 +2,8 @@
 
 import pytest
 
-from minibill.clock import US_PER_SECOND, format_time, parse_time
-from tests.clocks import set_time
+from minibill.core.clock import US_PER_SECOND, format_time, parse_time
+from tests.fake_clocks import set_time
 
 START_US = parse_time("2040-01-01T00:00:00Z")
 

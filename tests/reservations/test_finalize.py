@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api import Api, done, refused
+from tests.api_client import Api, done, refused
 from tests.reservations.conftest import Moment
-from tests.reservations.told import Entry, balance, entries, lots, seen
+from tests.reservations.helpers import Entry, balance, entries, lots, seen
 
 MAX = 2**63 - 1
 

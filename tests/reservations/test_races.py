@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api import Api, Json, done
+from tests.api_client import Api, Json, done
 from tests.reservations.conftest import Moment
-from tests.reservations.told import balance, entries
+from tests.reservations.helpers import balance, entries
 
 
 def at_once(api: Api, *requests: tuple[str, Json], sweeps: int = 0) -> list[httpx.Response]:

@@ -20,34 +20,35 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minibill import book, ids
-from minibill.audit import NOWHERE
+from minibill import book
+from minibill.api.idempotency import Key
+from minibill.api.types import Micro, encode
+from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.book import Book, Written
-from minibill.campaigns import lifecycle, revoke
+from minibill.campaigns import lifecycle, revocation
 from minibill.campaigns.grants import Item, pay_batch
 from minibill.campaigns.stats import stats_answer
-from minibill.clock import US_PER_SECOND, Clock, format_time, parse_time
-from minibill.db.connect import open_writer
+from minibill.core import ids
+from minibill.core.clock import US_PER_SECOND, Clock, format_time, parse_time
+from minibill.core.problems import Problem
+from minibill.core.write_result import Outcome
+from minibill.db.connection import open_writer
+from minibill.db.ledger_sequence import Seen
 from minibill.db.readers import Readers, Reading
-from minibill.db.sequence import Seen
 from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
 from minibill.discounts.memberships import delete_membership, put_membership
-from minibill.discounts.structs import TierBody
+from minibill.discounts.schemas import TierBody
 from minibill.discounts.tiers import replace_tiers
-from minibill.idempotency import Key
-from minibill.invariants import violations
-from minibill.ledger import reads, settle
+from minibill.integrity.checks import violations
+from minibill.ledger import expiry, reads
 from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize, release
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reservation_answer, reserve
-from minibill.outcome import Outcome
-from minibill.problems import Problem
-from minibill.wire import Micro, encode
-from tests.api import Json, Loop
-from tests.reservations.remembered import misremembered
+from tests.api_client import Json, Loop
+from tests.reservations.cache_checks import misremembered
 
 CEILING = 100
 START_US = parse_time("2040-01-01T00:00:00Z")
@@ -925,11 +926,11 @@ class Run:
             case Revoke(name, campaign):
                 grant = self.model.grants.get((campaign, name))
                 grant_id = "grant_none" if grant is None else ids.encode(ids.GRANT, grant.number)
-                return revoke.revoke_grant, {
+                return revocation.revoke_grant, {
                     "campaign_id": campaign_id(campaign), "grant_id": grant_id, "reason": "a mistake",
                 }  # fmt: skip
             case RevokeAll(campaign):
-                return revoke.revoke_campaign, {
+                return revocation.revoke_campaign, {
                     "campaign_id": campaign_id(campaign), "reason": "a mistake", "really": not dry,
                 }  # fmt: skip
             case Reserve(name, pool, amount, ttl_s, mode):
@@ -1103,12 +1104,12 @@ def small_and_quick() -> Iterator[None]:
 
     Nobody waits for the disk, which is not what is tried here.
     """
-    slices_before = settle.SWEEP_MAX, book.SWEEP_STEP, revoke.SLICE_GRANTS_MAX
-    settle.SWEEP_MAX, revoke.SLICE_GRANTS_MAX = 2, 1
+    slices_before = expiry.SWEEP_MAX, book.SWEEP_STEP, revocation.SLICE_GRANTS_MAX
+    expiry.SWEEP_MAX, revocation.SLICE_GRANTS_MAX = 2, 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("minibill.book.open_writer", open_writer_without_sync)
         yield
-    settle.SWEEP_MAX, book.SWEEP_STEP, revoke.SLICE_GRANTS_MAX = slices_before
+    expiry.SWEEP_MAX, book.SWEEP_STEP, revocation.SLICE_GRANTS_MAX = slices_before
 
 
 def open_writer_without_sync(path: Path, **how: int) -> sqlite3.Connection:
@@ -1150,5 +1151,5 @@ def test_expiry_in_small_slices_is_that_of_the_contract(
     folder: Path, first_file: Path, loop: Loop, story: list[Step], slice_max: int
 ) -> None:
     with small_and_quick():
-        settle.SWEEP_MAX = slice_max
+        expiry.SWEEP_MAX = slice_max
         loop.run(Run(folder, first_file).story(story, wholly_every=10))

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api import Api, Json, done, refused
+from tests.api_client import Api, Json, done, refused
 from tests.reservations.conftest import Moment
-from tests.reservations.told import Entry, allocations, balance, entries, history, lots, seen
+from tests.reservations.helpers import Entry, allocations, balance, entries, history, lots, seen
 
 MAX = 2**63 - 1
 

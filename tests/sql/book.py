@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from minibill import audit
-from minibill.db.connect import open_writer
+from minibill.audit import log
+from minibill.db.connection import open_writer
 
 # One campaign in each state; 6 is active but has not started at 2000, and 8 is over from then on.
 CAMPAIGNS = {"draft": 1, "active": 2, "paused": 3, "completed": 4, "expired": 5}
@@ -195,13 +195,13 @@ def _settings() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 def audit_rows() -> list[tuple[object, ...]]:
     """The rows of the audit log, whole with their hashes."""
     rows: list[tuple[object, ...]] = []
-    previous_hash = audit.NO_HASH
+    previous_hash = log.NO_HASH
     settings = (
         (seq, seq, "op", action, kind, target, msgspec.json.encode(details).decode(), None, None, None, None, 1150)
         for seq, (action, kind, target, details) in enumerate(_settings(), 3)
     )
     for row in (*_AUDIT, *settings):
-        own_hash = audit.row_hash(row, previous_hash)
+        own_hash = log.row_hash(row, previous_hash)
         rows.append((*row, previous_hash, own_hash))
         previous_hash = own_hash
     return rows

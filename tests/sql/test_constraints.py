@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from minibill.db import constraints
-from minibill.db.connect import open_writer
+from minibill.core.problems import InternalError, Overloaded, Problem, StorageFull
+from minibill.db import constraint_errors
+from minibill.db.connection import open_writer
 from minibill.db.sqlite import sqlite3
-from minibill.problems import InternalError, Overloaded, Problem, StorageFull
 from tests.sql.book import CAMPAIGNS, IS_OVER, STARTS_LATER, audit_rows, literal, make_book
 
 MAX = 2**63 - 1
@@ -830,11 +830,11 @@ def raising_triggers(conn: sqlite3.Connection) -> dict[str, list[str]]:
 
 def test_every_rule_of_the_schema_is_a_refusal_or_declared_internal(conn: sqlite3.Connection) -> None:
     rules = [*named_checks(conn), *unique_indexes(conn), *raising_triggers(conn)]
-    assert sorted(rules) == sorted(constraints.REFUSALS.keys() | constraints.INTERNAL)
+    assert sorted(rules) == sorted(constraint_errors.REFUSALS.keys() | constraint_errors.INTERNAL)
 
 
 def test_no_rule_is_both_a_refusal_and_internal() -> None:
-    assert constraints.REFUSALS.keys() & constraints.INTERNAL == set()
+    assert constraint_errors.REFUSALS.keys() & constraint_errors.INTERNAL == set()
 
 
 def test_every_check_has_a_name(conn: sqlite3.Connection) -> None:
@@ -850,7 +850,7 @@ def test_a_trigger_refuses_in_its_own_name(conn: sqlite3.Connection) -> None:
 
 def test_every_unique_index_is_known_by_its_columns(conn: sqlite3.Connection) -> None:
     indexes = unique_indexes(conn)
-    assert {columns: name for name, columns in indexes.items()} == constraints.UNIQUE_COLUMNS
+    assert {columns: name for name, columns in indexes.items()} == constraint_errors.UNIQUE_COLUMNS
     assert len(set(indexes.values())) == len(indexes), (
         "two UNIQUE indexes on the same columns: SQLite names only the columns"
     )
@@ -875,14 +875,14 @@ def test_every_table_is_strict(conn: sqlite3.Connection) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    assert {name for name, _ in CASES} == constraints.REFUSALS.keys() | constraints.INTERNAL
+    assert {name for name, _ in CASES} == constraint_errors.REFUSALS.keys() | constraint_errors.INTERNAL
 
 
 @pytest.mark.parametrize(("name", "statements"), CASES, ids=_ids(CASES))
 def test_a_rule_refuses_what_breaks_it_and_says_so(conn: sqlite3.Connection, name: str, statements: tuple[str, ...]) -> None:
     error = refusal_of(conn, statements)
-    assert constraints.constraint_of(error) == name
-    explained = constraints.explain(error)
+    assert constraint_errors.constraint_of(error) == name
+    explained = constraint_errors.explain(error)
     assert isinstance(explained, Problem)
     if name in ANSWERS:
         assert (explained.status, explained.code) == ANSWERS[name]
@@ -893,7 +893,7 @@ def test_a_rule_refuses_what_breaks_it_and_says_so(conn: sqlite3.Connection, nam
 
 
 def test_every_refusal_has_its_answer_here() -> None:
-    assert ANSWERS.keys() == constraints.REFUSALS.keys()
+    assert ANSWERS.keys() == constraint_errors.REFUSALS.keys()
 
 
 ACCEPTED = [
@@ -983,8 +983,8 @@ def test_a_revoked_campaign_spends_less_also_when_it_has_ended(conn: sqlite3.Con
 def test_what_no_rule_of_ours_names_is_an_internal_error(conn: sqlite3.Connection, statement: str, message: str) -> None:
     error = refusal_of(conn, (statement,))
     assert str(error) == message
-    assert constraints.constraint_of(error) is None
-    explained = constraints.explain(error)
+    assert constraint_errors.constraint_of(error) is None
+    explained = constraint_errors.explain(error)
     assert type(explained) is InternalError
     assert message not in explained.detail
 
@@ -996,7 +996,7 @@ def test_a_full_disk_is_storage_full(migrated_file: Path, tmp_path: Path) -> Non
         conn.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(sqlite3.Error) as raised:
             conn.execute(insert("idempotency_keys", body=bytes(1_000_000)))
-        assert type(constraints.explain(raised.value)) is StorageFull
+        assert type(constraint_errors.explain(raised.value)) is StorageFull
     finally:
         conn.close()
 
@@ -1009,7 +1009,7 @@ def test_a_file_that_another_program_holds_is_overloaded(migrated_file: Path, tm
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.Error) as raised:
             conn.execute("BEGIN IMMEDIATE")
-        assert type(constraints.explain(raised.value)) is Overloaded
+        assert type(constraint_errors.explain(raised.value)) is Overloaded
     finally:
         other.close()
         conn.close()

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from minibill import invariants
-from minibill.audited_settings import SETTINGS
-from minibill.db.connect import open_reader, open_writer
+from minibill.db.connection import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
-from minibill.invariants import (
+from minibill.integrity import checks
+from minibill.integrity.audited_settings import SETTINGS
+from minibill.integrity.checks import (
     AUDIT_RULE,
     CHECKS,
     EXAMPLES_MAX,
@@ -633,7 +633,7 @@ def test_a_rule_sorts_no_more_than_a_slice(migrated_file: Path) -> None:
 def test_slices_cover_every_account_once(
     defenceless: sqlite3.Connection, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minibill.invariants.SLICE_ENTRIES", entries)
+    monkeypatch.setattr("minibill.integrity.checks.SLICE_ENTRIES", entries)
     slices = [(bounds["after_account"], bounds["until_account"]) for bounds in account_slices(defenceless)]
     assert (slices[0][0], slices[-1][1]) == (MIN, MAX)
     assert [until for _, until in slices[:-1]] == [after for after, _ in slices[1:]]
@@ -648,7 +648,7 @@ def test_slices_find_what_the_whole_book_shows(defenceless: sqlite3.Connection, 
         conn.execute("UPDATE credit_ledger SET amount_micro = amount_micro - 1, reservation_id = NULL WHERE id > 3")
         conn.execute("UPDATE credit_campaign_days SET grants = 7")
         whole = run_checks(conn)
-        monkeypatch.setattr("minibill.invariants.SLICE_ENTRIES", 1)
+        monkeypatch.setattr("minibill.integrity.checks.SLICE_ENTRIES", 1)
         assert run_checks(conn) == whole
     finally:
         conn.execute("ROLLBACK")
@@ -658,7 +658,7 @@ def test_slices_find_what_the_whole_book_shows(defenceless: sqlite3.Connection, 
 def test_more_violations_than_are_told_apart_are_all_counted(
     defenceless: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minibill.invariants.SEEN_MAX", 5)
+    monkeypatch.setattr("minibill.integrity.checks.SEEN_MAX", 5)
     conn = defenceless
     conn.execute("BEGIN IMMEDIATE")
     try:
@@ -676,6 +676,6 @@ def test_a_value_that_nobody_writes_fails_its_check(
     def damaged(*_: object) -> object:
         raise error
 
-    monkeypatch.setattr(invariants, "_miscounted_days", damaged)
+    monkeypatch.setattr(checks, "_miscounted_days", damaged)
     found = run_check(defenceless, "campaign_spent_match")
-    assert (found.violations, found.broken) == (1, [invariants.FILE_RULE])
+    assert (found.violations, found.broken) == (1, [checks.FILE_RULE])

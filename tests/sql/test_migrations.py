@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from minibill.db import connect, migrate, sqlite
-from minibill.db.connect import APPLICATION_ID, DatabaseLocked, FileLock, NotABook, open_reader, open_writer
-from minibill.db.migrate import Migration, MigrationRefused, all_migrations, migrate_file, schema_of
+from minibill.db import connection, migrations, sqlite
+from minibill.db.connection import APPLICATION_ID, DatabaseLocked, FileLock, NotABook, open_reader, open_writer
+from minibill.db.migrations import Migration, MigrationRefused, all_migrations, migrate_file, schema_of
 from minibill.db.queries import sql_folder
 from minibill.db.sqlite import FLOOR, SqliteTooOld, require_floor, sqlite3
 
@@ -24,7 +24,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """As if these were all migrations of this version."""
 
     def pretend(*migrations: Migration) -> None:
-        monkeypatch.setattr(migrate, "all_migrations", lambda: list(migrations))
+        monkeypatch.setattr(migrations, "all_migrations", lambda: list(migrations))
 
     return pretend
 
@@ -53,7 +53,7 @@ def one(conn: sqlite3.Connection, statement: str) -> object:
 
 def test_schema_sql_is_what_the_migrations_come_to() -> None:
     printed = subprocess.run(
-        [sys.executable, "-m", "minibill.db.migrate"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "minibill.db.migrations"], capture_output=True, text=True, check=True
     ).stdout
     assert (sql_folder() / "schema.sql").read_text("utf-8") == printed, "run: make schema"
 
@@ -137,10 +137,10 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, pretend: P
         assert conn.execute("SELECT version FROM schema_migrations").fetchall() == [(1,)]
         # The connection on which it failed is of use as well.
         with pytest.raises(sqlite3.Error):
-            migrate.migrate(conn)
+            migrations.migrate(conn)
         assert not conn.in_transaction
         pretend(GOOD)
-        assert migrate.migrate(conn) == []
+        assert migrations.migrate(conn) == []
 
 
 def test_a_first_migration_that_fails_leaves_an_empty_file(tmp_path: Path, pretend: Pretend) -> None:
@@ -241,7 +241,7 @@ def test_a_library_below_the_floor_opens_nothing(tmp_path: Path, monkeypatch: py
         ("foreign_keys", 1),
         ("recursive_triggers", 1),
         ("trusted_schema", 0),
-        ("busy_timeout", connect.BUSY_TIMEOUT_MS),
+        ("busy_timeout", connection.BUSY_TIMEOUT_MS),
         ("ignore_check_constraints", 0),
     ],
 )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 import minibill
-from minibill.db.connect import open_reader
+from minibill.db.connection import open_reader
 from minibill.db.queries import Query, every_query, queries, read_queries, sql_folder
 from minibill.db.sqlite import sqlite3
 

@@ -10,7 +10,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from minibill.cli import main
+from minibill.cli.main import main
 from minibill.testing import BookForTests
 
 

@@ -12,10 +12,10 @@ import pytest
 
 import minibill
 from minibill.client import AsyncClient, Client
+from minibill.core.problems import InsufficientScope, InvalidRequest, Unauthorized
 from minibill.db.sqlite import sqlite3
-from minibill.problems import InsufficientScope, InvalidRequest, Unauthorized
 from minibill.testing import START, BookForTests
-from tests.api import Loop
+from tests.api_client import Loop
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example"
 

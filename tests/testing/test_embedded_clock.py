@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import minibill
-from minibill.clock import format_time
-from tests.api import Loop
+from minibill.core.clock import format_time
+from tests.api_client import Loop
 from tests.ledger.test_clock import HOUR, START_US, Machine
 
 EARLY, LATE = format_time(START_US), format_time(START_US + HOUR * 1_000_000)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from minibill.metrics import Deliveries
+from minibill.core.counters import Deliveries
 from minibill.webhooks import endpoint_worker as worker_module
-from minibill.webhooks.courier import Courier
-from tests.api import Api
+from minibill.webhooks.dispatcher import Courier
+from tests.api_client import Api
 from tests.webhooks.receiver import Receiver
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from minibill.cli import main
+from minibill.cli.main import main
 
 find = socket.getaddrinfo
 found: list[str] = []

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from minibill.clock import real_now_us
-from minibill.db.connect import open_reader
-from minibill.db.turns import Lane
-from minibill.webhooks import courier as courier_module
+from minibill.core.clock import real_now_us
+from minibill.db.connection import open_reader
+from minibill.db.lanes import Lane
+from minibill.webhooks import dispatcher as courier_module
 from minibill.webhooks import endpoint_worker as worker_module
-from minibill.webhooks.hooks import ROTATION_SECONDS
-from minibill.webhooks.sending import Answer, Sender
-from tests.api import Api, Json, done
-from tests.events.feed import drain, latest
+from minibill.webhooks.endpoints import ROTATION_SECONDS
+from minibill.webhooks.sender import Answer, Sender
+from tests.api_client import Api, Json, done
+from tests.events.feed_client import drain, latest
 from tests.webhooks.conftest import Running
 from tests.webhooks.receiver import Receiver, is_in_order_by_account
 
@@ -116,7 +116,7 @@ def test_after_a_rotation_both_secrets_sign_for_a_day(
     for secret in (first, second):
         Webhook(secret).verify(receiver.messages[0].body, receiver.messages[0].headers)
     later_us = real_now_us() + ROTATION_SECONDS * 1_000_000
-    monkeypatch.setattr("minibill.webhooks.hooks.real_now_us", lambda: later_us)
+    monkeypatch.setattr("minibill.webhooks.endpoints.real_now_us", lambda: later_us)
     api.mint(account, 5)
     receiver.wait_for(lambda: len(receiver.messages) == 2)
     Webhook(second).verify(receiver.messages[1].body, receiver.messages[1].headers)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import httpx
 
-from minibill.clock import monotonic_s
-from minibill.db.connect import open_reader
-from minibill.invariants import violations
-from tests.api import Json
-from tests.serving import Server, open_account, serving
+from minibill.core.clock import monotonic_s
+from minibill.db.connection import open_reader
+from minibill.integrity.checks import violations
+from tests.api_client import Json
+from tests.service_process import Server, open_account, serving
 from tests.webhooks.receiver import Receiver, is_in_order_by_account
 
 LIVES = 3

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from minibill.webhooks import addresses
-from minibill.webhooks.addresses import BadUrl, is_public, networks, resolve, target_of
-from minibill.webhooks.sending import Sender, new_tls
-from tests.api import Api, Json, done, refused
+from minibill.webhooks import url_policy
+from minibill.webhooks.sender import Sender, new_tls
+from minibill.webhooks.url_policy import BadUrl, is_public, networks, resolve, target_of
+from tests.api_client import Api, Json, done, refused
 from tests.webhooks.receiver import Receiver
 
 URL = "https://192.88.98.1/hook"
@@ -261,7 +261,7 @@ def test_a_name_that_can_not_be_resolved_is_refused(api: Api) -> None:
 def test_a_name_that_takes_too_long_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait() and [])
-    monkeypatch.setattr(addresses, "RESOLVE_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(url_policy, "RESOLVE_SECONDS_MAX", 0.01)
     refused(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
     answered.set()
 
@@ -276,8 +276,8 @@ def test_unanswered_look_ups_are_bounded(api: Api, monkeypatch: pytest.MonkeyPat
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(addresses, "RESOLVE_SECONDS_MAX", 0.01)
-    monkeypatch.setattr(addresses, "_LOOK_UPS", threading.BoundedSemaphore(2))
+    monkeypatch.setattr(url_policy, "RESOLVE_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(url_policy, "_LOOK_UPS", threading.BoundedSemaphore(2))
     for _ in range(5):
         refused(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
     answered.set()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from minibill.client import Client, Entity
-from minibill.problems import InsufficientBalance
+from minibill.core.problems import InsufficientBalance
 
 FRAME_MICRO = 100_000
 

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from minibill.clock import monotonic_s
+from minibill.core.clock import monotonic_s
 
 WINDOW_SECONDS = 60
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import jwt
 
-from minibill.auth.doors import Kind
+from minibill.auth.callers import Kind
 from minibill.auth.scopes import EVERYTHING
-from minibill.clock import MAX_TIME_US, MIN_TIME_US, US_PER_SECOND, real_now_us
 from minibill.config import Settings
-from minibill.problems import Unauthorized
+from minibill.core.clock import MAX_TIME_US, MIN_TIME_US, US_PER_SECOND, real_now_us
+from minibill.core.problems import Unauthorized
 
 CLOCK_SKEW_SECONDS = 30
 SERVICE_TOKEN_MAX_TTL = 300

@@ -5,8 +5,8 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
-from minibill.problems import FieldError, InvalidRequest, MalformedJson
-from minibill.wire import Body, Decoder, Micro
+from minibill.api.types import Body, Decoder, Micro
+from minibill.core.problems import FieldError, InvalidRequest, MalformedJson
 
 BPS_PER_WHOLE = 10_000
 BRACKETS_MAX = 1_000

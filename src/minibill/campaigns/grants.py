@@ -8,29 +8,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from minibill import ids
+from minibill.api.types import Decoder, Micro, json_object, optional_raw, optional_time
 from minibill.campaigns import formulas
 from minibill.campaigns.lifecycle import CampaignRow, settled_campaign
-from minibill.campaigns.structs import BatchBody, BatchResult, Grant, GrantResult
-from minibill.clock import format_time
-from minibill.db.new_ids import next_ids
-from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
-from minibill.ledger.accounts import accounts_of_entities, existing_accounts, open_accounts
-from minibill.ledger.ceiling import POOLS_MAX, require_within_ceiling
-from minibill.ledger.mint import (
-    DEFAULT_PRIORITY,
-    NO_HOLDINGS,
-    Holdings,
-    NewLot,
-    insert_lots,
-    load_holdings,
-    lot_expiry_us,
-)
-from minibill.ledger.settle import require_settled
-from minibill.money import MAX_MICRO
-from minibill.outcome import Outcome
-from minibill.problems import (
+from minibill.campaigns.schemas import BatchBody, BatchResult, Grant, GrantResult
+from minibill.core import ids
+from minibill.core.clock import format_time
+from minibill.core.money import MAX_MICRO
+from minibill.core.problems import (
     AmountTooLarge,
     BatchTooLarge,
     BudgetExceeded,
@@ -43,7 +28,22 @@ from minibill.problems import (
     PerWalletCapExceeded,
     TooManyPools,
 )
-from minibill.wire import Decoder, Micro, json_object, optional_raw, optional_time
+from minibill.core.write_result import Outcome
+from minibill.db.new_ids import next_ids
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.accounts import accounts_of_entities, existing_accounts, open_accounts
+from minibill.ledger.expiry import require_settled
+from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
+from minibill.ledger.mint import (
+    DEFAULT_PRIORITY,
+    NO_HOLDINGS,
+    Holdings,
+    NewLot,
+    insert_lots,
+    load_holdings,
+    lot_expiry_us,
+)
 
 SQL = queries("campaigns")
 

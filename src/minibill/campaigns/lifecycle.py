@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from minibill import ids
+from minibill.api.types import encode, optional_raw, optional_time
 from minibill.campaigns import formulas
-from minibill.campaigns.structs import Campaign
-from minibill.clock import format_time
-from minibill.db.new_ids import next_ids
-from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
-from minibill.ledger.settle import ExpiryDue
-from minibill.outcome import Action, Outcome
-from minibill.problems import (
+from minibill.campaigns.schemas import Campaign
+from minibill.core import ids
+from minibill.core.clock import format_time
+from minibill.core.problems import (
     BudgetBelowSpent,
     CampaignFieldLocked,
     CampaignNotFound,
@@ -20,7 +16,11 @@ from minibill.problems import (
     InvalidRequest,
     InvalidTransition,
 )
-from minibill.wire import encode, optional_raw, optional_time
+from minibill.core.write_result import Action, Outcome
+from minibill.db.new_ids import next_ids
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.expiry import ExpiryDue
 
 SQL = queries("campaigns")
 

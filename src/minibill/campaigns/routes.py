@@ -3,7 +3,9 @@
 from functools import partial
 from typing import Any
 
-from minibill import ids
+from minibill.api.context import Call, Reply
+from minibill.api.openapi.operation import describe
+from minibill.api.types import Decoder, NoBody, Query, json_object
 from minibill.campaigns.grants import grant_answer, pay_batch, read_items
 from minibill.campaigns.lifecycle import (
     SQL,
@@ -14,9 +16,8 @@ from minibill.campaigns.lifecycle import (
     edit_campaign,
     move_campaign,
 )
-from minibill.campaigns.revoke import revoke_campaign, revoke_grant
-from minibill.campaigns.stats import stats_answer
-from minibill.campaigns.structs import (
+from minibill.campaigns.revocation import revoke_campaign, revoke_grant
+from minibill.campaigns.schemas import (
     BatchBody,
     BatchResult,
     Campaign,
@@ -30,8 +31,9 @@ from minibill.campaigns.structs import (
     RevokedGrant,
     Stats,
 )
-from minibill.ledger.posting import DEFAULT_POOL
-from minibill.problems import (
+from minibill.campaigns.stats import stats_answer
+from minibill.core import ids
+from minibill.core.problems import (
     AmountTooLarge,
     BatchTooLarge,
     BudgetBelowSpent,
@@ -46,9 +48,7 @@ from minibill.problems import (
     PerWalletCapExceeded,
     TooManyPools,
 )
-from minibill.schema.describe import describe
-from minibill.web import Call, Reply
-from minibill.wire import Decoder, NoBody, Query, json_object
+from minibill.ledger.posting import DEFAULT_POOL
 
 _CREATE, _EDIT, _BATCH, _NOTHING = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody), Decoder(NoBody)
 _REVOKE = Decoder(RevokeBody)

@@ -1,8 +1,8 @@
 """What became of the credits that a campaign granted. Triggers keep count; here it is only put together."""
 
-from minibill import ids
-from minibill.campaigns.structs import Day, GrantsByStatus, Stats
-from minibill.clock import format_date
+from minibill.campaigns.schemas import Day, GrantsByStatus, Stats
+from minibill.core import ids
+from minibill.core.clock import format_date
 from minibill.db.queries import Row
 
 

@@ -8,14 +8,14 @@
         for entry in book.history(account.id):
             print(entry.entry_type, entry.amount_micro)
 
-Answers are the structs of the wire; a refusal is raised as the class of `minibill.problems` with its code.
+Answers are the structs of the wire; a refusal is raised as the class of `minibill.core.problems` with its code.
 """
 
+from minibill.api.types import Entity
 from minibill.client._async.http import AsyncClient
 from minibill.client._sync.http import Client
-from minibill.client.ask import GrantTo, ThresholdOf, TierOf
 from minibill.client.errors import ServiceError, Unreachable, WrongAccess
-from minibill.wire import Entity
+from minibill.client.operation import GrantTo, ThresholdOf, TierOf
 
 __all__ = [
     "AsyncClient",

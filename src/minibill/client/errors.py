@@ -1,9 +1,9 @@
-"""What can go wrong on the way to a service, and its refusals as the exceptions of `minibill.problems`."""
+"""What can go wrong on the way to a service, and its refusals as the exceptions of `minibill.core.problems`."""
 
 import re
 from typing import Any
 
-from minibill.problems import FieldError, Problem
+from minibill.core.problems import FieldError, Problem
 
 _STANDARD_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "code", "requestId", "errors"})
 _CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")

@@ -7,7 +7,7 @@ without gaps, so ids keep the order in which rows were created.
 
 from typing import NamedTuple
 
-from minibill.clock import real_now_us
+from minibill.core.clock import real_now_us
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from minibill.db.connect import open_reader
+from minibill.core.problems import Overloaded
+from minibill.db.connection import open_reader
+from minibill.db.ledger_sequence import Seen, in_one_snapshot
 from minibill.db.queries import Query, Row
-from minibill.db.sequence import Seen, in_one_snapshot
 from minibill.db.sqlite import sqlite3
-from minibill.problems import Overloaded
 
 T = TypeVar("T")
 

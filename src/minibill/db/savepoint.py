@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from minibill.db.constraints import explain
+from minibill.db.constraint_errors import explain
 from minibill.db.sqlite import sqlite3
 
 T = TypeVar("T")

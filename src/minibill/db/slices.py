@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from minibill.clock import monotonic_s
-from minibill.db.group import Operation
+from minibill.core.clock import monotonic_s
 from minibill.db.sqlite import sqlite3
+from minibill.db.write_task import Operation
 
 # How long a slice runs before its COMMIT. On a large book the COMMIT takes about as long again.
 SLICE_SECONDS = 0.002

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minibill.db.anchor import anchor_file
-from minibill.db.connect import APPLICATION_ID, BUSY_TIMEOUT_MS, NotABook
+from minibill.db.connection import APPLICATION_ID, BUSY_TIMEOUT_MS, NotABook
 from minibill.db.files import open_to_read, require_regular
-from minibill.db.migrate import require_current
+from minibill.db.migrations import require_current
 from minibill.db.sqlite import damaged_schemas_told, require_floor, sqlite3
 
 # Pages that a snapshot keeps in memory, in KiB. More made a reconciliation no faster: the system keeps them too.

@@ -6,7 +6,7 @@ import struct
 import tempfile
 from pathlib import Path
 
-from minibill.db.constraints import SQLITE_FULL, error_code
+from minibill.db.constraint_errors import SQLITE_FULL, error_code
 from minibill.db.files import open_own, open_to_read
 from minibill.db.sqlite import sqlite3
 

@@ -23,17 +23,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minibill.clock import monotonic_s
+from minibill.core.clock import monotonic_s
+from minibill.core.counters import COMMIT_SECONDS, GROUP_WRITES, Histogram
+from minibill.core.problems import NotReady, Overloaded, Problem, StorageFull
 from minibill.db.anchor import Anchor, Mark
-from minibill.db.connect import WriterConnection
-from minibill.db.constraints import SQLITE_BUSY, error_code, explain
-from minibill.db.group import Job, Operation, fail_all, lost_by, unknown_outcome
-from minibill.db.sequence import Seen, ledger_sequence
+from minibill.db.connection import WriterConnection
+from minibill.db.constraint_errors import SQLITE_BUSY, error_code, explain
+from minibill.db.lanes import Lane, Turns
+from minibill.db.ledger_sequence import Seen, ledger_sequence
 from minibill.db.sqlite import sqlite3
-from minibill.db.turns import Lane, Turns
 from minibill.db.wal import is_for_lack_of_room, may_hold_a_failed_commit
-from minibill.metrics import COMMIT_SECONDS, GROUP_WRITES, Histogram
-from minibill.problems import NotReady, Overloaded, Problem, StorageFull
+from minibill.db.write_task import Job, Operation, fail_all, lost_by, unknown_outcome
 
 log = logging.getLogger("minibill.writer")
 

@@ -3,14 +3,14 @@
 Whether one counts is decided at the moment of use, in ledger/discounts.py: nothing is done when one expires.
 """
 
-from minibill import ids
+from minibill.api.types import NoAnswer, optional_time
+from minibill.core import ids
+from minibill.core.problems import NotFound, TierNotFound
+from minibill.core.write_result import Outcome
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.discounts.structs import Membership
-from minibill.ledger.settle import settled_account
-from minibill.outcome import Outcome
-from minibill.problems import NotFound, TierNotFound
-from minibill.wire import NoAnswer, optional_time
+from minibill.discounts.schemas import Membership
+from minibill.ledger.expiry import settled_account
 
 SQL = queries("discounts")
 

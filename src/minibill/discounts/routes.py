@@ -1,21 +1,13 @@
 """Tiers, memberships and quotes over HTTP."""
 
+from minibill.api.context import Call, Reply
+from minibill.api.openapi.operation import describe
+from minibill.api.types import Decoder, NoAnswer, NoBody, Query
+from minibill.core.problems import AccountNotFound, FieldError, InvalidRequest, NotFound, TierNotFound
 from minibill.discounts.memberships import SQL, delete_membership, membership_answer, put_membership
-from minibill.discounts.structs import (
-    Membership,
-    MembershipBody,
-    MembershipsQuery,
-    Quote,
-    QuoteQuery,
-    Tiers,
-    TiersBody,
-)
+from minibill.discounts.schemas import Membership, MembershipBody, MembershipsQuery, Quote, QuoteQuery, Tiers, TiersBody
 from minibill.discounts.tiers import replace_tiers, tiers_answer
-from minibill.ledger import discounts, reads
-from minibill.problems import AccountNotFound, FieldError, InvalidRequest, NotFound, TierNotFound
-from minibill.schema.describe import describe
-from minibill.web import Call, Reply
-from minibill.wire import Decoder, NoAnswer, NoBody, Query
+from minibill.ledger import pricing, reads
 
 _TIERS, _MEMBERSHIP, _NOTHING = Decoder(TiersBody), Decoder(MembershipBody), Decoder(NoBody)
 
@@ -80,8 +72,8 @@ async def show_quote(call: Call) -> Reply:
     reading = call.reading
     account = reads.require_account(reading, call.segment("account_id"))
     rows = await reading.all(SQL.memberships_to_weigh, account_id=account[0])
-    memberships = [discounts.Membership(*row) for row in rows]
-    best = discounts.weigh(memberships, list_micro, now_us=now_us)
+    memberships = [pricing.Membership(*row) for row in rows]
+    best = pricing.weigh(memberships, list_micro, now_us=now_us)
     discount_micro = best.on(list_micro)
     answer = Quote(
         list_micro=str(list_micro),
@@ -90,7 +82,7 @@ async def show_quote(call: Call) -> Reply:
         payable_micro=str(list_micro - discount_micro),
         community_id=best.community_id,
         tier=best.tier,
-        considered=discounts.consider(memberships, list_micro, best=best, now_us=now_us),
+        considered=pricing.consider(memberships, list_micro, best=best, now_us=now_us),
     )
     return call.answer(answer)
 

@@ -1,10 +1,10 @@
 """Tiers: what a community takes off the price for its members. The table of a community is replaced as a whole."""
 
+from minibill.core.problems import FieldError, InvalidRequest
+from minibill.core.write_result import Outcome
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.discounts.structs import Tier, TierBody, Tiers
-from minibill.outcome import Outcome
-from minibill.problems import FieldError, InvalidRequest
+from minibill.discounts.schemas import Tier, TierBody, Tiers
 
 SQL = queries("discounts")
 

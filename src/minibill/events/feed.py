@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from minibill.clock import monotonic_s
+from minibill.api.types import encode
+from minibill.core.clock import monotonic_s
 from minibill.db.queries import Row, queries
 from minibill.db.readers import Readers
 from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
-from minibill.events.places import Place, event_id
-from minibill.events.structs import LEDGER, Event
-from minibill.events.told import tell_entry, tell_event
-from minibill.wire import encode
+from minibill.events.position import Place, event_id
+from minibill.events.schemas import LEDGER, Event
+from minibill.events.serialization import tell_entry, tell_event
 
 SQL = queries("events")
 

@@ -2,17 +2,17 @@
 
 import msgspec
 
-from minibill.clock import monotonic_s
-from minibill.events.choice import read_types
+from minibill.api.context import Call, Reply
+from minibill.api.openapi.operation import describe
+from minibill.api.types import Decoder, Query
+from minibill.core.clock import monotonic_s
+from minibill.core.problems import AccountNotFound, InvalidCursor
 from minibill.events.feed import Feed
-from minibill.events.places import BEGINNING, Place, event_id, place_of
-from minibill.events.structs import LATEST, Events, EventsQuery, Thresholds, ThresholdsBody
+from minibill.events.position import BEGINNING, Place, event_id, place_of
+from minibill.events.schemas import LATEST, Events, EventsQuery, Thresholds, ThresholdsBody
 from minibill.events.thresholds import SQL, replace_thresholds, thresholds_answer
+from minibill.events.type_filter import read_types
 from minibill.ledger import reads
-from minibill.problems import AccountNotFound, InvalidCursor
-from minibill.schema.describe import describe
-from minibill.web import Call, Reply
-from minibill.wire import Decoder, Query
 
 _THRESHOLDS = Decoder(ThresholdsBody)
 

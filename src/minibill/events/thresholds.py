@@ -3,14 +3,14 @@
 They are judged by the database, entry by entry (0002_events.sql); here those of an account are put, as a whole, and read.
 """
 
+from minibill.core.problems import FieldError, InvalidRequest
+from minibill.core.write_result import Outcome
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.events.structs import ThresholdBody, Thresholds
-from minibill.events.told import threshold_answer
+from minibill.events.schemas import ThresholdBody, Thresholds
+from minibill.events.serialization import threshold_answer
+from minibill.ledger.expiry import settled_account
 from minibill.ledger.posting import DEFAULT_POOL
-from minibill.ledger.settle import settled_account
-from minibill.outcome import Outcome
-from minibill.problems import FieldError, InvalidRequest
 
 SQL = queries("events")
 

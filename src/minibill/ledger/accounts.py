@@ -1,14 +1,14 @@
 """Accounts: one per entity, opened once."""
 
-from minibill import ids
-from minibill.clock import format_time
+from minibill.api.types import encode
+from minibill.core import ids
+from minibill.core.clock import format_time
+from minibill.core.problems import AccountNotFound
+from minibill.core.write_result import Outcome
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.structs import Account
-from minibill.outcome import Outcome
-from minibill.problems import AccountNotFound
-from minibill.wire import encode
+from minibill.ledger.schemas import Account
 
 SQL = queries("accounts")
 

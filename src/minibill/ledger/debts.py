@@ -2,16 +2,16 @@
 
 import msgspec
 
-from minibill import ids
-from minibill.clock import format_time
+from minibill.api.types import encode
+from minibill.core import ids
+from minibill.core.clock import format_time
+from minibill.core.money import MAX_MICRO
+from minibill.core.problems import AmountTooLarge
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.posting import LotMoves, Movement
-from minibill.ledger.structs import Debt
-from minibill.money import MAX_MICRO
-from minibill.problems import AmountTooLarge
-from minibill.wire import encode
+from minibill.ledger.schemas import Debt
 
 SQL = queries("reservations")
 

@@ -7,8 +7,8 @@ import msgspec
 
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.ceiling import LOTS_PER_SPEND_MAX
-from minibill.ledger.memory import Spender
+from minibill.ledger.account_cache import Spender
+from minibill.ledger.limits import LOTS_PER_SPEND_MAX
 from minibill.ledger.posting import DEFAULT_POOL, Balances
 
 SQL = queries("ledger")

@@ -2,22 +2,22 @@
 
 import msgspec
 
-from minibill import ids
-from minibill.clock import format_time
+from minibill.api.types import encode
+from minibill.core import ids
+from minibill.core.clock import format_time
+from minibill.core.problems import ReservationConflict, ReservationNotPending
+from minibill.core.write_result import Outcome
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.ceiling import LOTS_PER_SPEND_MAX, require_within_ceiling
+from minibill.ledger.account_cache import Hold, ReservationRow, memory_of
 from minibill.ledger.debts import incur_debt
-from minibill.ledger.discounts import metadata_with_discount
 from minibill.ledger.drawdown import draw, has_drawn, pools_of
-from minibill.ledger.memory import Hold, ReservationRow, memory_of
+from minibill.ledger.expiry import returned
+from minibill.ledger.limits import LOTS_PER_SPEND_MAX, require_within_ceiling
 from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, pool_to_record_in, post
+from minibill.ledger.pricing import metadata_with_discount
 from minibill.ledger.reservations import settled_reservation
-from minibill.ledger.settle import returned
-from minibill.ledger.structs import Finalized, PoolAmounts, Released
-from minibill.outcome import Outcome
-from minibill.problems import ReservationConflict, ReservationNotPending
-from minibill.wire import encode
+from minibill.ledger.schemas import Finalized, PoolAmounts, Released
 
 SQL = queries("reservations")
 

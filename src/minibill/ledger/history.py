@@ -1,9 +1,9 @@
 """The history of an account: the entries of its pools, newest first."""
 
+from minibill.api.types import encode
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.bisection import Place, entries_before, moment
-from minibill.wire import encode
+from minibill.ledger.time_lookup import Place, entries_before, moment
 
 SQL = queries("ledger")
 

@@ -3,20 +3,20 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from minibill import ids
-from minibill.clock import US_PER_SECOND
+from minibill.api.types import encode, optional_time
+from minibill.core import ids
+from minibill.core.clock import US_PER_SECOND
+from minibill.core.money import MAX_MICRO
+from minibill.core.problems import AmountTooLarge, FieldError, InvalidRequest, SourceAlreadyCredited, TooManyPools
+from minibill.core.write_result import Outcome
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.ceiling import POOLS_MAX, require_within_ceiling
 from minibill.ledger.debts import PayableLot, pay_debts
+from minibill.ledger.expiry import settled_account
+from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
 from minibill.ledger.posting import EMPTY, Balances, Movement, PoolBalance, amounts, load_balances, post
-from minibill.ledger.settle import settled_account
-from minibill.ledger.structs import Minted
-from minibill.money import MAX_MICRO
-from minibill.outcome import Outcome
-from minibill.problems import AmountTooLarge, FieldError, InvalidRequest, SourceAlreadyCredited, TooManyPools
-from minibill.wire import encode, optional_time
+from minibill.ledger.schemas import Minted
 
 SQL = queries("ledger")
 

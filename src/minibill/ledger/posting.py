@@ -8,11 +8,11 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from minibill.api.types import encode
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.structs import PoolAmounts
-from minibill.wire import encode
+from minibill.ledger.schemas import PoolAmounts
 
 SQL = queries("ledger")
 

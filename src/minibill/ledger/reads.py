@@ -2,17 +2,17 @@
 
 from functools import partial
 
-from minibill import ids
-from minibill.clock import format_time
+from minibill.api.types import encode, optional_raw, optional_time
+from minibill.core import ids
+from minibill.core.clock import format_time
+from minibill.core.problems import AccountNotFound, ReservationNotFound
 from minibill.db.queries import Row, queries
 from minibill.db.readers import Reading
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.bisection import entries_before, moment
-from minibill.ledger.explain import LOTS_MAX, LotRow
-from minibill.ledger.memory import ReservationRow
-from minibill.ledger.structs import Balance, Entry, Lot, PoolBalance
-from minibill.problems import AccountNotFound, ReservationNotFound
-from minibill.wire import encode, optional_raw, optional_time
+from minibill.ledger.account_cache import ReservationRow
+from minibill.ledger.explanations import LOTS_MAX, LotRow
+from minibill.ledger.schemas import Balance, Entry, Lot, PoolBalance
+from minibill.ledger.time_lookup import entries_before, moment
 
 ACCOUNTS = queries("accounts")
 SQL = queries("ledger")

@@ -5,22 +5,10 @@ from typing import Any
 
 import msgspec
 
-from minibill import ids
-from minibill.clock import US_PER_SECOND, format_time
-from minibill.db.new_ids import next_ids
-from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
-from minibill.ledger.accounts import account_of_entity
-from minibill.ledger.ceiling import LOTS_PER_SPEND_MAX, PENDING_MAX, require_within_ceiling
-from minibill.ledger.discounts import NO_DISCOUNT, Membership, metadata_with_discount, weigh
-from minibill.ledger.drawdown import Draw, available_micro, draw, has_drawn
-from minibill.ledger.explain import LOTS_MAX, LotRow, explain_reservation, explain_reserve
-from minibill.ledger.memory import Hold, ReservationRow, Spender, memory_of
-from minibill.ledger.posting import Movement, pool_to_record_in, post
-from minibill.ledger.settle import settled_spender
-from minibill.ledger.structs import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
-from minibill.outcome import Outcome
-from minibill.problems import (
+from minibill.api.types import encode, optional_time
+from minibill.core import ids
+from minibill.core.clock import US_PER_SECOND, format_time
+from minibill.core.problems import (
     AccountNotFound,
     FieldError,
     InsufficientBalance,
@@ -29,7 +17,19 @@ from minibill.problems import (
     TooManyLots,
     TooManyReservations,
 )
-from minibill.wire import encode, optional_time
+from minibill.core.write_result import Outcome
+from minibill.db.new_ids import next_ids
+from minibill.db.queries import Row, queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.account_cache import Hold, ReservationRow, Spender, memory_of
+from minibill.ledger.accounts import account_of_entity
+from minibill.ledger.drawdown import Draw, available_micro, draw, has_drawn
+from minibill.ledger.expiry import settled_spender
+from minibill.ledger.explanations import LOTS_MAX, LotRow, explain_reservation, explain_reserve
+from minibill.ledger.limits import LOTS_PER_SPEND_MAX, PENDING_MAX, require_within_ceiling
+from minibill.ledger.posting import Movement, pool_to_record_in, post
+from minibill.ledger.pricing import NO_DISCOUNT, Membership, metadata_with_discount, weigh
+from minibill.ledger.schemas import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
 
 SQL = queries("reservations")
 LEDGER = queries("ledger")

@@ -3,17 +3,35 @@
 from collections.abc import Awaitable
 from functools import partial
 
+from minibill.api.context import Call, Reply
+from minibill.api.openapi.operation import describe
+from minibill.api.types import Decoder, Entity, Query, json_object
+from minibill.core.problems import (
+    AccountNotFound,
+    AmountTooLarge,
+    BillingModeNotAllowed,
+    DebtNotFound,
+    FieldError,
+    InsufficientBalance,
+    InvalidRequest,
+    ReservationConflict,
+    ReservationNotFound,
+    ReservationNotPending,
+    SourceAlreadyCredited,
+    TooManyLots,
+    TooManyPools,
+    TooManyReservations,
+)
 from minibill.ledger import reads
 from minibill.ledger.accounts import account_answer, open_account
-from minibill.ledger.bisection import Place, moment
+from minibill.ledger.debt_forgiveness import forgive_debt
 from minibill.ledger.debts import debt_answer
 from minibill.ledger.finalize import finalize, release
-from minibill.ledger.forgive import forgive_debt
 from minibill.ledger.history import history_page
 from minibill.ledger.mint import DEFAULT_PRIORITY, mint
 from minibill.ledger.posting import DEFAULT_POOL
 from minibill.ledger.reservations import DEFAULT_TTL_SECONDS, reservation_answer, reservation_explained, reserve
-from minibill.ledger.structs import (
+from minibill.ledger.schemas import (
     Account,
     AccountsQuery,
     AdminFinalizeBody,
@@ -40,25 +58,7 @@ from minibill.ledger.structs import (
     ReservedExplained,
     ReserveQuery,
 )
-from minibill.problems import (
-    AccountNotFound,
-    AmountTooLarge,
-    BillingModeNotAllowed,
-    DebtNotFound,
-    FieldError,
-    InsufficientBalance,
-    InvalidRequest,
-    ReservationConflict,
-    ReservationNotFound,
-    ReservationNotPending,
-    SourceAlreadyCredited,
-    TooManyLots,
-    TooManyPools,
-    TooManyReservations,
-)
-from minibill.schema.describe import describe
-from minibill.web import Call, Reply
-from minibill.wire import Decoder, Entity, Query, json_object
+from minibill.ledger.time_lookup import Place, moment
 
 _ENTITY, _MINT, _RESERVE = Decoder(Entity), Decoder(MintBody), Decoder(ReserveBody)
 _FINALIZE, _ADMIN_FINALIZE = Decoder(FinalizeBody), Decoder(AdminFinalizeBody)

@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 import httpx
 import uvicorn
 
+from minibill.api.types import EntityType
 from minibill.app import app_of
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, sign_token
 from minibill.client._sync.methods import Methods
-from minibill.client.ask import Ask
+from minibill.client.operation import Ask
 from minibill.db.epochs import current_epoch
 from minibill.db.files import require_file_name
 from minibill.db.sqlite import sqlite3
 from minibill.embedded import Inside, open_service
-from minibill.ledger.structs import Entry, Minted
+from minibill.ledger.schemas import Entry, Minted
+from minibill.metrics.totals import Totals
 from minibill.testing.clock import START, StandingClock, us_of
 from minibill.testing.loop import LoopThread, LoopTransport
-from minibill.totals import Totals
-from minibill.wire import EntityType
 
 # An account as tests name it: a person, or an entity of another type.
 Named = str | tuple[EntityType, str]

@@ -3,7 +3,7 @@
 import threading
 from datetime import UTC, datetime
 
-from minibill.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, ClockState, parse_time
+from minibill.core.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, ClockState, parse_time
 
 # A Monday at noon, so that a test that says nothing about time reads well.
 START = datetime(2027, 1, 4, 12, tzinfo=UTC)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from minibill.loop import new_loop
+from minibill.server.event_loop import new_loop
 
 T = TypeVar("T")
 

@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from minibill import ids
+from minibill.api.types import encode
 from minibill.book import Book
-from minibill.clock import US_PER_SECOND, monotonic_s, real_now_us
 from minibill.config import Settings
+from minibill.core import ids
+from minibill.core.clock import US_PER_SECOND, monotonic_s, real_now_us
+from minibill.core.counters import Deliveries
+from minibill.core.problems import Problem
 from minibill.db.queries import Row
 from minibill.db.sqlite import sqlite3
-from minibill.events.choice import read_types
-from minibill.events.places import BEGINNING, Place
-from minibill.events.structs import Event
-from minibill.metrics import Deliveries
-from minibill.problems import Problem
+from minibill.events.position import BEGINNING, Place
+from minibill.events.schemas import Event
+from minibill.events.type_filter import read_types
 from minibill.webhooks import signing
-from minibill.webhooks.hooks import SQL, Hook
-from minibill.wire import encode
+from minibill.webhooks.endpoints import SQL, Hook
 
 if TYPE_CHECKING:
-    from minibill.webhooks.sending import Answer, Sender
+    from minibill.webhooks.sender import Answer, Sender
 
 log = logging.getLogger("minibill.webhooks")
 

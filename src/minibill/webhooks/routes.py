@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from minibill.events.choice import read_types
-from minibill.events.places import Place, place_of
-from minibill.problems import FieldError, InvalidRequest, WebhookNotFound, WebhooksOff
-from minibill.schema.describe import describe
-from minibill.web import Call, Reply
-from minibill.webhooks.addresses import BadUrl, networks, resolve, target_of
-from minibill.webhooks.hooks import (
+from minibill.api.context import Call, Reply
+from minibill.api.openapi.operation import describe
+from minibill.api.types import Decoder, NoAnswer, NoBody, Query, encode
+from minibill.core.problems import FieldError, InvalidRequest, WebhookNotFound, WebhooksOff
+from minibill.events.position import Place, place_of
+from minibill.events.type_filter import read_types
+from minibill.webhooks.endpoints import (
     SQL,
     Hook,
     create_webhook,
@@ -20,7 +20,7 @@ from minibill.webhooks.hooks import (
     rotate_secret,
     webhook_answer,
 )
-from minibill.webhooks.structs import (
+from minibill.webhooks.schemas import (
     CreateWebhookBody,
     DeliveriesQuery,
     Delivery,
@@ -31,7 +31,7 @@ from minibill.webhooks.structs import (
     WebhookSecret,
     WebhooksQuery,
 )
-from minibill.wire import Decoder, NoAnswer, NoBody, Query, encode
+from minibill.webhooks.url_policy import BadUrl, networks, resolve, target_of
 
 _CREATE, _EDIT, _REPLAY = Decoder(CreateWebhookBody), Decoder(EditWebhookBody), Decoder(ReplayBody)
 _NOTHING = Decoder(NoBody)

@@ -2,11 +2,11 @@
 
 import msgspec
 
+from minibill.api.types import Entity
 from minibill.campaigns import formulas
 from minibill.campaigns.grants import LossInput
-from minibill.campaigns.structs import BatchBody, CreateBody, RevokeBody
-from minibill.ledger.structs import AdminFinalizeBody, MintBody, ReserveBody
-from minibill.wire import Entity
+from minibill.campaigns.schemas import BatchBody, CreateBody, RevokeBody
+from minibill.ledger.schemas import AdminFinalizeBody, MintBody, ReserveBody
 from tests.faults.fuzz.targets import (
     BODIES,
     CHANGES,

@@ -21,26 +21,26 @@ from unittest.mock import Mock, patch
 
 import msgspec
 
+from minibill.api.cursors import Cursors
+from minibill.api.openapi.operation import DESCRIPTIONS
+from minibill.api.problem_response import problem_body
+from minibill.api.types import Decoder, json_object
 from minibill.app import create_app
-from minibill.auth.doors import Kind
+from minibill.auth.callers import Kind
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import TokenVerifier, sign_token
 from minibill.book import Book
 from minibill.campaigns import formulas
 from minibill.campaigns.grants import BATCH_GRANTS_MAX, LossInput, read_items
-from minibill.campaigns.structs import BatchBody, CreateBody
-from minibill.clock import US_PER_SECOND
-from minibill.commands.import_batches import body_of
-from minibill.commands.import_rows import Rows
-from minibill.commands.loss_list import Layout, UnreadableList, parse_units, read_rows
+from minibill.campaigns.schemas import BatchBody, CreateBody
+from minibill.cli.grants_csv import Layout, UnreadableList, parse_units, read_rows
+from minibill.cli.import_batches import body_of
+from minibill.cli.import_rows import Rows
 from minibill.config import read_settings
-from minibill.cursors import Cursors
+from minibill.core.clock import US_PER_SECOND
+from minibill.core.problems import InvalidCursor, InvalidRequest, MalformedJson, Problem, Unauthorized
 from minibill.db.epochs import FIRST
-from minibill.problem_json import problem_body
-from minibill.problems import InvalidCursor, InvalidRequest, MalformedJson, Problem, Unauthorized
-from minibill.schema.describe import DESCRIPTIONS
-from minibill.wire import Decoder, json_object
-from tests.api import SECRETS
+from tests.api_client import SECRETS
 
 Json = Any
 

@@ -4,20 +4,11 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from minibill.client._async.asking import AsyncAsking
-from minibill.client.ask import (
-    Json,
-    TierOf,
-    Who,
-    account_of,
-    flag,
-    micro,
-    tier,
-    time,
-    to_ask,
-)
-from minibill.discounts.structs import Membership, Quote, Tiers
-from minibill.ledger.structs import (
+from minibill.api.types import EntityType
+from minibill.client._async.base import AsyncAsking
+from minibill.client.operation import Json, TierOf, Who, account_of, flag, micro, tier, time, to_ask
+from minibill.discounts.schemas import Membership, Quote, Tiers
+from minibill.ledger.schemas import (
     Account,
     Balance,
     BillingMode,
@@ -33,7 +24,6 @@ from minibill.ledger.structs import (
     ReservationExplained,
     ReservedExplained,
 )
-from minibill.wire import EntityType
 
 T = TypeVar("T")
 

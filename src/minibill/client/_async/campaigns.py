@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from minibill.campaigns.structs import (
+from minibill.campaigns.schemas import (
     BatchResult,
     Campaign,
     CampaignStatus,
@@ -16,15 +16,8 @@ from minibill.campaigns.structs import (
     RevokedGrant,
     Stats,
 )
-from minibill.client._async.asking import AsyncAsking
-from minibill.client.ask import (
-    GrantTo,
-    Json,
-    grant_item,
-    micro,
-    time,
-    to_ask,
-)
+from minibill.client._async.base import AsyncAsking
+from minibill.client.operation import GrantTo, Json, grant_item, micro, time, to_ask
 
 T = TypeVar("T")
 

@@ -3,14 +3,10 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from minibill.client._async.asking import AsyncAsking
-from minibill.client.ask import (
-    ThresholdOf,
-    threshold,
-    to_ask,
-)
-from minibill.events.structs import Events, Thresholds
-from minibill.webhooks.structs import Delivery, Replayed, Webhook, WebhookSecret
+from minibill.client._async.base import AsyncAsking
+from minibill.client.operation import ThresholdOf, threshold, to_ask
+from minibill.events.schemas import Events, Thresholds
+from minibill.webhooks.schemas import Delivery, Replayed, Webhook, WebhookSecret
 
 
 class AsyncFeed(AsyncAsking):

@@ -9,11 +9,11 @@ import httpx
 import msgspec
 
 import minibill
-from minibill.auth.doors import Kind
+from minibill.auth.callers import Kind
 from minibill.client._async.methods import AsyncMethods
-from minibill.client.ask import Ask, read
 from minibill.client.errors import WrongAccess, not_like_minibill
-from minibill.client.requests import TIMEOUT, Tries, checked_headers, checked_url, path_of
+from minibill.client.operation import Ask, read
+from minibill.client.retries import TIMEOUT, Tries, checked_headers, checked_url, path_of
 
 T = TypeVar("T")
 

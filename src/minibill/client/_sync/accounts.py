@@ -6,20 +6,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from minibill.client._sync.asking import Asking
-from minibill.client.ask import (
-    Json,
-    TierOf,
-    Who,
-    account_of,
-    flag,
-    micro,
-    tier,
-    time,
-    to_ask,
-)
-from minibill.discounts.structs import Membership, Quote, Tiers
-from minibill.ledger.structs import (
+from minibill.api.types import EntityType
+from minibill.client._sync.base import Asking
+from minibill.client.operation import Json, TierOf, Who, account_of, flag, micro, tier, time, to_ask
+from minibill.discounts.schemas import Membership, Quote, Tiers
+from minibill.ledger.schemas import (
     Account,
     Balance,
     BillingMode,
@@ -35,7 +26,6 @@ from minibill.ledger.structs import (
     ReservationExplained,
     ReservedExplained,
 )
-from minibill.wire import EntityType
 
 T = TypeVar("T")
 

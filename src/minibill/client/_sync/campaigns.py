@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from minibill.campaigns.structs import (
+from minibill.campaigns.schemas import (
     BatchResult,
     Campaign,
     CampaignStatus,
@@ -18,15 +18,8 @@ from minibill.campaigns.structs import (
     RevokedGrant,
     Stats,
 )
-from minibill.client._sync.asking import Asking
-from minibill.client.ask import (
-    GrantTo,
-    Json,
-    grant_item,
-    micro,
-    time,
-    to_ask,
-)
+from minibill.client._sync.base import Asking
+from minibill.client.operation import GrantTo, Json, grant_item, micro, time, to_ask
 
 T = TypeVar("T")
 

@@ -5,14 +5,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from minibill.client._sync.asking import Asking
-from minibill.client.ask import (
-    ThresholdOf,
-    threshold,
-    to_ask,
-)
-from minibill.events.structs import Events, Thresholds
-from minibill.webhooks.structs import Delivery, Replayed, Webhook, WebhookSecret
+from minibill.client._sync.base import Asking
+from minibill.client.operation import ThresholdOf, threshold, to_ask
+from minibill.events.schemas import Events, Thresholds
+from minibill.webhooks.schemas import Delivery, Replayed, Webhook, WebhookSecret
 
 
 class Feed(Asking):

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TypeVar
 
+from minibill.api.schemas import AcceptedClock, AuditRow, Now, RevokedToken, RevokedTokens
 from minibill.client._sync.accounts import Accounts
 from minibill.client._sync.campaigns import Campaigns
 from minibill.client._sync.events import Feed
-from minibill.client.ask import (
-    time,
-)
-from minibill.reconcile.report import Report
-from minibill.structs import AcceptedClock, AuditRow, Now, RevokedToken, RevokedTokens
+from minibill.client.operation import time
+from minibill.integrity.report import Report
 
 T = TypeVar("T")
 
@@ -24,7 +22,7 @@ class Methods(Accounts, Campaigns, Feed):
     Amounts go in as integers of micro-units and come out as the wire has them, as strings of digits: `int(…)` makes them
     numbers. Times go in as datetimes with an offset or as RFC 3339 text. Every write takes `key`, its idempotency key: the
     same key with the same request is done once and answered again. With `dry_run` a write is judged, answered and taken
-    back. A refusal is raised as the class of `minibill.problems` with its code.
+    back. A refusal is raised as the class of `minibill.core.problems` with its code.
     """
 
     def audit(

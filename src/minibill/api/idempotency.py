@@ -1,0 +1,101 @@
+"""Idempotency keys: the first success of a request, kept with its effect and answered again. Source: contract, section 1."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from minibill.core.clock import US_PER_SECOND
+from minibill.core.problems import IdempotencyKeyReused
+from minibill.db.queries import queries
+from minibill.db.sqlite import sqlite3
+
+SQL = queries("requests")
+
+KEEP_SECONDS = 48 * 3600  # The contract promises 24 h; a weekend's retries are welcome.
+# Keys that one step of a slice forgets, and rows that are read at a time.
+PRUNE_KEYS_MAX = 100
+
+
+class Key(msgspec.Struct, frozen=True, gc=False):
+    """A key with what it was sent with. `caller` is the kind of token and its subject."""
+
+    caller: str
+    key: str
+    fingerprint: bytes
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """An answer that was given before."""
+
+    status: int
+    body: bytes
+
+
+def fingerprint(method: str, path: bytes, query: bytes, body: bytes) -> bytes:
+    """Return the hash of what makes two requests the same: method, path, query and body, byte for byte as sent.
+
+    `dryRun` is left out: with a key that is stored, a dry run shows the response that the same request would get.
+    """
+    if b"dryRun=" in query:
+        query = b"&".join(pair for pair in query.split(b"&") if not pair.startswith(b"dryRun="))
+    return hashlib.sha256(b"\0".join((method.encode(), path, query, body))).digest()
+
+
+def find(conn: sqlite3.Connection, key: Key) -> Kept | None:
+    """The answer of the first success; raises `IdempotencyKeyReused` when the key belongs to another request."""
+    row = SQL.find_key.one(conn, caller=key.caller, key=key.key)
+    if row is None:
+        return None
+    require_own(key, row[0])
+    return Kept(row[1], row[2])
+
+
+def require_own(key: Key, fingerprint: bytes) -> None:
+    """Raises `IdempotencyKeyReused` when the key came with another request, which had this fingerprint."""
+    if fingerprint != key.fingerprint:
+        raise IdempotencyKeyReused("this key came with another path, query or body before; take a new key for a new request")
+
+
+def keep(conn: sqlite3.Connection, key: Key, kept: Kept, *, running_us: int) -> None:
+    """Keeps the answer of a success, in the transaction of its effect. `running_us` is the book's running time."""
+    SQL.keep_key.run(
+        conn,
+        caller=key.caller,
+        key=key.key,
+        fingerprint=key.fingerprint,
+        status=kept.status,
+        body=kept.body,
+        running_us=running_us,
+        checksum=_checksum(key.caller, key.key, key.fingerprint, kept.status, kept.body, running_us),
+    )
+
+
+def damaged_answers(conn: sqlite3.Connection) -> tuple[int, list[int]]:
+    """How many keys there are, and which of them are no longer with what was kept."""
+    count, found = 0, list[int]()
+    cursor = SQL.kept_keys.run(conn)
+    while rows := cursor.fetchmany(PRUNE_KEYS_MAX):
+        count += len(rows)
+        found += [key_id for key_id, *kept, checksum in rows if not _is_whole(kept, checksum)]
+    return count, found
+
+
+def _is_whole(kept: list[Any], checksum: object) -> bool:
+    try:
+        return _checksum(*kept) == checksum
+    except (TypeError, AttributeError):
+        # A column of another type than those that are kept.
+        return False
+
+
+def _checksum(caller: str, key: str, fingerprint: bytes, status: int, body: bytes, created_at_us: int) -> int:
+    """The first 63 bits of SHA-256 over all that is kept. The chain covers the checksum, and so the row."""
+    told = b"%d %d %s\0%s\0%s" % (status, created_at_us, caller.encode(), key.encode(), fingerprint)
+    return int.from_bytes(hashlib.sha256(told + body).digest()[:8]) >> 1
+
+
+def prune(conn: sqlite3.Connection, *, running_us: int) -> int:
+    """Forgets some of the keys that are old enough by the running time; answers how many."""
+    before_us = running_us - KEEP_SECONDS * US_PER_SECOND
+    return SQL.prune_keys.run(conn, before_us=before_us, count=PRUNE_KEYS_MAX).rowcount

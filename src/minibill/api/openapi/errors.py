@@ -1,0 +1,194 @@
+"""Refusals as `GET /schema` tells them: those that many requests share, and an example of each code."""
+
+from minibill.api.openapi.operation import Description
+from minibill.core.problems import (
+    AccountNotFound,
+    AmountTooLarge,
+    BatchTooLarge,
+    BillingModeNotAllowed,
+    BudgetBelowSpent,
+    BudgetExceeded,
+    CampaignFieldLocked,
+    CampaignNotActive,
+    CampaignNotFound,
+    DebtNotFound,
+    DuplicateAccount,
+    FieldError,
+    GrantNotFound,
+    IdempotencyKeyReused,
+    InsufficientBalance,
+    InsufficientScope,
+    InternalError,
+    InvalidCursor,
+    InvalidIdempotencyKey,
+    InvalidRequest,
+    InvalidTransition,
+    LargeGrantRequiresForce,
+    MalformedJson,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    PerWalletCapExceeded,
+    Problem,
+    RateLimited,
+    ReservationConflict,
+    ReservationNotFound,
+    ReservationNotPending,
+    SourceAlreadyCredited,
+    StorageFull,
+    TierNotFound,
+    TooManyLots,
+    TooManyPools,
+    TooManyReservations,
+    Unauthorized,
+    UnsupportedMediaType,
+    WebhookNotFound,
+    WebhooksOff,
+)
+from minibill.ledger.schemas import Considered, DiscountExplained, LotExplained, ReserveExplanation
+
+Kinds = tuple[type[Problem], ...]
+
+ALWAYS: Kinds = (InternalError,)
+# Of every request behind a prefix. One that is cut off by a stop is told so, and one that is too many.
+WITH_A_TOKEN: Kinds = (Unauthorized, RateLimited, Overloaded, NotReady)
+WITH_A_SCOPE: Kinds = (InsufficientScope,)
+WITH_A_QUERY: Kinds = (InvalidRequest,)
+OF_A_PAGE: Kinds = (InvalidCursor,)
+OF_A_WRITE: Kinds = (InvalidRequest, MalformedJson, PayloadTooLarge, UnsupportedMediaType, StorageFull)
+WITH_A_KEY: Kinds = (InvalidIdempotencyKey, IdempotencyKeyReused)
+# Of paths and methods that are nobody's.
+ELSEWHERE: Kinds = (NotFound, MethodNotAllowed)
+
+
+def refusals_of(description: Description, *, has_token: bool, has_scope: bool, is_write: bool) -> list[type[Problem]]:
+    """All refusals of a request, by status and as they are judged."""
+    kinds = [
+        *(WITH_A_QUERY if has_token else ()),
+        *(OF_A_WRITE if is_write else ()),
+        *(OF_A_PAGE if description.is_page else ()),
+        *(WITH_A_TOKEN if has_token else ()),
+        *(WITH_A_SCOPE if has_scope else ()),
+        *(WITH_A_KEY if is_write else ()),
+        *description.refusals,
+        *ALWAYS,
+    ]
+    return sorted(dict.fromkeys(kinds), key=lambda kind: kind.status)
+
+
+def _explained(refusal: InsufficientBalance) -> InsufficientBalance:
+    discount = DiscountExplained("100", 2_000, "20", None, "20", "80", "guild", "gold")
+    lot = LotExplained("lot_0000000000001", "general", 50, None, "70", "0", "not_enough")
+    considered = [Considered("guild", "gold", 2_000, True, "it gives the most: 20")]
+    refusal.facts["explanation"] = ReserveExplanation(discount, ["availableMicro"], [lot], 0, considered)
+    return refusal
+
+
+_A_GRANT = {"path": "grants[3].amountMicro", "amountMicro": "60000000"}
+
+# What each code is answered with; one with other facts has another example. Whatever is answered, its facts are among these.
+EXAMPLES: tuple[Problem, ...] = (
+    InvalidRequest(FieldError("amountMicro", "expected a string of digits")),
+    MalformedJson("unexpected character at byte 12"),
+    BatchTooLarge("a batch has at most 1000 grants; send several", limit=1000, grants=1001),
+    DuplicateAccount(
+        "a batch pays an account once",
+        errors=[
+            FieldError("grants[0]", "the same account as grants[2]"),
+            FieldError("grants[2]", "the same account as grants[0]"),
+        ],
+    ),
+    InvalidCursor("the cursor was made with other filters"),
+    InvalidIdempotencyKey("expected one key of 1 to 255 visible ASCII characters"),
+    Unauthorized(),
+    InsufficientBalance(available_micro=70, requested_micro=100, list_micro=100, pool_id="general"),
+    _explained(InsufficientBalance(available_micro=70, requested_micro=80, list_micro=100, pool_id="general")),
+    InsufficientScope("admin:mint:write"),
+    BillingModeNotAllowed("soft", ("live",)),
+    NotFound("nothing is at this path"),
+    NotFound("the account has no membership of this community", account_id="acct_0000000000001", community_id="guild"),
+    AccountNotFound("acct_000000000000z"),
+    CampaignNotFound("camp_000000000000z"),
+    GrantNotFound("grant_000000000000z"),
+    ReservationNotFound("res_000000000000z"),
+    DebtNotFound("debt_000000000000z"),
+    TierNotFound(community_id="guild", tier="gold"),
+    WebhookNotFound("hook_000000000000z"),
+    WebhooksOff("webhooks are signed by MINIBILL_WEBHOOK_SECRET, which is not set"),
+    MethodNotAllowed("this path takes other methods", headers={"Allow": "GET, POST"}),
+    InvalidTransition("completed", "active"),
+    CampaignNotActive("the campaign is paused", campaign_status="paused"),
+    CampaignNotActive(
+        "the campaign starts at 2027-01-01T00:00:00.000000Z",
+        campaign_status="active",
+        starts_at="2027-01-01T00:00:00.000000Z",
+    ),
+    ReservationNotPending("the reservation is released", reservation_id="res_0000000000001", reservation_status="released"),
+    ReservationConflict(
+        "the reservation was finalized with 40 micro-units", finalized_with_micro="40", actual_cost_micro="50"
+    ),
+    SourceAlreadyCredited(
+        "this source credited another account or amount before",
+        source_type="deposit",
+        source_id="order-7",
+        lot_id="lot_0000000000001",
+    ),
+    PayloadTooLarge("a body has at most 1048576 bytes", limit_bytes=1_048_576),
+    UnsupportedMediaType("send the body as Content-Type: application/json in UTF-8"),
+    BudgetExceeded(
+        "the new grants come to 500001 micro-units and the campaign has 500000 left",
+        budget_micro="4000000",
+        spent_micro="3500000",
+        remaining_micro="500000",
+        requested_micro="500001",
+    ),
+    PerWalletCapExceeded(
+        "1 of the grants are over the cap of 5000000 micro-units per wallet",
+        per_wallet_cap_micro="5000000",
+        grants=[_A_GRANT],
+    ),
+    LargeGrantRequiresForce(
+        "1 of the grants are over 50000000 micro-units; send force: true if they are meant",
+        threshold_micro="50000000",
+        grants=[_A_GRANT],
+    ),
+    AmountTooLarge(
+        "one request moves at most 1000000000000 micro-units",
+        limit_micro="1000000000000",
+        requested_micro="1000000000001",
+    ),
+    AmountTooLarge(
+        "the grants of a batch come to at most 9223372036854775807 micro-units together", limit_micro="9223372036854775807"
+    ),
+    AmountTooLarge(
+        "an account holds at most 9223372036854775807 micro-units", account_id="acct_0000000000001", requested_micro="5"
+    ),
+    AmountTooLarge(
+        "an account owes at most 9223372036854775807 micro-units", debt_micro="9223372036854775807", requested_micro="5"
+    ),
+    TooManyPools("the account has 64 pools, which is the most, without gpu; mint into one that it has", limit=64),
+    TooManyPools(
+        "1 of the accounts have 64 pools, which is the most, without gpu; leave them out",
+        limit=64,
+        grants=[_A_GRANT],
+    ),
+    TooManyReservations(
+        "the account has 10000 pending reservations, which is the most; finalize or release some", limit=10_000
+    ),
+    TooManyLots(
+        "the first 1000 lots have 2000 micro-units and 5000 were to be held; reserve at most 2000",
+        limit=1_000,
+        available_micro="2000",
+        requested_micro="5000",
+    ),
+    IdempotencyKeyReused("this key came with another path, query or body before; take a new key for a new request"),
+    CampaignFieldLocked("poolId can't be changed while the campaign is active", fields=["poolId"], campaign_status="active"),
+    BudgetBelowSpent("the campaign has spent 3500000 micro-units already", budget_micro="4", spent_micro="3500000"),
+    RateLimited("at most 30 requests a minute; try again in 12 s", headers={"Retry-After": "12"}),
+    InternalError(),
+    Overloaded(),
+    StorageFull(),
+    NotReady("the service is stopping"),
+)

@@ -1,0 +1,53 @@
+"""What a handler takes, answers and refuses, said beside the handler: `GET /schema` tells it, and tests hold the code to it.
+
+What all handlers have in common (tokens, bodies, keys, pages) is not repeated: `refusals.py` knows it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from minibill.api.types import Body, PageQuery, Query
+from minibill.core.problems import Problem
+
+H = TypeVar("H", bound=Callable[..., Any])
+
+JSON = "application/json"
+
+
+class Description(NamedTuple):
+    """`answer` is a struct, `str` for text, or None for no content; with a `PageQuery` it is what a page lists."""
+
+    answer: type | None
+    statuses: tuple[int, ...]
+    body: type[Body] | None
+    query: type[Query] | None
+    refusals: tuple[type[Problem], ...]
+    media_type: str
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it answers a page of a list."""
+        return self.query is not None and issubclass(self.query, PageQuery)
+
+
+DESCRIPTIONS: dict[Callable[..., Any], Description] = {}
+
+
+def describe(
+    answer: type | None,
+    *statuses: int,
+    body: type[Body] | None = None,
+    query: type[Query] | None = None,
+    refusals: tuple[type[Problem], ...] = (),
+    media_type: str = JSON,
+) -> Callable[[H], H]:
+    """Describes the handler that follows: `@describe(Minted, 201, 200, body=MintBody, refusals=(AccountNotFound,))`.
+
+    Without a status it is 200. `refusals` are those of its own.
+    """
+
+    def described(handler: H) -> H:
+        DESCRIPTIONS[handler] = Description(answer, statuses or (200,), body, query, refusals, media_type)
+        return handler
+
+    return described

@@ -1,0 +1,39 @@
+"""The description of the API over HTTP: the document for programs, and a page of it for people."""
+
+import asyncio
+from functools import lru_cache
+
+from minibill.api.context import Call, Reply, Route
+from minibill.api.openapi.operation import describe
+
+
+@describe(dict)
+async def show_schema(call: Call) -> Reply:
+    """This API as OpenAPI 3.1."""
+    return Reply(200, await asyncio.to_thread(_document, call.service.routes))
+
+
+@describe(str, media_type="text/html; charset=utf-8")
+async def show_page(call: Call) -> Reply:
+    """The same as a page to read, without scripts and without anything from elsewhere."""
+    from minibill.api.openapi.html_page import POLICY
+
+    headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
+    return Reply(200, await asyncio.to_thread(_page, call.service.routes), headers, b"text/html; charset=utf-8")
+
+
+# Made when they are first asked for: a start does without them, and they never change.
+
+
+@lru_cache(maxsize=1)
+def _document(routes: tuple[Route, ...]) -> bytes:
+    from minibill.api.openapi.document import document
+
+    return document(routes)
+
+
+@lru_cache(maxsize=1)
+def _page(routes: tuple[Route, ...]) -> bytes:
+    from minibill.api.openapi.html_page import page
+
+    return page(_document(routes))

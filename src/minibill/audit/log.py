@@ -1,0 +1,56 @@
+"""The audit log: what admins did, each row chained to the one before by its hash.
+
+The hash is SHA-256 over the hash of the row before and the row's columns as one JSON array, in the order of `HASHED`.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import msgspec
+
+from minibill.core.write_result import Outcome
+from minibill.db.new_ids import next_ids
+from minibill.db.queries import queries
+from minibill.db.sqlite import sqlite3
+
+SQL = queries("audit")
+
+HASHED = (
+    "seq", "id", "actor_id", "action", "target_type", "target_id", "details", "ip", "user_agent", "correlation_id",
+    "token_id", "created_at_us",
+)  # fmt: skip
+
+NO_HASH = bytes(32)
+
+
+class Origin(NamedTuple):
+    """Where a request came from."""
+
+    ip: str | None
+    user_agent: str | None
+    correlation_id: str | None
+    token_id: str | None
+
+
+# Of a write that came over no wire, or of which the log is told nothing.
+NOWHERE = Origin(None, None, None, None)
+
+
+def append(conn: sqlite3.Connection, outcome: Outcome, *, actor_id: str, origin: Origin, now_us: int) -> None:
+    """Adds the row of one admin write, in the transaction of its effect. Source: contract, section 2."""
+    last = SQL.last_audit_row.one(conn)
+    seq, previous_hash = (1, NO_HASH) if last is None else (last[0] + 1, last[1])
+    details = msgspec.json.encode(outcome.details()).decode()
+    new = next_ids(conn)
+    key = new.audit_rows
+    new.audit_rows += 1
+    row = (
+        seq, key, actor_id, outcome.action, outcome.target_type, outcome.target_id, details, origin.ip, origin.user_agent,
+        origin.correlation_id, origin.token_id, now_us,
+    )  # fmt: skip
+    SQL.append_audit_row.many(conn, [(*row, previous_hash, row_hash(row, previous_hash))])
+
+
+def row_hash(row: tuple[object, ...], previous_hash: bytes) -> bytes:
+    """The hash of a row, whose columns are those of `HASHED`."""
+    return hashlib.sha256(previous_hash + msgspec.json.encode(row)).digest()

@@ -1,0 +1,217 @@
+"""The wire of campaigns and grants."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Raw, field
+
+from minibill.api.types import (
+    Answer,
+    AnyId,
+    Body,
+    Entity,
+    EntityType,
+    KeptObject,
+    Micro,
+    MicroText,
+    PageQuery,
+    PoolId,
+    Reason,
+    SentObject,
+    TimeUs,
+    one_of,
+)
+
+CampaignType = Literal["reverse_airdrop", "promotional", "loyalty", "referral"]
+CampaignStatus = Literal["draft", "active", "paused", "completed", "expired"]
+Formula = Literal["proportional_loss", "fixed_amount", "tiered"]
+GrantStatus = Literal["granted", "revoked"]
+ItemStatus = Literal["granted", "revoked", "skipped", "failed"]
+
+_NO_NUL = r"^[^\x00]*\Z"
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
+LongText = Annotated[str, Meta(max_length=2000, pattern=_NO_NUL)]
+# 100 years.
+GrantTtl = Annotated[int, Meta(ge=1, le=3_153_600_000)]
+
+GrantConfig = Annotated[
+    SentObject,
+    Meta(
+        description="fixed_amount: {amountMicro}; without a config each grant names its amount. "
+        "proportional_loss: {ratioBps, minLossMicro, capMicro}. "
+        "tiered: {brackets: [{minMicro, maxMicro, amountMicro}]}, half-open and ascending."
+    ),
+]
+
+
+class Terms(Body, frozen=True, kw_only=True):
+    """What a campaign may be told and need not be; what is left out has the contract's default, or stays."""
+
+    description: LongText | None = None
+    grant_formula: Formula | None = None
+    grant_config: GrantConfig = field(default_factory=Raw)
+    pool_id: PoolId | None = None
+    per_wallet_cap_micro: Micro | None = None
+    starts_at: TimeUs | None = None
+    expires_at: TimeUs | None = None
+    grant_ttl_seconds: GrantTtl | None = None
+
+
+class CreateBody(Terms, frozen=True, kw_only=True):
+    """A campaign to be."""
+
+    name: Name
+    campaign_type: CampaignType
+    budget_micro: Micro
+
+
+class EditBody(Terms, frozen=True, kw_only=True):
+    """What is to change."""
+
+    name: Name | None = None
+    campaign_type: CampaignType | None = None
+    budget_micro: Micro | None = None
+
+
+class GrantItem(Body, frozen=True):
+    """One account to pay, and what decides how much."""
+
+    account_id: AnyId | None = None
+    entity: Entity | None = None
+    amount_micro: Micro | None = None
+    formula_input: SentObject = field(default_factory=Raw)
+
+
+class BatchBody(Body, frozen=True):
+    """1 to 1,000 grants."""
+
+    grants: Annotated[list[GrantItem], Meta(min_length=1)]
+    force: bool | None = None
+
+
+class RevokeBody(Body, frozen=True):
+    reason: Reason
+
+
+class CampaignsQuery(PageQuery, frozen=True):
+    status: CampaignStatus | None = None
+    campaign_type: CampaignType | None = None
+
+
+class GrantsQuery(PageQuery, frozen=True):
+    status: GrantStatus | None = None
+    account_id: AnyId | None = None
+
+
+class Campaign(Answer):
+    id: str
+    name: str
+    description: str | None
+    campaign_type: Annotated[str, one_of(CampaignType)]
+    status: Annotated[str, one_of(CampaignStatus)]
+    budget_micro: MicroText
+    spent_micro: MicroText
+    remaining_micro: MicroText
+    grant_formula: Annotated[str, one_of(Formula)]
+    grant_config: KeptObject | None
+    pool_id: str
+    per_wallet_cap_micro: MicroText
+    starts_at: str | None
+    expires_at: str | None
+    grant_ttl_seconds: int | None
+    grant_count: int
+    created_by: str
+    created_at: str
+    updated_at: str
+
+
+class GrantResult(Answer, omit_defaults=True):
+    """What one item of a batch came to. The ids of the grant and its lot are null where nothing was paid."""
+
+    grant_id: str | None
+    account_id: str | None
+    lot_id: str | None
+    amount_micro: MicroText
+    status: Annotated[str, one_of(ItemStatus)]
+    duplicate: bool
+    code: str | None = None
+    reason: str | None = None
+
+
+class BatchResult(Answer):
+    campaign_id: str
+    total_granted: int
+    total_duplicates: int
+    total_skipped: int
+    total_failed: int
+    total_amount_micro: MicroText
+    remaining_micro: MicroText
+    grants: list[GrantResult]
+
+
+class Grant(Answer):
+    grant_id: str
+    campaign_id: str
+    account_id: str
+    entity_type: Annotated[str, one_of(EntityType)]
+    entity_id: str
+    lot_id: str
+    amount_micro: MicroText
+    status: Annotated[str, one_of(GrantStatus)]
+    grant_formula: Annotated[str, one_of(Formula)]
+    formula_input: KeptObject | None
+    created_at: str
+    revoked_at: str | None
+    revoked_micro: MicroText | None
+    revoke_reason: str | None
+
+
+class RevokedGrant(Answer):
+    """What became of a grant at the moment at which it was revoked."""
+
+    grant_id: str
+    status: str
+    revoked_micro: MicroText
+    consumed_micro: MicroText
+    reserved_micro: MicroText
+
+
+class RevokedCampaign(Answer):
+    """The same of all grants of a campaign that are revoked, added up."""
+
+    campaign_id: str
+    total_revoked: int
+    revoked_micro: MicroText
+    consumed_micro: MicroText
+    reserved_micro: MicroText
+
+
+class GrantsByStatus(Answer):
+    granted: int
+    revoked: int
+
+
+class Day(Answer):
+    """What a campaign granted on a day in UTC, and what was consumed of its grants on that day, whenever they were made."""
+
+    date: str
+    grants: int
+    granted_micro: MicroText
+    consumed_micro: MicroText
+
+
+class Stats(Answer):
+    """What became of the credits that a campaign granted, as of now."""
+
+    campaign_id: str
+    budget_micro: MicroText
+    spent_micro: MicroText
+    granted_micro: MicroText
+    consumed_micro: MicroText
+    reserved_micro: MicroText
+    available_micro: MicroText
+    expired_micro: MicroText
+    revoked_micro: MicroText
+    grants_by_status: GrantsByStatus
+    accounts: int
+    accounts_that_spent: int
+    per_day: list[Day]

@@ -1,0 +1,26 @@
+"""Which types of events somebody asks for."""
+
+from minibill.api.types import NAME_CHARACTERS_MAX
+from minibill.core.problems import FieldError, InvalidRequest
+from minibill.events.schemas import TYPES
+
+
+def read_types(names: list[str], path: str) -> frozenset[str]:
+    """The types that are named, `ledger.*` for all of a kind; raises `InvalidRequest` for one that there is not."""
+    found: set[str] = set()
+    for name in names:
+        kind = name.removesuffix("*")
+        of_kind = {
+            known for known in TYPES if known == name or (kind.endswith(".") and known.startswith(kind) and kind != name)
+        }
+        if not of_kind:
+            known_types = ", ".join(TYPES)
+            raise InvalidRequest(
+                FieldError(
+                    path,
+                    f"{name[:NAME_CHARACTERS_MAX]!r} is no type of event: expected one of {known_types}, "
+                    "or all of a kind, such as ledger.*",
+                )
+            )
+        found |= of_kind
+    return frozenset(found)

@@ -1,0 +1,374 @@
+"""The checks of a reconciliation, which the service, the command line and the tests run alike.
+
+A check is a handful of rules of sql/invariants.sql, and of rules that need Python: the hashes of the audit log, the
+settings, and sums by day. A check never raises for what a book holds: however broken, it comes to a finding that names
+what is wrong. Memory stays bounded as a book grows: a rule that has to sort runs over one slice of accounts after the other.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from minibill.audit import log as audit_log
+from minibill.core import ids
+from minibill.db.constraint_errors import error_code
+from minibill.db.queries import read_queries, sql_folder
+from minibill.db.sqlite import sqlite3
+from minibill.integrity.audited_settings import SETTINGS, differences
+
+log = logging.getLogger("minibill.invariants")
+
+EXAMPLES_MAX = 10
+
+# Rows of the audit log that are hashed without a pause: well under a millisecond.
+AUDIT_CHUNK_ROWS = 100
+
+# Entries of the accounts of one slice: what is sorted at a time takes some MiB.
+SLICE_ENTRIES = 25_000
+
+# Violations that are told apart; a MiB or so.
+SEEN_MAX = 10_000
+
+# Bounds that hold any id, also that of a damaged row.
+_LEAST, _GREATEST = -(2**63), 2**63 - 1
+
+RULES = {query.name: query for query in read_queries(sql_folder() / "invariants.sql")}
+
+_KINDS = frozenset({ids.ACCOUNT, ids.LOT, ids.ENTRY, ids.RESERVATION, ids.CAMPAIGN, ids.GRANT, ids.AUDIT, ids.WEBHOOK})
+
+
+class Check(NamedTuple):
+    """The tables whose rows a check counts (none: all that name others), and the rules that must hold."""
+
+    tables: tuple[str, ...]
+    rules: tuple[str, ...]
+
+
+# The rules that no query alone can tell: the hashes of the audit log, and sums that grow with the days of a campaign.
+AUDIT_RULE = "audit_rows_are_chained"
+DAYS_RULE = "campaigns_counted_what_they_did_each_day"
+
+
+# The ten of the contract, in its order, and those that came since.
+CHECKS = {
+    "lot_balance_match": Check(("credit_lots",), ("lots_have_parts_that_sum_to_their_original",)),
+    "balance_cache_match": Check(
+        ("credit_balances",),
+        (
+            "balances_are_those_of_the_newest_entry",
+            "balances_are_the_sums_of_the_lots",
+            "every_pool_with_entries_has_a_balance",
+            "thresholds_are_on_the_side_of_their_balance",
+        ),
+    ),
+    "entry_chain": Check(
+        ("credit_ledger",),
+        (
+            "entries_follow_the_one_before",
+            "entries_are_in_the_order_of_time",
+            "entries_mean_what_their_type_says",
+            "events_are_in_the_order_of_the_entries",
+            "rows_have_ids_of_an_epoch",
+        ),
+    ),
+    "entries_match_lots": Check(
+        ("credit_ledger",), ("lots_say_what_their_entries_say", "entries_are_about_lots_of_their_account_and_pool")
+    ),
+    "reservation_match": Check(
+        ("credit_reservations",),
+        (
+            "reservations_hold_what_their_lots_say",
+            "reservations_hold_lots_of_their_account_and_pool",
+            "lots_hold_what_pending_reservations_hold",
+            "reservations_have_figures_that_add_up",
+            "reservations_moved_what_their_entries_say",
+            "entries_move_lots_for_the_reservation_that_holds_them",
+            "entries_act_for_reservations_of_their_account",
+            "reservations_that_moved_credits_have_entries",
+            "silent_ends_are_noted",
+            "debts_are_what_their_reservation_left_unpaid",
+            "debts_are_incurred_as_their_entries_say",
+            "debts_are_paid_what_their_entries_say",
+            "debts_that_were_paid_have_entries",
+        ),
+    ),
+    "orphan_reservations": Check(
+        ("credit_reservations",),
+        (
+            "reservations_that_hold_credits_hold_lots",
+            "reservations_are_of_accounts_that_there_are",
+            "lots_are_held_by_reservations_that_there_are",
+            "entries_name_reservations_that_there_are",
+        ),
+    ),
+    "campaign_spent_match": Check(
+        ("credit_campaigns",),
+        (
+            "campaigns_have_spent_what_their_grants_came_to",
+            "campaigns_counted_what_became_of_their_grants",
+            "campaigns_counted_what_they_did_each_day",
+        ),
+    ),
+    "grant_lot_match": Check(
+        ("credit_grants",),
+        (
+            "grants_have_their_lots",
+            "lots_of_campaigns_have_their_grants",
+            "grants_say_of_their_lots_what_was_revoked",
+            "lots_are_revoked_with_their_grant",
+            "grants_were_revoked_as_their_event_says",
+            "grants_that_were_revoked_have_events",
+        ),
+    ),
+    "audit_chain": Check(
+        ("admin_audit_log",),
+        (
+            AUDIT_RULE,
+            "the_audit_log_holds_what_the_last_reconciliation_saw",
+            "accounts_are_no_newer_than_the_audit_log",
+            "lots_are_no_newer_than_the_audit_log",
+            "campaigns_are_no_newer_than_the_audit_log",
+            "revocations_are_no_newer_than_the_audit_log",
+        ),
+    ),
+    "foreign_keys": Check(
+        (),
+        (
+            "rows_name_rows_that_there_are",
+            "reservation_lots_name_rows_that_there_are",
+            "balances_are_of_accounts_that_there_are",
+            "thresholds_are_of_accounts_that_there_are",
+            "campaign_days_are_of_campaigns_that_there_are",
+        ),
+    ),
+    "settings_match_audit": Check(
+        ("discount_tiers", "memberships", "thresholds", "credit_campaigns", "webhooks", "revoked_tokens"),
+        tuple(SETTINGS),
+    ),
+}
+
+# What is broken when SQLite can't even read what a check looks at.
+FILE_RULE = "the_file_can_be_read"
+
+
+# SQLite's codes of what a broken file comes to: 0 (text that is no UTF-8), ERROR, IOERR, CORRUPT, NOTADB.
+_OF_THE_FILE = frozenset({0, 1, 10, 11, 26})
+
+
+class Finding(NamedTuple):
+    """What a check came to. `examples` are public ids of the first things that are wrong, `broken` the rules they break."""
+
+    checked: int
+    violations: int
+    examples: list[str]
+    broken: list[str]
+
+
+# Raised by values that this version never writes: text that is no UTF-8, NULL or text in place of a number.
+_UNREADABLE = (TypeError, ValueError, OverflowError)
+
+
+def run_checks(
+    conn: sqlite3.Connection,
+    *,
+    pause: Callable[[], object] = lambda: None,
+    on_check: Callable[[str], None] = lambda _: None,
+) -> dict[str, Finding]:
+    """The findings of all checks, by name. Reads only; the caller gives it a snapshot by a transaction of its own.
+
+    `on_check` hears of each check before it begins. `pause` is called between slices of work.
+    """
+    findings = {}
+    for name in CHECKS:
+        on_check(name)
+        findings[name] = run_check(conn, name, pause=pause)
+    return findings
+
+
+def run_check(conn: sqlite3.Connection, name: str, *, pause: Callable[[], object] = lambda: None) -> Finding:
+    """The finding of one check. Raises only what is not the file's fault: an interrupt, no room for a sort."""
+    check = CHECKS[name]
+    # For the one reference that is kept as text: the debt that an entry pays.
+    conn.create_function("reservation_key", 1, _reservation_key, deterministic=True)
+    found = _Tally()
+    try:
+        checked = sum(_count(conn, table) for table in check.tables or _referencing(conn))
+        for rule in check.rules:
+            for violation in violations_of(conn, rule, pause):
+                found.add(rule, *violation)
+    except sqlite3.DatabaseError as error:
+        if not is_of_the_file(error):
+            raise
+        return _unreadable(name, error)
+    except _UNREADABLE as error:
+        return _unreadable(name, error)
+    return Finding(checked, found.count, found.examples(), sorted(found.rules))
+
+
+def _unreadable(name: str, error: Exception) -> Finding:
+    log.error("the file can't be read", extra={"check": name, "reason": str(error)})
+    return Finding(0, 1, [], [FILE_RULE])
+
+
+class _Tally:
+    """Violations of one check. A thing that breaks several rules is one, as long as not too many are broken."""
+
+    def __init__(self) -> None:
+        self.rules = set[str]()
+        self.count = 0
+        self._seen = set[tuple[str, Any]]()
+        self._first: list[tuple[str, Any]] = []
+
+    def add(self, rule: str, kind: str, key: Any) -> None:
+        self.rules.add(rule)
+        if (kind, key) in self._seen:
+            return
+        self.count += 1
+        # Memory is bounded: beyond this, a thing that breaks two rules counts twice.
+        if len(self._seen) < SEEN_MAX:
+            self._seen.add((kind, key))
+        self._first = sorted([*self._first, (kind, key)], key=_order)[:EXAMPLES_MAX]
+
+    def examples(self) -> list[str]:
+        return [public_id(kind, key) for kind, key in self._first]
+
+
+def _order(violation: tuple[str, Any]) -> tuple[str, int, Any]:
+    kind, key = violation
+    rank = 0 if key is None else 1 if isinstance(key, int | float) else 2
+    return kind, rank, 0 if key is None else key if rank == 1 else str(key)
+
+
+def violations_of(
+    conn: sqlite3.Connection, rule: str, pause: Callable[[], object] = lambda: None
+) -> Iterator[tuple[str, Any]]:
+    """Yields what breaks a rule, as the kind and the key of each thing."""
+    if rule == AUDIT_RULE:
+        yield from ((ids.AUDIT, audit_id) for audit_id in _unchained(conn, pause))
+        return
+    if rule == DAYS_RULE:
+        yield from ((ids.CAMPAIGN, campaign_id) for campaign_id in _miscounted_days(conn, pause))
+        return
+    if (setting := SETTINGS.get(rule)) is not None:
+        for target_id in differences(conn, setting, pause):
+            key = None if setting.prefix is None else ids.decode(setting.prefix, target_id)
+            yield (setting.target_type, target_id) if setting.prefix is None or key is None else (setting.prefix, key)
+        return
+    query = RULES[rule]
+    slices = account_slices(conn) if "after_account" in query.parameters else [{}]
+    for bounds in slices:
+        yield from conn.cursor().execute(query.sql, query.values(bounds))
+        pause()
+
+
+def account_slices(conn: sqlite3.Connection) -> Iterator[dict[str, int]]:
+    """Yields ranges of accounts that together cover all, each with about `SLICE_ENTRIES` entries or one larger account.
+
+    SQLite sorts in memory, so what a rule sorts must not grow with the book.
+    """
+    after, entries = _LEAST, 0
+    # A pool has as many entries as its sequence number says; in a damaged book this only makes slices of another size.
+    pools = conn.cursor().execute("SELECT account_id, entry_seq FROM credit_balances ORDER BY account_id")
+    last = after
+    for account_id, entry_seq in pools:
+        if account_id != last and entries >= SLICE_ENTRIES:
+            yield {"after_account": after, "until_account": last}
+            after, entries = last, 0
+        last = account_id
+        entries += max(entry_seq, 1)
+    yield {"after_account": after, "until_account": _GREATEST}
+
+
+def _miscounted_days(conn: sqlite3.Connection, pause: Callable[[], object]) -> Iterator[int]:
+    """Yields the campaign of each day whose counts are not the sums of that day's grants and entries."""
+    left: dict[tuple[int, int], list[int]] = {}
+    query = RULES[DAYS_RULE]
+    for after, until in _id_slices(conn):
+        for campaign_id, day, *counts in conn.execute(query.sql, query.values({"after": after, "until": until})).fetchall():
+            sums = left.setdefault((campaign_id, day), [0, 0, 0])
+            sums[:] = [own + other for own, other in zip(sums, counts, strict=True)]
+        pause()
+    for campaign_id, day, *counts in conn.execute(
+        "SELECT campaign_id, day, grants, granted_micro, consumed_micro FROM credit_campaign_days"
+    ):
+        if left.pop((campaign_id, day), [0, 0, 0]) != counts:
+            yield campaign_id
+    yield from (campaign_id for (campaign_id, _), sums in left.items() if any(sums))
+
+
+def _id_slices(conn: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+    """Yields ranges of ids that cover all, each with `SLICE_ENTRIES` entries and as many grants at most.
+
+    Rows are counted, since ids skip to the base of each new epoch.
+    """
+    after = _LEAST
+    while True:
+        ends = [
+            row[0]
+            for table in ("credit_ledger", "credit_grants")
+            for row in conn.execute(
+                f"SELECT id FROM {table} WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?", (after, SLICE_ENTRIES - 1)
+            )
+        ]
+        if not ends:
+            yield after, _GREATEST
+            return
+        yield after, min(ends)
+        after = min(ends)
+
+
+def _reservation_key(public_id: object) -> int | None:
+    return ids.decode(ids.RESERVATION, public_id) if isinstance(public_id, str) else None
+
+
+def is_of_the_file(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error is one that a broken file comes to, and not a lock, an interrupt or no room for a sort."""
+    return error_code(error) in _OF_THE_FILE and not isinstance(error, sqlite3.ProgrammingError)
+
+
+def violations(conn: sqlite3.Connection) -> dict[str, list[str]]:
+    """The checks that fail, with examples of what is wrong and the rules they break; empty when the book is whole."""
+    return {name: found.examples + found.broken for name, found in run_checks(conn).items() if found.violations}
+
+
+def _referencing(conn: sqlite3.Connection) -> list[str]:
+    """The tables with foreign keys."""
+    rows = conn.execute(
+        "SELECT name FROM sqlite_schema s WHERE type = 'table' AND EXISTS (SELECT 1 FROM pragma_foreign_key_list(s.name))"
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def _count(conn: sqlite3.Connection, table: str) -> int:
+    count: int = conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    return count
+
+
+def public_id(kind: str, key: object) -> str:
+    """The public id of what a rule names; its kind and key where it has none."""
+    if kind in _KINDS and isinstance(key, int):
+        return ids.encode(kind, key)
+    return kind if key is None else f"{kind}:{key}"
+
+
+def _unchained(conn: sqlite3.Connection, pause: Callable[[], object]) -> Iterator[int]:
+    """Yields the rows of the audit log that do not carry the hash of the one before, or their own."""
+    previous_hash, number = audit_log.NO_HASH, 0
+    columns = ", ".join(audit_log.HASHED)
+    cursor = conn.cursor().execute(f"SELECT {columns}, previous_hash, hash FROM admin_audit_log ORDER BY seq")
+    while rows := cursor.fetchmany(AUDIT_CHUNK_ROWS):
+        for *hashed, previous, own in rows:
+            number += 1
+            if hashed[0] != number or previous != previous_hash or own != _row_hash(tuple(hashed), previous):
+                yield hashed[1]
+                number = hashed[0]
+            previous_hash = own
+        pause()
+
+
+def _row_hash(row: tuple[object, ...], previous_hash: bytes) -> bytes | None:
+    """The hash that a row should have; None when it holds what no row of ours can."""
+    try:
+        return audit_log.row_hash(row, previous_hash)
+    except (TypeError, ValueError):
+        return None

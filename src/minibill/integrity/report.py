@@ -1,0 +1,40 @@
+"""The report of a reconciliation, as it is answered and kept."""
+
+from collections.abc import Mapping
+
+from minibill.api.types import Answer
+from minibill.core.clock import format_time
+from minibill.integrity.checks import Finding
+
+
+class CheckReport(Answer):
+    status: str
+    checked: int
+    violations: int
+    examples: list[str]
+
+
+class Report(Answer):
+    last_reconciliation_at: str | None
+    status: str
+    # Milliseconds; None before the first run.
+    duration_ms: int | None
+    checks: dict[str, CheckReport]
+
+
+NEVER_RUN = Report(None, "never_run", None, {})
+
+
+def report_of(findings: Mapping[str, Finding], *, at_us: int, duration_ms: int) -> Report:
+    """The report of these findings; unhealthy when any check fails. Source: contract, section 6."""
+    checks = {
+        name: CheckReport("fail" if found.violations else "pass", found.checked, found.violations, found.examples)
+        for name, found in findings.items()
+    }
+    status = "unhealthy" if any(found.violations for found in findings.values()) else "healthy"
+    return Report(format_time(at_us), status, duration_ms, checks)
+
+
+def failed_checks(report: Report) -> list[str]:
+    """The names of the checks that fail."""
+    return [name for name, check in report.checks.items() if check.status == "fail"]

@@ -1,0 +1,148 @@
+"""Explanations: why a reservation holds what it does, of which lots and at which discount. Only on request; nothing moves.
+
+When it is made, or refused, all of it is known; later only what is kept of it.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from minibill.api.types import encode, optional_time
+from minibill.core import ids
+from minibill.db.queries import queries
+from minibill.db.sqlite import sqlite3
+from minibill.ledger.drawdown import Draw, pools_of
+from minibill.ledger.pricing import Discount, Membership, consider, discount_micro
+from minibill.ledger.schemas import (
+    BoundBy,
+    ChargeExplained,
+    DiscountExplained,
+    LotExplained,
+    LotOutcome,
+    ReservationExplanation,
+    ReserveExplanation,
+)
+
+SQL = queries("ledger")
+
+# Lots that one explanation names: those that were drawn on, in their order, then the newest of the others.
+LOTS_MAX = 100
+
+
+class LotRow(NamedTuple):
+    """A row of `lots_to_explain`."""
+
+    id: int
+    pool_id: str
+    priority: int
+    original_micro: int
+    available_micro: int
+    consumed_micro: int
+    revoked_micro: int
+    revoked_at_us: int | None
+    expires_at_us: int | None
+
+
+def explain_reserve(
+    conn: sqlite3.Connection,
+    *,
+    account_id: int,
+    pool_id: str,
+    list_micro: int,
+    held_micro: int,
+    discount: Discount,
+    memberships: Iterable[Membership],
+    draws: list[Draw],
+    is_refused: bool,
+    now_us: int,
+) -> ReserveExplanation:
+    """Explains what is about to be held, before anything moves; of a refusal `draws` are all that there is."""
+    drawn_micro = {d.lot_id: d.amount_micro for d in draws}
+    pools = pools_of(pool_id)
+    drawn = [LotRow(*row) for row in SQL.lots_to_explain.all(conn, lot_ids=encode(list(drawn_micro)[:LOTS_MAX]).decode())]
+    newest = [LotRow(*row) for row in SQL.newest_lots_to_explain.all(conn, account_id=account_id, count=LOTS_MAX)]
+    passed_over = [lot for lot in newest if lot.id not in drawn_micro][: LOTS_MAX - len(drawn)]
+    if is_refused:
+        lots = [_lot(lot, 0, "not_enough") for lot in drawn]
+    else:
+        lots = [_lot(lot, drawn_micro[lot.id], "drawn") for lot in drawn]
+    lots += [_lot(lot, 0, _why_passed_over(lot, pools, now_us)) for lot in passed_over]
+    count = SQL.count_lots_of_account.one(conn, account_id=account_id)
+    assert count is not None
+    priced = _priced(list_micro, discount)
+    bound_by = _capped(priced)
+    if held_micro < int(priced.payable_micro):
+        bound_by.append("availableMicro")
+    considered = consider(memberships, list_micro, best=discount, now_us=now_us)
+    return ReserveExplanation(priced, bound_by, lots, count[0] - len(lots), considered)
+
+
+def explain_reservation(
+    *,
+    list_micro: int,
+    held_micro: int,
+    actual_cost_micro: int | None,
+    finalized_micro: int | None,
+    discount: Discount,
+    drawn_micro: dict[int, int],
+    lots: Iterable[LotRow],
+) -> ReservationExplanation:
+    """Explains a reservation from what is kept of it: what it drew by lot, in its order; `lots` are the first of them."""
+    priced = _priced(list_micro, discount)
+    bound_by = _capped(priced)
+    if held_micro < int(priced.payable_micro):
+        bound_by.append("availableMicro")
+    charge = None
+    if actual_cost_micro is not None:
+        cost = _priced(actual_cost_micro, discount)
+        over: list[BoundBy] = ["totalReservedMicro"] if finalized_micro != int(cost.payable_micro) else []
+        charge = ChargeExplained(cost, _capped(cost) + over)
+    shown = [_lot(lot, drawn_micro[lot.id], "drawn", is_past=True) for lot in lots]
+    return ReservationExplanation(priced, bound_by, shown, len(drawn_micro) - len(shown), charge)
+
+
+def _why_passed_over(lot: LotRow, pools: tuple[str, ...], now_us: int) -> LotOutcome:
+    if lot.pool_id not in pools:
+        return "other_pool"
+    if lot.available_micro:
+        return "not_needed"
+    # In the order of the states of a lot. Of one that was revoked while all of it was reserved nothing comes back either.
+    if lot.revoked_micro:
+        return "revoked"
+    if lot.consumed_micro == lot.original_micro:
+        return "spent"
+    if lot.revoked_at_us is not None:
+        return "revoked"
+    if lot.expires_at_us is not None and lot.expires_at_us <= now_us:
+        return "expired"
+    return "reserved"
+
+
+def _lot(lot: LotRow, drawn_micro: int, outcome: LotOutcome, *, is_past: bool = False) -> LotExplained:
+    return LotExplained(
+        lot_id=ids.encode(ids.LOT, lot.id),
+        pool_id=lot.pool_id,
+        priority=lot.priority,
+        expires_at=optional_time(lot.expires_at_us),
+        available_micro=None if is_past else str(lot.available_micro),
+        drawn_micro=str(drawn_micro),
+        outcome=outcome,
+    )
+
+
+def _priced(list_micro: int, discount: Discount) -> DiscountExplained:
+    taken_off_micro = discount.on(list_micro)
+    cap_micro = discount.max_discount_micro
+    return DiscountExplained(
+        list_micro=str(list_micro),
+        discount_bps=discount.rate_bps,
+        uncapped_micro=str(discount_micro(list_micro, rate_bps=discount.rate_bps, max_discount_micro=None)),
+        max_discount_micro=None if cap_micro is None else str(cap_micro),
+        discount_micro=str(taken_off_micro),
+        payable_micro=str(list_micro - taken_off_micro),
+        community_id=discount.community_id,
+        tier=discount.tier,
+    )
+
+
+def _capped(priced: DiscountExplained) -> list[BoundBy]:
+    return ["maxDiscountMicro"] if priced.discount_micro != priced.uncapped_micro else []

@@ -1,0 +1,116 @@
+"""Discounts on a price: the arithmetic, and which membership counts. Values in, values out. Source: contract, section 5.
+
+Reserving, finalizing and quoting all come here. Tiers and memberships are kept by the feature `discounts`.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from minibill.api.types import encode
+from minibill.core.clock import format_time
+from minibill.ledger.schemas import Considered
+
+BPS_IN_ALL = 10_000
+
+
+class Membership(NamedTuple):
+    """A membership as it is weighed: a row of `memberships_to_weigh`. No rate: its community dropped the tier."""
+
+    community_id: str
+    tier: str
+    expires_at_us: int | None
+    rate_bps: int | None
+    max_discount_micro: int | None
+
+
+class Discount(NamedTuple):
+    """The terms that one membership gives; a reservation keeps them. `max_discount_micro` None is no cap."""
+
+    rate_bps: int
+    max_discount_micro: int | None
+    community_id: str | None
+    tier: str | None
+
+    def on(self, list_micro: int) -> int:
+        """What it takes off this list price."""
+        return discount_micro(list_micro, rate_bps=self.rate_bps, max_discount_micro=self.max_discount_micro)
+
+
+NO_DISCOUNT = Discount(0, None, None, None)
+
+
+def discount_micro(list_micro: int, *, rate_bps: int, max_discount_micro: int | None) -> int:
+    """The discount on a list price, rounded down, never above its cap.
+
+    Amounts in micro-units; rate in basis points, 0..10000. Source: contract, section 5.
+    """
+    share_micro = list_micro * rate_bps // BPS_IN_ALL
+    return share_micro if max_discount_micro is None else min(share_micro, max_discount_micro)
+
+
+def weigh(memberships: Iterable[Membership], list_micro: int, *, now_us: int) -> Discount:
+    """The best single live membership for this price: the highest discount; a tie goes to the smaller community id."""
+    live = [m for m in memberships if m.rate_bps is not None and _lives(m, now_us)]
+    if not live:
+        return NO_DISCOUNT
+    return min(map(_terms, live), key=lambda terms: (-terms.on(list_micro), terms.community_id))
+
+
+def consider(memberships: Iterable[Membership], list_micro: int, *, best: Discount, now_us: int) -> list[Considered]:
+    """Each membership with the reason why it counts or not; `best` is what `weigh` made of them.
+
+    `NO_DISCOUNT` although one is live means that none is to be applied: shadow mode.
+    """
+    return [
+        Considered(
+            m.community_id, m.tier, m.rate_bps, m.community_id == best.community_id, _reason(m, list_micro, best, now_us)
+        )
+        for m in memberships
+    ]
+
+
+def metadata_with_discount(metadata: str | None, discount: Discount, list_micro: int) -> str | None:
+    """The metadata of an entry whose price was discounted: the figures, and beside them the members that the caller gave.
+
+    Where a caller's member has the name of a figure, all that the caller gave is one member, `metadata`.
+    """
+    if discount.community_id is None:
+        return metadata
+    figures = {
+        "listMicro": str(list_micro),
+        "discountBps": discount.rate_bps,
+        "maxDiscountMicro": None if discount.max_discount_micro is None else str(discount.max_discount_micro),
+        "discountMicro": str(discount.on(list_micro)),
+        "communityId": discount.community_id,
+        "tier": discount.tier,
+    }
+    own = {} if metadata is None else msgspec.json.decode(metadata, type=dict[str, msgspec.Raw])
+    if metadata is not None and own.keys() & figures.keys():
+        own = {"metadata": msgspec.Raw(metadata)}
+    return encode(figures | own).decode()
+
+
+def _reason(membership: Membership, list_micro: int, best: Discount, now_us: int) -> str:
+    if not _lives(membership, now_us):
+        return f"it expired at {format_time(membership.expires_at_us or 0)}"
+    if membership.rate_bps is None:
+        return f"the community has no tier {membership.tier} any more"
+    if best.community_id is None:
+        return "shadow mode applies no discount"
+    own_micro, best_micro = _terms(membership).on(list_micro), best.on(list_micro)
+    if membership.community_id == best.community_id:
+        return f"it gives the most: {own_micro}"
+    if own_micro == best_micro:
+        return f"it gives {own_micro} as {best.community_id} does, and the smaller community id goes first"
+    return f"it gives {own_micro}, and {best.community_id} gives {best_micro}"
+
+
+def _lives(membership: Membership, now_us: int) -> bool:
+    return membership.expires_at_us is None or now_us < membership.expires_at_us
+
+
+def _terms(membership: Membership) -> Discount:
+    assert membership.rate_bps is not None
+    return Discount(membership.rate_bps, membership.max_discount_micro, membership.community_id, membership.tier)

@@ -1,0 +1,162 @@
+"""The counters of the process as Prometheus reads them: `GET /metrics`. Imported when it is first asked for.
+
+A source answers metric families; to tell of something new, write a source, name it in `SOURCES`, and add its line to the
+README, where a test looks for it.
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+
+from prometheus_client import ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+import minibill
+from minibill.api.context import Service
+from minibill.core.clock import US_PER_SECOND, monotonic_s
+from minibill.core.counters import Histogram
+from minibill.db.lanes import Lane
+from minibill.db.sqlite import sqlite3
+from minibill.metrics.totals import Sums
+
+# Requests that no route was asked for: who was not let in, and unknown paths, whose number is not bounded.
+UNROUTED = "none"
+
+Source = Callable[[Service, Sums], Iterable[Metric]]
+
+
+def exposition(service: Service, sums: Sums) -> bytes:
+    """All metrics as Prometheus text. Takes some milliseconds: to be run on a thread."""
+    registry = CollectorRegistry()
+    registry.register(_Sources(service, sums))
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)
+
+
+def _requests(service: Service, _: Sums) -> Iterator[Metric]:
+    metrics = service.metrics
+    labels = ["method", "route"]
+    requests = CounterMetricFamily("minibill_requests", "Requests that were answered.", labels=[*labels, "status"])
+    seconds = HistogramMetricFamily("minibill_request_seconds", "From the gate to the answer.", labels=labels)
+    for key, tally in [*metrics.routes.items(), (("any", UNROUTED), metrics.unrouted)]:
+        for status, number in sorted(dict(tally.statuses).items()):
+            requests.add_metric([*key, str(status)], number)
+        if tally.statuses:
+            _add(seconds, tally.seconds, key)
+    yield requests
+    yield seconds
+    problems = CounterMetricFamily("minibill_problems", "Refusals and failures by their code.", labels=["code"])
+    for code, number in sorted(dict(metrics.problems).items()):
+        problems.add_metric([code], number)
+    yield problems
+    yield CounterMetricFamily(
+        "minibill_replays", "Answers that were given again to an idempotency key.", value=metrics.replays
+    )
+
+
+def _writer(service: Service, _: Sums) -> Iterator[Metric]:
+    writer = service.book.writer
+    waiting = GaugeMetricFamily("minibill_writes_waiting", "Writes that were accepted and have not begun.", labels=["lane"])
+    for lane in Lane:
+        waiting.add_metric([lane.name.lower()], writer.waiting(lane))
+    yield waiting
+    group = HistogramMetricFamily("minibill_group_writes", "Writes that shared one transaction.")
+    _add(group, writer.group_writes)
+    yield group
+    commit = HistogramMetricFamily("minibill_commit_seconds", "How long a COMMIT took.")
+    _add(commit, writer.commit_seconds)
+    yield commit
+    ready = GaugeMetricFamily("minibill_ready", "1 when the book takes writes, else 0.", value=writer.hindrance is None)
+    yield ready
+
+
+def _files(service: Service, _: Sums) -> Iterator[Metric]:
+    path = service.book.path
+    for name, file, what in (
+        ("minibill_database_bytes", path, "The database file."),
+        ("minibill_wal_bytes", path.with_name(path.name + "-wal"), "The write-ahead log beside it."),
+    ):
+        yield GaugeMetricFamily(name, what, value=file.stat().st_size if file.exists() else 0)
+
+
+def _sweeps(service: Service, _: Sums) -> Iterator[Metric]:
+    sweeps = service.book.sweeps
+    yield CounterMetricFamily("minibill_sweeps", "Times that what was due was written down.", value=sweeps.count)
+    yield CounterMetricFamily("minibill_swept", "Lots, reservations and campaigns that were due.", value=sweeps.rows)
+    yield CounterMetricFamily("minibill_sweep_seconds", "Seconds that the sweeps took.", value=sweeps.seconds)
+
+
+def _clock(service: Service, _: Sums) -> Iterator[Metric]:
+    clock = service.book.clock
+    state = clock.state()
+    yield GaugeMetricFamily(
+        "minibill_clock_held", "1 while the book's time does not follow the wall clock.", value=state.is_held
+    )
+    ahead_s = state.ahead_us / US_PER_SECOND
+    yield GaugeMetricFamily("minibill_clock_ahead_seconds", "The wall clock less the book's time.", value=ahead_s)
+    yield CounterMetricFamily("minibill_clock_jumps", "Jumps of the wall clock that were not followed.", value=clock.jumps)
+
+
+def _feed(service: Service, _: Sums) -> Iterator[Metric]:
+    yield GaugeMetricFamily("minibill_feed_waiters", "Long polls that wait for events.", value=service.book.feed.waiters)
+
+
+def _webhooks(service: Service, sums: Sums) -> Iterator[Metric]:
+    attempts = CounterMetricFamily("minibill_webhook_attempts", "Events sent to webhooks, by outcome.", labels=["outcome"])
+    for outcome, number in sorted(dict(service.metrics.deliveries.counts).items()):
+        attempts.add_metric([outcome], number)
+    yield attempts
+    yield GaugeMetricFamily("minibill_webhook_behind", "Events that a webhook has yet to accept.", value=sums.webhook_behind)
+    yield GaugeMetricFamily("minibill_webhooks_failing", "Webhooks that accept nothing now.", value=sums.webhooks_failing)
+
+
+def _reconciliation(service: Service, _: Sums) -> Iterator[Metric]:
+    last = service.book.reconciler.last
+    time = GaugeMetricFamily("minibill_reconciliation_timestamp_seconds", "The moment that was last reconciled.")
+    wrong = GaugeMetricFamily("minibill_reconciliation_violations", "What the last reconciliation found.", labels=["check"])
+    if last is not None:
+        time.add_metric([], last.at_us / US_PER_SECOND)
+        for name, check in last.report.checks.items():
+            wrong.add_metric([name], check.violations)
+    yield time
+    yield wrong
+
+
+def _book(_: Service, sums: Sums) -> Iterator[Metric]:
+    yield GaugeMetricFamily("minibill_available_micro", "Available credits of all accounts.", value=sums.available_micro)
+    yield GaugeMetricFamily("minibill_reserved_micro", "Reserved credits of all accounts.", value=sums.reserved_micro)
+    yield GaugeMetricFamily("minibill_debt_micro", "Open debts of all accounts.", value=sums.debt_micro)
+    age_s = monotonic_s() - sums.made_s
+    yield GaugeMetricFamily("minibill_totals_age_seconds", "How old the three sums before are.", value=age_s)
+    rows = GaugeMetricFamily("minibill_rows", "Rows of the book's tables.", labels=["table"])
+    for table, number in sums.rows.items():
+        rows.add_metric([table], number)
+    yield rows
+
+
+def _build(_: Service, __: Sums) -> Iterator[Metric]:
+    versions = {"version": minibill.__version__, "sqlite": sqlite3.sqlite_version, "python": platform.python_version()}
+    info = GaugeMetricFamily("minibill_build_info", "Always 1; the labels say what runs.", labels=list(versions))
+    info.add_metric(list(versions.values()), 1)
+    yield info
+
+
+SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _clock, _feed, _webhooks, _reconciliation, _book, _build)
+
+
+class _Sources(Collector):
+    def __init__(self, service: Service, sums: Sums) -> None:
+        self._service = service
+        self._sums = sums
+
+    def collect(self) -> Iterator[Metric]:
+        for source in SOURCES:
+            yield from source(self._service, self._sums)
+
+
+def _add(family: HistogramMetricFamily, histogram: Histogram, labels: Iterable[str] = ()) -> None:
+    # A copy: others count while this one reads.
+    *sums, all_of_them = accumulate(list(histogram.counts))
+    buckets = [(str(bound), number) for bound, number in zip(histogram.bounds, sums, strict=True)]
+    family.add_metric(list(labels), [*buckets, ("+Inf", all_of_them)], histogram.total)

@@ -1,0 +1,27 @@
+"""A limit on log lines that anybody can cause."""
+
+from minibill.core.clock import monotonic_s
+
+WINDOW_SECONDS = 60
+
+
+class LogLimit:
+    """At most `per_minute` lines a minute; the next line after a flood has the number of those that were suppressed."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._limit = per_minute
+        self._began_s = monotonic_s()
+        self._count = 0
+        self._suppressed = 0
+
+    def take(self) -> int | None:
+        """Return the number of lines suppressed since the last one; None when this line is suppressed, too."""
+        now_s = monotonic_s()
+        if now_s - self._began_s >= WINDOW_SECONDS:
+            self._began_s, self._count = now_s, 0
+        if self._count >= self._limit:
+            self._suppressed += 1
+            return None
+        self._count += 1
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed

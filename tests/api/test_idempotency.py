@@ -1,0 +1,272 @@
+"""Section 1: an idempotency key makes a write happen once, whatever the client retries."""
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+
+from minibill.api.idempotency import fingerprint
+from minibill.core.clock import monotonic_s
+from tests.api.write_table import REFUSALS, WRITES
+from tests.api_client import Api, done, refused
+
+DAY_SECONDS = 86_400
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_the_same_key_path_and_body_get_the_first_success_again(api: Api, name: str) -> None:
+    method, path, body = WRITES[name](api)
+    first = api.call(method, path, body, key="k-1")
+    assert done(first) is not None
+    assert "idempotency-replayed" not in first.headers
+    with api.unchanged():
+        for _ in range(3):
+            again = api.call(method, path, body, key="k-1")
+            assert (again.status_code, again.content) == (first.status_code, first.content)
+            assert again.headers["idempotency-replayed"] == "true"
+            assert again.headers["content-type"] == first.headers["content-type"]
+
+
+def test_a_key_is_kept_across_restarts_of_the_service(start: Callable[..., Api]) -> None:
+    api = start()
+    sent = {name: prepare(api) for name, prepare in WRITES.items()}
+    first = {name: api.call(*write, key=name.replace(" ", "-")) for name, write in sent.items()}
+    assert all(response.is_success for response in first.values())
+    api = start()
+    with api.unchanged():
+        for name, write in sent.items():
+            again = api.call(*write, key=name.replace(" ", "-"))
+            assert (again.status_code, again.content) == (first[name].status_code, first[name].content)
+            assert again.headers["idempotency-replayed"] == "true"
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_key_with_another_body_is_refused(api: Api, name: str) -> None:
+    method, path, body = WRITES[name](api)
+    sent = b"" if body is None else json.dumps(body).encode()
+    done(api.call(method, path, raw=sent, key="k-1"))
+    with api.unchanged():
+        # The same bytes are meant, not the same meaning.
+        for other in (sent + b" " if sent else b"{}", b" " + (sent or b"{}")):
+            refused(api.call(method, path, raw=other, key="k-1"), 422, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("name", [name for name in WRITES if name != "open"])
+def test_a_key_with_another_path_is_refused(api: Api, name: str) -> None:
+    done(api.post("/accounts", {"entityType": "mod", "entityId": "first"}, key="k-1"))
+    write = WRITES[name](api)
+    with api.unchanged():
+        refused(api.call(*write, key="k-1"), 422, "idempotency_key_reused")
+
+
+def test_a_key_belongs_to_its_path_also_when_the_body_is_the_same(api: Api) -> None:
+    one, other = api.account(), api.account()
+    done(api.post(f"/accounts/{one}/mint", {"amountMicro": "5"}, key="k-1"))
+    with api.unchanged():
+        response = api.post(f"/accounts/{other}/mint", {"amountMicro": "5"}, key="k-1")
+        refused(response, 422, "idempotency_key_reused")
+
+
+def test_each_caller_has_keys_of_its_own(api: Api) -> None:
+    account = api.account()
+    path, body = f"/accounts/{account}/mint", {"amountMicro": "5"}
+    done(api.post(path, body, key="k-1"), 201)
+    other = api.post(path, body, key="k-1", token=api.sign(sub="another operator"))
+    done(other, 201)
+    assert "idempotency-replayed" not in other.headers
+    assert api.available(account) == 10
+
+
+def test_another_token_of_the_same_caller_has_the_same_keys(api: Api) -> None:
+    account = api.account()
+    path, body = f"/accounts/{account}/mint", {"amountMicro": "5"}
+    first = api.post(path, body, key="k-1")
+    again = api.post(path, body, key="k-1", token=api.sign())
+    assert again.content == first.content
+    assert api.available(account) == 5
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_is_not_stored(api: Api, name: str) -> None:
+    write = REFUSALS[name](api)
+    with api.unchanged():
+        for _ in range(2):
+            response = api.call(*write, key="k-1")
+            assert 400 <= response.status_code < 500
+            assert "idempotency-replayed" not in response.headers
+    done(api.post("/accounts", {"entityType": "mod", "entityId": "free"}, key="k-1"), 201)
+
+
+def test_a_retry_of_a_refusal_is_judged_afresh(api: Api) -> None:
+    campaign, account = api.draft(), api.account()
+    with api.unchanged():
+        refused(api.batch(campaign, (account, 5), key="k-1"), 409, "campaign_not_active")
+    done(api.post(f"/campaigns/{campaign}/activate"))
+    done(api.batch(campaign, (account, 5), key="k-1"), 201)
+    assert api.available(account) == 5
+
+
+def test_many_at_once_with_one_key_are_one(api: Api) -> None:
+    account = api.account()
+
+    async def send() -> list[tuple[int, bytes, bool]]:
+        headers = {"Authorization": f"Bearer {api.token}", "Idempotency-Key": "k-1"}
+        responses = await asyncio.gather(
+            *[
+                api.http.post(f"/admin/billing/accounts/{account}/mint", json={"amountMicro": "5"}, headers=headers)
+                for _ in range(20)
+            ]
+        )
+        return [(r.status_code, r.content, "idempotency-replayed" in r.headers) for r in responses]
+
+    answers = api.loop.run(send())
+    assert len({answer[:2] for answer in answers}) == 1
+    assert sorted(replayed for *_, replayed in answers) == [False] + [True] * 19
+    assert api.available(account) == 5
+
+
+def test_a_mint_is_answered_again_although_its_expiry_has_passed_meanwhile(api: Api) -> None:
+    account = api.account()
+    path, body = f"/accounts/{account}/mint", {"amountMicro": "5", "expiresAt": api.after(60)}
+    first = api.post(path, body, key="k-1")
+    done(first, 201)
+    api.pass_time(120)
+    # The lot expires before the request is rejected.
+    refused(api.post(path, body), 400, "validation_error", "expiresAt")
+    with api.unchanged():
+        refused(api.post(path, body), 400, "validation_error", "expiresAt")
+        assert api.post(path, body, key="k-1").content == first.content
+
+
+def test_a_batch_is_answered_again_although_the_campaign_has_ended_meanwhile(api: Api) -> None:
+    campaign, account = api.campaign(), api.account()
+    first = api.batch(campaign, (account, 5), key="k-1")
+    done(api.post(f"/campaigns/{campaign}/complete"))
+    with api.unchanged():
+        refused(api.batch(campaign, (account, 5)), 409, "campaign_not_active")
+        assert api.batch(campaign, (account, 5), key="k-1").content == first.content
+
+
+def test_a_wrong_request_is_refused_although_its_key_is_known(api: Api) -> None:
+    account = api.account()
+    done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"))
+    with api.unchanged():
+        response = api.post(f"/accounts/{account}/mint", {"amountMicro": 5}, key="k-1")
+        assert response.status_code in (400, 422)
+
+
+def test_a_key_is_kept_for_24_hours_at_least_and_not_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, body = f"/accounts/{api.account()}/mint", {"amountMicro": "5"}
+    first = api.post(path, body, key="k-1")
+
+    def in_seconds(seconds: int) -> None:
+        now_s = monotonic_s() + seconds
+        monkeypatch.setattr("minibill.core.clock.monotonic_s", lambda: now_s)
+        api.loop.run(api.book.prune())
+
+    with api.unchanged():
+        in_seconds(DAY_SECONDS)
+        assert api.post(path, body, key="k-1").content == first.content
+    # The newest key stays, since ids go on from it.
+    done(api.post(path, body, key="k-2"))
+    in_seconds(30 * DAY_SECONDS)
+    anew = api.post(path, body, key="k-1")
+    assert "idempotency-replayed" not in anew.headers
+    assert done(anew)["lotId"] != first.json()["lotId"]
+
+
+def test_all_old_keys_are_pruned_however_many(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minibill.api.idempotency.PRUNE_KEYS_MAX", 2)
+    for number in range(5):
+        done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key=f"k-{number}"))
+    later_s = monotonic_s() + 30 * DAY_SECONDS
+    monkeypatch.setattr("minibill.core.clock.monotonic_s", lambda: later_s)
+    done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="young"))
+    api.loop.run(api.book.prune())
+    replayed = [
+        "idempotency-replayed" in api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key=key).headers
+        for key in ("k-0", "k-4", "young")
+    ]
+    assert replayed == [False, False, True]
+
+
+# --- the form of keys ---
+
+BAD_KEYS = [b"", b" ", b"a b", b"a\tb", b"\xc3\xa9", b"a\x7f", b"a\x00", b"\xff", b"x" * 256, b"x" * 5_000]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=lambda key: repr(key[:6]) + str(len(key)))
+@pytest.mark.parametrize("name", ["open", "activate"])
+def test_a_key_that_is_not_visible_ascii_of_1_to_255_characters_is_refused(api: Api, key: bytes, name: str) -> None:
+    method, path, body = WRITES[name](api)
+    headers = [*api.admin_headers(), (b"idempotency-key", key)]
+    message = {"type": "http.request", "body": json.dumps(body or {}).encode()}
+    with api.unchanged():
+        response = api.ask(method, f"/admin/billing{path}", headers=headers, messages=[message])
+        refused(response, 400, "invalid_idempotency_key")
+
+
+@pytest.mark.parametrize("key", ["!", "~", "x" * 255, "a/b:c?d=e&f%20", '"quoted"', "k-1,k-2"])
+def test_any_visible_ascii_of_1_to_255_characters_is_a_key(api: Api, key: str) -> None:
+    body = {"entityType": "mod", "entityId": "x"}
+    assert api.post("/accounts", body, key=key).status_code == 201
+    assert api.post("/accounts", body, key=key).headers["idempotency-replayed"] == "true"
+
+
+def test_two_keys_are_refused(api: Api) -> None:
+    headers = [*api.admin_headers(), (b"idempotency-key", b"a"), (b"idempotency-key", b"a")]
+    message = {"type": "http.request", "body": b'{"entityType": "mod", "entityId": "x"}'}
+    with api.unchanged():
+        response = api.ask("POST", "/admin/billing/accounts", headers=headers, messages=[message])
+        refused(response, 400, "invalid_idempotency_key")
+
+
+def test_keys_that_differ_in_case_are_different(api: Api) -> None:
+    account = api.account()
+    for key in ("k", "K"):
+        done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key=key), 201)
+    assert api.available(account) == 10
+
+
+def test_a_read_takes_no_notice_of_a_key(api: Api) -> None:
+    account = api.account()
+    with api.unchanged():
+        assert done(api.call("GET", f"/accounts/{account}", key="k-1"))["id"] == account
+    done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"), 201)
+
+
+def test_the_query_is_part_of_the_request(api: Api) -> None:
+    account = api.account(100)
+    path, body = f"/accounts/{account}/reservations", {"amountMicro": "10"}
+    done(api.post(path, body, key="k"))
+    with api.unchanged():
+        refused(api.post(path, body, key="k", explain="true"), 422, "idempotency_key_reused")
+        refused(api.post(path, body, key="k", explain="false"), 422, "idempotency_key_reused")
+    first = api.post(path, body, key="k-2", explain="true")
+    assert api.post(path, body, key="k-2", explain="true").content == first.content
+    assert "reservationId" in done(first)
+    with api.unchanged():
+        refused(api.post(path, body, key="k-2"), 422, "idempotency_key_reused")
+
+
+def test_path_and_query_count_byte_for_byte() -> None:
+    parts = [
+        (b"/a", b""),
+        (b"/a", b"x=1"),
+        (b"/a", b"x=%31"),
+        (b"/a", b"x=1&y=2"),
+        (b"/a", b"y=2&x=1"),
+        (b"/%61", b""),
+        (b"/a?x=1", b""),
+    ]
+    assert len({fingerprint("POST", path, query, b"{}") for path, query in parts}) == len(parts)
+
+
+def test_a_dry_run_is_the_same_request() -> None:
+    def of(query: bytes) -> bytes:
+        return fingerprint("POST", b"/a", query, b"{}")
+
+    assert of(b"dryRun=true") == of(b"dryRun=false") == of(b"")
+    assert of(b"explain=true&dryRun=true") == of(b"dryRun=true&explain=true") == of(b"explain=true")
+    assert of(b"xdryRun=true") != of(b"")

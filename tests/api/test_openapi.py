@@ -1,0 +1,298 @@
+"""Section 7: `GET /schema` is OpenAPI 3.1 and true, with every error documented; and there is a page of it.
+
+That every answer is as the document says is held of every request that any test makes: tests/documented.py.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from minibill.api.context import Call, Route
+from minibill.api.openapi.html_page import page
+from minibill.api.openapi.operation import DESCRIPTIONS
+from minibill.api.types import Decoder, PageQuery, Query, WriteQuery
+from minibill.app import ADMIN, INTERNAL, PUBLIC, routes
+from minibill.core.counters import Metrics
+from tests.api_client import Api, Json, refused
+from tests.openapi_checks import faults, resolve, the_document, undocumented
+from tests.test_style import every_problem
+
+ROUTES = routes(Metrics())
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+def operations() -> Iterator[tuple[str, str, Json]]:
+    for path, methods in the_document()["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+def references(part: Json) -> Iterator[str]:
+    if isinstance(part, dict):
+        if isinstance(reference := part.get("$ref"), str):
+            yield reference
+        for inner in part.values():
+            yield from references(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from references(inner)
+
+
+# --- it is all there ---
+
+
+def test_the_schema_is_open_api_3_1_and_needs_no_token(api: Api) -> None:
+    response = api.ask("GET", "/schema", headers=[])
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == the_document()
+    assert re.fullmatch(r"3\.1\.[0-9]+", response.json()["openapi"])
+
+
+def test_every_handler_is_described_and_every_description_is_of_a_handler() -> None:
+    handlers = {entry[2] for entry in ADMIN} | {entry[2] for entry in INTERNAL} | {entry[1] for entry in PUBLIC}
+    assert {h.__qualname__ for h in handlers - DESCRIPTIONS.keys()} == set()
+    assert {h.__qualname__ for h in DESCRIPTIONS.keys() - handlers} == set()
+
+
+def test_every_route_is_in_it_once() -> None:
+    expected = {(route.method.lower(), re.sub(r"{\w+:str}", "{}", route.path)) for route in ROUTES}
+    found = [(method, re.sub(r"{\w+}", "{}", path)) for method, path, _ in operations()]
+    assert set(found) == expected and len(found) == len(ROUTES)
+    assert {method for method, _ in found} <= METHODS
+    ids = [operation["operationId"] for *_, operation in operations()]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_reference_in_it_leads_somewhere() -> None:
+    for reference in set(references(the_document())):
+        assert resolve({"$ref": reference})
+
+
+def test_every_schema_in_it_is_a_json_schema() -> None:
+    for schema in the_document()["components"]["schemas"].values():
+        jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def test_every_refusal_has_an_example_that_is_as_its_schema_says() -> None:
+    examples = the_document()["components"]["examples"].values()
+    assert {example["value"]["code"] for example in examples} == {problem.code for problem in every_problem()}
+    for example in examples:
+        problem = example["value"]
+        assert faults({"$ref": f"#/components/schemas/{problem['code']}"}, problem) == []
+        assert faults({"$ref": "#/components/schemas/Problem"}, {**problem, "status": "409"}) != []
+
+
+def test_no_pattern_is_in_the_words_of_python() -> None:
+    assert "\\Z" not in str(the_document())
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_operation_says_who_may_and_how_it_may_be_refused(route: Route) -> None:
+    path = re.sub(r"{(\w+):str}", lambda v: f"{{{re.sub('_(.)', lambda c: c[1].upper(), v[1])}}}", route.path)
+    operation = the_document()["paths"][path][route.method.lower()]
+    assert operation["summary"]
+    statuses = set(operation["responses"])
+    parameters = {parameter["name"] for parameter in map(resolve, operation["parameters"])}
+    assert set(re.findall(r"{(\w+)}", path)) <= parameters
+    assert "500" in statuses
+    if route.kind is None:
+        assert operation["security"] == []
+        return
+    assert operation["security"] == [{route.kind: [route.scope] if route.scope else []}]
+    assert {"400", "401", "429", "503"} <= statuses
+    # A service has no scopes, and one request of it that names what it may not.
+    assert ("403" in statuses) == (route.scope is not None or route.path == "/api/internal/billing/reservations")
+    is_write = route.method != "GET"
+    assert ({"dryRun", "Idempotency-Key"} <= parameters) == ({"413", "415", "422"} <= statuses) == is_write
+    if is_write and "200" in statuses:
+        [content] = operation["responses"]["200"]["content"].values()
+        assert content["schema"]["properties"]["dryRun"]["const"] is True
+
+
+def _members(schema: Json) -> Iterator[tuple[str, Json]]:
+    for name, member in schema.get("properties", {}).items():
+        yield name, member
+        for choice in [member, *member.get("anyOf", [])]:
+            yield from _members(choice)
+            yield from _members(choice.get("items", {}))
+
+
+def test_every_amount_is_a_string_with_a_pattern_and_every_time_says_that_it_is_one() -> None:
+    seen = set()
+    for name, schema in the_document()["components"]["schemas"].items():
+        for member, what in _members(schema):
+            kinds = [choice for choice in what.get("anyOf", [what]) if choice.get("type") != "null"]
+            if member.endswith("Micro"):
+                seen.add("amount")
+                assert all(kind["type"] == "string" and "pattern" in kind for kind in kinds), (name, member)
+            elif re.search(r"[a-z]At$", member):
+                seen.add("time")
+                assert all(kind["format"] == "date-time" for kind in kinds), (name, member)
+    assert seen == {"amount", "time"}
+
+
+# --- and it is what the code goes by ---
+
+
+def _choices(schema: Json, path: str) -> Iterator[tuple[str, list[str]]]:
+    """The members at and below a path that are one of some words, with these."""
+    schema = resolve(schema)
+    if "enum" in schema:
+        yield path, schema["enum"]
+    for kind in schema.get("anyOf", []):
+        yield from _choices(kind, path)
+    for name, member in schema.get("properties", {}).items():
+        yield from _choices(member, f"{path}.{name}".lstrip("."))
+    if "items" in schema:
+        yield from _choices(schema["items"], f"{path}[0]")
+
+
+def _choices_of_operations() -> Iterator[tuple[str, str, str, str, list[str]]]:
+    for method, path, operation in operations():
+        for parameter in map(resolve, operation["parameters"]):
+            for name, words in _choices(parameter["schema"], parameter["name"]):
+                yield method, path, parameter["in"], name, words
+        if "requestBody" in operation:
+            [content] = operation["requestBody"]["content"].values()
+            for name, words in _choices(content["schema"], ""):
+                yield method, path, "body", name, words
+
+
+CHOICES = [choice for choice in _choices_of_operations() if choice[2] != "header"]
+
+
+@pytest.mark.parametrize(("method", "path", "place", "name", "words"), CHOICES, ids=lambda value: str(value)[:40])
+def test_a_word_that_is_not_accepted_is_answered_with_those_that_are(
+    api: Api, method: str, path: str, place: str, name: str, words: list[str]
+) -> None:
+    body: Json = "robot"
+    query: Json = {name: "robot"}
+    for step in reversed(re.split(r"\.|(?=\[)", name)):
+        body = [body] if step == "[0]" else {step: body}
+    asked = re.sub(r"{\w+}", "x", path)
+    token = api.sign_service() if path.startswith("/api/internal") else None
+    with api.unchanged():
+        response = (
+            api.call(method.upper(), asked, root="", token=token, **query)
+            if place == "query"
+            else api.call(method.upper(), asked, body, root="", token=token)
+        )
+        [error] = refused(response, 400, "validation_error", name)["errors"]
+    said = error["message"].removeprefix("expected one of ").split(", ")
+    assert sorted(said) == sorted(words)
+
+
+def test_words_are_told_in_the_order_of_the_contract_and_types_of_events_too(api: Api) -> None:
+    problem = refused(api.call("GET", "/accounts", entityType="robot"), 400, "validation_error", "entityType")
+    [error] = problem["errors"]
+    assert error["message"] == "expected one of agent, person, community, mod, protocol, foundation, commons"
+    assert len(CHOICES) > 15
+    for problem in (
+        refused(api.call("GET", "/events", types="ledger.*,robot"), 400, "validation_error", "types"),
+        refused(api.post("/webhooks", {"url": "https://192.88.98.1/", "types": ["x"]}), 400, "validation_error", "types[0]"),
+    ):
+        assert "expected one of ledger.deposit, " in problem["detail"] and "threshold.recovered" in problem["detail"]
+
+
+class Found(Exception):
+    """What a handler was about to read."""
+
+    def __init__(self, what: Any) -> None:
+        super().__init__()
+        self.what = what
+
+
+@pytest.fixture
+def reads(api: Api, monkeypatch: pytest.MonkeyPatch) -> Callable[[Route], dict[str, Any]]:
+    """The structs that a route's handler decodes its body and its query into, found by asking it."""
+    found: dict[str, Any] = {}
+
+    async def read(_: Call, decoder: Decoder[Any]) -> Any:
+        found["body"] = decoder.kind
+        raise Found(None)
+
+    def parameters(_: Call, expected: type[Query]) -> Any:
+        found["query"] = expected
+        raise Found(None)
+
+    def ask(route: Route) -> dict[str, Any]:
+        found.clear()
+        root = {"admin": "/admin/billing", "service": "/api/internal/billing", None: ""}[route.kind]
+        path = re.sub(r"{\w+:str}", "x", route.path).removeprefix(root)
+        token = api.sign_service() if route.kind == "service" else api.token
+        with monkeypatch.context() as patched:
+            patched.setattr(Call, "read", read)
+            patched.setattr(Call, "parameters", parameters)
+            patched.setattr(Call, "page", parameters)
+            api.call(route.method, path, token=token, root=root)
+        return dict(found)
+
+    return ask
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.kind], ids=lambda route: f"{route.method} {route.path}")
+def test_a_handler_reads_the_body_and_the_query_that_are_described(
+    route: Route, reads: Callable[[Route], dict[str, Any]]
+) -> None:
+    description = DESCRIPTIONS[route.handler]
+    if description.body is not None:
+        assert reads(route) == {"body": description.body}
+    else:
+        assert reads(route) == {"query": description.query or (Query if route.method == "GET" else WriteQuery)}
+    assert description.is_page == (description.query is not None and issubclass(description.query, PageQuery))
+
+
+def test_an_answer_that_is_not_documented_would_be_found(api: Api) -> None:
+    account = api.account(5)
+    path = f"/admin/billing/accounts/{account}"
+    response = api.call("GET", f"/accounts/{account}")
+    assert undocumented("GET", path, response) == []
+    assert undocumented("GET", f"{path}/nothing", response) != []
+    assert undocumented("POST", path, response) != []
+    lacking = api.call("GET", f"/accounts/{account}/balance")
+    assert undocumented("GET", path, lacking) != []
+    lacking.status_code = 418
+    assert undocumented("GET", f"{path}/balance", lacking) != []
+    other = api.call("GET", "/campaigns/camp_none")
+    assert undocumented("GET", path, other) != []
+
+
+# --- the page ---
+
+
+def test_the_page_has_every_route_and_every_code_and_brings_all_it_needs(api: Api) -> None:
+    response = api.ask("GET", "/schema/docs", headers=[])
+    text = response.text
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    for path in the_document()["paths"]:
+        assert f"<code>{path}</code>" in text
+    for problem in every_problem():
+        assert f'id="schema-{problem.code}"' in text
+    assert not re.search(r"(?i)<script|<link|<img|@import|url\(|\son\w+=|https?://|style=", text)
+    anchors = set(re.findall(r'href="#([^"]+)"', text))
+    assert anchors <= set(re.findall(r'id="([^"]+)"', text)) and len(anchors) > 40
+
+
+def test_the_page_may_do_nothing_but_show_its_own_style(api: Api) -> None:
+    headers = api.ask("GET", "/schema/docs", headers=[]).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "style-src 'sha256-" in policy
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_shows_words_and_runs_none() -> None:
+    evil = {
+        "info": {"title": "<b>", "version": "1", "description": "<script>alert(1)</script>"},
+        "paths": {},
+        "components": {"schemas": {}, "examples": {}},
+    }
+    text = page(json.dumps(evil).encode()).decode()
+    assert "<script>" not in text and "&lt;script&gt;" in text
+
+
+def test_the_schema_is_read_only_with_get(api: Api) -> None:
+    refused(api.ask("POST", "/schema", headers=[]), 405, "method_not_allowed")

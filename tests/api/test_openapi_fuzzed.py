@@ -1,0 +1,96 @@
+"""Requests made from the OpenAPI document by schemathesis, good ones and bad ones: what comes back is what it says.
+
+The same ones at every run. None is answered with a failure of ours; those that the document does not allow are refused.
+"""
+
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode, checks
+from schemathesis.core.parameters import ParameterLocation
+
+from tests.api_client import Api, Json
+from tests.openapi_checks import the_document, undocumented
+
+# Of each operation, good and bad: all together take some ten seconds.
+CASES = 10
+
+SCHEMA = schemathesis.openapi.from_dict(the_document())
+OPERATIONS = [
+    (method, path, operation) for path, methods in the_document()["paths"].items() for method, operation in methods.items()
+]
+
+CHECKS: list[Any] = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+
+
+class World:
+    """A book with one of everything that a path can name, and a caller who may do anything."""
+
+    def __init__(self, api: Api, operation: Json) -> None:
+        account = api.account(1_000_000)
+        ids = {
+            "accountId": account,
+            "campaignId": api.campaign(),
+            "reservationId": api.reserve(account, 5),
+        }
+        self.api = api
+        self.ids = {p["name"]: ids[p["name"]] for p in operation["parameters"] if p.get("in") == "path" and p["name"] in ids}
+        tokens = {"admin": api.token, "service": api.sign_service()}
+        self.headers: dict[str, str] = {}
+        for who in operation["security"]:
+            self.headers["Authorization"] = f"Bearer {tokens[next(iter(who))]}"
+
+    def ask(self, case: Case[Any]) -> httpx.Response:
+        """The answer to a case."""
+        made = case.as_transport_kwargs(base_url="http://minibill.test")
+        prepared: Any = requests.Request(**made | {"headers": {**made["headers"], **self.headers}}).prepare()
+        request = self.api.http.build_request(
+            prepared.method, prepared.url, headers=prepared.headers, content=prepared.body or b""
+        )
+        return self.api.loop.run(self.api.http.send(request))
+
+
+def is_bad(case: Case[Any], request: httpx.Request) -> bool:
+    """Whether what the document does not allow has come through: an empty list in a query leaves no trace.
+
+    What is bad in a header is a token, which is another test's.
+    """
+    assert case.meta is not None
+    bad = {where for where, info in case.meta.components.items() if info.mode is GenerationMode.NEGATIVE}
+    in_query = ParameterLocation.QUERY in bad and set(case.query) <= set(request.url.params)
+    return in_query or ParameterLocation.BODY in bad
+
+
+# Who needs no token reads nothing of the request, so nothing of it can be bad.
+ASKED = [(*entry, is_good) for entry in OPERATIONS for is_good in (True, False) if is_good or entry[2]["security"]]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "operation", "is_good"), ASKED, ids=[f"{o['operationId']} {good}" for *_, o, good in ASKED]
+)
+def test_what_is_answered_is_what_the_schema_says(api: Api, method: str, path: str, operation: Json, is_good: bool) -> None:
+    world = World(api, operation)
+    described = SCHEMA[path][method]
+    mode = GenerationMode.POSITIVE if is_good else GenerationMode.NEGATIVE
+    known = described.as_strategy(generation_mode=mode, path_parameters=world.ids) if world.ids else st.nothing()
+
+    @settings(max_examples=CASES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(known | described.as_strategy(generation_mode=mode))
+    def hold(case: Case[Any]) -> None:
+        response = world.ask(case)
+        case.validate_response(response, checks=CHECKS)
+        assert undocumented(method.upper(), response.request.url.path, response) == []
+        assert is_good or response.status_code >= 400 or not is_bad(case, response.request)
+
+    hold()

@@ -1,0 +1,315 @@
+"""The application as a caller sees it, in process: short words for what many tests do."""
+
+import asyncio
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from minibill.api import idempotency
+from minibill.app import create_app
+from minibill.auth.scopes import EVERYTHING
+from minibill.auth.tokens import sign_token
+from minibill.book import Book
+from minibill.config import read_settings
+from minibill.core.clock import Clock
+from tests.openapi_checks import undocumented
+
+T = TypeVar("T")
+Json = Any
+
+UNIT = 1_000_000
+SECRETS = {
+    "BILLING_ADMIN_JWT_SECRET": "a-secret-for-admins " * 3,
+    "BILLING_INTERNAL_JWT_SECRET": "a-secret-for-services " * 3,
+    "MINIBILL_WEBHOOK_SECRET": "a-secret-for-webhooks " * 3,
+}
+
+# Of what the tests are about, most is not these.
+NO_LIMITS = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "0", "MINIBILL_SERVICE_BILLING_MODES": "live,soft,shadow"}
+
+
+class Loop:
+    """An event loop on a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What the coroutine answers."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Api:
+    """One open book with the application in front of it; `opening` is for `Book.open`."""
+
+    def __init__(self, db: Path, loop: Loop, environment: dict[str, str], **opening: Any) -> None:
+        self.loop = loop
+        self.settings = read_settings({**SECRETS, **NO_LIMITS, **environment})
+        clock = opening.pop("clock", None) or Clock(jump_max_seconds=self.settings.clock_jump_seconds)
+        self.book = loop.run(Book.open(db, clock=clock, **opening))
+        try:
+            self.app = create_app(self.book, self.settings, has_test_clock=True)
+        except BaseException:
+            loop.run(self.book.close())
+            raise
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app, client=("192.0.2.7", 4711)),  # type: ignore[arg-type]
+            base_url="http://minibill.test",
+        )
+        self.token = self.sign()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Closes the book; again is nothing."""
+        if not self._stopped:
+            self._stopped = True
+            self.loop.run(self.http.aclose())
+            self.loop.run(self.book.close())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it takes writes, and can be looked into."""
+        return not self._stopped and self.book.writer.problem is None
+
+    def sign(self, *, sub: str = "operator", scopes: tuple[str, ...] = (EVERYTHING,)) -> str:
+        """An admin token."""
+        return sign_token(self.settings, "admin", sub=sub, scopes=list(scopes), ttl=3600)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Json = None,
+        *,
+        token: str | None = None,
+        key: str | None = None,
+        headers: dict[str, str] | None = None,
+        raw: bytes | None = None,
+        root: str = "/admin/billing",
+        **query: object,
+    ) -> httpx.Response:
+        """One request under /admin/billing, or another `root`; `raw` is sent as it is."""
+        sent = {"Authorization": f"Bearer {token or self.token}", "Content-Type": "application/json"}
+        if key is not None:
+            sent["Idempotency-Key"] = key
+        content = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
+        request = self.http.build_request(
+            method,
+            f"{root}{path}",
+            content=content,
+            headers={**sent, **(headers or {})},
+            params={name.rstrip("_"): str(value) for name, value in query.items()} or None,
+        )
+        response = self.loop.run(self.http.send(request))
+        # As it was sent, since a slash in a variable part is %2F.
+        assert undocumented(method, request.url.raw_path.partition(b"?")[0].decode(), response) == []
+        return response
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Sequence[tuple[bytes, bytes]] | None = None,
+        query: bytes = b"",
+        messages: Sequence[Json] = ({"type": "http.request", "body": b"", "more_body": False},),
+        address: str = "192.0.2.7",
+    ) -> httpx.Response:
+        """One request just as an ASGI server hands it over: any path, any headers, these messages and then silence.
+
+        Without `headers` it carries the admin token and says that it is JSON.
+        """
+        if headers is None:
+            headers = self.admin_headers()
+        scope: Json = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+            "path": path, "raw_path": path.encode(), "query_string": query, "headers": list(headers), "root_path": "",
+            "server": ("minibill.test", 80), "client": (address, 4711), "state": {}, "extensions": {},
+        }  # fmt: skip
+        coming, sent = iter(messages), list[Json]()
+
+        async def receive() -> Json:
+            for message in coming:
+                return message
+            return await asyncio.Event().wait()
+
+        async def send(message: Json) -> None:
+            sent.append(message)
+
+        async def run() -> None:
+            await self.app(scope, receive, send)
+
+        self.loop.run(run())
+        start, *bodies = sent
+        content = b"".join(message.get("body", b"") for message in bodies)
+        response = httpx.Response(start["status"], headers=start["headers"], content=content)
+        assert undocumented(method, path, response) == []
+        return response
+
+    def admin_headers(self) -> list[tuple[bytes, bytes]]:
+        """What `ask` sends unless it is told otherwise."""
+        return [(b"authorization", f"Bearer {self.token}".encode()), (b"content-type", b"application/json")]
+
+    def get(self, path: str, **query: Any) -> Json:
+        """The JSON of a read that succeeds."""
+        return done(self.call("GET", path, **query))
+
+    def post(self, path: str, body: Json = None, **options: Any) -> httpx.Response:
+        return self.call("POST", path, body, **options)
+
+    # --- accounts ---
+
+    def account(self, *amounts: int, **mint: Json) -> str:
+        """A new account with a lot of each amount."""
+        account: str = done(self.post("/accounts", {"entityType": "person", "entityId": uuid.uuid4().hex}))["id"]
+        for amount in amounts:
+            self.mint(account, amount, **mint)
+        return account
+
+    def mint(self, account: str, amount_micro: int, **body: Json) -> Json:
+        return done(self.post(f"/accounts/{account}/mint", {"amountMicro": str(amount_micro), **body}))
+
+    def available(self, account: str, pool: str = "general", **query: object) -> int:
+        balance = self.get(f"/accounts/{account}/balance", poolId=pool, **query)
+        return int(balance["totalAvailableMicro"])
+
+    def advance(self, seconds: int) -> None:
+        done(self.post("/clock/advance", {"seconds": seconds}))
+
+    def pass_time(self, seconds: int) -> None:
+        """Time goes on without a sweep."""
+        self.book.clock.advance(seconds)
+
+    def after(self, seconds: int) -> str:
+        """The book's time, that many seconds from now."""
+        from minibill.core.clock import format_time
+
+        return format_time(self.book.clock.now_us() + seconds * UNIT)
+
+    # --- reservations, as a service makes them ---
+
+    def internal(
+        self, method: str, path: str, body: Json = None, *, token: str | None = None, **options: Any
+    ) -> httpx.Response:
+        """One request under /api/internal/billing, with a service token."""
+        return self.call(method, path, body, token=token or self.sign_service(), root="/api/internal/billing", **options)
+
+    def sign_service(self, *, sub: str = "loa", ttl: int = 300) -> str:
+        """A service token."""
+        return sign_token(self.settings, "service", sub=sub, scopes=[], ttl=ttl)
+
+    def ask_to_reserve(self, account: str, amount_micro: int, **body: Json) -> httpx.Response:
+        return self.internal("POST", "/reservations", {"accountId": account, "amountMicro": str(amount_micro), **body})
+
+    def reserve(self, account: str, amount_micro: int, **body: Json) -> str:
+        """A new reservation."""
+        reservation: str = done(self.ask_to_reserve(account, amount_micro, **body), 201)["reservationId"]
+        return reservation
+
+    def finalize(self, reservation: str, cost_micro: int, **options: Any) -> httpx.Response:
+        body = {"reservationId": reservation, "actualCostMicro": str(cost_micro)}
+        return self.internal("POST", "/finalize", body, **options)
+
+    def release(self, reservation: str, **options: Any) -> httpx.Response:
+        return self.internal("POST", "/release", {"reservationId": reservation}, **options)
+
+    # --- campaigns ---
+
+    def draft(self, budget_micro: int = 100 * UNIT, **body: Json) -> str:
+        campaign: str = done(
+            self.post(
+                "/campaigns",
+                {"name": "Airdrop", "campaignType": "reverse_airdrop", "budgetMicro": str(budget_micro), **body},
+            )
+        )["id"]
+        return campaign
+
+    def campaign(self, budget_micro: int = 100 * UNIT, **body: Json) -> str:
+        """A new active campaign."""
+        campaign = self.draft(budget_micro, **body)
+        done(self.post(f"/campaigns/{campaign}/activate"))
+        return campaign
+
+    def batch(self, campaign: str, *items: Json, force: bool | None = None, **options: Any) -> httpx.Response:
+        """Sends a batch; an item is a JSON object or a pair (account, amount)."""
+        grants = [i if isinstance(i, dict) else {"accountId": i[0], "amountMicro": str(i[1])} for i in items]
+        return self.post(
+            f"/campaigns/{campaign}/grants/batch",
+            {"grants": grants} | ({} if force is None else {"force": force}),
+            **options,
+        )
+
+    # --- what must not change ---
+
+    def everything(self) -> list[object]:
+        """All rows of all tables."""
+        from minibill.db.connection import open_reader
+
+        conn = open_reader(self.book.path)
+        try:
+            tables = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
+            return [conn.execute(f"SELECT * FROM {table}").fetchall() for (table,) in tables]
+        finally:
+            conn.close()
+
+    def audited(self, action: str) -> list[dict[str, Json]]:
+        """The rows of the audit log with this action, oldest first, by column; `details` decoded."""
+        from minibill.db.connection import open_reader
+
+        conn = open_reader(self.book.path)
+        try:
+            cursor = conn.execute("SELECT * FROM admin_audit_log WHERE action = ? ORDER BY seq", (action,))
+            names = [column[0] for column in cursor.description]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        finally:
+            conn.close()
+        return [row | {"details": json.loads(row["details"])} for row in rows]
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """What happens inside leaves every table as it was: accounts, audit log, idempotency keys and all."""
+        before = self.everything()
+        yield
+        assert self.everything() == before
+
+
+def done(response: httpx.Response, *statuses: int) -> Json:
+    """The JSON of an answer that must be a success."""
+    assert response.status_code in (statuses or (200, 201)), f"{response.status_code} {response.text}"
+    return response.json()
+
+
+def refused(response: httpx.Response, status: int, code: str, *paths: str) -> Json:
+    """The problem of an answer that must be this refusal, at these paths."""
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (status, code), problem
+    if paths:
+        assert tuple(error["path"] for error in problem["errors"]) == paths
+    return problem
+
+
+def facts_of(record: logging.LogRecord) -> dict[str, Json]:
+    """What a line of the log says besides its event."""
+    return vars(record)
+
+
+def record_running_time(api: Api, running_us: int) -> None:
+    """Have the book record a running time, with an idempotency key, so that what is pruned by it may go."""
+    key = idempotency.Key("admin:operator", f"at-{running_us}", bytes(32))
+    kept = idempotency.Kept(200, b"{}")
+    api.loop.run(api.book.writer.run(lambda conn: idempotency.keep(conn, key, kept, running_us=running_us)))

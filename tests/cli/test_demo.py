@@ -1,0 +1,110 @@
+"""`minibill demo` and the small commands, as a user runs them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minibill.db.connection import open_reader
+from minibill.integrity.checks import violations
+from tests.api_client import SECRETS
+
+
+def minibill(*arguments: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MINIBILL_", "BILLING_"))}
+    command = [sys.executable, "-m", "minibill", *arguments]
+    return subprocess.run(command, cwd=cwd, env=clean | settings, capture_output=True, text=True, timeout=60)
+
+
+def one_line(refused: subprocess.CompletedProcess[str]) -> str:
+    """What wrong usage is answered with, without where to read more."""
+    [line] = refused.stderr.splitlines()
+    assert refused.returncode == 2
+    return re.sub(r" \(see .* --help\)$", "", line)
+
+
+def test_the_demo_pays_a_list_once_and_ends_with_a_whole_book(tmp_path: Path) -> None:
+    result = minibill("demo", "--keep", "here", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    [first, second, *_] = re.findall(r"granted\s+(\d+)", result.stdout)
+    assert int(first) > 900 and second == "0"
+    assert "nothing new was paid" in result.stdout and "healthy" in result.stdout
+    assert re.search(r"grant_\w+ revoked\ntaken back +3\.75 units .*\nconsumed +1\.25 units", result.stdout)
+    assert re.search(r"grants +\d+, 1 of them revoked\naccounts +\d+, 1 of them have spent", result.stdout)
+    conn = open_reader(tmp_path / "here" / "demo.db")
+    assert violations(conn) == {}
+    assert conn.execute("SELECT count(*) FROM credit_grants").fetchone() == (int(first),)
+    conn.close()
+    again = minibill("demo", "--keep", "here", cwd=tmp_path)
+    assert again.returncode == 2 and "another folder" in again.stderr
+
+
+def test_migrate_says_what_it_did_and_a_second_time_that_there_is_nothing_to_do(tmp_path: Path) -> None:
+    assert "applied 0001 book" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
+    assert "up to date" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
+    (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
+    refused = minibill("migrate", "--db", "noise.db", cwd=tmp_path)
+    assert one_line(refused) == "Error: can't migrate noise.db: it is not an SQLite database"
+
+
+@pytest.mark.parametrize("command", [["serve"], ["serve", "--dev"], ["migrate"]])
+def test_a_file_in_a_folder_that_is_not_there_is_wrong_usage_and_the_folder_is_named(
+    tmp_path: Path, command: list[str]
+) -> None:
+    refused = minibill(*command, "--db", "nowhere/x.db", cwd=tmp_path, **({} if "--dev" in command else SECRETS))
+    said = f"Error: there is no folder {tmp_path / 'nowhere'} for x.db: make it, or name a file elsewhere"
+    assert one_line(refused) == said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve"], "can't open noise.db: it is not an SQLite database"),
+        (["verify"], "can't verify noise.db: it is not an SQLite database"),
+        (["backup", "copy.db"], "can't back up noise.db: it is not an SQLite database"),
+    ],
+)
+def test_a_file_that_can_not_be_opened_is_named_once(tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
+    refused = minibill(*arguments, "--db", "noise.db", cwd=tmp_path, **SECRETS)
+    assert one_line(refused) == f"Error: {said}"
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("serve", "or use --dev to have one made"),
+        ("token", "or name a database of `serve --dev` with --db"),
+    ],
+)
+def test_a_secret_that_is_missing_is_asked_for_with_what_the_command_has_for_it(
+    tmp_path: Path, command: str, advice: str
+) -> None:
+    said = one_line(minibill(command, cwd=tmp_path))
+    assert "BILLING_ADMIN_JWT_SECRET is not set: give it a secret of 32 bytes or more" in said
+    assert said.endswith(f"(openssl rand -base64 48), {advice}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ttl", "3601"], "3600"),
+        (["--service", "--scope", "admin:*"], "no scopes"),
+        (["--scope", "admin:everything"], "admin:billing:read"),
+        (["--sub", " "], "--sub"),
+    ],
+)
+def test_a_token_that_no_service_would_take_is_wrong_usage(tmp_path: Path, arguments: list[str], said: str) -> None:
+    result = minibill("token", *arguments, cwd=tmp_path, **SECRETS)
+    assert result.returncode == 2 and said in result.stderr and not result.stdout
+
+
+def test_a_setting_that_does_not_exist_is_warned_about(tmp_path: Path) -> None:
+    (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
+    result = minibill("serve", "--db", "noise.db", cwd=tmp_path, MINIBILL_CEILING="5", **SECRETS)
+    assert result.returncode == 2
+    assert "MINIBILL_CEILING is no setting" in result.stderr and "can't open noise.db" in result.stderr

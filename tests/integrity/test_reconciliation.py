@@ -1,0 +1,356 @@
+"""Section 6: the report, who waits for whom, and that nobody who writes waits for it."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minibill.background import run_jobs
+from minibill.core.clock import parse_time
+from minibill.core.problems import NotReady
+from minibill.db.connection import open_writer
+from minibill.db.sqlite import sqlite3
+from minibill.integrity import checks
+from minibill.integrity.checks import CHECKS, Finding
+from minibill.integrity.reconciler import Reconciled
+from tests.api_client import UNIT, Api, Json, Loop, done, refused
+from tests.fake_clocks import set_time
+
+NEVER_RUN: Json = {"lastReconciliationAt": None, "status": "never_run", "durationMs": None, "checks": {}}
+
+
+@pytest.fixture
+def doomed(tmp_path: Path, migrated_file: Path, loop: Loop) -> Iterator[Api]:
+    """A served book that a test may break: nobody looks at its invariants afterwards."""
+    path = tmp_path / "doomed.db"
+    shutil.copyfile(migrated_file, path)
+    api = Api(path, loop, {})
+    yield api
+    api.stop()
+
+
+def harm(path: Path, *statements: str) -> None:
+    """Does to a file, behind the back of whoever serves it, what its rules refuse."""
+    with closing(open_writer(path)) as conn:
+        conn.execute("PRAGMA foreign_keys = OFF")
+        conn.execute("PRAGMA ignore_check_constraints = ON")
+        triggers = conn.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            conn.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            assert conn.execute(statement).rowcount != 0
+        for _, sql in triggers:
+            conn.execute(sql)
+
+
+def live_a_little(api: Api) -> str:
+    account, campaign = api.account(500), api.campaign()
+    done(api.batch(campaign, (account, 7)))
+    done(api.finalize(api.reserve(account, 100), 60))
+    done(api.finalize(api.reserve(account, 10, billingMode="soft"), 5_000))
+    done(api.finalize(api.reserve(account, 10, billingMode="shadow"), 5))
+    api.mint(account, 9_000, expiresAt=api.after(60))
+    api.reserve(account, 30, ttlSeconds=30)
+    api.reserve(account, 30)
+    api.advance(60)
+    return account
+
+
+# --- the report ---
+
+
+def test_before_the_first_run_the_status_is_never_run(api: Api) -> None:
+    assert api.get("/reconciliation") == NEVER_RUN
+
+
+def test_a_run_answers_what_each_check_looked_at(api: Api) -> None:
+    live_a_little(api)
+    before_us = api.book.clock.now_us()
+    report = done(api.post("/reconciliation"), 200)
+    assert list(report) == ["lastReconciliationAt", "status", "durationMs", "checks"]
+    assert report["status"] == "healthy" and report["durationMs"] >= 0
+    assert before_us <= parse_time(report["lastReconciliationAt"]) <= api.book.clock.now_us()
+    assert list(report["checks"]) == list(CHECKS)
+    for check in report["checks"].values():
+        assert check == {"status": "pass", "checked": check["checked"], "violations": 0, "examples": []}
+        assert check["checked"] > 0
+    assert report["checks"]["campaign_spent_match"]["checked"] == 1
+
+
+def test_the_last_report_is_read_byte_for_byte_also_after_a_restart(start: Callable[..., Api]) -> None:
+    api = start()
+    answered = api.post("/reconciliation").content
+    assert api.call("GET", "/reconciliation").content == answered
+    assert start().call("GET", "/reconciliation").content == answered
+
+
+def test_a_run_is_audited_and_changes_nothing_else(api: Api) -> None:
+    live_a_little(api)
+    tables = api.everything()
+    done(api.post("/reconciliation"))
+    # The report, the audit log, and how many commits there were.
+    assert sum(before != after for before, after in zip(tables, api.everything(), strict=True)) == 3
+    [row] = api.audited("reconciliation.run")
+    assert row["details"].keys() == {"status", "durationMs", "failed"} and row["details"]["failed"] == []
+
+
+def test_reading_takes_no_parameters_and_running_no_members(api: Api) -> None:
+    refused(api.call("GET", "/reconciliation", limit=5), 400, "validation_error", "limit")
+    refused(api.post("/reconciliation", {"deep": True}), 400, "validation_error", "deep")
+    refused(api.post("/reconciliation", limit=5), 400, "validation_error", "limit")
+    assert api.get("/reconciliation") == NEVER_RUN
+
+
+def test_a_replay_and_a_refusal_cost_no_run(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = api.post("/reconciliation", key="k-1")
+
+    async def run() -> Reconciled:
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr(api.book.reconciler, "run", run)
+    assert api.post("/reconciliation", key="k-1").content == first.content
+    refused(api.post("/reconciliation", {}, key="k-1"), 422, "idempotency_key_reused")
+    refused(api.post("/reconciliation", dryRun="maybe"), 400, "validation_error", "dryRun")
+
+
+# --- a broken book ---
+
+
+def test_a_broken_book_is_unhealthy_and_its_rows_are_named(doomed: Api) -> None:
+    account = live_a_little(doomed)
+    harm(doomed.book.path, "UPDATE credit_balances SET available_micro = available_micro + 1")
+    report = done(doomed.post("/reconciliation"))
+    assert report["status"] == "unhealthy"
+    failed = {name: check for name, check in report["checks"].items() if check["status"] == "fail"}
+    checked = failed["balance_cache_match"]["checked"]
+    assert failed == {"balance_cache_match": {"status": "fail", "checked": checked, "violations": 1, "examples": [account]}}
+    assert doomed.audited("reconciliation.run")[0]["details"]["failed"] == ["balance_cache_match"]
+    assert doomed.get("/reconciliation") == report
+
+
+def test_rows_cut_off_the_audit_log_are_missed_for_ever(doomed: Api) -> None:
+    campaign = doomed.campaign()
+    done(doomed.post("/reconciliation"))
+    # The last run saw the activation; nothing else in the book is newer than the creation.
+    harm(doomed.book.path, "DELETE FROM admin_audit_log WHERE seq >= 2")
+    for _ in range(2):
+        report = done(doomed.post("/reconciliation"))
+        assert report["checks"]["audit_chain"]["examples"] == ["audit_0000000000002"]
+        done(doomed.post(f"/campaigns/{campaign}/pause"))
+        done(doomed.post(f"/campaigns/{campaign}/activate"))
+
+
+def test_an_audit_log_that_ends_before_what_only_admins_do_is_found_out(doomed: Api) -> None:
+    doomed.account()
+    newest = doomed.account(5)
+    harm(doomed.book.path, "DELETE FROM admin_audit_log WHERE seq >= 2")
+    examples = done(doomed.post("/reconciliation"))["checks"]["audit_chain"]["examples"]
+    assert newest in examples and any(example.startswith("lot_") for example in examples)
+
+
+# --- who waits for whom ---
+
+
+class Gate:
+    """In place of the checks: counts who runs, holds each run at its snapshot until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runs = self.running = self.most = 0
+        self.accounts: list[int] = []
+        self.entered, self.let_go = threading.Event(), threading.Event()
+        monkeypatch.setattr("minibill.integrity.reconciler.run_checks", self)
+
+    def __call__(self, conn: sqlite3.Connection, **hooks: Any) -> dict[str, Finding]:
+        self.runs += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.entered.set()
+        assert self.let_go.wait(10)
+        self.accounts.append(conn.execute("SELECT count(*) FROM credit_accounts").fetchone()[0])
+        found = checks.run_checks(conn, **hooks)
+        self.running -= 1
+        return found
+
+
+def test_one_runs_at_a_time_and_whoever_comes_meanwhile_shares_the_next(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    reconciler = api.book.reconciler
+
+    async def run() -> list[Reconciled]:
+        first = asyncio.create_task(reconciler.run())
+        await asyncio.to_thread(gate.entered.wait, 10)
+        others = [asyncio.create_task(reconciler.run()) for _ in range(5)]
+        await asyncio.sleep(0)
+        gate.let_go.set()
+        return [await first, *await asyncio.gather(*others)]
+
+    first, *others = api.loop.run(run())
+    assert (gate.runs, gate.most) == (2, 1)
+    assert all(other is others[0] for other in others)
+    assert others[0].at_us > first.at_us
+
+
+def test_writers_wait_for_no_run_and_it_sees_one_moment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.account()
+    gate = Gate(monkeypatch)
+
+    async def start() -> asyncio.Task[Reconciled]:
+        return asyncio.create_task(api.book.reconciler.run())
+
+    async def finish(task: asyncio.Task[Reconciled]) -> Reconciled:
+        return await task
+
+    task = api.loop.run(start())
+    assert gate.entered.wait(10)
+    account = api.account(50)
+    assert api.available(account) == 50
+    gate.let_go.set()
+    assert api.loop.run(finish(task)).report.status == "healthy"
+    assert gate.accounts == [1]
+
+
+def test_a_caller_that_goes_away_does_not_end_the_run_of_another(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+
+    async def run() -> Reconciled:
+        one, other = (asyncio.create_task(api.book.reconciler.run()) for _ in range(2))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        one.cancel()
+        gate.let_go.set()
+        return await other
+
+    assert api.loop.run(run()).report.status == "healthy"
+    assert gate.runs == 1
+
+
+def test_a_stop_ends_a_run_that_is_under_way(doomed: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = threading.Event()
+
+    def endless(conn: sqlite3.Connection, **_: Any) -> dict[str, Finding]:
+        entered.set()
+        conn.execute("WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n").fetchall()
+        return {}
+
+    monkeypatch.setattr("minibill.integrity.reconciler.run_checks", endless)
+
+    async def run() -> None:
+        task = asyncio.create_task(doomed.book.reconciler.run())
+        await asyncio.to_thread(entered.wait, 10)
+        async with asyncio.timeout(5):
+            await doomed.book.reconciler.close()
+        with pytest.raises(NotReady):
+            await task
+        with pytest.raises(NotReady):
+            await doomed.book.reconciler.run()
+
+    doomed.loop.run(run())
+
+
+def test_a_run_that_finds_no_room_to_sort_is_storage_full_and_changes_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+    def full(*_: Any, **__: Any) -> dict[str, Finding]:
+        raise error
+
+    with api.unchanged(), monkeypatch.context() as patch:
+        patch.setattr("minibill.integrity.reconciler.run_checks", full)
+        response = api.post("/reconciliation")
+        refused(response, 503, "storage_full")
+        assert int(response.headers["Retry-After"]) > 0
+    done(api.post("/reconciliation"))
+
+
+# --- the schedule ---
+
+
+async def jobs_for(api: Api, seconds: float) -> None:
+    """What the service does by itself, for so long."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await run_jobs(api.app._service)  # type: ignore[attr-defined]
+
+
+def test_one_runs_on_a_schedule(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_RECONCILE_SECONDS="1")
+    api.loop.run(jobs_for(api, 1.5))
+    first = api.get("/reconciliation")
+    assert first["status"] == "healthy"
+    api.loop.run(jobs_for(api, 1.5))
+    assert api.get("/reconciliation")["lastReconciliationAt"] > first["lastReconciliationAt"]
+    # Nobody asked for it, so nobody is in the audit log.
+    assert api.audited("reconciliation.run") == []
+
+
+def test_a_fresh_book_has_never_run_until_the_period_has_passed_or_somebody_asks(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_RECONCILE_SECONDS="3600")
+    api.loop.run(jobs_for(api, 0.5))
+    assert api.get("/reconciliation") == NEVER_RUN
+    # A period is one of real time.
+    api.pass_time(10**8)
+    api.loop.run(jobs_for(api, 0.3))
+    assert api.get("/reconciliation") == NEVER_RUN
+    report = done(api.post("/reconciliation"))
+    assert report["status"] == "healthy"
+    assert api.get("/reconciliation") == report
+
+
+def test_a_book_that_was_made_longer_ago_than_the_period_and_never_reconciled_is_at_once(
+    db: Path, start: Callable[..., Api]
+) -> None:
+    # However often the service is started anew within a period.
+    with closing(open_writer(db)) as conn:
+        conn.execute("UPDATE schema_migrations SET applied_at_us = applied_at_us - 3600 * 1000000")
+    api = start(MINIBILL_RECONCILE_SECONDS="3600")
+    api.loop.run(jobs_for(api, 0.5))
+    assert api.get("/reconciliation")["status"] == "healthy"
+
+
+def test_a_schedule_of_0_runs_none(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_RECONCILE_SECONDS="0")
+    api.pass_time(10**8)
+    api.loop.run(jobs_for(api, 0.3))
+    assert api.get("/reconciliation") == NEVER_RUN
+
+
+def test_the_schedule_goes_on_across_a_restart(start: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = done(start().post("/reconciliation"))
+    api = start(MINIBILL_RECONCILE_SECONDS="3600")
+    api.loop.run(jobs_for(api, 0.2))
+    assert api.get("/reconciliation") == first
+    set_time(monkeypatch, lambda: parse_time(first["lastReconciliationAt"]) + 3600 * UNIT)
+    api = start(MINIBILL_RECONCILE_SECONDS="3600")
+    api.loop.run(jobs_for(api, 0.3))
+    later = parse_time(api.get("/reconciliation")["lastReconciliationAt"])
+    assert later >= parse_time(first["lastReconciliationAt"]) + 3600 * UNIT
+
+
+def test_the_schedule_does_not_go_by_a_clock_that_jumps(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_RECONCILE_SECONDS="3600")
+    first = done(api.post("/reconciliation"))
+    api.pass_time(10**8)
+    api.loop.run(jobs_for(api, 0.3))
+    assert api.get("/reconciliation") == first
+
+
+def test_a_dry_run_is_not_the_last_one(start: Callable[..., Api]) -> None:
+    api = start()
+    done(api.post("/reconciliation", dryRun="true"))
+    never = api.book.reconciler.last
+    assert never is None
+    done(api.post("/reconciliation"))
+    last = api.book.reconciler.last
+    done(api.post("/reconciliation", dryRun="true"))
+    assert last is not None
+    assert api.book.reconciler.last is last
+    # After a restart it is the same, as the metrics tell.
+    again = start().book.reconciler.last
+    assert again is not None
+    assert (again.at_us, again.report) == (last.at_us, last.report)

@@ -1,0 +1,100 @@
+"""Section 3: what is due is settled first by any write that touches the account, and by the sweep for the others."""
+
+import pytest
+
+from tests.api_client import Api, Json, done
+
+
+def told(api: Api, account: str) -> list[tuple[str, ...]]:
+    """What the entries say, oldest first, without ids and times."""
+    members = (
+        "entryType",
+        "poolId",
+        "entrySeq",
+        "amountMicro",
+        "availableDeltaMicro",
+        "availableAfterMicro",
+        "reservedAfterMicro",
+    )
+    items: list[Json] = api.get(f"/accounts/{account}/history", limit=100)["items"]
+    return [tuple(str(entry[member]) for member in members) for entry in items[::-1]]
+
+
+def lots(api: Api, account: str) -> list[tuple[str, ...]]:
+    members = ("state", "availableMicro", "expiredMicro", "originalMicro")
+    return [tuple(lot[member] for member in members) for lot in api.get(f"/accounts/{account}/lots")["items"]]
+
+
+def with_due_lots(api: Api) -> str:
+    account = api.account(1)
+    for number, seconds in enumerate([50, 10, 30, 10, 500, 20, 40], 1):
+        api.mint(account, number * 10, expiresAt=api.after(seconds), poolId=("general", "gpu")[number % 2])
+    return account
+
+
+@pytest.mark.parametrize("slice_lots", [1, 2, 500])
+def test_a_sweep_in_slices_writes_what_a_write_that_touches_the_account_writes(
+    api: Api, monkeypatch: pytest.MonkeyPatch, slice_lots: int
+) -> None:
+    monkeypatch.setattr("minibill.book.SWEEP_STEP", slice_lots)
+    touched, swept = with_due_lots(api), with_due_lots(api)
+    api.pass_time(100)
+    api.mint(touched, 5)
+    api.loop.run(api.book.sweep())
+    api.mint(swept, 5)
+    assert told(api, touched) == told(api, swept)
+    assert lots(api, touched) == lots(api, swept)
+    assert [entry[0] for entry in told(api, swept)].count("expire") == 6
+
+
+def test_a_sweep_settles_many_accounts_and_leaves_what_is_not_due(api: Api) -> None:
+    accounts = [with_due_lots(api) for _ in range(3)]
+    untouched = api.account(5)
+    before = told(api, untouched)
+    api.pass_time(100)
+    api.loop.run(api.book.sweep())
+    for account in accounts:
+        # 1 and 50 of those that last longer.
+        assert api.available(account, "gpu") + api.available(account) == 1 + 50
+        assert [lot[0] for lot in lots(api, account)].count("expired") == 6
+    assert told(api, untouched) == before
+    with api.unchanged():
+        api.loop.run(api.book.sweep())
+
+
+def test_a_batch_settles_the_accounts_that_it_pays(api: Api) -> None:
+    account = api.account()
+    api.mint(account, 10, expiresAt=api.after(5))
+    campaign = api.campaign()
+    api.pass_time(10)
+    done(api.batch(campaign, (account, 7)))
+    assert [entry[0] for entry in told(api, account)] == ["grant", "expire", "grant"]
+    assert api.available(account) == 7
+
+
+@pytest.mark.parametrize("how", ["rejected", "dry run"])
+def test_expiry_before_a_rejected_write_or_a_dry_run_is_kept(api: Api, how: str) -> None:
+    account = api.account()
+    api.mint(account, 10, expiresAt=api.after(5))
+    api.pass_time(10)
+
+    def ask() -> None:
+        if how == "rejected":
+            assert api.post(f"/accounts/{account}/mint", {"amountMicro": "9" * 15}).status_code == 422
+        else:
+            answer = done(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}, dryRun="true"))
+            assert answer["balance"]["availableMicro"] == "1"
+
+    ask()
+    assert [entry[0] for entry in told(api, account)] == ["grant", "expire"]
+    with api.unchanged():
+        ask()
+
+
+def test_a_sweep_writes_down_which_campaigns_are_over(api: Api) -> None:
+    draft, active, lasting = api.draft(expiresAt=api.after(5)), api.campaign(expiresAt=api.after(5)), api.campaign()
+    api.pass_time(10)
+    api.loop.run(api.book.sweep())
+    assert [api.get(f"/campaigns/{c}")["status"] for c in (draft, active, lasting)] == ["expired", "expired", "active"]
+    with api.unchanged():
+        api.loop.run(api.book.sweep())

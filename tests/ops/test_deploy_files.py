@@ -1,0 +1,230 @@
+"""What a box is set up with: the files of docs/deploy, each looked at by its own tool where that is there."""
+
+import configparser
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml  # type: ignore[import-untyped]
+from prometheus_client.parser import text_string_to_metric_families
+
+from minibill.config import OTHER_VARIABLES, SETTINGS
+from minibill.db.writer import LOCK_SECONDS_MAX
+from tests.api_client import Api
+from tests.service_process import environment, serving
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "docs" / "deploy"
+UNIT = (DEPLOY / "minibill.service").read_text("utf-8")
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
+OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text("utf-8")
+ALERTS = yaml.safe_load((DEPLOY / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"this machine has no {program}")
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
+
+
+def directives(name: str) -> list[str]:
+    """What the unit says for a name, line by line."""
+    return re.findall(rf"^{name}=(.*)$", UNIT, re.MULTILINE)
+
+
+# --- the unit ---
+
+
+@needs("systemd-analyze")
+@pytest.mark.parametrize("name", ["minibill", "litestream"])
+def test_systemd_understands_every_line_of_the_unit(tmp_path: Path, name: str) -> None:
+    unit = tmp_path / f"{name}.service"
+    # Verify looks whether the program is there, and here it is somewhere else.
+    unit.write_text((DEPLOY / unit.name).read_text("utf-8").replace(f"/usr/local/bin/{name}", "/bin/true"))
+    result = run("systemd-analyze", "verify", unit)
+    said = [line for line in result.stderr.splitlines() if name in line]
+    assert (result.returncode, said) == (0, [])
+
+
+@needs("systemd-analyze")
+def test_the_unit_leaves_little_exposed() -> None:
+    result = run("systemd-analyze", "security", "--offline=true", "--threshold=20", DEPLOY / "minibill.service")
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_unit_is_told_by_the_service_and_starts_it_anew_when_it_hangs() -> None:
+    assert directives("Type") == ["notify"] and directives("Restart") == ["on-failure"]
+    assert int(directives("WatchdogSec")[0]) > 3 * LOCK_SECONDS_MAX
+    # Wrong configuration ends with 2, and is the same the next time.
+    assert directives("RestartPreventExitStatus") == ["2"]
+
+
+def test_the_unit_keeps_its_secrets_out_of_itself() -> None:
+    assert directives("EnvironmentFile") == ["/etc/minibill/env"]
+    assert "JWT_SECRET" not in UNIT
+
+
+@needs("strace")
+@needs("systemd-analyze")
+def test_the_service_makes_no_call_that_the_unit_forbids(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    script = (
+        "import sys; from pathlib import Path; from tests.serving import serving, open_account, mint\n"
+        "with serving(Path(sys.argv[1])) as server:\n"
+        "    account = open_account(server)\n"
+        "    assert [mint(server, account, n) for n in range(20)] == [201] * 20\n"
+        "    assert server.http.post('/reconciliation').status_code == 200\n"
+        "    assert server.http.get(str(server.http.base_url.join('/metrics'))).status_code == 200\n"
+        "    assert server.end() == 0\n"
+    )
+    command = ["strace", "-f", "-qq", "-o", trace, sys.executable, "-c", script, tmp_path / "book.db"]
+    result = subprocess.run(
+        [str(word) for word in command], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    if "PTRACE" in result.stderr:
+        pytest.skip("this machine lets nobody be traced")
+    assert result.returncode == 0, result.stderr
+    lines = trace.read_text(errors="replace").splitlines()
+    called = {found[1] for line in lines if (found := re.match(r"\d+ +(\w+)\(", line))}
+    assert {"fsync", "fdatasync"} & called and "listen" in called
+    allowed, refused = (syscalls(names) for names in (["@system-service", "@default"], ["@privileged"]))
+    assert directives("SystemCallFilter") == ["@system-service", "~@privileged"]
+    # As root, which the unit's user is not, SQLite gives its files to the owner of the database.
+    assert called - (allowed - refused) <= {"fchown"}
+    if directives("MemoryDenyWriteExecute") == ["yes"]:
+        assert [line for line in lines if "PROT_WRITE|PROT_EXEC" in line or re.search(r"mprotect\(.*PROT_EXEC", line)] == []
+
+
+def syscalls(sets: list[str]) -> set[str]:
+    """The calls of systemd's sets, and of the sets in them."""
+    found: set[str] = set()
+    while sets:
+        for line in run("systemd-analyze", "syscall-filter", sets.pop()).stdout.splitlines()[1:]:
+            name = line.strip()
+            if name.startswith("@"):
+                sets.append(name)
+            elif name and not name.startswith("#"):
+                found.add(name)
+    return found
+
+
+# --- the image ---
+
+
+@needs("hadolint")
+def test_the_dockerfile_is_clean() -> None:
+    result = run("hadolint", DEPLOY / "Dockerfile")
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_the_image_is_small_pinned_and_runs_as_nobody_in_particular() -> None:
+    stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert len(stages) == 2 and all(re.fullmatch(r"python:3\.\d+-slim-\w+", stage) for stage in stages)
+    last = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert "pip install" not in last and "COPY --from=build" in last
+    assert re.search(r"^USER \d+:\d+$", last, re.MULTILINE)
+    assert "--require-hashes" in DOCKERFILE and "--only-binary=:all:" in DOCKERFILE
+
+
+def test_what_the_image_is_made_of_is_let_into_it() -> None:
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
+    let_in = {line[1:] for line in ignored if line.startswith("!")}
+    [copied] = re.findall(r"^COPY (docs\S+ \S+) ", DOCKERFILE, re.MULTILINE)
+    assert set(copied.split()) == let_in and "*" in ignored
+
+
+def test_the_image_sets_what_there_is_to_set() -> None:
+    variables = set(re.findall(r"\b(MINIBILL_\w+)=", DOCKERFILE))
+    assert variables and variables <= {setting.variable for setting in SETTINGS} | OTHER_VARIABLES
+
+
+def test_the_image_has_what_the_wheel_needs_and_no_more() -> None:
+    pinned, all_of_them = (
+        set(re.findall(r"^([\w.-]+==\S+)", (ROOT / file).read_text(), re.MULTILINE))
+        for file in ("docs/deploy/requirements.lock", "requirements.lock")
+    )
+    assert pinned <= all_of_them and not {name for name in pinned if name.startswith(("pytest", "ruff", "mypy"))}
+    assert {name.partition("==")[0] for name in pinned} >= {"litestar", "uvicorn", "pysqlite3", "msgspec"}
+
+
+def test_the_health_check_tells_a_ready_service_from_one_that_is_not(tmp_path: Path) -> None:
+    [words] = re.findall(r"^HEALTHCHECK .*\n\s+CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    _, *arguments = json.loads(words)
+
+    def check(port: int) -> int:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=environment(MINIBILL_PORT=str(port)), capture_output=True, timeout=30).returncode
+
+    with serving(tmp_path / "book.db") as server:
+        port = server.http.base_url.port
+        assert port is not None and check(port) == 0
+    assert check(port) != 0
+
+
+# --- the alerts ---
+
+
+def metrics_of(api: Api) -> set[str]:
+    response: httpx.Response = api.ask("GET", "/metrics", headers=[])
+    families = list(text_string_to_metric_families(response.text))
+    # A name without a sample is there as well: it has none before the first reconciliation.
+    return {sample.name for family in families for sample in family.samples} | {
+        f"{family.name}{ending}" for family in families for ending in ("", "_total")
+    }
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_an_alert_is_about_metrics_that_there_are(start: Callable[..., Api], alert: dict[str, Any]) -> None:
+    named = set(re.findall(r"\b(?:minibill|process)_\w+", re.sub(r'"[^"]*"', "", alert["expr"])))
+    assert named <= metrics_of(start()) and (named or "up{" in alert["expr"])
+    codes = re.findall(r'code="(\w+)"', alert["expr"])
+    assert all(f"`{code}`" in (ROOT / "README.md").read_text("utf-8") for code in codes)
+
+
+def test_a_name_that_is_no_metric_would_be_found(start: Callable[..., Api]) -> None:
+    assert {"minibill_ready", "minibill_problems_total", "process_open_fds"} <= metrics_of(start())
+    assert "minibill_redy" not in metrics_of(start())
+
+
+def test_every_alert_is_explained_and_no_other() -> None:
+    explained = re.findall(r"^\| `(Minibill\w+)` \|", OPERATIONS, re.MULTILINE)
+    assert explained == [alert["alert"] for alert in ALERTS]
+
+
+# --- Litestream ---
+
+
+def test_litestream_replicates_the_file_that_the_unit_serves() -> None:
+    [database] = yaml.safe_load((DEPLOY / "litestream.yml").read_text("utf-8"))["dbs"]
+    assert f"--db {database['path']}" in directives("ExecStart")[0]
+
+
+def test_litestream_is_the_owner_of_the_file_and_starts_before_minibill() -> None:
+    replicating = (DEPLOY / "litestream.service").read_text("utf-8")
+    for name in ("User", "Group", "UMask", "StateDirectory", "StateDirectoryMode"):
+        assert re.findall(rf"^{name}=(.*)$", replicating, re.MULTILINE) == directives(name) != []
+    assert "litestream.service" in directives("After")[0]
+
+
+def test_the_documents_name_the_files_that_there_are() -> None:
+    named = set(re.findall(r"\bdocs/deploy/[\w.]+\w", OPERATIONS))
+    assert named == {f"docs/deploy/{file.name}" for file in DEPLOY.iterdir() if not file.name.endswith(".lock")} - {
+        "docs/deploy/Dockerfile.dockerignore", "docs/deploy/minibill.spec",
+    }  # fmt: skip
+
+
+def test_the_settings_that_the_box_is_told_of_are_settings() -> None:
+    assert "MINIBILL_CHECKPOINT_PAGES=0" in OPERATIONS
+    parser = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNIT)
+    assert parser["Service"]["User"] == "minibill"

@@ -1,0 +1,123 @@
+"""Section 3: the caller that made a reservation, the one that ended it, and the modes that a service may name."""
+
+from collections.abc import Callable
+
+import pytest
+
+import minibill
+from minibill.config import ConfigurationError, read_settings
+from tests.api_client import SECRETS, Api, Loop, done, refused
+from tests.reservations.conftest import Moment
+
+
+def callers(api: Api, reservation: str) -> tuple[str, str | None]:
+    shown = api.get(f"/reservations/{reservation}")
+    return shown["createdBy"], shown["closedBy"]
+
+
+# --- who ---
+
+
+@pytest.mark.parametrize("end", ["finalize", "release"])
+def test_a_reservation_names_the_services_that_made_and_closed_it(api: Api, end: str) -> None:
+    account = api.account(10)
+    for closer in ("gateway", "closer"):
+        body = {"accountId": account, "amountMicro": "5"}
+        made = done(api.internal("POST", "/reservations", body, token=api.sign_service(sub="gateway")))["reservationId"]
+        assert callers(api, made) == ("service:gateway", None)
+        ends = {"reservationId": made, **({"actualCostMicro": "2"} if end == "finalize" else {})}
+        done(api.internal("POST", f"/{end}", ends, token=api.sign_service(sub=closer)))
+        assert callers(api, made) == ("service:gateway", f"service:{closer}")
+        # Who repeats it closed nothing.
+        done(api.internal("POST", f"/{end}", ends, token=api.sign_service(sub="late")))
+        assert callers(api, made) == ("service:gateway", f"service:{closer}")
+
+
+@pytest.mark.parametrize("mode", ["live", "soft", "shadow"])
+def test_an_admin_is_named_as_an_admin_also_beside_a_service_of_that_name(api: Api, mode: str) -> None:
+    account, admin, service = api.account(10), api.sign(sub="ada"), api.sign_service(sub="ada")
+    body = {"amountMicro": "5", "billingMode": mode}
+    made = done(api.post(f"/accounts/{account}/reservations", body, token=admin))["reservationId"]
+    done(api.release(made, token=service))
+    assert callers(api, made) == ("admin:ada", "service:ada")
+    made = done(api.internal("POST", "/reservations", body | {"accountId": account}, token=service))["reservationId"]
+    done(api.post(f"/reservations/{made}/finalize", {"actualCostMicro": "1"}, token=admin))
+    assert callers(api, made) == ("service:ada", "admin:ada")
+
+
+def test_nobody_closes_a_reservation_that_expires(moment: Moment, api: Api) -> None:
+    account = api.account(10)
+    made = api.reserve(account, 5, ttlSeconds=5)
+    moment.at(5)
+    assert callers(api, made) == ("service:loa", None)
+    api.loop.run(api.book.sweep())
+    assert callers(api, made) == ("service:loa", None)
+
+
+def test_a_reservation_with_a_discount_names_its_caller_too(api: Api) -> None:
+    account = api.account(10)
+    done(api.call("PUT", "/discounts/guild/tiers", {"tiers": [{"tier": "gold", "rateBps": 5000}]}))
+    done(api.call("PUT", f"/accounts/{account}/memberships/guild", {"tier": "gold"}))
+    assert callers(api, api.reserve(account, 4)) == ("service:loa", None)
+
+
+@pytest.mark.parametrize("sub", ["x" * 128, "ä" * 128, "a:b*?[", " x ", "service:x"])
+def test_every_subject_that_a_token_may_have_is_recorded(api: Api, sub: str) -> None:
+    account = api.account(10)
+    body = {"accountId": account, "amountMicro": "5"}
+    made = done(api.internal("POST", "/reservations", body, token=api.sign_service(sub=sub)))["reservationId"]
+    done(api.post(f"/reservations/{made}/release", token=api.sign(sub=sub)))
+    assert callers(api, made) == (f"service:{sub}", f"admin:{sub}")
+
+
+def test_a_program_with_the_book_inside_is_recorded_by_its_name(loop: Loop, db: object) -> None:
+    async def story() -> tuple[str, str | None]:
+        async with minibill.open(str(db), actor="render farm") as book:
+            account = await book.open_account("person", "ada")
+            await book.mint(account.id, 10)
+            made = await book.reserve(account.id, 5, billing_mode="soft")
+            await book.finalize(made.reservation_id, 3)
+            shown = await book.reservation(made.reservation_id)
+            return shown.created_by, shown.closed_by
+
+    assert loop.run(story()) == ("service:render farm", "service:render farm")
+
+
+# --- modes of services ---
+
+
+@pytest.mark.parametrize("configured", ["live", "soft", "shadow"])
+def test_by_default_a_service_names_the_configured_mode_or_none(start: Callable[..., Api], configured: str) -> None:
+    api = start(MINIBILL_BILLING_MODE=configured, MINIBILL_SERVICE_BILLING_MODES="")
+    account = api.account(10)
+    for mode in ("live", "soft", "shadow"):
+        if mode == configured:
+            assert done(api.ask_to_reserve(account, 1, billingMode=mode))["billingMode"] == mode
+            continue
+        with api.unchanged():
+            problem = refused(api.ask_to_reserve(account, 1, billingMode=mode), 403, "billing_mode_not_allowed")
+            assert (problem["billingMode"], problem["allowedBillingModes"]) == (mode, [configured])
+    assert done(api.ask_to_reserve(account, 1))["billingMode"] == configured
+
+
+def test_a_service_names_the_modes_of_the_setting(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_SERVICE_BILLING_MODES="live, shadow")
+    account = api.account(10)
+    for mode in ("live", "shadow"):
+        done(api.ask_to_reserve(account, 1, billingMode=mode))
+    refused(api.ask_to_reserve(account, 1, billingMode="soft"), 403, "billing_mode_not_allowed")
+    # A mode that there is not is a mistake in the request.
+    refused(api.ask_to_reserve(account, 1, billingMode="free"), 400, "validation_error", "billingMode")
+
+
+def test_an_admin_names_any_mode(start: Callable[..., Api]) -> None:
+    api = start(MINIBILL_SERVICE_BILLING_MODES="")
+    path = f"/accounts/{api.account(10)}/reservations"
+    for mode in ("live", "soft", "shadow"):
+        assert done(api.post(path, {"amountMicro": "1", "billingMode": mode}))["billingMode"] == mode
+
+
+@pytest.mark.parametrize("modes", ["free", "live,free", "live,", ",", " ", "live soft", "LIVE", "live;soft"])
+def test_a_mode_that_is_none_stops_the_start(modes: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^MINIBILL_SERVICE_BILLING_MODES must be of live, soft, shadow"):
+        read_settings({**SECRETS, "MINIBILL_SERVICE_BILLING_MODES": modes})

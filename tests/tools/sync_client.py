@@ -1,0 +1,40 @@
+"""Makes the synchronous client from the asynchronous one, so that there is one to keep: `make client`."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / "src" / "minibill" / "client"
+FILES = ("base.py", "accounts.py", "campaigns.py", "events.py", "methods.py", "http.py")
+
+_CHANGES = (
+    (r"\basync (def|with|for)\b", r"\1"),
+    (r"\bawait ", ""),
+    (r"\bAsync(Accounts|Asking|BaseTransport|Campaigns|Client|Feed|Iterator|Methods)\b", r"\1"),
+    (r"\b_async\b", "_sync"),
+    (r"\b__aenter__\b", "__enter__"),
+    (r"\b__aexit__\b", "__exit__"),
+    (r"\baclose\b", "close"),
+    (r"\basyncio\b", "time"),
+)
+
+
+def synchronous(name: str) -> str:
+    """The text of a file of `_sync/`."""
+    text = (FOLDER / "_async" / name).read_text("utf-8")
+    for pattern, replacement in _CHANGES:
+        text = re.sub(pattern, replacement, text)
+    head, _, rest = text.partition("\n")
+    text = f"{head}\n\n# Made from _async/{name} by `make client`: change that one.\n{rest}"
+    return _formatted(_formatted(text, "check", "--fix-only", "--select", "I"), "format")
+
+
+def _formatted(text: str, *command: str) -> str:
+    ruff = [sys.executable, "-m", "ruff", *command, "--quiet", "--stdin-filename", str(FOLDER / "_sync" / "file.py"), "-"]
+    return subprocess.run(ruff, input=text, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    for file in FILES:
+        (FOLDER / "_sync" / file).write_text(synchronous(file), "utf-8")
