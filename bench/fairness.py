@@ -21,11 +21,11 @@ from bench.reconciling import ENTRIES_AN_ACCOUNT, make_book
 from bench.report import Table, Unfit, number, require_whole
 from bench.singles import WARM_UP_SECONDS
 from bench.sizes import Sizes
-from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
 from minibill.core import ids
+from minibill.core.write_result import NOWHERE
 from minibill.ledger.accounts import open_account
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reserve

@@ -13,12 +13,12 @@ from bench.report import Table, number, require_whole
 from bench.sizes import Sizes
 from bench.spending import CALLER, CEILING_MICRO, OPERATOR
 from minibill.api.idempotency import Key
-from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.grants import Item, pay_batch
 from minibill.campaigns.lifecycle import create_campaign, move_campaign
 from minibill.core import ids
+from minibill.core.write_result import NOWHERE
 from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize
 from minibill.ledger.mint import mint

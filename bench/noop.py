@@ -12,7 +12,7 @@ import uvicorn
 import uvloop
 from litestar import Litestar, Request, Response, get, post
 
-from minibill.api.types import Decoder
+from minibill.api.decoding import Decoder
 from minibill.campaigns.schemas import BatchBody
 
 

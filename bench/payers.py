@@ -12,15 +12,15 @@ import uvloop
 
 from bench.report import Unfit, require_whole
 from bench.servers import Client
+from minibill.api.decoding import Decoder
 from minibill.api.idempotency import Key, fingerprint
-from minibill.api.types import Decoder
-from minibill.audit.log import Origin
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.grants import pay_batch, read_items
 from minibill.campaigns.lifecycle import create_campaign, move_campaign
 from minibill.campaigns.schemas import BatchBody
+from minibill.core.write_result import Origin
 
 T = TypeVar("T")
 

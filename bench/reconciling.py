@@ -24,6 +24,7 @@ from minibill.book import Book
 from minibill.campaigns.lifecycle import CampaignRow, campaign_answer
 from minibill.config import read_settings
 from minibill.core import ids
+from minibill.core.write_result import NOWHERE
 from minibill.db.connection import open_writer
 from minibill.db.migrations import migrate_file
 from minibill.db.snapshot import open_snapshot
@@ -178,7 +179,7 @@ async def _open_once(db: Path) -> None:
     # All of the rows are of 1970, and a clock that far ahead of the book is not followed until somebody accepts it.
     book.clock.accept()
     admin = Caller("admin", "op", None, frozenset())
-    await book.write(open_account, caller=admin, origin=log.NOWHERE, entity_type="foundation", entity_id="bench")
+    await book.write(open_account, caller=admin, origin=NOWHERE, entity_type="foundation", entity_id="bench")
     await book.close()
 
 

@@ -22,12 +22,11 @@ from bench.sizes import Sizes
 from minibill.api import idempotency
 from minibill.api.idempotency import Key
 from minibill.api.types import encode
-from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
 from minibill.core import ids
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import NOWHERE, Outcome
 from minibill.db.connection import open_writer
 from minibill.db.lanes import QUEUE_MAX
 from minibill.db.queries import queries

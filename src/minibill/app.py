@@ -9,13 +9,15 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.types import ASGIApp
 
-from minibill.api import health
-from minibill.api.context import CONTEXT, Context, Handler, Route, Service, answered, problem_reply
+from minibill.api import clock, health, tokens
+from minibill.api.access_log import answered
+from minibill.api.context import CONTEXT, Context, Service
 from minibill.api.cursors import Cursors
 from minibill.api.middleware import Gate
 from minibill.api.openapi import routes as schema
+from minibill.api.response import problem_reply
+from minibill.api.routing import Handler, Route
 from minibill.audit import routes as audit
-from minibill.auth import revocation as tokens
 from minibill.auth.callers import Kind
 from minibill.auth.scopes import (
     ACCOUNTS_WRITE,
@@ -37,6 +39,7 @@ from minibill.discounts import routes as discounts
 from minibill.events import routes as events
 from minibill.integrity import routes as reconciliation
 from minibill.ledger import routes as ledger
+from minibill.metrics import routes as metrics_routes
 from minibill.webhooks import routes as webhooks
 
 # Method, path under /admin/billing, handler, scope. {name:str} is what a handler calls a segment.
@@ -88,9 +91,9 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
     ("GET", "/reconciliation", reconciliation.show_last, READ),
     ("POST", "/reconciliation", reconciliation.run_now, OPS_WRITE),
-    ("GET", "/clock", health.show_clock, READ),
-    ("POST", "/clock/advance", health.advance_clock, OPS_WRITE),
-    ("POST", "/clock/accept", health.accept_clock, OPS_WRITE),
+    ("GET", "/clock", clock.show_clock, READ),
+    ("POST", "/clock/advance", clock.advance_clock, OPS_WRITE),
+    ("POST", "/clock/accept", clock.accept_clock, OPS_WRITE),
 )
 
 # Method, path under /api/internal/billing, handler: what services call.
@@ -107,7 +110,7 @@ HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named, ledger.s
 PUBLIC: tuple[tuple[str, Handler], ...] = (
     ("/health/live", health.live),
     ("/health/ready", health.ready),
-    ("/metrics", health.show_metrics),
+    ("/metrics", metrics_routes.show_metrics),
     ("/schema", schema.show_schema),
     ("/schema/docs", schema.show_page),
 )

@@ -8,7 +8,7 @@ import logging
 from functools import partial
 
 from minibill.api.context import Service
-from minibill.auth.revocation import forget_expired
+from minibill.api.tokens import forget_expired
 from minibill.core.clock import monotonic_s
 from minibill.core.problems import Problem
 from minibill.db.slices import in_steps

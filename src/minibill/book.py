@@ -17,16 +17,16 @@ import msgspec
 from minibill.api import idempotency
 from minibill.api.types import encode
 from minibill.audit import log as audit_log
-from minibill.audit.log import Origin
 from minibill.auth.tokens import Caller, Denied
 from minibill.campaigns.lifecycle import expire_campaigns
 from minibill.core.clock import Clock, RunningTime, monotonic_s
 from minibill.core.counters import Sweeps
 from minibill.core.problems import InternalError, Problem
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import Origin, Outcome
 from minibill.db.anchor import Anchor
-from minibill.db.connection import CHECKPOINT_PAGES, FileLock, Places, open_writer
+from minibill.db.connection import CHECKPOINT_PAGES, open_writer
 from minibill.db.epochs import current_epoch
+from minibill.db.file_lock import FileLock, Places
 from minibill.db.lanes import Lane
 from minibill.db.ledger_sequence import Seen
 from minibill.db.migrations import migrate

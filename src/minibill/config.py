@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from minibill.api.cors import parse_origins
-from minibill.auth.client_address import parse_network
 from minibill.core.clock import JUMP_MAX_SECONDS_DEFAULT
 from minibill.core.money import MAX_MICRO
+from minibill.core.networks import parse_network, parse_origins
 
 SECRET_BYTES_MIN = 32
 MODES = ("live", "soft", "shadow")

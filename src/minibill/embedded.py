@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from minibill.api.body import SentHeaders
-from minibill.api.context import CONTEXT, Call, Context, Service
+from minibill.api.context import CONTEXT, Context, Service
+from minibill.api.request import Call
 from minibill.app import make_service
 from minibill.auth.callers import PREFIX_OF, Kind
 from minibill.auth.scopes import EVERYTHING

@@ -13,7 +13,7 @@ def stop_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on no time passes, so that two runs differ in nothing."""
     now_us = real_now_us()
     set_time(monkeypatch, lambda: now_us)
-    monkeypatch.setattr("minibill.auth.revocation.real_now_us", lambda: now_us)
+    monkeypatch.setattr("minibill.api.tokens.real_now_us", lambda: now_us)
     monkeypatch.setattr("minibill.integrity.reconciler.monotonic_s", lambda: 0)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from minibill.api.context import Call, Route
+from minibill.api.decoding import Decoder
 from minibill.api.openapi.html_page import page
 from minibill.api.openapi.operation import DESCRIPTIONS
-from minibill.api.types import Decoder, PageQuery, Query, WriteQuery
+from minibill.api.request import Call
+from minibill.api.routing import Route
+from minibill.api.types import PageQuery, Query, WriteQuery
 from minibill.app import ADMIN, INTERNAL, PUBLIC, routes
 from minibill.core.counters import Metrics
 from tests.api_client import Api, Json, refused

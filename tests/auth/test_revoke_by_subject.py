@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from minibill.auth.revocation import forget_expired
+from minibill.api.tokens import forget_expired
 from minibill.core.clock import US_PER_SECOND, format_time, parse_time, real_now_us
 from tests.api_client import Api, Json, done, record_running_time, refused
 from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.grants import Item, pay_batch
@@ -24,6 +23,7 @@ from minibill.campaigns.lifecycle import CampaignRow, create_campaign, edit_camp
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, Clock, parse_time
 from minibill.core.problems import Problem
+from minibill.core.write_result import NOWHERE
 from minibill.db.ledger_sequence import Seen
 from minibill.db.readers import Reading
 from minibill.db.sqlite import sqlite3

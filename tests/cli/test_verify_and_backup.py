@@ -19,8 +19,9 @@ from click.testing import CliRunner, Result
 
 from minibill.audit import log
 from minibill.cli.main import main
-from minibill.db.connection import DatabaseLocked, FileLock, open_reader, open_writer
+from minibill.db.connection import open_reader, open_writer
 from minibill.db.file_copy import copied
+from minibill.db.file_lock import DatabaseLocked, FileLock
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
 from minibill.integrity.checks import CHECKS, violations

@@ -23,7 +23,7 @@ from minibill.core.problems import (
     InvalidTransition,
     NotReady,
 )
-from minibill.db.connection import DatabaseLocked
+from minibill.db.file_lock import DatabaseLocked
 from tests.api_client import UNIT, Api, Loop
 
 # What no method asks for: it is for people, scrapers and orchestrators.

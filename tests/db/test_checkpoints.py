@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from minibill.audit.log import Origin
 from minibill.auth.tokens import Caller
 from minibill.book import Book
+from minibill.core.write_result import Origin
 from minibill.db.connection import CHECKPOINT_PAGES, open_reader, open_writer
 from minibill.ledger.accounts import open_account
 from tests.api_client import Loop

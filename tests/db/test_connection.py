@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from minibill.book import Book
 from minibill.cli.main import main
 from minibill.db import file_lock, readers
-from minibill.db.connection import DatabaseLocked, FileLock, open_reader, open_writer
+from minibill.db.connection import open_reader, open_writer
+from minibill.db.file_lock import DatabaseLocked, FileLock
 from minibill.db.sqlite import sqlite3
 from tests.api_client import Loop
 

@@ -19,7 +19,8 @@ from minibill.cli.dev import dev_secrets, reset
 from minibill.cli.main import main
 from minibill.cli.output import Misuse
 from minibill.config import ConfigurationError
-from minibill.db.connection import FileLock, open_writer
+from minibill.db.connection import open_writer
+from minibill.db.file_lock import FileLock
 from minibill.db.files import COMPANIONS, UnsafeFile, create, open_own, open_to_read, resolve
 from tests.api_client import SECRETS
 from tests.service_process import SERVE, environment, mint, open_account, serving

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minibill.auth.revocation import forget_expired
+from minibill.api.tokens import forget_expired
 from minibill.campaigns import revocation
 from minibill.core.problems import NotReady, Overloaded
 from minibill.db import lanes
@@ -225,7 +225,7 @@ def test_the_upkeep_of_the_book_is_background_work(api: Api, lanes_used: list[La
 
 
 def test_all_revoked_tokens_that_are_old_are_forgotten_in_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minibill.auth.revocation.PRUNE_TOKENS_MAX", 2)
+    monkeypatch.setattr("minibill.api.tokens.PRUNE_TOKENS_MAX", 2)
     for number in range(5):
         done(api.post(f"/tokens/j-{number}/revoke"))
     running_us = api.book.running.now_us() + 30 * 86_400 * 1_000_000

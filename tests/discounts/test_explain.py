@@ -2,8 +2,8 @@
 
 import pytest
 
-from minibill.audit.log import Origin
 from minibill.auth.tokens import Caller
+from minibill.core.write_result import Origin
 from minibill.ledger.mint import mint
 from tests.api_client import Api, Json, done, refused
 from tests.discounts.helpers import CAPPED, GOLD, join, member, put_tiers, reasons

@@ -3,6 +3,7 @@
 import pytest
 
 from minibill.audit import log
+from minibill.core.write_result import NOWHERE
 from minibill.db.sqlite import sqlite3
 from minibill.discounts.memberships import put_membership
 from minibill.discounts.schemas import TierBody
@@ -150,7 +151,7 @@ def test_an_account_has_1000_memberships_at_most(api: Api) -> None:
                     conn, account_id=account, community_id=community, tier="gold", expires_at_us=None, now_us=now_us
                 ),
             ):
-                log.append(conn, outcome, actor_id="operator", origin=log.NOWHERE, now_us=now_us)
+                log.append(conn, outcome, actor_id="operator", origin=NOWHERE, now_us=now_us)
 
     api.loop.run(api.book.writer.run(fill))
     join(api, account, "guild", "gold")

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.core.clock import monotonic_s
 from minibill.core.problems import Overloaded
+from minibill.core.write_result import NOWHERE
 from minibill.events import feed as feed_module
 from minibill.events.feed import Feed, Told
 from minibill.events.position import Place, event_id, place_of

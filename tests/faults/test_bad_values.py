@@ -15,8 +15,8 @@ import httpx
 import msgspec
 import pytest
 
-from minibill.api.context import Route
 from minibill.api.openapi.operation import DESCRIPTIONS
+from minibill.api.routing import Route
 from minibill.app import routes
 from minibill.core.counters import Metrics
 from tests.api_client import Api, Json, done

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from minibill.auth.revocation import forget_expired
+from minibill.api.tokens import forget_expired
 from minibill.core.clock import JUMP_MAX_SECONDS_DEFAULT, US_PER_SECOND, parse_time
 from minibill.db.connection import open_reader
 from tests.api_client import Api, Json, done, refused
@@ -32,7 +32,7 @@ class Wall:
         self.us = START_US
         self.steady_us = 0
         monkeypatch.setattr("minibill.core.clock.steady_now_us", lambda: self.steady_us)
-        for module in ("minibill.clock", "minibill.auth.tokens", "minibill.auth.revocation"):
+        for module in ("minibill.clock", "minibill.auth.tokens", "minibill.api.tokens"):
             monkeypatch.setattr(f"{module}.real_now_us", lambda: self.us)
         wall = self
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from minibill.db.connection import lock_file, open_reader
+from minibill.db.connection import open_reader
+from minibill.db.file_lock import lock_file
 from minibill.integrity.checks import violations
 from tests.api_client import SECRETS, refused
 from tests.faults.system_calls import failing_calls

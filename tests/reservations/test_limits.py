@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.campaigns import lifecycle, revocation
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import NOWHERE, Outcome
 from minibill.db.sqlite import sqlite3
 from minibill.ledger import expiry, expiry_slices, reservations
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX, PENDING_MAX, POOLS_MAX

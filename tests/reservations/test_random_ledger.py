@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from minibill import book
 from minibill.api.idempotency import Key
 from minibill.api.types import Micro, encode
-from minibill.audit.log import NOWHERE
 from minibill.auth.tokens import Caller
 from minibill.book import Book, Written
 from minibill.campaigns import lifecycle, revocation
@@ -32,7 +31,7 @@ from minibill.campaigns.stats import stats_answer
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, Clock, format_time, parse_time
 from minibill.core.problems import Problem
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import NOWHERE, Outcome
 from minibill.db.connection import open_writer
 from minibill.db.ledger_sequence import Seen
 from minibill.db.readers import Readers, Reading

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from minibill.db import connection, migrations, sqlite
-from minibill.db.connection import APPLICATION_ID, DatabaseLocked, FileLock, NotABook, open_reader, open_writer
+from minibill.db.connection import APPLICATION_ID, NotABook, open_reader, open_writer
+from minibill.db.file_lock import DatabaseLocked, FileLock
 from minibill.db.migrations import Migration, MigrationRefused, all_migrations, migrate_file, schema_of
 from minibill.db.queries import sql_folder
 from minibill.db.sqlite import FLOOR, SqliteTooOld, require_floor, sqlite3

@@ -26,31 +26,6 @@ _PREFLIGHT = (
     (b"access-control-max-age", b"600"),
 )
 
-ORIGIN = re.compile(r"(https?)://([a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
-PORT_MAX = 65_535
-
-
-def parse_origins(text: str) -> frozenset[bytes]:
-    """Return the origins of a list that is separated by commas. Raises `ValueError` with what is wrong with one."""
-    return frozenset(_parse_origin(origin.strip()).encode() for origin in text.split(","))
-
-
-def _parse_origin(origin: str) -> str:
-    if origin == "*":
-        raise ValueError("must not be *: list each origin, such as https://console.example")
-    if origin == "null":
-        raise ValueError("must not hold null: any sandboxed page has that origin; serve the page from an origin of its own")
-    found = ORIGIN.fullmatch(origin)
-    if found is None or int(found[3] or 1) > PORT_MAX:
-        raise ValueError(
-            f"must be origins, separated by commas; {origin!r} is not one: write scheme://host or scheme://host:port "
-            "in lower case, with http or https, without a path or a final slash"
-        )
-    if found[3] == _DEFAULT_PORTS[found[1]]:
-        raise ValueError(f"must hold origins as browsers send them: in {origin!r} leave out the port :{found[3]}")
-    return origin
-
 
 class Cors:
     """The origins that are allowed, and the headers for them."""

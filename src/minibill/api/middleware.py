@@ -13,23 +13,15 @@ from typing import NamedTuple
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from minibill.api.access_log import about, answered
 from minibill.api.body import Headers, SentHeaders
-from minibill.api.context import (
-    CONTEXT,
-    NO_CONTENT,
-    Context,
-    Reply,
-    Route,
-    Service,
-    about,
-    answered,
-    problem_reply,
-    send_reply,
-)
+from minibill.api.context import CONTEXT, Context, Service
 from minibill.api.cors import Cors
 from minibill.api.fast_path import forget_server
 from minibill.api.paths import Paths
 from minibill.api.problem_response import method_not_allowed
+from minibill.api.response import NO_CONTENT, Reply, problem_reply, send_reply
+from minibill.api.routing import Route
 from minibill.auth.callers import PREFIXES, Kind
 from minibill.auth.client_address import ClientAddresses, canonical, rate_key
 from minibill.auth.rate_limit import Allowance, RateLimit

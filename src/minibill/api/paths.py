@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from minibill.api.context import Route
+from minibill.api.routing import Route
 from minibill.core.problems import FieldError, InvalidRequest
 
 _VARIABLE = re.compile(r"\{(\w+):str\}")

@@ -2,43 +2,12 @@
 
 from typing import Annotated
 
-import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from minibill.api.types import Answer, Body, KeptObject, PageQuery, Subject, TimeUs, one_of
-from minibill.core.write_result import Action, TargetType
+from minibill.api.types import Answer, Body, Subject, TimeUs
 
 # Ten years in one step: more is a slip.
 ADVANCE_SECONDS_MAX = 315_360_000
-
-
-class AuditQuery(PageQuery, frozen=True):
-    """An actor or target that no row has finds none; an action or kind of target that there is not is refused."""
-
-    actor_id: str | None = None
-    action: Action | None = None
-    target_type: TargetType | None = None
-    target_id: str | None = None
-    from_: TimeUs | None = msgspec.field(default=None, name="from")
-    to: TimeUs | None = None
-
-
-class AuditRow(Answer):
-    """What an admin did; `hash` is in hexadecimal digits."""
-
-    id: str
-    seq: int
-    actor_id: str
-    action: Annotated[str, one_of(Action)]
-    target_type: Annotated[str, one_of(TargetType)]
-    target_id: str
-    details: KeptObject
-    ip: str | None
-    user_agent: str | None
-    correlation_id: str | None
-    token_id: str | None
-    created_at: str
-    hash: str
 
 
 class RevokedToken(Answer):

@@ -4,11 +4,10 @@ The hash is SHA-256 over the hash of the row before and the row's columns as one
 """
 
 import hashlib
-from typing import NamedTuple
 
 import msgspec
 
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import Origin, Outcome
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
@@ -21,19 +20,6 @@ HASHED = (
 )  # fmt: skip
 
 NO_HASH = bytes(32)
-
-
-class Origin(NamedTuple):
-    """Where a request came from."""
-
-    ip: str | None
-    user_agent: str | None
-    correlation_id: str | None
-    token_id: str | None
-
-
-# Of a write that came over no wire, or of which the log is told nothing.
-NOWHERE = Origin(None, None, None, None)
 
 
 def append(conn: sqlite3.Connection, outcome: Outcome, *, actor_id: str, origin: Origin, now_us: int) -> None:

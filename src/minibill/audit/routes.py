@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from minibill.api.context import Call, Reply
 from minibill.api.openapi.operation import describe
-from minibill.api.schemas import AuditQuery, AuditRow
+from minibill.api.request import Call
+from minibill.api.response import Reply
 from minibill.api.types import optional_raw
 from minibill.audit.log import SQL
+from minibill.audit.schemas import AuditQuery, AuditRow
 from minibill.core import ids
 from minibill.core.clock import MAX_TIME_US, MIN_TIME_US, format_time
 from minibill.db.queries import Row

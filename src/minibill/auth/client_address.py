@@ -4,23 +4,10 @@ import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-# IPv4 addresses as a socket for both kinds shows them, such as ::ffff:192.0.2.7.
-_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+from minibill.core.networks import Address, parse_network
 
 # A customer of a provider gets at least this much of IPv6, with 2^64 addresses to call from.
 _PREFIX_OF_ONE_CLIENT = 64
-
-
-def parse_network(text: str) -> Network:
-    """Return a network, or a single address as one. Raises `ValueError`."""
-    network = ipaddress.ip_network(text)
-    if network.version == 6 and network.subnet_of(_MAPPED):
-        mapped = network.network_address.ipv4_mapped
-        return ipaddress.IPv4Network((int(mapped or 0), network.prefixlen - _MAPPED.prefixlen))
-    return network
 
 
 def parse_address(text: str) -> Address | None:

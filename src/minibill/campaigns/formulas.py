@@ -5,7 +5,8 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
-from minibill.api.types import Body, Decoder, Micro
+from minibill.api.decoding import Decoder
+from minibill.api.types import Body, Micro
 from minibill.core.problems import FieldError, InvalidRequest, MalformedJson
 
 BPS_PER_WHOLE = 10_000

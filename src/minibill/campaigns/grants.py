@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from minibill.api.types import Decoder, Micro, json_object, optional_raw, optional_time
+from minibill.api.decoding import Decoder, json_object
+from minibill.api.types import Micro, optional_raw, optional_time
 from minibill.campaigns import formulas
 from minibill.campaigns.lifecycle import CampaignRow, settled_campaign
 from minibill.campaigns.schemas import BatchBody, BatchResult, Grant, GrantResult

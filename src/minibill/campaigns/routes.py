@@ -3,9 +3,11 @@
 from functools import partial
 from typing import Any
 
-from minibill.api.context import Call, Reply
+from minibill.api.decoding import Decoder, json_object
 from minibill.api.openapi.operation import describe
-from minibill.api.types import Decoder, NoBody, Query, json_object
+from minibill.api.request import Call
+from minibill.api.response import Reply
+from minibill.api.types import NoBody, Query
 from minibill.campaigns.grants import grant_answer, pay_batch, read_items
 from minibill.campaigns.lifecycle import (
     SQL,

@@ -23,9 +23,10 @@ from minibill.cli.verification import (
 )
 from minibill.core.clock import Clock, format_time
 from minibill.db.anchor import begin_anchor, mark_of
-from minibill.db.connection import FileLock, NotABook, open_writer
+from minibill.db.connection import NotABook, open_writer
 from minibill.db.epochs import FIRST, Epoch, begin_epoch, issued
 from minibill.db.file_copy import copied, is_taken, put_in_place
+from minibill.db.file_lock import FileLock
 from minibill.db.files import require_own_folder, resolve
 from minibill.db.migrations import MigrationRefused
 from minibill.db.pacing import pause

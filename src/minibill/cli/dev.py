@@ -72,8 +72,9 @@ def reset(db: Path, *, sure: bool) -> None:
     that were set up for this file go on working.
     """
     # Imported when it is asked for: the completion of a command line has no use for a database.
-    from minibill.db.connection import DatabaseLocked, FileLock, NotABook, open_writer
+    from minibill.db.connection import NotABook, open_writer
     from minibill.db.file_copy import remove
+    from minibill.db.file_lock import DatabaseLocked, FileLock
     from minibill.db.files import resolve
     from minibill.db.sqlite import SqliteTooOld, sqlite3
 

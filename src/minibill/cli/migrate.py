@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
-from minibill.cli.options import database_option, reason_of, require_folder
+from minibill.cli.options import database_option, require_folder
 from minibill.cli.output import print_json
-from minibill.db.connection import DatabaseLocked, FileLock, NotABook
+from minibill.db.connection import NotABook
+from minibill.db.file_lock import DatabaseLocked, FileLock
+from minibill.db.files import reason_of
 from minibill.db.migrations import MigrationRefused, migrate_file
 from minibill.db.sqlite import SqliteTooOld, sqlite3
 

@@ -40,12 +40,3 @@ def require_folder(path: Path) -> None:
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise click.UsageError(f"there is no folder {folder} for {path.name}: make it, or name a file elsewhere")
-
-
-def reason_of(error: Exception | str, path: Path) -> str:
-    """What is wrong with a file, after a colon before which it is named: `it is not an SQLite database`."""
-    text = str(error)
-    for name in (str(path), os.path.realpath(path)):
-        if text.startswith(f"{name} "):
-            return f"it{text.removeprefix(name)}"
-    return text

@@ -1,13 +1,15 @@
 """`minibill serve`: the options of the service; server.py runs it."""
 
 import os
+import sys
+from functools import partial
 from pathlib import Path
 
 import click
 import msgspec
 
 from minibill.cli.options import database_option, require_folder
-from minibill.config import SETTINGS, ConfigurationError, SettingMissing, read_settings, unknown_variables
+from minibill.config import SETTINGS, ConfigurationError, SettingMissing, Settings, read_settings, unknown_variables
 
 
 def _settings_help() -> str:
@@ -96,4 +98,27 @@ def serve(
 
     # A laptop is where files are deleted by hand: what was lost there is said in the log, and in nobody's way.
     accept_loss = accept_loss or dev
-    run(db, host, port, settings, dev=dev, test_clock=test_clock, seed=seed, accept_loss=accept_loss)
+    run(
+        db,
+        host,
+        port,
+        settings,
+        for_people=dev or sys.stderr.isatty(),
+        test_clock=test_clock,
+        accept_loss=accept_loss,
+        prepare=partial(_prepare, db, settings, seed=seed),
+        announce=partial(development.announce, settings=settings) if dev else lambda url: None,
+    )
+
+
+async def _prepare(db: Path, settings: Settings, *, seed: bool) -> None:
+    """Put an example book into a new database, if that is asked for."""
+    if not seed:
+        return
+    # Imported for those who want it: a server has no use for it.
+    from minibill.cli.seed import BookNotEmpty, seed_book
+
+    try:
+        await seed_book(db, settings)
+    except BookNotEmpty as error:
+        raise click.UsageError(f"--seed: {error}; add --reset to begin anew") from None

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from minibill.cli.options import reason_of
 from minibill.cli.output import LOG_COLUMNS, Misuse, escaped
-from minibill.db.connection import DatabaseLocked, NotABook
+from minibill.db.connection import NotABook
+from minibill.db.file_lock import DatabaseLocked
+from minibill.db.files import reason_of
 from minibill.db.migrations import MigrationRefused
 from minibill.db.snapshot import Disturbed
 from minibill.db.sqlite import SqliteTooOld, sqlite3

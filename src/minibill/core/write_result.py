@@ -1,7 +1,7 @@
 """What an operation that writes comes to: its answer, and what the audit log says of it."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -36,3 +36,16 @@ class Outcome(msgspec.Struct, frozen=True):
     more: dict[str, Any] | None = None
     # The time of the audit row, where the operation itself moved the book's time; None: the time at which it began.
     at_us: int | None = None
+
+
+class Origin(NamedTuple):
+    """Where a request came from."""
+
+    ip: str | None
+    user_agent: str | None
+    correlation_id: str | None
+    token_id: str | None
+
+
+# Of a write that came over no wire, or of which the log is told nothing.
+NOWHERE = Origin(None, None, None, None)

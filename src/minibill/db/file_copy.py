@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from minibill.db.connection import DatabaseLocked, NotABook, open_writer
+from minibill.db.connection import NotABook, open_writer
+from minibill.db.file_lock import DatabaseLocked
 from minibill.db.files import companions_of, copy_to, create, open_own, sync
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3

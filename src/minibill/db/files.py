@@ -197,3 +197,12 @@ def _name_of(user: int) -> str:
     except KeyError:
         # As sudo takes a number, and a shell does not take it for a comment.
         return f"'#{user}'"
+
+
+def reason_of(error: Exception | str, path: Path) -> str:
+    """What is wrong with a file, after a colon before which it is named: `it is not an SQLite database`."""
+    text = str(error)
+    for name in (str(path), os.path.realpath(path)):
+        if text.startswith(f"{name} "):
+            return f"it{text.removeprefix(name)}"
+    return text

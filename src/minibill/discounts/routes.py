@@ -1,8 +1,10 @@
 """Tiers, memberships and quotes over HTTP."""
 
-from minibill.api.context import Call, Reply
+from minibill.api.decoding import Decoder
 from minibill.api.openapi.operation import describe
-from minibill.api.types import Decoder, NoAnswer, NoBody, Query
+from minibill.api.request import Call
+from minibill.api.response import Reply
+from minibill.api.types import NoAnswer, NoBody, Query
 from minibill.core.problems import AccountNotFound, FieldError, InvalidRequest, NotFound, TierNotFound
 from minibill.discounts.memberships import SQL, delete_membership, membership_answer, put_membership
 from minibill.discounts.schemas import Membership, MembershipBody, MembershipsQuery, Quote, QuoteQuery, Tiers, TiersBody

@@ -2,9 +2,11 @@
 
 import msgspec
 
-from minibill.api.context import Call, Reply
+from minibill.api.decoding import Decoder
 from minibill.api.openapi.operation import describe
-from minibill.api.types import Decoder, Query
+from minibill.api.request import Call
+from minibill.api.response import Reply
+from minibill.api.types import Query
 from minibill.core.clock import monotonic_s
 from minibill.core.problems import AccountNotFound, InvalidCursor
 from minibill.events.feed import Feed

@@ -1,8 +1,10 @@
 """Reconciliation over HTTP: the last report, and one now."""
 
-from minibill.api.context import Call, Reply
+from minibill.api.decoding import Decoder
 from minibill.api.openapi.operation import describe
-from minibill.api.types import Decoder, NoBody, Query, WriteQuery
+from minibill.api.request import Call
+from minibill.api.response import Reply
+from minibill.api.types import NoBody, Query, WriteQuery
 from minibill.db.queries import queries
 from minibill.integrity.reconciler import record
 from minibill.integrity.report import NEVER_RUN, Report

@@ -3,9 +3,11 @@
 from collections.abc import Awaitable
 from functools import partial
 
-from minibill.api.context import Call, Reply
+from minibill.api.decoding import Decoder, json_object
 from minibill.api.openapi.operation import describe
-from minibill.api.types import Decoder, Entity, Query, json_object
+from minibill.api.request import Call
+from minibill.api.response import Reply
+from minibill.api.types import Entity, Query
 from minibill.core.problems import (
     AccountNotFound,
     AmountTooLarge,
@@ -38,8 +40,10 @@ from minibill.ledger.schemas import (
     AdminReleaseBody,
     Balance,
     BalanceQuery,
+    Considered,
     Debt,
     DebtsQuery,
+    DiscountExplained,
     Entry,
     FinalizeBody,
     Finalized,
@@ -47,6 +51,7 @@ from minibill.ledger.schemas import (
     ForgivenDebt,
     HistoryQuery,
     Lot,
+    LotExplained,
     LotsQuery,
     MintBody,
     Minted,
@@ -56,6 +61,7 @@ from minibill.ledger.schemas import (
     ReservationQuery,
     ReserveBody,
     ReservedExplained,
+    ReserveExplanation,
     ReserveQuery,
 )
 from minibill.ledger.time_lookup import Place, moment
@@ -70,6 +76,21 @@ _BEFORE_ALL = 0
 
 RESERVE_REFUSALS = (AccountNotFound, InsufficientBalance, AmountTooLarge, TooManyPools, TooManyReservations, TooManyLots)
 SERVICE_RESERVE_REFUSALS = (*RESERVE_REFUSALS, BillingModeNotAllowed)
+# `?explain=true` adds the explanation to the problem.
+_NOT_ENOUGH_EXPLAINED = InsufficientBalance(
+    available_micro=70,
+    requested_micro=80,
+    list_micro=100,
+    pool_id="general",
+    explanation=ReserveExplanation(
+        DiscountExplained("100", 2_000, "20", None, "20", "80", "guild", "gold"),
+        ["availableMicro"],
+        [LotExplained("lot_0000000000001", "general", 50, None, "70", "0", "not_enough")],
+        0,
+        [Considered("guild", "gold", 2_000, True, "it gives the most: 20")],
+    ),
+)
+
 FINALIZE_REFUSALS = (ReservationNotFound, ReservationNotPending, ReservationConflict, AmountTooLarge, TooManyPools)
 RELEASE_REFUSALS = (ReservationNotFound, ReservationNotPending)
 
@@ -180,7 +201,14 @@ async def mint_credits(call: Call) -> Reply:
     )
 
 
-@describe(ReservedExplained, 201, body=ReserveBody, query=ReserveQuery, refusals=SERVICE_RESERVE_REFUSALS)
+@describe(
+    ReservedExplained,
+    201,
+    body=ReserveBody,
+    query=ReserveQuery,
+    refusals=SERVICE_RESERVE_REFUSALS,
+    examples=(_NOT_ENOUGH_EXPLAINED,),
+)
 async def reserve_any(call: Call) -> Reply:
     """Holds credits of the account that the body names."""
     body = await call.read(_RESERVE)
@@ -192,7 +220,14 @@ async def reserve_any(call: Call) -> Reply:
     return await _reserve(call, body, account_id=body.account_id)
 
 
-@describe(ReservedExplained, 201, body=ReserveBody, query=ReserveQuery, refusals=RESERVE_REFUSALS)
+@describe(
+    ReservedExplained,
+    201,
+    body=ReserveBody,
+    query=ReserveQuery,
+    refusals=RESERVE_REFUSALS,
+    examples=(_NOT_ENOUGH_EXPLAINED,),
+)
 async def reserve_for(call: Call) -> Reply:
     """Holds credits of the account that the path names; the body may name it as well."""
     body, account_id = await call.read(_RESERVE), call.segment("account_id")

@@ -12,7 +12,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -22,13 +22,12 @@ import uvicorn
 import minibill
 from minibill.app import create_app
 from minibill.book import Book
-from minibill.cli.dev import announce
-from minibill.cli.options import reason_of
 from minibill.config import Settings
 from minibill.core.clock import Clock, monotonic_s
 from minibill.db.anchor import BehindItsAnchor
-from minibill.db.connection import DatabaseLocked, NotABook, lock_file
-from minibill.db.files import companions_of, open_to_others, others_may_exchange
+from minibill.db.connection import NotABook
+from minibill.db.file_lock import DatabaseLocked, lock_file
+from minibill.db.files import companions_of, open_to_others, others_may_exchange, reason_of
 from minibill.db.migrations import MigrationRefused
 from minibill.db.mounts import is_mounted_by_itself
 from minibill.db.sqlite import SqliteTooOld, make_fast, sqlite3
@@ -59,19 +58,39 @@ BACKLOG = 2_048
 
 
 def run(
-    db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool, seed: bool, accept_loss: bool
+    db: Path,
+    host: str,
+    port: int,
+    settings: Settings,
+    *,
+    for_people: bool,
+    test_clock: bool,
+    accept_loss: bool,
+    prepare: Callable[[], Awaitable[None]],
+    announce: Callable[[str], None],
 ) -> None:
-    """Serves until a signal says to stop. What can't be opened or listened on is wrong usage."""
-    configure_logs(settings.log_level, for_people=dev or sys.stderr.isatty(), stream=sys.stderr)
+    """Serve until a signal says to stop.
+
+    `prepare` runs before the book is opened, `announce` with the URL once the service listens. Raises `click.UsageError`
+    when the database can't be opened or the address can't be bound.
+    """
+    configure_logs(settings.log_level, for_people=for_people, stream=sys.stderr)
     if not make_fast():
         log.info("SQLite is used as it comes: about a tenth slower")
     sys.setswitchinterval(SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_serve(db, host, port, settings, dev=dev, test_clock=test_clock, seed=seed, accept_loss=accept_loss))
+        runner.run(_serve(db, host, port, settings, test_clock, accept_loss, prepare, announce))
 
 
 async def _serve(
-    db: Path, host: str, port: int, settings: Settings, *, dev: bool, test_clock: bool, seed: bool, accept_loss: bool
+    db: Path,
+    host: str,
+    port: int,
+    settings: Settings,
+    test_clock: bool,
+    accept_loss: bool,
+    prepare: Callable[[], Awaitable[None]],
+    announce: Callable[[str], None],
 ) -> None:
     # From here on a signal to stop ends in a stop, also one that comes before there is a server that could hear it.
     loop, stop_asked = asyncio.get_running_loop(), asyncio.Event()
@@ -79,8 +98,7 @@ async def _serve(
         loop.add_signal_handler(signum, stop_asked.set)
     manager = Manager(os.environ)
     try:
-        if seed:
-            await _seed(db, settings)
+        await prepare()
         clock = Clock(jump_max_seconds=settings.clock_jump_seconds)
         book = await Book.open(db, clock=clock, checkpoint_pages=settings.checkpoint_pages, accept_loss=accept_loss)
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, BehindItsAnchor, sqlite3.Error, OSError) as error:
@@ -109,8 +127,7 @@ async def _serve(
         _tame_garbage_collection()
         url = _url(listener)
         click.echo(f"minibill is listening on {url}")
-        if dev:
-            announce(url, settings)
+        announce(url)
         sys.stdout.flush()
         _warn_of_exposure(book.path)
         log.info("started", extra={"version": minibill.__version__, "sqlite": sqlite3.sqlite_version, "database": str(db)})
@@ -145,16 +162,6 @@ def _warn_of_exposure(db: Path) -> None:
         log.warning(
             "the database file is a mount of its own; mount its folder", extra={"database": str(db), "reason": reason}
         )
-
-
-async def _seed(db: Path, settings: Settings) -> None:
-    # Imported for those who want it: a server has no use for it.
-    from minibill.cli.seed import BookNotEmpty, seed_book
-
-    try:
-        await seed_book(db, settings)
-    except BookNotEmpty as error:
-        raise click.UsageError(f"--seed: {error}; add --reset to begin anew") from None
 
 
 class _Server(uvicorn.Server):

@@ -5,7 +5,6 @@ import logging
 import ssl
 from typing import TYPE_CHECKING
 
-from minibill.book import Book
 from minibill.config import Settings
 from minibill.core.counters import Deliveries
 from minibill.db.queries import Row
@@ -14,6 +13,7 @@ from minibill.webhooks.endpoints import SQL, Hook
 from minibill.webhooks.url_policy import networks
 
 if TYPE_CHECKING:
+    from minibill.book import Book
     from minibill.webhooks.sender import Sender
 
 log = logging.getLogger("minibill.webhooks")
@@ -22,7 +22,7 @@ log = logging.getLogger("minibill.webhooks")
 class Courier:
     """Serves all webhooks of a book."""
 
-    def __init__(self, book: Book, settings: Settings, deliveries: Deliveries) -> None:
+    def __init__(self, book: "Book", settings: Settings, deliveries: Deliveries) -> None:
         self._book = book
         self._settings = settings
         self._deliveries = deliveries

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from minibill.api.types import encode
-from minibill.book import Book
 from minibill.config import Settings
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, monotonic_s, real_now_us
@@ -31,6 +30,7 @@ from minibill.webhooks import signing
 from minibill.webhooks.endpoints import SQL, Hook
 
 if TYPE_CHECKING:
+    from minibill.book import Book
     from minibill.webhooks.sender import Answer, Sender
 
 log = logging.getLogger("minibill.webhooks")
@@ -80,7 +80,7 @@ class _Item(msgspec.Struct, eq=False):
 class EndpointWorker:
     """Delivers to one webhook, as it was configured when this began."""
 
-    def __init__(self, book: Book, settings: Settings, sender: "Sender", deliveries: Deliveries, hook: Hook) -> None:
+    def __init__(self, book: "Book", settings: Settings, sender: "Sender", deliveries: Deliveries, hook: Hook) -> None:
         self._book = book
         self._sender = sender
         self._deliveries = deliveries

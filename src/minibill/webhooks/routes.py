@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from minibill.api.context import Call, Reply
+from minibill.api.decoding import Decoder
 from minibill.api.openapi.operation import describe
-from minibill.api.types import Decoder, NoAnswer, NoBody, Query, encode
+from minibill.api.request import Call
+from minibill.api.response import Reply
+from minibill.api.types import NoAnswer, NoBody, Query, encode
 from minibill.core.problems import FieldError, InvalidRequest, WebhookNotFound, WebhooksOff
 from minibill.events.position import Place, place_of
 from minibill.events.type_filter import read_types

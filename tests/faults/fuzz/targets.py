@@ -22,9 +22,9 @@ from unittest.mock import Mock, patch
 import msgspec
 
 from minibill.api.cursors import Cursors
+from minibill.api.decoding import Decoder, json_object
 from minibill.api.openapi.operation import DESCRIPTIONS
 from minibill.api.problem_response import problem_body
-from minibill.api.types import Decoder, json_object
 from minibill.app import create_app
 from minibill.auth.callers import Kind
 from minibill.auth.scopes import EVERYTHING

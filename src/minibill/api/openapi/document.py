@@ -8,10 +8,12 @@ import msgspec
 from msgspec import NODEFAULT
 
 import minibill
-from minibill.api.context import KEY_CHARACTERS_MAX, NO_CONTENT, Route
-from minibill.api.openapi.errors import ELSEWHERE, EXAMPLES, refusals_of
+from minibill.api.openapi.errors import ELSEWHERE, every_example, refusals_of
 from minibill.api.openapi.operation import DESCRIPTIONS, JSON, Description
 from minibill.api.problem_response import problem_body
+from minibill.api.request import KEY_CHARACTERS_MAX
+from minibill.api.response import NO_CONTENT
+from minibill.api.routing import Route
 from minibill.api.types import (
     FEED_ITEMS_MAX,
     PAGE_ITEMS_MAX,
@@ -138,7 +140,7 @@ def document(routes: Sequence[Route]) -> bytes:
         )
     for kind in ELSEWHERE:
         _refer_to_problems([kind], responses)
-    schemas |= {kind.code: _problem_schema(kind) for kind in {type(example) for example in EXAMPLES}}
+    schemas |= {kind.code: _problem_schema(kind) for kind in {type(example) for example in every_example()}}
     whole = {
         "openapi": "3.1.1",
         "info": {"title": "minibill", "version": minibill.__version__, "description": _ABOUT},
@@ -149,7 +151,9 @@ def document(routes: Sequence[Route]) -> bytes:
             "responses": responses,
             "parameters": _PARAMETERS,
             "headers": _HEADERS,
-            "examples": {name: {"summary": e.detail, "value": _as_answered(e)} for name, e in _named_examples(EXAMPLES)},
+            "examples": {
+                name: {"summary": e.detail, "value": _as_answered(e)} for name, e in _named_examples(every_example())
+            },
             "securitySchemes": {
                 "admin": _security("An admin token; `minibill token` signs one. The scope is named beside each operation."),
                 "service": _security("A service token, 5 minutes at most; `minibill token --service` signs one."),
@@ -165,10 +169,9 @@ def document(routes: Sequence[Route]) -> bytes:
 def _operation(route: Route, description: Description, schemas: dict[str, Json], responses: dict[str, Json]) -> Json:
     is_write = route.method != "GET"
     has_token = route.kind is not None
-    feature = route.handler.__module__.removeprefix("minibill.").partition(".")[0]
     summary, _, more = (route.handler.__doc__ or "").partition("\n")
     operation: Json = {
-        "operationId": f"{route.kind or 'public'}.{feature}.{route.handler.__name__}",
+        "operationId": f"{route.kind or 'public'}.{_area(route)}.{route.handler.__name__}",
         "summary": summary.rstrip("."),
         "tags": [_tag(route)],
         "security": [{route.kind: [route.scope] if route.scope else []}] if has_token else [],
@@ -220,9 +223,12 @@ def _success(route: Route, description: Description, status: int, schemas: dict[
 _STATUS_WORDS = {200: "Done, or nothing new was to be done", 201: "Made", 204: "Done; there is nothing to say"}
 
 
+def _area(route: Route) -> str:
+    return _PREFIX.sub("", route.path).split("/")[1] if route.kind else "process"
+
+
 def _tag(route: Route) -> str:
-    area = _PREFIX.sub("", route.path).split("/")[1] if route.kind else "process"
-    return f"services: {area}" if route.kind == "service" else area
+    return f"services: {_area(route)}" if route.kind == "service" else _area(route)
 
 
 def _path_parameters(route: Route) -> list[Json]:
@@ -295,7 +301,7 @@ def _refer_to_problems(kinds: list[type[Problem]], responses: dict[str, Json]) -
     name = "-".join(codes)
     if name not in responses:
         references = [{"$ref": f"#/components/schemas/{code}"} for code in codes]
-        examples = [n for n, example in _named_examples(EXAMPLES) if example.code in codes]
+        examples = [n for n, example in _named_examples(every_example()) if example.code in codes]
         names = [*_EVERYWHERE, *dict.fromkeys(header for kind in kinds for header in _HEADERS_OF.get(kind.status, ()))]
         responses[name] = {
             "description": "; ".join(kind.title for kind in kinds),
@@ -324,7 +330,7 @@ _HEADERS_OF = {
 
 def _problem_schema(kind: type[Problem]) -> Json:
     facts: Json = {}
-    for example in EXAMPLES:
+    for example in every_example():
         if type(example) is kind:
             facts |= {name: _of_value(name, value) for name, value in _as_answered(example).items()}
             facts |= {

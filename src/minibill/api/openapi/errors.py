@@ -1,6 +1,6 @@
 """Refusals as `GET /schema` tells them: those that many requests share, and an example of each code."""
 
-from minibill.api.openapi.operation import Description
+from minibill.api.openapi.operation import DESCRIPTIONS, Description
 from minibill.core.problems import (
     AccountNotFound,
     AmountTooLarge,
@@ -47,7 +47,6 @@ from minibill.core.problems import (
     WebhookNotFound,
     WebhooksOff,
 )
-from minibill.ledger.schemas import Considered, DiscountExplained, LotExplained, ReserveExplanation
 
 Kinds = tuple[type[Problem], ...]
 
@@ -78,14 +77,6 @@ def refusals_of(description: Description, *, has_token: bool, has_scope: bool, i
     return sorted(dict.fromkeys(kinds), key=lambda kind: kind.status)
 
 
-def _explained(refusal: InsufficientBalance) -> InsufficientBalance:
-    discount = DiscountExplained("100", 2_000, "20", None, "20", "80", "guild", "gold")
-    lot = LotExplained("lot_0000000000001", "general", 50, None, "70", "0", "not_enough")
-    considered = [Considered("guild", "gold", 2_000, True, "it gives the most: 20")]
-    refusal.facts["explanation"] = ReserveExplanation(discount, ["availableMicro"], [lot], 0, considered)
-    return refusal
-
-
 _A_GRANT = {"path": "grants[3].amountMicro", "amountMicro": "60000000"}
 
 # What each code is answered with; one with other facts has another example. Whatever is answered, its facts are among these.
@@ -104,7 +95,6 @@ EXAMPLES: tuple[Problem, ...] = (
     InvalidIdempotencyKey("expected one key of 1 to 255 visible ASCII characters"),
     Unauthorized(),
     InsufficientBalance(available_micro=70, requested_micro=100, list_micro=100, pool_id="general"),
-    _explained(InsufficientBalance(available_micro=70, requested_micro=80, list_micro=100, pool_id="general")),
     InsufficientScope("admin:mint:write"),
     BillingModeNotAllowed("soft", ("live",)),
     NotFound("nothing is at this path"),
@@ -192,3 +182,9 @@ EXAMPLES: tuple[Problem, ...] = (
     StorageFull(),
     NotReady("the service is stopping"),
 )
+
+
+def every_example() -> tuple[Problem, ...]:
+    """Return all examples, with those of single operations; one that several operations share comes once."""
+    own = {id(example): example for description in DESCRIPTIONS.values() for example in description.examples}
+    return (*EXAMPLES, *own.values())

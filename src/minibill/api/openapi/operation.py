@@ -23,6 +23,7 @@ class Description(NamedTuple):
     query: type[Query] | None
     refusals: tuple[type[Problem], ...]
     media_type: str
+    examples: tuple[Problem, ...]
 
     @property
     def is_page(self) -> bool:
@@ -40,14 +41,15 @@ def describe(
     query: type[Query] | None = None,
     refusals: tuple[type[Problem], ...] = (),
     media_type: str = JSON,
+    examples: tuple[Problem, ...] = (),
 ) -> Callable[[H], H]:
     """Describes the handler that follows: `@describe(Minted, 201, 200, body=MintBody, refusals=(AccountNotFound,))`.
 
-    Without a status it is 200. `refusals` are those of its own.
+    Without a status it is 200. `refusals` are those of its own, `examples` problems with extensions that only it sends.
     """
 
     def described(handler: H) -> H:
-        DESCRIPTIONS[handler] = Description(answer, statuses or (200,), body, query, refusals, media_type)
+        DESCRIPTIONS[handler] = Description(answer, statuses or (200,), body, query, refusals, media_type, examples)
         return handler
 
     return described

@@ -3,8 +3,10 @@
 import asyncio
 from functools import lru_cache
 
-from minibill.api.context import Call, Reply, Route
 from minibill.api.openapi.operation import describe
+from minibill.api.request import Call
+from minibill.api.response import Reply
+from minibill.api.routing import Route
 
 
 @describe(dict)

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import TypeVar
 
-from minibill.api.schemas import AcceptedClock, AuditRow, Now, RevokedToken, RevokedTokens
+from minibill.api.schemas import AcceptedClock, Now, RevokedToken, RevokedTokens
+from minibill.audit.schemas import AuditRow
 from minibill.client._async.accounts import AsyncAccounts
 from minibill.client._async.campaigns import AsyncCampaigns
 from minibill.client._async.events import AsyncFeed

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TypeVar
 
-from minibill.api.schemas import AcceptedClock, AuditRow, Now, RevokedToken, RevokedTokens
+from minibill.api.schemas import AcceptedClock, Now, RevokedToken, RevokedTokens
+from minibill.audit.schemas import AuditRow
 from minibill.client._sync.accounts import Accounts
 from minibill.client._sync.campaigns import Campaigns
 from minibill.client._sync.events import Feed

@@ -1,9 +1,11 @@
 """Revoking tokens: one by its id, or all of a `sub` that were issued before a time, until they would have expired anyway."""
 
-from minibill.api.context import Call, Reply
+from minibill.api.decoding import Decoder
 from minibill.api.openapi.operation import describe
+from minibill.api.request import Call
+from minibill.api.response import Reply
 from minibill.api.schemas import RevokedToken, RevokedTokens, RevokeTokensBody
-from minibill.api.types import Decoder, NoBody
+from minibill.api.types import NoBody
 from minibill.auth.tokens import CLOCK_SKEW_SECONDS, SERVICE_TOKEN_MAX_TTL, TOKEN_ID_CHARACTERS_MAX
 from minibill.config import Settings
 from minibill.core.clock import US_PER_SECOND, format_time, real_now_us
