@@ -1,6 +1,6 @@
 """`minibill serve` on a disk that fails from the moment at which a file is there.
 
-python -m tests.faults.serve_and_fail KIND FILE --db book.db …      KIND: read, write, sync, truncate, delete, create
+python -m tests.faults.serve_with_faults KIND FILE --db book.db …      KIND: read, write, sync, truncate, delete, create
 """
 
 import sys

@@ -32,7 +32,7 @@ class Wall:
         self.us = START_US
         self.steady_us = 0
         monkeypatch.setattr("minibill.core.clock.steady_now_us", lambda: self.steady_us)
-        for module in ("minibill.clock", "minibill.auth.tokens", "minibill.api.tokens"):
+        for module in ("minibill.core.clock", "minibill.auth.tokens", "minibill.api.tokens"):
             monkeypatch.setattr(f"{module}.real_now_us", lambda: self.us)
         wall = self
 

@@ -162,7 +162,7 @@ def test_a_process_that_can_not_know_what_was_written_ends(
     vfs.watch(None)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     told = tmp_path / "fail"
-    with serving(tmp_path / NAME, serve=[sys.executable, "-m", "tests.faults.serve_and_fail", kind, str(told)]) as server:
+    with serving(tmp_path / NAME, serve=[sys.executable, "-m", "tests.faults.serve_with_faults", kind, str(told)]) as server:
         account = open_account(server)
         ends_and_is_asked_again(server, account, tmp_path / NAME, fail=told.touch)
     said = [line for line in capfd.readouterr().err.splitlines() if "critical" in line]

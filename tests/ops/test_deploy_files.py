@@ -78,7 +78,7 @@ def test_the_unit_keeps_its_secrets_out_of_itself() -> None:
 def test_the_service_makes_no_call_that_the_unit_forbids(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     script = (
-        "import sys; from pathlib import Path; from tests.serving import serving, open_account, mint\n"
+        "import sys; from pathlib import Path; from tests.service_process import serving, open_account, mint\n"
         "with serving(Path(sys.argv[1])) as server:\n"
         "    account = open_account(server)\n"
         "    assert [mint(server, account, n) for n in range(20)] == [201] * 20\n"

@@ -24,8 +24,8 @@ Pretend = Callable[..., None]
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """As if these were all migrations of this version."""
 
-    def pretend(*migrations: Migration) -> None:
-        monkeypatch.setattr(migrations, "all_migrations", lambda: list(migrations))
+    def pretend(*pretended: Migration) -> None:
+        monkeypatch.setattr(migrations, "all_migrations", lambda: list(pretended))
 
     return pretend
 
