@@ -13,7 +13,7 @@ test: .venv/installed  ## all tests
 torture: .venv/installed  ## the tests of faults and attacks at full length: hours; `make torture T=kill` runs some
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes \
 		-r tests/faults/fuzz/requirements.lock || echo "No fuzzing: this Python has no wheel of the fuzzer here." >&2
-	$(BIN)/pytest tests/faults --torture -k "$(T)"
+	$(BIN)/pytest tests/faults --long -k "$(T)"
 
 lint: .venv/installed  ## style and types, and whether a dependency is known to be vulnerable
 	$(BIN)/ruff format --check src tests bench docs/example

@@ -16,7 +16,7 @@ from minibill.api.idempotency import Key
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.grants import Item, pay_batch
-from minibill.campaigns.lifecycle import create_campaign, move_campaign
+from minibill.campaigns.lifecycle import create_campaign, transition_campaign
 from minibill.core import ids
 from minibill.core.write_result import NOWHERE
 from minibill.ledger.accounts import open_account
@@ -79,7 +79,7 @@ class Filler:
             budget_micro=CEILING_MICRO, grant_formula="fixed_amount", grant_config=None, pool_id="general",
             per_wallet_cap_micro=CEILING_MICRO, starts_at_us=None, expires_at_us=None, grant_ttl_seconds=None,
         )  # fmt: skip
-        await self.write(move_campaign, campaign_id=made["id"], verb="activate")
+        await self.write(transition_campaign, campaign_id=made["id"], verb="activate")
         campaign: str = made["id"]
         return campaign
 
@@ -136,6 +136,6 @@ async def _bytes_each(db: Path, count: int, *, with_keys: bool) -> dict[str, flo
 
 def _size(book: Book) -> int:
     """The bytes of the file once its log would be folded into it."""
-    pages: int = book.readers.look_up(lambda conn: conn.execute("PRAGMA page_count").fetchone()[0])
-    page_bytes: int = book.readers.look_up(lambda conn: conn.execute("PRAGMA page_size").fetchone()[0])
+    pages: int = book.readers.point_read(lambda conn: conn.execute("PRAGMA page_count").fetchone()[0])
+    page_bytes: int = book.readers.point_read(lambda conn: conn.execute("PRAGMA page_size").fetchone()[0])
     return pages * page_bytes

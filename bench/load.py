@@ -20,7 +20,7 @@ ANSWER_SECONDS_MAX = 15
 RECEIVE_BYTES = 262_144
 
 
-class Answer(NamedTuple):
+class ResponseBody(NamedTuple):
     status: int
     body: bytes
 
@@ -50,7 +50,7 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=answer_seconds_max)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def ask(self, request: bytes) -> Answer:
+    def ask(self, request: bytes) -> ResponseBody:
         self.socket.sendall(request)
         received = b""
         while not _is_whole(received):
@@ -59,7 +59,7 @@ class Connection:
                 raise Unfit("the server closed a connection")
             received += part
         head, _, body = received.partition(b"\r\n\r\n")
-        return Answer(int(head[9:12]), body)
+        return ResponseBody(int(head[9:12]), body)
 
     def close(self) -> None:
         self.socket.close()

@@ -18,7 +18,7 @@ from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.grants import pay_batch, read_items
-from minibill.campaigns.lifecycle import create_campaign, move_campaign
+from minibill.campaigns.lifecycle import create_campaign, transition_campaign
 from minibill.campaigns.schemas import BatchBody
 from minibill.core.write_result import Origin
 
@@ -119,7 +119,7 @@ class InProcess:
         )  # fmt: skip
         campaign_id: str = msgspec.json.decode(answer.body)["id"]
         activation = self._book.write(
-            move_campaign, caller=self._caller, origin=self._origin, campaign_id=campaign_id, verb="activate"
+            transition_campaign, caller=self._caller, origin=self._origin, campaign_id=campaign_id, verb="activate"
         )
         self._run(activation)
         return campaign_id

@@ -21,7 +21,7 @@ from bench.sizes import Sizes
 from minibill.audit import log
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
-from minibill.campaigns.lifecycle import CampaignRow, campaign_answer
+from minibill.campaigns.lifecycle import CampaignRow, campaign_response
 from minibill.config import read_settings
 from minibill.core import ids
 from minibill.core.write_result import NOWHERE
@@ -247,7 +247,7 @@ def _audit_rows(count: int) -> Iterator[tuple[object, ...]]:
         1, "Bench", None, "loyalty", "active", budget, 0, "fixed_amount", None, "general", GRANT, None, None, None, 0, "op",
         1000, 1000,
     )  # fmt: skip
-    made = msgspec.json.encode({"before": None, "after": campaign_answer(campaign, now_us=1000)}).decode()
+    made = msgspec.json.encode({"before": None, "after": campaign_response(campaign, now_us=1000)}).decode()
     row: tuple[object, ...] = (
         1, 1, "op", "campaign.create", "campaign", ids.encode(ids.CAMPAIGN, 1), made, None, None, None, None, 1000,
     )  # fmt: skip

@@ -26,7 +26,7 @@ from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
 from minibill.core import ids
-from minibill.core.write_result import NOWHERE, Outcome
+from minibill.core.write_result import NOWHERE, WriteResult
 from minibill.db.connection import open_writer
 from minibill.db.lanes import QUEUE_MAX
 from minibill.db.queries import queries
@@ -172,7 +172,7 @@ class _Recorder:
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
-        self.remembered: dict[str, Any] = {}
+        self.cached: dict[str, Any] = {}
         self.ran: list[tuple[Callable[[sqlite3.Connection], Callable[..., sqlite3.Cursor]], str, Sequence[Any]]] = []
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
@@ -207,7 +207,7 @@ def _run_pairs(conn: sqlite3.Connection, pairs: int) -> None:
     now_us = LEDGER.newest_time.one(conn)
     assert now_us is not None
 
-    def run(operation: Callable[..., Outcome], name: str, **arguments: object) -> Any:
+    def run(operation: Callable[..., WriteResult], name: str, **arguments: object) -> Any:
         key = Key(CALLER.name, name, name.ljust(32).encode())
         assert idempotency.find(conn, key) is None
         outcome = operation(conn, now_us=now_us[0], ceiling_micro=CEILING_MICRO, **arguments)

@@ -166,7 +166,7 @@ class Api:
 
     def get(self, path: str, **query: Any) -> Json:
         """The JSON of a read that succeeds."""
-        return done(self.call("GET", path, **query))
+        return ok(self.call("GET", path, **query))
 
     def post(self, path: str, body: Json = None, **options: Any) -> httpx.Response:
         return self.call("POST", path, body, **options)
@@ -175,20 +175,20 @@ class Api:
 
     def account(self, *amounts: int, **mint: Json) -> str:
         """A new account with a lot of each amount."""
-        account: str = done(self.post("/accounts", {"entityType": "person", "entityId": uuid.uuid4().hex}))["id"]
+        account: str = ok(self.post("/accounts", {"entityType": "person", "entityId": uuid.uuid4().hex}))["id"]
         for amount in amounts:
             self.mint(account, amount, **mint)
         return account
 
     def mint(self, account: str, amount_micro: int, **body: Json) -> Json:
-        return done(self.post(f"/accounts/{account}/mint", {"amountMicro": str(amount_micro), **body}))
+        return ok(self.post(f"/accounts/{account}/mint", {"amountMicro": str(amount_micro), **body}))
 
     def available(self, account: str, pool: str = "general", **query: object) -> int:
         balance = self.get(f"/accounts/{account}/balance", poolId=pool, **query)
         return int(balance["totalAvailableMicro"])
 
     def advance(self, seconds: int) -> None:
-        done(self.post("/clock/advance", {"seconds": seconds}))
+        ok(self.post("/clock/advance", {"seconds": seconds}))
 
     def pass_time(self, seconds: int) -> None:
         """Time goes on without a sweep."""
@@ -217,7 +217,7 @@ class Api:
 
     def reserve(self, account: str, amount_micro: int, **body: Json) -> str:
         """A new reservation."""
-        reservation: str = done(self.ask_to_reserve(account, amount_micro, **body), 201)["reservationId"]
+        reservation: str = ok(self.ask_to_reserve(account, amount_micro, **body), 201)["reservationId"]
         return reservation
 
     def finalize(self, reservation: str, cost_micro: int, **options: Any) -> httpx.Response:
@@ -230,7 +230,7 @@ class Api:
     # --- campaigns ---
 
     def draft(self, budget_micro: int = 100 * UNIT, **body: Json) -> str:
-        campaign: str = done(
+        campaign: str = ok(
             self.post(
                 "/campaigns",
                 {"name": "Airdrop", "campaignType": "reverse_airdrop", "budgetMicro": str(budget_micro), **body},
@@ -241,7 +241,7 @@ class Api:
     def campaign(self, budget_micro: int = 100 * UNIT, **body: Json) -> str:
         """A new active campaign."""
         campaign = self.draft(budget_micro, **body)
-        done(self.post(f"/campaigns/{campaign}/activate"))
+        ok(self.post(f"/campaigns/{campaign}/activate"))
         return campaign
 
     def batch(self, campaign: str, *items: Json, force: bool | None = None, **options: Any) -> httpx.Response:
@@ -287,13 +287,13 @@ class Api:
         assert self.everything() == before
 
 
-def done(response: httpx.Response, *statuses: int) -> Json:
+def ok(response: httpx.Response, *statuses: int) -> Json:
     """The JSON of an answer that must be a success."""
     assert response.status_code in (statuses or (200, 201)), f"{response.status_code} {response.text}"
     return response.json()
 
 
-def refused(response: httpx.Response, status: int, code: str, *paths: str) -> Json:
+def problem_of(response: httpx.Response, status: int, code: str, *paths: str) -> Json:
     """The problem of an answer that must be this refusal, at these paths."""
     assert response.headers["content-type"] == "application/problem+json", response.text
     problem = response.json()

@@ -12,34 +12,34 @@ from minibill.integrity.checks import violations
 from tests.api_client import Api, Loop
 from tests.reservations.cache_checks import misremembered
 
-FIGURES = pytest.StashKey[list[str]]()
+RECORDS = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--torture", action="store_true", help="run the tests of faults at full length (make torture)")
+    parser.addoption("--long", action="store_true", help="run the tests of faults at full length (make torture)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if config.getoption("--torture"):
+    if config.getoption("--long"):
         terminalreporter.section("figures")
-        for line in config.stash.get(FIGURES, []):
+        for line in config.stash.get(RECORDS, []):
             terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
-def torture(request: pytest.FixtureRequest) -> bool:
+def long(request: pytest.FixtureRequest) -> bool:
     """Whether a test of faults runs at full length."""
-    return bool(request.config.getoption("--torture"))
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture
-def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def record(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Notes what a test measured or counted; `make torture` prints all of it at the end."""
 
-    def figure(line: str) -> None:
-        request.config.stash.setdefault(FIGURES, []).append(f"{request.node.name}: {line}")
+    def record(line: str) -> None:
+        request.config.stash.setdefault(RECORDS, []).append(f"{request.node.name}: {line}")
 
-    return figure
+    return record
 
 
 @pytest.fixture(scope="session")

@@ -6,19 +6,21 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar
+from litestar import Request as LitestarRequest
+from litestar import Response as LitestarResponse
 from litestar.types import ASGIApp
 
 from minibill.api import clock, health, tokens
 from minibill.api.access_log import answered
-from minibill.api.context import CONTEXT, Context, Service
+from minibill.api.context import CONTEXT, AppState, Context
 from minibill.api.cursors import Cursors
-from minibill.api.middleware import Gate
+from minibill.api.middleware import RequestMiddleware
 from minibill.api.openapi import routes as schema
-from minibill.api.response import problem_reply
+from minibill.api.response import problem_response
 from minibill.api.routing import Handler, Route
 from minibill.audit import routes as audit
-from minibill.auth.callers import Kind
+from minibill.auth.callers import CallerKind
 from minibill.auth.scopes import (
     ACCOUNTS_WRITE,
     CAMPAIGNS_WRITE,
@@ -122,15 +124,15 @@ _TYPE = re.compile(r":str(?=\})")
 
 def create_app(book: Book, settings: Settings, *, has_test_clock: bool = False) -> ASGIApp:
     """The service on an open book, as an ASGI application; its background jobs run while its lifespan does."""
-    return app_of(make_service(book, settings, has_test_clock=has_test_clock))
+    return app_of(make_state(book, settings, has_test_clock=has_test_clock))
 
 
-def app_of(service: Service) -> ASGIApp:
+def app_of(state: AppState) -> ASGIApp:
     """The same of what its handlers work with."""
 
     @contextlib.asynccontextmanager
     async def jobs(_: Litestar) -> AsyncIterator[None]:
-        task = asyncio.create_task(run_jobs(service))
+        task = asyncio.create_task(run_jobs(state))
         try:
             yield
         finally:
@@ -139,27 +141,27 @@ def app_of(service: Service) -> ASGIApp:
                 await task
 
     app = Litestar(
-        route_handlers=[route.for_litestar() for route in service.routes],
+        route_handlers=[route.for_litestar() for route in state.routes],
         exception_handlers={Exception: _render},
         lifespan=[jobs],
         openapi_config=None,
         logging_config=None,
     )
-    return Gate(app, service, direct=[route for route in service.routes if route.handler in HOT])
+    return RequestMiddleware(app, state, direct=[route for route in state.routes if route.handler in HOT])
 
 
-def make_service(book: Book, settings: Settings, *, has_test_clock: bool = False) -> Service:
+def make_state(book: Book, settings: Settings, *, has_test_clock: bool = False) -> AppState:
     """What handlers work with, on an open book."""
     verifier = TokenVerifier(settings)
     verifier.replace_denied(book.denied_tokens())
     metrics = Metrics()
-    return Service(book, settings, verifier, Cursors(settings), has_test_clock, metrics, routes(metrics))
+    return AppState(book, settings, verifier, Cursors(settings), has_test_clock, metrics, routes(metrics))
 
 
 def routes(metrics: Metrics) -> tuple[Route, ...]:
     """Every route, with its counters."""
 
-    def route(method: str, path: str, handler: Handler, kind: Kind | None, scope: str | None) -> Route:
+    def route(method: str, path: str, handler: Handler, kind: CallerKind | None, scope: str | None) -> Route:
         return Route(method, path, handler, kind, scope, metrics.tally(method, _TYPE.sub("", path)))
 
     found = [route(method, f"/admin/billing{path}", handler, "admin", scope) for method, path, handler, scope in ADMIN]
@@ -168,10 +170,10 @@ def routes(metrics: Metrics) -> tuple[Route, ...]:
     return tuple(found)
 
 
-def _render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def _render(request: LitestarRequest[Any, Any, Any], error: Exception) -> LitestarResponse[bytes]:
     """What the framework itself refuses: an unknown path, another method."""
     context: Context = request.scope[CONTEXT]  # type: ignore[literal-required]
-    reply = problem_reply(error, context)
-    answered(request.scope, context, context.service.metrics.unrouted, reply.status)
+    reply = problem_response(error, context)
+    answered(request.scope, context, context.state.metrics.unrouted, reply.status)
     headers = (reply.headers or {}) | {name.decode(): value.decode() for name, value in context.headers}
-    return Response(reply.body, status_code=reply.status, media_type=reply.media_type.decode(), headers=headers)
+    return LitestarResponse(reply.body, status_code=reply.status, media_type=reply.media_type.decode(), headers=headers)

@@ -7,12 +7,12 @@ import asyncio
 import logging
 from functools import partial
 
-from minibill.api.context import Service
+from minibill.api.context import AppState
 from minibill.api.tokens import forget_expired
 from minibill.core.clock import monotonic_s
 from minibill.core.problems import Problem
 from minibill.db.slices import in_steps
-from minibill.webhooks.dispatcher import Courier
+from minibill.webhooks.dispatcher import WebhookDispatcher
 
 log = logging.getLogger("minibill.jobs")
 
@@ -29,63 +29,63 @@ RECONCILE_AGAIN_SECONDS = 60
 DELIVER_AGAIN_SECONDS = 5
 
 
-async def run_jobs(service: Service) -> None:
+async def run_jobs(state: AppState) -> None:
     """Runs until it is cancelled; a job that fails is logged and tried again at its next time."""
     async with asyncio.TaskGroup() as jobs:
-        jobs.create_task(_settle_and_prune(service))
-        jobs.create_task(_link(service))
-        jobs.create_task(_deliver(service))
-        if service.settings.reconcile_seconds:
-            jobs.create_task(_reconcile(service))
+        jobs.create_task(_settle_and_prune(state))
+        jobs.create_task(_link(state))
+        jobs.create_task(_deliver(state))
+        if state.settings.reconcile_seconds:
+            jobs.create_task(_reconcile(state))
 
 
-async def _settle_and_prune(service: Service) -> None:
+async def _settle_and_prune(state: AppState) -> None:
     pruned_s = monotonic_s()
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
-            await service.book.try_to_write()
-            await service.book.sweep()
+            await state.book.probe_if_failing()
+            await state.book.sweep()
             if monotonic_s() - pruned_s >= PRUNE_SECONDS:
                 pruned_s = monotonic_s()
-                await service.book.prune()
-                running_us = service.book.running.now_us()
-                forget = in_steps(partial(forget_expired, settings=service.settings, running_us=running_us))
-                while await service.book.in_background(forget):
+                await state.book.prune()
+                running_us = state.book.running.now_us()
+                forget = in_steps(partial(forget_expired, settings=state.settings, running_us=running_us))
+                while await state.book.in_background(forget):
                     pass
-                service.verifier.replace_denied(service.book.denied_tokens())
+                state.verifier.replace_denied(state.book.denied_tokens())
         except Problem as problem:
             log.warning("a background job was put off", extra={"reason": problem.detail})
         except Exception:
             log.exception("a background job failed")
 
 
-async def _link(service: Service) -> None:
+async def _link(state: AppState) -> None:
     while True:
         await asyncio.sleep(LINK_SECONDS)
         try:
-            await service.book.link()
+            await state.book.link()
         except Problem as problem:
             log.warning("the chain was put off", extra={"reason": problem.detail})
         except Exception:
             log.exception("the chain can't be continued")
 
 
-async def _deliver(service: Service) -> None:
+async def _deliver(state: AppState) -> None:
     while True:
         try:
-            await Courier(service.book, service.settings, service.metrics.deliveries).run()
+            await WebhookDispatcher(state.book, state.settings, state.metrics.deliveries).run()
         except Exception:
             log.exception("webhooks were not served")
             await asyncio.sleep(DELIVER_AGAIN_SECONDS)
 
 
-async def _reconcile(service: Service) -> None:
+async def _reconcile(state: AppState) -> None:
     """Reconciles once the last one, of this process or the one before, is older than the setting says.
 
     Where there is none, that time counts from when the book was made. It waits by a clock that does not jump.
     """
-    book, period_s = service.book, service.settings.reconcile_seconds
+    book, period_s = state.book, state.settings.reconcile_seconds
     while True:
         try:
             if (wait_s := period_s - book.reconciler.age_s()) > 0:

@@ -19,22 +19,22 @@ from minibill.api.types import encode
 from minibill.audit import log as audit_log
 from minibill.auth.tokens import Caller, Denied
 from minibill.campaigns.lifecycle import expire_campaigns
-from minibill.core.clock import Clock, RunningTime, monotonic_s
+from minibill.core.clock import Clock, ServiceUptime, monotonic_s
 from minibill.core.counters import Sweeps
 from minibill.core.problems import InternalError, Problem
-from minibill.core.write_result import Origin, Outcome
-from minibill.db.anchor import Anchor
+from minibill.core.write_result import Origin, WriteResult
+from minibill.db.anchor import CommitAnchor
 from minibill.db.connection import CHECKPOINT_PAGES, open_writer
 from minibill.db.epochs import current_epoch
-from minibill.db.file_lock import FileLock, Places
+from minibill.db.file_lock import FileIdentity, FileLock
 from minibill.db.lanes import Lane
-from minibill.db.ledger_sequence import Seen
+from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.migrations import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
 from minibill.db.slices import in_steps
 from minibill.db.sqlite import sqlite3
-from minibill.db.wal import make_lasting
+from minibill.db.wal import resync_wal
 from minibill.db.write_task import Operation
 from minibill.db.writer import Writer
 from minibill.events.feed import Feed
@@ -88,7 +88,7 @@ class Book:
         path: Path,
         lock: FileLock,
         conn: sqlite3.Connection,
-        anchor: Anchor,
+        anchor: CommitAnchor,
         writer: Writer,
         readers: Readers,
         clock: Clock,
@@ -97,7 +97,7 @@ class Book:
     ) -> None:
         self.path = path
         self.clock = clock
-        self.running = RunningTime(newest_running_time_us(conn))
+        self.running = ServiceUptime(newest_running_time_us(conn))
         self.readers = readers
         self.writer = writer
         self.feed = Feed(readers, writer)
@@ -138,26 +138,26 @@ class Book:
             conn = open_writer(path, checkpoint_pages=checkpoint_pages)
             stack.callback(conn.close)
             migrate(conn)
-            make_lasting(conn, path)
-            anchor = Anchor(path, conn, accept_loss=accept_loss)
+            resync_wal(conn, path)
+            anchor = CommitAnchor(path, conn, accept_loss=accept_loss)
             stack.callback(anchor.close)
             clock = clock or Clock()
             clock.not_before(newest_time_us(conn))
             readers = await Readers.open(path)
             stack.pop_all()
-        writer = Writer(conn, path, on_unknown_outcome=on_unknown_outcome, anchor=anchor, moved=Places(path).moved)
+        writer = Writer(conn, path, on_unknown_outcome=on_unknown_outcome, anchor=anchor, moved=FileIdentity(path).moved)
         return cls(path, lock, conn, anchor, writer, readers, clock, checkpoints=checkpoint_pages > 0)
 
     async def write(
         self,
-        operation: Callable[..., Outcome],
+        operation: Callable[..., WriteResult],
         /,
         *,
         caller: Caller,
         origin: Origin,
         key: idempotency.Key | None = None,
         dry_run: bool = False,
-        seen: Seen | None = None,
+        observed: SequenceTracker | None = None,
         bulk: bool = False,
         **arguments: object,
     ) -> Written:
@@ -173,8 +173,8 @@ class Book:
         Overdue items of the accounts that it touches expire first, in slices of their own. An error or a dry run rolls none
         of them back.
 
-        `seen` is told how far the ledger was, of a refusal too. An answer that is given again tells of now and not of the
-        first time: whoever asks again wants to read on from there, and who asks later is never told less.
+        `observed` receives the ledger sequence that this request observed, also when it fails. A replayed response gets the
+        current sequence, so a client never sees it go backwards.
         """
         # The key that this request keeps from others while it is done in part.
         held = ("", "")
@@ -202,18 +202,18 @@ class Book:
         is_begun = False
         try:
             lane = Lane.BULK if bulk else Lane.REQUEST
-            ran = await self.writer.run(run, keep=not dry_run, seen=seen, lane=lane)
+            ran = await self.writer.run(run, keep=not dry_run, observed=observed, lane=lane)
             if isinstance(ran, ExpiryDue):
-                ran = await self._slices.run(run, ran, keep=not dry_run, seen=seen, lane=lane)
+                ran = await self._slices.run(run, ran, keep=not dry_run, observed=observed, lane=lane)
             while (more := ran[1]) is not None:
                 is_begun = not dry_run
                 arguments |= more
-                ran = await self._go_on(run, keep=not dry_run, seen=seen)
+                ran = await self._go_on(run, keep=not dry_run, observed=observed)
         except Exception as error:
             if not is_begun:
                 raise
             problem = error if isinstance(error, Problem) else InternalError()
-            raise problem.after_a_part() from error
+            raise problem.as_partially_applied() from error
         finally:
             self._under_way.pop(held, None)
         written = ran[0]
@@ -225,11 +225,13 @@ class Book:
             idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
         return idempotency.find(conn, key)
 
-    async def _go_on(self, run: "Callable[..., _Ran | ExpiryDue]", *, keep: bool, seen: Seen | None) -> "_Ran":
+    async def _go_on(
+        self, run: "Callable[..., _Ran | ExpiryDue]", *, keep: bool, observed: SequenceTracker | None
+    ) -> "_Ran":
         """Run a further transaction of a long operation."""
-        ran = await self.writer.run(run, keep=keep, seen=seen, lane=Lane.BACKGROUND)
+        ran = await self.writer.run(run, keep=keep, observed=observed, lane=Lane.BACKGROUND)
         if isinstance(ran, ExpiryDue):
-            ran = await self._slices.run(run, ran, keep=keep, seen=seen, lane=Lane.BACKGROUND)
+            ran = await self._slices.run(run, ran, keep=keep, observed=observed, lane=Lane.BACKGROUND)
         return ran
 
     async def in_background(self, operation: Operation[T]) -> T:
@@ -254,15 +256,15 @@ class Book:
 
     async def link(self, *, until_s: float = math.inf) -> None:
         """Adds to the chain what it does not cover yet, a slice at a time; stops at that time, which is monotonic."""
-        while monotonic_s() < until_s and await self.in_background(hash_chain.link):
+        while monotonic_s() < until_s and await self.in_background(hash_chain.append_link):
             pass
 
-    async def try_to_write(self) -> None:
+    async def probe_if_failing(self) -> None:
         """When the last writes could not be made: tries one that changes nothing, so that it shows when they can again."""
-        if self.writer.hindrance is not None:
-            await self.write_nothing()
+        if self.writer.last_error is not None:
+            await self.probe_write()
 
-    async def write_nothing(self) -> None:
+    async def probe_write(self) -> None:
         """Writes a row and takes it back: answers once that is on disk, and raises what any write would raise."""
         await self.writer.run(_write_nothing)
 
@@ -280,12 +282,12 @@ class Book:
 
     def kept_answer(self, key: idempotency.Key) -> idempotency.Kept | None:
         """The answer that a write with this key was given before; raises `IdempotencyKeyReused`."""
-        return self.readers.look_up(lambda conn: idempotency.find(conn, key))
+        return self.readers.point_read(lambda conn: idempotency.find(conn, key))
 
     def denied_tokens(self) -> Denied:
         """The tokens that were revoked. Read at once, so that none is revoked between reading and using it."""
-        token_ids = frozenset(token_id for token_id, _ in self.readers.at_once(REQUESTS.revoked_tokens))
-        return Denied(token_ids, dict(self.readers.at_once(REQUESTS.revoked_subjects)))
+        token_ids = frozenset(token_id for token_id, _ in self.readers.query_now(REQUESTS.revoked_tokens))
+        return Denied(token_ids, dict(self.readers.query_now(REQUESTS.revoked_subjects)))
 
     async def close(self) -> None:
         """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""

@@ -15,35 +15,35 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
-from minibill.api.body import SentHeaders
-from minibill.api.context import CONTEXT, Context, Service
-from minibill.api.request import Call
-from minibill.app import make_service
-from minibill.auth.callers import PREFIX_OF, Kind
+from minibill.api.body import RequestHeaders
+from minibill.api.context import CONTEXT, AppState, Context
+from minibill.api.request import Request
+from minibill.app import make_state
+from minibill.auth.callers import PREFIX_OF, CallerKind
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SUBJECT_CHARACTERS_MAX, Caller
 from minibill.background import run_jobs
 from minibill.book import Book
 from minibill.client._async.methods import AsyncMethods
-from minibill.client.operation import Ask
+from minibill.client.operation import Operation
 from minibill.config import MODES, read_settings
 from minibill.core.clock import Clock, monotonic_s
 from minibill.core.problems import NotReady
 
 
-class Inside(AsyncMethods):
+class EmbeddedClient(AsyncMethods):
     """The operations of a service in this process, in the name of an actor.
 
     Reservations are made as a service makes them, everything else as an admin does.
     """
 
-    _spending: Kind = "service"
+    _spending: CallerKind = "service"
 
-    def __init__(self, service: Service, *, actor: str) -> None:
-        self._service = service
+    def __init__(self, state: AppState, *, actor: str) -> None:
+        self._state = state
         self._closed = False
-        self._routes = {(route.method, route.path.replace(":str}", "}")): route for route in service.routes}
-        self._callers: dict[Kind, Caller] = {
+        self._routes = {(route.method, route.path.replace(":str}", "}")): route for route in state.routes}
+        self._callers: dict[CallerKind, Caller] = {
             "admin": Caller("admin", actor, None, frozenset({EVERYTHING})),
             "service": Caller("service", actor, None, frozenset()),
         }
@@ -57,12 +57,12 @@ class Inside(AsyncMethods):
     async def close(self) -> None:
         """Closes the book; every operation is refused from now on."""
         self._closed = True
-        await self._service.book.close()
+        await self._state.book.close()
 
-    async def send(self, ask: Ask) -> bytes:
+    async def send(self, ask: Operation) -> bytes:
         if self._closed:
             raise NotReady("the book is closed")
-        prefix, request_id = PREFIX_OF[ask.door], next(self._request_ids)
+        prefix, request_id = PREFIX_OF[ask.kind], next(self._request_ids)
         headers = [(b"content-type", b"application/json")]
         if ask.key is not None:
             headers.append((b"idempotency-key", ask.key.encode()))
@@ -73,7 +73,14 @@ class Inside(AsyncMethods):
             "path_params": ask.segments,
             "query_string": urlencode(ask.query).encode(),
             CONTEXT: Context(
-                self._service, request_id, request_id, None, SentHeaders(headers), [], monotonic_s(), self._callers[ask.door]
+                self._state,
+                request_id,
+                request_id,
+                None,
+                RequestHeaders(headers),
+                [],
+                monotonic_s(),
+                self._callers[ask.kind],
             ),
         }
 
@@ -83,13 +90,13 @@ class Inside(AsyncMethods):
             # The caller never disconnects; it cancels.
             return next(messages, None) or await asyncio.get_running_loop().create_future()
 
-        reply = await self._routes[ask.method, prefix + ask.route].handler(Call(scope, receive))
+        reply = await self._routes[ask.method, prefix + ask.route].handler(Request(scope, receive))
         return reply.body
 
 
-async def open_service(
+async def open_state(
     path: Path, settings: Mapping[str, str], *, clock: Clock | None = None, has_test_clock: bool
-) -> Service:
+) -> AppState:
     """What handlers work with, on a book that is opened for this program. The caller closes the book."""
     # Nobody signs tokens for a book inside a program; cursors are signed all the same.
     made = {name: secrets.token_urlsafe(48) for name in ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")}
@@ -101,7 +108,7 @@ async def open_service(
     book = await Book.open(
         path, clock=clock, checkpoint_pages=checked.checkpoint_pages, on_unknown_outcome=lambda error: None
     )
-    return make_service(book, checked, has_test_clock=has_test_clock)
+    return make_state(book, checked, has_test_clock=has_test_clock)
 
 
 class EmbeddedBook:
@@ -117,13 +124,13 @@ class EmbeddedBook:
         self._actor = actor
         self._settings = settings
         self._has_test_clock = has_test_clock
-        self._inside: Inside | None = None
+        self._inside: EmbeddedClient | None = None
         self._jobs: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Inside:
-        service = await open_service(self._path, self._settings, has_test_clock=self._has_test_clock)
-        self._jobs = asyncio.create_task(run_jobs(service))
-        self._inside = Inside(service, actor=self._actor)
+    async def __aenter__(self) -> EmbeddedClient:
+        state = await open_state(self._path, self._settings, has_test_clock=self._has_test_clock)
+        self._jobs = asyncio.create_task(run_jobs(state))
+        self._inside = EmbeddedClient(state, actor=self._actor)
         return self._inside
 
     async def __aexit__(

@@ -12,7 +12,7 @@ from minibill.core.clock import format_time, parse_time
 from minibill.core.write_result import Action, TargetType
 from minibill.db.connection import open_reader
 from tests.api.write_table import REFUSALS, WRITES
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.fake_clocks import set_time
 
 # What moves money says what there was before and what there is after.
@@ -43,16 +43,16 @@ def newest(api: Api, **query: str) -> list[Json]:
 def test_an_admin_write_adds_one_row_and_a_dry_run_and_a_replay_none(api: Api, name: str) -> None:
     write = WRITES[name](api)
     before = newest(api)
-    done(api.call(*write, dryRun="true"))
+    ok(api.call(*write, dryRun="true"))
     assert newest(api) == before
-    done(api.call(*write, key="k", headers={"X-Correlation-Id": "trace-1", "User-Agent": "tests/1"}))
+    ok(api.call(*write, key="k", headers={"X-Correlation-Id": "trace-1", "User-Agent": "tests/1"}))
     row, *others = newest(api)
     assert others == before[: 100 - 1]
     assert (row["actorId"], row["correlationId"], row["userAgent"], row["ip"]) == (
         "operator", "trace-1", "tests/1", "192.0.2.7",
     )  # fmt: skip
     assert set(BEFORE_AND_AFTER.get(name, ())) <= row["details"].keys()
-    done(api.call(*write, key="k"))
+    ok(api.call(*write, key="k"))
     assert newest(api) == [row, *others]
 
 
@@ -67,15 +67,15 @@ def test_a_refusal_adds_no_row(api: Api, name: str) -> None:
 def test_what_services_do_is_not_in_it(api: Api) -> None:
     account = api.account(9)
     before = newest(api)
-    done(api.finalize(api.reserve(account, 5), 3))
+    ok(api.finalize(api.reserve(account, 5), 3))
     assert newest(api) == before
 
 
 def test_before_and_after_are_the_balances_that_reads_told(api: Api) -> None:
     campaign, account = api.campaign(), api.account(7)
-    grant = done(api.batch(campaign, (account, 20)))["grants"][0]["grantId"]
+    grant = ok(api.batch(campaign, (account, 20)))["grants"][0]["grantId"]
     before = api.available(account)
-    done(api.post(f"/campaigns/{campaign}/grants/{grant}/revoke", {"reason": "a mistake"}))
+    ok(api.post(f"/campaigns/{campaign}/grants/{grant}/revoke", {"reason": "a mistake"}))
     [row] = newest(api, action="grant.revoke")
     assert (row["targetType"], row["targetId"]) == ("grant", grant)
     assert row["details"] == {
@@ -109,7 +109,7 @@ def test_a_row_has_all_members_and_its_hash_follows_from_the_one_before(api: Api
 
 def test_rows_are_found_by_each_filter_and_by_several(api: Api) -> None:
     account, other = api.account(5), api.account(6)
-    done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, token=api.sign(sub="bea")))
+    ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, token=api.sign(sub="bea")))
     campaign = api.campaign()
     rows = newest(api)
     for query in (
@@ -130,7 +130,7 @@ def test_rows_are_found_by_each_filter_and_by_several(api: Api) -> None:
 )
 def test_an_action_or_a_kind_of_target_that_there_is_not_is_refused(api: Api, name: str, value: str) -> None:
     query: Json = {name: value}
-    refused(api.call("GET", "/audit", **query), 400, "validation_error", name)
+    problem_of(api.call("GET", "/audit", **query), 400, "validation_error", name)
 
 
 def test_a_filter_knows_every_word_that_is_written(api: Api) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from minibill.api import body as request_body
-from tests.api_client import UNIT, Api, Json, done, refused
+from tests.api_client import UNIT, Api, Json, ok, problem_of
 
 MAX = 2**63 - 1
 
@@ -89,7 +89,7 @@ TIER: Json = {"tier": "gold", "rateBps": 5, "maxDiscountMicro": "7"}
 
 
 def _membership_path(api: Api) -> str:
-    done(api.call("PUT", "/discounts/guild/tiers", {"tiers": [TIER]}))
+    ok(api.call("PUT", "/discounts/guild/tiers", {"tiers": [TIER]}))
     return f"/accounts/{api.account()}/memberships/guild"
 
 
@@ -220,7 +220,7 @@ def _id(value: object) -> str | None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_good_bodies_of_these_tables_are_good(api: Api, name: str) -> None:
     target = TARGETS[name]
-    done(api.call(target.method, target.path(api), target.body))
+    ok(api.call(target.method, target.path(api), target.body))
 
 
 @pytest.mark.parametrize(("name", "member", "required", "wrong"), MEMBERS, ids=_id)
@@ -231,9 +231,11 @@ def test_a_wrong_member_is_refused_by_its_path(api: Api, name: str, member: str,
         for value in wrong:
             response = api.call(target.method, path, with_member(target.body, member, value))
             assert response.status_code == 400, value
-            refused(response, 400, "validation_error", member)
+            problem_of(response, 400, "validation_error", member)
         if required:
-            refused(api.call(target.method, path, with_member(target.body, member, None)), 400, "validation_error", member)
+            problem_of(
+                api.call(target.method, path, with_member(target.body, member, None)), 400, "validation_error", member
+            )
 
 
 @pytest.mark.parametrize(("name", "member"), [row[:2] for row in MEMBERS if row[2] and not row[1].endswith("]")], ids=_id)
@@ -242,7 +244,7 @@ def test_a_required_member_that_is_missing_is_named(api: Api, name: str, member:
     path = target.path(api)
     with api.unchanged():
         body = without_member(target.body, member)
-        refused(api.call(target.method, path, body), 400, "validation_error", member)
+        problem_of(api.call(target.method, path, body), 400, "validation_error", member)
 
 
 OPTIONAL = [row[:2] for row in MEMBERS if not row[2]]
@@ -269,7 +271,7 @@ def test_all_optional_members_may_be_null_at_once(api: Api, name: str) -> None:
     path = target.path(api)
     members = [member for route, member, required, _ in MEMBERS if route == name and not required]
     body = {**dict.fromkeys(members, None), **target.body}
-    answer = done(api.call(target.method, path, body))
+    answer = ok(api.call(target.method, path, body))
     shown: Json = {
         "mint": {"poolId": "general", "priority": 50, "expiresAt": None},
         "create": {
@@ -285,7 +287,7 @@ def test_a_null_given_twice_is_rejected_like_any_member(api: Api) -> None:
     account = api.account()
     raw = b'{"description": null, "amountMicro": "5", "description": null}'
     with api.unchanged():
-        refused(api.post(f"/accounts/{account}/mint", raw=raw), 400, "validation_error", "description")
+        problem_of(api.post(f"/accounts/{account}/mint", raw=raw), 400, "validation_error", "description")
 
 
 # Where an object is, and the path under which an unknown member of it is named.
@@ -318,18 +320,18 @@ def test_an_unknown_member_is_refused_by_its_name(api: Api, name: str, where: st
         for unknown in ("amount_micro", "Name", "entityid", "a.b", "a`b", "ä", "x" * 100):
             body = with_member(target.body, f"{prefix}PLACE", 1)
             raw = json.dumps(body).replace("PLACE", unknown).encode()
-            refused(api.call(target.method, path, raw=raw), 400, "validation_error", f"{prefix}{unknown}")
+            problem_of(api.call(target.method, path, raw=raw), 400, "validation_error", f"{prefix}{unknown}")
 
 
 def test_an_unknown_member_is_named_whatever_its_name(api: Api) -> None:
     with api.unchanged():
         body = {**ENTITY, "x - at `$.entityId": 1}
-        refused(api.post("/accounts", body), 400, "validation_error", "x - at `$.entityId")
+        problem_of(api.post("/accounts", body), 400, "validation_error", "x - at `$.entityId")
 
 
 def test_a_very_long_unknown_name_is_not_answered_whole(api: Api) -> None:
     with api.unchanged():
-        problem = refused(api.post("/accounts", {**ENTITY, "x" * 100_000: 1}), 400, "validation_error")
+        problem = problem_of(api.post("/accounts", {**ENTITY, "x" * 100_000: 1}), 400, "validation_error")
         assert len(json.dumps(problem)) < 1_000
 
 
@@ -340,7 +342,7 @@ def test_a_body_that_is_no_object_is_refused(api: Api, name: str) -> None:
     with api.unchanged():
         bodies: list[Json] = [[], [{}], 5, 1.5, "x", "", True, False, None]
         for body in bodies:
-            refused(api.call(target.method, path, raw=json.dumps(body).encode()), 400, "validation_error", "")
+            problem_of(api.call(target.method, path, raw=json.dumps(body).encode()), 400, "validation_error", "")
 
 
 TEXT_MEMBERS = [
@@ -367,7 +369,7 @@ def test_half_of_a_surrogate_pair_is_refused(api: Api, name: str, member: str) -
 @pytest.mark.parametrize("behind", ["", "a", "aaaa", "aaaaa", "a" * 50, "\\n", "\\\\"])
 def test_half_of_a_surrogate_pair_is_called_that_wherever_it_is(api: Api, behind: str) -> None:
     for body in (f'{{"entityType": "person", "entityId": "\\ud800{behind}"}}', f'{{"\\uDBFF{behind}":1}}'):
-        problem = refused(api.post("/accounts", raw=body.encode()), 400, "malformed_json")
+        problem = problem_of(api.post("/accounts", raw=body.encode()), 400, "malformed_json")
         assert "surrogate pair" in problem["detail"]
     for cut in (
         b'{"entityId": "\\ud800',
@@ -375,7 +377,7 @@ def test_half_of_a_surrogate_pair_is_called_that_wherever_it_is(api: Api, behind
         b'{"entityId": "\\\\ud800',
         b'{"entityId": "\\ud8',
     ):
-        problem = refused(api.post("/accounts", raw=cut), 400, "malformed_json")
+        problem = problem_of(api.post("/accounts", raw=cut), 400, "malformed_json")
         assert problem["detail"] == "Input data was truncated"
 
 
@@ -394,28 +396,28 @@ def test_a_number_out_of_range_is_refused_by_its_path(api: Api, number: str) -> 
         path = target.path(api)
         raw = json.dumps(with_member(target.body, member, "PLACE")).replace('"PLACE"', number).encode()
         with api.unchanged():
-            problem = refused(api.call(target.method, path, raw=raw), 400, "validation_error", member)
+            problem = problem_of(api.call(target.method, path, raw=raw), 400, "validation_error", member)
         assert re.search("[Ee]xpected", problem["errors"][0]["message"])
 
 
 def test_a_whole_surrogate_pair_is_the_character_that_it_stands_for(api: Api) -> None:
-    opened = done(api.post("/accounts", raw=b'{"entityType": "person", "entityId": "\\ud83d\\ude00"}'))
+    opened = ok(api.post("/accounts", raw=b'{"entityType": "person", "entityId": "\\ud83d\\ude00"}'))
     assert opened["entityId"] == "\U0001f600"
 
 
 def test_the_longest_and_largest_values_are_accepted(api: Api) -> None:
     entity = "é" * 200
-    account = done(api.post("/accounts", {"entityType": "agent", "entityId": entity}))
+    account = ok(api.post("/accounts", {"entityType": "agent", "entityId": entity}))
     assert account["entityId"] == entity
     padding = 4_096 - len('{"a": ""}')
     metadata = {"a": "x" * padding}
-    done(api.post(f"/accounts/{account['id']}/mint", {
+    ok(api.post(f"/accounts/{account['id']}/mint", {
         "amountMicro": "1", "sourceId": "s" * 200, "poolId": "0" + "z:._-" * 12 + "abc", "priority": 100,
         "metadata": metadata, "expiresAt": "9999-12-31T23:59:59.999999Z", "description": "d" * 500,
     }))  # fmt: skip
     [lot] = api.get(f"/accounts/{account['id']}/lots")["items"]
     assert (lot["metadata"], lot["expiresAt"]) == (metadata, "9999-12-31T23:59:59.999999Z")
-    campaign = done(api.post("/campaigns", {
+    campaign = ok(api.post("/campaigns", {
         **CAMPAIGN, "name": "n" * 200, "description": "d" * 2_000, "budgetMicro": str(MAX), "perWalletCapMicro": str(MAX),
         "grantTtlSeconds": 3_153_600_000,
     }))  # fmt: skip
@@ -492,7 +494,7 @@ MALFORMED: dict[str, bytes] = {
 def test_what_is_no_json_is_malformed(api: Api, kind: str) -> None:
     account = api.account()
     with api.unchanged():
-        refused(api.post(f"/accounts/{account}/mint", raw=MALFORMED[kind]), 400, "malformed_json")
+        problem_of(api.post(f"/accounts/{account}/mint", raw=MALFORMED[kind]), 400, "malformed_json")
 
 
 def test_what_is_no_json_is_malformed_in_evidence(api: Api) -> None:
@@ -508,7 +510,7 @@ def test_what_is_no_json_is_malformed_in_evidence(api: Api) -> None:
             b"{" * 100_000,
         ):
             raw = b'{"grants": [{"accountId": "acct_0", "amountMicro": "5", "formulaInput": ' + evidence + b"}]}"
-            refused(api.post(path, raw=raw), 400, "malformed_json")
+            problem_of(api.post(path, raw=raw), 400, "malformed_json")
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -524,7 +526,7 @@ def test_a_body_that_breaks_off_is_malformed_at_every_route(api: Api, name: str)
 def test_metadata_comes_back_as_it_was_sent(api: Api) -> None:
     account = api.account()
     kept = b'{"big": 123456789012345678901234567890, "f": 1.10, "e": 1E5, "u": "\\u00e9", "s": "\xc3\xa9", "a": [ null ]}'
-    done(api.post(f"/accounts/{account}/mint", raw=b'{"amountMicro": "1", "metadata":   ' + kept + b"  }"))
+    ok(api.post(f"/accounts/{account}/mint", raw=b'{"amountMicro": "1", "metadata":   ' + kept + b"  }"))
     assert kept in api.call("GET", f"/accounts/{account}/lots").content
     assert kept in api.call("GET", f"/accounts/{account}/history").content
 
@@ -543,15 +545,15 @@ def test_no_body_where_one_is_needed_names_what_is_missing(api: Api, name: str, 
     path = target.path(api)
     with api.unchanged():
         for raw in (b"", b"{}", b" { } "):
-            refused(api.call(target.method, path, raw=raw), 400, "validation_error", missing)
+            problem_of(api.call(target.method, path, raw=raw), 400, "validation_error", missing)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b" {\n} "])
 def test_where_no_body_is_needed_none_or_an_empty_object_will_do(api: Api, raw: bytes) -> None:
     campaign = api.draft()
     for verb in ("activate", "pause", "complete"):
-        done(api.post(f"/campaigns/{campaign}/{verb}", raw=raw))
-    done(api.post("/tokens/some-id/revoke", raw=raw))
+        ok(api.post(f"/campaigns/{campaign}/{verb}", raw=raw))
+    ok(api.post("/tokens/some-id/revoke", raw=raw))
 
 
 def test_where_no_body_is_needed_none_needs_no_content_type(api: Api) -> None:
@@ -565,10 +567,10 @@ def test_where_no_body_is_needed_anything_else_is_refused(api: Api, path: str) -
     campaign = api.draft() if path == "activate" else api.campaign()
     target = "/tokens/some-id/revoke" if path == "revoke" else f"/campaigns/{campaign}/{path}"
     with api.unchanged():
-        refused(api.post(target, {"force": True}), 400, "validation_error", "force")
-        refused(api.post(target, []), 400, "validation_error", "")
-        refused(api.post(target, raw=b"null"), 400, "validation_error", "")
-        refused(api.post(target, raw=b"{"), 400, "malformed_json")
+        problem_of(api.post(target, {"force": True}), 400, "validation_error", "force")
+        problem_of(api.post(target, []), 400, "validation_error", "")
+        problem_of(api.post(target, raw=b"null"), 400, "validation_error", "")
+        problem_of(api.post(target, raw=b"{"), 400, "malformed_json")
 
 
 # --- size, type, arrival ---
@@ -584,17 +586,17 @@ def _chunks(*parts: bytes, whole: bool = True) -> list[Json]:
 def test_a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(api: Api) -> None:
     account = api.account()
     path = f"/accounts/{account}/mint"
-    assert done(api.post(path, raw=MINT + b" " * (1_048_576 - len(MINT))))["amountMicro"] == "5"
+    assert ok(api.post(path, raw=MINT + b" " * (1_048_576 - len(MINT))))["amountMicro"] == "5"
     with api.unchanged():
-        problem = refused(api.post(path, raw=MINT + b" " * (1_048_577 - len(MINT))), 413, "payload_too_large")
+        problem = problem_of(api.post(path, raw=MINT + b" " * (1_048_577 - len(MINT))), 413, "payload_too_large")
         assert problem["limitBytes"] == 1_048_576
 
 
 def test_the_limit_on_bodies_can_be_set(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_MAX_BODY_BYTES="50")
-    done(api.post("/accounts", raw=b'{"entityType": "mod", "entityId": "x"}'.ljust(50)))
+    ok(api.post("/accounts", raw=b'{"entityType": "mod", "entityId": "x"}'.ljust(50)))
     with api.unchanged():
-        refused(api.post("/accounts", raw=b'{"entityType": "mod", "entityId": "y"}'.ljust(51)), 413, "payload_too_large")
+        problem_of(api.post("/accounts", raw=b'{"entityType": "mod", "entityId": "y"}'.ljust(51)), 413, "payload_too_large")
 
 
 @pytest.mark.parametrize("length", [b"1048577", b"9" * 18, b"9" * 200, b"1" + b"0" * 4_400])
@@ -603,7 +605,7 @@ def test_a_body_that_is_said_to_be_too_large_is_not_waited_for(api: Api, length:
     headers = [*api.admin_headers(), (b"content-length", length)]
     with api.unchanged():
         response = api.ask("POST", path, headers=headers, messages=[])
-        refused(response, 413, "payload_too_large")
+        problem_of(response, 413, "payload_too_large")
         assert response.headers["connection"] == "close"
 
 
@@ -612,7 +614,7 @@ def test_a_body_that_turns_out_too_large_is_refused_while_it_comes(api: Api, hea
     path = f"/admin/billing/accounts/{api.account()}/mint"
     with api.unchanged():
         messages = _chunks(MINT, b" " * 600_000, b" " * 600_000, whole=False)
-        refused(api.ask("POST", path, headers=api.admin_headers() + headers, messages=messages), 413, "payload_too_large")
+        problem_of(api.ask("POST", path, headers=api.admin_headers() + headers, messages=messages), 413, "payload_too_large")
 
 
 @pytest.mark.parametrize("length", [b"\xb2", b"", b"-1", b"+5", b"5, 5", b"abc", b"\xff", b"0x10"])
@@ -637,7 +639,7 @@ def test_a_body_that_does_not_arrive_is_given_up(api: Api, monkeypatch: pytest.M
     path = f"/admin/billing/accounts/{api.account()}/mint"
     with api.unchanged():
         response = api.ask("POST", path, messages=messages)
-        refused(response, 400, "malformed_json")
+        problem_of(response, 400, "malformed_json")
         assert response.headers["connection"] == "close"
 
 
@@ -646,7 +648,7 @@ def test_a_client_that_goes_away_within_its_body_changes_nothing(api: Api, befor
     path = f"/admin/billing/accounts/{api.account()}/mint"
     with api.unchanged():
         messages = [*_chunks(*before, whole=False), {"type": "http.disconnect"}]
-        refused(api.ask("POST", path, messages=messages), 400, "malformed_json")
+        problem_of(api.ask("POST", path, messages=messages), 400, "malformed_json")
 
 
 OTHER_TYPES = [
@@ -662,7 +664,7 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(api: Api, content_type: b
     path = f"/admin/billing/accounts/{api.account()}/mint"
     headers = [*api.admin_headers()[:1], *([] if content_type is None else [(b"content-type", content_type)])]
     with api.unchanged():
-        refused(api.ask("POST", path, headers=headers, messages=_chunks(MINT)), 415, "unsupported_media_type")
+        problem_of(api.ask("POST", path, headers=headers, messages=_chunks(MINT)), 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from minibill.api.cors import Cors
 from minibill.app import create_app
 from minibill.config import ConfigurationError, read_settings
-from tests.api_client import SECRETS, Api, refused
+from tests.api_client import SECRETS, Api, problem_of
 
 LISTED = "https://console.example"
 LISTED_TOO = "http://other.example:8443"
@@ -90,9 +90,9 @@ def test_a_preflight_needs_no_token_and_counts_for_nothing(start: Callable[..., 
 def test_options_without_a_preflight_is_no_method_of_a_path(api: Api) -> None:
     for headers in ({}, {"Origin": LISTED}, {"Access-Control-Request-Method": "GET"}):
         response = api.call("OPTIONS", "/campaigns", headers=headers)
-        refused(response, 405, "method_not_allowed")
+        problem_of(response, 405, "method_not_allowed")
         assert response.headers["Allow"] == "GET, HEAD, POST"
-    refused(api.ask("OPTIONS", "/admin/billing/campaigns", headers=[(b"origin", LISTED.encode())]), 401, "unauthorized")
+    problem_of(api.ask("OPTIONS", "/admin/billing/campaigns", headers=[(b"origin", LISTED.encode())]), 401, "unauthorized")
 
 
 @pytest.mark.parametrize(

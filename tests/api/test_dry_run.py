@@ -5,7 +5,7 @@ import pytest
 
 from minibill.core.clock import real_now_us
 from tests.api.write_table import REFUSALS, WRITES
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 from tests.fake_clocks import set_time
 
 
@@ -26,7 +26,7 @@ def test_a_dry_run_answers_what_the_real_run_answers_and_changes_nothing(
     with api.unchanged():
         dry = [api.call(*write, dryRun="true") for _ in range(2)]
     real = api.call(*write)
-    done(real)
+    ok(real)
     for answer in dry:
         assert answer.status_code == real.status_code
         assert answer.json() == {**real.json(), "dryRun": True}
@@ -43,7 +43,7 @@ def test_a_dry_run_keeps_no_key(api: Api, monkeypatch: pytest.MonkeyPatch, name:
     real = api.call(*write, key="k-1")
     assert "idempotency-replayed" not in dry.headers
     assert "idempotency-replayed" not in real.headers
-    assert dry.json() == {**done(real), "dryRun": True}
+    assert dry.json() == {**ok(real), "dryRun": True}
     # The one thing left is the real run's key.
     assert api.call(*write, key="k-1").headers["idempotency-replayed"] == "true"
 
@@ -52,7 +52,7 @@ def test_a_dry_run_keeps_no_key(api: Api, monkeypatch: pytest.MonkeyPatch, name:
 def test_a_dry_run_with_a_key_that_is_stored_answers_the_first_success(api: Api, name: str) -> None:
     write = WRITES[name](api)
     first = api.call(*write, key="k-1")
-    done(first)
+    ok(first)
     with api.unchanged():
         dry = api.call(*write, key="k-1", dryRun="true")
         assert dry.status_code == first.status_code
@@ -73,10 +73,10 @@ def test_a_dry_run_is_refused_as_the_real_run_is(api: Api, name: str) -> None:
 
 
 def test_a_dry_run_with_a_reused_key_is_refused(api: Api) -> None:
-    done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="k-1"))
+    ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="k-1"))
     with api.unchanged():
         response = api.post("/accounts", {"entityType": "mod", "entityId": "y"}, key="k-1", dryRun="true")
-        refused(response, 422, "idempotency_key_reused")
+        problem_of(response, 422, "idempotency_key_reused")
 
 
 @pytest.mark.parametrize("name", WRITES)
@@ -84,26 +84,26 @@ def test_dry_run_is_true_or_false_and_nothing_else(api: Api, name: str) -> None:
     write = WRITES[name](api)
     with api.unchanged():
         for value in ("", "1", "0", "yes", "TRUE", "True", "true ", "null"):
-            refused(api.call(*write, dryRun=value), 400, "validation_error", "dryRun")
-        refused(api.call(*write, dry_run="true"), 400, "validation_error", "dry_run")
-        refused(api.call(*write, limit="5"), 400, "validation_error", "limit")
+            problem_of(api.call(*write, dryRun=value), 400, "validation_error", "dryRun")
+        problem_of(api.call(*write, dry_run="true"), 400, "validation_error", "dry_run")
+        problem_of(api.call(*write, limit="5"), 400, "validation_error", "limit")
         twice = api.call(write.method, f"{write.path}?dryRun=true&dryRun=true", write.body)
-        refused(twice, 400, "validation_error", "dryRun")
-    assert "dryRun" not in done(api.call(*write, dryRun="false"))
+        problem_of(twice, 400, "validation_error", "dryRun")
+    assert "dryRun" not in ok(api.call(*write, dryRun="false"))
 
 
 def test_what_a_dry_run_did_is_not_there_for_the_next_request(api: Api) -> None:
-    dry = done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, dryRun="true"))
-    refused(api.call("GET", f"/accounts/{dry['id']}"), 404, "account_not_found")
+    dry = ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, dryRun="true"))
+    problem_of(api.call("GET", f"/accounts/{dry['id']}"), 404, "account_not_found")
     real = api.post("/accounts", {"entityType": "mod", "entityId": "y"})
-    assert done(real, 201)["id"] == dry["id"]
+    assert ok(real, 201)["id"] == dry["id"]
 
 
 def test_a_dry_run_revokes_no_token(api: Api) -> None:
     token = api.sign(sub="to be revoked")
     token_id = jwt.decode(token, options={"verify_signature": False})["jti"]
     with api.unchanged():
-        done(api.post(f"/tokens/{token_id}/revoke", dryRun="true"))
-        done(api.call("GET", "/campaigns", token=token))
-    done(api.post(f"/tokens/{token_id}/revoke"))
-    refused(api.call("GET", "/campaigns", token=token), 401, "unauthorized")
+        ok(api.post(f"/tokens/{token_id}/revoke", dryRun="true"))
+        ok(api.call("GET", "/campaigns", token=token))
+    ok(api.post(f"/tokens/{token_id}/revoke"))
+    problem_of(api.call("GET", "/campaigns", token=token), 401, "unauthorized")

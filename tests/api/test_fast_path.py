@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from minibill.api import context
-from minibill.server.connection_limits import limited_to
+from minibill.server.connection_limits import protocol_with_limit
 from tests.api_client import Api
 
 DATE = (b"date", b"Sat, 01 Jan 2040 00:00:00 GMT")
@@ -58,7 +58,7 @@ class Connection:
     """One to the protocol of the service, without a socket."""
 
     def __init__(self, api: Api) -> None:
-        config = uvicorn.Config(api.app, log_config=None, access_log=False, lifespan="off", http=limited_to(10))
+        config = uvicorn.Config(api.app, log_config=None, access_log=False, lifespan="off", http=protocol_with_limit(10))
         config.load()
         state = ServerState()
         state.default_headers = [DATE]

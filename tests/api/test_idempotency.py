@@ -9,7 +9,7 @@ import pytest
 from minibill.api.idempotency import fingerprint
 from minibill.core.clock import monotonic_s
 from tests.api.write_table import REFUSALS, WRITES
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 
 DAY_SECONDS = 86_400
 
@@ -18,7 +18,7 @@ DAY_SECONDS = 86_400
 def test_the_same_key_path_and_body_get_the_first_success_again(api: Api, name: str) -> None:
     method, path, body = WRITES[name](api)
     first = api.call(method, path, body, key="k-1")
-    assert done(first) is not None
+    assert ok(first) is not None
     assert "idempotency-replayed" not in first.headers
     with api.unchanged():
         for _ in range(3):
@@ -45,35 +45,35 @@ def test_a_key_is_kept_across_restarts_of_the_service(start: Callable[..., Api])
 def test_a_key_with_another_body_is_refused(api: Api, name: str) -> None:
     method, path, body = WRITES[name](api)
     sent = b"" if body is None else json.dumps(body).encode()
-    done(api.call(method, path, raw=sent, key="k-1"))
+    ok(api.call(method, path, raw=sent, key="k-1"))
     with api.unchanged():
         # The same bytes are meant, not the same meaning.
         for other in (sent + b" " if sent else b"{}", b" " + (sent or b"{}")):
-            refused(api.call(method, path, raw=other, key="k-1"), 422, "idempotency_key_reused")
+            problem_of(api.call(method, path, raw=other, key="k-1"), 422, "idempotency_key_reused")
 
 
 @pytest.mark.parametrize("name", [name for name in WRITES if name != "open"])
 def test_a_key_with_another_path_is_refused(api: Api, name: str) -> None:
-    done(api.post("/accounts", {"entityType": "mod", "entityId": "first"}, key="k-1"))
+    ok(api.post("/accounts", {"entityType": "mod", "entityId": "first"}, key="k-1"))
     write = WRITES[name](api)
     with api.unchanged():
-        refused(api.call(*write, key="k-1"), 422, "idempotency_key_reused")
+        problem_of(api.call(*write, key="k-1"), 422, "idempotency_key_reused")
 
 
 def test_a_key_belongs_to_its_path_also_when_the_body_is_the_same(api: Api) -> None:
     one, other = api.account(), api.account()
-    done(api.post(f"/accounts/{one}/mint", {"amountMicro": "5"}, key="k-1"))
+    ok(api.post(f"/accounts/{one}/mint", {"amountMicro": "5"}, key="k-1"))
     with api.unchanged():
         response = api.post(f"/accounts/{other}/mint", {"amountMicro": "5"}, key="k-1")
-        refused(response, 422, "idempotency_key_reused")
+        problem_of(response, 422, "idempotency_key_reused")
 
 
 def test_each_caller_has_keys_of_its_own(api: Api) -> None:
     account = api.account()
     path, body = f"/accounts/{account}/mint", {"amountMicro": "5"}
-    done(api.post(path, body, key="k-1"), 201)
+    ok(api.post(path, body, key="k-1"), 201)
     other = api.post(path, body, key="k-1", token=api.sign(sub="another operator"))
-    done(other, 201)
+    ok(other, 201)
     assert "idempotency-replayed" not in other.headers
     assert api.available(account) == 10
 
@@ -95,15 +95,15 @@ def test_a_refusal_is_not_stored(api: Api, name: str) -> None:
             response = api.call(*write, key="k-1")
             assert 400 <= response.status_code < 500
             assert "idempotency-replayed" not in response.headers
-    done(api.post("/accounts", {"entityType": "mod", "entityId": "free"}, key="k-1"), 201)
+    ok(api.post("/accounts", {"entityType": "mod", "entityId": "free"}, key="k-1"), 201)
 
 
 def test_a_retry_of_a_refusal_is_judged_afresh(api: Api) -> None:
     campaign, account = api.draft(), api.account()
     with api.unchanged():
-        refused(api.batch(campaign, (account, 5), key="k-1"), 409, "campaign_not_active")
-    done(api.post(f"/campaigns/{campaign}/activate"))
-    done(api.batch(campaign, (account, 5), key="k-1"), 201)
+        problem_of(api.batch(campaign, (account, 5), key="k-1"), 409, "campaign_not_active")
+    ok(api.post(f"/campaigns/{campaign}/activate"))
+    ok(api.batch(campaign, (account, 5), key="k-1"), 201)
     assert api.available(account) == 5
 
 
@@ -130,27 +130,27 @@ def test_a_mint_is_answered_again_although_its_expiry_has_passed_meanwhile(api: 
     account = api.account()
     path, body = f"/accounts/{account}/mint", {"amountMicro": "5", "expiresAt": api.after(60)}
     first = api.post(path, body, key="k-1")
-    done(first, 201)
+    ok(first, 201)
     api.pass_time(120)
     # The lot expires before the request is rejected.
-    refused(api.post(path, body), 400, "validation_error", "expiresAt")
+    problem_of(api.post(path, body), 400, "validation_error", "expiresAt")
     with api.unchanged():
-        refused(api.post(path, body), 400, "validation_error", "expiresAt")
+        problem_of(api.post(path, body), 400, "validation_error", "expiresAt")
         assert api.post(path, body, key="k-1").content == first.content
 
 
 def test_a_batch_is_answered_again_although_the_campaign_has_ended_meanwhile(api: Api) -> None:
     campaign, account = api.campaign(), api.account()
     first = api.batch(campaign, (account, 5), key="k-1")
-    done(api.post(f"/campaigns/{campaign}/complete"))
+    ok(api.post(f"/campaigns/{campaign}/complete"))
     with api.unchanged():
-        refused(api.batch(campaign, (account, 5)), 409, "campaign_not_active")
+        problem_of(api.batch(campaign, (account, 5)), 409, "campaign_not_active")
         assert api.batch(campaign, (account, 5), key="k-1").content == first.content
 
 
 def test_a_wrong_request_is_refused_although_its_key_is_known(api: Api) -> None:
     account = api.account()
-    done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"))
+    ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"))
     with api.unchanged():
         response = api.post(f"/accounts/{account}/mint", {"amountMicro": 5}, key="k-1")
         assert response.status_code in (400, 422)
@@ -169,20 +169,20 @@ def test_a_key_is_kept_for_24_hours_at_least_and_not_for_ever(api: Api, monkeypa
         in_seconds(DAY_SECONDS)
         assert api.post(path, body, key="k-1").content == first.content
     # The newest key stays, since ids go on from it.
-    done(api.post(path, body, key="k-2"))
+    ok(api.post(path, body, key="k-2"))
     in_seconds(30 * DAY_SECONDS)
     anew = api.post(path, body, key="k-1")
     assert "idempotency-replayed" not in anew.headers
-    assert done(anew)["lotId"] != first.json()["lotId"]
+    assert ok(anew)["lotId"] != first.json()["lotId"]
 
 
 def test_all_old_keys_are_pruned_however_many(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minibill.api.idempotency.PRUNE_KEYS_MAX", 2)
     for number in range(5):
-        done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key=f"k-{number}"))
+        ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key=f"k-{number}"))
     later_s = monotonic_s() + 30 * DAY_SECONDS
     monkeypatch.setattr("minibill.core.clock.monotonic_s", lambda: later_s)
-    done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="young"))
+    ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="young"))
     api.loop.run(api.book.prune())
     replayed = [
         "idempotency-replayed" in api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key=key).headers
@@ -204,7 +204,7 @@ def test_a_key_that_is_not_visible_ascii_of_1_to_255_characters_is_refused(api: 
     message = {"type": "http.request", "body": json.dumps(body or {}).encode()}
     with api.unchanged():
         response = api.ask(method, f"/admin/billing{path}", headers=headers, messages=[message])
-        refused(response, 400, "invalid_idempotency_key")
+        problem_of(response, 400, "invalid_idempotency_key")
 
 
 @pytest.mark.parametrize("key", ["!", "~", "x" * 255, "a/b:c?d=e&f%20", '"quoted"', "k-1,k-2"])
@@ -219,35 +219,35 @@ def test_two_keys_are_refused(api: Api) -> None:
     message = {"type": "http.request", "body": b'{"entityType": "mod", "entityId": "x"}'}
     with api.unchanged():
         response = api.ask("POST", "/admin/billing/accounts", headers=headers, messages=[message])
-        refused(response, 400, "invalid_idempotency_key")
+        problem_of(response, 400, "invalid_idempotency_key")
 
 
 def test_keys_that_differ_in_case_are_different(api: Api) -> None:
     account = api.account()
     for key in ("k", "K"):
-        done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key=key), 201)
+        ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key=key), 201)
     assert api.available(account) == 10
 
 
 def test_a_read_takes_no_notice_of_a_key(api: Api) -> None:
     account = api.account()
     with api.unchanged():
-        assert done(api.call("GET", f"/accounts/{account}", key="k-1"))["id"] == account
-    done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"), 201)
+        assert ok(api.call("GET", f"/accounts/{account}", key="k-1"))["id"] == account
+    ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"), 201)
 
 
 def test_the_query_is_part_of_the_request(api: Api) -> None:
     account = api.account(100)
     path, body = f"/accounts/{account}/reservations", {"amountMicro": "10"}
-    done(api.post(path, body, key="k"))
+    ok(api.post(path, body, key="k"))
     with api.unchanged():
-        refused(api.post(path, body, key="k", explain="true"), 422, "idempotency_key_reused")
-        refused(api.post(path, body, key="k", explain="false"), 422, "idempotency_key_reused")
+        problem_of(api.post(path, body, key="k", explain="true"), 422, "idempotency_key_reused")
+        problem_of(api.post(path, body, key="k", explain="false"), 422, "idempotency_key_reused")
     first = api.post(path, body, key="k-2", explain="true")
     assert api.post(path, body, key="k-2", explain="true").content == first.content
-    assert "reservationId" in done(first)
+    assert "reservationId" in ok(first)
     with api.unchanged():
-        refused(api.post(path, body, key="k-2"), 422, "idempotency_key_reused")
+        problem_of(api.post(path, body, key="k-2"), 422, "idempotency_key_reused")
 
 
 def test_path_and_query_count_byte_for_byte() -> None:

@@ -10,7 +10,7 @@ import pytest
 from minibill.core.clock import format_time, parse_time
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from tests.api_client import SECRETS, Api, Json, done, refused
+from tests.api_client import SECRETS, Api, Json, ok, problem_of
 from tests.fake_clocks import set_time
 
 
@@ -30,8 +30,8 @@ class List(NamedTuple):
 
 
 def _accounts(api: Api) -> List:
-    people = [done(api.post("/accounts", {"entityType": "person", "entityId": f"p{n}"}))["id"] for n in range(7)]
-    done(api.post("/accounts", {"entityType": "mod", "entityId": "m"}))
+    people = [ok(api.post("/accounts", {"entityType": "person", "entityId": f"p{n}"}))["id"] for n in range(7)]
+    ok(api.post("/accounts", {"entityType": "mod", "entityId": "m"}))
     return List("/accounts?entityType=person", people, "id", {"entityType": "person"}, {"entityType": "mod"})
 
 
@@ -64,7 +64,7 @@ def _campaigns(api: Api) -> List:
 def _grants(api: Api) -> List:
     campaign = api.campaign()
     items = [{"entity": {"entityType": "person", "entityId": f"p{n}"}, "amountMicro": "5"} for n in range(7)]
-    paid = done(api.batch(campaign, *items))["grants"]
+    paid = ok(api.batch(campaign, *items))["grants"]
     path = f"/campaigns/{campaign}/grants?status=granted"
     return List(path, [grant["grantId"] for grant in paid], "grantId", {"status": "granted"}, {"status": "revoked"})
 
@@ -89,18 +89,18 @@ def _memberships(api: Api) -> List:
     # Not in the order of their names.
     communities = [f"guild-{(n * 3) % 7}" for n in range(7)]
     for community in communities:
-        done(api.call("PUT", f"/discounts/{community}/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
-        done(api.call("PUT", f"/accounts/{account}/memberships/{community}", {"tier": "gold"}))
+        ok(api.call("PUT", f"/discounts/{community}/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
+        ok(api.call("PUT", f"/accounts/{account}/memberships/{community}", {"tier": "gold"}))
     return List(f"/accounts/{account}/memberships", communities, "communityId", {}, {})
 
 
 def _webhooks(api: Api) -> List:
-    made = [done(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))["id"] for _ in range(7)]
+    made = [ok(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))["id"] for _ in range(7)]
     return List("/webhooks", made, "id", {}, {})
 
 
 def _deliveries(api: Api) -> List:
-    webhook = done(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))["id"]
+    webhook = ok(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))["id"]
 
     def write(conn: sqlite3.Connection) -> None:
         rows = [(1, n, 0, 1, "failed", 500, "answered 500", 5, n) for n in range(7)]
@@ -164,7 +164,7 @@ def test_the_size_of_a_page_may_change_from_one_to_the_next(api: Api, name: str)
 def test_a_page_has_50_items_unless_told_otherwise_and_at_most_100(api: Api) -> None:
     campaign = api.campaign()
     items = [{"entity": {"entityType": "person", "entityId": str(n)}, "amountMicro": "1"} for n in range(101)]
-    done(api.batch(campaign, *items))
+    ok(api.batch(campaign, *items))
     for path in ("/accounts", f"/campaigns/{campaign}/grants"):
         assert len(api.get(path)["items"]) == 50
         first = api.get(path, limit=100)
@@ -186,7 +186,7 @@ def test_what_comes_between_two_pages_neither_repeats_nor_hides_an_item(api: Api
     page = api.get(more(made.path, limit=3))
     match name:
         case "accounts":
-            done(api.post("/accounts", {"entityType": "person", "entityId": "late"}))
+            ok(api.post("/accounts", {"entityType": "person", "entityId": "late"}))
         case "lots" | "history":
             api.mint(made.path.split("/")[2], 5)
         case "audit":
@@ -194,12 +194,12 @@ def test_what_comes_between_two_pages_neither_repeats_nor_hides_an_item(api: Api
         case "campaigns":
             api.draft()
         case "webhooks" | "deliveries":
-            done(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))
+            ok(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))
         case "memberships":
-            done(api.call("PUT", "/discounts/late/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
-            done(api.call("PUT", made.path + "/late", {"tier": "gold"}))
+            ok(api.call("PUT", "/discounts/late/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
+            ok(api.call("PUT", made.path + "/late", {"tier": "gold"}))
         case _:
-            done(api.batch(made.path.split("/")[2], (api.account(), 5)))
+            ok(api.batch(made.path.split("/")[2], (api.account(), 5)))
     rest = made.ids_of(api.get(more(bare(made.path), cursor=page["nextCursor"])))
     seen = made.ids_of(page) + rest
     assert [each for each in seen if each in made.ids] == made.ids
@@ -232,19 +232,19 @@ def test_a_limit_is_an_integer_from_1_to_100(api: Api, name: str) -> None:
         "9" * 5_000,
     ]
     for limit in wrong:
-        refused(api.call("GET", more(path, limit=limit)), 400, "validation_error", "limit")
+        problem_of(api.call("GET", more(path, limit=limit)), 400, "validation_error", "limit")
     for limit in ("1", "9", "10", "99", "100"):
-        done(api.call("GET", more(path, limit=limit)))
+        ok(api.call("GET", more(path, limit=limit)))
 
 
 @every_list
 def test_an_unknown_or_repeated_parameter_is_refused_by_its_name(api: Api, name: str) -> None:
     path = LISTS[name](api).path
     for unknown in ("offset", "Limit", "dryRun", "page", "x", "entity_type", "ä"):
-        refused(api.call("GET", more(path, **{unknown: "1"})), 400, "validation_error", unknown)
-    refused(api.call("GET", more(path, limit=5) + "&limit=5"), 400, "validation_error", "limit")
+        problem_of(api.call("GET", more(path, **{unknown: "1"})), 400, "validation_error", unknown)
+    problem_of(api.call("GET", more(path, limit=5) + "&limit=5"), 400, "validation_error", "limit")
     # An empty name is no parameter of any list either.
-    refused(api.call("GET", more(path, limit=5) + "&=5"), 400, "validation_error", "")
+    problem_of(api.call("GET", more(path, limit=5) + "&=5"), 400, "validation_error", "")
 
 
 @pytest.mark.parametrize(
@@ -269,25 +269,25 @@ def test_an_unknown_or_repeated_parameter_is_refused_by_its_name(api: Api, name:
 def test_an_unknown_value_of_a_filter_is_refused(api: Api, path: str, parameter: str, values: list[str]) -> None:
     path = path.format(account=api.account(), campaign=api.draft())
     for value in values:
-        refused(api.call("GET", more(path, **{parameter: value})), 400, "validation_error", parameter)
+        problem_of(api.call("GET", more(path, **{parameter: value})), 400, "validation_error", parameter)
 
 
 @pytest.mark.parametrize("path", ["/accounts/{account}", "/campaigns/{campaign}", "/campaigns/{campaign}/stats", "/clock"])
 def test_a_read_that_takes_no_parameters_refuses_any(api: Api, path: str) -> None:
     path = path.format(account=api.account(), campaign=api.draft())
-    refused(api.call("GET", path, limit=5), 400, "validation_error", "limit")
-    refused(api.call("GET", path, dryRun="true"), 400, "validation_error", "dryRun")
+    problem_of(api.call("GET", path, limit=5), 400, "validation_error", "limit")
+    problem_of(api.call("GET", path, dryRun="true"), 400, "validation_error", "dryRun")
 
 
 @pytest.mark.parametrize("query", [b"limit=%ff", b"limit=\xff", b"entityType=%ED%A0%80", b"%c3%28=1", "é=1".encode()])
 def test_a_query_that_is_not_url_encoded_utf_8_is_refused(api: Api, query: bytes) -> None:
     response = api.ask("GET", "/admin/billing/accounts", query=query)
-    assert refused(response, 400, "validation_error")["errors"]
+    assert problem_of(response, 400, "validation_error")["errors"]
 
 
 def test_a_query_of_very_many_parameters_is_refused(api: Api) -> None:
     response = api.ask("GET", "/admin/billing/accounts", query=b"&".join(b"p%d=1" % n for n in range(5_000)))
-    refused(response, 400, "validation_error")
+    problem_of(response, 400, "validation_error")
 
 
 def test_a_filter_that_no_item_could_pass_finds_none(api: Api) -> None:
@@ -328,13 +328,13 @@ def test_another_filter_with_a_cursor_is_refused(api: Api, name: str) -> None:
     without = api.get(more(bare(made.path), limit=2))["nextCursor"]
     for parameter, other in made.others.items():
         for each in (cursor, without):
-            refused(api.call("GET", more(bare(made.path), cursor=each, **{parameter: other})), 400, "invalid_cursor")
+            problem_of(api.call("GET", more(bare(made.path), cursor=each, **{parameter: other})), 400, "invalid_cursor")
         # A filter that the list of the cursor did not have is another list.
         again = more(bare(made.path), cursor=without, **{parameter: made.filters[parameter]})
-        refused(api.call("GET", again), 400, "invalid_cursor")
+        problem_of(api.call("GET", again), 400, "invalid_cursor")
         if parameter not in ANY_TEXT:
             wrong = more(bare(made.path), cursor=cursor, **{parameter: "!"})
-            refused(api.call("GET", wrong), 400, "validation_error", parameter)
+            problem_of(api.call("GET", wrong), 400, "validation_error", parameter)
 
 
 @every_list
@@ -346,7 +346,7 @@ def test_a_forged_or_cut_cursor_is_refused(api: Api, name: str) -> None:
         "A" + good, good * 2, good.swapcase(), good[::-1], "A" * len(good), "A" * 60_000, good[:22], good[22:],
     ]  # fmt: skip
     for cursor in forged:
-        refused(api.call("GET", more(bare(made.path), cursor=cursor)), 400, "invalid_cursor")
+        problem_of(api.call("GET", more(bare(made.path), cursor=cursor)), 400, "invalid_cursor")
 
 
 def test_a_cursor_with_any_character_changed_is_refused(api: Api) -> None:
@@ -355,14 +355,14 @@ def test_a_cursor_with_any_character_changed_is_refused(api: Api) -> None:
     for place in range(len(good)):
         other = "B" if good[place] == "A" else "A"
         changed = good[:place] + other + good[place + 1 :]
-        refused(api.call("GET", more(bare(made.path), cursor=changed)), 400, "invalid_cursor")
+        problem_of(api.call("GET", more(bare(made.path), cursor=changed)), 400, "invalid_cursor")
 
 
 def test_a_cursor_cut_anywhere_is_refused(api: Api) -> None:
     made = _history(api)
     good = api.get(more(made.path, limit=2))["nextCursor"]
     for end in range(len(good)):
-        refused(api.call("GET", more(bare(made.path), cursor=good[:end])), 400, "invalid_cursor")
+        problem_of(api.call("GET", more(bare(made.path), cursor=good[:end])), 400, "invalid_cursor")
 
 
 @pytest.mark.parametrize("pool", ["p", "pp", "ppp"])
@@ -371,9 +371,9 @@ def test_the_last_character_of_a_cursor_has_one_form_only(api: Api, pool: str) -
     account = api.account(1, 2, 3, poolId=pool)
     path = f"/accounts/{account}/history"
     good = api.get(path, limit=1, poolId=pool)["nextCursor"]
-    done(api.call("GET", path, cursor=good))
+    ok(api.call("GET", path, cursor=good))
     for other in set(string.ascii_letters + string.digits + "-_") - {good[-1]}:
-        refused(api.call("GET", path, cursor=good[:-1] + other), 400, "invalid_cursor")
+        problem_of(api.call("GET", path, cursor=good[:-1] + other), 400, "invalid_cursor")
 
 
 @every_list
@@ -385,7 +385,7 @@ def test_a_cursor_of_another_list_is_refused(api: Api, name: str) -> None:
     of_account = {f"/accounts/{account}/lots", f"/accounts/{account}/history"}
     others = {"/accounts", "/campaigns", "/audit", f"/campaigns/{campaign}/grants"} | of_account
     for other in others - {bare(made.path)}:
-        refused(api.call("GET", more(other, cursor=cursor)), 400, "invalid_cursor")
+        problem_of(api.call("GET", more(other, cursor=cursor)), 400, "invalid_cursor")
 
 
 def test_a_cursor_is_good_after_a_restart_and_while_secrets_are_rotated(start: Callable[..., Api]) -> None:
@@ -398,7 +398,7 @@ def test_a_cursor_is_good_after_a_restart_and_while_secrets_are_rotated(start: C
     api = start(**rotated)
     assert made.ids_of(api.get(more(bare(made.path), cursor=cursor))) == made.ids[2:]
     api = start(BILLING_ADMIN_JWT_SECRET="new " * 8)
-    refused(api.call("GET", more(bare(made.path), cursor=cursor)), 400, "invalid_cursor")
+    problem_of(api.call("GET", more(bare(made.path), cursor=cursor)), 400, "invalid_cursor")
 
 
 @every_list
@@ -406,15 +406,15 @@ def test_a_cursor_twice_is_refused(api: Api, name: str) -> None:
     made = LISTS[name](api)
     cursor = api.get(more(made.path, limit=2))["nextCursor"]
     twice = more(bare(made.path), cursor=cursor) + f"&cursor={cursor}"
-    refused(api.call("GET", twice), 400, "validation_error", "cursor")
+    problem_of(api.call("GET", twice), 400, "validation_error", "cursor")
 
 
 # --- order, filters, time ---
 
 
 def test_accounts_are_found_by_their_entity(api: Api) -> None:
-    person = done(api.post("/accounts", {"entityType": "person", "entityId": "ada"}))
-    agent = done(api.post("/accounts", {"entityType": "agent", "entityId": "ada"}))
+    person = ok(api.post("/accounts", {"entityType": "person", "entityId": "ada"}))
+    agent = ok(api.post("/accounts", {"entityType": "agent", "entityId": "ada"}))
     api.account()
     assert api.get("/accounts", entityId="ada")["items"] == [person, agent]
     assert api.get("/accounts", entityId="ada", entityType="agent")["items"] == [agent]
@@ -501,8 +501,8 @@ STATUSES = ("draft", "active", "paused", "completed", "expired")
 def test_a_campaign_is_listed_as_expired_before_any_sweep(api: Api) -> None:
     soon: Json = {"expiresAt": api.after(60)}
     draft, active, paused, completed = api.draft(**soon), api.campaign(**soon), api.campaign(**soon), api.campaign(**soon)
-    done(api.post(f"/campaigns/{paused}/pause"))
-    done(api.post(f"/campaigns/{completed}/complete"))
+    ok(api.post(f"/campaigns/{paused}/pause"))
+    ok(api.post(f"/campaigns/{completed}/complete"))
     lasting = api.campaign()
 
     def listed() -> dict[str, list[str]]:
@@ -537,9 +537,9 @@ def test_campaigns_are_filtered_by_type_and_status_together(api: Api) -> None:
 def test_grants_are_listed_in_the_order_in_which_they_were_paid_and_by_account(api: Api) -> None:
     campaign, other = api.campaign(), api.campaign()
     accounts = [api.account() for _ in range(3)]
-    done(api.batch(campaign, (accounts[2], 1), (accounts[0], 2)))
-    done(api.batch(other, (accounts[1], 9)))
-    done(api.batch(campaign, (accounts[1], 3)))
+    ok(api.batch(campaign, (accounts[2], 1), (accounts[0], 2)))
+    ok(api.batch(other, (accounts[1], 9)))
+    ok(api.batch(campaign, (accounts[1], 3)))
     path = f"/campaigns/{campaign}/grants"
     assert [(g["accountId"], g["amountMicro"]) for g in api.get(path)["items"]] == [
         (accounts[2], "1"), (accounts[0], "2"), (accounts[1], "3"),

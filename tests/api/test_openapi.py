@@ -13,13 +13,13 @@ import pytest
 
 from minibill.api.decoding import Decoder
 from minibill.api.openapi.html_page import page
-from minibill.api.openapi.operation import DESCRIPTIONS
-from minibill.api.request import Call
+from minibill.api.openapi.operation import OPERATIONS
+from minibill.api.request import Request
 from minibill.api.routing import Route
 from minibill.api.types import PageQuery, Query, WriteQuery
 from minibill.app import ADMIN, INTERNAL, PUBLIC, routes
 from minibill.core.counters import Metrics
-from tests.api_client import Api, Json, refused
+from tests.api_client import Api, Json, problem_of
 from tests.openapi_checks import faults, resolve, the_document, undocumented
 from tests.test_style import every_problem
 
@@ -56,8 +56,8 @@ def test_the_schema_is_open_api_3_1_and_needs_no_token(api: Api) -> None:
 
 def test_every_handler_is_described_and_every_description_is_of_a_handler() -> None:
     handlers = {entry[2] for entry in ADMIN} | {entry[2] for entry in INTERNAL} | {entry[1] for entry in PUBLIC}
-    assert {h.__qualname__ for h in handlers - DESCRIPTIONS.keys()} == set()
-    assert {h.__qualname__ for h in DESCRIPTIONS.keys() - handlers} == set()
+    assert {h.__qualname__ for h in handlers - OPERATIONS.keys()} == set()
+    assert {h.__qualname__ for h in OPERATIONS.keys() - handlers} == set()
 
 
 def test_every_route_is_in_it_once() -> None:
@@ -183,19 +183,21 @@ def test_a_word_that_is_not_accepted_is_answered_with_those_that_are(
             if place == "query"
             else api.call(method.upper(), asked, body, root="", token=token)
         )
-        [error] = refused(response, 400, "validation_error", name)["errors"]
+        [error] = problem_of(response, 400, "validation_error", name)["errors"]
     said = error["message"].removeprefix("expected one of ").split(", ")
     assert sorted(said) == sorted(words)
 
 
 def test_words_are_told_in_the_order_of_the_contract_and_types_of_events_too(api: Api) -> None:
-    problem = refused(api.call("GET", "/accounts", entityType="robot"), 400, "validation_error", "entityType")
+    problem = problem_of(api.call("GET", "/accounts", entityType="robot"), 400, "validation_error", "entityType")
     [error] = problem["errors"]
     assert error["message"] == "expected one of agent, person, community, mod, protocol, foundation, commons"
     assert len(CHOICES) > 15
     for problem in (
-        refused(api.call("GET", "/events", types="ledger.*,robot"), 400, "validation_error", "types"),
-        refused(api.post("/webhooks", {"url": "https://192.88.98.1/", "types": ["x"]}), 400, "validation_error", "types[0]"),
+        problem_of(api.call("GET", "/events", types="ledger.*,robot"), 400, "validation_error", "types"),
+        problem_of(
+            api.post("/webhooks", {"url": "https://192.88.98.1/", "types": ["x"]}), 400, "validation_error", "types[0]"
+        ),
     ):
         assert "expected one of ledger.deposit, " in problem["detail"] and "threshold.recovered" in problem["detail"]
 
@@ -213,11 +215,11 @@ def reads(api: Api, monkeypatch: pytest.MonkeyPatch) -> Callable[[Route], dict[s
     """The structs that a route's handler decodes its body and its query into, found by asking it."""
     found: dict[str, Any] = {}
 
-    async def read(_: Call, decoder: Decoder[Any]) -> Any:
+    async def read(_: Request, decoder: Decoder[Any]) -> Any:
         found["body"] = decoder.kind
         raise Found(None)
 
-    def parameters(_: Call, expected: type[Query]) -> Any:
+    def parameters(_: Request, expected: type[Query]) -> Any:
         found["query"] = expected
         raise Found(None)
 
@@ -227,9 +229,9 @@ def reads(api: Api, monkeypatch: pytest.MonkeyPatch) -> Callable[[Route], dict[s
         path = re.sub(r"{\w+:str}", "x", route.path).removeprefix(root)
         token = api.sign_service() if route.kind == "service" else api.token
         with monkeypatch.context() as patched:
-            patched.setattr(Call, "read", read)
-            patched.setattr(Call, "parameters", parameters)
-            patched.setattr(Call, "page", parameters)
+            patched.setattr(Request, "read", read)
+            patched.setattr(Request, "parameters", parameters)
+            patched.setattr(Request, "page", parameters)
             api.call(route.method, path, token=token, root=root)
         return dict(found)
 
@@ -240,7 +242,7 @@ def reads(api: Api, monkeypatch: pytest.MonkeyPatch) -> Callable[[Route], dict[s
 def test_a_handler_reads_the_body_and_the_query_that_are_described(
     route: Route, reads: Callable[[Route], dict[str, Any]]
 ) -> None:
-    description = DESCRIPTIONS[route.handler]
+    description = OPERATIONS[route.handler]
     if description.body is not None:
         assert reads(route) == {"body": description.body}
     else:
@@ -297,4 +299,4 @@ def test_the_page_shows_words_and_runs_none() -> None:
 
 
 def test_the_schema_is_read_only_with_get(api: Api) -> None:
-    refused(api.ask("POST", "/schema", headers=[]), 405, "method_not_allowed")
+    problem_of(api.ask("POST", "/schema", headers=[]), 405, "method_not_allowed")

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from minibill.api.middleware import Gate
+from minibill.api.middleware import RequestMiddleware
 from minibill.core.problems import StorageFull
-from tests.api_client import Api, Json, done, facts_of, refused
+from tests.api_client import Api, Json, facts_of, ok, problem_of
 
 MEMBERS = ["type", "title", "status", "detail", "code", "requestId"]
 SECRET_TEXT = "no such table: secret /var/lib/book.db SELECT"
@@ -19,7 +19,7 @@ SECRET_TEXT = "no such table: secret /var/lib/book.db SELECT"
 
 def whole(response: httpx.Response, status: int, code: str) -> Json:
     """The problem, which must have every member of RFC 9457 and ours, and agree with the answer that carries it."""
-    problem = refused(response, status, code)
+    problem = problem_of(response, status, code)
     assert list(problem)[: len(MEMBERS)] == MEMBERS
     assert problem["type"].endswith(code)
     assert problem["title"]
@@ -159,7 +159,7 @@ def test_a_failure_of_ours_is_answered_without_its_text_and_logged_under_its_req
     assert facts_of(record)["request_id"] == problem["requestId"]
     assert SECRET_TEXT in str(record.exc_info and record.exc_info[1])
     # The service goes on.
-    done(api.post("/accounts", {"entityType": "mod", "entityId": "next"}))
+    ok(api.post("/accounts", {"entityType": "mod", "entityId": "next"}))
 
 
 def test_a_rule_of_the_database_that_only_a_bug_can_break_is_an_internal_error(
@@ -268,7 +268,7 @@ def test_too_many_waiting_writes_are_refused_at_once(api: Api, monkeypatch: pyte
         response = api.post("/accounts", {"entityType": "mod", "entityId": "x"})
         whole(response, 503, "overloaded")
         assert int(response.headers["retry-after"]) > 0
-    done(api.call("GET", "/accounts"))
+    ok(api.call("GET", "/accounts"))
 
 
 def test_too_many_waiting_batches_are_refused_before_they_are_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ def test_too_many_waiting_batches_are_refused_before_they_are_read(api: Api, mon
             whole(response, 503, "overloaded")
             assert int(response.headers["retry-after"]) > 0
     # Requests and upkeep have limits of their own.
-    done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}))
+    ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}))
     api.loop.run(api.book.sweep())
 
 
@@ -292,12 +292,12 @@ def test_too_many_waiting_reads_are_refused_at_once(api: Api, monkeypatch: pytes
     assert int(response.headers["retry-after"]) > 0
     # Who asks how busy it is must be told.
     assert api.ask("GET", "/metrics", headers=[]).status_code == 200
-    done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}))
+    ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}))
 
 
 def test_the_clock_can_be_moved_only_where_it_is_a_test_clock(api: Api) -> None:
-    assert isinstance(api.app, Gate)
-    api.app._service = api.app._service._replace(has_test_clock=False)
+    assert isinstance(api.app, RequestMiddleware)
+    api.app._state = api.app._state._replace(has_test_clock=False)
     with api.unchanged():
         before = api.book.clock.now_us()
         whole(api.call("GET", "/clock"), 404, "not_found")
@@ -322,7 +322,9 @@ def test_a_request_that_the_server_cancels_is_answered_as_a_problem(api: Api, mo
         raise asyncio.CancelledError
 
     monkeypatch.setattr(api.book, "write", cancelled)
-    problem = refused(api.post("/campaigns", {"name": "x", "campaignType": "loyalty", "budgetMicro": "5"}), 503, "not_ready")
+    problem = problem_of(
+        api.post("/campaigns", {"name": "x", "campaignType": "loyalty", "budgetMicro": "5"}), 503, "not_ready"
+    )
     assert "same idempotency key" in problem["detail"]
 
 
@@ -331,7 +333,7 @@ def test_ready_says_when_the_book_takes_no_writes(api: Api) -> None:
         return api.loop.run(api.http.get("/health/ready")).status_code
 
     assert ready() == 200
-    api.book.writer._hindrance = StorageFull()
+    api.book.writer._last_error = StorageFull()
     assert ready() == 503
     api.account()
     assert ready() == 200
@@ -343,7 +345,7 @@ def test_options_is_no_method_of_ours(api: Api) -> None:
         ("/accounts/x/balance", "GET, HEAD"), ("/accounts/x/memberships/y", "DELETE, PUT"), ("/tokens/x/revoke", "POST"),
     ]:  # fmt: skip
         response = api.call("OPTIONS", path)
-        refused(response, 405, "method_not_allowed")
+        problem_of(response, 405, "method_not_allowed")
         assert response.headers["Allow"] == allowed == api.call("BREW", path).headers["Allow"]
-    refused(api.call("OPTIONS", "/nothing"), 404, "not_found")
+    problem_of(api.call("OPTIONS", "/nothing"), 404, "not_found")
     assert api.ask("OPTIONS", "/health/live", headers=[]).headers["Allow"] == "GET, HEAD"

@@ -8,7 +8,7 @@ import pytest
 
 from minibill.api.unique_members import PATH_CHARACTERS_MAX, require_unique_members
 from minibill.core.problems import InvalidRequest
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 
 NAMES = ["a", "b", 'c"', "", "\\", "é"]
 TEXTS = ['"x"', '"\\""', '"a\\":b"', '"\\u0022"', '"\\u0022:"', '"\\\\"', '"é"', '"\\u00e9"']
@@ -18,7 +18,7 @@ def path_of(body: bytes) -> str | None:
     try:
         require_unique_members(body)
     except InvalidRequest as problem:
-        return str(problem.facts["errors"][0].path)
+        return str(problem.extensions["errors"][0].path)
     return None
 
 
@@ -48,7 +48,7 @@ def test_a_path_in_a_response_has_a_limit() -> None:
     assert path_of(b'{"%b":1,"%b":2}' % (name, name)) == "x" * PATH_CHARACTERS_MAX
 
 
-def test_any_json_is_judged_as_a_slow_parser_would(torture: bool) -> None:
+def test_any_json_is_judged_as_a_slow_parser_would(long: bool) -> None:
     rng = random.Random("members")
 
     def value(depth: int) -> str:
@@ -71,7 +71,7 @@ def test_any_json_is_judged_as_a_slow_parser_would(torture: bool) -> None:
         return any(found)
 
     seen = [0, 0]
-    for _ in range(200_000 if torture else 5_000):
+    for _ in range(200_000 if long else 5_000):
         text = value(0)
         expected = has_twice(text)
         seen[expected] += 1
@@ -93,11 +93,11 @@ def test_a_body_with_a_member_twice_changes_nothing(api: Api) -> None:
     ]  # fmt: skip
     with api.unchanged():
         for method, path, body, where in bodies:
-            problem = refused(api.call(method, path, raw=body.encode()), 400, "validation_error", where)
+            problem = problem_of(api.call(method, path, raw=body.encode()), 400, "validation_error", where)
             assert problem["errors"][0]["message"] == "is given twice"
         body = f'{{"accountId": "{account}", "amountMicro": "1", "amountMicro": "2"}}'
-        refused(api.internal("POST", "/reservations", raw=body.encode()), 400, "validation_error", "amountMicro")
-    done(
+        problem_of(api.internal("POST", "/reservations", raw=body.encode()), 400, "validation_error", "amountMicro")
+    ok(
         api.call(
             "POST", f"/accounts/{account}/mint", raw=b'{"amountMicro": "1", "metadata": {"a": {"a": 1}, "b": {"a": 1}}}'
         )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.api_client import Api, Json, done
+from tests.api_client import Api, Json, ok
 
 
 class Write(NamedTuple):
@@ -35,7 +35,7 @@ WEBHOOK: Json = {"url": "https://192.88.98.1/hook", "types": ["ledger.*"], "desc
 
 
 def _webhook(api: Api) -> str:
-    webhook: str = done(api.post("/webhooks", WEBHOOK))["id"]
+    webhook: str = ok(api.post("/webhooks", WEBHOOK))["id"]
     return webhook
 
 

@@ -6,7 +6,7 @@ import hmac
 import json
 from typing import Any, NamedTuple
 
-from minibill.auth.callers import Kind
+from minibill.auth.callers import CallerKind
 from minibill.auth.scopes import EVERYTHING
 from minibill.core.clock import US_PER_SECOND, real_now_us
 from tests.api_client import SECRETS
@@ -27,7 +27,7 @@ def b64(data: bytes) -> str:
 class Door(NamedTuple):
     """Who is let in: by a token of this secret, issuer and audience, made to live `longest` seconds at most."""
 
-    kind: Kind
+    kind: CallerKind
     secret: str
     issuer: str
     audience: str

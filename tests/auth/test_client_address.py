@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from minibill.auth.client_address import ClientAddresses, canonical, rate_key
-from tests.api_client import Api, done
+from tests.api_client import Api, ok
 
 TRUSTED = "10.0.0.0/8, 192.0.2.1, ::ffff:172.16.0.1, 2001:db8:1::/48, ::ffff:198.51.100.0/120"
 
@@ -91,5 +91,5 @@ def test_the_audit_log_has_the_one_spelling(start: Callable[..., Api]) -> None:
     body = b'{"entityType": "person", "entityId": "ada"}'
     messages = [{"type": "http.request", "body": body, "more_body": False}]
     headers = [*api.admin_headers(), (b"x-forwarded-for", b"[::FFFF:1.2.3.4]:5")]
-    done(api.ask("POST", "/admin/billing/accounts", headers=headers, messages=messages, address="::ffff:10.1.2.3"), 201)
+    ok(api.ask("POST", "/admin/billing/accounts", headers=headers, messages=messages, address="::ffff:10.1.2.3"), 201)
     assert api.get("/audit")["items"][0]["ip"] == "1.2.3.4"

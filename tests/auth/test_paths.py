@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.api.test_raw_requests import ask
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 from tests.service_process import serving
 
 ENCODED = [
@@ -61,16 +61,16 @@ def test_a_variable_segment_may_be_encoded(api: Api) -> None:
     assert send(api, "POST", f"/admin/billing/accounts/{encoded}").headers["Allow"] == "GET, HEAD"
     community = "Ω/ %/x"
     path = f"/accounts/{account}/memberships/{quote(community, safe='')}"
-    refused(api.call("PUT", path, {"tier": "gold"}), 404, "tier_not_found")
-    done(api.call("PUT", f"/discounts/{quote(community, safe='')}/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
-    assert done(api.call("PUT", path, {"tier": "gold"}))["communityId"] == community
+    problem_of(api.call("PUT", path, {"tier": "gold"}), 404, "tier_not_found")
+    ok(api.call("PUT", f"/discounts/{quote(community, safe='')}/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
+    assert ok(api.call("PUT", path, {"tier": "gold"}))["communityId"] == community
 
 
 def test_an_encoded_slash_ends_no_segment(api: Api) -> None:
     account = api.account(100)
-    refused(send(api, "GET", f"/admin/billing/accounts/{account}%2Fbalance"), 404, "account_not_found")
-    refused(send(api, "GET", f"/admin/billing/accounts/{account}%2Flots"), 404, "account_not_found")
-    refused(send(api, "GET", f"/admin/billing/accounts%2F{account}"), 404, "not_found")
+    problem_of(send(api, "GET", f"/admin/billing/accounts/{account}%2Fbalance"), 404, "account_not_found")
+    problem_of(send(api, "GET", f"/admin/billing/accounts/{account}%2Flots"), 404, "account_not_found")
+    problem_of(send(api, "GET", f"/admin/billing/accounts%2F{account}"), 404, "not_found")
     assert send(api, "GET", f"/admin/billing/accounts/x%2F{account}/balance").json()["code"] == "account_not_found"
     token = api.sign_service()
     assert send(api, "GET", "/api/internal/billing/reservations/res_1%2F", token=token).status_code == 404

@@ -8,7 +8,7 @@ import pytest
 from minibill.auth import rate_limit
 from minibill.auth.rate_limit import RateLimit
 from minibill.auth.tokens import sign_token
-from tests.api_client import Api, refused
+from tests.api_client import Api, problem_of
 
 LIMITED = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "3"}
 
@@ -36,7 +36,7 @@ def limits(response: httpx.Response) -> tuple[int, int, int]:
 
 
 def over(response: httpx.Response, reset: int) -> None:
-    refused(response, 429, "rate_limited")
+    problem_of(response, 429, "rate_limited")
     assert response.headers["retry-after"] == str(reset)
     assert limits(response)[1:] == (0, reset)
 
@@ -101,24 +101,24 @@ def test_the_61st_request_without_a_valid_token_from_an_address_is_a_429(
     path = "/admin/billing/accounts"
     kinds = [[], [(b"authorization", b"Bearer nonsense")], [(b"authorization", b"Basic eDp5")]]
     for number in range(60):
-        refused(api.ask("GET", path, headers=kinds[number % 3]), 401, "unauthorized")
+        problem_of(api.ask("GET", path, headers=kinds[number % 3]), 401, "unauthorized")
     seconds.now += 10
     with api.unchanged():
         for headers in kinds:
             over(api.ask("GET", path, headers=headers), 50)
             over(api.ask("GET", "/api/internal/billing/x", headers=headers), 50)
     # Others are not held for it: neither another address nor who has a token.
-    refused(api.ask("GET", path, headers=[], address="192.0.2.8"), 401, "unauthorized")
+    problem_of(api.ask("GET", path, headers=[], address="192.0.2.8"), 401, "unauthorized")
     assert api.call("GET", "/accounts").status_code == 200
     seconds.now += 50
-    refused(api.ask("GET", path, headers=[]), 401, "unauthorized")
+    problem_of(api.ask("GET", path, headers=[]), 401, "unauthorized")
 
 
 def test_what_needs_no_token_is_not_counted(start: Callable[..., Api], seconds: Seconds) -> None:
     api = start(**LIMITED)
     for _ in range(65):
         assert api.ask("GET", "/health/live", headers=[]).status_code == 200
-    refused(api.ask("GET", "/admin/billing/accounts", headers=[]), 401, "unauthorized")
+    problem_of(api.ask("GET", "/admin/billing/accounts", headers=[]), 401, "unauthorized")
 
 
 def test_services_are_unlimited_unless_a_limit_is_set(start: Callable[..., Api], seconds: Seconds) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from minibill.api.tokens import forget_expired
 from minibill.core.clock import US_PER_SECOND, format_time, parse_time, real_now_us
-from tests.api_client import Api, Json, done, record_running_time, refused
+from tests.api_client import Api, Json, ok, problem_of, record_running_time
 from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now
 
 DAY = 86_400
@@ -17,36 +17,36 @@ def time_of(second: float) -> str:
 
 
 def revoke(api: Api, sub: str, second: float, **query: str) -> Json:
-    return done(api.post("/tokens/revoke", {"sub": sub, "issuedBefore": time_of(second)}, **query))
+    return ok(api.post("/tokens/revoke", {"sub": sub, "issuedBefore": time_of(second)}, **query))
 
 
-def status(api: Api, door: Door = ADMIN, **claims: Json) -> int:
+def status(api: Api, kind: Door = ADMIN, **claims: Json) -> int:
     """The status of a request with such a token; a service asks for what is nowhere."""
-    path = "/admin/billing/campaigns" if door.kind == "admin" else "/api/internal/billing/nothing"
-    token = door.forge(door.claims(**{"sub": "eve", "jti": ..., "exp": now() + 60} | claims)).encode()
+    path = "/admin/billing/campaigns" if kind.kind == "admin" else "/api/internal/billing/nothing"
+    token = kind.forge(kind.claims(**{"sub": "eve", "jti": ..., "exp": now() + 60} | claims)).encode()
     return api.ask("GET", path, headers=[(b"authorization", b"Bearer " + token)]).status_code
 
 
-@pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda door: door.kind)
-def test_tokens_of_the_sub_that_were_issued_before_are_rejected(api: Api, door: Door) -> None:
-    begin, good = now(), 200 if door.kind == "admin" else 404
-    assert status(api, door, iat=begin - 10) == good
+@pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda kind: kind.kind)
+def test_tokens_of_the_sub_that_were_issued_before_are_rejected(api: Api, kind: Door) -> None:
+    begin, good = now(), 200 if kind.kind == "admin" else 404
+    assert status(api, kind, iat=begin - 10) == good
     revoke(api, "eve", begin - 5)
     # The first of them had been verified and remembered.
-    assert status(api, door, iat=begin - 10) == 401
-    assert status(api, door, iat=begin - 5.5) == 401
-    assert status(api, door, iat=begin - 5) == good
-    assert status(api, door, iat=begin - 10, sub="ada") == good
-    assert status(api, door, iat=begin - 10, sub="Eve") == good
+    assert status(api, kind, iat=begin - 10) == 401
+    assert status(api, kind, iat=begin - 5.5) == 401
+    assert status(api, kind, iat=begin - 5) == good
+    assert status(api, kind, iat=begin - 10, sub="ada") == good
+    assert status(api, kind, iat=begin - 10, sub="Eve") == good
 
 
 def test_a_token_that_is_revoked_by_its_sub_is_told_nothing(api: Api) -> None:
     revoke(api, "eve", now())
     token = ADMIN.forge(ADMIN.claims(sub="eve", iat=now() - 10)).encode()
-    problem = refused(
+    problem = problem_of(
         api.ask("GET", "/admin/billing/accounts", headers=[(b"authorization", b"Bearer " + token)]), 401, "unauthorized"
     )
-    like_any_other = refused(api.ask("GET", "/admin/billing/accounts", headers=[]), 401, "unauthorized")
+    like_any_other = problem_of(api.ask("GET", "/admin/billing/accounts", headers=[]), 401, "unauthorized")
     assert {**problem, "requestId": ""} == {**like_any_other, "requestId": ""}
 
 
@@ -95,13 +95,13 @@ def test_it_is_audited(api: Api) -> None:
 ])  # fmt: skip
 def test_what_is_wrong_with_the_request_is_named(api: Api, body: Json, path: str) -> None:
     with api.unchanged():
-        refused(api.post("/tokens/revoke", body), 400, "validation_error", path)
+        problem_of(api.post("/tokens/revoke", body), 400, "validation_error", path)
 
 
 def test_a_time_in_the_future_is_refused_since_it_would_lock_new_tokens_out(api: Api) -> None:
     with api.unchanged():
         body = {"sub": "eve", "issuedBefore": time_of(now() + 90)}
-        refused(api.post("/tokens/revoke", body), 400, "validation_error", "issuedBefore")
+        problem_of(api.post("/tokens/revoke", body), 400, "validation_error", "issuedBefore")
     # By as much as clocks may differ it is no mistake.
     revoke(api, "eve", now() + 20)
     assert status(api, iat=now()) == 401
@@ -110,14 +110,14 @@ def test_a_time_in_the_future_is_refused_since_it_would_lock_new_tokens_out(api:
 def test_it_needs_its_scope(api: Api) -> None:
     body = {"sub": "eve", "issuedBefore": time_of(now())}
     token = api.sign(scopes=("admin:billing:read", "admin:accounts:write"))
-    refused(api.post("/tokens/revoke", body, token=token), 403, "insufficient_scope")
+    problem_of(api.post("/tokens/revoke", body, token=token), 403, "insufficient_scope")
 
 
 def test_an_admin_can_revoke_all_own_tokens(api: Api) -> None:
     token = ADMIN.forge(ADMIN.claims(sub="leaving", iat=now() - 10))
     body = {"sub": "leaving", "issuedBefore": time_of(now())}
-    done(api.post("/tokens/revoke", body, token=token))
-    refused(api.call("GET", "/campaigns", token=token), 401, "unauthorized")
+    ok(api.post("/tokens/revoke", body, token=token))
+    problem_of(api.call("GET", "/campaigns", token=token), 401, "unauthorized")
 
 
 def test_it_is_kept_until_no_token_issued_before_could_live(api: Api) -> None:

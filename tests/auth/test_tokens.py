@@ -15,7 +15,7 @@ from minibill.auth.tokens import sign_token
 from minibill.core.clock import US_PER_SECOND
 from minibill.db.sqlite import sqlite3
 from minibill.integrity.audited_settings import DENIED_SECONDS_MIN
-from tests.api_client import SECRETS, Api, done, facts_of, refused
+from tests.api_client import SECRETS, Api, facts_of, ok, problem_of
 from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now
 
 SECRET = SECRETS["BILLING_ADMIN_JWT_SECRET"]
@@ -29,8 +29,8 @@ def bearer(api: Api, *values: bytes, method: str = "GET", path: str = "/admin/bi
 def unauthorized(api: Api, *values: bytes) -> None:
     """All refusals must be the same, to the byte, but for the request id."""
     response = bearer(api, *values)
-    problem = refused(response, 401, "unauthorized")
-    like_any_other = refused(bearer(api), 401, "unauthorized")
+    problem = problem_of(response, 401, "unauthorized")
+    like_any_other = problem_of(bearer(api), 401, "unauthorized")
     assert {**problem, "requestId": ""} == {**like_any_other, "requestId": ""}
     assert response.headers.get_list("www-authenticate") == ['Bearer error="invalid_token"']
 
@@ -75,10 +75,10 @@ def test_a_service_token_is_refused(api: Api) -> None:
 
 def test_an_admin_token_is_no_service_token(api: Api) -> None:
     response = bearer(api, b"Bearer " + ADMIN.forge().encode(), path="/api/internal/billing/anything")
-    refused(response, 401, "unauthorized")
+    problem_of(response, 401, "unauthorized")
     service = sign_token(api.settings, "service", sub="finn", scopes=[], ttl=60)
     response = bearer(api, b"Bearer " + service.encode(), path="/api/internal/billing/anything")
-    refused(response, 404, "not_found")
+    problem_of(response, 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_token_elsewhere_than_in_the_header_does_not_count(api: Api) -> None:
     response = api.ask(
         "GET", "/admin/billing/campaigns", headers=[(b"cookie", b"token=" + token)], query=b"access_token=" + token
     )
-    refused(response, 401, "unauthorized")
+    problem_of(response, 401, "unauthorized")
 
 
 # --- settings ---
@@ -154,14 +154,14 @@ def test_issuer_and_audience_of_services_can_be_set(start: Callable[..., Api]) -
 # --- time ---
 
 
-@pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda door: door.kind)
+@pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda kind: kind.kind)
 @pytest.mark.parametrize("times", [
     {"iat": 0.25, "exp": 100.75}, {"iat": 0.0, "exp": 100.0}, {"iat": -200.5, "exp": -29}, {"iat": 25.5, "exp": 100},
     {"nbf": -0.5}, {"nbf": 25.5},
 ], ids=str)  # fmt: skip
-def test_times_may_have_fractions_of_a_second(api: Api, door: Door, times: dict[str, float]) -> None:
-    token = door.forge(door.claims(**{name: now() + offset for name, offset in times.items()}))
-    path = "/admin/billing/campaigns" if door.kind == "admin" else "/api/internal/billing/nothing"
+def test_times_may_have_fractions_of_a_second(api: Api, kind: Door, times: dict[str, float]) -> None:
+    token = kind.forge(kind.claims(**{name: now() + offset for name, offset in times.items()}))
+    path = "/admin/billing/campaigns" if kind.kind == "admin" else "/api/internal/billing/nothing"
     assert bearer(api, b"Bearer " + token.encode(), path=path).status_code != 401
 
 
@@ -221,7 +221,7 @@ def test_a_token_that_was_accepted_is_refused_once_it_is_revoked(api: Api) -> No
     )
     for each in (token, same_id, other):
         assert bearer(api, each).status_code == 200
-    done(api.post("/tokens/j-1/revoke"))
+    ok(api.post("/tokens/j-1/revoke"))
     unauthorized(api, token)
     unauthorized(api, same_id)
     assert bearer(api, other).status_code == 200
@@ -229,7 +229,7 @@ def test_a_token_that_was_accepted_is_refused_once_it_is_revoked(api: Api) -> No
 
 def test_a_token_may_be_revoked_before_it_is_ever_used_and_twice(api: Api) -> None:
     for _ in range(2):
-        done(api.post("/tokens/j-1/revoke"))
+        ok(api.post("/tokens/j-1/revoke"))
     unauthorized(api, b"Bearer " + ADMIN.forge().encode())
     assert bearer(api, b"Bearer " + ADMIN.forge(ADMIN.claims(jti="J-1")).encode()).status_code == 200
     assert bearer(api, b"Bearer " + ADMIN.forge(ADMIN.claims(jti=...)).encode()).status_code == 200
@@ -242,7 +242,7 @@ def test_any_token_id_can_be_revoked(api: Api, token_id: str) -> None:
     token = b"Bearer " + ADMIN.forge(ADMIN.claims(jti=token_id)).encode()
     assert bearer(api, token).status_code == 200
     path = f"/admin/billing/tokens/{quote(token_id, safe='')}/revoke"
-    assert done(api.post(path.removeprefix("/admin/billing")))["tokenId"] == token_id
+    assert ok(api.post(path.removeprefix("/admin/billing")))["tokenId"] == token_id
     unauthorized(api, token)
 
 
@@ -251,7 +251,7 @@ def test_any_token_id_can_be_revoked(api: Api, token_id: str) -> None:
 )
 def test_a_slash_that_is_no_part_of_a_token_id_leads_nowhere_else(api: Api, path: str) -> None:
     with api.unchanged():
-        refused(api.post(path), 404, "not_found")
+        problem_of(api.post(path), 404, "not_found")
 
 
 def test_tokens_that_are_revoked_at_once_are_all_refused(api: Api) -> None:
@@ -272,13 +272,13 @@ def test_tokens_that_are_revoked_at_once_are_all_refused(api: Api) -> None:
 def test_a_token_can_revoke_itself(api: Api) -> None:
     token = api.sign(sub="leaving")
     token_id = jwt.decode(token, options={"verify_signature": False})["jti"]
-    done(api.post(f"/tokens/{token_id}/revoke", token=token))
-    refused(api.call("GET", "/campaigns", token=token), 401, "unauthorized")
+    ok(api.post(f"/tokens/{token_id}/revoke", token=token))
+    problem_of(api.call("GET", "/campaigns", token=token), 401, "unauthorized")
 
 
 def test_a_revoked_token_stays_revoked_across_a_restart(start: Callable[..., Api]) -> None:
     api = start()
-    done(api.post("/tokens/j-1/revoke"))
+    ok(api.post("/tokens/j-1/revoke"))
     api = start()
     unauthorized(api, b"Bearer " + ADMIN.forge().encode())
 
@@ -288,7 +288,7 @@ def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api
 
     # A check takes a row that is missing earlier for one that was deleted by hand.
     assert KEEP_SECONDS >= DENIED_SECONDS_MIN
-    done(api.post("/tokens/j-1/revoke"))
+    ok(api.post("/tokens/j-1/revoke"))
     begin_us = api.book.running.now_us()
 
     def denied_after(seconds: int) -> bool:
@@ -311,9 +311,9 @@ def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api
 
 
 def test_what_revoking_answers_and_audits(api: Api) -> None:
-    answer = done(api.post("/tokens/j-1/revoke"), 200)
+    answer = ok(api.post("/tokens/j-1/revoke"), 200)
     assert answer["tokenId"] == "j-1"
-    refused(api.post("/tokens/" + "x" * 256 + "/revoke"), 400, "validation_error", "tokenId")
+    problem_of(api.post("/tokens/" + "x" * 256 + "/revoke"), 400, "validation_error", "tokenId")
 
 
 # --- scopes ---
@@ -353,7 +353,7 @@ def test_each_route_needs_its_scope_and_says_which(api: Api, method: str, path: 
     with api.unchanged():
         for scopes in [(), tuple(s for s in ALL_SCOPES if s not in (scope, EVERYTHING)), lookalikes]:
             response = api.call(method, path, token=api.sign(scopes=scopes))
-            problem = refused(response, 403, "insufficient_scope")
+            problem = problem_of(response, 403, "insufficient_scope")
             assert problem["requiredScope"] == scope
             assert scope in problem["detail"]
     for scopes in [(scope,), (EVERYTHING,), ALL_SCOPES]:
@@ -365,27 +365,27 @@ def test_each_route_needs_its_scope_and_says_which(api: Api, method: str, path: 
 def test_each_route_needs_a_token(api: Api, method: str, path: str) -> None:
     with api.unchanged():
         response = api.ask(method, f"/admin/billing{_concrete(path)}", headers=[(b"content-type", b"application/json")])
-        refused(response, 401, "unauthorized")
+        problem_of(response, 401, "unauthorized")
 
 
 def test_authority_is_judged_before_the_body_is_read(api: Api) -> None:
     with api.unchanged():
         # No message ever comes; the answers do.
-        refused(api.ask("POST", "/admin/billing/accounts", headers=[], messages=[]), 401, "unauthorized")
+        problem_of(api.ask("POST", "/admin/billing/accounts", headers=[], messages=[]), 401, "unauthorized")
         token = api.sign(scopes=(READ,)).encode()
         response = api.ask("POST", "/admin/billing/accounts", headers=[(b"authorization", b"Bearer " + token)], messages=[])
-        refused(response, 403, "insufficient_scope")
+        problem_of(response, 403, "insufficient_scope")
 
 
 def test_a_write_scope_does_not_include_reading(api: Api) -> None:
     writing = tuple(scope for scope in ALL_SCOPES if scope not in (READ, EVERYTHING))
-    refused(api.call("GET", f"/accounts/{api.account()}", token=api.sign(scopes=writing)), 403, "insufficient_scope")
+    problem_of(api.call("GET", f"/accounts/{api.account()}", token=api.sign(scopes=writing)), 403, "insufficient_scope")
 
 
 def test_a_refusal_for_lack_of_authority_is_not_audited(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     with api.unchanged():
-        refused(api.post("/accounts", {}, token=api.sign(sub="snoop", scopes=(READ,))), 403, "insufficient_scope")
-        refused(api.post("/accounts", {}, token="nonsense"), 401, "unauthorized")
+        problem_of(api.post("/accounts", {}, token=api.sign(sub="snoop", scopes=(READ,))), 403, "insufficient_scope")
+        problem_of(api.post("/accounts", {}, token="nonsense"), 401, "unauthorized")
     assert [facts_of(record)["actor"] for record in caplog.records] == ["admin:snoop", None]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from minibill.campaigns.grants import BATCH_GRANTS_MAX, LARGE_GRANT_MICRO
 from minibill.core.clock import parse_time
-from tests.api_client import UNIT, Api, Json, done, refused
+from tests.api_client import UNIT, Api, Json, ok, problem_of
 
 LARGE = LARGE_GRANT_MICRO
 MAX = 2**63 - 1
@@ -32,9 +32,9 @@ def outcomes(answer: Json) -> list[tuple[str, bool, int]]:
 def test_what_a_batch_answers(api: Api) -> None:
     ada, paid = api.account(), api.account()
     campaign = api.campaign(1_000)
-    [first] = done(api.batch(campaign, (paid, 5)))["grants"]
+    [first] = ok(api.batch(campaign, (paid, 5)))["grants"]
     items = [(ada, 7), entity("new", amountMicro="8"), (paid, 9), ("acct_none", 10), entity("zero", amountMicro="0")]
-    answer = done(api.batch(campaign, *items), 201)
+    answer = ok(api.batch(campaign, *items), 201)
     one, two, *_ = answer["grants"]
     assert answer == {
         "campaignId": campaign, "totalGranted": 2, "totalDuplicates": 1, "totalSkipped": 1, "totalFailed": 1,
@@ -60,8 +60,8 @@ def test_what_a_batch_answers(api: Api) -> None:
 
 def test_each_grant_makes_one_lot_in_the_campaigns_pool_that_lives_as_long_as_the_campaign_says(api: Api) -> None:
     campaign = api.campaign(poolId="gpu", grantTtlSeconds=60)
-    account = done(api.post("/accounts", {"entityType": "agent", "entityId": "e\u0301"}))["id"]
-    [grant] = done(api.batch(campaign, {"accountId": account, "amountMicro": "7", "formulaInput": {"why": "x"}}))["grants"]
+    account = ok(api.post("/accounts", {"entityType": "agent", "entityId": "e\u0301"}))["id"]
+    [grant] = ok(api.batch(campaign, {"accountId": account, "amountMicro": "7", "formulaInput": {"why": "x"}}))["grants"]
     [lot] = api.get(f"/accounts/{account}/lots")["items"]
     assert (lot["id"], lot["sourceType"], lot["sourceId"], lot["poolId"]) == (grant["lotId"], "grant", None, "gpu")
     assert (lot["originalMicro"], lot["priority"]) == ("7", 50)
@@ -81,7 +81,7 @@ def test_items_are_answered_and_paid_in_the_order_sent(api: Api) -> None:
     campaign = api.campaign()
     accounts = [api.account() for _ in range(4)]
     shuffled = [accounts[2], "acct_b", accounts[0], accounts[3], "acct_a", accounts[1]]
-    answer = done(api.batch(campaign, *[(account, 5) for account in shuffled]))
+    answer = ok(api.batch(campaign, *[(account, 5) for account in shuffled]))
     assert [grant["accountId"] for grant in answer["grants"]] == shuffled
     ids = [grant["grantId"] for grant in answer["grants"] if grant["grantId"]]
     lots = [grant["lotId"] for grant in answer["grants"] if grant["lotId"]]
@@ -98,7 +98,7 @@ def test_the_amount_is_the_one_named_else_the_formulas(api: Api) -> None:
         {"accountId": accounts[2], "amountMicro": "4"},
         {"accountId": accounts[3], "amountMicro": "5", "formulaInput": {"evidence": "without a loss"}},
     ]
-    assert [grant["amountMicro"] for grant in done(api.batch(campaign, *items))["grants"]] == ["10", "3", "4", "5"]
+    assert [grant["amountMicro"] for grant in ok(api.batch(campaign, *items))["grants"]] == ["10", "3", "4", "5"]
     kept = [(grant["amountMicro"], grant["formulaInput"]) for grant in api.get(f"/campaigns/{campaign}/grants")["items"]]
     assert kept == [
         ("10", {"lossMicro": "21", "source": "list", "n": [1.5, None]}),
@@ -111,62 +111,62 @@ def test_the_amount_is_the_one_named_else_the_formulas(api: Api) -> None:
 def test_a_fixed_amount_is_paid_to_who_names_none(api: Api) -> None:
     campaign = api.campaign(grantConfig={"amountMicro": "7"})
     one, other = api.account(), api.account()
-    answer = done(api.batch(campaign, {"accountId": one}, (other, 3)))
+    answer = ok(api.batch(campaign, {"accountId": one}, (other, 3)))
     assert outcomes(answer) == [("granted", False, 7), ("granted", False, 3)]
 
 
 def test_a_batch_that_pays_nobody_anew_is_a_200(api: Api) -> None:
     campaign, account = api.campaign(), api.account()
-    done(api.batch(campaign, (account, 5)), 201)
-    done(api.batch(campaign, (account, 5)), 200)
-    done(api.batch(campaign, (api.account(), 0)), 200)
-    done(api.batch(campaign, ("acct_none", 5)), 200)
+    ok(api.batch(campaign, (account, 5)), 201)
+    ok(api.batch(campaign, (account, 5)), 200)
+    ok(api.batch(campaign, (api.account(), 0)), 200)
+    ok(api.batch(campaign, ("acct_none", 5)), 200)
 
 
 # --- once ---
 
 
 def test_an_account_is_paid_once_by_a_campaign_whatever_is_named_later(api: Api) -> None:
-    opened = done(api.post("/accounts", {"entityType": "person", "entityId": "ada"}))["id"]
+    opened = ok(api.post("/accounts", {"entityType": "person", "entityId": "ada"}))["id"]
     campaign, other = api.campaign(), api.campaign()
-    [first] = done(api.batch(campaign, (opened, 5)), 201)["grants"]
+    [first] = ok(api.batch(campaign, (opened, 5)), 201)["grants"]
     again: list[Json] = [
         (opened, 5), (opened, 999), (opened, 0), (opened, LARGE + 1), entity("ada", amountMicro="5"),
         {"accountId": opened, "amountMicro": "6", "formulaInput": {"x": 1}},
     ]  # fmt: skip
     for number, item in enumerate(again):
-        answer = done(api.batch(campaign, item, key=f"k-{number}"), 200)
+        answer = ok(api.batch(campaign, item, key=f"k-{number}"), 200)
         assert answer["grants"] == [{**first, "duplicate": True}]
         assert (answer["totalGranted"], answer["totalDuplicates"], answer["totalAmountMicro"]) == (0, 1, "0")
     assert api.available(opened) == 5
     assert api.get(f"/campaigns/{campaign}")["spentMicro"] == "5"
     # Another campaign is another matter.
-    done(api.batch(other, (opened, 7)), 201)
+    ok(api.batch(other, (opened, 7)), 201)
     assert api.available(opened) == 12
 
 
 def test_a_duplicate_answers_the_first_grant_also_when_its_lot_has_expired(api: Api) -> None:
     campaign, account = api.campaign(grantTtlSeconds=5), api.account()
-    [first] = done(api.batch(campaign, (account, 5)))["grants"]
+    [first] = ok(api.batch(campaign, (account, 5)))["grants"]
     api.advance(10)
-    assert done(api.batch(campaign, (account, 6)), 200)["grants"] == [{**first, "duplicate": True}]
+    assert ok(api.batch(campaign, (account, 6)), 200)["grants"] == [{**first, "duplicate": True}]
     assert api.available(account) == 0
 
 
 def test_a_duplicate_counts_towards_none_of_the_limits(api: Api) -> None:
     campaign, paid, new = api.campaign(10, perWalletCapMicro="9"), api.account(), api.account()
-    done(api.batch(campaign, (paid, 4)))
-    answer = done(api.batch(campaign, (paid, LARGE * 10), (new, 6)), 201)
+    ok(api.batch(campaign, (paid, 4)))
+    answer = ok(api.batch(campaign, (paid, LARGE * 10), (new, 6)), 201)
     assert outcomes(answer) == [("granted", True, 4), ("granted", False, 6)]
     assert answer["remainingMicro"] == "0"
-    answer = done(api.batch(campaign, (paid, 5), (new, 10)), 200)
+    answer = ok(api.batch(campaign, (paid, 5), (new, 10)), 200)
     assert outcomes(answer) == [("granted", True, 4), ("granted", True, 6)]
 
 
 def test_a_duplicate_whose_formula_now_comes_to_nothing_is_still_a_duplicate(api: Api) -> None:
     campaign, account = api.campaign(**LOSSES), api.account()
-    done(api.batch(campaign, loss(account, 20)))
-    answer = done(api.batch(campaign, loss(account, 9)), 200)
+    ok(api.batch(campaign, loss(account, 20)))
+    answer = ok(api.batch(campaign, loss(account, 9)), 200)
     assert outcomes(answer) == [("granted", True, 10)]
     assert (answer["totalSkipped"], answer["totalDuplicates"]) == (0, 1)
 
@@ -214,7 +214,7 @@ def test_batches_at_once_never_spend_more_than_the_budget(api: Api) -> None:
 def test_an_entity_that_is_skipped_opens_no_account(api: Api) -> None:
     campaign = api.campaign(**LOSSES)
     items = [entity("zero", amountMicro="0"), entity("small", formulaInput={"lossMicro": "9"})]
-    answer = done(api.batch(campaign, *items), 200)
+    answer = ok(api.batch(campaign, *items), 200)
     assert outcomes(answer) == [("skipped", False, 0)] * 2
     assert [grant["accountId"] for grant in answer["grants"]] == [None, None]
     assert all(grant["reason"] for grant in answer["grants"])
@@ -226,25 +226,25 @@ def test_what_was_skipped_or_failed_can_be_paid_later(api: Api) -> None:
     campaign = api.campaign(**LOSSES)
     account = api.account()
     after = account[:-1] + "2"
-    answer = done(api.batch(campaign, (account, 0), (after, 5), entity("zero", amountMicro="0")), 200)
+    answer = ok(api.batch(campaign, (account, 0), (after, 5), entity("zero", amountMicro="0")), 200)
     assert [grant["status"] for grant in answer["grants"]] == ["skipped", "failed", "skipped"]
     assert api.account() == after
-    answer = done(api.batch(campaign, loss(account, 20), (after, 5), entity("zero", amountMicro="6")), 201)
+    answer = ok(api.batch(campaign, loss(account, 20), (after, 5), entity("zero", amountMicro="6")), 201)
     assert outcomes(answer) == [("granted", False, 10), ("granted", False, 5), ("granted", False, 6)]
 
 
 def test_an_item_that_fails_counts_towards_none_of_the_limits(api: Api) -> None:
     campaign, account = api.campaign(10), api.account()
-    answer = done(api.batch(campaign, ("acct_none", LARGE + 1), ("acct_nil", 11), (account, 10)), 201)
+    answer = ok(api.batch(campaign, ("acct_none", LARGE + 1), ("acct_nil", 11), (account, 10)), 201)
     assert [grant["status"] for grant in answer["grants"]] == ["failed", "failed", "granted"]
     assert (answer["totalFailed"], answer["totalAmountMicro"], answer["remainingMicro"]) == (2, "10", "0")
 
 
 def test_an_explicit_zero_is_skipped_although_the_formula_would_pay(api: Api) -> None:
     campaign, account = api.campaign(grantConfig={"amountMicro": "7"}), api.account()
-    answer = done(api.batch(campaign, (account, 0)), 200)
+    answer = ok(api.batch(campaign, (account, 0)), 200)
     assert outcomes(answer) == [("skipped", False, 0)]
-    done(api.batch(campaign, {"accountId": account}), 201)
+    ok(api.batch(campaign, {"accountId": account}), 201)
     assert api.available(account) == 7
 
 
@@ -260,7 +260,7 @@ def test_an_explicit_zero_is_skipped_although_the_formula_would_pay(api: Api) ->
     ids=["below the minimum", "rounded to nothing", "a cap of nothing", "outside all brackets", "a bracket of nothing"],
 )
 def test_what_the_formula_brings_to_zero_is_skipped_with_a_reason(api: Api, campaign: Json, micro: int) -> None:
-    [grant] = done(api.batch(api.campaign(**campaign), loss(api.account(), micro)), 200)["grants"]
+    [grant] = ok(api.batch(api.campaign(**campaign), loss(api.account(), micro)), 200)["grants"]
     assert (grant["status"], grant["grantId"], grant["lotId"]) == ("skipped", None, None)
     assert grant["reason"]
 
@@ -271,17 +271,17 @@ def test_what_the_formula_brings_to_zero_is_skipped_with_a_reason(api: Api, camp
 def test_the_budget_may_be_spent_to_the_last_micro_unit_and_no_further(api: Api) -> None:
     campaign, one, two = api.campaign(10), api.account(), api.account()
     with api.unchanged():
-        problem = refused(api.batch(campaign, (one, 5), (two, 6)), 422, "budget_exceeded")
+        problem = problem_of(api.batch(campaign, (one, 5), (two, 6)), 422, "budget_exceeded")
         facts = [problem[name] for name in ("budgetMicro", "spentMicro", "remainingMicro", "requestedMicro")]
         assert facts == ["10", "0", "10", "11"]
-    assert done(api.batch(campaign, (one, 5)), 201)["remainingMicro"] == "5"
+    assert ok(api.batch(campaign, (one, 5)), 201)["remainingMicro"] == "5"
     with api.unchanged():
-        problem = refused(api.batch(campaign, (one, 5), (two, 6)), 422, "budget_exceeded")
+        problem = problem_of(api.batch(campaign, (one, 5), (two, 6)), 422, "budget_exceeded")
         facts = [problem[name] for name in ("budgetMicro", "spentMicro", "remainingMicro", "requestedMicro")]
         assert facts == ["10", "5", "5", "6"]
-    assert done(api.batch(campaign, (two, 5)), 201)["remainingMicro"] == "0"
+    assert ok(api.batch(campaign, (two, 5)), 201)["remainingMicro"] == "0"
     with api.unchanged():
-        refused(api.batch(campaign, ("acct_none", 0), entity("x", amountMicro="1")), 422, "budget_exceeded")
+        problem_of(api.batch(campaign, ("acct_none", 0), entity("x", amountMicro="1")), 422, "budget_exceeded")
 
 
 def test_the_cap_is_per_grant_and_names_each_that_is_over(api: Api) -> None:
@@ -289,34 +289,34 @@ def test_the_cap_is_per_grant_and_names_each_that_is_over(api: Api) -> None:
     campaign = api.campaign(perWalletCapMicro="10")
     with api.unchanged():
         response = api.batch(campaign, *zip(accounts, [10, 11, 1, 12], strict=True))
-        problem = refused(response, 422, "per_wallet_cap_exceeded")
+        problem = problem_of(response, 422, "per_wallet_cap_exceeded")
         assert problem["perWalletCapMicro"] == "10"
         assert problem["grants"] == [
             {"path": "grants[1].amountMicro", "amountMicro": "11"},
             {"path": "grants[3].amountMicro", "amountMicro": "12"},
         ]
-    done(api.batch(campaign, *zip(accounts, [10] * 4, strict=True)), 201)
+    ok(api.batch(campaign, *zip(accounts, [10] * 4, strict=True)), 201)
 
 
 def test_a_large_grant_requires_force(api: Api) -> None:
     one, two, three = api.account(), api.account(), api.account()
     campaign = api.campaign(10 * LARGE, perWalletCapMicro=str(2 * LARGE))
-    done(api.batch(campaign, (one, LARGE)), 201)
+    ok(api.batch(campaign, (one, LARGE)), 201)
     with api.unchanged():
         for force in (None, False):
-            problem = refused(
+            problem = problem_of(
                 api.batch(campaign, (two, 5), (three, LARGE + 1), force=force), 422, "large_grant_requires_force"
             )
             assert problem["grants"] == [{"path": "grants[1].amountMicro", "amountMicro": str(LARGE + 1)}]
-    done(api.batch(campaign, (two, 5), (three, LARGE + 1), force=True), 201)
+    ok(api.batch(campaign, (two, 5), (three, LARGE + 1), force=True), 201)
 
 
 def test_force_lifts_no_other_limit(api: Api) -> None:
     account = api.account()
     capped, poor = api.campaign(10 * LARGE), api.campaign(LARGE, perWalletCapMicro=str(2 * LARGE))
     with api.unchanged():
-        refused(api.batch(capped, (account, LARGE + 1), force=True), 422, "per_wallet_cap_exceeded")
-        refused(api.batch(poor, (account, LARGE + 1), force=True), 422, "budget_exceeded")
+        problem_of(api.batch(capped, (account, LARGE + 1), force=True), 422, "per_wallet_cap_exceeded")
+        problem_of(api.batch(poor, (account, LARGE + 1), force=True), 422, "budget_exceeded")
 
 
 def test_a_batch_may_not_move_more_than_the_ceiling(start: Callable[..., Api]) -> None:
@@ -324,9 +324,9 @@ def test_a_batch_may_not_move_more_than_the_ceiling(start: Callable[..., Api]) -
     one, two = api.account(), api.account()
     campaign = api.campaign(100)
     with api.unchanged():
-        problem = refused(api.batch(campaign, (one, 5), (two, 6)), 422, "amount_too_large")
+        problem = problem_of(api.batch(campaign, (one, 5), (two, 6)), 422, "amount_too_large")
         assert (problem["limitMicro"], problem["requestedMicro"]) == ("10", "11")
-    done(api.batch(campaign, (one, 5), (two, 5)), 201)
+    ok(api.batch(campaign, (one, 5), (two, 5)), 201)
 
 
 @pytest.mark.parametrize("ceiling", [10**12, MAX])
@@ -338,16 +338,16 @@ def test_grants_that_together_are_past_63_bits_are_too_large_and_not_over_the_bu
     campaign = api.campaign(MAX, perWalletCapMicro=str(MAX))
     capped = api.campaign(MAX, perWalletCapMicro=str(MAX - 1))
     with api.unchanged():
-        problem = refused(api.batch(campaign, (one, MAX), (two, 1), force=True), 422, "amount_too_large")
+        problem = problem_of(api.batch(campaign, (one, MAX), (two, 1), force=True), 422, "amount_too_large")
         assert problem["limitMicro"] == str(MAX)
         # Each amount that is told is one that could be sent.
         assert all(int(value) <= MAX for name, value in problem.items() if name.endswith("Micro"))
         # It is judged where the budget is, of what is to be paid now.
-        refused(api.batch(capped, (one, MAX), (two, 1), force=True), 422, "per_wallet_cap_exceeded")
-        refused(api.batch(campaign, (one, MAX), (two, 1)), 422, "large_grant_requires_force")
-    done(api.batch(campaign, (three, 1)), 201)
+        problem_of(api.batch(capped, (one, MAX), (two, 1), force=True), 422, "per_wallet_cap_exceeded")
+        problem_of(api.batch(campaign, (one, MAX), (two, 1)), 422, "large_grant_requires_force")
+    ok(api.batch(campaign, (three, 1)), 201)
     with api.unchanged():
-        problem = refused(api.batch(campaign, (one, MAX), (three, MAX), force=True), 422, "budget_exceeded")
+        problem = problem_of(api.batch(campaign, (one, MAX), (three, MAX), force=True), 422, "budget_exceeded")
         assert (problem["requestedMicro"], problem["remainingMicro"]) == (str(MAX), str(MAX - 1))
 
 
@@ -364,7 +364,7 @@ def _wrong_batch(api: Api, wrong: set[str]) -> Json:
         grantFormula="proportional_loss",
     )
     if "campaign_not_active" not in wrong:
-        done(api.post(f"/campaigns/{campaign}/activate"))
+        ok(api.post(f"/campaigns/{campaign}/activate"))
     items: list[Json] = [{"accountId": one, "amountMicro": "30"}, {"accountId": two, "amountMicro": "20"}]
     if "large_grant_requires_force" in wrong:
         items.append({"accountId": three, "amountMicro": str(LARGE + 1)})
@@ -427,13 +427,13 @@ def test_a_campaign_that_is_not_active_pays_nobody_not_even_again(api: Api, verb
     account, new = api.account(), api.account()
     campaign = api.draft()
     for verb in verbs:
-        done(api.post(f"/campaigns/{campaign}/{verb}"))
+        ok(api.post(f"/campaigns/{campaign}/{verb}"))
         if verb == "activate":
-            done(api.batch(campaign, (account, 5)), 201)
+            ok(api.batch(campaign, (account, 5)), 201)
     with api.unchanged():
         batches: list[list[Json]] = [[(account, 5)], [(new, 5)], [(new, 0)], [("acct_none", 5)]]
         for items in batches:
-            problem = refused(api.batch(campaign, *items), 409, "campaign_not_active")
+            problem = problem_of(api.batch(campaign, *items), 409, "campaign_not_active")
             assert problem["campaignStatus"] == expected
 
 
@@ -441,7 +441,7 @@ def test_a_campaign_that_is_not_active_pays_nobody_not_even_again(api: Api, verb
 
 
 def test_one_account_named_twice_is_refused_with_both_paths(api: Api) -> None:
-    ada = done(api.post("/accounts", {"entityType": "person", "entityId": "ada"}))["id"]
+    ada = ok(api.post("/accounts", {"entityType": "person", "entityId": "ada"}))["id"]
     campaign = api.campaign()
     new = entity("new", amountMicro="1")
     twice: list[tuple[Json, Json]] = [
@@ -456,28 +456,28 @@ def test_one_account_named_twice_is_refused_with_both_paths(api: Api) -> None:
     with api.unchanged():
         for first, second in twice:
             response = api.batch(campaign, entity("x", amountMicro="1"), first, entity("y", amountMicro="1"), second)
-            refused(response, 400, "duplicate_account", "grants[1]", "grants[3]")
+            problem_of(response, 400, "duplicate_account", "grants[1]", "grants[3]")
     # These are different.
     others = [entity("new", amountMicro="1"), entity("new", "agent", amountMicro="1"), entity("New", amountMicro="1")]
-    done(api.batch(campaign, *others), 201)
+    ok(api.batch(campaign, *others), 201)
 
 
 def test_an_account_named_twice_is_refused_also_when_it_was_paid_before(api: Api) -> None:
     account, campaign = api.account(), api.campaign()
-    done(api.batch(campaign, (account, 5)))
+    ok(api.batch(campaign, (account, 5)))
     with api.unchanged():
         response = api.batch(campaign, (account, 5), (account, 5))
-        refused(response, 400, "duplicate_account", "grants[0]", "grants[1]")
+        problem_of(response, 400, "duplicate_account", "grants[0]", "grants[1]")
 
 
 def test_an_item_names_an_account_or_an_entity_and_not_both(api: Api) -> None:
     account, campaign = api.account(), api.campaign()
     with api.unchanged():
         both = {"accountId": account, **entity("x"), "amountMicro": "5"}
-        refused(api.batch(campaign, (account, 1), both), 400, "validation_error", "grants[1]")
-        refused(api.batch(campaign, (account, 1), {"amountMicro": "5"}), 400, "validation_error", "grants[1]")
+        problem_of(api.batch(campaign, (account, 1), both), 400, "validation_error", "grants[1]")
+        problem_of(api.batch(campaign, (account, 1), {"amountMicro": "5"}), 400, "validation_error", "grants[1]")
         neither = {"accountId": None, "entity": None, "amountMicro": "5"}
-        refused(api.batch(campaign, (account, 1), neither), 400, "validation_error", "grants[1]")
+        problem_of(api.batch(campaign, (account, 1), neither), 400, "validation_error", "grants[1]")
 
 
 @pytest.mark.parametrize(
@@ -503,19 +503,19 @@ def test_an_amount_that_can_not_be_told_is_refused_by_its_path(api: Api, formula
     with api.unchanged():
         for each in (campaign, draft):
             items: list[Json] = [(account, 1), entity("x", **item)]
-            refused(api.batch(each, *items), 400, "validation_error", f"grants[1].{member}")
+            problem_of(api.batch(each, *items), 400, "validation_error", f"grants[1].{member}")
 
 
 def test_a_batch_has_1000_items_at_most(api: Api) -> None:
     campaign = api.campaign(10_000)
     items = [entity(str(n), amountMicro="1") for n in range(BATCH_GRANTS_MAX + 1)]
     with api.unchanged():
-        problem = refused(api.batch(campaign, *items), 400, "batch_too_large")
+        problem = problem_of(api.batch(campaign, *items), 400, "batch_too_large")
         assert (problem["limit"], problem["grants"]) == (1_000, 1_001)
-    answer = done(api.batch(campaign, *items[:-1]), 201)
+    answer = ok(api.batch(campaign, *items[:-1]), 201)
     assert (answer["totalGranted"], answer["totalAmountMicro"], answer["remainingMicro"]) == (1_000, "1000", "9000")
     assert len({grant["accountId"] for grant in answer["grants"]}) == 1_000
-    again = done(api.batch(campaign, *items[:-1]), 200)
+    again = ok(api.batch(campaign, *items[:-1]), 200)
     assert [g["grantId"] for g in again["grants"]] == [g["grantId"] for g in answer["grants"]]
 
 
@@ -526,10 +526,10 @@ def test_a_batch_is_audited_in_one_row_with_the_balances_before_and_after(api: A
     rich, poor = api.account(100), api.account()
     api.mint(rich, 50, poolId="gpu")
     campaign = api.campaign(1_000)
-    done(api.batch(campaign, (poor, 1)))
+    ok(api.batch(campaign, (poor, 1)))
     agent = {"User-Agent": "a test", "X-Correlation-Id": "corr-1"}
     items: list[Json] = [(rich, 7), (poor, 8), entity("new", amountMicro="9"), ("acct_none", 5)]
-    answer = done(api.batch(campaign, *items, headers=agent, token=api.sign(sub="ada")))
+    answer = ok(api.batch(campaign, *items, headers=agent, token=api.sign(sub="ada")))
     row = api.audited("campaign.grant")[-1]
     assert (row["actor_id"], row["target_type"], row["target_id"]) == ("ada", "campaign", campaign)
     assert (row["ip"], row["user_agent"], row["correlation_id"]) == ("192.0.2.7", "a test", "corr-1")
@@ -546,14 +546,14 @@ def test_credits_that_were_due_do_not_count_in_the_audited_balance(api: Api) -> 
     account, campaign = api.account(3), api.campaign()
     api.mint(account, 50, expiresAt=api.after(5))
     api.pass_time(10)
-    done(api.batch(campaign, (account, 7)))
+    ok(api.batch(campaign, (account, 7)))
     [row] = api.audited("campaign.grant")
     assert row["details"]["balances"] == [{"accountId": account, "beforeMicro": "3", "afterMicro": "10"}]
 
 
 def test_a_batch_that_pays_nobody_is_audited_and_a_refused_one_is_not(api: Api) -> None:
     account, campaign = api.account(), api.campaign(10)
-    done(api.batch(campaign, (account, 0)), 200)
+    ok(api.batch(campaign, (account, 0)), 200)
     assert len(api.audited("campaign.grant")) == 1
-    refused(api.batch(campaign, (account, 11)), 422, "budget_exceeded")
+    problem_of(api.batch(campaign, (account, 11)), 422, "budget_exceeded")
     assert len(api.audited("campaign.grant")) == 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minibill.campaigns import formulas
 from minibill.campaigns.formulas import BPS_PER_WHOLE, BRACKETS_MAX, Formula
 from minibill.core.problems import InvalidRequest
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 
 MAX = 2**63 - 1
 micro = st.integers(0, MAX)
@@ -182,7 +182,7 @@ def test_a_config_that_can_not_be_evaluated_is_refused_when_the_campaign_is_made
 ) -> None:
     body = {"name": "x", "campaignType": "loyalty", "budgetMicro": "1", "grantFormula": formula, "grantConfig": config}
     with api.unchanged():
-        refused(api.post("/campaigns", body), 400, "validation_error", path)
+        problem_of(api.post("/campaigns", body), 400, "validation_error", path)
     with pytest.raises(InvalidRequest):
         built(formula, config)
 
@@ -190,20 +190,20 @@ def test_a_config_that_can_not_be_evaluated_is_refused_when_the_campaign_is_made
 def test_a_fixed_amount_without_a_config_is_named_by_each_grant(api: Api) -> None:
     for config in ({}, {"grantConfig": None}):
         body = {"name": "x", "campaignType": "loyalty", "budgetMicro": "9", "grantFormula": "fixed_amount", **config}
-        campaign = done(api.post("/campaigns", body), 201)
+        campaign = ok(api.post("/campaigns", body), 201)
         assert campaign["grantConfig"] is None
-        done(api.post(f"/campaigns/{campaign['id']}/activate"))
+        ok(api.post(f"/campaigns/{campaign['id']}/activate"))
         account = api.account()
         with api.unchanged():
             nothing = api.batch(campaign["id"], {"accountId": account})
-            refused(nothing, 400, "validation_error", "grants[0].amountMicro")
-        done(api.batch(campaign["id"], (account, 5)), 201)
+            problem_of(nothing, 400, "validation_error", "grants[0].amountMicro")
+        ok(api.batch(campaign["id"], (account, 5)), 201)
         assert api.available(account) == 5
 
 
 def test_a_table_may_have_as_many_brackets_as_formulas_take(api: Api) -> None:
     brackets = [{"minMicro": str(n), "maxMicro": str(n + 1), "amountMicro": "1"} for n in range(BRACKETS_MAX)]
-    done(api.post("/campaigns", {
+    ok(api.post("/campaigns", {
         "name": "x", "campaignType": "loyalty", "budgetMicro": "1", "grantFormula": "tiered",
         "grantConfig": {"brackets": brackets},
     }), 201)  # fmt: skip
@@ -232,6 +232,6 @@ def test_brackets_are_taken_only_when_they_ascend_and_do_not_overlap(bounds: lis
 def test_a_batch_pays_what_the_formula_comes_to(api: Api, config: Json, cap: int, loss: int, expected: int) -> None:
     campaign = api.campaign(grantFormula="proportional_loss", grantConfig=config, perWalletCapMicro=str(cap))
     account = api.account()
-    [grant] = done(api.batch(campaign, {"accountId": account, "formulaInput": {"lossMicro": str(loss)}}))["grants"]
+    [grant] = ok(api.batch(campaign, {"accountId": account, "formulaInput": {"lossMicro": str(loss)}}))["grants"]
     assert (grant["amountMicro"], grant["status"]) == (str(expected), "granted" if expected else "skipped")
     assert api.available(account) == expected

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from minibill.core.clock import format_time, parse_time
-from tests.api_client import UNIT, Api, Json, done, refused
+from tests.api_client import UNIT, Api, Json, ok, problem_of
 from tests.fake_clocks import set_time
 
 MAX = 2**63 - 1
@@ -15,7 +15,7 @@ def _moved(*verbs: str) -> Callable[[Api], str]:
     def make(api: Api) -> str:
         campaign = api.draft(expiresAt=api.after(3_600))
         for verb in verbs:
-            done(api.post(f"/campaigns/{campaign}/{verb}"))
+            ok(api.post(f"/campaigns/{campaign}/{verb}"))
         return campaign
 
     return make
@@ -49,7 +49,13 @@ STATES: dict[str, Callable[[Api], str]] = {
     "expired from paused, unswept": _over("activate", "pause", swept=False),
 }
 VERBS = {"activate": "active", "pause": "paused", "complete": "completed"}
-STEPS = {("draft", "active"), ("active", "paused"), ("active", "completed"), ("paused", "active"), ("paused", "completed")}
+TRANSITIONS = {
+    ("draft", "active"),
+    ("active", "paused"),
+    ("active", "completed"),
+    ("paused", "active"),
+    ("paused", "completed"),
+}
 
 
 def state_of(name: str) -> str:
@@ -60,7 +66,7 @@ def state_of(name: str) -> str:
 
 
 def test_a_campaign_begins_as_a_draft_with_the_defaults(api: Api) -> None:
-    made = done(api.post("/campaigns", {"name": "Airdrop", "campaignType": "loyalty", "budgetMicro": "100"}), 201)
+    made = ok(api.post("/campaigns", {"name": "Airdrop", "campaignType": "loyalty", "budgetMicro": "100"}), 201)
     assert list(made) == [
         "id", "name", "description", "campaignType", "status", "budgetMicro", "spentMicro", "remainingMicro",
         "grantFormula", "grantConfig", "poolId", "perWalletCapMicro", "startsAt", "expiresAt", "grantTtlSeconds",
@@ -85,7 +91,7 @@ def test_a_campaign_is_all_that_it_was_made_with(api: Api) -> None:
         "perWalletCapMicro": "0", "startsAt": "2040-01-01T00:00:00.000000Z", "expiresAt": "2041-01-01T00:00:00.000000Z",
         "grantTtlSeconds": 1,
     }  # fmt: skip
-    made = done(api.post("/campaigns", given, token=api.sign(sub="ada")), 201)
+    made = ok(api.post("/campaigns", given, token=api.sign(sub="ada")), 201)
     assert given.items() <= made.items()
     assert made["createdBy"] == "ada"
 
@@ -99,7 +105,7 @@ def test_a_campaign_ends_after_it_starts(api: Api, starts: int, expires: int) ->
     body = {"name": "x", "campaignType": "loyalty", "budgetMicro": "1", "startsAt": api.after(starts)}
     at = format_time(parse_time(body["startsAt"]) + (expires - starts) * UNIT)
     with api.unchanged():
-        refused(api.post("/campaigns", {**body, "expiresAt": at}), 400, "validation_error", "expiresAt")
+        problem_of(api.post("/campaigns", {**body, "expiresAt": at}), 400, "validation_error", "expiresAt")
 
 
 # --- the life cycle ---
@@ -111,13 +117,13 @@ def test_the_life_cycle_has_these_steps_and_no_others(api: Api, name: str, verb:
     campaign = STATES[name](api)
     before, after = state_of(name), VERBS[verb]
     assert api.get(f"/campaigns/{campaign}")["status"] == before
-    if (before, after) in STEPS:
-        answer = done(api.post(f"/campaigns/{campaign}/{verb}"), 200)
+    if (before, after) in TRANSITIONS:
+        answer = ok(api.post(f"/campaigns/{campaign}/{verb}"), 200)
         assert (answer["id"], answer["status"]) == (campaign, after)
         assert api.get(f"/campaigns/{campaign}") == answer
     else:
         with api.unchanged():
-            problem = refused(api.post(f"/campaigns/{campaign}/{verb}"), 409, "invalid_transition")
+            problem = problem_of(api.post(f"/campaigns/{campaign}/{verb}"), 409, "invalid_transition")
             assert (problem["from"], problem["to"]) == (before, after)
 
 
@@ -134,12 +140,12 @@ def test_a_step_is_audited_with_where_it_came_from(api: Api) -> None:
 
 def test_activating_before_the_start_is_allowed_and_paying_is_not(api: Api) -> None:
     campaign, account = api.draft(startsAt=api.after(60)), api.account()
-    assert done(api.post(f"/campaigns/{campaign}/activate"))["status"] == "active"
+    assert ok(api.post(f"/campaigns/{campaign}/activate"))["status"] == "active"
     with api.unchanged():
-        problem = refused(api.batch(campaign, (account, 5)), 409, "campaign_not_active")
+        problem = problem_of(api.batch(campaign, (account, 5)), 409, "campaign_not_active")
         assert problem["startsAt"] == api.get(f"/campaigns/{campaign}")["startsAt"]
     api.pass_time(60)
-    done(api.batch(campaign, (account, 5)), 201)
+    ok(api.batch(campaign, (account, 5)), 201)
 
 
 def test_a_campaign_pays_from_its_start_to_its_end_to_the_microsecond(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,11 +166,11 @@ def test_an_expired_campaign_is_so_in_every_answer_before_any_sweep(api: Api) ->
     with api.unchanged():
         assert api.get(f"/campaigns/{campaign}")["status"] == "expired"
         assert [c["status"] for c in api.get("/campaigns")["items"]] == ["expired"]
-        problem = refused(api.batch(campaign, (account, 5)), 409, "campaign_not_active")
+        problem = problem_of(api.batch(campaign, (account, 5)), 409, "campaign_not_active")
         assert problem["campaignStatus"] == "expired"
-        refused(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x"}), 422, "campaign_field_locked")
-        refused(api.call("PATCH", f"/campaigns/{campaign}", {"expiresAt": api.after(60)}), 422, "campaign_field_locked")
-        refused(api.post(f"/campaigns/{campaign}/complete"), 409, "invalid_transition")
+        problem_of(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x"}), 422, "campaign_field_locked")
+        problem_of(api.call("PATCH", f"/campaigns/{campaign}", {"expiresAt": api.after(60)}), 422, "campaign_field_locked")
+        problem_of(api.post(f"/campaigns/{campaign}/complete"), 409, "invalid_transition")
 
 
 # --- editing ---
@@ -197,79 +203,79 @@ def test_what_may_be_edited_depends_on_the_state(api: Api, name: str, field: str
         change = {field: format_time(parse_time(before["createdAt"]) + UNIT)}
     allowed = state == "draft" or (state in ("active", "paused") and field in EDITABLE_ONCE_ACTIVE)
     if allowed:
-        answer = done(api.call("PATCH", path, change), 200)
+        answer = ok(api.call("PATCH", path, change), 200)
         expected = {**before, **change, "updatedAt": answer["updatedAt"]}
         if field == "budgetMicro":
             expected["remainingMicro"] = "7"
         assert answer == expected == api.get(path)
     else:
         with api.unchanged():
-            problem = refused(api.call("PATCH", path, change), 422, "campaign_field_locked")
+            problem = problem_of(api.call("PATCH", path, change), 422, "campaign_field_locked")
             assert problem["fields"] == [field]
             # A locked field stays so in company, and when it would not change.
-            refused(api.call("PATCH", path, {**change, "name": "x"}), 422, "campaign_field_locked")
+            problem_of(api.call("PATCH", path, {**change, "name": "x"}), 422, "campaign_field_locked")
             if before[field] is not None:
-                refused(api.call("PATCH", path, {field: before[field]}), 422, "campaign_field_locked")
+                problem_of(api.call("PATCH", path, {field: before[field]}), 422, "campaign_field_locked")
 
 
 def test_an_edit_names_every_locked_field(api: Api) -> None:
     campaign = api.campaign()
     with api.unchanged():
         response = api.call("PATCH", f"/campaigns/{campaign}", {"poolId": "gpu", "name": "x", "campaignType": "loyalty"})
-        assert refused(response, 422, "campaign_field_locked")["fields"] == ["campaignType", "poolId"]
+        assert problem_of(response, 422, "campaign_field_locked")["fields"] == ["campaignType", "poolId"]
 
 
 def test_a_budget_may_be_lowered_to_what_is_spent_and_no_further(api: Api) -> None:
     campaign = api.campaign(100)
-    done(api.batch(campaign, (api.account(), 30)))
+    ok(api.batch(campaign, (api.account(), 30)))
     path = f"/campaigns/{campaign}"
     with api.unchanged():
         for budget in ("29", "0"):
-            problem = refused(api.call("PATCH", path, {"budgetMicro": budget}), 422, "budget_below_spent")
+            problem = problem_of(api.call("PATCH", path, {"budgetMicro": budget}), 422, "budget_below_spent")
             assert (problem["spentMicro"], problem["budgetMicro"]) == ("30", budget)
-    answer = done(api.call("PATCH", path, {"budgetMicro": "30"}))
+    answer = ok(api.call("PATCH", path, {"budgetMicro": "30"}))
     assert (answer["spentMicro"], answer["remainingMicro"]) == ("30", "0")
     account = api.account()
     with api.unchanged():
-        refused(api.batch(campaign, (account, 1)), 422, "budget_exceeded")
-    done(api.call("PATCH", path, {"budgetMicro": "31"}))
-    done(api.batch(campaign, (account, 1)), 201)
+        problem_of(api.batch(campaign, (account, 1)), 422, "budget_exceeded")
+    ok(api.call("PATCH", path, {"budgetMicro": "31"}))
+    ok(api.batch(campaign, (account, 1)), 201)
 
 
 def test_an_edit_of_a_draft_must_leave_a_formula_that_can_be_evaluated(api: Api) -> None:
     campaign = api.draft(grantConfig={"amountMicro": "5"})
     path = f"/campaigns/{campaign}"
     with api.unchanged():
-        refused(api.call("PATCH", path, {"grantFormula": "tiered"}), 400, "validation_error")
-        refused(api.call("PATCH", path, {"grantConfig": {"brackets": []}}), 400, "validation_error")
-        problem = refused(api.call("PATCH", path, {"grantFormula": "proportional_loss"}), 400, "validation_error")
+        problem_of(api.call("PATCH", path, {"grantFormula": "tiered"}), 400, "validation_error")
+        problem_of(api.call("PATCH", path, {"grantConfig": {"brackets": []}}), 400, "validation_error")
+        problem = problem_of(api.call("PATCH", path, {"grantFormula": "proportional_loss"}), 400, "validation_error")
         assert problem["errors"][0]["path"].startswith("grantConfig")
-        refused(api.call("PATCH", path, {"grantConfig": {}}), 400, "validation_error", "grantConfig.amountMicro")
-    done(api.call("PATCH", path, {"grantFormula": "proportional_loss", "grantConfig": {"ratioBps": 1}}))
+        problem_of(api.call("PATCH", path, {"grantConfig": {}}), 400, "validation_error", "grantConfig.amountMicro")
+    ok(api.call("PATCH", path, {"grantFormula": "proportional_loss", "grantConfig": {"ratioBps": 1}}))
     # A loss in full needs to be told nothing; a fixed amount does.
-    done(api.call("PATCH", path, {"grantConfig": {}}))
+    ok(api.call("PATCH", path, {"grantConfig": {}}))
     with api.unchanged():
         fixed = api.call("PATCH", path, {"grantFormula": "fixed_amount"})
-        refused(fixed, 400, "validation_error", "grantConfig.amountMicro")
+        problem_of(fixed, 400, "validation_error", "grantConfig.amountMicro")
 
 
 def test_an_end_may_be_moved_while_a_campaign_runs_but_not_into_the_past_or_before_its_start(api: Api) -> None:
     campaign = api.campaign(startsAt=api.after(100))
     path = f"/campaigns/{campaign}"
     with api.unchanged():
-        refused(api.call("PATCH", path, {"expiresAt": api.after(-1)}), 400, "validation_error", "expiresAt")
-        refused(api.call("PATCH", path, {"expiresAt": api.after(50)}), 400, "validation_error", "expiresAt")
-    done(api.call("PATCH", path, {"expiresAt": api.after(200)}))
+        problem_of(api.call("PATCH", path, {"expiresAt": api.after(-1)}), 400, "validation_error", "expiresAt")
+        problem_of(api.call("PATCH", path, {"expiresAt": api.after(50)}), 400, "validation_error", "expiresAt")
+    ok(api.call("PATCH", path, {"expiresAt": api.after(200)}))
     api.pass_time(150)
-    done(api.call("PATCH", path, {"expiresAt": api.after(500)}))
+    ok(api.call("PATCH", path, {"expiresAt": api.after(500)}))
     api.pass_time(100)
-    done(api.batch(campaign, (api.account(), 5)), 201)
+    ok(api.batch(campaign, (api.account(), 5)), 201)
 
 
 def test_a_name_may_be_edited_although_the_start_has_passed(api: Api) -> None:
     campaign = api.draft(startsAt=api.after(5), expiresAt=api.after(500))
     api.pass_time(10)
-    assert done(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x"}))["name"] == "x"
+    assert ok(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x"}))["name"] == "x"
 
 
 def test_an_edit_of_nothing_changes_nothing_of_the_campaign(api: Api) -> None:
@@ -277,13 +283,13 @@ def test_an_edit_of_nothing_changes_nothing_of_the_campaign(api: Api) -> None:
     before = api.get(f"/campaigns/{campaign}")
     api.pass_time(10)
     for body in (None, {}, dict.fromkeys(EDITS)):
-        assert done(api.call("PATCH", f"/campaigns/{campaign}", body), 200) == before
+        assert ok(api.call("PATCH", f"/campaigns/{campaign}", body), 200) == before
 
 
 def test_an_edit_is_audited_with_before_and_after(api: Api) -> None:
     campaign = api.draft()
     before = api.get(f"/campaigns/{campaign}")
-    after = done(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x", "poolId": "gpu"}))
+    after = ok(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x", "poolId": "gpu"}))
     [row] = api.audited("campaign.edit")
     assert row["target_id"] == campaign
     assert row["details"] == {"changed": ["name", "poolId"], "before": before, "after": after}

@@ -19,13 +19,13 @@ from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.grants import Item, pay_batch
 from minibill.campaigns.lifecycle import SQL as CAMPAIGNS
-from minibill.campaigns.lifecycle import CampaignRow, create_campaign, edit_campaign, move_campaign
+from minibill.campaigns.lifecycle import CampaignRow, create_campaign, edit_campaign, transition_campaign
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, Clock, parse_time
 from minibill.core.problems import Problem
 from minibill.core.write_result import NOWHERE
-from minibill.db.ledger_sequence import Seen
-from minibill.db.readers import Reading
+from minibill.db.ledger_sequence import SequenceTracker
+from minibill.db.readers import RequestReader
 from minibill.db.sqlite import sqlite3
 from minibill.integrity.checks import violations
 from minibill.ledger import reads
@@ -189,7 +189,7 @@ class Lot(NamedTuple):
 
 # What an answer must be: the status with what is answered, or any of these refusals.
 Expected = tuple[int, Json] | set[str]
-STEPS = {
+TRANSITIONS = {
     ("draft", "activate"): "active", ("active", "pause"): "paused", ("active", "complete"): "completed",
     ("paused", "activate"): "active", ("paused", "complete"): "completed",
 }  # fmt: skip
@@ -232,7 +232,7 @@ class Model:
         if command.campaign >= len(self.campaigns):
             return {"campaign_not_found"}
         campaign = self.campaigns[command.campaign]
-        after = STEPS.get((campaign.status(self.now), command.verb))
+        after = TRANSITIONS.get((campaign.status(self.now), command.verb))
         if after is None:
             return {"invalid_transition"}
         campaign.state = after
@@ -344,7 +344,7 @@ class Run:
                 answer = await self.write(create_campaign, **self.campaign_arguments(command))
                 self.expect(self.model.create(command), answer, lambda a: a["status"])
             case Move(campaign, verb):
-                answer = await self.write(move_campaign, campaign_id=campaign_id(campaign), verb=verb)
+                answer = await self.write(transition_campaign, campaign_id=campaign_id(campaign), verb=verb)
                 self.expect(self.model.move(command), answer, lambda a: a["status"])
             case Edit(campaign, budget, cap, ends_s):
                 changes = {"budget_micro": budget, "per_wallet_cap_micro": cap, "expires_at_us": self.time_us(ends_s)}
@@ -427,7 +427,7 @@ class Run:
     # --- what must be the same ---
 
     async def compare(self) -> None:
-        model, reading = self.model, Reading(self.book.readers, Seen())
+        model, reading = self.model, RequestReader(self.book.readers, SequenceTracker())
         accounts, campaigns = await self.book.writer.run(rows)
         assert [name for name, _ in accounts] == model.accounts
         for name, key in accounts:

@@ -11,23 +11,23 @@ from minibill.campaigns import lifecycle, revocation
 from minibill.core import ids
 from minibill.core.problems import InternalError, Overloaded, StorageFull
 from minibill.ledger import expiry
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.reservations.helpers import Entry, balance, entries, lots, seen
 
 REASON = {"reason": "wrong list"}
 
 
 def grant(api: Api, campaign: str, account: str, amount: int) -> Json:
-    [item] = done(api.batch(campaign, (account, amount)), 201)["grants"]
+    [item] = ok(api.batch(campaign, (account, amount)), 201)["grants"]
     return item
 
 
 def revoke_grant(api: Api, campaign: str, grant_id: str, **options: Any) -> Json:
-    return done(api.post(f"/campaigns/{campaign}/grants/{grant_id}/revoke", REASON, **options), 200)
+    return ok(api.post(f"/campaigns/{campaign}/grants/{grant_id}/revoke", REASON, **options), 200)
 
 
 def revoke_all(api: Api, campaign: str, **options: Any) -> Json:
-    return done(api.post(f"/campaigns/{campaign}/revoke", REASON, **options), 200)
+    return ok(api.post(f"/campaigns/{campaign}/revoke", REASON, **options), 200)
 
 
 def spent(api: Api, campaign: str) -> int:
@@ -49,8 +49,8 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 def five(api: Api, small_slices: None) -> tuple[str, list[str]]:
     """A campaign that paid five accounts 100 each; the first spent 30 and the second holds 20."""
     campaign, accounts = api.campaign(1_000), [api.account() for _ in range(5)]
-    done(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
-    done(api.finalize(api.reserve(accounts[0], 30), 30))
+    ok(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
+    ok(api.finalize(api.reserve(accounts[0], 30), 30))
     api.reserve(accounts[1], 20)
     return campaign, accounts
 
@@ -63,10 +63,10 @@ def test_a_budget_that_an_overdue_reservation_gives_back_can_be_granted_before_t
     paid = grant(api, campaign, account, 100)
     api.reserve(account, 100, ttlSeconds=10)
     assert amounts(revoke_grant(api, campaign, paid["grantId"])) == (0, 0, 100)
-    refused(api.batch(campaign, (api.account(), 1)), 422, "budget_exceeded")
+    problem_of(api.batch(campaign, (api.account(), 1)), 422, "budget_exceeded")
     api.pass_time(11)
-    done(api.call("PATCH", f"/campaigns/{campaign}?dryRun=true", {"budgetMicro": "60"}))
-    assert done(api.batch(campaign, (api.account(), 60)), 201)["remainingMicro"] == "40"
+    ok(api.call("PATCH", f"/campaigns/{campaign}?dryRun=true", {"budgetMicro": "60"}))
+    assert ok(api.batch(campaign, (api.account(), 60)), 201)["remainingMicro"] == "40"
 
 
 def overdue(api: Api, holds: dict[int, int], *, budget: int = 1_000) -> str:
@@ -82,10 +82,10 @@ def overdue(api: Api, holds: dict[int, int], *, budget: int = 1_000) -> str:
 
 def test_every_campaign_of_a_page_counts_what_came_back_to_it_and_nothing_else(api: Api) -> None:
     one, none, two = overdue(api, {10: 100, 20: 30}), api.campaign(), overdue(api, {10: 7, 11: 5, 90: 1})
-    done(api.batch(none, (api.account(), 9)))
-    done(api.post(f"/campaigns/{two}/pause"))
+    ok(api.batch(none, (api.account(), 9)))
+    ok(api.post(f"/campaigns/{two}/pause"))
     ended = overdue(api, {10: 2})
-    done(api.call("PATCH", f"/campaigns/{ended}", {"expiresAt": api.after(5)}))
+    ok(api.call("PATCH", f"/campaigns/{ended}", {"expiresAt": api.after(5)}))
 
     def told() -> list[list[tuple[str, str]]]:
         pages = [api.get("/campaigns", **query)["items"] for query in ({}, {"status": "paused"}, {"status": "expired"})]
@@ -108,13 +108,13 @@ def test_a_change_of_a_campaign_answers_with_what_has_come_back_to_it(
 ) -> None:
     campaign = overdue(api, {10: 100, 11: 30, 90: 1})
     if how == "activate":
-        done(api.post(f"/campaigns/{campaign}/pause"))
+        ok(api.post(f"/campaigns/{campaign}/pause"))
     if slices == "several":
         monkeypatch.setattr(expiry, "SWEEP_MAX", 1)
         monkeypatch.setattr(lifecycle, "OVERDUE_LOOKED_AT_MAX", 1)
     api.pass_time(20)
     path = f"/campaigns/{campaign}"
-    changed = done(api.call("PATCH", path, {"name": "Another"}) if how == "edit" else api.post(f"{path}/{how}"))
+    changed = ok(api.call("PATCH", path, {"name": "Another"}) if how == "edit" else api.post(f"{path}/{how}"))
     assert (changed["spentMicro"], changed["remainingMicro"]) == ("1", "999")
     assert api.get(path) == changed
     # Overdue holds are given back first, so the event says the same.
@@ -127,7 +127,7 @@ def test_a_change_of_a_campaign_answers_with_what_has_come_back_to_it(
 def test_what_is_neither_consumed_nor_reserved_is_taken_back_and_the_budget_with_it(api: Api) -> None:
     campaign, account = api.campaign(1_000), api.account(7)
     paid = grant(api, campaign, account, 100)
-    done(api.finalize(api.reserve(account, 7 + 30), 7 + 30))
+    ok(api.finalize(api.reserve(account, 7 + 30), 7 + 30))
     api.reserve(account, 20)
     answer = revoke_grant(api, campaign, paid["grantId"])
     assert answer == {
@@ -151,7 +151,7 @@ def test_a_campaign_that_pays_no_more_is_revoked_all_the_same(api: Api, ended: s
     if ended == "expire":
         api.advance(60)
     else:
-        done(api.post(f"/campaigns/{campaign}/{ended}"))
+        ok(api.post(f"/campaigns/{campaign}/{ended}"))
     assert amounts(revoke_grant(api, campaign, paid["grantId"])) == (100, 0, 0)
     assert spent(api, campaign) == 0
     assert revoke_all(api, campaign)["totalRevoked"] == 1
@@ -163,7 +163,7 @@ def test_again_is_the_same_answer_whatever_has_come_back_since(api: Api) -> None
     reservation = api.reserve(account, 60)
     first = revoke_grant(api, campaign, paid["grantId"])
     assert amounts(first) == (40, 0, 60)
-    done(api.finalize(reservation, 10))
+    ok(api.finalize(reservation, 10))
     entries_before = entries(api, account)
     assert revoke_grant(api, campaign, paid["grantId"]) == first
     assert entries(api, account) == entries_before
@@ -171,8 +171,8 @@ def test_again_is_the_same_answer_whatever_has_come_back_since(api: Api) -> None
 
 
 HOW: dict[str, Callable[[Api, str], object]] = {
-    "released": lambda api, reservation: done(api.release(reservation)),
-    "partly finalized": lambda api, reservation: done(api.finalize(reservation, 10)),
+    "released": lambda api, reservation: ok(api.release(reservation)),
+    "partly finalized": lambda api, reservation: ok(api.finalize(reservation, 10)),
     "fallen due, swept": lambda api, _: api.advance(50),
     "fallen due, not swept": lambda api, _: api.pass_time(50),
 }
@@ -220,7 +220,7 @@ def test_what_had_expired_is_not_taken_back_but_what_comes_back_later_is(api: Ap
     assert lots(api, account) == {paid["lotId"]: {"expired": 40, "reserved": 60}}
     [lot] = api.get(f"/accounts/{account}/lots")["items"]
     assert lot["state"] == "expired"
-    done(api.release(reservation))
+    ok(api.release(reservation))
     assert lots(api, account) == {paid["lotId"]: {"expired": 40, "revoked": 60}}
     [lot] = api.get(f"/accounts/{account}/lots")["items"]
     assert lot["state"] == "revoked"
@@ -267,9 +267,9 @@ def test_soft_mode_takes_nothing_of_a_revoked_grant(api: Api) -> None:
     paid = grant(api, campaign, account, 100)
     reservation = api.reserve(account, 10, billingMode="soft")
     revoke_grant(api, campaign, paid["grantId"])
-    done(api.finalize(reservation, 25))
+    ok(api.finalize(reservation, 25))
     assert balance(api, account) == (0, 0, 15)
-    refused(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
+    problem_of(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
 
 
 def test_a_revoked_account_is_not_paid_again_by_that_campaign(api: Api) -> None:
@@ -277,7 +277,7 @@ def test_a_revoked_account_is_not_paid_again_by_that_campaign(api: Api) -> None:
     paid = grant(api, campaign, account, 100)
     revoke_grant(api, campaign, paid["grantId"])
     before = seen(api, account)
-    answer = done(api.batch(campaign, (account, 5)), 200)
+    answer = ok(api.batch(campaign, (account, 5)), 200)
     assert answer["grants"] == [{**paid, "status": "revoked", "duplicate": True}]
     assert (answer["totalDuplicates"], answer["totalGranted"], answer["remainingMicro"]) == (1, 0, "1000")
     assert seen(api, account) == before
@@ -288,10 +288,10 @@ def test_a_grant_that_the_campaign_did_not_make_is_not_found(api: Api) -> None:
     paid = grant(api, campaign, account, 100)["grantId"]
     with api.unchanged():
         for at, name in ((other, paid), (campaign, "grant_none"), (campaign, ids.encode(ids.GRANT, 99))):
-            problem = refused(api.post(f"/campaigns/{at}/grants/{name}/revoke", REASON), 404, "grant_not_found")
+            problem = problem_of(api.post(f"/campaigns/{at}/grants/{name}/revoke", REASON), 404, "grant_not_found")
             assert problem["grantId"] == name
-        refused(api.post(f"/campaigns/camp_none/grants/{paid}/revoke", REASON), 404, "campaign_not_found")
-        refused(api.post("/campaigns/camp_none/revoke", REASON), 404, "campaign_not_found")
+        problem_of(api.post(f"/campaigns/camp_none/grants/{paid}/revoke", REASON), 404, "campaign_not_found")
+        problem_of(api.post("/campaigns/camp_none/revoke", REASON), 404, "campaign_not_found")
 
 
 def test_credits_that_were_revoked_can_be_granted_to_others_up_to_what_63_bits_hold(
@@ -300,12 +300,12 @@ def test_credits_that_were_revoked_can_be_granted_to_others_up_to_what_63_bits_h
     most = 2**63 - 1
     api = start(MINIBILL_CEILING_MICRO=str(most))
     campaign = api.campaign(most, perWalletCapMicro=str(most))
-    paid = done(api.batch(campaign, (api.account(), most), force=True))["grants"][0]
+    paid = ok(api.batch(campaign, (api.account(), most), force=True))["grants"][0]
     revoke_grant(api, campaign, paid["grantId"])
     assert spent(api, campaign) == 0
     account = api.account()
     with api.unchanged():
-        refused(api.batch(campaign, (account, 1)), 422, "amount_too_large")
+        problem_of(api.batch(campaign, (account, 1)), 422, "amount_too_large")
 
 
 # --- all grants of a campaign ---
@@ -366,8 +366,8 @@ def test_other_writes_come_between_and_what_is_granted_meanwhile_stays(api: Api,
 
     batch = {"grants": [{"accountId": late, "amountMicro": "9"}]}
     revoked, paid = api.loop.run(at_once(sending("/revoke", REASON), sending("/grants/batch", batch)))
-    assert done(revoked)["totalRevoked"] == 5
-    assert done(paid)["totalGranted"] == 1
+    assert ok(revoked)["totalRevoked"] == 5
+    assert ok(paid)["totalGranted"] == 1
     assert api.available(late) == 9
     assert revoke_all(api, campaign)["totalRevoked"] == 6
 
@@ -381,7 +381,7 @@ def test_two_that_revoke_at_once_revoke_each_grant_once(api: Api, five: tuple[st
         return list(await asyncio.gather(*[api.http.post(path, json=REASON, headers=headers) for _ in range(2)]))
 
     first, second = api.loop.run(both())
-    assert done(first) == done(second) and first.json()["totalRevoked"] == 5
+    assert ok(first) == ok(second) and first.json()["totalRevoked"] == 5
     assert sum(entry.type == "revoke" for account in accounts for entry in entries(api, account)) == 5
 
 
@@ -405,7 +405,7 @@ def test_a_revocation_that_is_cut_short_says_so_and_the_same_request_finishes_it
     campaign, accounts = five
     with monkeypatch.context() as patched:
         fail_after(api, patched, 1)
-        problem = refused(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
+        problem = problem_of(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
     assert "a part of what was asked had been done" in problem["detail"]
     assert [api.available(account) for account in accounts] == [0, 0, 100, 100, 100]
     answer = revoke_all(api, campaign, key="k")
@@ -419,9 +419,9 @@ def test_a_restart_in_between_loses_nothing(
 ) -> None:
     api = start()
     campaign, accounts = api.campaign(1_000), [api.account() for _ in range(5)]
-    done(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
+    ok(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
     fail_after(api, monkeypatch, 2)
-    refused(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
+    problem_of(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
     monkeypatch.undo()
     api = start()
     assert amounts(revoke_all(api, campaign, key="k")) == (500, 0, 0)
@@ -473,7 +473,7 @@ def test_nobody_takes_the_key_of_a_revocation_that_is_under_way(
         between_slices(api, patched, other)
         answer = revoke_all(api, campaign, key="k")
     assert (answer["totalRevoked"], [api.available(account) for account in accounts]) == (5, [0] * 5)
-    refused(others[0], 422, "idempotency_key_reused")
+    problem_of(others[0], 422, "idempotency_key_reused")
     assert revoke_all(api, campaign, key="k") == answer
 
 
@@ -483,8 +483,8 @@ def test_a_revocation_that_is_cut_short_lets_go_of_its_key(
     campaign, _ = five
     with monkeypatch.context() as patched:
         fail_after(api, patched, 1)
-        refused(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
-    done(api.post("/accounts", {"entityType": "person", "entityId": "eve"}, key="k"))
+        problem_of(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
+    ok(api.post("/accounts", {"entityType": "person", "entityId": "eve"}, key="k"))
 
 
 @pytest.mark.parametrize("when", range(3))
@@ -498,7 +498,7 @@ def test_a_dry_run_counts_no_grant_twice_that_is_revoked_meanwhile(
         pass
 
     async def really() -> None:
-        done(await api.http.post(f"/admin/billing/campaigns/{campaign}/revoke", json=REASON, headers=headers))
+        ok(await api.http.post(f"/admin/billing/campaigns/{campaign}/revoke", json=REASON, headers=headers))
 
     with monkeypatch.context() as patched:
         between_slices(api, patched, *[nothing] * when, really)
@@ -513,7 +513,7 @@ def test_a_dry_run_that_is_cut_short_has_done_nothing(
     campaign, _ = five
     with api.unchanged(), monkeypatch.context() as patched:
         fail_after(api, patched, 1)
-        problem = refused(api.post(f"/campaigns/{campaign}/revoke?dryRun=true", REASON), 503, "overloaded")
+        problem = problem_of(api.post(f"/campaigns/{campaign}/revoke?dryRun=true", REASON), 503, "overloaded")
     assert "a part" not in problem["detail"]
 
 
@@ -528,5 +528,5 @@ def test_a_reason_of_1_to_500_characters_is_needed(api: Api, body: Json) -> None
     paid = grant(api, campaign, account, 5)["grantId"]
     with api.unchanged():
         for path in (f"/campaigns/{campaign}/grants/{paid}/revoke", f"/campaigns/{campaign}/revoke"):
-            refused(api.post(path, body), 400, "validation_error", "reason")
-            refused(api.post(path, {"reason": "x", "force": True}), 400, "validation_error", "force")
+            problem_of(api.post(path, body), 400, "validation_error", "reason")
+            problem_of(api.post(path, {"reason": "x", "force": True}), 400, "validation_error", "force")

@@ -3,7 +3,7 @@
 import pytest
 
 from minibill.core.clock import US_PER_SECOND, format_time, parse_time
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.fake_clocks import set_time
 
 DAY_SECONDS = 86_400
@@ -36,10 +36,10 @@ def test_a_campaign_that_paid_nothing_has_nothing_to_tell(api: Api) -> None:
 
 def test_only_the_campaigns_own_credits_count(api: Api) -> None:
     campaign, other, account = api.campaign(1_000), api.campaign(1_000), api.account(500)
-    done(api.batch(other, (account, 30)))
-    done(api.batch(campaign, (account, 100)))
+    ok(api.batch(other, (account, 30)))
+    ok(api.batch(campaign, (account, 100)))
     # Drawn in the order in which they were made: what was minted, then what the other campaign gave.
-    done(api.finalize(api.reserve(account, 550), 540))
+    ok(api.finalize(api.reserve(account, 550), 540))
     assert parts_of(stats(api, other)) == {"granted": 30, "consumed": 30}
     assert parts_of(stats(api, campaign)) == {"granted": 100, "consumed": 10, "available": 90}
     assert stats(api, campaign)["accountsThatSpent"] == 1
@@ -48,11 +48,11 @@ def test_only_the_campaigns_own_credits_count(api: Api) -> None:
 def test_what_is_due_counts_before_and_after_it_is_written_down(api: Api) -> None:
     campaign = api.campaign(10_000, grantTtlSeconds=100)
     plain, overdue, late, revoked = (api.account() for _ in range(4))
-    paid = done(api.batch(campaign, *[(account, 100) for account in (plain, overdue, late, revoked)]))["grants"]
+    paid = ok(api.batch(campaign, *[(account, 100) for account in (plain, overdue, late, revoked)]))["grants"]
     api.reserve(overdue, 60, ttlSeconds=50)
     api.reserve(late, 70, ttlSeconds=150)
     api.reserve(revoked, 80, ttlSeconds=150)
-    done(api.post(f"/campaigns/{campaign}/grants/{paid[3]['grantId']}/revoke", {"reason": "x"}))
+    ok(api.post(f"/campaigns/{campaign}/grants/{paid[3]['grantId']}/revoke", {"reason": "x"}))
     expected = [
         (0, {"granted": 400, "reserved": 210, "available": 170, "revoked": 20}),
         (50, {"granted": 400, "reserved": 150, "available": 230, "revoked": 20}),
@@ -74,14 +74,14 @@ def test_a_day_has_what_was_granted_and_what_was_consumed_on_it_in_utc(api: Api,
     midnight_us = parse_time("2040-03-01T00:00:00Z")
     set_time(monkeypatch, lambda: midnight_us - 1)
     campaign, first, second = api.campaign(1_000), api.account(), api.account()
-    done(api.batch(campaign, (first, 100)))
-    done(api.finalize(api.reserve(first, 10), 10))
+    ok(api.batch(campaign, (first, 100)))
+    ok(api.finalize(api.reserve(first, 10), 10))
     set_time(monkeypatch, lambda: midnight_us)
-    done(api.batch(campaign, (second, 50)))
-    done(api.finalize(api.reserve(first, 20), 15))
+    ok(api.batch(campaign, (second, 50)))
+    ok(api.finalize(api.reserve(first, 20), 15))
     later_us = midnight_us + 3 * DAY_SECONDS * US_PER_SECOND
     set_time(monkeypatch, lambda: later_us)
-    done(api.finalize(api.reserve(second, 5), 5))
+    ok(api.finalize(api.reserve(second, 5), 5))
     assert format_time(later_us).startswith("2040-03-04")
     found = stats(api, campaign)
     assert [tuple(day.values()) for day in found["perDay"]] == [
@@ -92,12 +92,12 @@ def test_a_day_has_what_was_granted_and_what_was_consumed_on_it_in_utc(api: Api,
 
 def test_a_grant_that_pays_a_debt_is_consumed_at_once(api: Api) -> None:
     campaign, account = api.campaign(1_000), api.account()
-    done(api.finalize(api.reserve(account, 1, billingMode="soft"), 30))
-    done(api.batch(campaign, (account, 100)))
+    ok(api.finalize(api.reserve(account, 1, billingMode="soft"), 30))
+    ok(api.batch(campaign, (account, 100)))
     found = stats(api, campaign)
     assert parts_of(found) == {"granted": 100, "consumed": 30, "available": 70}
     assert (found["accountsThatSpent"], found["perDay"][0]["consumedMicro"]) == (1, "30")
 
 
 def test_statistics_of_an_unknown_campaign_are_not_found(api: Api) -> None:
-    refused(api.call("GET", "/campaigns/camp_none/stats"), 404, "campaign_not_found")
+    problem_of(api.call("GET", "/campaigns/camp_none/stats"), 404, "campaign_not_found")

@@ -23,7 +23,7 @@ from minibill.cli import campaign_import, service
 from minibill.client import Client
 from minibill.client._sync import http
 from minibill.client.retries import BACKOFF_S, UNMET_TRIES_MAX
-from tests.api_client import UNIT, Api, done
+from tests.api_client import UNIT, Api, ok
 
 URL = "http://minibill.test"
 
@@ -494,7 +494,7 @@ def test_a_list_over_the_budget_stops_before_anything_is_paid(
     campaign = api.campaign(10 * UNIT)
     with api.unchanged():
         result = pay(campaign, people(6, "2"), *PERSON, "--batch-size", 2, exit_code=2)
-    assert one_line(result.stderr).startswith("Error: nothing was paid: the new grants come to 12 units (12000000 micro)")
+    assert cli_errors(result.stderr).startswith("Error: nothing was paid: the new grants come to 12 units (12000000 micro)")
     assert "2 units (2000000 micro) are missing" in result.stderr
     stopped = json.loads(pay(campaign, people(6, "2"), *PERSON, "--json", exit_code=2).stdout)
     assert (stopped["missingMicro"], stopped["stopped"]["why"]) == ("2000000", "over_budget")
@@ -543,7 +543,7 @@ def test_partial_pays_in_list_order_until_a_row_does_not_fit(
     assert "budget_exceeded: lines 6-7" in result.stdout
     assert "duplicates  1" in result.stdout
     # With more budget the rest is paid.
-    done(api.call("PATCH", f"/campaigns/{campaign}", {"budgetMicro": str(12 * UNIT)}))
+    ok(api.call("PATCH", f"/campaigns/{campaign}", {"budgetMicro": str(12 * UNIT)}))
     assert re.search(r"granted +2 \(2\.5 units", pay(campaign, rows, *PERSON, "--partial").stdout)
 
 
@@ -564,7 +564,7 @@ def test_a_row_over_the_ceiling_is_told_and_others_are_cut_to_it(
 ) -> None:
     line.api = api = start(MINIBILL_CEILING_MICRO=str(10 * UNIT))
     campaign = api.campaign(10 * UNIT, perWalletCapMicro=str(40 * UNIT))
-    done(api.call("PATCH", f"/campaigns/{campaign}", {"budgetMicro": str(90 * UNIT)}))
+    ok(api.call("PATCH", f"/campaigns/{campaign}", {"budgetMicro": str(90 * UNIT)}))
     pay(campaign, people(20, "3"), *PERSON)
     assert api.get(f"/campaigns/{campaign}")["grantCount"] == 20
     # The batch of all is too large, and tells the ceiling; what is left is cut to it.
@@ -666,7 +666,7 @@ def test_a_report_that_cannot_be_written_stops_before_anything_is_paid(
         (tmp_path / "list.csv", "would replace the list"),
         (tmp_path / "no" / "report.csv", "can't be written"),
     ):
-        assert said in one_line(pay("camp_1", people(2), *PERSON, "--report", path, exit_code=2).stderr)
+        assert said in cli_errors(pay("camp_1", people(2), *PERSON, "--report", path, exit_code=2).stderr)
     assert (tmp_path / "list.csv").read_text().startswith("who,amount\n")
     assert not line.requests
 
@@ -684,7 +684,7 @@ def test_a_list_that_finds_no_room_is_one_line(
     pay: Callable[..., click.testing.Result], line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no"))
-    assert "is there room in TMPDIR?" in one_line(pay("camp_1", people(2), exit_code=2).stderr)
+    assert "is there room in TMPDIR?" in cli_errors(pay("camp_1", people(2), exit_code=2).stderr)
     assert not line.requests
 
 
@@ -712,7 +712,7 @@ def paused_meanwhile(api: Api, campaign: str) -> Fault:
     """Somebody pauses the campaign between two batches."""
 
     def fault() -> None:
-        done(api.post(f"/campaigns/{campaign}/pause"))
+        ok(api.post(f"/campaigns/{campaign}/pause"))
 
     return fault
 
@@ -738,7 +738,7 @@ def test_errors_of_a_request_are_named_by_line(api: Api, run: Callable[..., clic
     assert "grants[" not in result.stderr
 
 
-def one_line(stderr: str) -> str:
+def cli_errors(stderr: str) -> str:
     """What stderr says, which must be one line."""
     [line] = stderr.splitlines()
     return line
@@ -763,10 +763,10 @@ def test_a_token_that_is_not_accepted_is_wrong_configuration_and_one_line_says_w
 ) -> None:
     line.api.token = "bad" if claims is None else line.api.sign(scopes=claims)
     for command in ("show", "activate", "stats"):
-        assert re.search(said, one_line(run(command, "camp_1", exit_code=2).stderr))
-    imported = one_line(pay("camp_1", people(1), exit_code=2).stderr)
+        assert re.search(said, cli_errors(run(command, "camp_1", exit_code=2).stderr))
+    imported = cli_errors(pay("camp_1", people(1), exit_code=2).stderr)
     assert re.search(rf"{said}.*\. Nothing new was paid\. It is safe to run this again", imported)
-    assert re.search(said, one_line(pay("camp_1", people(1), "--dry-run", exit_code=2).stderr))
+    assert re.search(said, cli_errors(pay("camp_1", people(1), "--dry-run", exit_code=2).stderr))
     assert {request.method for request in line.requests} == {"GET", "POST"}
 
 
@@ -781,7 +781,7 @@ def test_a_url_where_there_is_no_minibill_is_wrong_usage_and_a_campaign_that_the
     nope = f"{URL}/nope"
     monkeypatch.setattr(f"{__name__}.URL", nope)
     for answered in (run("show", "camp_none", exit_code=2), pay("camp_none", people(1), exit_code=2)):
-        said = one_line(answered.stderr)
+        said = cli_errors(answered.stderr)
         assert f"not_found (404): nothing is at this path; is the URL right? {nope} should be where minibill" in said
 
 
@@ -903,7 +903,7 @@ def test_a_service_that_was_never_there_is_given_up_soon_and_in_one_line(
 ) -> None:
     line.faults = [NO_ONE_LISTENS] * 100
     result = pay("camp_1", people(2), exit_code=2)
-    assert f"Error: {URL} can't be reached: [Errno 111] Connection refused" in one_line(result.stderr)
+    assert f"Error: {URL} can't be reached: [Errno 111] Connection refused" in cli_errors(result.stderr)
     assert "may have been paid" not in result.stderr
     assert "Nothing new was paid" in result.stderr
     assert (len(line.requests), sum(waits)) == (UNMET_TRIES_MAX, sum(BACKOFF_S[: UNMET_TRIES_MAX - 1]))
@@ -916,7 +916,7 @@ def test_a_service_that_goes_away_for_good_leaves_the_last_batch_in_doubt(
     line.faults = [None, None, ANSWER_IS_LOST, *[NO_ONE_LISTENS] * 100]
     result = pay(campaign, people(4), *PERSON, "--batch-size", 2, exit_code=2)
     assert re.search(r"granted +2 ", result.stdout)
-    assert "(lines 4 to 5 were on their way and may have been paid). It is safe" in one_line(result.stderr)
+    assert "(lines 4 to 5 were on their way and may have been paid). It is safe" in cli_errors(result.stderr)
     assert len(line.posts) == 1 + len(BACKOFF_S) + 1
 
 

@@ -19,7 +19,7 @@ def minibill(*arguments: str, cwd: Path, **settings: str) -> subprocess.Complete
     return subprocess.run(command, cwd=cwd, env=clean | settings, capture_output=True, text=True, timeout=60)
 
 
-def one_line(refused: subprocess.CompletedProcess[str]) -> str:
+def cli_errors(refused: subprocess.CompletedProcess[str]) -> str:
     """What wrong usage is answered with, without where to read more."""
     [line] = refused.stderr.splitlines()
     assert refused.returncode == 2
@@ -47,7 +47,7 @@ def test_migrate_says_what_it_did_and_a_second_time_that_there_is_nothing_to_do(
     assert "up to date" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
     (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
     refused = minibill("migrate", "--db", "noise.db", cwd=tmp_path)
-    assert one_line(refused) == "Error: can't migrate noise.db: it is not an SQLite database"
+    assert cli_errors(refused) == "Error: can't migrate noise.db: it is not an SQLite database"
 
 
 @pytest.mark.parametrize("command", [["serve"], ["serve", "--dev"], ["migrate"]])
@@ -56,7 +56,7 @@ def test_a_file_in_a_folder_that_is_not_there_is_wrong_usage_and_the_folder_is_n
 ) -> None:
     refused = minibill(*command, "--db", "nowhere/x.db", cwd=tmp_path, **({} if "--dev" in command else SECRETS))
     said = f"Error: there is no folder {tmp_path / 'nowhere'} for x.db: make it, or name a file elsewhere"
-    assert one_line(refused) == said
+    assert cli_errors(refused) == said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -71,7 +71,7 @@ def test_a_file_in_a_folder_that_is_not_there_is_wrong_usage_and_the_folder_is_n
 def test_a_file_that_can_not_be_opened_is_named_once(tmp_path: Path, arguments: list[str], said: str) -> None:
     (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
     refused = minibill(*arguments, "--db", "noise.db", cwd=tmp_path, **SECRETS)
-    assert one_line(refused) == f"Error: {said}"
+    assert cli_errors(refused) == f"Error: {said}"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_file_that_can_not_be_opened_is_named_once(tmp_path: Path, arguments: 
 def test_a_secret_that_is_missing_is_asked_for_with_what_the_command_has_for_it(
     tmp_path: Path, command: str, advice: str
 ) -> None:
-    said = one_line(minibill(command, cwd=tmp_path))
+    said = cli_errors(minibill(command, cwd=tmp_path))
     assert "BILLING_ADMIN_JWT_SECRET is not set: give it a secret of 32 bytes or more" in said
     assert said.endswith(f"(openssl rand -base64 48), {advice}")
 

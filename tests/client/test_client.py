@@ -53,7 +53,7 @@ def test_a_service_that_stays_busy_is_refused_with_its_own_words_after_a_bounded
     asked = client(busy, on_wait=lambda seconds, reason: waited.append((seconds, reason)))
     with asked, pytest.raises(Overloaded) as refusal:
         asked.activate_campaign("x")
-    assert (refusal.value.detail, refusal.value.facts) == ("too many writes", {"queue_length": 9})
+    assert (refusal.value.detail, refusal.value.extensions) == ("too many writes", {"queue_length": 9})
     assert len(sent) == len(BACKOFF_S) + 1
     # As long as the service says, and longer each time it says it again.
     assert waits == [seconds for seconds, _ in waited] == [max(1, seconds) for seconds in BACKOFF_S]
@@ -79,7 +79,7 @@ def test_refusals_that_waiting_does_not_mend_are_not_sent_again() -> None:
 
     with client(refuse) as asked, pytest.raises(Problem) as refusal:
         asked.activate_campaign("x")
-    assert refusal.value.facts == {"errors": [FieldError("a", "b")]}
+    assert refusal.value.extensions == {"errors": [FieldError("a", "b")]}
     assert len(sent) == 1
 
 

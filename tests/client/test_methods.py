@@ -13,7 +13,7 @@ import minibill.embedded
 from minibill.app import routes
 from minibill.client import AsyncClient, Entity, GrantTo, ThresholdOf, TierOf
 from minibill.client._async.methods import AsyncMethods
-from minibill.client.operation import Ask
+from minibill.client.operation import Operation
 from minibill.core.counters import Metrics
 from minibill.core.problems import (
     AccountNotFound,
@@ -161,10 +161,10 @@ def test_every_method_does_what_its_route_does(tell: Callable[[Story], None]) ->
 
 def test_every_route_has_a_method(loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
     asked: set[str] = set()
-    for kind in (minibill.embedded.Inside, AsyncClient):
+    for kind in (minibill.embedded.EmbeddedClient, AsyncClient):
 
-        async def noted(self: AsyncMethods, ask: Ask, on: Callable[..., Awaitable[bytes]] = kind.send) -> bytes:
-            prefix = {"admin": "/admin/billing", "service": "/api/internal/billing"}[ask.door]
+        async def noted(self: AsyncMethods, ask: Operation, on: Callable[..., Awaitable[bytes]] = kind.send) -> bytes:
+            prefix = {"admin": "/admin/billing", "service": "/api/internal/billing"}[ask.kind]
             asked.add(f"{ask.method} {prefix}{ask.route}")
             return await on(self, ask)
 
@@ -186,17 +186,17 @@ def test_a_refusal_is_the_problem_of_its_code_with_its_facts(tell: Callable[[Sto
         ada = await book.open_account("person", "ada")
         with pytest.raises(AccountNotFound) as nobody:
             await book.balance("acct_nobody")
-        assert nobody.value.facts == {"account_id": "acct_nobody"}
+        assert nobody.value.extensions == {"account_id": "acct_nobody"}
         with pytest.raises(InsufficientBalance) as poor:
             await book.reserve(ada.id, 5)
-        assert (poor.value.facts["available_micro"], poor.value.facts["requested_micro"]) == ("0", "5")
+        assert (poor.value.extensions["available_micro"], poor.value.extensions["requested_micro"]) == ("0", "5")
         with pytest.raises(InvalidRequest) as wrong:
             await book.mint(ada.id, 0, pool_id="General")
-        assert [error.path for error in wrong.value.facts["errors"]] == ["poolId"]
+        assert [error.path for error in wrong.value.extensions["errors"]] == ["poolId"]
         campaign = await book.create_campaign("x", "loyalty", 1)
         with pytest.raises(InvalidTransition) as step:
             await book.pause_campaign(campaign.id)
-        assert step.value.facts == {"from": "draft", "to": "paused"}
+        assert step.value.extensions == {"from": "draft", "to": "paused"}
 
     tell(story)
 

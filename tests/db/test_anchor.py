@@ -13,13 +13,22 @@ from click.testing import CliRunner, Result
 
 from minibill.book import Book
 from minibill.cli.main import main
-from minibill.db.anchor import LINE_BYTES, Anchor, BehindItsAnchor, Mark, anchor_file, begin_anchor, mark_of, read_anchor
+from minibill.db.anchor import (
+    LINE_BYTES,
+    BehindItsAnchor,
+    CommitAnchor,
+    HighWaterMark,
+    anchor_file,
+    begin_anchor,
+    mark_of,
+    read_anchor,
+)
 from minibill.db.connection import open_reader, open_writer
 from minibill.db.sqlite import sqlite3
-from tests.api_client import SECRETS, Api, Loop, done
+from tests.api_client import SECRETS, Api, Loop, ok
 from tests.service_process import SERVE, environment, serving
 
-FIRST, SECOND = Mark(7, 2, bytes(range(32))), Mark(8, 3, bytes(range(1, 33)))
+FIRST, SECOND = HighWaterMark(7, 2, bytes(range(32))), HighWaterMark(8, 3, bytes(range(1, 33)))
 
 
 def minibill(*arguments: object) -> Result:
@@ -33,10 +42,10 @@ def copied(path: Path, other: Path) -> None:
 
 
 @pytest.fixture
-def anchor(db: Path) -> Iterator[Anchor]:
+def anchor(db: Path) -> Iterator[CommitAnchor]:
     """The anchor of an empty book."""
     with closing(open_writer(db)) as conn:
-        opened = Anchor(db, conn)
+        opened = CommitAnchor(db, conn)
         yield opened
         opened.close()
 
@@ -62,15 +71,15 @@ def opened(loop: Loop) -> Callable[..., None]:
 # --- the file ---
 
 
-def test_an_anchor_says_what_was_written_last(db: Path, anchor: Anchor) -> None:
-    assert read_anchor(db) == Mark(0, 0, bytes(32))
+def test_an_anchor_says_what_was_written_last(db: Path, anchor: CommitAnchor) -> None:
+    assert read_anchor(db) == HighWaterMark(0, 0, bytes(32))
     for mark in (FIRST, SECOND):
         anchor.write(mark)
         assert read_anchor(db) == mark
     assert anchor_file(db).read_text().split()[:2] == [f"{8:020}", f"{3:020}"]
 
 
-def test_a_line_that_is_broken_falls_back_to_the_one_before(db: Path, anchor: Anchor) -> None:
+def test_a_line_that_is_broken_falls_back_to_the_one_before(db: Path, anchor: CommitAnchor) -> None:
     anchor.write(FIRST)
     anchor.write(SECOND)
     whole = anchor_file(db).read_bytes()
@@ -88,15 +97,15 @@ def test_what_is_no_anchor_is_none(db: Path, content: bytes) -> None:
     anchor_file(db).write_bytes(content)
     assert read_anchor(db) is None
     with closing(open_writer(db)) as conn:
-        Anchor(db, conn).close()
+        CommitAnchor(db, conn).close()
         assert read_anchor(db) == mark_of(conn)
 
 
-def test_a_new_anchor_keeps_nothing_of_the_old_one(db: Path, anchor: Anchor) -> None:
+def test_a_new_anchor_keeps_nothing_of_the_old_one(db: Path, anchor: CommitAnchor) -> None:
     anchor.write(FIRST)
     anchor.write(SECOND)
-    begin_anchor(db, Mark(1, 0, bytes(32)))
-    assert read_anchor(db) == Mark(1, 0, bytes(32))
+    begin_anchor(db, HighWaterMark(1, 0, bytes(32)))
+    assert read_anchor(db) == HighWaterMark(1, 0, bytes(32))
 
 
 def test_an_anchor_lies_beside_the_file_and_not_beside_a_link_to_it(db: Path, tmp_path: Path) -> None:
@@ -119,11 +128,11 @@ def test_every_kept_write_is_anchored_before_it_is_answered_and_no_other(api: Ap
     assert anchored() == before + 2
     reservation = api.reserve(account, 100)
     for _ in range(2):
-        done(api.release(reservation))
+        ok(api.release(reservation))
     assert anchored() == before + 4
     # What is refused, tried, asked or answered again changes nothing.
     api.ask_to_reserve(account, 10_000)
-    done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, dryRun="true"))
+    ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, dryRun="true"))
     api.available(account)
     assert anchored() == before + 4
 
@@ -148,7 +157,7 @@ def test_wherever_the_power_is_cut_the_book_is_not_behind_its_anchor(
     monkeypatch.setattr("minibill.db.anchor.os.pwrite", cut)
     account = api.account(500)
     for _ in range(3):
-        done(api.finalize(api.reserve(account, 10), 7))
+        ok(api.finalize(api.reserve(account, 10), 7))
         api.loop.run(api.book.link())
     monkeypatch.undo()
     assert len(images) == 11
@@ -158,7 +167,7 @@ def test_wherever_the_power_is_cut_the_book_is_not_behind_its_anchor(
         with closing(open_writer(image)) as conn:
             for content in (newer, newer[:LINE_BYTES] + older[LINE_BYTES:], older[:LINE_BYTES] + newer[LINE_BYTES:]):
                 anchor_file(image).write_bytes(content)
-                Anchor(image, conn).close()
+                CommitAnchor(image, conn).close()
         older = newer
 
 
@@ -254,12 +263,12 @@ def test_another_history_of_the_same_length_is_not_taken_for_the_book(db: Path, 
     with closing(open_writer(db)) as conn:
         begin_anchor(db, mark._replace(link_hash=bytes(32)))
         with pytest.raises(BehindItsAnchor, match="its link 1 is not the one"):
-            Anchor(db, conn)
+            CommitAnchor(db, conn)
         begin_anchor(db, mark._replace(links=2))
         with pytest.raises(BehindItsAnchor, match="its link 2"):
-            Anchor(db, conn)
+            CommitAnchor(db, conn)
         begin_anchor(db, mark)
-        Anchor(db, conn).close()
+        CommitAnchor(db, conn).close()
 
 
 def test_a_book_that_is_behind_is_let_go_of_when_it_is_refused(db: Path, opened: Callable[..., None]) -> None:

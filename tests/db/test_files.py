@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from minibill.book import Book
 from minibill.cli.dev import dev_secrets, reset
 from minibill.cli.main import main
-from minibill.cli.output import Misuse
+from minibill.cli.output import UsageError
 from minibill.config import ConfigurationError
 from minibill.db.connection import open_writer
 from minibill.db.file_lock import FileLock
@@ -80,7 +80,7 @@ def back_up_over_it(db: Path, backup: Path) -> str:
 
 
 def reset_it(db: Path, backup: Path) -> str:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         reset(db, sure=True)
     return caught.value.message
 

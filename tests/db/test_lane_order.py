@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from minibill.db import lanes, slices
-from minibill.db.lanes import PAUSE_SHARE, Queue, Turns
+from minibill.db.lanes import PAUSE_SHARE, LaneScheduler, Queue
 from minibill.db.slices import in_steps
 
 # Nothing looks at a job here.
@@ -21,7 +21,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_s = 100.0
-        self.turns = Turns()
+        self.turns = LaneScheduler()
         self.seconds = {id(queue): 0.0 for queue in self.turns.queues}
 
     def run(self, seconds: float, jobs_max: int = 1) -> Queue | None:

@@ -16,7 +16,7 @@ from minibill.db import writer as module
 from minibill.db.lanes import Lane
 from minibill.db.slices import in_steps
 from minibill.db.sqlite import sqlite3
-from tests.api_client import Api, Loop, done, record_running_time
+from tests.api_client import Api, Loop, ok, record_running_time
 from tests.db.test_writer import SQLITE_IOERR, Fixture, note, note_and_raise, sqlite_error
 
 SLICES = pytest.mark.parametrize("lane", [Lane.BULK, Lane.BACKGROUND])
@@ -203,10 +203,10 @@ def test_batches_and_revocations_of_campaigns_are_bulk(
     accounts = [api.account() for _ in range(5)]
     assert set(lanes_used) == {Lane.REQUEST}
     lanes_used.clear()
-    done(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
+    ok(api.batch(campaign, *[(account, 100) for account in accounts]), 201)
     assert lanes_used == [Lane.BULK]
     lanes_used.clear()
-    done(api.post(f"/campaigns/{campaign}/revoke", {"reason": "test"}))
+    ok(api.post(f"/campaigns/{campaign}/revoke", {"reason": "test"}))
     # The service goes on by itself: what was begun is not refused half way.
     assert lanes_used == [Lane.BULK, Lane.BACKGROUND, Lane.BACKGROUND]
 
@@ -227,7 +227,7 @@ def test_the_upkeep_of_the_book_is_background_work(api: Api, lanes_used: list[La
 def test_all_revoked_tokens_that_are_old_are_forgotten_in_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minibill.api.tokens.PRUNE_TOKENS_MAX", 2)
     for number in range(5):
-        done(api.post(f"/tokens/j-{number}/revoke"))
+        ok(api.post(f"/tokens/j-{number}/revoke"))
     running_us = api.book.running.now_us() + 30 * 86_400 * 1_000_000
     record_running_time(api, running_us)
     forget = partial(forget_expired, settings=api.settings, running_us=running_us)

@@ -11,7 +11,7 @@ import pytest
 from minibill.db import wal
 from minibill.db.connection import open_writer
 from minibill.db.sqlite import sqlite3
-from minibill.db.wal import is_for_lack_of_room, make_lasting, may_hold_a_failed_commit
+from minibill.db.wal import is_for_lack_of_room, may_hold_a_failed_commit, resync_wal
 from tests.faults import vfs
 from tests.faults.disk_model import Recorder, recorded
 
@@ -115,7 +115,7 @@ def test_a_failure_beside_which_there_is_room_is_a_broken_disk_and_leaves_no_fil
 def test_what_the_log_holds_is_written_anew_and_synced(conn: sqlite3.Connection, disk: Recorder) -> None:
     log = disk.folder / f"{NAME}-wal"
     before, done = log.read_bytes(), len(disk.steps)
-    make_lasting(conn, disk.folder / NAME)
+    resync_wal(conn, disk.folder / NAME)
     assert [(step.kind, step.name) for step in disk.steps[done:]] == [("write", log.name), ("sync", log.name)]
     assert log.read_bytes() == before and not conn.in_transaction
 
@@ -123,7 +123,7 @@ def test_what_the_log_holds_is_written_anew_and_synced(conn: sqlite3.Connection,
 def test_of_an_empty_log_nothing_is_written(conn: sqlite3.Connection, disk: Recorder) -> None:
     conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     done = len(disk.steps)
-    make_lasting(conn, disk.folder / NAME)
+    resync_wal(conn, disk.folder / NAME)
     assert disk.steps[done:] == []
 
 
@@ -133,7 +133,7 @@ def test_what_another_program_is_writing_is_not_written_over(conn: sqlite3.Conne
     other.execute("BEGIN IMMEDIATE")
     try:
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            make_lasting(conn, disk.folder / NAME)
+            resync_wal(conn, disk.folder / NAME)
     finally:
         other.close()
 

@@ -267,9 +267,9 @@ def test_a_commit_of_nothing_does_not_say_that_there_is_room_again(w: Fixture) -
     w.together(note("a"))
     del w.conn.fail["COMMIT"]
     assert w.together(lambda conn: 0) == [0]
-    assert w.writer.hindrance and w.writer.problem is None
+    assert w.writer.last_error and w.writer.problem is None
     w.together(note("b"))
-    assert w.writer.hindrance is None
+    assert w.writer.last_error is None
 
 
 def test_a_full_disk_at_commit_is_storage_full_for_all_and_the_writer_goes_on(w: Fixture) -> None:
@@ -320,15 +320,15 @@ def test_what_waits_for_a_lock_is_refused_all_at_once_and_says_so_until_a_write_
     monkeypatch.setattr("minibill.db.writer.time.sleep", lambda _: next(waits))
     other = sqlite3.connect(w.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    before = w.writer.hindrance
+    before = w.writer.last_error
     began = w.conn.said.count("BEGIN IMMEDIATE")
     assert [type(answer) for answer in w.together(*[note(str(n)) for n in range(20)])] == [Overloaded] * 20
     # One wait for all of them, not one each.
     assert w.conn.said.count("BEGIN IMMEDIATE") - began == next(waits) + 2
-    during, problem = w.writer.hindrance, w.writer.problem
+    during, problem = w.writer.last_error, w.writer.problem
     other.close()
     assert w.together(note("a")) == ["a"]
-    assert (before, problem, w.writer.hindrance) == (None, None, None) and during
+    assert (before, problem, w.writer.last_error) == (None, None, None) and during
 
 
 def test_a_stop_does_not_wait_for_another_programs_lock(tmp_path: Path, loop: Loop) -> None:

@@ -2,7 +2,7 @@
 
 from urllib.parse import quote as encoded
 
-from tests.api_client import Api, Json, done
+from tests.api_client import Api, Json, ok
 
 GOLD: Json = {"tier": "gold", "rateBps": 2000}
 CAPPED: Json = {"tier": "capped", "rateBps": 5000, "maxDiscountMicro": "100"}
@@ -10,7 +10,7 @@ FREE: Json = {"tier": "free", "rateBps": 10_000}
 
 
 def put_tiers(api: Api, community: str, *tiers: Json) -> Json:
-    return done(api.call("PUT", f"/discounts/{encoded(community, safe='')}/tiers", {"tiers": list(tiers)}), 200)
+    return ok(api.call("PUT", f"/discounts/{encoded(community, safe='')}/tiers", {"tiers": list(tiers)}), 200)
 
 
 def path_of(account: str, community: str) -> str:
@@ -19,7 +19,7 @@ def path_of(account: str, community: str) -> str:
 
 
 def join(api: Api, account: str, community: str, tier: str, **body: Json) -> Json:
-    return done(api.call("PUT", path_of(account, community), {"tier": tier, **body}), 200)
+    return ok(api.call("PUT", path_of(account, community), {"tier": tier, **body}), 200)
 
 
 def member(api: Api, tier: Json, *amounts: int, community: str = "guild") -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibill.ledger.pricing import NO_DISCOUNT, Discount, Membership, discount_micro, metadata_with_discount, weigh
+from minibill.ledger.pricing import NO_DISCOUNT, Discount, Membership, best_discount, discount_micro, metadata_with_discount
 
 MAX = 2**63 - 1
 UNIT = 1_000_000
@@ -93,7 +93,7 @@ WEIGHED: dict[str, tuple[list[Membership], int, str | None]] = {
 def test_the_best_single_live_membership_counts(name: str) -> None:
     memberships, list_micro, community = WEIGHED[name]
     for order in (memberships, memberships[::-1]):
-        assert weigh(order, list_micro, now_us=50).community_id == community
+        assert best_discount(order, list_micro, now_us=50).community_id == community
 
 
 @pytest.mark.parametrize(

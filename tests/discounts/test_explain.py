@@ -5,7 +5,7 @@ import pytest
 from minibill.auth.tokens import Caller
 from minibill.core.write_result import Origin
 from minibill.ledger.mint import mint
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.discounts.helpers import CAPPED, GOLD, join, member, put_tiers, reasons
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import lots
@@ -13,7 +13,7 @@ from tests.reservations.helpers import lots
 
 def ask(api: Api, account: str, amount_micro: int, *, key: str | None = None, **body: Json) -> Json:
     sent = {"accountId": account, "amountMicro": str(amount_micro), **body}
-    return done(api.internal("POST", "/reservations", sent, key=key, explain="true"), 201)
+    return ok(api.internal("POST", "/reservations", sent, key=key, explain="true"), 201)
 
 
 def outcomes(explanation: Json) -> list[tuple[str, str, str]]:
@@ -48,7 +48,7 @@ def full_account(moment: Moment, api: Api) -> tuple[str, dict[str, str]]:
     ):
         made[word] = api.mint(account, amount, **body)["lotId"]
         if word == "spent":
-            done(api.finalize(api.reserve(account, 5), 5))
+            ok(api.finalize(api.reserve(account, 5), 5))
         if word == "reserved":
             api.reserve(account, 6, ttlSeconds=1_000)
     moment.at(5)
@@ -83,9 +83,9 @@ def test_a_refusal_says_what_there_is_and_changes_nothing(moment: Moment, api: A
     join(api, account, "guild", "capped")
     sent = {"accountId": account, "amountMicro": "500", "poolId": "gpu"}
     with api.unchanged():
-        problem = refused(api.internal("POST", "/reservations", sent, explain="true"), 402, "insufficient_balance")
+        problem = problem_of(api.internal("POST", "/reservations", sent, explain="true"), 402, "insufficient_balance")
         explanation = problem.pop("explanation")
-        plain = refused(api.internal("POST", "/reservations", sent), 402, "insufficient_balance")
+        plain = problem_of(api.internal("POST", "/reservations", sent), 402, "insufficient_balance")
         assert {**problem, "requestId": ""} == {**plain, "requestId": ""}
     assert outcomes(explanation)[:4] == [
         (made["gpu"], "not_enough", "0"),
@@ -101,10 +101,10 @@ def test_a_refusal_says_what_there_is_and_changes_nothing(moment: Moment, api: A
 def test_a_revoked_lot_is_said_to_be_revoked_also_while_all_of_it_is_reserved(api: Api) -> None:
     account = api.account()
     campaigns = [api.campaign(), api.campaign()]
-    grants = [done(api.batch(campaign, (account, 5)))["grants"][0] for campaign in campaigns]
+    grants = [ok(api.batch(campaign, (account, 5)))["grants"][0] for campaign in campaigns]
     api.reserve(account, 5)
     for campaign in campaigns:
-        done(api.post(f"/campaigns/{campaign}/revoke", {"reason": "a mistake"}))
+        ok(api.post(f"/campaigns/{campaign}/revoke", {"reason": "a mistake"}))
     left = api.mint(account, 7)["lotId"]
     assert outcomes(ask(api, account, 6)["explanation"]) == [
         (left, "drawn", "6"), (grants[1]["lotId"], "revoked", "0"), (grants[0]["lotId"], "revoked", "0"),
@@ -174,7 +174,7 @@ def test_a_reservation_that_is_read_says_what_is_kept(api: Api) -> None:
     shown = api.get(path, explain="true")
     explanation = shown.pop("explanation")
     assert shown == plain == api.get(path, explain="false")
-    assert done(api.internal("GET", path, explain="true"))["explanation"] == explanation
+    assert ok(api.internal("GET", path, explain="true"))["explanation"] == explanation
     assert explanation == {
         "discount": CAPPED_500, "boundBy": ["maxDiscountMicro"], "lotsNotShown": 0, "charge": None,
         "lots": [
@@ -183,7 +183,7 @@ def test_a_reservation_that_is_read_says_what_is_kept(api: Api) -> None:
             for lot, drawn in ((first, "300"), (second, "100"))
         ],
     }  # fmt: skip
-    done(api.finalize(made["reservationId"], 600))
+    ok(api.finalize(made["reservationId"], 600))
     assert api.get(path, explain="true")["explanation"] == explanation | {
         "charge": {
             "discount": CAPPED_500 | {"listMicro": "600", "uncappedMicro": "300", "payableMicro": "500"},
@@ -203,7 +203,7 @@ def test_without_explain_answers_are_as_they_are(moment: Moment, api: Api) -> No
     start, _, end = told[0].partition(b',"dryRun"')
     assert told[2].startswith(start[:-1]) and b',"explanation":{' in told[2] and told[2].endswith(b'"dryRun":true}')
     assert end == b":true}"
-    admin = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "5"}, explain="true"), 201)
+    admin = ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "5"}, explain="true"), 201)
     assert "explanation" in admin
 
 
@@ -218,13 +218,13 @@ def test_explain_is_true_or_false_and_only_where_it_is_known(api: Api) -> None:
                 api.call("GET", f"/reservations/{held}", explain=value),
                 api.internal("GET", f"/reservations/{held}", explain=value),
             ):
-                refused(response, 400, "validation_error", "explain")
+                problem_of(response, 400, "validation_error", "explain")
         for response in (
             api.finalize(held, 5, explain="true"),
             api.release(held, explain="true"),
             api.call("GET", f"/accounts/{account}/balance", explain="true"),
         ):
-            refused(response, 400, "validation_error", "explain")
+            problem_of(response, 400, "validation_error", "explain")
 
 
 def test_the_same_key_with_another_explain_is_another_request(api: Api) -> None:
@@ -232,9 +232,9 @@ def test_the_same_key_with_another_explain_is_another_request(api: Api) -> None:
     sent = {"accountId": account, "amountMicro": "5"}
     for first, later in (("true", "false"), ("false", "true")):
         made = api.internal("POST", "/reservations", sent, key=f"k-{first}", explain=first)
-        done(made, 201)
+        ok(made, 201)
         with api.unchanged():
             other = api.internal("POST", "/reservations", sent, key=f"k-{first}", explain=later)
-            refused(other, 422, "idempotency_key_reused")
+            problem_of(other, 422, "idempotency_key_reused")
             again = api.internal("POST", "/reservations", sent, key=f"k-{first}", explain=first)
             assert (again.content, again.headers["idempotency-replayed"]) == (made.content, "true")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.discounts.helpers import CAPPED, FREE, GOLD, join, member, path_of, put_tiers
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import Entry, balance, entries, history, lots
@@ -20,7 +20,7 @@ def figures(ended: Json) -> list[int]:
 def test_a_reservation_holds_the_list_price_less_the_discount_and_reads_so(moment: Moment, api: Api) -> None:
     account = member(api, GOLD, 1_000)
     [lot] = lots(api, account)
-    held = done(api.ask_to_reserve(account, 504), 201)
+    held = ok(api.ask_to_reserve(account, 504), 201)
     found = held.pop("reservationId")
     assert held == {
         "accountId": account, "poolId": "general", "listMicro": "504", "discountBps": 2_000, "discountMicro": "100",
@@ -30,7 +30,7 @@ def test_a_reservation_holds_the_list_price_less_the_discount_and_reads_so(momen
     assert balance(api, account) == (596, 404, 0)
     shown = api.get(f"/reservations/{found}")
     assert held.items() <= shown.items()
-    assert done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "504"}))["totalReservedMicro"] == "404"
+    assert ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "504"}))["totalReservedMicro"] == "404"
 
 
 # Tier, list price, what is held; actual cost, and what becomes of it.
@@ -57,19 +57,19 @@ CHARGES: dict[str, tuple[Json, str, int, int, int, list[int]]] = {
 def test_finalize_applies_the_rate_and_the_cap_that_were_kept_to_the_actual_list_cost(api: Api, name: str) -> None:
     tier, mode, price, held_micro, cost, ended = CHARGES[name]
     account = member(api, tier, 1_000)
-    held = done(api.ask_to_reserve(account, price, billingMode=mode), 201)
+    held = ok(api.ask_to_reserve(account, price, billingMode=mode), 201)
     assert held["totalReservedMicro"] == str(held_micro)
     # Whatever has become of tier and membership.
     put_tiers(api, "guild", {**tier, "rateBps": 1})
     api.call("DELETE", path_of(account, "guild"))
     first = api.finalize(held["reservationId"], cost)
-    assert figures(done(first)) == ended
+    assert figures(ok(first)) == ended
     with api.unchanged():
         assert api.finalize(held["reservationId"], cost).content == first.content
         # The list cost is what must be the same, not what it came to.
         for other in {cost + 1, sum(ended[::2]), ended[0]} - {cost}:
             if 0 <= other <= MAX:
-                refused(api.finalize(held["reservationId"], other), 409, "reservation_conflict")
+                problem_of(api.finalize(held["reservationId"], other), 409, "reservation_conflict")
     shown = api.get(f"/reservations/{held['reservationId']}")
     assert figures(shown) == ended
     assert (shown["listMicro"], shown["discountBps"]) == (held["listMicro"], held["discountBps"])
@@ -83,28 +83,28 @@ def test_a_discount_is_that_of_the_moment_of_reserving(moment: Moment, api: Api)
     moment.at(10, -1)
     in_time = api.reserve(account, 100)
     moment.at(10)
-    late = done(api.ask_to_reserve(account, 100))
+    late = ok(api.ask_to_reserve(account, 100))
     assert (late["discountBps"], late["discountMicro"], late["totalReservedMicro"]) == (0, "0", "100")
-    assert figures(done(api.finalize(in_time, 100)))[0] == 80
-    assert figures(done(api.finalize(late["reservationId"], 100)))[0] == 100
+    assert figures(ok(api.finalize(in_time, 100)))[0] == 80
+    assert figures(ok(api.finalize(late["reservationId"], 100)))[0] == 100
 
 
 def test_too_little_is_refused_with_what_would_have_been_held_and_its_list_price(api: Api) -> None:
     account = member(api, GOLD, 1_000)
     with api.unchanged():
-        problem = refused(api.ask_to_reserve(account, 1_252), 402, "insufficient_balance")
+        problem = problem_of(api.ask_to_reserve(account, 1_252), 402, "insufficient_balance")
         assert {name: problem[name] for name in ("availableMicro", "requestedMicro", "listMicro", "poolId")} == {
             "availableMicro": "1000", "requestedMicro": "1002", "listMicro": "1252", "poolId": "general",
         }  # fmt: skip
         assert "explanation" not in problem
-    assert done(api.ask_to_reserve(account, 1_250))["totalReservedMicro"] == "1000"
+    assert ok(api.ask_to_reserve(account, 1_250))["totalReservedMicro"] == "1000"
 
 
 def test_a_free_reservation_needs_no_credits_and_makes_no_entries(api: Api) -> None:
     account = member(api, FREE)
-    held = done(api.ask_to_reserve(account, 500), 201)
+    held = ok(api.ask_to_reserve(account, 500), 201)
     assert (held["totalReservedMicro"], held["lotAllocations"], held["discountMicro"]) == ("0", [], "500")
-    assert figures(done(api.finalize(held["reservationId"], 500))) == [0, 0, 0, 0]
+    assert figures(ok(api.finalize(held["reservationId"], 500))) == [0, 0, 0, 0]
     assert entries(api, account) == []
 
 
@@ -112,17 +112,17 @@ def test_the_ceiling_is_for_the_list_price_and_for_what_is_charged(start: Callab
     api = start(MINIBILL_CEILING_MICRO="100")
     account = member(api, {"tier": "half", "rateBps": 5_000}, 100)
     with api.unchanged():
-        refused(api.ask_to_reserve(account, 101), 422, "amount_too_large")
+        problem_of(api.ask_to_reserve(account, 101), 422, "amount_too_large")
     held = api.reserve(account, 100, billingMode="soft")
     with api.unchanged():
-        refused(api.finalize(held, 202), 422, "amount_too_large")
-    assert figures(done(api.finalize(held, 200))) == [50, 0, 50, 0]
+        problem_of(api.finalize(held, 202), 422, "amount_too_large")
+    assert figures(ok(api.finalize(held, 200))) == [50, 0, 50, 0]
 
 
 def test_figures_are_in_the_metadata_of_the_entries_beside_what_the_caller_gave(api: Api) -> None:
     account = member(api, CAPPED, 100, 300)
     held = api.reserve(account, 500, metadata={"job": 7, "f": 1.5}, description="a chat")
-    done(api.finalize(held, 150))
+    ok(api.finalize(held, 150))
     kept: Json = {"discountBps": 5_000, "maxDiscountMicro": "100", "communityId": "guild", "tier": "capped"}
     reserved = {**kept, "listMicro": "500", "discountMicro": "100", "job": 7, "f": 1.5}
     finalized = {**kept, "listMicro": "150", "discountMicro": "75"}
@@ -136,7 +136,7 @@ def test_figures_are_in_the_metadata_of_the_entries_beside_what_the_caller_gave(
 def test_an_overrun_and_its_debt_carry_the_figures_too(api: Api) -> None:
     account = member(api, GOLD, 100)
     held = api.reserve(account, 50, billingMode="soft")
-    done(api.finalize(held, 200))
+    ok(api.finalize(held, 200))
     [lot] = lots(api, account)
     assert entries(api, account, 2) == [
         Entry("finalize", -40, 0, -40, lot, held),
@@ -152,15 +152,15 @@ def test_without_a_discount_the_metadata_is_what_the_caller_gave(api: Api) -> No
     account = member(api, GOLD, 100)
     api.call("DELETE", path_of(account, "guild"))
     held = api.reserve(account, 50, metadata={"tier": "mine"})
-    done(api.finalize(held, 50))
+    ok(api.finalize(held, 50))
     assert [e["metadata"] for e in history(api, account)[1:]] == [{"tier": "mine"}, None]
 
 
 def test_shadow_mode_logs_the_full_price(api: Api) -> None:
     account = member(api, GOLD, 100)
-    held = done(api.ask_to_reserve(account, 50, billingMode="shadow"), 201)
+    held = ok(api.ask_to_reserve(account, 50, billingMode="shadow"), 201)
     assert (held["discountBps"], held["discountMicro"], held["totalReservedMicro"]) == (0, "0", "50")
-    done(api.finalize(held["reservationId"], 60))
+    ok(api.finalize(held["reservationId"], 60))
     assert [e["metadata"] for e in history(api, account)[1:]] == [
         {"listMicro": "50", "wouldReserveMicro": "50"},
         {"actualCostMicro": "60", "finalizedMicro": "50", "overrunMicro": "10"},
@@ -169,13 +169,13 @@ def test_shadow_mode_logs_the_full_price(api: Api) -> None:
 
 def test_a_release_gives_back_what_was_held(api: Api) -> None:
     account = member(api, GOLD, 1_000)
-    assert done(api.release(api.reserve(account, 500)))["releasedMicro"] == "400"
+    assert ok(api.release(api.reserve(account, 500)))["releasedMicro"] == "400"
     assert balance(api, account) == (1_000, 0, 0)
 
 
 def test_an_admins_reservation_is_audited_with_its_discount(api: Api) -> None:
     account = member(api, GOLD, 1_000)
-    done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "500"}))
+    ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "500"}))
     [row] = api.audited("reservation.reserve")
     assert {name: row["details"][name] for name in ("listMicro", "discountMicro", "totalReservedMicro")} == {
         "listMicro": "500", "discountMicro": "100", "totalReservedMicro": "400",

@@ -8,7 +8,7 @@ from minibill.db.sqlite import sqlite3
 from minibill.discounts.memberships import put_membership
 from minibill.discounts.schemas import TierBody
 from minibill.discounts.tiers import replace_tiers
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.discounts.helpers import CAPPED, FREE, GOLD, join, member, path_of, put_tiers, quote, reasons
 from tests.reservations.conftest import Moment
 
@@ -51,14 +51,14 @@ def test_a_community_has_100_tiers_at_most(api: Api) -> None:
     tiers = [{"tier": f"t{n}", "rateBps": n, "maxDiscountMicro": str(MAX)} for n in range(101)]
     assert put_tiers(api, "guild", *tiers[:100])["tiers"] == tiers[:100] == api.get("/discounts/guild/tiers")["tiers"]
     with api.unchanged():
-        refused(api.call("PUT", "/discounts/guild/tiers", {"tiers": tiers}), 400, "validation_error", "tiers")
+        problem_of(api.call("PUT", "/discounts/guild/tiers", {"tiers": tiers}), 400, "validation_error", "tiers")
 
 
 def test_a_tier_named_twice_is_refused_by_the_second(api: Api) -> None:
     put_tiers(api, "guild", GOLD)
     with api.unchanged():
         twice = {"tiers": [CAPPED, GOLD, {**CAPPED, "rateBps": 1}]}
-        refused(api.call("PUT", "/discounts/guild/tiers", twice), 400, "validation_error", "tiers[2].tier")
+        problem_of(api.call("PUT", "/discounts/guild/tiers", twice), 400, "validation_error", "tiers[2].tier")
     put_tiers(api, "guild", GOLD, {**GOLD, "tier": "Gold"}, {**GOLD, "tier": "gold "})
 
 
@@ -70,7 +70,7 @@ def test_odd_names_come_back_as_they_were_sent(api: Api, name: str) -> None:
     assert found == {"accountId": account, "communityId": name, "tier": name[:64], "expiresAt": None}
     assert put_tiers(api, name, tier) == {"communityId": name, "tiers": [tier]}
     assert (quote(api, account, 5)["communityId"], quote(api, account, 5)["tier"]) == (name, name[:64])
-    done(api.finalize(api.reserve(account, 5), 5))
+    ok(api.finalize(api.reserve(account, 5), 5))
     for entry in api.get(f"/accounts/{account}/history")["items"][:2]:
         assert (entry["metadata"]["communityId"], entry["metadata"]["tier"]) == (name, name[:64])
     assert api.call("DELETE", path_of(account, name)).status_code == 204
@@ -89,7 +89,7 @@ def test_a_community_id_has_1_to_200_characters_of_utf_8_without_nul(api: Api, n
             ("PUT", f"/accounts/{account}/memberships/{text}", {"tier": "gold"}),
             ("DELETE", f"/accounts/{account}/memberships/{text}", None),
         ):
-            refused(api.call(method, path, body), 400, "validation_error", where)
+            problem_of(api.call(method, path, body), 400, "validation_error", where)
 
 
 # --- memberships ---
@@ -125,14 +125,14 @@ def test_what_is_not_there_is_a_404_that_says_what(api: Api) -> None:
     join(api, account, "guild", "gold")
     with api.unchanged():
         for community, tier in (("guild", "Gold"), ("guild", "gold "), ("Guild", "gold"), ("nobody", "gold")):
-            problem = refused(api.call("PUT", path_of(account, community), {"tier": tier}), 404, "tier_not_found")
+            problem = problem_of(api.call("PUT", path_of(account, community), {"tier": tier}), 404, "tier_not_found")
             assert (problem["communityId"], problem["tier"]) == (community, tier)
-        refused(api.call("PUT", path_of("acct_none", "guild"), {"tier": "gold"}), 404, "account_not_found")
-        refused(api.call("PUT", path_of("acct_none", "nobody"), {"tier": "gold"}), 404, "account_not_found")
-        refused(api.call("DELETE", path_of("acct_none", "guild")), 404, "account_not_found")
-        refused(api.call("DELETE", path_of(account, "nobody")), 404, "not_found")
+        problem_of(api.call("PUT", path_of("acct_none", "guild"), {"tier": "gold"}), 404, "account_not_found")
+        problem_of(api.call("PUT", path_of("acct_none", "nobody"), {"tier": "gold"}), 404, "account_not_found")
+        problem_of(api.call("DELETE", path_of("acct_none", "guild")), 404, "account_not_found")
+        problem_of(api.call("DELETE", path_of(account, "nobody")), 404, "not_found")
         for path in ("/accounts/acct_none/memberships", "/accounts/acct_none/quote?amountMicro=1"):
-            refused(api.call("GET", path), 404, "account_not_found")
+            problem_of(api.call("GET", path), 404, "account_not_found")
 
 
 def test_an_account_has_1000_memberships_at_most(api: Api) -> None:
@@ -156,7 +156,7 @@ def test_an_account_has_1000_memberships_at_most(api: Api) -> None:
     api.loop.run(api.book.writer.run(fill))
     join(api, account, "guild", "gold")
     with api.unchanged():
-        refused(api.call("PUT", path_of(account, "last"), {"tier": "gold"}), 400, "validation_error", "communityId")
+        problem_of(api.call("PUT", path_of(account, "last"), {"tier": "gold"}), 400, "validation_error", "communityId")
     # What is there may still be changed, and makes room when it is deleted.
     join(api, account, "guild", "gold", expiresAt=api.after(5))
     assert quote(api, account, 1_000)["discountMicro"] == "200"
@@ -178,19 +178,19 @@ def test_a_dry_delete_says_so_and_a_key_makes_it_happen_once(api: Api) -> None:
     with api.unchanged():
         dry = api.call("DELETE", path, dryRun="true")
         assert (dry.status_code, dry.json()) == (200, {"dryRun": True})
-        refused(api.call("DELETE", path, dryRun="1"), 400, "validation_error", "dryRun")
-        refused(api.call("DELETE", path, {"x": 1}), 400, "validation_error", "x")
+        problem_of(api.call("DELETE", path, dryRun="1"), 400, "validation_error", "dryRun")
+        problem_of(api.call("DELETE", path, {"x": 1}), 400, "validation_error", "x")
     assert api.call("DELETE", path, key="k-1").status_code == 204
     with api.unchanged():
         again = api.call("DELETE", path, key="k-1")
         assert (again.status_code, again.content, again.headers["idempotency-replayed"]) == (204, b"", "true")
-        refused(api.call("DELETE", path), 404, "not_found")
-        refused(api.call("DELETE", path, dryRun="true"), 404, "not_found")
+        problem_of(api.call("DELETE", path), 404, "not_found")
+        problem_of(api.call("DELETE", path, dryRun="true"), 404, "not_found")
 
 
 def test_other_methods_are_refused_with_those_that_the_path_takes(api: Api) -> None:
     response = api.call("PATCH", "/accounts/acct_1/memberships/guild", {})
-    refused(response, 405, "method_not_allowed")
+    problem_of(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "DELETE, PUT"
 
 
@@ -273,9 +273,9 @@ def test_a_membership_of_a_dropped_tier_gives_nothing_and_counts_again_once_it_i
     put_tiers(api, "guild", FREE)
     assert [m["tier"] for m in api.get(f"/accounts/{account}/memberships")["items"]] == ["gold"]
     assert quote(api, account, 1_000)["payableMicro"] == "1000"
-    assert done(api.ask_to_reserve(account, 100))["totalReservedMicro"] == "100"
+    assert ok(api.ask_to_reserve(account, 100))["totalReservedMicro"] == "100"
     with api.unchanged():
-        refused(api.call("PUT", path_of(account, "guild"), {"tier": "gold"}), 404, "tier_not_found")
+        problem_of(api.call("PUT", path_of(account, "guild"), {"tier": "gold"}), 404, "tier_not_found")
     put_tiers(api, "guild", {"tier": "gold", "rateBps": 100})
     assert quote(api, account, 1_000)["payableMicro"] == "990"
 
@@ -283,6 +283,6 @@ def test_a_membership_of_a_dropped_tier_gives_nothing_and_counts_again_once_it_i
 @pytest.mark.parametrize("amount", ["", "-5", "1.5", "01", "x", " 1", str(MAX + 1)])
 def test_a_quote_is_asked_for_an_amount(api: Api, amount: str) -> None:
     path = f"/accounts/{api.account()}/quote"
-    refused(api.call("GET", path, amountMicro=amount), 400, "validation_error", "amountMicro")
-    refused(api.call("GET", path), 400, "validation_error", "amountMicro")
-    refused(api.call("GET", path, amountMicro="1", poolId="gpu"), 400, "validation_error", "poolId")
+    problem_of(api.call("GET", path, amountMicro=amount), 400, "validation_error", "amountMicro")
+    problem_of(api.call("GET", path), 400, "validation_error", "amountMicro")
+    problem_of(api.call("GET", path, amountMicro="1", poolId="gpu"), 400, "validation_error", "poolId")

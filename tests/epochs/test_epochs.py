@@ -16,8 +16,8 @@ from minibill.db.epochs import CLOCK_ORIGIN_US, FIRST, SKIPPED_IDS, Epoch, base_
 from minibill.db.queries import queries
 from minibill.events import feed as feed_module
 from minibill.events.feed import Feed
-from minibill.integrity.hash_chain import link
-from tests.api_client import Api, Json, done, facts_of, refused
+from minibill.integrity.hash_chain import append_link
+from tests.api_client import Api, Json, facts_of, ok, problem_of
 from tests.epochs.machine import Machine, minibill
 from tests.events.feed_client import drain, latest
 from tests.webhooks.conftest import Running
@@ -35,12 +35,12 @@ def live(api: Api) -> Json:
     """Some of everything that has an id; returns the ids by kind."""
     account = api.account(100)
     reservation = api.reserve(account, 60)
-    done(api.finalize(reservation, 30))
+    ok(api.finalize(reservation, 30))
     overspent = api.reserve(account, 10, billingMode="soft")
-    done(api.finalize(overspent, 500))
+    ok(api.finalize(overspent, 500))
     campaign = api.campaign()
-    grant = done(api.batch(campaign, (account, 5)))["grants"][0]
-    webhook = done(api.post("/webhooks", {"url": NOWHERE}), 201)
+    grant = ok(api.batch(campaign, (account, 5)))["grants"][0]
+    webhook = ok(api.post("/webhooks", {"url": NOWHERE}), 201)
     events = drain(api)
     return {
         "acct": account, "res": reservation, "lot": grant["lotId"], "camp": campaign, "grant": grant["grantId"],
@@ -80,10 +80,10 @@ def test_a_late_finalize_of_a_lost_reservation_is_404(machine: Machine, lose: Ca
     lose(machine, copy)
     new = machine.api.reserve(accounts[1], 70)
     assert new != lost
-    refused(machine.api.finalize(lost, 60), 404, "reservation_not_found")
-    refused(machine.api.internal("POST", "/release", {"reservationId": lost}), 404, "reservation_not_found")
+    problem_of(machine.api.finalize(lost, 60), 404, "reservation_not_found")
+    problem_of(machine.api.internal("POST", "/release", {"reservationId": lost}), 404, "reservation_not_found")
     assert [machine.api.available(account) for account in accounts] == [100, 30]
-    assert done(machine.api.finalize(new, 70))["accountId"] == accounts[1]
+    assert ok(machine.api.finalize(new, 70))["accountId"] == accounts[1]
 
 
 @pytest.mark.parametrize("lose", [RESTORE, ACCEPT, MOVE])
@@ -163,7 +163,7 @@ def test_a_sequence_does_not_decrease_across_a_restore(machine: Machine) -> None
 def test_feed_cursors_of_a_lost_epoch_are_invalid_for_ever(machine: Machine) -> None:
     def refuse_lost() -> None:
         for cursor in lost:
-            refused(machine.api.call("GET", "/events", after=cursor), 400, "invalid_cursor")
+            problem_of(machine.api.call("GET", "/events", after=cursor), 400, "invalid_cursor")
         assert [event["id"] for event in drain(machine.api, BEGINNING)][: len(kept)] == kept
 
     account = machine.api.account(5)
@@ -203,20 +203,20 @@ def test_a_place_between_two_events_is_no_cursor(machine: Machine) -> None:
     machine.api.account(5)
     event = drain(machine.api)[-1]["id"]
     for text in (event[:-1] + "9", BEGINNING[:-1] + "9", BEGINNING[:16] + "9" + BEGINNING[17:]):
-        refused(machine.api.call("GET", "/events", after=text), 400, "invalid_cursor")
+        problem_of(machine.api.call("GET", "/events", after=text), 400, "invalid_cursor")
 
 
 def test_a_replay_from_a_lost_event_is_refused(machine: Machine) -> None:
-    webhook = done(machine.api.post("/webhooks", {"url": NOWHERE}), 201)["id"]
+    webhook = ok(machine.api.post("/webhooks", {"url": NOWHERE}), 201)["id"]
     account = machine.api.account(5)
     copy = machine.backup()
     machine.api.mint(account, 5)
     lost = drain(machine.api)[-1]["id"]
     machine.restore(copy)
     machine.api.account(5, 6)
-    refused(machine.api.post(f"/webhooks/{webhook}/replay", {"after": lost}), 400, "validation_error", "after")
-    refused(machine.api.post(f"/webhooks/{webhook}/replay", {"eventIds": [lost]}), 400, "validation_error", "eventIds[0]")
-    done(machine.api.post(f"/webhooks/{webhook}/replay", {"after": BEGINNING}))
+    problem_of(machine.api.post(f"/webhooks/{webhook}/replay", {"after": lost}), 400, "validation_error", "after")
+    problem_of(machine.api.post(f"/webhooks/{webhook}/replay", {"eventIds": [lost]}), 400, "validation_error", "eventIds[0]")
+    ok(machine.api.post(f"/webhooks/{webhook}/replay", {"after": BEGINNING}))
 
 
 def test_list_cursors_of_a_lost_epoch_are_invalid_for_ever(machine: Machine) -> None:
@@ -233,7 +233,7 @@ def test_list_cursors_of_a_lost_epoch_are_invalid_for_ever(machine: Machine) -> 
     machine.restore(copy)
     for _ in range(2):
         for path, cursor in cursors.items():
-            refused(machine.api.call("GET", path, cursor=cursor), 400, "invalid_cursor")
+            problem_of(machine.api.call("GET", path, cursor=cursor), 400, "invalid_cursor")
         for _ in range(5):
             machine.api.account()
             machine.api.mint(account, 5)
@@ -253,7 +253,7 @@ def test_message_ids_of_two_epochs_differ(new_machine: Callable[..., Machine]) -
     receiver = Receiver()
     try:
         account = machine.api.account(5)
-        done(machine.api.post("/webhooks", {"url": receiver.url}), 201)
+        ok(machine.api.post("/webhooks", {"url": receiver.url}), 201)
         copy = machine.backup()
         for epoch in range(2):
             courier = Running(machine.api)
@@ -279,7 +279,7 @@ def test_webhook_lag_does_not_count_skipped_ids(machine: Machine) -> None:
         return behind
 
     account = machine.api.account(5)
-    done(machine.api.post("/webhooks", {"url": NOWHERE}), 201)
+    ok(machine.api.post("/webhooks", {"url": NOWHERE}), 201)
     machine.api.mint(account, 6)
     machine.api.draft()
     assert lag() == 2
@@ -302,7 +302,7 @@ def test_attempts_of_an_earlier_epoch_stay_in_the_list(machine: Machine) -> None
 
         machine.api.loop.run(machine.api.book.writer.run(write))
 
-    webhook = done(machine.api.post("/webhooks", {"url": NOWHERE}), 201)["id"]
+    webhook = ok(machine.api.post("/webhooks", {"url": NOWHERE}), 201)["id"]
     machine.api.account(5)
     for at_us in (1, 2):
         attempt(at_us)
@@ -354,14 +354,14 @@ def test_the_chain_takes_the_gap_of_an_epoch_in_one_step(machine: Machine) -> No
     live(machine.api)
     machine.api.loop.run(machine.api.book.link())
     assert links() == before + 1
-    assert not machine.api.loop.run(machine.api.book.writer.run(link))
+    assert not machine.api.loop.run(machine.api.book.writer.run(append_link))
 
 
 @pytest.mark.parametrize("types", [None, "campaign.*", "ledger.deposit", "ledger.grant", "account.opened"])
 def test_the_feed_takes_the_gap_of_an_epoch_in_one_step(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, types: str | None
 ) -> None:
-    monkeypatch.setattr(feed_module, "STRETCH_ROWS", 4)
+    monkeypatch.setattr(feed_module, "SCAN_ROWS_MAX", 4)
     query = {} if types is None else {"types": types}
     expected = 0
     for step in range(3):
@@ -503,7 +503,7 @@ def test_a_batch_may_be_the_first_write_of_an_epoch(machine: Machine) -> None:
         {"belowMicro": "5"}, {"belowMicro": "6"}, {"belowMicro": "7"}]})  # fmt: skip
     machine.restore(machine.backup())
     names = [{"entity": {"entityType": "person", "entityId": f"p-{n}"}, "amountMicro": "5"} for n in range(40)]
-    answer = done(machine.api.batch(campaign, {"accountId": account, "amountMicro": "50"}, *names))
+    answer = ok(machine.api.batch(campaign, {"accountId": account, "amountMicro": "50"}, *names))
     assert answer["totalGranted"] == 41
     base = machine.api.book.epoch.base_id
     with closing(open_reader(machine.db)) as conn:

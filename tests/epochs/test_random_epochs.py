@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api_client import Json, done
+from tests.api_client import Json, ok
 from tests.epochs.machine import Machine
 from tests.epochs.test_epochs import NOWHERE, all_ids
 from tests.events.feed_client import drain
@@ -26,14 +26,14 @@ def write(machine: Machine, choose: random.Random, kept: list[str]) -> Json:
     if kind == "reserve":
         return {"id": api.reserve(account, 5, billingMode="soft")}
     if kind == "finalize":
-        return done(api.finalize(api.reserve(account, 5, billingMode="soft"), choose.choice([3, 5, 7])))
+        return ok(api.finalize(api.reserve(account, 5, billingMode="soft"), choose.choice([3, 5, 7])))
     if kind == "webhook":
-        made = done(api.post("/webhooks", {"url": NOWHERE}), 201)
+        made = ok(api.post("/webhooks", {"url": NOWHERE}), 201)
         assert api.call("DELETE", f"/webhooks/{made['id']}").status_code == 204
         return {"id": made["id"]}
     if kind == "batch":
-        return done(api.batch(api.campaign(), (account, 5)))["grants"][0]
-    return done(api.post(f"/accounts/{account}/mint", {"amountMicro": "100"}))
+        return ok(api.batch(api.campaign(), (account, 5)))["grants"][0]
+    return ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "100"}))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -16,11 +16,11 @@ from minibill.core.clock import monotonic_s
 from minibill.core.problems import Overloaded
 from minibill.core.write_result import NOWHERE
 from minibill.events import feed as feed_module
-from minibill.events.feed import Feed, Told
-from minibill.events.position import Place, event_id, place_of
+from minibill.events.feed import Feed, FeedPage
+from minibill.events.position import Position, event_id, parse_position
 from minibill.events.schemas import TYPES
 from minibill.ledger.accounts import open_account
-from tests.api_client import UNIT, Api, Json, done, refused
+from tests.api_client import UNIT, Api, Json, ok, problem_of
 from tests.events.feed_client import drain, latest, new_types, types_of
 from tests.service_process import serving
 
@@ -40,22 +40,22 @@ def _everything_happens(api: Api) -> None:
     api.mint(account, 5, expiresAt=api.after(10))
     api.advance(20)
     campaign = api.draft(100, expiresAt=api.after(100))
-    done(api.call("PATCH", f"/campaigns/{campaign}", {"name": "Another", "budgetMicro": "30"}))
+    ok(api.call("PATCH", f"/campaigns/{campaign}", {"name": "Another", "budgetMicro": "30"}))
     for verb in ("activate", "pause", "activate"):
-        done(api.post(f"/campaigns/{campaign}/{verb}"))
-    grant = done(api.batch(campaign, (account, 30)))["grants"][0]["grantId"]
-    done(api.post(f"/campaigns/{campaign}/grants/{grant}/revoke", {"reason": "a mistake"}))
-    done(api.post(f"/campaigns/{campaign}/complete"))
+        ok(api.post(f"/campaigns/{campaign}/{verb}"))
+    grant = ok(api.batch(campaign, (account, 30)))["grants"][0]["grantId"]
+    ok(api.post(f"/campaigns/{campaign}/grants/{grant}/revoke", {"reason": "a mistake"}))
+    ok(api.post(f"/campaigns/{campaign}/complete"))
     api.campaign(expiresAt=api.after(100))
     api.advance(200)
     debtor = api.account()
     api.finalize(api.reserve(debtor, 5, billingMode="soft"), 5)
     [debt] = api.get(f"/accounts/{debtor}/debts")["items"]
-    done(api.post(f"/accounts/{debtor}/debts/{debt['debtId']}/forgive", {"reason": "a mistake"}))
+    ok(api.post(f"/accounts/{debtor}/debts/{debt['debtId']}/forgive", {"reason": "a mistake"}))
 
 
 def put_thresholds(api: Api, account: str, *thresholds: Json) -> Json:
-    return done(api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": list(thresholds)}))
+    return ok(api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": list(thresholds)}))
 
 
 def test_every_type_of_event_comes_and_the_order_is_that_of_what_was_done(api: Api) -> None:
@@ -81,10 +81,10 @@ def test_every_type_of_event_comes_and_the_order_is_that_of_what_was_done(api: A
 def test_an_event_says_what_the_api_says_of_the_same_thing(api: Api) -> None:
     account = api.account(100)
     campaign = api.campaign(50)
-    grant = done(api.batch(campaign, {"accountId": account, "amountMicro": "20", "formulaInput": {"lossMicro": "9"}}))
+    grant = ok(api.batch(campaign, {"accountId": account, "amountMicro": "20", "formulaInput": {"lossMicro": "9"}}))
     api.finalize(api.reserve(account, 30, metadata={"job": 7}), 20)
     path = f"/campaigns/{campaign}"
-    done(api.post(f"{path}/grants/{grant['grants'][0]['grantId']}/revoke", {"reason": "a mistake"}))
+    ok(api.post(f"{path}/grants/{grant['grants'][0]['grantId']}/revoke", {"reason": "a mistake"}))
     by_type = {event["type"]: event for event in drain(api)}
     assert by_type["account.opened"]["data"] == api.get(f"/accounts/{account}")
     assert by_type["campaign.activated"]["data"] == {
@@ -103,7 +103,7 @@ def test_an_event_says_what_the_api_says_of_the_same_thing(api: Api) -> None:
 def test_the_entries_of_the_feed_are_those_of_the_history(api: Api) -> None:
     accounts = [api.account(100, 50) for _ in range(3)]
     campaign = api.campaign()
-    done(api.batch(campaign, *((account, 5) for account in accounts)))
+    ok(api.batch(campaign, *((account, 5) for account in accounts)))
     for account in accounts:
         api.finalize(api.reserve(account, 120), 110)
     events = [event for event in drain(api, types="ledger.*") if event["accountId"] in accounts]
@@ -120,12 +120,12 @@ def test_the_entries_of_the_feed_are_those_of_the_history(api: Api) -> None:
 def test_what_is_refused_or_taken_back_or_changes_nothing_is_no_event(api: Api) -> None:
     account, campaign = api.account(10), api.campaign(50)
     after = latest(api)
-    refused(api.ask_to_reserve(account, 11), 402, "insufficient_balance")
-    refused(api.post(f"/campaigns/{campaign}/activate"), 409, "invalid_transition")
-    done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, dryRun="true"))
-    done(api.post(f"/campaigns/{campaign}/complete", dryRun="true"))
-    done(api.call("PATCH", f"/campaigns/{campaign}", {"name": "Airdrop"}))
-    done(api.post("/accounts", api_entity(api, account)))
+    problem_of(api.ask_to_reserve(account, 11), 402, "insufficient_balance")
+    problem_of(api.post(f"/campaigns/{campaign}/activate"), 409, "invalid_transition")
+    ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, dryRun="true"))
+    ok(api.post(f"/campaigns/{campaign}/complete", dryRun="true"))
+    ok(api.call("PATCH", f"/campaigns/{campaign}", {"name": "Airdrop"}))
+    ok(api.post("/accounts", api_entity(api, account)))
     assert new_types(api, after) == []
 
 
@@ -138,7 +138,7 @@ def test_a_retry_with_a_key_makes_no_second_event(api: Api) -> None:
     account = api.account()
     after = latest(api)
     for _ in range(3):
-        done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"))
+        ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"))
     assert new_types(api, after) == ["ledger.grant"]
 
 
@@ -175,25 +175,25 @@ def test_the_cursor_of_an_empty_feed_misses_nothing(api: Api) -> None:
     assert new_types(api, page["nextCursor"]) == ["account.opened", "ledger.grant"]
 
 
-@pytest.mark.parametrize("place", [Place(0, 0), Place(1, 0), Place(7, 3), Place(2**63 - 1, 2**63 - 1)])
-def test_a_place_is_read_from_its_id(place: Place) -> None:
-    assert place_of(event_id(place)) == place
+@pytest.mark.parametrize("place", [Position(0, 0), Position(1, 0), Position(7, 3), Position(2**63 - 1, 2**63 - 1)])
+def test_a_place_is_read_from_its_id(place: Position) -> None:
+    assert parse_position(event_id(place)) == place
 
 
 @pytest.mark.parametrize(
     "text", ["", "evt_", "evt_0", "entry_0000000000001", "evt_" + "0" * 25, "evt_" + "0" * 27, "LATEST"]
 )
 def test_what_is_no_place_is_an_invalid_cursor(api: Api, text: str) -> None:
-    refused(api.call("GET", "/events", after=text), 400, "invalid_cursor")
+    problem_of(api.call("GET", "/events", after=text), 400, "invalid_cursor")
 
 
-@pytest.mark.parametrize("further", [Place(1, 0), Place(0, 1)])
-def test_a_place_that_the_book_has_not_reached_is_refused(api: Api, further: Place) -> None:
+@pytest.mark.parametrize("further", [Position(1, 0), Position(0, 1)])
+def test_a_place_that_the_book_has_not_reached_is_refused(api: Api, further: Position) -> None:
     # A book that was restored from a backup: to wait there would be to miss what comes until then.
     api.account(5)
     newest = api.book.feed.newest()
-    beyond = event_id(Place(newest.entry_id + further.entry_id, newest.event_id + further.event_id))
-    problem = refused(api.call("GET", "/events", after=beyond), 400, "invalid_cursor")
+    beyond = event_id(Position(newest.entry_id + further.entry_id, newest.event_id + further.event_id))
+    problem = problem_of(api.call("GET", "/events", after=beyond), 400, "invalid_cursor")
     assert "restore" in problem["detail"]
 
 
@@ -215,7 +215,7 @@ def test_types_choose(api: Api) -> None:
     "types", ["", "ledger", "ledger.", "*", ".*", "ledger.grants", "ledger.grant,", "campaign.e*", "LEDGER.*"]
 )
 def test_a_type_that_there_is_not_is_refused(api: Api, types: str) -> None:
-    refused(api.call("GET", "/events", types=types), 400, "validation_error", "types")
+    problem_of(api.call("GET", "/events", types=types), 400, "validation_error", "types")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_type_that_there_is_not_is_refused(api: Api, types: str) -> None:
     [("limit", 0), ("limit", 1001), ("limit", "x"), ("wait", 31), ("wait", -1), ("wait", "1.5"), ("cursor", 1)],
 )
 def test_a_parameter_is_within_its_limits(api: Api, name: str, value: Any) -> None:
-    refused(api.call("GET", "/events", **{name: value}), 400, "validation_error", name)
+    problem_of(api.call("GET", "/events", **{name: value}), 400, "validation_error", name)
 
 
 @pytest.mark.parametrize(
@@ -236,14 +236,14 @@ def test_a_search_in_stretches_finds_what_one_reading_finds(
     query = {} if types is None else {"types": types}
     expected = drain(api, **query)
     for rows in (1, 2, 5):
-        monkeypatch.setattr(feed_module, "STRETCH_ROWS", rows)
+        monkeypatch.setattr(feed_module, "SCAN_ROWS_MAX", rows)
         assert drain(api, limit=4, **query) == expected
 
 
 def test_a_search_that_takes_long_answers_how_far_it_came(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     api.account(*range(1, 8))
     wanted = api.campaign()
-    monkeypatch.setattr(feed_module, "STRETCH_ROWS", 2)
+    monkeypatch.setattr(feed_module, "SCAN_ROWS_MAX", 2)
     monkeypatch.setattr(feed_module, "SEARCH_SECONDS", 0)
     cursor, pages = None, list[Json]()
     while not pages or not pages[-1]["items"]:
@@ -306,7 +306,7 @@ def test_who_waits_for_other_types_waits_on(api: Api) -> None:
     api.mint(account, 5)
     draft = api.draft()
     assert poll.answer is None
-    done(api.post(f"/campaigns/{draft}/activate"))
+    ok(api.post(f"/campaigns/{draft}/activate"))
     assert types_of(poll.result()["items"]) == ["campaign.activated"]
 
 
@@ -344,15 +344,15 @@ def test_a_stop_ends_every_wait_at_once(api: Api) -> None:
 
 
 def test_the_feed_is_read_with_the_scope_for_reading(api: Api) -> None:
-    refused(api.call("GET", "/events", token=api.sign(scopes=("admin:accounts:write",))), 403, "insufficient_scope")
-    done(api.call("GET", "/events", token=api.sign(scopes=("admin:billing:read",))))
+    problem_of(api.call("GET", "/events", token=api.sign(scopes=("admin:accounts:write",))), 403, "insufficient_scope")
+    ok(api.call("GET", "/events", token=api.sign(scopes=("admin:billing:read",))))
 
 
 def test_a_large_batch_is_told_whole(api: Api) -> None:
     campaign = api.campaign(1000 * UNIT)
     after = latest(api)
     items = [{"entity": {"entityType": "person", "entityId": f"p{n}"}, "amountMicro": "5"} for n in range(500)]
-    done(api.batch(campaign, *items))
+    ok(api.batch(campaign, *items))
     assert sorted(new_types(api, after)) == ["account.opened"] * 500 + ["ledger.grant"] * 500
 
 
@@ -394,7 +394,7 @@ def test_one_read_serves_all_waiting_polls(api: Api, monkeypatch: pytest.MonkeyP
     reads = list[frozenset[str] | None]()
     read = feed_module.Feed.read
 
-    async def counted(self: Feed, after: Place, *, types: frozenset[str] | None, count: int) -> Told:
+    async def counted(self: Feed, after: Position, *, types: frozenset[str] | None, count: int) -> FeedPage:
         reads.append(types)
         return await read(self, after, types=types, count=count)
 
@@ -403,7 +403,7 @@ def test_one_read_serves_all_waiting_polls(api: Api, monkeypatch: pytest.MonkeyP
     assert [types_of(poll.result()["items"]) for poll in polls[:5]] == [["ledger.grant"]] * 5
     until_waiting(api, 5)
     assert reads == [None]
-    done(api.post(f"/campaigns/{campaign}/activate"))
+    ok(api.post(f"/campaigns/{campaign}/activate"))
     assert [types_of(poll.result()["items"]) for poll in polls[5:]] == [["campaign.activated"]] * 5
     assert reads == [None, frozenset({"campaign.activated"})]
 
@@ -412,7 +412,7 @@ def test_a_commit_between_the_read_and_the_wait_wakes_the_poll(api: Api, monkeyp
     after = latest(api)
     read = feed_module.Feed.read
 
-    async def overtaken(self: Feed, after: Place, *, types: frozenset[str] | None, count: int) -> Told:
+    async def overtaken(self: Feed, after: Position, *, types: frozenset[str] | None, count: int) -> FeedPage:
         told = await read(self, after, types=types, count=count)
         monkeypatch.setattr(feed_module.Feed, "read", read)
         admin = Caller("admin", "operator", None, frozenset())
@@ -431,15 +431,15 @@ def test_a_backlog_longer_than_one_shared_read_arrives_whole(api: Api, monkeypat
     after = latest(api)
     polls = [Poll(api, after=after, wait=30, limit=50, types=types) for types in ("campaign.exhausted", "campaign.paused")]
     until_waiting(api, 2)
-    done(
+    ok(
         api.batch(
             campaign, *({"entity": {"entityType": "person", "entityId": f"p{n}"}, "amountMicro": "5"} for n in range(20))
         )
     )
-    done(api.post(f"/campaigns/{campaign}/pause"))
+    ok(api.post(f"/campaigns/{campaign}/pause"))
     assert types_of(polls[1].result()["items"]) == ["campaign.paused"]
     draft = api.campaign(5)
-    done(api.batch(draft, (api.account(), 5)))
+    ok(api.batch(draft, (api.account(), 5)))
     assert types_of(polls[0].result()["items"]) == ["campaign.exhausted"]
 
 
@@ -449,7 +449,7 @@ def test_a_failed_shared_read_ends_every_poll_with_that_error(api: Api, monkeypa
     polls = [Poll(api, after=after, wait=30) for _ in range(3)]
     until_waiting(api, 3)
 
-    async def overloaded(*_: object, **__: object) -> Told:
+    async def overloaded(*_: object, **__: object) -> FeedPage:
         raise Overloaded
 
     monkeypatch.setattr(feed_module.Feed, "read", overloaded)

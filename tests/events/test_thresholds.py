@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.events.feed_client import drain, latest, new_types, types_of
 
 
 def put(api: Api, account: str, *thresholds: Json) -> Json:
-    return done(api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": list(thresholds)}))["thresholds"]
+    return ok(api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": list(thresholds)}))["thresholds"]
 
 
 def at(below: int, recovered: int | None = None, pool: str | None = None) -> Json:
@@ -155,8 +155,8 @@ def test_a_crossing_that_is_taken_back_was_none(api: Api) -> None:
     put(api, account, at(50))
     after = latest(api)
     with api.unchanged():
-        done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "60"}, dryRun="true"))
-        refused(api.ask_to_reserve(account, 101), 402, "insufficient_balance")
+        ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "60"}, dryRun="true"))
+        problem_of(api.ask_to_reserve(account, 101), 402, "insufficient_balance")
     assert states(api, account) == ["above"] and new_types(api, after) == []
 
 
@@ -165,7 +165,7 @@ def test_a_grant_of_a_batch_crosses_like_any_other(api: Api) -> None:
     for account in accounts:
         put(api, account, at(5))
     campaign, after = api.campaign(), latest(api)
-    done(api.batch(campaign, *((account, 7) for account in accounts)))
+    ok(api.batch(campaign, *((account, 7) for account in accounts)))
     told = drain(api, after, types="threshold.*")
     assert [event["accountId"] for event in told] == accounts
     assert set(types_of(told)) == {"threshold.recovered"}
@@ -200,7 +200,7 @@ def test_a_threshold_that_makes_no_sense_is_refused(api: Api, thresholds: list[J
     account = api.account()
     with api.unchanged():
         response = api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": thresholds})
-        refused(response, 400, "validation_error", path)
+        problem_of(response, 400, "validation_error", path)
 
 
 def test_the_largest_and_the_most_thresholds_are_taken(api: Api) -> None:
@@ -209,5 +209,5 @@ def test_the_largest_and_the_most_thresholds_are_taken(api: Api) -> None:
 
 
 def test_an_account_that_there_is_not_has_no_thresholds(api: Api) -> None:
-    refused(api.call("GET", "/accounts/acct_none/thresholds"), 404, "account_not_found")
-    refused(api.call("PUT", "/accounts/acct_none/thresholds", {"thresholds": []}), 404, "account_not_found")
+    problem_of(api.call("GET", "/accounts/acct_none/thresholds"), 404, "account_not_found")
+    problem_of(api.call("PUT", "/accounts/acct_none/thresholds", {"thresholds": []}), 404, "account_not_found")

@@ -11,7 +11,7 @@ class Lost(Exception):
     """The connection ended before the answer was whole."""
 
 
-class Answer(NamedTuple):
+class ResponseBody(NamedTuple):
     """`head` is the status line and the headers, in lower case."""
 
     status: int
@@ -47,7 +47,7 @@ class Line(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport
         self._received = b""
-        self._answer: asyncio.Future[Answer] | None = None
+        self._answer: asyncio.Future[ResponseBody] | None = None
         self.ended = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -59,7 +59,7 @@ class Line(asyncio.Protocol):
             raise Lost(str(error)) from error
         return line
 
-    async def ask(self, request: bytes, *, seconds_max: float = ANSWER_SECONDS_MAX) -> Answer:
+    async def ask(self, request: bytes, *, seconds_max: float = ANSWER_SECONDS_MAX) -> ResponseBody:
         """Sends a request and waits for its answer; raises `Lost`."""
         if self.ended.done():
             raise Lost("the connection has ended")
@@ -91,7 +91,7 @@ class Line(asyncio.Protocol):
         length = 0 if at < 0 else int(head[at + 17 :].split(b"\r\n", 1)[0])
         if len(body) >= length:
             self._received = body[length:]
-            self._answer.set_result(Answer(int(head[9:12]), head, body[:length]))
+            self._answer.set_result(ResponseBody(int(head[9:12]), head, body[:length]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():

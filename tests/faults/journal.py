@@ -18,10 +18,10 @@ from minibill.cli.dev import dev_secrets
 from minibill.config import read_settings
 from minibill.core import ids
 from minibill.db.connection import open_reader
-from tests.faults.http_client import Answer, Line, request_bytes
+from tests.faults.http_client import Line, ResponseBody, request_bytes
 
 Json = Any
-Kind = Literal["admin", "service"]
+CallerKind = Literal["admin", "service"]
 
 PREFIX = {"admin": "/admin/billing", "service": "/api/internal/billing"}
 
@@ -34,16 +34,16 @@ class Passes:
 
     def __init__(self, db: Path) -> None:
         self._settings = read_settings(dev_secrets(db))
-        self._tokens: dict[Kind, str] = {}
+        self._tokens: dict[CallerKind, str] = {}
         self.renew()
 
     def renew(self) -> None:
         """Signs new ones for the same callers: those of a service live for five minutes."""
-        lives: dict[Kind, int] = {"admin": self._settings.admin_token_max_ttl, "service": SERVICE_TOKEN_MAX_TTL}
+        lives: dict[CallerKind, int] = {"admin": self._settings.admin_token_max_ttl, "service": SERVICE_TOKEN_MAX_TTL}
         for kind, ttl in lives.items():
             self._tokens[kind] = "Bearer " + sign_token(self._settings, kind, sub="ada", scopes=[EVERYTHING], ttl=ttl)
 
-    def request(self, kind: Kind, method: str, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
+    def request(self, kind: CallerKind, method: str, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
         """The bytes of a request; `path` is what comes after the prefix of its kind."""
         return request_bytes(method, PREFIX[kind] + path, authorization=self._tokens[kind], key=key, body=body)
 
@@ -60,14 +60,14 @@ class Sent:
 
     __slots__ = ("answer", "body", "key", "kind", "method", "passes", "path")
 
-    def __init__(self, kind: Kind, method: str, path: str, body: Json, *, key: str, passes: bool) -> None:
-        self.kind: Kind = kind
+    def __init__(self, kind: CallerKind, method: str, path: str, body: Json, *, key: str, passes: bool) -> None:
+        self.kind: CallerKind = kind
         self.method = method
         self.path = path
         self.body = json.dumps(body).encode()
         self.key = key
         self.passes = passes
-        self.answer: Answer | None = None
+        self.answer: ResponseBody | None = None
 
     @property
     def done(self) -> bool:
@@ -80,7 +80,7 @@ class Sent:
         assert self.answer is not None
         return json.loads(self.answer.body)
 
-    async def by(self, line: Line, passes: Passes) -> Answer:
+    async def by(self, line: Line, passes: Passes) -> ResponseBody:
         """Sends it, for the first time or again."""
         return await line.ask(passes.bytes_of(self))
 
@@ -92,7 +92,7 @@ class Journal:
         self.passes = passes
         self.sent: list[Sent] = []
 
-    def write(self, kind: Kind, method: str, path: str, body: Json, *, passes: bool = False) -> Sent:
+    def write(self, kind: CallerKind, method: str, path: str, body: Json, *, passes: bool = False) -> Sent:
         """Enters a write that is about to be sent."""
         self.sent.append(Sent(kind, method, path, body, key=f"key-{len(self.sent)}", passes=passes))
         return self.sent[-1]
@@ -101,7 +101,7 @@ class Journal:
     def done(self) -> list[Sent]:
         return [sent for sent in self.sent if sent.done]
 
-    async def ask(self, line: Line, kind: Kind, method: str, path: str, body: Json) -> Json:
+    async def ask(self, line: Line, kind: CallerKind, method: str, path: str, body: Json) -> Json:
         """A write of no client, which must succeed at once."""
         sent = self.write(kind, method, path, body)
         sent.answer = await sent.by(line, self.passes)
@@ -134,7 +134,7 @@ class Client:
         while True:
             await self.ask_once(line)
 
-    async def ask_once(self, line: Line) -> Answer:
+    async def ask_once(self, line: Line) -> ResponseBody:
         """Asks for one thing; raises `Lost`, and asks for the same again the next time."""
         if self.pending is None:
             self.pending = self.journal.write(*self._next())
@@ -145,7 +145,7 @@ class Client:
             self._open.append(sent.said["reservationId"])
         return sent.answer
 
-    def _next(self) -> tuple[Kind, str, str, Json]:
+    def _next(self) -> tuple[CallerKind, str, str, Json]:
         rng = self._rng
         what = rng.choices(("mint", "reserve", "end", "batch", "edit"), (20, 40, 40, 4, 4))[0]
         match what:

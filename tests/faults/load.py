@@ -46,7 +46,7 @@ class Request(NamedTuple):
         return found
 
 
-class Answer(NamedTuple):
+class ResponseBody(NamedTuple):
     """A success, and the step of the disk at which its first byte went out."""
 
     step: int
@@ -62,7 +62,7 @@ class Load:
 
     def __init__(self, chance: random.Random, step: Callable[[], int]) -> None:
         self.sent: dict[str, Request] = {}
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, ResponseBody] = {}
         # What was answered otherwise, by key: the status and the code of the problem.
         self.refused: list[tuple[str, int, str]] = []
         self._chance, self._step = chance, step
@@ -175,7 +175,7 @@ class Load:
                 self.refused.append((request.key, response.status_code, response.json()["code"]))
                 return None
             replayed = "Idempotency-Replayed" in response.headers
-            self.answers[request.key] = Answer(step, response.content, replayed)
+            self.answers[request.key] = ResponseBody(step, response.content, replayed)
             return json.loads(response.content)
 
         async def all_at_once() -> list[Json | None]:

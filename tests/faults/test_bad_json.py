@@ -6,17 +6,17 @@ from typing import Any
 import httpx
 import pytest
 
-from minibill.api.openapi.operation import DESCRIPTIONS
+from minibill.api.openapi.operation import OPERATIONS
 from minibill.app import routes
 from minibill.core.counters import Metrics
-from tests.api_client import Api, Json, refused
+from tests.api_client import Api, Json, problem_of
 from tests.faults.json_samples import IS_JSON, IS_LEFT_OPEN, IS_NO_JSON
 
 # Method, path and whether services call it: every route that takes a body.
 WITH_A_BODY = [
     (route.method, route.path.replace(":str", ""), route.kind)
     for route in routes(Metrics())
-    if DESCRIPTIONS[route.handler].body is not None
+    if OPERATIONS[route.handler].body is not None
 ]
 
 
@@ -37,7 +37,7 @@ def test_what_is_no_json_is_refused_wherever_a_body_is_taken(api: Api) -> None:
                 # Of what is no object the kind may be told before the end is reached.
                 assert response.status_code == 400, (route, name, response.text)
                 assert response.json()["code"] in ("malformed_json", "validation_error"), (route, name)
-                refused(send(api, *route, b'{"a": ' + text + b"}"), 400, "malformed_json")
+                problem_of(send(api, *route, b'{"a": ' + text + b"}"), 400, "malformed_json")
 
 
 def test_json_of_another_shape_is_no_failure_of_ours(api: Api) -> None:
@@ -124,7 +124,7 @@ def test_what_is_no_json_is_not_kept(api: Api, place: str) -> None:
     accounts = len(api.everything())
     for name, text in IS_NO_JSON.items():
         response, path = getattr(kept, place)(text)
-        refused(response, 400, "malformed_json")
+        problem_of(response, 400, "malformed_json")
         assert "a" not in str([item.get("metadata") or item.get("formulaInput") for item in shown(api, path)]), name
     assert len(api.everything()) == accounts
 

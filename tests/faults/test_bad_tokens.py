@@ -46,7 +46,7 @@ NO_BEARER = [
 ]  # fmt: skip
 
 
-class Seen(NamedTuple):
+class SequenceTracker(NamedTuple):
     """All that a caller sees of an answer, without its ids."""
 
     status: int
@@ -54,14 +54,14 @@ class Seen(NamedTuple):
     body: Json
 
 
-def ask(api: Api, method: str, path: str, *authorization: bytes) -> Seen:
+def ask(api: Api, method: str, path: str, *authorization: bytes) -> SequenceTracker:
     headers = [(b"content-type", b"application/json"), *[(b"authorization", value) for value in authorization]]
     messages = [{"type": "http.request", "body": BODIES.get(path, b"")}]
     response = api.ask(method, path, headers=headers, messages=messages)
     assert response.json()["requestId"] == response.headers["x-request-id"] == response.headers["x-correlation-id"]
     shown = [(name, value) for name, value in response.headers.items() if name not in ("x-request-id", "x-correlation-id")]
     # The ids have one length, or the length of the answer would be another.
-    return Seen(response.status_code, shown, {**response.json(), "requestId": ""})
+    return SequenceTracker(response.status_code, shown, {**response.json(), "requestId": ""})
 
 
 def wrong_authorizations(door: Door) -> Iterator[tuple[str, list[bytes]]]:
@@ -193,8 +193,8 @@ def test_signatures_are_compared_whole(api: Api, door: Door, monkeypatch: pytest
     assert compared == [(16, 16)] * 2
 
 
-def test_how_near_a_signature_comes_is_not_seen_in_the_time(api: Api, torture: bool, figure: Callable[[str], None]) -> None:
-    if not torture:
+def test_how_near_a_signature_comes_is_not_seen_in_the_time(api: Api, long: bool, record: Callable[[str], None]) -> None:
+    if not long:
         pytest.skip("a measurement, which says nothing when it is short: make torture T=tokens")
     verifier, headers = TokenVerifier(api.settings), {name: bearer(token) for name, token in near_misses(ADMIN).items()}
     times: dict[str, list[int]] = {name: [] for name in headers}
@@ -205,4 +205,4 @@ def test_how_near_a_signature_comes_is_not_seen_in_the_time(api: Api, torture: b
                 verifier.verify("admin", header)
             times[name].append(time.perf_counter_ns() - began_ns)
     medians = {name: statistics.median(found) for name, found in times.items()}
-    figure("wrong at the " + ", ".join(f"{name} byte {median / 1000:.2f} µs" for name, median in medians.items()))
+    record("wrong at the " + ", ".join(f"{name} byte {median / 1000:.2f} µs" for name, median in medians.items()))

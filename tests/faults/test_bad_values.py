@@ -15,11 +15,11 @@ import httpx
 import msgspec
 import pytest
 
-from minibill.api.openapi.operation import DESCRIPTIONS
+from minibill.api.openapi.operation import OPERATIONS
 from minibill.api.routing import Route
 from minibill.app import routes
 from minibill.core.counters import Metrics
-from tests.api_client import Api, Json, done
+from tests.api_client import Api, Json, ok
 from tests.faults.odd_values import NAUGHTY, NUMBERS_AS_TEXT, OF_OTHER_KINDS
 
 # Of the odd texts each member gets every so manieth in the short form, another lot of them each time.
@@ -82,16 +82,16 @@ class World:
         account = api.account(1_000)
         api.mint(account, 1_000, poolId="gpu")
         campaign = api.campaign(1_000_000)
-        paid = done(api.batch(campaign, (account, 5)))["grants"][0]["grantId"]
-        done(api.call("PUT", "/discounts/guild/tiers", {"tiers": [{"tier": "gold", "rateBps": 1}]}))
-        done(api.call("PUT", f"/accounts/{account}/memberships/guild", {"tier": "gold"}))
+        paid = ok(api.batch(campaign, (account, 5)))["grants"][0]["grantId"]
+        ok(api.call("PUT", "/discounts/guild/tiers", {"tiers": [{"tier": "gold", "rateBps": 1}]}))
+        ok(api.call("PUT", f"/accounts/{account}/memberships/guild", {"tier": "gold"}))
         self.names = {
             "account_id": account, "campaign_id": campaign, "grant_id": paid, "reservation_id": api.reserve(account, 5),
             "community_id": "guild", "token_id": "some-id", "event_id": api.get("/events", limit=1)["items"][0]["id"],
-            "debt_id": "", "webhook_id": done(api.post("/webhooks", {"url": "https://93.184.215.14/"}), 201)["id"],
+            "debt_id": "", "webhook_id": ok(api.post("/webhooks", {"url": "https://93.184.215.14/"}), 201)["id"],
         }  # fmt: skip
         # More than all that is left in `general`.
-        done(api.finalize(api.reserve(account, 0, billingMode="soft"), 2_000))
+        ok(api.finalize(api.reserve(account, 0, billingMode="soft"), 2_000))
         self.names["debt_id"] = api.get(f"/accounts/{account}/debts")["items"][0]["debtId"]
         self.slowest_s = 0.0
         self.asked = 0
@@ -100,7 +100,7 @@ class World:
         return route.path.replace(":str", "").format(**{**self.names, **odd})
 
     def body(self, route: Route) -> Json:
-        kind = DESCRIPTIONS[route.handler].body
+        kind = OPERATIONS[route.handler].body
         if kind is None:
             return None
         text = json.dumps(WHOLE[kind.__name__])
@@ -129,12 +129,12 @@ class World:
 
 
 @pytest.fixture
-def world(api: Api, torture: bool, figure: Callable[[str], None]) -> Iterator[World]:
+def world(api: Api, long: bool, record: Callable[[str], None]) -> Iterator[World]:
     world = World(api)
     with api.unchanged():
         yield world
     assert world.slowest_s < SECONDS_MAX
-    figure(f"{world.asked:,} requests, the slowest {world.slowest_s * 1000:.0f} ms")
+    record(f"{world.asked:,} requests, the slowest {world.slowest_s * 1000:.0f} ms")
 
 
 Step = str | int
@@ -163,13 +163,13 @@ def put(body: Json, place: tuple[Step, ...], value: Json) -> Json:
 
 
 @pytest.fixture
-def texts(torture: bool) -> Callable[[], list[str]]:
+def texts(long: bool) -> Callable[[], list[str]]:
     """Odd texts for a member: all of them, or in the short form the next few."""
     turns = itertools.count()
 
     def texts() -> list[str]:
         every = NUMBERS_AS_TEXT + NAUGHTY
-        return every if torture else every[next(turns) % SHORT :: SHORT]
+        return every if long else every[next(turns) % SHORT :: SHORT]
 
     return texts
 
@@ -189,7 +189,7 @@ def test_an_odd_value_in_any_member_is_no_failure_of_ours(world: World, texts: C
 
 def test_the_whole_bodies_of_the_table_are_good_and_whole(world: World) -> None:
     for route in ROUTES:
-        kind = DESCRIPTIONS[route.handler].body
+        kind = OPERATIONS[route.handler].body
         if kind is None:
             continue
         response = world.ask(route, body=world.body(route))
@@ -212,7 +212,7 @@ def test_a_member_that_nobody_knows_is_refused_whatever_its_name(world: World, t
 
 def test_an_odd_value_of_any_parameter_is_no_failure_of_ours(world: World, texts: Callable[[], list[str]]) -> None:
     for route in ROUTES:
-        kind = DESCRIPTIONS[route.handler].query
+        kind = OPERATIONS[route.handler].query
         names = [field.encode_name for field in msgspec.structs.fields(kind)] if kind is not None else []
         body = world.body(route)
         for name in [*names, "dryRun", "unknown"]:
@@ -256,11 +256,9 @@ HEADERS = [
 ]  # fmt: skip
 
 
-def test_an_odd_value_of_any_header_is_no_failure_of_ours(
-    world: World, texts: Callable[[], list[str]], torture: bool
-) -> None:
+def test_an_odd_value_of_any_header_is_no_failure_of_ours(world: World, texts: Callable[[], list[str]], long: bool) -> None:
     # What is done about headers is done for all routes alike.
-    for route in ROUTES if torture else ROUTES[::6]:
+    for route in ROUTES if long else ROUTES[::6]:
         body = world.body(route)
         for name in HEADERS:
             for value in texts():
@@ -275,9 +273,9 @@ def fits(text: str, longest: int) -> bool:
     return 1 <= len(text) <= longest and "\0" not in text
 
 
-def test_text_that_is_taken_comes_back_as_it_was(api: Api, torture: bool) -> None:
+def test_text_that_is_taken_comes_back_as_it_was(api: Api, long: bool) -> None:
     account, campaign = api.account(), api.campaign(10_000_000, grantFormula="proportional_loss")
-    for number, text in enumerate(NAUGHTY if torture else NAUGHTY[::4]):
+    for number, text in enumerate(NAUGHTY if long else NAUGHTY[::4]):
         opened = api.post("/accounts", {"entityType": "mod", "entityId": text})
         # Which ids are rejected, and in which form the others are stored, is in tests/ledger/test_entity_ids.py.
         assert opened.status_code in (201, 400), repr(text)
@@ -298,7 +296,7 @@ def test_text_that_is_taken_comes_back_as_it_was(api: Api, torture: bool) -> Non
         # What is kept as JSON may hold U+0000, and has a limit in bytes.
         evidence = {"lossMicro": "1", text[:100]: text[:100]}
         item = {"entity": {"entityType": "agent", "entityId": str(number)}, "formulaInput": evidence}
-        grant = done(api.batch(campaign, item), 201)["grants"][0]
+        grant = ok(api.batch(campaign, item), 201)["grants"][0]
         of_account = {"accountId": grant["accountId"]}
         assert api.get(f"/campaigns/{campaign}/grants", **of_account)["items"][0]["formulaInput"] == evidence
         revoked = api.post(f"/campaigns/{campaign}/grants/{grant['grantId']}/revoke", {"reason": text})
@@ -309,4 +307,4 @@ def test_text_that_is_taken_comes_back_as_it_was(api: Api, torture: bool) -> Non
         assert tiers.status_code == (200 if fits(text, 64) else 400), repr(text)
         if tiers.is_success:
             assert api.get("/discounts/guild/tiers")["tiers"][0]["tier"] == text
-    assert done(api.post("/reconciliation"))["status"] == "healthy"
+    assert ok(api.post("/reconciliation"))["status"] == "healthy"

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import pytest
 
-from minibill.db.anchor import Anchor, BehindItsAnchor
+from minibill.db.anchor import BehindItsAnchor, CommitAnchor
 from minibill.db.connection import NotABook, open_writer
 from minibill.db.migrations import MigrationRefused
 from minibill.db.sqlite import sqlite3
 from minibill.integrity.verify import FILE_CHECK, verify_file
-from tests.api_client import UNIT, Api, Loop, done
+from tests.api_client import UNIT, Api, Loop, ok
 from tests.faults.database_pages import Place, places
 
 # Facts of the file and the progress of deliveries, which SECURITY.md lists as not covered.
@@ -114,25 +114,25 @@ def live(api: Api) -> None:
     api.mint(rich, 900_000, metadata={"shop": "7"}, expiresAt=api.after(3_600), **source)
     api.mint(poor, 40, expiresAt=api.after(30))
     tiers = [{"tier": "gold", "rateBps": 9_000}, {"tier": "iron", "rateBps": 150, "maxDiscountMicro": "70"}]
-    done(api.call("PUT", f"/discounts/guild-{guild}/tiers", {"tiers": tiers}))
+    ok(api.call("PUT", f"/discounts/guild-{guild}/tiers", {"tiers": tiers}))
     for account, tier, body in ((rich, "gold", {}), (poor, "iron", {"expiresAt": api.after(9_000)})):
-        done(api.call("PUT", f"/accounts/{account}/memberships/guild-{guild}", {"tier": tier, **body}))
+        ok(api.call("PUT", f"/accounts/{account}/memberships/guild-{guild}", {"tier": tier, **body}))
 
     spent = api.reserve(rich, 1_000, description="a picture", metadata={"size": "large"})
-    done(api.finalize(spent, 407, key=f"finalize-{spent}"))
-    done(api.finalize(api.reserve(guild, 30, poolId="gpu"), 12))
-    done(api.release(api.reserve(guild, 20, poolId="gpu"), key=f"release-{guild}"))
-    done(api.release(api.reserve(guild, 0, poolId="gpu")))
-    done(api.finalize(api.reserve(guild, 0, poolId="gpu"), 0))
-    done(api.finalize(api.reserve(poor, 15, billingMode="soft", metadata={"n": 1}), 900))
-    done(api.finalize(api.reserve(guild, 50, billingMode="shadow"), 70))
-    done(api.release(api.reserve(guild, 60, billingMode="shadow")))
+    ok(api.finalize(spent, 407, key=f"finalize-{spent}"))
+    ok(api.finalize(api.reserve(guild, 30, poolId="gpu"), 12))
+    ok(api.release(api.reserve(guild, 20, poolId="gpu"), key=f"release-{guild}"))
+    ok(api.release(api.reserve(guild, 0, poolId="gpu")))
+    ok(api.finalize(api.reserve(guild, 0, poolId="gpu"), 0))
+    ok(api.finalize(api.reserve(poor, 15, billingMode="soft", metadata={"n": 1}), 900))
+    ok(api.finalize(api.reserve(guild, 50, billingMode="shadow"), 70))
+    ok(api.release(api.reserve(guild, 60, billingMode="shadow")))
     api.mint(poor, 333)
     # Closed by another caller, and a debt that is written off.
-    done(api.post(f"/reservations/{api.reserve(rich, 90)}/release"))
-    done(api.finalize(api.reserve(poor, 0, billingMode="soft"), 77))
+    ok(api.post(f"/reservations/{api.reserve(rich, 90)}/release"))
+    ok(api.finalize(api.reserve(poor, 0, billingMode="soft"), 77))
     debt = api.get(f"/accounts/{poor}/debts")["items"][-1]["debtId"]
-    done(api.post(f"/accounts/{poor}/debts/{debt}/forgive", {"reason": "our mistake"}))
+    ok(api.post(f"/accounts/{poor}/debts/{debt}/forgive", {"reason": "our mistake"}))
     api.reserve(rich, 5_000, ttlSeconds=20)
     api.reserve(rich, 6_000)
 
@@ -142,23 +142,23 @@ def live(api: Api) -> None:
     losses = [
         {"accountId": account, "formulaInput": {"lossMicro": "10000", "why": "bug"}} for account in (rich, poor, guild)
     ]
-    done(api.batch(paying, *losses, key=f"batch-{paying}"))
-    done(api.finalize(api.reserve(guild, 99), 55))
+    ok(api.batch(paying, *losses, key=f"batch-{paying}"))
+    ok(api.finalize(api.reserve(guild, 99), 55))
     held = api.reserve(guild, 1_000)
     [first, *_] = api.get(f"/campaigns/{paying}/grants", accountId=guild)["items"]
-    done(api.post(f"/campaigns/{paying}/grants/{first['grantId']}/revoke", {"reason": "paid in error"}))
-    done(api.release(held))
+    ok(api.post(f"/campaigns/{paying}/grants/{first['grantId']}/revoke", {"reason": "paid in error"}))
+    ok(api.release(held))
     api.advance(60)
-    done(api.call("PATCH", f"/campaigns/{api.draft(grantTtlSeconds=600)}", {"name": "Renamed", "description": "later"}))
-    done(api.post(f"/campaigns/{api.campaign()}/pause"))
-    done(api.post(f"/campaigns/{api.campaign()}/complete"))
-    done(api.post(f"/tokens/token-of-{guild}/revoke"))
+    ok(api.call("PATCH", f"/campaigns/{api.draft(grantTtlSeconds=600)}", {"name": "Renamed", "description": "later"}))
+    ok(api.post(f"/campaigns/{api.campaign()}/pause"))
+    ok(api.post(f"/campaigns/{api.campaign()}/complete"))
+    ok(api.post(f"/tokens/token-of-{guild}/revoke"))
     marks = [{"belowMicro": "1", "recoveredMicro": "900000000"}, {"poolId": "gpu", "belowMicro": "10000"}]
-    done(api.call("PUT", f"/accounts/{rich}/thresholds", {"thresholds": marks}))
-    hook = done(api.post("/webhooks", {"url": f"https://192.88.98.1/{guild}", "types": ["grant.*"], "description": "all"}))
-    done(api.post(f"/webhooks/{hook['id']}/rotate-secret"))
-    done(api.post("/tokens/revoke", {"sub": f"owner of {guild}", "issuedBefore": "2026-01-01T00:00:00Z"}))
-    done(api.post("/reconciliation"))
+    ok(api.call("PUT", f"/accounts/{rich}/thresholds", {"thresholds": marks}))
+    hook = ok(api.post("/webhooks", {"url": f"https://192.88.98.1/{guild}", "types": ["grant.*"], "description": "all"}))
+    ok(api.post(f"/webhooks/{hook['id']}/rotate-secret"))
+    ok(api.post("/tokens/revoke", {"sub": f"owner of {guild}", "issuedBefore": "2026-01-01T00:00:00Z"}))
+    ok(api.post("/reconciliation"))
     api.mint(rich, 1)
 
 
@@ -191,7 +191,7 @@ def started(path: Path) -> str:
     """What the start of a service says of a file; nothing when it goes on."""
     try:
         with closing(open_writer(path)) as conn:
-            Anchor(path, conn).close()
+            CommitAnchor(path, conn).close()
     except (NotABook, BehindItsAnchor, sqlite3.DatabaseError) as error:
         return repr(error)
     return ""
@@ -239,19 +239,19 @@ def test_the_book_as_it_was_is_whole_in_every_state(states: dict[str, State], tm
 
 
 def test_flips_at_random_places_are_told_when_they_change_the_book(
-    states: dict[str, State], tally: Tally, torture: bool, figure: Callable[[str], None]
+    states: dict[str, State], tally: Tally, long: bool, record: Callable[[str], None]
 ) -> None:
     dice = random.Random(6)
     for name, state in states.items():
-        for _ in range(1_700 if torture else 10):
+        for _ in range(1_700 if long else 10):
             ending = dice.choice([ending for ending in ("", "-wal") if ending in state.files])
             bits = dice.choice((1, 1, 1, dice.randint(2, BITS_MAX)))
             tally.flip(state, ending, dice.randrange(len(state.files[ending]) * 8), bits, f"{name}{ending}")
-    figure(tally.line())
+    record(tally.line())
 
 
 def test_a_flip_in_any_column_is_told(
-    states: dict[str, State], tally: Tally, tmp_path: Path, torture: bool, figure: Callable[[str], None]
+    states: dict[str, State], tally: Tally, tmp_path: Path, long: bool, record: Callable[[str], None]
 ) -> None:
     state, dice = states["closed"], random.Random(7)
     (tmp_path / "there.db").write_bytes(state.files[""])
@@ -260,11 +260,11 @@ def test_a_flip_in_any_column_is_told(
         for place in places(state.files[""], conn):
             if (place.table, place.column) not in NOT_OF_THE_BOOK:
                 found.setdefault((place.table, place.column, place.kind), []).append(place)
-    kinds = found if torture else dice.sample(sorted(found), 30)
+    kinds = found if long else dice.sample(sorted(found), 30)
     for table, column, kind in kinds:
         candidates = found[table, column, kind]
-        for place in dice.sample(candidates, min(len(candidates), 3) if torture else 1):
+        for place in dice.sample(candidates, min(len(candidates), 3) if long else 1):
             bits = range(place.start * 8, place.end * 8)
-            for bit in dice.sample(bits, min(len(bits), 2) if torture else 1):
+            for bit in dice.sample(bits, min(len(bits), 2) if long else 1):
                 tally.flip(state, "", bit, 1, f"{table}.{column} ({kind})")
-    figure(f"{len(found)} kinds of places: {tally.line()}")
+    record(f"{len(found)} kinds of places: {tally.line()}")

@@ -17,7 +17,7 @@ import pytest
 from minibill.api.tokens import forget_expired
 from minibill.core.clock import JUMP_MAX_SECONDS_DEFAULT, US_PER_SECOND, parse_time
 from minibill.db.connection import open_reader
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 
 HOUR, DAY, YEAR = 3_600, 86_400, 365 * 86_400
 # A month before the seconds since 1970 no longer fit 31 bits.
@@ -96,13 +96,13 @@ def test_a_revoked_token_is_not_good_again_because_the_clock_was_wrong_for_a_mom
     api = start()
     stolen = api.sign(sub="stolen")
     token_id = token_id_of(stolen)
-    done(api.call("GET", "/accounts", token=stolen))
-    done(api.post(f"/tokens/{token_id}/revoke"))
+    ok(api.call("GET", "/accounts", token=stolen))
+    ok(api.post(f"/tokens/{token_id}/revoke"))
     right_us = wall.us
     wall.jump(jump_s)
     forget_what_is_old(api)
     wall.us = right_us
-    refused(api.call("GET", "/accounts", token=stolen), 401, "unauthorized")
+    problem_of(api.call("GET", "/accounts", token=stolen), 401, "unauthorized")
 
 
 def token_id_of(token: str) -> str:
@@ -126,10 +126,10 @@ def test_a_token_lives_by_the_machines_clock_also_when_it_was_seen_before(wall: 
 def test_a_rate_limit_does_not_begin_anew_when_the_clock_jumps(wall: Wall, start: Callable[..., Api], jump_s: int) -> None:
     api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="2")
     for _ in range(2):
-        done(api.call("GET", "/accounts"))
+        ok(api.call("GET", "/accounts"))
     wall.jump(jump_s)
     response = api.call("GET", "/accounts", token=api.sign())
-    refused(response, 429, "rate_limited")
+    problem_of(response, 429, "rate_limited")
     assert 1 <= int(response.headers["retry-after"]) <= 60
 
 
@@ -177,7 +177,7 @@ class Story:
                 self.book_us, may_follow = 0, True
             case "accept":
                 self.renew()
-                done(self.api.post("/clock/accept"))
+                ok(self.api.post("/clock/accept"))
                 self.accepted += 1
                 may_follow = True
             case "sweep":
@@ -231,14 +231,14 @@ class Story:
 
 
 def test_whatever_the_clock_does_time_goes_on_and_nothing_expires_early(
-    wall: Wall, start: Callable[..., Api], torture: bool, figure: Callable[[str], None]
+    wall: Wall, start: Callable[..., Api], long: bool, record: Callable[[str], None]
 ) -> None:
-    steps = 20_000 if torture else 200
+    steps = 20_000 if long else 200
     story = Story(wall, start, seed=7)
     for _ in range(steps):
         story.step()
     require_times_in_order(story.api.book.path)
-    figure(
+    record(
         f"{steps:,} steps: {story.jumps:,} jumps, {story.restarts:,} restarts, {story.accepted:,} accepted, "
         f"{story.replays:,} replays, no fault"
     )
@@ -295,6 +295,6 @@ def test_what_expires_is_good_until_its_moment_and_not_an_instant_longer_across_
     for moment in ("2038-01-19T03:14:09Z", "6038-01-01T00:00:00Z"):
         wall.us = parse_time(moment)
         api.token = api.sign()
-        done(api.post("/clock/accept"))
+        ok(api.post("/clock/accept"))
         assert parse_time(api.mint(account, 1, expiresAt=api.after(60))["expiresAt"]) == wall.us + 60 * US_PER_SECOND
-        done(api.release(api.reserve(account, 1)))
+        ok(api.release(api.reserve(account, 1)))

@@ -28,18 +28,18 @@ ANSWER_S = 5.0
 
 
 def test_who_vanishes_leaves_nothing_open_and_disturbs_nobody(
-    tmp_path: Path, torture: bool, figure: Callable[[str], None]
+    tmp_path: Path, long: bool, record: Callable[[str], None]
 ) -> None:
     db = tmp_path / "book.db"
     rng = random.Random("vanishing")
-    cuts = 10_000 if torture else 400
+    cuts = 10_000 if long else 400
     log = tmp_path / "log"
     with serving(db, log=log) as server:
         clients = asyncio.run(meet(db, server.port, rng, number=BEHAVING + 1))
         # SQLite keeps what a reconciliation opened for the next one.
         server.http.post("/reconciliation?dryRun=true", timeout=30)
         files = open_files(server.process.pid)
-        figure(asyncio.run(_cut_beside_others(server, clients, rng, cuts=cuts)))
+        record(asyncio.run(_cut_beside_others(server, clients, rng, cuts=cuts)))
         assert settled(lambda: open_files(server.process.pid) <= files), "connections or files were left open"
         _nothing_is_held(db)
         asyncio.run(_send_again(server, clients[0].journal))
@@ -56,11 +56,11 @@ def test_who_crawls_is_not_waited_for(tmp_path: Path) -> None:
         assert slowest_s < max(HEAD_SECONDS_MAX, BODY_SECONDS_MAX) + 3
 
 
-def test_who_takes_no_answers_is_not_waited_for(tmp_path: Path, torture: bool, figure: Callable[[str], None]) -> None:
-    if not torture:
+def test_who_takes_no_answers_is_not_waited_for(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
+    if not long:
         pytest.skip("takes half a minute; make torture runs it")
     with serving(tmp_path / "book.db") as server:
-        figure(asyncio.run(_take_nothing(server, tmp_path / "book.db")))
+        record(asyncio.run(_take_nothing(server, tmp_path / "book.db")))
 
 
 # --- those who vanish ---

@@ -17,7 +17,7 @@ import pytest
 from minibill.db.connection import open_reader
 from minibill.db.file_lock import lock_file
 from minibill.integrity.checks import violations
-from tests.api_client import SECRETS, refused
+from tests.api_client import SECRETS, problem_of
 from tests.faults.system_calls import failing_calls
 from tests.service_process import SERVE, Server, environment, open_account, serving
 
@@ -84,7 +84,7 @@ def stays_up_without_room(server: Server, account: str, *, fill: Callable[[], ob
     while (answer := mint(server, account, done)).status_code == 201 and done < MINTS_MAX:
         done += 1
     for number in (done, done + 1, done):
-        refused(answer, 503, "storage_full")
+        problem_of(answer, 503, "storage_full")
         assert int(answer.headers["Retry-After"]) > 0
         assert available(server, account) == done
         answer = mint(server, account, number)

@@ -68,8 +68,8 @@ def test_whatever_fails_each_request_has_one_effect_after_a_restart(
     tmp_path: Path,
     loop: Loop,
     migrated_file: Path,
-    torture: bool,
-    figure: Callable[[str], None],
+    long: bool,
+    record: Callable[[str], None],
 ) -> None:
     def attempt(name: str, counter: Counter) -> Attempt:
         folder = tmp_path / name
@@ -83,7 +83,7 @@ def test_whatever_fails_each_request_has_one_effect_after_a_restart(
     without = Counter(None)
     assert attempt("without", without) == Attempt([], False)
     happened = ended = 0
-    faults = list(places(without.counts, random.Random(5), every=torture))
+    faults = list(places(without.counts, random.Random(5), every=long))
     for number, fault in enumerate(faults):
         counter = Counter(fault)
         result = attempt(str(number), counter)
@@ -91,7 +91,7 @@ def test_whatever_fails_each_request_has_one_effect_after_a_restart(
         happened += bool(counter.failed)
         ended += result.ended
     assert ended and happened > len(faults) / 2
-    figure(f"{len(faults):,} faults, {happened:,} met, {ended:,} of them ended the process; one effect of each request")
+    record(f"{len(faults):,} faults, {happened:,} met, {ended:,} of them ended the process; one effect of each request")
 
 
 def places(counts: dict[str, int], chance: random.Random, *, every: bool) -> Iterator[Fault]:

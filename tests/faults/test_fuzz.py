@@ -58,10 +58,8 @@ def test_what_is_made_of_the_seeds_breaks_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_fuzzer_finds_nothing_in_ten_minutes(
-    name: str, torture: bool, tmp_path: Path, figure: Callable[[str], None]
-) -> None:
-    if not torture:
+def test_a_fuzzer_finds_nothing_in_ten_minutes(name: str, long: bool, tmp_path: Path, record: Callable[[str], None]) -> None:
+    if not long:
         pytest.skip("ten minutes each: make torture T=fuzz")
     if importlib.util.find_spec("atheris") is None:
         pytest.skip("atheris is not installed: it has no wheel for this Python on this system")
@@ -79,4 +77,4 @@ def test_a_fuzzer_finds_nothing_in_ten_minutes(
     assert result.returncode == 0, result.stderr[-10_000:]
     found = re.search(r"stat::number_of_executed_units:\s+(\d+)", result.stderr)
     assert found is not None, result.stderr[-2_000:]
-    figure(f"{int(found[1]):,} inputs in {MINUTES} minutes, {len(list(corpus.iterdir()))} kept")
+    record(f"{int(found[1]):,} inputs in {MINUTES} minutes, {len(list(corpus.iterdir()))} kept")

@@ -23,9 +23,9 @@ FEW = 4
 MOMENT_SECONDS_MAX = 0.02
 
 
-def test_no_kill_loses_or_doubles_anything(tmp_path: Path, torture: bool, figure: Callable[[str], None]) -> None:
+def test_no_kill_loses_or_doubles_anything(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
     db = tmp_path / "book.db"
-    kills = 200 if torture else 4
+    kills = 200 if long else 4
     rng = random.Random(f"kills {kills}")
     with serving(db) as server:
         clients = asyncio.run(meet(db, server.port, rng, number=CLIENTS))
@@ -44,7 +44,7 @@ def test_no_kill_loses_or_doubles_anything(tmp_path: Path, torture: bool, figure
     conn = open_reader(db)
     assert violations(conn) == {}
     conn.close()
-    figure(f"{kills} kills, {len(journal.sent):,} writes, {sent_again} unanswered and sent again: 0 lost, 0 doubled")
+    record(f"{kills} kills, {len(journal.sent):,} writes, {sent_again} unanswered and sent again: 0 lost, 0 doubled")
 
 
 async def _load_until_killed(server: Server, clients: list[Client], rng: random.Random, *, at_once: bool) -> int:

@@ -331,12 +331,12 @@ NEVER = 0
 
 
 def test_every_answer_is_the_state_of_the_ledger_at_the_number_that_it_carries(
-    api: Api, torture: bool, figure: Callable[[str], None]
+    api: Api, long: bool, record: Callable[[str], None]
 ) -> None:
     clients, judge = Clients(api, seed=14), Judge(api.book.path)
     began_s, answers = monotonic_s(), 0
     kinds: Counter[str] = Counter()
-    while answers < (LONG if torture else SHORT):
+    while answers < (LONG if long else SHORT):
         heard = clients.round(ROUND)
         answers += len(heard)
         judge.judge(heard)
@@ -347,7 +347,7 @@ def test_every_answer_is_the_state_of_the_ledger_at_the_number_that_it_carries(
     assert set(kinds) >= MUST_HAPPEN
     minutes, seconds = divmod(round(monotonic_s() - began_s), 60)
     entries = judge.ledger.sequence
-    figure(f"{answers:,} operations, {entries:,} entries, {minutes} min {seconds} s, no violation; {dict(kinds)}")
+    record(f"{answers:,} operations, {entries:,} entries, {minutes} min {seconds} s, no violation; {dict(kinds)}")
 
 
 MUST_HAPPEN = {

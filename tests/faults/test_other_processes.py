@@ -17,7 +17,7 @@ import pytest
 from minibill.db.connection import open_reader
 from minibill.db.sqlite import sqlite3
 from minibill.integrity.checks import violations
-from tests.api_client import Api, Loop, done, refused
+from tests.api_client import Api, Loop, ok, problem_of
 from tests.faults.http_client import Line
 from tests.faults.journal import Client, differences, meet
 from tests.service_process import SERVE, environment, serving
@@ -135,15 +135,15 @@ def _is_refused(command: list[str]) -> None:
     assert found.returncode == 2 and "already served" in found.stderr and "Traceback" not in found.stderr
 
 
-def test_tools_at_a_served_file_lose_nothing(tmp_path: Path, torture: bool, figure: Callable[[str], None]) -> None:
+def test_tools_at_a_served_file_lose_nothing(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
     db = tmp_path / "book.db"
-    rounds, seconds = (10, LONG_SECONDS) if torture else (1, SHORT_SECONDS)
+    rounds, seconds = (10, LONG_SECONDS) if long else (1, SHORT_SECONDS)
     strays = [stray for _ in range(rounds) for stray in random.Random("strays").sample(STRAYS, len(STRAYS))]
     with serving(db) as server:
         clients = asyncio.run(meet(db, server.port, random.Random("stray"), number=CLIENTS))
         refusals = asyncio.run(_load_beside(server.port, db, clients, strays, seconds))
         # Whoever holds the lock for longer than the service waits for it is all that a client may notice.
-        assert (refusals > 0) == torture
+        assert (refusals > 0) == long
         # What had been written is in the file or in its log, also when the process has no time to fold it.
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
     with serving(db) as server:
@@ -152,7 +152,7 @@ def test_tools_at_a_served_file_lose_nothing(tmp_path: Path, torture: bool, figu
     assert differences(db, journal) == []
     with closing(open_reader(db)) as conn:
         assert violations(conn) == {}
-    figure(
+    record(
         f"{len(strays)} strays of {len(STRAYS)} kinds beside {len(journal.sent):,} writes, {refusals} refused as overloaded"
     )
 
@@ -215,10 +215,10 @@ def test_a_file_that_is_moved_while_it_is_served_ends_the_writes_and_not_what_wa
     account = api.account(100)
     file = db.with_name(db.name + suffix)
     what(file)
-    problem = refused(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k"), 503, "not_ready")
+    problem = problem_of(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k"), 503, "not_ready")
     assert file.name in problem["detail"] and "same idempotency key" in problem["detail"]
-    refused(api.post(f"/accounts/{account}/mint", {"amountMicro": "6"}), 503, "not_ready")
-    refused(api.ask("GET", "/health/ready"), 503, "not_ready")
+    problem_of(api.post(f"/accounts/{account}/mint", {"amountMicro": "6"}), 503, "not_ready")
+    problem_of(api.ask("GET", "/health/ready"), 503, "not_ready")
     # Reads go on.
     assert api.available(account) == 105
     gone = suffix == "" and what is os.unlink
@@ -230,7 +230,7 @@ def test_a_file_that_is_moved_while_it_is_served_ends_the_writes_and_not_what_wa
     if gone:
         return
     api = Api(tmp_path / "kept.db", loop, {})
-    done(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k"))
+    ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k"))
     assert api.available(account) == 105
     api.stop()
     with closing(open_reader(tmp_path / "kept.db")) as conn:

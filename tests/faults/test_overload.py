@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from minibill.db.connection import open_reader
 from minibill.integrity.checks import violations
-from tests.faults.http_client import Answer, Line, request_bytes
+from tests.faults.http_client import Line, ResponseBody, request_bytes
 from tests.faults.journal import Journal, Passes, open_campaign
 from tests.faults.process import rss_bytes, settled
 from tests.service_process import Server, serving
@@ -48,14 +48,14 @@ class Served(NamedTuple):
 
 
 def test_too_many_batches_are_refused_at_once_and_the_others_paid_as_before(
-    tmp_path: Path, torture: bool, figure: Callable[[str], None]
+    tmp_path: Path, long: bool, record: Callable[[str], None]
 ) -> None:
     db = tmp_path / "book.db"
     few, many = list[Served](), list[Served]()
     with serving(db, MINIBILL_LOG="error") as server:
         journal, campaign = asyncio.run(_open(server, db))
         numbers = count()
-        if torture:
+        if long:
             for _ in range(5):
                 few.append(asyncio.run(_pay(server, journal, campaign, numbers, clients=FEW, until=After(20.0))))
                 many.append(asyncio.run(_pay(server, journal, campaign, numbers, clients=MANY, until=After(20.0))))
@@ -69,11 +69,11 @@ def test_too_many_batches_are_refused_at_once_and_the_others_paid_as_before(
         assert paid == GRANTS * sum(len(served.taken_s) for served in (*few, *many))
     refused_s = sorted(s for served in many for s in served.refused_s)
     assert refused_s[len(refused_s) // 2] < REFUSAL_SECONDS_MAX
-    if torture:
+    if long:
         before_per_s, per_s = (sum(served.per_s for served in part) / len(part) for part in (few, many))
         assert per_s > SERVED_MIN * before_per_s
         slowest_s = max(served.taken_s[-1] for served in many)
-        figure(
+        record(
             f"{MANY} clients with batches of {GRANTS:,}: {per_s:.1f} paid a second ({before_per_s:.1f} with {FEW} clients), "
             f"in {slowest_s:.1f} s at most; {len(refused_s):,} refused, in {_ms(refused_s, 0.5)} "
             f"(p99 {_ms(refused_s, 0.99)}); RSS {rss / 2**20:.0f} MiB"
@@ -92,7 +92,7 @@ def test_more_connections_than_files_are_told_to_come_again(tmp_path: Path) -> N
         assert settled(lambda: server.http.get("/campaigns").status_code == 200)
 
 
-async def _connect(server: Server, number: int) -> tuple[list[Answer], list[Answer]]:
+async def _connect(server: Server, number: int) -> tuple[list[ResponseBody], list[ResponseBody]]:
     """What each of so many connections is answered while all are open, those that were refused first."""
     lines = [await Line.open(server.port) for _ in range(number)]
     answers = [await line.ask(request_bytes("GET", "/health/live")) for line in reversed(lines)]

@@ -20,9 +20,9 @@ TORTURE_HISTORIES, TORTURE_IMAGES = 50, 100
 
 
 def test_an_answered_write_survives_a_loss_of_power(
-    tmp_path: Path, loop: Loop, torture: bool, figure: Callable[[str], None]
+    tmp_path: Path, loop: Loop, long: bool, record: Callable[[str], None]
 ) -> None:
-    histories, images = (TORTURE_HISTORIES, TORTURE_IMAGES) if torture else (HISTORIES, IMAGES)
+    histories, images = (TORTURE_HISTORIES, TORTURE_IMAGES) if long else (HISTORIES, IMAGES)
     answered = checked = 0
     for seed in range(histories):
         chance = random.Random(seed)
@@ -42,7 +42,7 @@ def test_an_answered_write_survives_a_loss_of_power(
             checked += 1
             answered += sum(answer.step <= cut for answer in load.answers.values())
         shutil.rmtree(folder)
-    figure(f"{histories} histories, {checked:,} images, {answered:,} answers looked for: all there, whole")
+    record(f"{histories} histories, {checked:,} images, {answered:,} answers looked for: all there, whole")
 
 
 def moments(recorder: Recorder, load: Load, count: int, chance: random.Random) -> list[int]:

@@ -27,9 +27,9 @@ HISTORIES = 20_000
 
 
 def test_twenty_thousand_random_histories_are_those_of_the_model(
-    tmp_path: Path, migrated_file: Path, loop: Loop, torture: bool, figure: Callable[[str], None]
+    tmp_path: Path, migrated_file: Path, loop: Loop, long: bool, record: Callable[[str], None]
 ) -> None:
-    if not torture:
+    if not long:
         pytest.skip("the short form is tests/reservations/test_random_ledger.py")
     first_file, folder = tmp_path / "first.db", tmp_path / "books"
     folder.mkdir()
@@ -53,7 +53,7 @@ def test_twenty_thousand_random_histories_are_those_of_the_model(
     of = {name: counts[kind.__name__] for name, kind in KINDS.items()}
     told = ", ".join(f"{number:,} {name}" for name, number in of.items())
     minutes, seconds = divmod(round(monotonic_s() - began_s), 60)
-    figure(
+    record(
         f"{counts['histories']:,} histories, {counts['steps']:,} steps ({told}), {minutes} min {seconds} s, no difference"
     )
 

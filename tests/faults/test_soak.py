@@ -13,7 +13,7 @@ from typing import NamedTuple
 from minibill.core.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.db.connection import WAL_BYTES_KEPT, open_reader
 from minibill.integrity.checks import CHECKS, violations
-from tests.faults.http_client import Answer, Line
+from tests.faults.http_client import Line, ResponseBody
 from tests.faults.journal import Client, Journal, differences, meet
 from tests.faults.process import open_files, rss_bytes, settled
 from tests.service_process import Server, serving
@@ -57,10 +57,10 @@ class Window(NamedTuple):
     files: int
 
 
-def test_nothing_grows_and_nothing_slows_down(tmp_path: Path, torture: bool, figure: Callable[[str], None]) -> None:
+def test_nothing_grows_and_nothing_slows_down(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
     db = tmp_path / "book.db"
-    seconds = LONG_SECONDS if torture else SHORT_SECONDS
-    with serving(db, MINIBILL_RECONCILE_SECONDS="300" if torture else "1") as server:
+    seconds = LONG_SECONDS if long else SHORT_SECONDS
+    with serving(db, MINIBILL_RECONCILE_SECONDS="300" if long else "1") as server:
         clients, windows = asyncio.run(_soak(server, db, seconds=seconds))
         assert settled(lambda: _nothing_due(db)), "what was due was not swept"
         metrics = server.http.get(f"http://127.0.0.1:{server.port}/metrics").text
@@ -75,15 +75,15 @@ def test_nothing_grows_and_nothing_slows_down(tmp_path: Path, torture: bool, fig
     before, after = (median(window.rss for window in part) for part in (warm[: len(warm) // 2], warm[len(warm) // 2 :]))
     wal_max = max(window.wal for window in windows)
     answers, mib = sum(window.answers for window in windows), 2**20
-    figure(
+    record(
         f"{seconds / 60:.0f} min, {answers:,} answers ({answers / seconds:.0f} a second); RSS {before / mib:.1f} MiB in the "
         f"second third and {after / mib:.1f} in the last ({after / before - 1:+.1%}); WAL at most {wal_max / mib:.1f} MiB; "
         f"p99 by minute {p99s[0]:.0f} to {p99s[-1]:.0f} ms, median {median(p99s):.0f}"
     )
-    for window in windows if torture else ():
-        figure(str(window))
+    for window in windows if long else ():
+        record(str(window))
     assert wal_max <= WAL_BYTES_MAX
-    if torture:
+    if long:
         assert after / before - 1 <= GROWTH_MAX
         assert p99s[-1] <= P99_TIMES_MAX * median(p99s)
         assert warm[-1].files <= warm[0].files + 2
@@ -148,7 +148,7 @@ async def _account(journal: Journal, port: int) -> str:
     return account
 
 
-async def _ask_what_passes(line: Line, client: Client, account: str, rng: random.Random) -> Answer:
+async def _ask_what_passes(line: Line, client: Client, account: str, rng: random.Random) -> ResponseBody:
     if rng.random() < 0.5:
         expires_at = format_time(real_now_us() + rng.randint(1, 3) * US_PER_SECOND)
         body: dict[str, object] = {"amountMicro": "50", "expiresAt": expires_at}

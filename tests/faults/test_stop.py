@@ -21,11 +21,9 @@ ANSWERS_MAX = 1_000
 STOP_SECONDS_MAX = 10.0
 
 
-def test_a_stop_under_load_answers_all_that_it_executes(
-    tmp_path: Path, torture: bool, figure: Callable[[str], None]
-) -> None:
+def test_a_stop_under_load_answers_all_that_it_executes(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
     db = tmp_path / "book.db"
-    stops = 50 if torture else 1
+    stops = 50 if long else 1
     rng = random.Random(f"stops {stops}")
     unanswered = 0
     with serving(db) as server:
@@ -42,7 +40,7 @@ def test_a_stop_under_load_answers_all_that_it_executes(
         unanswered += sum(client.pending is not None for client in clients)
     with closing(open_reader(db)) as conn:
         assert violations(conn) == {}
-    figure(
+    record(
         f"{stops + 1} stops, {len(journal.sent):,} writes, {unanswered} cut off and not executed, {slowest_s:.1f} s at most"
     )
 

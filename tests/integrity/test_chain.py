@@ -13,7 +13,7 @@ from minibill.db.connection import open_reader, open_writer
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.integrity import hash_chain
-from minibill.integrity.hash_chain import LINK_ROWS_MAX, Bounds, broken_links, link
+from minibill.integrity.hash_chain import LINK_ROWS_MAX, LinkRange, append_link, broken_links
 from tests.api_client import Api
 from tests.sql.book import make_book
 
@@ -57,7 +57,7 @@ RECOMPUTED = {
     # The greatest id of a webhook that there ever was: SQLite's own.
     "sqlite_sequence": {"name", "seq"},
     # The chain is recomputed, and the head says everything twice.
-    "book_chain": {"number", *Bounds._fields, "keys_hash", "hash"},
+    "book_chain": {"number", *LinkRange._fields, "keys_hash", "hash"},
     "book_head": {"id", "commits", "negated_commits"},
     # Their checksum, kept_answers, which is in the chain.
     "idempotency_keys": {"fingerprint", "status", "body", "created_at_us", "checksum"},
@@ -75,7 +75,7 @@ def conn(migrated_file: Path, tmp_path: Path) -> Iterator[sqlite3.Connection]:
     path = make_book(migrated_file, tmp_path)
     with closing(open_writer(path)) as conn:
         conn.execute("INSERT INTO book_epochs VALUES (1000, 2, 'restored', 2000, 3, 6, 6, 1, 17, 8, 2, 60)")
-        assert link(conn) and not link(conn)
+        assert append_link(conn) and not append_link(conn)
         assert broken_links(conn) == (1, [])
         conn.execute("PRAGMA ignore_check_constraints = ON")
         conn.execute("PRAGMA foreign_keys = OFF")
@@ -152,14 +152,14 @@ def test_a_row_that_is_gone_breaks_the_chain(conn: sqlite3.Connection, table: st
 
 def test_a_link_hangs_on_the_one_before(conn: sqlite3.Connection) -> None:
     conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
-    assert link(conn) and broken_links(conn) == (2, [])
+    assert append_link(conn) and broken_links(conn) == (2, [])
     # A chain that is made anew from a changed row on is another one, to its end.
     conn.execute("UPDATE credit_accounts SET entity_id = 'ida' WHERE id = 1")
     assert broken_links(conn) == (2, [1])
     before, *_ = conn.execute("SELECT hash FROM book_chain WHERE number = 2").fetchone()
     conn.execute("DELETE FROM book_chain")
-    assert link(conn) and broken_links(conn) == (1, [])
-    one = Bounds(*conn.execute(f"SELECT {', '.join(Bounds._fields)} FROM book_chain").fetchone())
+    assert append_link(conn) and broken_links(conn) == (1, [])
+    one = LinkRange(*conn.execute(f"SELECT {', '.join(LinkRange._fields)} FROM book_chain").fetchone())
     hashes = {
         hash_chain.link_hash(conn, number=2, before=first, after=one, until=one, keys_hash=bytes(32))
         for first in (before, bytes(32), b"\1" * 32)
@@ -167,7 +167,7 @@ def test_a_link_hangs_on_the_one_before(conn: sqlite3.Connection) -> None:
     assert len(hashes) == 3
 
 
-@pytest.mark.parametrize("column", ["number", *Bounds._fields, "keys_hash", "hash"])
+@pytest.mark.parametrize("column", ["number", *LinkRange._fields, "keys_hash", "hash"])
 def test_a_link_that_is_changed_is_named(conn: sqlite3.Connection, column: str) -> None:
     changed = "randomblob(32)" if column.endswith("hash") else f"{column} + 1"
     conn.execute(f"UPDATE book_chain SET {column} = {changed}")
@@ -177,7 +177,7 @@ def test_a_link_that_is_changed_is_named(conn: sqlite3.Connection, column: str) 
 
 def test_a_link_whose_hash_is_no_hash_at_all_is_named(conn: sqlite3.Connection) -> None:
     conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
-    assert link(conn)
+    assert append_link(conn)
     # Only a file that is damaged holds text where a STRICT table has bytes.
     conn.execute("ALTER TABLE book_chain RENAME TO strict_chain")
     conn.execute("CREATE TABLE book_chain AS SELECT * FROM strict_chain")
@@ -224,7 +224,7 @@ def test_a_reservation_that_is_still_pending_may_end_later(conn: sqlite3.Connect
     conn.execute(
         "INSERT INTO credit_ledger VALUES (18, 1, 'general', 7, 'release', 1, 1, 300, 300, -300, 920, 0, NULL, NULL, 1180)"
     )
-    assert broken_links(conn) == (1, []) and link(conn) and broken_links(conn) == (2, [])
+    assert broken_links(conn) == (1, []) and append_link(conn) and broken_links(conn) == (2, [])
     conn.execute("UPDATE credit_reservations SET closed_at_us = 1181 WHERE id = 1")
     assert broken_links(conn) == (2, [2])
 
@@ -236,7 +236,7 @@ def keep_key(conn: sqlite3.Connection, number: int) -> None:
 
 def test_a_kept_answer_with_a_new_checksum_breaks_the_chain(conn: sqlite3.Connection) -> None:
     keep_key(conn, 2)
-    assert link(conn)
+    assert append_link(conn)
     conn.execute("DELETE FROM idempotency_keys WHERE id = 2")
     keep_key(conn, 3)
     assert damaged_answers(conn) == (2, []) and broken_links(conn) == (2, [2])
@@ -245,14 +245,14 @@ def test_a_kept_answer_with_a_new_checksum_breaks_the_chain(conn: sqlite3.Connec
 def test_pruned_keys_leave_the_chain_whole_and_ids_go_on(conn: sqlite3.Connection) -> None:
     for number in (2, 3):
         keep_key(conn, number)
-    assert link(conn)
+    assert append_link(conn)
     week_us = 7 * 86_400 * 1_000_000
     assert idempotency.prune(conn, running_us=week_us) == 2 and idempotency.prune(conn, running_us=week_us) == 0
     assert conn.execute("SELECT id FROM idempotency_keys").fetchall() == [(3,)]
     assert broken_links(conn) == (2, [])
     keep_key(conn, 4)
     assert conn.execute("SELECT max(id) FROM idempotency_keys").fetchone() == (4,)
-    assert link(conn) and broken_links(conn) == (3, [])
+    assert append_link(conn) and broken_links(conn) == (3, [])
     conn.execute("DELETE FROM idempotency_keys WHERE id = 4")
     keep_key(conn, 5)
     assert broken_links(conn) == (3, [3])
@@ -262,7 +262,7 @@ def test_links_are_made_a_slice_at_a_time(conn: sqlite3.Connection) -> None:
     conn.executemany(
         "INSERT INTO credit_accounts VALUES (?, 'person', ?, 1200)", [(n, f"p-{n}") for n in range(4, 5 + 2 * LINK_ROWS_MAX)]
     )
-    assert [link(conn) for _ in range(4)] == [True, True, True, False]
+    assert [append_link(conn) for _ in range(4)] == [True, True, True, False]
     bounds = conn.execute("SELECT accounts FROM book_chain ORDER BY number").fetchall()
     assert bounds == [(3,), (3 + LINK_ROWS_MAX,), (3 + 2 * LINK_ROWS_MAX,), (4 + 2 * LINK_ROWS_MAX,)]
     assert broken_links(conn) == (4, [])
@@ -273,7 +273,7 @@ def test_a_service_that_stops_leaves_nothing_out_of_the_chain(start: Callable[..
     api.account(5, 6)
     api.stop()
     with closing(open_writer(api.book.path)) as conn:
-        assert not link(conn) and broken_links(conn) == (1, [])
+        assert not append_link(conn) and broken_links(conn) == (1, [])
 
 
 def test_a_kept_answer_that_is_changed_is_found(conn: sqlite3.Connection) -> None:

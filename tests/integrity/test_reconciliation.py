@@ -18,7 +18,7 @@ from minibill.db.sqlite import sqlite3
 from minibill.integrity import checks
 from minibill.integrity.checks import CHECKS, Finding
 from minibill.integrity.reconciler import Reconciled
-from tests.api_client import UNIT, Api, Json, Loop, done, refused
+from tests.api_client import UNIT, Api, Json, Loop, ok, problem_of
 from tests.fake_clocks import set_time
 
 NEVER_RUN: Json = {"lastReconciliationAt": None, "status": "never_run", "durationMs": None, "checks": {}}
@@ -50,10 +50,10 @@ def harm(path: Path, *statements: str) -> None:
 
 def live_a_little(api: Api) -> str:
     account, campaign = api.account(500), api.campaign()
-    done(api.batch(campaign, (account, 7)))
-    done(api.finalize(api.reserve(account, 100), 60))
-    done(api.finalize(api.reserve(account, 10, billingMode="soft"), 5_000))
-    done(api.finalize(api.reserve(account, 10, billingMode="shadow"), 5))
+    ok(api.batch(campaign, (account, 7)))
+    ok(api.finalize(api.reserve(account, 100), 60))
+    ok(api.finalize(api.reserve(account, 10, billingMode="soft"), 5_000))
+    ok(api.finalize(api.reserve(account, 10, billingMode="shadow"), 5))
     api.mint(account, 9_000, expiresAt=api.after(60))
     api.reserve(account, 30, ttlSeconds=30)
     api.reserve(account, 30)
@@ -71,7 +71,7 @@ def test_before_the_first_run_the_status_is_never_run(api: Api) -> None:
 def test_a_run_answers_what_each_check_looked_at(api: Api) -> None:
     live_a_little(api)
     before_us = api.book.clock.now_us()
-    report = done(api.post("/reconciliation"), 200)
+    report = ok(api.post("/reconciliation"), 200)
     assert list(report) == ["lastReconciliationAt", "status", "durationMs", "checks"]
     assert report["status"] == "healthy" and report["durationMs"] >= 0
     assert before_us <= parse_time(report["lastReconciliationAt"]) <= api.book.clock.now_us()
@@ -92,7 +92,7 @@ def test_the_last_report_is_read_byte_for_byte_also_after_a_restart(start: Calla
 def test_a_run_is_audited_and_changes_nothing_else(api: Api) -> None:
     live_a_little(api)
     tables = api.everything()
-    done(api.post("/reconciliation"))
+    ok(api.post("/reconciliation"))
     # The report, the audit log, and how many commits there were.
     assert sum(before != after for before, after in zip(tables, api.everything(), strict=True)) == 3
     [row] = api.audited("reconciliation.run")
@@ -100,9 +100,9 @@ def test_a_run_is_audited_and_changes_nothing_else(api: Api) -> None:
 
 
 def test_reading_takes_no_parameters_and_running_no_members(api: Api) -> None:
-    refused(api.call("GET", "/reconciliation", limit=5), 400, "validation_error", "limit")
-    refused(api.post("/reconciliation", {"deep": True}), 400, "validation_error", "deep")
-    refused(api.post("/reconciliation", limit=5), 400, "validation_error", "limit")
+    problem_of(api.call("GET", "/reconciliation", limit=5), 400, "validation_error", "limit")
+    problem_of(api.post("/reconciliation", {"deep": True}), 400, "validation_error", "deep")
+    problem_of(api.post("/reconciliation", limit=5), 400, "validation_error", "limit")
     assert api.get("/reconciliation") == NEVER_RUN
 
 
@@ -114,8 +114,8 @@ def test_a_replay_and_a_refusal_cost_no_run(api: Api, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(api.book.reconciler, "run", run)
     assert api.post("/reconciliation", key="k-1").content == first.content
-    refused(api.post("/reconciliation", {}, key="k-1"), 422, "idempotency_key_reused")
-    refused(api.post("/reconciliation", dryRun="maybe"), 400, "validation_error", "dryRun")
+    problem_of(api.post("/reconciliation", {}, key="k-1"), 422, "idempotency_key_reused")
+    problem_of(api.post("/reconciliation", dryRun="maybe"), 400, "validation_error", "dryRun")
 
 
 # --- a broken book ---
@@ -124,7 +124,7 @@ def test_a_replay_and_a_refusal_cost_no_run(api: Api, monkeypatch: pytest.Monkey
 def test_a_broken_book_is_unhealthy_and_its_rows_are_named(doomed: Api) -> None:
     account = live_a_little(doomed)
     harm(doomed.book.path, "UPDATE credit_balances SET available_micro = available_micro + 1")
-    report = done(doomed.post("/reconciliation"))
+    report = ok(doomed.post("/reconciliation"))
     assert report["status"] == "unhealthy"
     failed = {name: check for name, check in report["checks"].items() if check["status"] == "fail"}
     checked = failed["balance_cache_match"]["checked"]
@@ -135,28 +135,28 @@ def test_a_broken_book_is_unhealthy_and_its_rows_are_named(doomed: Api) -> None:
 
 def test_rows_cut_off_the_audit_log_are_missed_for_ever(doomed: Api) -> None:
     campaign = doomed.campaign()
-    done(doomed.post("/reconciliation"))
+    ok(doomed.post("/reconciliation"))
     # The last run saw the activation; nothing else in the book is newer than the creation.
     harm(doomed.book.path, "DELETE FROM admin_audit_log WHERE seq >= 2")
     for _ in range(2):
-        report = done(doomed.post("/reconciliation"))
+        report = ok(doomed.post("/reconciliation"))
         assert report["checks"]["audit_chain"]["examples"] == ["audit_0000000000002"]
-        done(doomed.post(f"/campaigns/{campaign}/pause"))
-        done(doomed.post(f"/campaigns/{campaign}/activate"))
+        ok(doomed.post(f"/campaigns/{campaign}/pause"))
+        ok(doomed.post(f"/campaigns/{campaign}/activate"))
 
 
 def test_an_audit_log_that_ends_before_what_only_admins_do_is_found_out(doomed: Api) -> None:
     doomed.account()
     newest = doomed.account(5)
     harm(doomed.book.path, "DELETE FROM admin_audit_log WHERE seq >= 2")
-    examples = done(doomed.post("/reconciliation"))["checks"]["audit_chain"]["examples"]
+    examples = ok(doomed.post("/reconciliation"))["checks"]["audit_chain"]["examples"]
     assert newest in examples and any(example.startswith("lot_") for example in examples)
 
 
 # --- who waits for whom ---
 
 
-class Gate:
+class RequestMiddleware:
     """In place of the checks: counts who runs, holds each run at its snapshot until it is let go."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ class Gate:
 
 
 def test_one_runs_at_a_time_and_whoever_comes_meanwhile_shares_the_next(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch)
+    gate = RequestMiddleware(monkeypatch)
     reconciler = api.book.reconciler
 
     async def run() -> list[Reconciled]:
@@ -197,7 +197,7 @@ def test_one_runs_at_a_time_and_whoever_comes_meanwhile_shares_the_next(api: Api
 
 def test_writers_wait_for_no_run_and_it_sees_one_moment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     api.account()
-    gate = Gate(monkeypatch)
+    gate = RequestMiddleware(monkeypatch)
 
     async def start() -> asyncio.Task[Reconciled]:
         return asyncio.create_task(api.book.reconciler.run())
@@ -215,7 +215,7 @@ def test_writers_wait_for_no_run_and_it_sees_one_moment(api: Api, monkeypatch: p
 
 
 def test_a_caller_that_goes_away_does_not_end_the_run_of_another(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch)
+    gate = RequestMiddleware(monkeypatch)
 
     async def run() -> Reconciled:
         one, other = (asyncio.create_task(api.book.reconciler.run()) for _ in range(2))
@@ -263,9 +263,9 @@ def test_a_run_that_finds_no_room_to_sort_is_storage_full_and_changes_nothing(
     with api.unchanged(), monkeypatch.context() as patch:
         patch.setattr("minibill.integrity.reconciler.run_checks", full)
         response = api.post("/reconciliation")
-        refused(response, 503, "storage_full")
+        problem_of(response, 503, "storage_full")
         assert int(response.headers["Retry-After"]) > 0
-    done(api.post("/reconciliation"))
+    ok(api.post("/reconciliation"))
 
 
 # --- the schedule ---
@@ -297,7 +297,7 @@ def test_a_fresh_book_has_never_run_until_the_period_has_passed_or_somebody_asks
     api.pass_time(10**8)
     api.loop.run(jobs_for(api, 0.3))
     assert api.get("/reconciliation") == NEVER_RUN
-    report = done(api.post("/reconciliation"))
+    report = ok(api.post("/reconciliation"))
     assert report["status"] == "healthy"
     assert api.get("/reconciliation") == report
 
@@ -321,7 +321,7 @@ def test_a_schedule_of_0_runs_none(start: Callable[..., Api]) -> None:
 
 
 def test_the_schedule_goes_on_across_a_restart(start: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = done(start().post("/reconciliation"))
+    first = ok(start().post("/reconciliation"))
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
     api.loop.run(jobs_for(api, 0.2))
     assert api.get("/reconciliation") == first
@@ -334,7 +334,7 @@ def test_the_schedule_goes_on_across_a_restart(start: Callable[..., Api], monkey
 
 def test_the_schedule_does_not_go_by_a_clock_that_jumps(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
-    first = done(api.post("/reconciliation"))
+    first = ok(api.post("/reconciliation"))
     api.pass_time(10**8)
     api.loop.run(jobs_for(api, 0.3))
     assert api.get("/reconciliation") == first
@@ -342,12 +342,12 @@ def test_the_schedule_does_not_go_by_a_clock_that_jumps(start: Callable[..., Api
 
 def test_a_dry_run_is_not_the_last_one(start: Callable[..., Api]) -> None:
     api = start()
-    done(api.post("/reconciliation", dryRun="true"))
+    ok(api.post("/reconciliation", dryRun="true"))
     never = api.book.reconciler.last
     assert never is None
-    done(api.post("/reconciliation"))
+    ok(api.post("/reconciliation"))
     last = api.book.reconciler.last
-    done(api.post("/reconciliation", dryRun="true"))
+    ok(api.post("/reconciliation", dryRun="true"))
     assert last is not None
     assert api.book.reconciler.last is last
     # After a restart it is the same, as the metrics tell.

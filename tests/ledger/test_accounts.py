@@ -4,17 +4,17 @@ import asyncio
 
 import pytest
 
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 
 ENTITY = {"entityType": "person", "entityId": "ada"}
 
 
 def test_an_account_is_opened_once_and_found_after_that(api: Api) -> None:
-    opened = done(api.post("/accounts", ENTITY), 201)
+    opened = ok(api.post("/accounts", ENTITY), 201)
     assert list(opened) == ["id", "entityType", "entityId", "createdAt"]
     assert (opened["entityType"], opened["entityId"]) == ("person", "ada")
     assert opened["id"].startswith("acct_")
-    assert done(api.post("/accounts", ENTITY), 200) == opened
+    assert ok(api.post("/accounts", ENTITY), 200) == opened
     assert api.get(f"/accounts/{opened['id']}") == opened
     assert api.get("/accounts")["items"] == [opened]
 
@@ -33,8 +33,8 @@ def test_many_who_open_one_account_at_once_open_one(api: Api) -> None:
 
 @pytest.mark.parametrize("kind", ["agent", "person", "community", "mod", "protocol", "foundation", "commons"])
 def test_an_entity_is_its_type_and_its_id_together(api: Api, kind: str) -> None:
-    account = done(api.post("/accounts", {"entityType": kind, "entityId": "ada"}), 201)
-    other = done(api.post("/accounts", {"entityType": "mod" if kind != "mod" else "agent", "entityId": "ada"}), 201)
+    account = ok(api.post("/accounts", {"entityType": kind, "entityId": "ada"}), 201)
+    other = ok(api.post("/accounts", {"entityType": "mod" if kind != "mod" else "agent", "entityId": "ada"}), 201)
     assert account["id"] != other["id"]
 
 
@@ -45,12 +45,12 @@ def test_ids_sort_by_creation(api: Api) -> None:
 
 
 def test_an_account_that_is_found_is_not_changed(api: Api) -> None:
-    first = done(api.post("/accounts", ENTITY))
+    first = ok(api.post("/accounts", ENTITY))
     api.pass_time(60)
-    assert done(api.post("/accounts", ENTITY), 200) == first
+    assert ok(api.post("/accounts", ENTITY), 200) == first
 
 
 def test_an_unknown_account_is_not_found(api: Api) -> None:
     api.account()
-    problem = refused(api.call("GET", "/accounts/acct_0000000000002"), 404, "account_not_found")
+    problem = problem_of(api.call("GET", "/accounts/acct_0000000000002"), 404, "account_not_found")
     assert problem["accountId"] == "acct_0000000000002"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from minibill.core.clock import format_time, parse_time
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.fake_clocks import set_time
 
 
@@ -136,9 +136,9 @@ def test_a_past_balance_of_one_pool(api: Api) -> None:
 def test_a_moment_in_the_future_has_no_balance(api: Api) -> None:
     account = api.account(5)
     for at in (api.after(5), "9999-12-31T23:59:59.999999Z"):
-        refused(api.call("GET", f"/accounts/{account}/balance", at=at), 400, "validation_error", "at")
+        problem_of(api.call("GET", f"/accounts/{account}/balance", at=at), 400, "validation_error", "at")
     at = api.after(0)
-    done(api.call("GET", f"/accounts/{account}/balance", at=at))
+    ok(api.call("GET", f"/accounts/{account}/balance", at=at))
 
 
 def test_a_balance_is_read_without_writing(api: Api) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from minibill.app import create_app
 from minibill.core.clock import START_AHEAD_MAX_US, US_PER_SECOND, Clock, format_time, parse_time
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 
 START_US = parse_time("2040-01-01T00:00:00Z")
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -184,7 +184,7 @@ def test_a_clock_starts_at_the_wall_clock_unless_that_is_far_ahead(
 
 
 def ready(api: Api) -> Json:
-    return done(api.call("GET", "/health/ready", root=""))
+    return ok(api.call("GET", "/health/ready", root=""))
 
 
 def metric(api: Api, name: str) -> float:
@@ -247,7 +247,7 @@ def test_an_admin_accepts_a_jump_and_time_goes_on_from_there(machine: Machine, s
     api.mint(account, 5, expiresAt=api.after(MINUTE * 30))
     machine.jump(HOUR)
     assert api.available(account) == 5
-    answer = done(api.post("/clock/accept", token=api.sign(sub="ada")))
+    answer = ok(api.post("/clock/accept", token=api.sign(sub="ada")))
     assert answer == {"before": format_time(START_US), "now": format_time(START_US + HOUR * US_PER_SECOND)}
     assert (ready(api), api.available(account)) == ({"status": "ready"}, 0)
     row = api.get("/audit", limit=1)["items"][0]
@@ -260,7 +260,7 @@ def test_an_accepted_jump_stays_accepted_across_a_restart(machine: Machine, star
     machine.jump(100 * DAY)
     api = start()
     assert "clock" in ready(api)
-    done(api.post("/clock/accept"))
+    ok(api.post("/clock/accept"))
     machine.wait(1)
     api = start()
     assert ready(api) == {"status": "ready"}
@@ -270,7 +270,7 @@ def test_an_accepted_jump_stays_accepted_across_a_restart(machine: Machine, star
 def test_a_dry_run_accepts_nothing(machine: Machine, start: Callable[..., Api]) -> None:
     api = start()
     machine.jump(HOUR)
-    answer = done(api.post("/clock/accept", dryRun="true"))
+    answer = ok(api.post("/clock/accept", dryRun="true"))
     assert answer == {
         "before": format_time(START_US), "now": format_time(START_US + HOUR * US_PER_SECOND), "dryRun": True,
     }  # fmt: skip
@@ -281,7 +281,7 @@ def test_a_dry_run_accepts_nothing(machine: Machine, start: Callable[..., Api]) 
 def test_accepting_without_a_jump_answers_the_same_time_twice(machine: Machine, start: Callable[..., Api]) -> None:
     api = start()
     machine.jump(-HOUR)
-    answer = done(api.post("/clock/accept"))
+    answer = ok(api.post("/clock/accept"))
     assert answer == {"before": format_time(START_US), "now": format_time(START_US)}
 
 
@@ -299,7 +299,7 @@ def test_accepting_needs_its_scope(machine: Machine, start: Callable[..., Api]) 
     api = start()
     machine.jump(HOUR)
     token = api.sign(scopes=("admin:billing:read",))
-    refused(api.post("/clock/accept", token=token), 403, "insufficient_scope")
+    problem_of(api.post("/clock/accept", token=token), 403, "insufficient_scope")
     assert "clock" in ready(api)
 
 
@@ -307,8 +307,8 @@ def test_accepting_works_without_a_test_clock(machine: Machine, start: Callable[
     api = start()
     api.app = create_app(api.book, api.settings)
     machine.jump(HOUR)
-    refused(api.ask("GET", "/admin/billing/clock"), 404, "not_found")
-    answer = done(api.ask("POST", "/admin/billing/clock/accept"))
+    problem_of(api.ask("GET", "/admin/billing/clock"), 404, "not_found")
+    answer = ok(api.ask("POST", "/admin/billing/clock/accept"))
     assert answer["now"] == format_time(START_US + HOUR * US_PER_SECOND)
 
 
@@ -362,7 +362,7 @@ def test_a_start_far_ahead_of_the_book_expires_nothing_until_it_is_accepted(
     machine.wait(1)
     assert api.available(account) == 5
     assert parse_time(api.get("/clock")["now"]) == START_US + US_PER_SECOND
-    done(api.post("/clock/accept"))
+    ok(api.post("/clock/accept"))
     assert api.available(account) == 0
 
 
@@ -383,7 +383,7 @@ def test_advancing_settles_what_falls_due_before_it_answers(api: Api) -> None:
     api.mint(account, 5, expiresAt=api.after(60))
     campaign = api.campaign(expiresAt=api.after(60))
     before = parse_time(api.get("/clock")["now"])
-    answer = done(api.post("/clock/advance", {"seconds": 60}))
+    answer = ok(api.post("/clock/advance", {"seconds": 60}))
     assert parse_time(answer["now"]) >= before + 60 * US_PER_SECOND
     entry = api.get(f"/accounts/{account}/history")["items"][0]
     assert (entry["entryType"], entry["amountMicro"]) == ("expire", "-5")

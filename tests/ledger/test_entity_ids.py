@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from minibill.core.entity_ids import normalized
 from minibill.db.connection import open_writer
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 
 ADDRESS = "0x52908400098527886E0F7030069857D2E4169EE7"
 
 
 def open_account(api: Api, name: str, status: int) -> str:
-    account: str = done(api.post("/accounts", {"entityType": "person", "entityId": name}), status)["id"]
+    account: str = ok(api.post("/accounts", {"entityType": "person", "entityId": name}), status)["id"]
     return account
 
 
@@ -62,10 +62,10 @@ def test_a_rejected_character_is_named_by_its_number(api: Api, name: str, charac
             "entity.entityId": api.internal("POST", "/reservations", reservation),
         }
         for path, response in requests.items():
-            [error] = refused(response, 400, "validation_error", path)["errors"]
+            [error] = problem_of(response, 400, "validation_error", path)["errors"]
             assert error["message"].startswith(character)
             assert error["message"].isascii() and error["message"].isprintable()
-        [error] = refused(api.call("GET", "/accounts", entityId=name), 400, "validation_error", "entityId")["errors"]
+        [error] = problem_of(api.call("GET", "/accounts", entityId=name), 400, "validation_error", "entityId")["errors"]
         assert error["message"].startswith(character)
 
 
@@ -73,7 +73,7 @@ def test_the_length_of_an_entity_id_counts_in_nfc(api: Api) -> None:
     assert open_account(api, "e\u0301" * 200, 201) == open_account(api, "\u00e9" * 200, 200)
     assert open_account(api, "\u1f82" * 200, 201) == open_account(api, unicodedata.normalize("NFD", "\u1f82" * 200), 200)
     for name in ("", "e\u0301" * 201, "x" * 201, "x" * 1_000_000):
-        refused(api.post("/accounts", {"entityType": "person", "entityId": name}), 400, "validation_error", "entityId")
+        problem_of(api.post("/accounts", {"entityType": "person", "entityId": name}), 400, "validation_error", "entityId")
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=12))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.api_client import Api, Json, done
+from tests.api_client import Api, Json, ok
 
 
 def told(api: Api, account: str) -> list[tuple[str, ...]]:
@@ -67,7 +67,7 @@ def test_a_batch_settles_the_accounts_that_it_pays(api: Api) -> None:
     api.mint(account, 10, expiresAt=api.after(5))
     campaign = api.campaign()
     api.pass_time(10)
-    done(api.batch(campaign, (account, 7)))
+    ok(api.batch(campaign, (account, 7)))
     assert [entry[0] for entry in told(api, account)] == ["grant", "expire", "grant"]
     assert api.available(account) == 7
 
@@ -82,7 +82,7 @@ def test_expiry_before_a_rejected_write_or_a_dry_run_is_kept(api: Api, how: str)
         if how == "rejected":
             assert api.post(f"/accounts/{account}/mint", {"amountMicro": "9" * 15}).status_code == 422
         else:
-            answer = done(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}, dryRun="true"))
+            answer = ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}, dryRun="true"))
             assert answer["balance"]["availableMicro"] == "1"
 
     ask()

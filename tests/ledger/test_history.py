@@ -15,7 +15,7 @@ from minibill.db.queries import Row
 from minibill.db.sqlite import sqlite3
 from minibill.ledger import history
 from minibill.ledger.history import history_page
-from minibill.ledger.time_lookup import Place, entries_before, moment
+from minibill.ledger.time_lookup import EntryPosition, entries_before, position_at
 from tests.api_client import Api, Json
 from tests.fake_clocks import set_time
 
@@ -49,7 +49,7 @@ class Asked:
         pool_id: str | None,
         entry_type: str | None,
         from_us: int | None,
-        before: Place | None,
+        before: EntryPosition | None,
         count: int,
     ) -> list[Row]:
         found = (
@@ -92,12 +92,12 @@ def test_a_page_of_several_pools_is_what_sorting_all_entries_says(
 ) -> None:
     random_book(api, seed, monkeypatch)
     # Places of the other account's entries lie between this one's.
-    cursors = [Place(*row) for row in conn.execute("SELECT created_at_us, id FROM credit_ledger").fetchall()]
+    cursors = [EntryPosition(*row) for row in conn.execute("SELECT created_at_us, id FROM credit_ledger").fetchall()]
     for (account_id,) in conn.execute("SELECT id FROM credit_accounts").fetchall():
         asked = Asked(conn, account_id)
         assert len(asked.pools) == 2 + len(POOLS) and len(asked.entries) > len({row[-1] for row in asked.entries})
         chance = random.Random(seed)
-        ends = [None if time is None else moment(time) for time in asked.times]
+        ends = [None if time is None else position_at(time) for time in asked.times]
         intervals = list(itertools.product(asked.times, [*ends, *cursors]))
         for pool_id, entry_type in itertools.product(asked.pools, asked.types):
             for from_us, before in [(None, None), *chance.sample(intervals, 200)]:
@@ -136,7 +136,7 @@ def test_the_entries_before_any_place_are_found_in_each_pool(
 ) -> None:
     random_book(api, 5, monkeypatch)
     rows = conn.execute("SELECT created_at_us, id, account_id, pool_id FROM credit_ledger").fetchall()
-    places = {Place(time + by, key) for time, last, *_ in rows for by in (-1, 0, 1) for key in (0, last, last + 1)}
+    places = {EntryPosition(time + by, key) for time, last, *_ in rows for by in (-1, 0, 1) for key in (0, last, last + 1)}
     for account_id, place in itertools.product({row[2] for row in rows}, places):
         expected = {pool: 0 for _, _, account, pool in rows if account == account_id}
         for *time_and_id, account, pool in rows:
@@ -212,12 +212,12 @@ def test_a_page_of_two_pools_reads_no_more_of_either_than_it_shows(cost: Callabl
 def test_a_moment_is_found_in_few_steps_wherever_it_lies(cost: Callable[..., int]) -> None:
     page = cost(10_000, 10_000)
     # Fourteen halvings of each pool.
-    search = 1.2 * cost(10_000, 10_000, before=moment(0))
+    search = 1.2 * cost(10_000, 10_000, before=position_at(0))
     assert search < 2 * page
     for at_us in (1, 5_000, 10_000, 19_999):
-        assert cost(10_000, 10_000, before=moment(at_us)) < page + search
+        assert cost(10_000, 10_000, before=position_at(at_us)) < page + search
         assert cost(10_000, 10_000, from_us=at_us) < page + search
-    assert cost(10_000, 10_000, from_us=10_000, before=moment(10_001)) < 2 * search
+    assert cost(10_000, 10_000, from_us=10_000, before=position_at(10_001)) < 2 * search
 
 
 def test_a_type_is_not_looked_for_through_the_whole_of_a_pool_that_has_none(cost: Callable[..., int]) -> None:

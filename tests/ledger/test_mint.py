@@ -1,6 +1,6 @@
 """Section 3: minting."""
 
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 
 
 def test_a_mint_makes_a_lot_an_entry_and_a_balance(api: Api) -> None:
@@ -21,11 +21,11 @@ def test_a_mint_makes_a_lot_an_entry_and_a_balance(api: Api) -> None:
 def test_a_wrong_mint_changes_nothing(api: Api) -> None:
     account = api.account(5)
     with api.unchanged():
-        refused(api.post(f"/accounts/{account}/mint", {"amountMicro": "0"}), 400, "validation_error", "amountMicro")
-        refused(
+        problem_of(api.post(f"/accounts/{account}/mint", {"amountMicro": "0"}), 400, "validation_error", "amountMicro")
+        problem_of(
             api.post(f"/accounts/{account}/mint", {"amountMicro": "1", "expiresAt": api.after(-1)}),
             400,
             "validation_error",
             "expiresAt",
         )
-        done(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}, dryRun="true"))
+        ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}, dryRun="true"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from minibill.core.clock import format_time, parse_time
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.fake_clocks import set_time
 
 MAX = 2**63 - 1
@@ -21,7 +21,7 @@ def test_what_a_mint_answers(api: Api) -> None:
     account = api.account(5)
     api.mint(account, 9, poolId="gpu")
     end = api.after(60)
-    answer = done(send(api, account, 7, expiresAt=end, priority=3), 201)
+    answer = ok(send(api, account, 7, expiresAt=end, priority=3), 201)
     lot = answer.pop("lotId")
     assert lot.startswith("lot_")
     assert answer == {
@@ -44,9 +44,9 @@ def test_a_mint_is_a_grant_unless_it_is_said_to_be_a_deposit(api: Api) -> None:
 
 def test_the_same_source_with_the_same_account_and_amount_is_answered_with_the_first_lot(api: Api) -> None:
     account = api.account()
-    first = done(send(api, account, 7, sourceId="order-1", poolId="gpu", priority=3, expiresAt=api.after(600)), 201)
+    first = ok(send(api, account, 7, sourceId="order-1", poolId="gpu", priority=3, expiresAt=api.after(600)), 201)
     api.mint(account, 100, poolId="gpu")
-    again = done(send(api, account, 7, sourceId="order-1"), 200)
+    again = ok(send(api, account, 7, sourceId="order-1"), 200)
     assert again == {**first, "duplicate": True, "balance": {"availableMicro": "107", "reservedMicro": "0"}}
     assert len(api.get(f"/accounts/{account}/lots")["items"]) == 2
     assert api.available(account, "gpu") == 107
@@ -54,34 +54,34 @@ def test_the_same_source_with_the_same_account_and_amount_is_answered_with_the_f
 
 def test_the_same_source_credits_once_also_when_its_lot_has_expired(api: Api) -> None:
     account = api.account()
-    first = done(send(api, account, 7, sourceId="order-1", expiresAt=api.after(5)), 201)
+    first = ok(send(api, account, 7, sourceId="order-1", expiresAt=api.after(5)), 201)
     api.pass_time(10)
-    again = done(send(api, account, 7, sourceId="order-1", expiresAt=api.after(-1)), 200)
+    again = ok(send(api, account, 7, sourceId="order-1", expiresAt=api.after(-1)), 200)
     assert (again["lotId"], again["duplicate"], again["balance"]["availableMicro"]) == (first["lotId"], True, "0")
     assert api.available(account) == 0
 
 
 def test_a_source_that_credited_another_account_or_amount_is_refused(api: Api) -> None:
     account, other = api.account(), api.account()
-    first = done(send(api, account, 7, sourceId="order-1"))
+    first = ok(send(api, account, 7, sourceId="order-1"))
     with api.unchanged():
         for response in (send(api, other, 7, sourceId="order-1"), send(api, account, 8, sourceId="order-1")):
-            problem = refused(response, 409, "source_already_credited")
+            problem = problem_of(response, 409, "source_already_credited")
             assert (problem["sourceType"], problem["sourceId"], problem["lotId"]) == ("grant", "order-1", first["lotId"])
 
 
 def test_a_source_is_its_type_and_its_id_together(api: Api) -> None:
     account = api.account()
-    done(send(api, account, 7, sourceId="order-1"), 201)
-    done(send(api, account, 7, sourceId="order-1", sourceType="deposit"), 201)
-    done(send(api, account, 7, sourceId="ORDER-1"), 201)
-    done(send(api, account, 7, sourceId="order-1 "), 201)
+    ok(send(api, account, 7, sourceId="order-1"), 201)
+    ok(send(api, account, 7, sourceId="order-1", sourceType="deposit"), 201)
+    ok(send(api, account, 7, sourceId="ORDER-1"), 201)
+    ok(send(api, account, 7, sourceId="order-1 "), 201)
     assert api.available(account) == 28
 
 
 def test_mints_without_source_are_each_their_own(api: Api) -> None:
     account = api.account()
-    lots = {done(send(api, account, 7), 201)["lotId"] for _ in range(3)}
+    lots = {ok(send(api, account, 7), 201)["lotId"] for _ in range(3)}
     assert (len(lots), api.available(account)) == (3, 21)
 
 
@@ -107,19 +107,19 @@ def test_many_mints_of_one_source_at_once_credit_once(api: Api) -> None:
 
 def test_a_mint_of_the_ceiling_is_accepted_and_one_micro_unit_more_is_not(api: Api) -> None:
     account = api.account()
-    done(send(api, account, CEILING), 201)
+    ok(send(api, account, CEILING), 201)
     with api.unchanged():
-        problem = refused(send(api, account, CEILING + 1), 422, "amount_too_large")
+        problem = problem_of(send(api, account, CEILING + 1), 422, "amount_too_large")
         assert (problem["limitMicro"], problem["requestedMicro"]) == (str(CEILING), str(CEILING + 1))
-        refused(send(api, account, MAX), 422, "amount_too_large")
-        refused(send(api, account, MAX + 1), 400, "validation_error", "amountMicro")
+        problem_of(send(api, account, MAX), 422, "amount_too_large")
+        problem_of(send(api, account, MAX + 1), 400, "validation_error", "amountMicro")
 
 
 def test_the_ceiling_can_be_set(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO="10")
     account = api.account(10)
     with api.unchanged():
-        refused(send(api, account, 11), 422, "amount_too_large")
+        problem_of(send(api, account, 11), 422, "amount_too_large")
 
 
 def test_the_ceiling_is_of_one_request_and_sums_may_go_higher(api: Api) -> None:
@@ -131,11 +131,11 @@ def test_an_account_may_hold_up_to_2_63_minus_1_and_an_overflow_is_refused(start
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account(MAX - 10)
     with api.unchanged():
-        refused(send(api, account, 11), 422, "amount_too_large")
-        refused(send(api, account, MAX), 422, "amount_too_large")
-    assert done(send(api, account, 10))["balance"]["availableMicro"] == str(MAX)
+        problem_of(send(api, account, 11), 422, "amount_too_large")
+        problem_of(send(api, account, MAX), 422, "amount_too_large")
+    assert ok(send(api, account, 10))["balance"]["availableMicro"] == str(MAX)
     with api.unchanged():
-        refused(send(api, account, 1), 422, "amount_too_large")
+        problem_of(send(api, account, 1), 422, "amount_too_large")
     assert api.get(f"/accounts/{account}/balance")["totalAvailableMicro"] == str(MAX)
     assert api.get(f"/accounts/{account}/history")["items"][0]["availableAfterMicro"] == str(MAX)
 
@@ -146,8 +146,8 @@ def test_the_pools_of_an_account_together_may_not_overflow_either(start: Callabl
     for number in range(4):
         api.mint(account, MAX // 4, poolId=f"p{number}")
     with api.unchanged():
-        refused(send(api, account, 4, poolId="q"), 422, "amount_too_large")
-        refused(send(api, account, MAX // 4, poolId="p0"), 422, "amount_too_large")
+        problem_of(send(api, account, 4, poolId="q"), 422, "amount_too_large")
+        problem_of(send(api, account, MAX // 4, poolId="p0"), 422, "amount_too_large")
     api.mint(account, 3, poolId="q")
     assert api.get(f"/accounts/{account}/balance")["totalAvailableMicro"] == str(MAX)
     other = api.account(MAX)
@@ -159,7 +159,7 @@ def test_what_has_expired_makes_room(start: Callable[..., Api]) -> None:
     account = api.account()
     api.mint(account, MAX, expiresAt=api.after(5))
     with api.unchanged():
-        refused(send(api, account, 1), 422, "amount_too_large")
+        problem_of(send(api, account, 1), 422, "amount_too_large")
     api.pass_time(10)
     api.mint(account, MAX)
     assert api.available(account) == MAX
@@ -170,8 +170,8 @@ def test_a_batch_that_would_overflow_an_account_pays_nobody(start: Callable[...,
     full, other = api.account(MAX - 1), api.account()
     campaign = api.campaign()
     with api.unchanged():
-        refused(api.batch(campaign, (other, 5), (full, 2)), 422, "amount_too_large")
-    done(api.batch(campaign, (other, 5), (full, 1)), 201)
+        problem_of(api.batch(campaign, (other, 5), (full, 2)), 422, "amount_too_large")
+    ok(api.batch(campaign, (other, 5), (full, 1)), 201)
 
 
 @pytest.mark.parametrize("offset_us", [0, -1, -1_000_000])
@@ -180,8 +180,8 @@ def test_an_expiry_must_be_in_the_future(api: Api, monkeypatch: pytest.MonkeyPat
     set_time(monkeypatch, lambda: now_us)
     account = api.account()
     with api.unchanged():
-        refused(send(api, account, 1, expiresAt=format_time(now_us + offset_us)), 400, "validation_error", "expiresAt")
-    done(send(api, account, 1, expiresAt=format_time(now_us + 1)), 201)
+        problem_of(send(api, account, 1, expiresAt=format_time(now_us + offset_us)), 400, "validation_error", "expiresAt")
+    ok(send(api, account, 1, expiresAt=format_time(now_us + 1)), 201)
 
 
 # --- the audit log ---

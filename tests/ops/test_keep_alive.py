@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from minibill.config import read_settings
-from minibill.server.connection_limits import ANSWER_SECONDS_MAX, HEAD_SECONDS_MAX, Patience
+from minibill.server.connection_limits import ANSWER_SECONDS_MAX, HEAD_SECONDS_MAX, StalledConnectionReaper
 from tests.api_client import SECRETS
 from tests.service_process import Server, serving
 
@@ -37,7 +37,7 @@ class Peer:
         self.cycle = SimpleNamespace(scope=self.scope, response_complete=False)
 
 
-def seconds_until_aborted(patience: Patience, peer: Peer, *, from_s: float) -> float | None:
+def seconds_until_aborted(patience: StalledConnectionReaper, peer: Peer, *, from_s: float) -> float | None:
     for second in range(300):
         patience.look([peer], now_s=from_s + second)
         if peer.is_aborted:
@@ -56,13 +56,13 @@ def test_each_wait_for_a_client_has_its_own_limit() -> None:
     begun_again.begin_head()
     deaf.unsent_bytes = 1
     peers = [fresh, begun, asked, answered, begun_again, deaf]
-    assert [seconds_until_aborted(Patience(75), peer, from_s=0) for peer in peers] == [
+    assert [seconds_until_aborted(StalledConnectionReaper(75), peer, from_s=0) for peer in peers] == [
         75, HEAD_SECONDS_MAX, None, 75, HEAD_SECONDS_MAX, ANSWER_SECONDS_MAX,
     ]  # fmt: skip
 
 
 def test_a_head_has_its_time_after_any_idle_time() -> None:
-    patience, peer = Patience(75), Peer()
+    patience, peer = StalledConnectionReaper(75), Peer()
     for second in range(74):
         patience.look([peer], now_s=second)
     peer.begin_head()

@@ -12,7 +12,7 @@ import pytest
 
 from minibill.api import context
 from minibill.server.logging import configure_logs
-from tests.api_client import SECRETS, Api, Json, done, facts_of, refused
+from tests.api_client import SECRETS, Api, Json, facts_of, ok, problem_of
 from tests.service_process import SERVE, environment
 
 KEY = "key-that-nobody-else-may-know"
@@ -90,10 +90,10 @@ def test_a_read_is_not_logged_and_what_a_service_asks_for_is_not(api: Api, log: 
     account = api.account(5)
     log.truncate(0)
     log.seek(0)
-    refused(api.call("GET", "/accounts/acct_none"), 404, "account_not_found")
-    held = done(api.internal("POST", "/reservations", {"accountId": account, "amountMicro": "5"}))["reservationId"]
-    done(api.internal("POST", "/finalize", {"reservationId": held, "actualCostMicro": "5"}))
-    refused(api.internal("POST", "/release", {"reservationId": held}), 409, "reservation_not_pending")
+    problem_of(api.call("GET", "/accounts/acct_none"), 404, "account_not_found")
+    held = ok(api.internal("POST", "/reservations", {"accountId": account, "amountMicro": "5"}))["reservationId"]
+    ok(api.internal("POST", "/finalize", {"reservationId": held, "actualCostMicro": "5"}))
+    problem_of(api.internal("POST", "/release", {"reservationId": held}), 409, "reservation_not_pending")
     assert lines(log) == []
 
 
@@ -125,7 +125,7 @@ def test_a_write_of_an_admin_is_one_line_with_its_correlation_id_whatever_is_ans
 def test_every_request_is_logged_when_the_setting_says_so(start: Callable[..., Api], log: io.StringIO) -> None:
     api = start(MINIBILL_ACCESS_LOG="on")
     response = api.call("GET", "/accounts?limit=7", headers={"X-Correlation-Id": "trace-1"})
-    done(api.internal("GET", "/nothing"), 404)
+    ok(api.internal("GET", "/nothing"), 404)
     asked, unknown = lines(log)
     assert asked["request_id"] == response.headers["X-Request-Id"]
     assert (asked["correlation_id"], asked["method"], asked["path"]) == ("trace-1", "GET", "/admin/billing/accounts")
@@ -146,7 +146,7 @@ def test_a_failed_request_is_logged_with_its_reason(api: Api, log: io.StringIO, 
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("minibill.api.context.encode", fail)
-    response = refused(api.call("GET", "/accounts"), 500, "internal_error")
+    response = problem_of(api.call("GET", "/accounts"), 500, "internal_error")
     why, what = lines(log)
     assert why["request_id"] == what["request_id"] == response["requestId"]
     assert "a bug" in why["exception"]
@@ -154,8 +154,8 @@ def test_a_failed_request_is_logged_with_its_reason(api: Api, log: io.StringIO, 
 
 
 def test_who_lacks_authority_is_logged_with_what_was_asked(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    refused(api.call("GET", "/accounts", token="nonsense"), 401, "unauthorized")
-    refused(api.call("GET", "/accounts", token=api.sign(sub="eve", scopes=())), 403, "insufficient_scope")
+    problem_of(api.call("GET", "/accounts", token="nonsense"), 401, "unauthorized")
+    problem_of(api.call("GET", "/accounts", token=api.sign(sub="eve", scopes=())), 403, "insufficient_scope")
     unknown, lacking = map(facts_of, caplog.records)
     assert (unknown["msg"], unknown["ip"], unknown["path"]) == ("no valid token", "192.0.2.7", "/admin/billing/accounts")
     assert (lacking["msg"], lacking["actor"], lacking["scope"]) == ("lacks a scope", "admin:eve", "admin:billing:read")

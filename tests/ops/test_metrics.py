@@ -14,7 +14,7 @@ from minibill.core.problems import StorageFull
 from minibill.db.readers import Readers
 from minibill.db.sqlite import sqlite3
 from minibill.metrics import totals
-from tests.api_client import Api, Loop, done, refused
+from tests.api_client import Api, Loop, ok, problem_of
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
@@ -41,9 +41,9 @@ def scrape(api: Api) -> Scrape:
 def test_requests_are_counted_by_route_method_and_status(api: Api) -> None:
     account = api.account(5)
     api.get(f"/accounts/{account}/balance")
-    refused(api.call("GET", "/accounts/acct_none/balance"), 404, "account_not_found")
-    refused(api.call("GET", "/nothing"), 404, "not_found")
-    refused(api.call("GET", "/accounts", token="nonsense"), 401, "unauthorized")
+    problem_of(api.call("GET", "/accounts/acct_none/balance"), 404, "account_not_found")
+    problem_of(api.call("GET", "/nothing"), 404, "not_found")
+    problem_of(api.call("GET", "/accounts", token="nonsense"), 401, "unauthorized")
     seen = scrape(api)
     balance = {"method": "GET", "route": "/admin/billing/accounts/{account_id}/balance"}
     assert seen.value("minibill_requests_total", **balance, status="200") == 1
@@ -83,13 +83,13 @@ def test_a_value_belongs_to_the_first_bound_that_is_not_less(value: float, count
 def test_who_is_refused_for_the_rate_is_counted(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="1")
     api.call("GET", "/accounts")
-    refused(api.call("GET", "/accounts"), 429, "rate_limited")
+    problem_of(api.call("GET", "/accounts"), 429, "rate_limited")
     assert scrape(api).value("minibill_problems_total", code="rate_limited") == 1
 
 
 def test_an_answer_given_again_to_a_key_is_counted(api: Api) -> None:
     for _ in range(3):
-        done(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="k"))
+        ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="k"))
     assert scrape(api).value("minibill_replays_total") == 2
 
 
@@ -104,7 +104,7 @@ def test_the_book_is_summed_exactly_also_where_no_column_could_hold_the_sum(
     conn.executemany("INSERT INTO credit_balances VALUES (?, 'general', ?, 5, 1)", [(n, largest - 5) for n in range(3)])
     conn.close()
 
-    async def sums() -> totals.Sums:
+    async def sums() -> totals.LedgerTotals:
         readers = await Readers.open(path)
         try:
             return await totals.Totals(readers).sums()
@@ -162,7 +162,7 @@ def test_sweeps_are_counted_with_what_they_wrote_down(api: Api) -> None:
 def test_the_last_reconciliation_is_told_check_by_check(api: Api) -> None:
     names = {name for name, _ in scrape(api).samples}
     assert not any(name.startswith("minibill_reconciliation") for name in names)
-    done(api.post("/reconciliation"))
+    ok(api.post("/reconciliation"))
     seen = scrape(api)
     assert seen.value("minibill_reconciliation_violations", check="entry_chain") == 0
     assert seen.value("minibill_reconciliation_timestamp_seconds") > 1.7e9
@@ -174,14 +174,14 @@ def test_ready_and_the_build_are_told(api: Api) -> None:
     assert [dict(labels).keys() for name, labels in seen.samples if name == "minibill_build_info"] == [
         {"version", "sqlite", "python"}
     ]
-    api.book.writer._hindrance = StorageFull()
+    api.book.writer._last_error = StorageFull()
     assert scrape(api).value("minibill_ready") == 0
-    api.loop.run(api.book.try_to_write())
+    api.loop.run(api.book.probe_if_failing())
 
 
 def test_every_metric_is_documented_with_its_kind_and_every_documented_one_is_there(api: Api) -> None:
     api.account(5)
-    refused(api.call("GET", "/nothing"), 404, "not_found")
+    problem_of(api.call("GET", "/nothing"), 404, "not_found")
     kinds = scrape(api).kinds
     rows = re.findall(r"^\| `(minibill_\w+|process_\*)`[^|]*\| (\w+) ", README, re.MULTILINE)
     documented = {name.removesuffix("_total"): kind for name, kind in rows if name != "process_*"}
@@ -190,4 +190,4 @@ def test_every_metric_is_documented_with_its_kind_and_every_documented_one_is_th
 
 
 def test_metrics_are_read_only_with_get(api: Api) -> None:
-    refused(api.ask("POST", "/metrics", headers=[]), 405, "method_not_allowed")
+    problem_of(api.ask("POST", "/metrics", headers=[]), 405, "method_not_allowed")

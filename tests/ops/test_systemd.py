@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from minibill.core.problems import InternalError, NotReady, Overloaded, Problem, StorageFull
-from minibill.server.systemd import Manager, keep_alive
+from minibill.server.systemd import ServiceNotifier, keep_alive
 from tests.api_client import SECRETS, Api
 from tests.service_process import SERVE, environment
 
@@ -47,7 +47,7 @@ class Book:
     def __init__(self, *answers: Problem | None) -> None:
         self._answers = list(answers)
 
-    async def write_nothing(self) -> None:
+    async def probe_write(self) -> None:
         if not self._answers:
             await asyncio.Event().wait()
         if (problem := self._answers.pop(0)) is not None:
@@ -56,7 +56,7 @@ class Book:
 
 def told(listener: socket.socket, *answers: Problem | None) -> list[dict[str, str]]:
     """What is told while the writer gives these answers, with a period of 3 ms."""
-    manager = Manager({"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "3000"})
+    manager = ServiceNotifier({"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "3000"})
     book: Any = Book(*answers)
 
     async def run() -> list[dict[str, str]]:
@@ -84,7 +84,7 @@ def test_a_writer_that_takes_no_writes_gives_none(listener: socket.socket, probl
 
 
 def test_a_writer_that_never_answers_gives_none(listener: socket.socket) -> None:
-    manager = Manager({"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "3000"})
+    manager = ServiceNotifier({"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "3000"})
     book: Any = Book()
 
     async def run() -> None:
@@ -107,14 +107,14 @@ def test_a_full_disk_is_no_reason_to_be_started_anew(listener: socket.socket) ->
 )
 def test_nobody_who_waits_for_signs_of_life_gets_none(named: dict[str, str]) -> None:
     book: Any = Book()
-    asyncio.run(asyncio.wait_for(keep_alive(Manager(named), book), PATIENCE_S))
+    asyncio.run(asyncio.wait_for(keep_alive(ServiceNotifier(named), book), PATIENCE_S))
 
 
 def test_a_sign_of_life_is_a_write_through_to_the_disk(start: Callable[..., Api], listener: socket.socket) -> None:
     api = start()
     groups = sum(api.book.writer.commit_seconds.counts)
     before = api.everything()
-    api.loop.run(api.book.write_nothing())
+    api.loop.run(api.book.probe_write())
     # Nothing but the commits that are counted.
     assert sum(after != was for after, was in zip(api.everything(), before, strict=True)) == 1
     assert sum(api.book.writer.commit_seconds.counts) == groups + 1
@@ -128,12 +128,12 @@ def test_an_abstract_socket_is_understood() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0{name}")
         listener.settimeout(PATIENCE_S)
-        Manager({"NOTIFY_SOCKET": f"@{name}"}).tell("READY=1")
+        ServiceNotifier({"NOTIFY_SOCKET": f"@{name}"}).tell("READY=1")
         assert hear(listener) == {"READY": "1"}
 
 
 def test_a_manager_that_is_gone_is_no_trouble_for_the_service(tmp_path: Path) -> None:
-    Manager({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).tell("READY=1")
+    ServiceNotifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).tell("READY=1")
 
 
 # --- the process ---

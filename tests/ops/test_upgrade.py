@@ -12,7 +12,7 @@ from minibill.db.connection import open_reader
 from minibill.db.migrations import all_migrations, schema_differences
 from minibill.db.sqlite import sqlite3
 from minibill.integrity.verify import verify_file
-from tests.api_client import Api, Loop, done
+from tests.api_client import Api, Loop, ok
 from tests.tools import release_db
 
 VERSIONS = release_db.changelog()
@@ -59,7 +59,7 @@ def test_it_reconciles_and_goes_on_to_be_used(released: Path, loop: Loop) -> Non
         before = api.available(account)
         api.mint(account, 500)
         assert api.available(account) == before + 500
-        assert done(api.post("/reconciliation"))["status"] == "healthy"
+        assert ok(api.post("/reconciliation"))["status"] == "healthy"
     finally:
         api.stop()
 

@@ -4,7 +4,7 @@ from minibill.book import Book
 from minibill.db.new_ids import NextIds
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.account_cache import Memory, ReservationRow, Spender
+from minibill.ledger.account_cache import AccountCache, CachedAccount, ReservationRow
 from minibill.ledger.limits import PENDING_MAX
 from minibill.ledger.posting import load_balances
 
@@ -14,17 +14,17 @@ LEDGER, RESERVATIONS, ACCOUNTS = queries("ledger"), queries("reservations"), que
 def misremembered(book: Book) -> list[str]:
     """What is not as the book has it; nothing may be under way. A front may be unknown, and a due time too early."""
     memory, ids = (book.writer._remembered.get(name) for name in ("ledger", "ids"))
-    found = [] if memory is None else book.readers.look_up(lambda conn: _differences(conn, memory))
-    return found if ids is None else found + book.readers.look_up(lambda conn: _other_ids(conn, ids))
+    found = [] if memory is None else book.readers.point_read(lambda conn: _differences(conn, memory))
+    return found if ids is None else found + book.readers.point_read(lambda conn: _other_ids(conn, ids))
 
 
 def count_remembered(book: Book) -> tuple[int, int]:
     """How many accounts and reservations are remembered."""
-    memory = book.writer._remembered.get("ledger", Memory())
+    memory = book.writer._remembered.get("ledger", AccountCache())
     return len(memory._spenders), sum(hold.spender.current for hold in memory._holds.values())
 
 
-def _differences(conn: sqlite3.Connection, memory: Memory) -> list[str]:
+def _differences(conn: sqlite3.Connection, memory: AccountCache) -> list[str]:
     found = [difference for spender in memory._spenders.values() for difference in _of_spender(conn, spender)]
     for key, hold in memory._holds.items():
         if not hold.spender.current:
@@ -49,7 +49,7 @@ def _other_ids(conn: sqlite3.Connection, ids: NextIds) -> list[str]:
     ]
 
 
-def _of_spender(conn: sqlite3.Connection, spender: Spender) -> list[str]:
+def _of_spender(conn: sqlite3.Connection, spender: CachedAccount) -> list[str]:
     found = list[str]()
     key = spender.account_id
     if not spender.current:
@@ -63,7 +63,7 @@ def _of_spender(conn: sqlite3.Connection, spender: Spender) -> list[str]:
         found.append(f"the pending reservations of account {key}: {spender.pending} are {row[2]}")
     if spender.due_us > row[0] or spender.has_memberships != bool(row[1]):
         found.append(f"account {key}: due {spender.due_us}, memberships {spender.has_memberships}, and it is {row}")
-    for pool, front in spender.fronts.items():
+    for pool, front in spender.first_lots.items():
         first = LEDGER.lots_in_drawdown_order.one(conn, account_id=key, pool_id=pool)
         if first != (front.lot_id, front.available_micro, front.expires_at_us):
             found.append(f"the front of account {key} in {pool}: {front} is {first}")

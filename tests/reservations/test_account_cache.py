@@ -11,7 +11,7 @@ import pytest
 from minibill.core import ids
 from minibill.db.connection import open_writer
 from minibill.ledger import account_cache, expiry
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 from tests.reservations.cache_checks import count_remembered, misremembered
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import allocations, balance, lots
@@ -22,15 +22,15 @@ COMMUNITY = "makers"
 @pytest.fixture
 def known(api: Api) -> str:
     """An account that has just spent, so that it is remembered with its first lot, of 100, of which 60 are left."""
-    done(api.call("PUT", f"/discounts/{COMMUNITY}/tiers", {"tiers": [{"tier": "gold", "rateBps": 5000}]}))
+    ok(api.call("PUT", f"/discounts/{COMMUNITY}/tiers", {"tiers": [{"tier": "gold", "rateBps": 5000}]}))
     account = api.account(100, 100)
-    done(api.finalize(api.reserve(account, 50), 40))
+    ok(api.finalize(api.reserve(account, 50), 40))
     assert count_remembered(api.book) == (1, 0)
     return account
 
 
 def reserved(api: Api, account: str, amount_micro: int, **body: object) -> list[tuple[str, int]]:
-    return allocations(done(api.ask_to_reserve(account, amount_micro, **body), 201))
+    return allocations(ok(api.ask_to_reserve(account, amount_micro, **body), 201))
 
 
 # --- what is remembered is used ---
@@ -40,7 +40,7 @@ def test_a_pair_on_a_known_account_looks_nothing_up_but_its_key(api: Api, known:
     ran: list[str] = []
     conn = api.book.writer._conn
     conn.set_trace_callback(ran.append)
-    done(api.finalize(api.reserve(known, 10), 10))
+    ok(api.finalize(api.reserve(known, 10), 10))
     conn.set_trace_callback(None)
     reads = [sql for sql in ran if sql.startswith(("SELECT", "WITH"))]
     tables = {name for sql in reads for name in ("credit_lots", "credit_balances", "credit_reservations", "credit_accounts")
@@ -51,16 +51,16 @@ def test_a_pair_on_a_known_account_looks_nothing_up_but_its_key(api: Api, known:
 
 def test_a_reservation_over_several_lots_is_remembered_with_all_of_them(api: Api, known: str) -> None:
     first, second = lots(api, known)
-    held = done(api.ask_to_reserve(known, 70), 201)
+    held = ok(api.ask_to_reserve(known, 70), 201)
     assert allocations(held) == [(first, 60), (second, 10)]
-    done(api.finalize(held["reservationId"], 65))
+    ok(api.finalize(held["reservationId"], 65))
     assert reserved(api, known, 95) == [(second, 95)]
     assert misremembered(api.book) == []
 
 
 def test_a_cost_above_its_reservation_is_drawn_from_what_is_left(api: Api, known: str) -> None:
     first, second = lots(api, known)
-    done(api.finalize(api.reserve(known, 10, billingMode="soft"), 70))
+    ok(api.finalize(api.reserve(known, 10, billingMode="soft"), 70))
     assert misremembered(api.book) == []
     assert reserved(api, known, 10) == [(second, 10)]
     assert lots(api, known)[first] == {"consumed": 100}
@@ -70,7 +70,7 @@ def test_a_lot_that_gets_credits_back_comes_first_again(api: Api, known: str) ->
     first, second = lots(api, known)
     all_of_first = api.reserve(known, 60)
     assert reserved(api, known, 10) == [(second, 10)]
-    done(api.release(all_of_first))
+    ok(api.release(all_of_first))
     assert reserved(api, known, 70) == [(first, 60), (second, 10)]
 
 
@@ -84,24 +84,24 @@ def test_a_lot_that_goes_first_is_seen(api: Api, known: str) -> None:
 
 def test_a_grant_is_seen(api: Api, known: str) -> None:
     campaign = api.campaign(grantTtlSeconds=60)
-    [grant] = done(api.batch(campaign, (known, 7)), 201)["grants"]
+    [grant] = ok(api.batch(campaign, (known, 7)), 201)["grants"]
     assert reserved(api, known, 7) == [(grant["lotId"], 7)]
 
 
 def test_a_revoked_grant_is_not_drawn_on_and_takes_back_what_returns(api: Api) -> None:
     account = api.account()
     campaign = api.campaign()
-    [grant] = done(api.batch(campaign, (account, 10)), 201)["grants"]
+    [grant] = ok(api.batch(campaign, (account, 10)), 201)["grants"]
     held = api.reserve(account, 4)
-    done(api.post(f"/campaigns/{campaign}/grants/{grant['grantId']}/revoke", {"reason": "a mistake"}))
-    refused(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
-    done(api.release(held))
+    ok(api.post(f"/campaigns/{campaign}/grants/{grant['grantId']}/revoke", {"reason": "a mistake"}))
+    problem_of(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
+    ok(api.release(held))
     assert lots(api, account) == {grant["lotId"]: {"revoked": 10}}
 
 
 def test_a_membership_counts_from_the_next_reservation_on_and_not_after_it_ends(api: Api, known: str) -> None:
     path = f"/accounts/{known}/memberships/{COMMUNITY}"
-    done(api.call("PUT", path, {"tier": "gold"}))
+    ok(api.call("PUT", path, {"tier": "gold"}))
     assert [micro for _, micro in reserved(api, known, 10)] == [5]
     assert api.call("DELETE", path).status_code == 204
     assert [micro for _, micro in reserved(api, known, 10)] == [10]
@@ -116,7 +116,7 @@ def test_a_reservation_that_falls_due_gives_back_what_it_held(moment: Moment, ap
     if swept:
         api.loop.run(api.book.sweep())
     assert reserved(api, account, 10) == [(lot, 10)]
-    refused(api.finalize(held, 1), 409, "reservation_not_pending")
+    problem_of(api.finalize(held, 1), 409, "reservation_not_pending")
 
 
 @pytest.mark.parametrize("swept", [False, True])
@@ -126,19 +126,19 @@ def test_a_reservation_of_nothing_falls_due_too(moment: Moment, api: Api, swept:
     moment.at(5)
     if swept:
         api.loop.run(api.book.sweep())
-    refused(api.finalize(held, 0), 409, "reservation_not_pending")
-    assert done(api.release(held))["releasedMicro"] == "0"
+    problem_of(api.finalize(held, 0), 409, "reservation_not_pending")
+    assert ok(api.release(held))["releasedMicro"] == "0"
 
 
 def test_a_reservation_outlives_what_was_known_of_its_account_when_it_was_made(moment: Moment, api: Api) -> None:
     # The first would have fallen due, so the account is looked up anew, and nothing is.
     account = api.account(100)
     ended, held = api.reserve(account, 10, ttlSeconds=5), api.reserve(account, 10, ttlSeconds=500)
-    done(api.finalize(ended, 10))
+    ok(api.finalize(ended, 10))
     moment.at(6)
     api.reserve(account, 10, ttlSeconds=500)
     assert misremembered(api.book) == []
-    done(api.finalize(held, 3))
+    ok(api.finalize(held, 3))
     assert balance(api, account) == (77, 10, 0)
 
 
@@ -157,9 +157,9 @@ def test_credits_that_return_to_a_lot_expire_with_it(moment: Moment, api: Api) -
     api.mint(account, 10, expiresAt=moment.text(50))
     held = api.reserve(account, 10, ttlSeconds=300)
     api.mint(account, 1, poolId="other")
-    done(api.release(held))
+    ok(api.release(held))
     moment.at(50)
-    refused(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
+    problem_of(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
     assert balance(api, account) == (1, 0, 0)
 
 
@@ -173,14 +173,14 @@ def test_a_dry_run_is_not_remembered(api: Api, known: str, how: str) -> None:
     dry = {"dryRun": "true"}
     match how:
         case "reserve":
-            done(api.internal("POST", "/reservations", {"accountId": known, "amountMicro": "30"}, **dry), 201)
+            ok(api.internal("POST", "/reservations", {"accountId": known, "amountMicro": "30"}, **dry), 201)
         case "finalize":
-            done(api.finalize(held, 20, **dry))
+            ok(api.finalize(held, 20, **dry))
         case "release":
-            done(api.release(held, **dry))
+            ok(api.release(held, **dry))
     assert balance(api, known) == before
     assert misremembered(api.book) == []
-    done(api.finalize(held, 7))
+    ok(api.finalize(held, 7))
     assert balance(api, known) == (before[0] + 13, before[1] - 20, 0)
 
 
@@ -194,10 +194,10 @@ def test_what_fails_in_its_middle_is_not_remembered(api: Api, known: str, monkey
     conn = api.book.writer._conn
     monkeypatch.setattr(conn, "execute", failing(conn.execute, sql))
     monkeypatch.setattr(conn, "executemany", failing(conn.executemany, sql))
-    refused(api.finalize(held, 7, key="k"), 500, "internal_error")
+    problem_of(api.finalize(held, 7, key="k"), 500, "internal_error")
     monkeypatch.undo()
     assert misremembered(api.book) == []
-    done(api.finalize(held, 7, key="k"))
+    ok(api.finalize(held, 7, key="k"))
 
 
 def failing(run: Callable[..., object], begin: str) -> Callable[..., object]:
@@ -233,7 +233,7 @@ def test_no_more_than_so_many_are_remembered(api: Api, monkeypatch: pytest.Monke
     spenders, holds = count_remembered(api.book)
     assert 1 <= spenders <= 3 and 1 <= holds <= 5
     for reservation in held:
-        done(api.finalize(reservation, 4))
+        ok(api.finalize(reservation, 4))
     assert [balance(api, account) for account in accounts] == [(92, 0, 0)] * 5
 
 
@@ -241,5 +241,5 @@ def test_a_connection_of_its_own_remembers_nothing(api: Api, known: str) -> None
     with closing(open_writer(api.book.path)) as own:
         for _ in range(2):
             key = ids.decode(ids.ACCOUNT, known) or 0
-            spender = expiry.settled_spender(own, key, pool_id="general", now_us=api.book.clock.now_us())
-            assert spender is not None and account_cache.memory_of(own).spender(spender.account_id) is None
+            spender = expiry.spending_account_for_update(own, key, pool_id="general", now_us=api.book.clock.now_us())
+            assert spender is not None and account_cache.account_cache_of(own).spender(spender.account_id) is None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from minibill.core.money import MAX_MICRO
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import Entry, balance, entries, lots
 from tests.reservations.test_modes_and_debts import owing
@@ -43,8 +43,8 @@ def test_debts_can_be_asked_for_by_whether_they_are_open(api: Api) -> None:
     api.mint(account, 6)
     for query, expected in (({"open": "true"}, [second]), ({"open": "false"}, [first]), ({}, [first, second])):
         assert [each["reservationId"] for each in debts(api, account, **query)] == expected
-    refused(api.call("GET", f"/accounts/{account}/debts", open="yes"), 400, "validation_error", "open")
-    refused(api.call("GET", "/accounts/acct_none/debts"), 404, "account_not_found")
+    problem_of(api.call("GET", f"/accounts/{account}/debts", open="yes"), 400, "validation_error", "open")
+    problem_of(api.call("GET", "/accounts/acct_none/debts"), 404, "account_not_found")
 
 
 def test_debts_are_paged_with_their_filter(api: Api) -> None:
@@ -68,7 +68,7 @@ def test_a_lot_pays_just_the_debt_that_is_forgiven(api: Api) -> None:
     account, _ = owing(api, 5, 7, 9, pool="gpu")
     api.mint(account, 7)
     [_, debt, other] = debts(api, account)
-    answer = done(forgive(api, account, debt["debtId"]))
+    answer = ok(forgive(api, account, debt["debtId"]))
     assert answer == {"debtId": debt["debtId"], "forgivenMicro": "5", "lotId": answer["lotId"]}
     assert entries(api, account, 6)[-2:] == [
         Entry("grant", 5, 5, 0, answer["lotId"]), Entry("debt_paid", -5, -5, 0, answer["lotId"]),
@@ -80,28 +80,28 @@ def test_a_lot_pays_just_the_debt_that_is_forgiven(api: Api) -> None:
     lot = api.get(f"/accounts/{account}/lots")["items"][-1]
     assert (lot["sourceType"], lot["poolId"], lot["metadata"]) == ("grant", "gpu", {"debtId": debt["debtId"]})
     # The oldest goes first only for credits that somebody has.
-    done(forgive(api, account, other["debtId"]))
+    ok(forgive(api, account, other["debtId"]))
     assert balance(api, account) == (0, 0, 0)
 
 
 def test_a_debt_is_forgiven_although_an_older_one_is_open(api: Api) -> None:
     account, _ = owing(api, 5, 7)
     [_, second] = debts(api, account)
-    done(forgive(api, account, second["debtId"]))
+    ok(forgive(api, account, second["debtId"]))
     assert [each["paidMicro"] for each in debts(api, account)] == ["0", "7"]
 
 
 def test_forgiving_again_writes_nothing(api: Api) -> None:
     account, _ = owing(api, 5, 7)
     [first, second] = debts(api, account)
-    done(forgive(api, account, first["debtId"]))
+    ok(forgive(api, account, first["debtId"]))
     before = entries(api, account)
-    assert done(forgive(api, account, first["debtId"])) == {
+    assert ok(forgive(api, account, first["debtId"])) == {
         "debtId": first["debtId"], "forgivenMicro": "0", "lotId": None,
     }  # fmt: skip
     # Nor is there anything to forgive of a debt that was paid.
     api.mint(account, 7)
-    assert done(forgive(api, account, second["debtId"]))["lotId"] is None
+    assert ok(forgive(api, account, second["debtId"]))["lotId"] is None
     assert entries(api, account)[: len(before)] == before
     assert len(entries(api, account)) == len(before) + 2
 
@@ -109,11 +109,11 @@ def test_forgiving_again_writes_nothing(api: Api) -> None:
 def test_credits_are_left_alone(api: Api) -> None:
     account = api.account(20)
     kept = api.reserve(account, 20)
-    done(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
-    done(api.release(kept))
+    ok(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
+    ok(api.release(kept))
     [debt] = debts(api, account)
     assert balance(api, account) == (20, 0, 5)
-    done(forgive(api, account, debt["debtId"]))
+    ok(forgive(api, account, debt["debtId"]))
     assert balance(api, account) == (20, 0, 0)
 
 
@@ -121,15 +121,15 @@ def test_a_dry_run_forgives_nothing(api: Api) -> None:
     account, _ = owing(api, 5)
     [debt] = debts(api, account)
     with api.unchanged():
-        answer = done(forgive(api, account, debt["debtId"], dryRun="true"))
+        answer = ok(forgive(api, account, debt["debtId"], dryRun="true"))
     assert (answer["forgivenMicro"], answer["dryRun"]) == ("5", True)
-    assert done(forgive(api, account, debt["debtId"]))["lotId"] == answer["lotId"]
+    assert ok(forgive(api, account, debt["debtId"]))["lotId"] == answer["lotId"]
 
 
 def test_it_is_audited_with_its_reason_and_the_balances(api: Api) -> None:
     account, _ = owing(api, 5)
     [debt] = debts(api, account)
-    answer = done(forgive(api, account, debt["debtId"], "a bug in our gateway"))
+    answer = ok(forgive(api, account, debt["debtId"], "a bug in our gateway"))
     row = api.get("/audit", action="debt.forgive")["items"][0]
     assert (row["targetType"], row["targetId"]) == ("debt", debt["debtId"])
     nothing = {"availableMicro": "0", "reservedMicro": "0"}
@@ -145,14 +145,14 @@ def test_it_is_audited_with_its_reason_and_the_balances(api: Api) -> None:
 def test_it_is_an_event(api: Api) -> None:
     account, _ = owing(api, 5)
     [debt] = debts(api, account)
-    done(forgive(api, account, debt["debtId"]))
+    ok(forgive(api, account, debt["debtId"]))
     told = api.get("/events", types="debt.forgiven,ledger.debt_paid")["items"]
     assert [(each["type"], each["accountId"]) for each in told] == [
         ("ledger.debt_paid", account),
         ("debt.forgiven", account),
     ]
     assert told[1]["data"] == debts(api, account)[0]
-    done(forgive(api, account, debt["debtId"]))
+    ok(forgive(api, account, debt["debtId"]))
     assert len(api.get("/events", types="debt.forgiven")["items"]) == 1
 
 
@@ -160,8 +160,8 @@ def test_the_book_reconciles_with_a_debt_that_was_forgiven(api: Api) -> None:
     account, _ = owing(api, 5, 7)
     api.mint(account, 3)
     for debt in debts(api, account):
-        done(forgive(api, account, debt["debtId"]))
-    assert done(api.post("/reconciliation"))["status"] == "healthy"
+        ok(forgive(api, account, debt["debtId"]))
+    assert ok(api.post("/reconciliation"))["status"] == "healthy"
     assert (balance(api, account), debts(api, account, open="true")) == ((0, 0, 0), [])
 
 
@@ -171,8 +171,8 @@ def test_no_such_debt_is_a_404_that_changes_nothing(api: Api) -> None:
     [debt] = debts(api, other)
     with api.unchanged():
         for unknown in (debt["debtId"], "debt_none", "res_0000000000001", "debt_0000000000099", "debt_zzzzzzzzzzzzz"):
-            refused(forgive(api, account, unknown), 404, "debt_not_found")
-        refused(forgive(api, "acct_none", debt["debtId"]), 404, "account_not_found")
+            problem_of(forgive(api, account, unknown), 404, "debt_not_found")
+        problem_of(forgive(api, "acct_none", debt["debtId"]), 404, "account_not_found")
 
 
 @pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": "x" * 501}, {"reason": None}, {"reason": "a\x00"}])
@@ -181,15 +181,15 @@ def test_a_reason_is_needed(api: Api, body: Json) -> None:
     [debt] = debts(api, account)
     with api.unchanged():
         path = f"/accounts/{account}/debts/{debt['debtId']}/forgive"
-        refused(api.post(path, body), 400, "validation_error", "reason")
+        problem_of(api.post(path, body), 400, "validation_error", "reason")
 
 
 def test_it_needs_its_scope(api: Api) -> None:
     account, _ = owing(api, 5)
     [debt] = debts(api, account)
     others = ("admin:accounts:write", "admin:mint:write", "admin:ops:write", "admin:billing:read")
-    refused(forgive(api, account, debt["debtId"], token=api.sign(scopes=others)), 403, "insufficient_scope")
-    done(forgive(api, account, debt["debtId"], token=api.sign(scopes=("admin:refunds:write",))))
+    problem_of(forgive(api, account, debt["debtId"], token=api.sign(scopes=others)), 403, "insufficient_scope")
+    ok(forgive(api, account, debt["debtId"], token=api.sign(scopes=("admin:refunds:write",))))
 
 
 def test_no_more_than_the_ceiling_is_forgiven_at_once(start: Callable[..., Api]) -> None:
@@ -198,14 +198,14 @@ def test_no_more_than_the_ceiling_is_forgiven_at_once(start: Callable[..., Api])
     [debt] = debts(api, account)
     api = start(MINIBILL_CEILING_MICRO="4")
     with api.unchanged():
-        refused(forgive(api, account, debt["debtId"]), 422, "amount_too_large")
+        problem_of(forgive(api, account, debt["debtId"]), 422, "amount_too_large")
 
 
 def test_an_account_that_is_full_keeps_its_debt(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX_MICRO))
     account = api.account(MAX_MICRO - 4)
     api.reserve(account, MAX_MICRO - 4)
-    done(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
+    ok(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
     [debt] = debts(api, account)
     with api.unchanged():
-        refused(forgive(api, account, debt["debtId"]), 422, "amount_too_large")
+        problem_of(forgive(api, account, debt["debtId"]), 422, "amount_too_large")

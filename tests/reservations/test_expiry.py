@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from minibill.core.clock import US_PER_SECOND
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.reservations.conftest import START_US, Moment
 from tests.reservations.helpers import Entry, balance, entries, history, lots, seen
 
@@ -56,9 +56,9 @@ def test_credits_that_come_back_to_a_lot_that_has_expired_are_expired(
     spent = 2 if how == "finalize" else 0
     match how:
         case "release":
-            done(api.release(held))
+            ok(api.release(held))
         case "finalize":
-            done(api.finalize(held, 2))
+            ok(api.finalize(held, 2))
         case _:
             moment.at(20)
             assert balance(api, account) == (0, 0, 0)
@@ -86,7 +86,7 @@ def test_a_finalize_charges_a_lot_that_expired_while_it_was_reserved(moment: Mom
     lot = api.mint(account, 10, expiresAt=moment.text(10))["lotId"]
     held = api.reserve(account, 10, ttlSeconds=100)
     moment.at(50)
-    assert done(api.finalize(held, 10))["finalizedMicro"] == "10"
+    assert ok(api.finalize(held, 10))["finalizedMicro"] == "10"
     assert lots(api, account) == {lot: {"consumed": 10}}
     [spent] = api.get(f"/accounts/{account}/lots", state="spent")["items"]
     assert spent["id"] == lot
@@ -96,11 +96,11 @@ def test_a_rejected_write_keeps_what_it_expired_first(moment: Moment, api: Api) 
     account = api.account(5)
     held = api.reserve(account, 5, ttlSeconds=10)
     moment.at(10)
-    refused(api.finalize(held, 5), 409, "reservation_not_pending")
+    problem_of(api.finalize(held, 5), 409, "reservation_not_pending")
     assert history(api, account)[-1]["entryType"] == "release"
     with api.unchanged():
-        refused(api.finalize(held, 5), 409, "reservation_not_pending")
-        refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
+        problem_of(api.finalize(held, 5), 409, "reservation_not_pending")
+        problem_of(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
     assert balance(api, account) == (5, 0, 0)
 
 
@@ -179,9 +179,9 @@ def test_what_is_written_late_is_what_prompt_sweeps_would_have_written(
             case "a late reservation":
                 api.reserve(account, 0)
             case "a late finalize":
-                done(api.finalize(held[-1], 3))
+                ok(api.finalize(held[-1], 3))
             case _:
-                done(api.batch(api.campaign(), (account, 1)))
+                ok(api.batch(api.campaign(), (account, 1)))
 
     act(late, late_held)
     act(prompt, prompt_held)
@@ -226,7 +226,7 @@ def test_past_balances_are_exact_whenever_what_fell_due_was_written_down(moment:
         for us in (-1, 0, 1):
             moment.at(seconds, us)
             if (seconds, us) == (12, 0):
-                done(api.finalize(soft, 50))
+                ok(api.finalize(soft, 50))
             found[seconds, us] = told_of()
 
     def check() -> None:
@@ -255,9 +255,9 @@ def test_a_clock_that_jumps_back_ends_nothing_early_and_takes_no_time_back(momen
         sweep(api)
         assert balance(api, account) == (5, 15, 0)
         # A reservation made now is made at the latest time that the book has seen.
-        new = done(api.ask_to_reserve(account, 1, ttlSeconds=5))
+        new = ok(api.ask_to_reserve(account, 1, ttlSeconds=5))
         assert new["expiresAt"] == moment.text(1_005)
-        assert done(api.release(new["reservationId"]))["releasedMicro"] == "1"
+        assert ok(api.release(new["reservationId"]))["releasedMicro"] == "1"
     moment.at(1_010, -1)
     assert balance(api, account) == (5, 15, 0)
     moment.at(1_010)
@@ -265,7 +265,7 @@ def test_a_clock_that_jumps_back_ends_nothing_early_and_takes_no_time_back(momen
     moment.at(0)
     # What was over stays over.
     assert balance(api, account) == (10, 0, 0)
-    refused(api.finalize(held, 1), 409, "reservation_not_pending")
+    problem_of(api.finalize(held, 1), 409, "reservation_not_pending")
     sweep(api)
     times = [entry["createdAt"] for entry in history(api, account)]
     assert times == sorted(times)
@@ -282,8 +282,8 @@ def test_a_clock_that_jumped_back_while_the_book_was_closed_takes_no_time_back(
     moment.at(5)
     api = start()
     assert api.get(f"/reservations/{held}")["status"] == "pending"
-    assert done(api.finalize(held, 4))["finalizedAt"] == moment.text(1_000)
-    assert done(api.ask_to_reserve(account, 1, ttlSeconds=7))["expiresAt"] == moment.text(1_007)
+    assert ok(api.finalize(held, 4))["finalizedAt"] == moment.text(1_000)
+    assert ok(api.ask_to_reserve(account, 1, ttlSeconds=7))["expiresAt"] == moment.text(1_007)
 
 
 # --- many ---

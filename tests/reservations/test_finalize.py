@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import Entry, balance, entries, lots, seen
 
@@ -21,7 +21,7 @@ def test_a_finalize_consumes_in_the_order_in_which_it_was_reserved_and_gives_the
     # What is minted meanwhile comes before all of them, and does not matter.
     api.mint(account, 9, poolId="gpu", priority=0)
     moment.at(7)
-    ended = done(api.finalize(held, 4))
+    ended = ok(api.finalize(held, 4))
     assert ended == {
         "reservationId": held, "accountId": account, "finalizedMicro": "4", "releasedMicro": "5", "overrunMicro": "0",
         "absorbedMicro": "0", "billingMode": "live", "finalizedAt": moment.text(7),
@@ -47,7 +47,7 @@ def test_a_finalize_consumes_in_the_order_in_which_it_was_reserved_and_gives_the
 def test_live_mode_charges_the_reservation_only(api: Api, cost: int, finalized: int, released: int, absorbed: int) -> None:
     account = api.account(20)
     held = api.reserve(account, 8)
-    ended = done(api.finalize(held, cost))
+    ended = ok(api.finalize(held, cost))
     members = ("finalizedMicro", "releasedMicro", "overrunMicro", "absorbedMicro")
     assert [int(ended[member]) for member in members] == [finalized, released, 0, absorbed]
     assert balance(api, account) == (20 - finalized, 0, 0)
@@ -62,7 +62,7 @@ def test_the_same_cost_again_is_the_same_answer_and_another_is_a_conflict(moment
     held = api.reserve(account, 8, billingMode=mode, ttlSeconds=10)
     moment.at(3)
     first = api.finalize(held, 12)
-    done(first)
+    ok(first)
     for seconds in (4, 20, 10**6):
         moment.at(seconds)
         with api.unchanged():
@@ -70,8 +70,8 @@ def test_the_same_cost_again_is_the_same_answer_and_another_is_a_conflict(moment
             assert (again.status_code, again.content) == (200, first.content)
             # What is finalized is what was charged; the cost is what was said.
             for cost in (8, 11, 0):
-                refused(api.finalize(held, cost), 409, "reservation_conflict")
-            refused(api.release(held), 409, "reservation_not_pending")
+                problem_of(api.finalize(held, cost), 409, "reservation_conflict")
+            problem_of(api.release(held), 409, "reservation_not_pending")
 
 
 def test_a_release_gives_all_back_and_again_is_the_same_answer(moment: Moment, api: Api) -> None:
@@ -79,7 +79,7 @@ def test_a_release_gives_all_back_and_again_is_the_same_answer(moment: Moment, a
     first_lot, second_lot = lots(api, account)
     held = api.reserve(account, 8, ttlSeconds=10)
     first = api.release(held)
-    assert done(first) == {"reservationId": held, "accountId": account, "releasedMicro": "8"}
+    assert ok(first) == {"reservationId": held, "accountId": account, "releasedMicro": "8"}
     assert entries(api, account, 4) == [
         Entry("release", 5, 5, -5, first_lot, held),
         Entry("release", 3, 3, -3, second_lot, held),
@@ -89,7 +89,7 @@ def test_a_release_gives_all_back_and_again_is_the_same_answer(moment: Moment, a
         with api.unchanged():
             assert api.release(held).content == first.content
             for cost in (0, 8):
-                refused(api.finalize(held, cost), 409, "reservation_not_pending")
+                problem_of(api.finalize(held, cost), 409, "reservation_not_pending")
     shown = api.get(f"/reservations/{held}")
     assert (shown["status"], shown["releasedMicro"], shown["finalizedMicro"], shown["finalizedAt"]) == (
         "released", "8", None, None,
@@ -104,22 +104,22 @@ def test_a_reservation_is_pending_while_now_is_before_its_end_and_not_from_it_on
     account = api.account(10, 10)
     live, over = api.reserve(account, 5, ttlSeconds=10), api.reserve(account, 5, ttlSeconds=10)
     act: Callable[[str], object] = {
-        "finalize": lambda held: done(api.finalize(held, 5)), "release": lambda held: done(api.release(held)),
+        "finalize": lambda held: ok(api.finalize(held, 5)), "release": lambda held: ok(api.release(held)),
     }[verb]  # fmt: skip
     moment.at(10, -1)
     assert api.get(f"/reservations/{over}")["status"] == "pending"
     act(live)
     moment.at(10)
     assert api.get(f"/reservations/{over}")["status"] == "expired"
-    refused(api.finalize(over, 5), 409, "reservation_not_pending")
+    problem_of(api.finalize(over, 5), 409, "reservation_not_pending")
     with api.unchanged():
-        refused(api.finalize(over, 0), 409, "reservation_not_pending")
+        problem_of(api.finalize(over, 0), 409, "reservation_not_pending")
         # Its credits are back, which is all that a release asks for.
-        assert done(api.release(over))["releasedMicro"] == "5"
+        assert ok(api.release(over))["releasedMicro"] == "5"
     api.advance(0)
     with api.unchanged():
-        refused(api.finalize(over, 5), 409, "reservation_not_pending")
-        assert done(api.release(over))["releasedMicro"] == "5"
+        problem_of(api.finalize(over, 5), 409, "reservation_not_pending")
+        assert ok(api.release(over))["releasedMicro"] == "5"
     assert api.get(f"/reservations/{over}")["status"] == "expired"
     assert balance(api, account) == (15 if verb == "finalize" else 20, 0, 0)
 
@@ -127,10 +127,10 @@ def test_a_reservation_is_pending_while_now_is_before_its_end_and_not_from_it_on
 @pytest.mark.parametrize("unknown", ["res_none", "res_0", "acct_1", "x", "res_" + "z" * 60])
 def test_what_nobody_reserved_can_not_be_ended(api: Api, unknown: str) -> None:
     with api.unchanged():
-        refused(api.finalize(unknown, 5), 404, "reservation_not_found")
-        refused(api.release(unknown), 404, "reservation_not_found")
-        refused(api.post(f"/reservations/{unknown}/finalize", {"actualCostMicro": "5"}), 404, "reservation_not_found")
-        refused(api.post(f"/reservations/{unknown}/release"), 404, "reservation_not_found")
+        problem_of(api.finalize(unknown, 5), 404, "reservation_not_found")
+        problem_of(api.release(unknown), 404, "reservation_not_found")
+        problem_of(api.post(f"/reservations/{unknown}/finalize", {"actualCostMicro": "5"}), 404, "reservation_not_found")
+        problem_of(api.post(f"/reservations/{unknown}/release"), 404, "reservation_not_found")
 
 
 @pytest.mark.parametrize("cost", [5, "-5", "05", "", "5.0", None, str(MAX + 1)])
@@ -141,17 +141,17 @@ def test_a_malformed_cost_is_refused_by_its_name(api: Api, cost: object) -> None
             api.internal("POST", "/finalize", {"reservationId": held, "actualCostMicro": cost}),
             api.post(f"/reservations/{held}/finalize", {"actualCostMicro": cost}),
         ):
-            refused(answer, 400, "validation_error", "actualCostMicro")
+            problem_of(answer, 400, "validation_error", "actualCostMicro")
 
 
 def test_an_admin_and_a_service_end_the_same_reservations(api: Api) -> None:
     account = api.account(10)
-    held = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "4"}))["reservationId"]
-    ended = done(api.finalize(held, 3))
-    assert done(api.post(f"/reservations/{held}/finalize", {"actualCostMicro": "3"})) == ended
+    held = ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "4"}))["reservationId"]
+    ended = ok(api.finalize(held, 3))
+    assert ok(api.post(f"/reservations/{held}/finalize", {"actualCostMicro": "3"})) == ended
     held = api.reserve(account, 4)
-    given = done(api.post(f"/reservations/{held}/release", {}))
-    assert done(api.release(held)) == given
+    given = ok(api.post(f"/reservations/{held}/release", {}))
+    assert ok(api.release(held)) == given
     # Saying it again moved nothing, which the audit log says.
     assert balance(api, account) == (7, 0, 0)
 
@@ -167,5 +167,5 @@ def test_reservations_stay_what_they_are_across_a_restart(start: Callable[..., A
     api = start()
     assert seen(api, account, ended, given, pending, over) == before
     assert [api.finalize(ended, 3).content, api.release(given).content] == answers
-    assert done(api.finalize(pending, 4))["finalizedMicro"] == "4"
-    refused(api.finalize(over, 1), 409, "reservation_not_pending")
+    assert ok(api.finalize(pending, 4))["finalizedMicro"] == "4"
+    problem_of(api.finalize(over, 1), 409, "reservation_not_pending")

@@ -10,11 +10,11 @@ import pytest
 
 from minibill.auth.tokens import Caller
 from minibill.campaigns import lifecycle, revocation
-from minibill.core.write_result import NOWHERE, Outcome
+from minibill.core.write_result import NOWHERE, WriteResult
 from minibill.db.sqlite import sqlite3
 from minibill.ledger import expiry, expiry_slices, reservations
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX, PENDING_MAX, POOLS_MAX
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.reservations.cache_checks import misremembered
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import allocations, balance, entries, history
@@ -73,12 +73,12 @@ def reservation(account: str, amount_micro: int) -> tuple[str, str, Json]:
 
 def test_a_rejected_reserve_expires_each_overdue_item_once(moment: Moment, api: Api, expired: list[int]) -> None:
     account = overdue(api, moment, 12)
-    refused(api.ask_to_reserve(account, 13), 402, "insufficient_balance")
+    problem_of(api.ask_to_reserve(account, 13), 402, "insufficient_balance")
     # A reservation counts as two: itself, and its lot.
     assert expired == [2] * 6
     assert [entry.type for entry in entries(api, account, 24)] == ["release"] * 12
     with api.unchanged():
-        refused(api.ask_to_reserve(account, 13), 402, "insufficient_balance")
+        problem_of(api.ask_to_reserve(account, 13), 402, "insufficient_balance")
     assert balance(api, account) == (12, 0, 0)
 
 
@@ -124,7 +124,7 @@ def test_a_slice_counts_the_lots_that_reservations_hold(moment: Moment, api: Api
     for lots in (2, 1, 7, 2):
         api.reserve(account, lots, ttlSeconds=10)
     moment.at(20)
-    done(api.ask_to_reserve(account, 12), 201)
+    ok(api.ask_to_reserve(account, 12), 201)
     # 3 + 2 of 5; a reservation of more than that has a slice of its own; and the last.
     assert expired == [2, 1, 1]
 
@@ -140,7 +140,7 @@ def test_expiry_ends_although_something_falls_due_each_moment(
     # Time passes each time that the book looks at it, which it does twice for each time that it takes.
     moment.step_us = 250_000
     path = f"/accounts/{account}/reservations"
-    done(api.post(path, {"amountMicro": "1"}, **({"dryRun": "true"} if dry else {})), 201)
+    ok(api.post(path, {"amountMicro": "1"}, **({"dryRun": "true"} if dry else {})), 201)
     moment.step_us = 0
     assert len(expired) == 1
 
@@ -148,18 +148,18 @@ def test_expiry_ends_although_something_falls_due_each_moment(
 def test_a_dry_run_expires_in_slices_that_stay(moment: Moment, api: Api, expired: list[int]) -> None:
     account = overdue(api, moment, 12)
     path, body = f"/accounts/{account}/reservations", {"amountMicro": "12"}
-    tried = done(api.post(path, body, dryRun="true"), 201)
+    tried = ok(api.post(path, body, dryRun="true"), 201)
     assert expired == [2] * 6
     with api.unchanged():
-        assert done(api.post(path, body, dryRun="true"), 201) == tried
-    assert done(api.post(path, body), 201) == {name: tried[name] for name in tried if name != "dryRun"}
+        assert ok(api.post(path, body, dryRun="true"), 201) == tried
+    assert ok(api.post(path, body), 201) == {name: tried[name] for name in tried if name != "dryRun"}
 
 
 def test_a_key_is_stored_once_although_its_request_waited_for_slices(moment: Moment, api: Api, expired: list[int]) -> None:
     account = overdue(api, moment, 12)
     body = {"accountId": account, "amountMicro": "3"}
     first = api.internal("POST", "/reservations", body, key="k")
-    done(first, 201)
+    ok(first, 201)
     with api.unchanged():
         again = api.internal("POST", "/reservations", body, key="k")
     assert again.content == first.content and again.headers["idempotency-replayed"] == "true"
@@ -169,7 +169,7 @@ def test_a_key_is_stored_once_although_its_request_waited_for_slices(moment: Mom
 
 def test_what_the_database_rejects_rolls_no_expiry_back(moment: Moment, api: Api, expired: list[int]) -> None:
     account = overdue(api, moment, 4)
-    done(api.call("PUT", "/discounts/c1/tiers", {"tiers": [{"tier": "gold", "rateBps": 1}]}))
+    ok(api.call("PUT", "/discounts/c1/tiers", {"tiers": [{"tier": "gold", "rateBps": 1}]}))
 
     def fill(conn: sqlite3.Connection) -> None:
         conn.execute("DROP TRIGGER memberships_are_at_most_1000_an_account")
@@ -179,13 +179,13 @@ def test_what_the_database_rejects_rolls_no_expiry_back(moment: Moment, api: Api
         )
 
     api.loop.run(api.book.writer.alone(fill))
-    refused(api.call("PUT", f"/accounts/{account}/memberships/c1", {"tier": "gold"}), 400, "validation_error")
+    problem_of(api.call("PUT", f"/accounts/{account}/memberships/c1", {"tier": "gold"}), 400, "validation_error")
     assert sum(expired) == 4
     assert [entry.type for entry in entries(api, account, 8)] == ["release"] * 4
 
 
 def test_an_operation_that_writes_before_it_names_what_is_due_changes_nothing(api: Api) -> None:
-    def wrong(conn: sqlite3.Connection, *, now_us: int) -> Outcome:
+    def wrong(conn: sqlite3.Connection, *, now_us: int) -> WriteResult:
         conn.execute("INSERT INTO credit_accounts VALUES (99, 'person', 'x', ?)", (now_us,))
         raise expiry.ExpiryDue([1])
 
@@ -200,7 +200,7 @@ def test_a_batch_expires_what_is_due_on_many_accounts_in_slices(moment: Moment, 
     campaign = api.campaign()
     accounts = [api.account(*[1] * 6, expiresAt=moment.text(5 + number)) for number in range(4)]
     moment.at(20)
-    done(api.batch(campaign, *[(account, 7) for account in accounts]), 201)
+    ok(api.batch(campaign, *[(account, 7) for account in accounts]), 201)
     assert sum(expired) == 24 and max(expired) == 5
     assert [balance(api, account) for account in accounts] == [(7, 0, 0)] * 4
 
@@ -210,7 +210,7 @@ def test_a_rejected_batch_expires_only_for_its_campaign(moment: Moment, api: Api
     account = api.account(5, expiresAt=moment.text(5))
     moment.at(20)
     with api.unchanged():
-        refused(api.batch(campaign, (account, 11)), 422, "budget_exceeded")
+        problem_of(api.batch(campaign, (account, 11)), 422, "budget_exceeded")
     assert expired == []
 
 
@@ -220,13 +220,13 @@ def test_a_revocation_expires_what_is_due_in_slices(
 ) -> None:
     monkeypatch.setattr(revocation, "SLICE_GRANTS_MAX", 2)
     campaign, accounts = api.campaign(), [api.account() for _ in range(3)]
-    done(api.batch(campaign, *[(account, 50) for account in accounts]), 201)
+    ok(api.batch(campaign, *[(account, 50) for account in accounts]), 201)
     for account in accounts:
         for _ in range(6):
             api.reserve(account, 1, ttlSeconds=5)
     moment.at(20)
     query = {} if really else {"dryRun": "true"}
-    answer = done(api.post(f"/campaigns/{campaign}/revoke", {"reason": "a mistake"}, **query))
+    answer = ok(api.post(f"/campaigns/{campaign}/revoke", {"reason": "a mistake"}, **query))
     assert (answer["totalRevoked"], answer["revokedMicro"], answer["reservedMicro"]) == (3, "150", "0")
     assert sum(expired) == 18 and max(expired) == 2
 
@@ -237,17 +237,17 @@ def test_a_batch_may_spend_all_that_overdue_holds_give_back(
     monkeypatch.setattr(lifecycle, "OVERDUE_LOOKED_AT_MAX", 2)
     campaign = api.campaign(30)
     accounts = [api.account() for _ in range(3)]
-    done(api.batch(campaign, *[(account, 10) for account in accounts]), 201)
+    ok(api.batch(campaign, *[(account, 10) for account in accounts]), 201)
     for account in accounts:
         for _ in range(10):
             api.reserve(account, 1, ttlSeconds=5)
-    done(api.post(f"/campaigns/{campaign}/revoke", {"reason": "a mistake"}))
+    ok(api.post(f"/campaigns/{campaign}/revoke", {"reason": "a mistake"}))
     # Somebody else's, in front of them.
     bystander = api.account(9)
     for _ in range(5):
         api.reserve(bystander, 1, ttlSeconds=3)
     moment.at(20)
-    assert done(api.batch(campaign, (api.account(), 30)), 201)["remainingMicro"] == "0"
+    assert ok(api.batch(campaign, (api.account(), 30)), 201)["remainingMicro"] == "0"
     assert max(expired) == 2
 
 
@@ -256,7 +256,7 @@ def test_a_campaign_that_revoked_nothing_reserved_waits_for_nobody(
 ) -> None:
     monkeypatch.setattr(lifecycle, "OVERDUE_LOOKED_AT_MAX", 2)
     overdue(api, moment, 4)
-    done(api.batch(api.campaign(), (api.account(), 3)), 201)
+    ok(api.batch(api.campaign(), (api.account(), 3)), 201)
     assert expired == []
 
 
@@ -274,7 +274,7 @@ def test_an_account_has_at_most_64_pools(api: Api) -> None:
     account = with_pools(api, POOLS_MAX)
     body = {"amountMicro": "1", "poolId": "one-too-many"}
     with api.unchanged():
-        assert refused(api.post(f"/accounts/{account}/mint", body), 422, "too_many_pools")["limit"] == POOLS_MAX
+        assert problem_of(api.post(f"/accounts/{account}/mint", body), 422, "too_many_pools")["limit"] == POOLS_MAX
     api.mint(account, 1, poolId="pool-63")
     assert balance(api, account) == (65, 0, 0)
 
@@ -284,18 +284,18 @@ def test_a_batch_that_would_begin_a_65th_pool_pays_nobody(api: Api) -> None:
     campaign = api.campaign(poolId="one-too-many")
     with api.unchanged():
         entity = {"entity": {"entityType": "person", "entityId": "new"}, "amountMicro": "5"}
-        problem = refused(api.batch(campaign, (other, 5), (full, 5), entity), 422, "too_many_pools")
+        problem = problem_of(api.batch(campaign, (other, 5), (full, 5), entity), 422, "too_many_pools")
     assert (problem["limit"], problem["grants"]) == (
         POOLS_MAX, [{"path": "grants[1].amountMicro", "amountMicro": "5"}],
     )  # fmt: skip
-    done(api.batch(campaign, (other, 5)), 201)
-    done(api.batch(api.campaign(poolId="pool-9"), (full, 5)), 201)
+    ok(api.batch(campaign, (other, 5)), 201)
+    ok(api.batch(api.campaign(poolId="pool-9"), (full, 5)), 201)
 
 
 def test_shadows_and_debts_begin_no_pool(api: Api) -> None:
     account = with_pools(api, POOLS_MAX)
-    done(api.finalize(api.reserve(account, 5, billingMode="shadow", poolId="new"), 6))
-    done(api.finalize(api.reserve(account, 1, billingMode="soft", poolId="new"), 3))
+    ok(api.finalize(api.reserve(account, 5, billingMode="shadow", poolId="new"), 6))
+    ok(api.finalize(api.reserve(account, 1, billingMode="soft", poolId="new"), 3))
     assert balance(api, account) == (63, 0, 2)
     assert [entry["poolId"] for entry in history(api, account, poolId="general")][-5:] == ["general"] * 5
     assert [entry.type for entry in entries(api, account, 64)] == [
@@ -309,7 +309,7 @@ def test_the_first_entry_of_an_account_at_the_limit_without_general_is_rejected(
     for number in range(POOLS_MAX):
         api.mint(account, 1, poolId=f"pool-{number}")
     with api.unchanged():
-        problem = refused(api.ask_to_reserve(account, 5, billingMode="shadow", poolId="new"), 422, "too_many_pools")
+        problem = problem_of(api.ask_to_reserve(account, 5, billingMode="shadow", poolId="new"), 422, "too_many_pools")
     assert problem["limit"] == POOLS_MAX
 
 
@@ -327,13 +327,13 @@ def test_a_spend_loads_its_own_pool_and_general_only(api: Api) -> None:
     account = with_pools(api, 20)
     with traced(api) as ran:
         held = api.reserve(account, 2, poolId="pool-3")
-        done(api.finalize(held, 2))
+        ok(api.finalize(held, 2))
     assert sum("FROM credit_balances" in sql and "SELECT pool_id" in sql for sql in ran) == 1
     [spender] = api.book.writer._remembered["ledger"]._spenders.values()
     assert {pool for _, pool in spender.balances} == {"pool-3", "general"}
     # Another pool is loaded beside them, and what is not there is known as empty.
-    done(api.ask_to_reserve(account, 1, poolId="pool-4"), 201)
-    refused(api.ask_to_reserve(account, 1, poolId="none"), 402, "insufficient_balance")
+    ok(api.ask_to_reserve(account, 1, poolId="pool-4"), 201)
+    problem_of(api.ask_to_reserve(account, 1, poolId="none"), 402, "insufficient_balance")
     assert {pool for _, pool in spender.balances} == {"pool-3", "pool-4", "none", "general"}
     assert misremembered(api.book) == []
 
@@ -358,31 +358,31 @@ def test_an_account_has_at_most_10000_pending_reservations(moment: Moment, api: 
     held = api.reserve(account, 1, ttlSeconds=300)
     for mode in ("live", "soft", "shadow"):
         with api.unchanged():
-            problem = refused(api.ask_to_reserve(account, 1, billingMode=mode), 422, "too_many_reservations")
+            problem = problem_of(api.ask_to_reserve(account, 1, billingMode=mode), 422, "too_many_reservations")
         assert problem["limit"] == PENDING_MAX
     api.reserve(other, 1)
-    done(api.finalize(held, 1))
+    ok(api.finalize(held, 1))
     api.reserve(account, 1)
     # What was counted is forgotten with the account, and counted again.
     api.mint(account, 1)
-    refused(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
+    problem_of(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
 
 
 def test_reservations_that_end_make_room_for_others(moment: Moment, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reservations, "PENDING_MAX", 3)
     account = api.account(10)
     ends: list[str] = [api.reserve(account, 1, ttlSeconds=ttl) for ttl in (5, 50, 50)]
-    refused(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
+    problem_of(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
     moment.at(5)
     ends.append(api.reserve(account, 1))
-    refused(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
-    done(api.release(ends[1]))
+    problem_of(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
+    ok(api.release(ends[1]))
     ends.append(api.reserve(account, 1, billingMode="shadow"))
-    refused(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
-    done(api.finalize(ends[2], 1))
-    done(api.finalize(ends[2], 1))
+    problem_of(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
+    ok(api.finalize(ends[2], 1))
+    ok(api.finalize(ends[2], 1))
     api.reserve(account, 1)
-    refused(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
+    problem_of(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
     assert misremembered(api.book) == []
 
 
@@ -401,24 +401,24 @@ def scattered(api: Api) -> str:
 
 def test_a_reservation_draws_on_at_most_1000_lots(api: Api, scattered: str) -> None:
     with api.unchanged():
-        problem = refused(api.ask_to_reserve(scattered, LOTS_PER_SPEND_MAX + 1), 422, "too_many_lots")
+        problem = problem_of(api.ask_to_reserve(scattered, LOTS_PER_SPEND_MAX + 1), 422, "too_many_lots")
     assert (problem["limit"], problem["availableMicro"], problem["requestedMicro"]) == (1_000, "1000", "1001")
-    refused(api.ask_to_reserve(scattered, LOTS_PER_SPEND_MAX + 6), 402, "insufficient_balance")
-    held = done(api.ask_to_reserve(scattered, LOTS_PER_SPEND_MAX), 201)
+    problem_of(api.ask_to_reserve(scattered, LOTS_PER_SPEND_MAX + 6), 402, "insufficient_balance")
+    held = ok(api.ask_to_reserve(scattered, LOTS_PER_SPEND_MAX), 201)
     assert len(allocations(held)) == LOTS_PER_SPEND_MAX
-    done(api.finalize(held["reservationId"], LOTS_PER_SPEND_MAX))
+    ok(api.finalize(held["reservationId"], LOTS_PER_SPEND_MAX))
     assert balance(api, scattered) == (5, 0, 0)
 
 
 def test_a_soft_reservation_holds_what_1000_lots_have(api: Api, scattered: str) -> None:
-    held = done(api.ask_to_reserve(scattered, 2_000, billingMode="soft"), 201)
+    held = ok(api.ask_to_reserve(scattered, 2_000, billingMode="soft"), 201)
     assert (held["totalReservedMicro"], len(allocations(held))) == ("1000", LOTS_PER_SPEND_MAX)
     # Its overrun has no more lots to draw on, so all of it is a debt.
-    assert done(api.finalize(held["reservationId"], 1_003))["overrunMicro"] == "3"
+    assert ok(api.finalize(held["reservationId"], 1_003))["overrunMicro"] == "3"
     assert balance(api, scattered) == (5, 0, 3)
 
 
 def test_a_soft_overrun_beyond_1000_lots_becomes_a_debt(api: Api, scattered: str) -> None:
     held = api.reserve(scattered, 10, billingMode="soft")
-    done(api.finalize(held, 1_004))
+    ok(api.finalize(held, 1_004))
     assert balance(api, scattered) == (5, 0, 4)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api_client import Api, done, refused
+from tests.api_client import Api, ok, problem_of
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import Entry, allocations, balance, entries, history, lots
 
@@ -18,7 +18,7 @@ MAX = 2**63 - 1
 def test_soft_mode_never_refuses_and_holds_what_is_there(api: Api, there: int, held: int) -> None:
     account = api.account(*[there] * (there > 0))
     api.mint(account, 50, poolId="gpu")
-    answer = done(api.ask_to_reserve(account, 8, billingMode="soft"), 201)
+    answer = ok(api.ask_to_reserve(account, 8, billingMode="soft"), 201)
     assert (answer["listMicro"], answer["totalReservedMicro"], answer["billingMode"]) == ("8", str(held), "soft")
     assert sum(amount for _, amount in allocations(answer)) == held
     assert balance(api, account, poolId="general")[:2] == (there - held, held)
@@ -32,7 +32,7 @@ def test_soft_mode_charges_what_is_above_the_reservation_to_lots_in_drawdown_ord
     first, second, gpu, _ = lots(api, account)
     held = api.reserve(account, 3, poolId="gpu", billingMode="soft")
     last = api.mint(account, 1, poolId="gpu")["lotId"]
-    ended = done(api.finalize(held, 20))
+    ended = ok(api.finalize(held, 20))
     assert {name: ended[name] for name in ("finalizedMicro", "releasedMicro", "overrunMicro", "absorbedMicro")} == {
         "finalizedMicro": "3", "releasedMicro": "0", "overrunMicro": "17", "absorbedMicro": "0",
     }  # fmt: skip
@@ -46,14 +46,14 @@ def test_soft_mode_charges_what_is_above_the_reservation_to_lots_in_drawdown_ord
     ]
     assert history(api, account)[-1]["poolId"] == "gpu"
     assert balance(api, account) == (90, 0, 8)
-    assert done(api.finalize(held, 20)) == ended
+    assert ok(api.finalize(held, 20)) == ended
     assert balance(api, account) == (90, 0, 8)
 
 
 def test_soft_mode_gives_back_what_the_work_did_not_cost(api: Api) -> None:
     account = api.account(10)
     held = api.reserve(account, 8, billingMode="soft")
-    ended = done(api.finalize(held, 5))
+    ended = ok(api.finalize(held, 5))
     assert (ended["finalizedMicro"], ended["releasedMicro"], ended["overrunMicro"]) == ("5", "3", "0")
     assert balance(api, account) == (5, 0, 0)
 
@@ -63,7 +63,7 @@ def test_an_overrun_is_not_charged_to_lots_that_have_expired(moment: Moment, api
     api.mint(account, 50, expiresAt=moment.text(5), priority=99)
     held = api.reserve(account, 3, billingMode="soft")
     moment.at(5)
-    done(api.finalize(held, 10))
+    ok(api.finalize(held, 10))
     assert balance(api, account) == (0, 0, 7)
 
 
@@ -72,7 +72,7 @@ def owing(api: Api, *debts: int, pool: str = "general") -> tuple[str, list[str]]
     account = api.account()
     held = [api.reserve(account, owed, billingMode="soft", poolId=pool) for owed in debts]
     for reservation, owed in zip(held, debts, strict=True):
-        done(api.finalize(reservation, owed))
+        ok(api.finalize(reservation, owed))
     return account, held
 
 
@@ -105,7 +105,7 @@ def test_a_grant_of_a_campaign_pays_debts(api: Api) -> None:
     other, _ = owing(api, 30)
     free = api.account()
     campaign = api.campaign(poolId="promo")
-    grants = done(api.batch(campaign, (account, 8), (other, 8), (free, 8)))["grants"]
+    grants = ok(api.batch(campaign, (account, 8), (other, 8), (free, 8)))["grants"]
     assert [grant["amountMicro"] for grant in grants] == ["8", "8", "8"]
     assert [balance(api, each) for each in (account, other, free)] == [(3, 0, 0), (0, 0, 22), (8, 0, 0)]
     assert entries(api, account, 1)[-1] == Entry("debt_paid", -5, -5, 0, grants[0]["lotId"])
@@ -114,8 +114,8 @@ def test_a_grant_of_a_campaign_pays_debts(api: Api) -> None:
 def test_credits_that_come_back_pay_no_debt(api: Api) -> None:
     account = api.account(10)
     kept = api.reserve(account, 10)
-    done(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
-    done(api.release(kept))
+    ok(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
+    ok(api.release(kept))
     assert balance(api, account) == (10, 0, 5)
     api.mint(account, 1)
     assert balance(api, account) == (10, 0, 4)
@@ -124,7 +124,7 @@ def test_credits_that_come_back_pay_no_debt(api: Api) -> None:
 def test_a_mint_that_is_a_duplicate_pays_nothing(api: Api) -> None:
     account = api.account()
     api.mint(account, 2, sourceId="order-1")
-    done(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
+    ok(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
     again = api.mint(account, 2, sourceId="order-1")
     assert (again["duplicate"], balance(api, account)) == (True, (0, 0, 3))
 
@@ -134,7 +134,7 @@ def test_a_past_balance_knows_the_debts_of_that_moment(moment: Moment, api: Api)
     account = api.account()
     held = api.reserve(account, 5, billingMode="soft")
     moment.at(10)
-    done(api.finalize(held, 9))
+    ok(api.finalize(held, 9))
     moment.at(20)
     api.mint(account, 4)
     moment.at(30)
@@ -150,10 +150,10 @@ def test_a_past_balance_knows_the_debts_of_that_moment(moment: Moment, api: Api)
 def test_shadow_mode_moves_nothing_and_writes_what_would_have_been(api: Api) -> None:
     account = api.account(10)
     before = lots(api, account)
-    answer = done(api.ask_to_reserve(account, 8, billingMode="shadow", poolId="gpu", metadata={"model": "x"}), 201)
+    answer = ok(api.ask_to_reserve(account, 8, billingMode="shadow", poolId="gpu", metadata={"model": "x"}), 201)
     assert (answer["totalReservedMicro"], answer["lotAllocations"], answer["billingMode"]) == ("8", [], "shadow")
     held = answer["reservationId"]
-    ended = done(api.finalize(held, 11))
+    ended = ok(api.finalize(held, 11))
     assert {name: ended[name] for name in ("finalizedMicro", "overrunMicro", "absorbedMicro", "billingMode")} == {
         "finalizedMicro": "8", "overrunMicro": "3", "absorbedMicro": "0", "billingMode": "shadow",
     }  # fmt: skip
@@ -174,14 +174,14 @@ def test_shadow_mode_moves_nothing_and_writes_what_would_have_been(api: Api) -> 
 def test_shadow_mode_refuses_nobody_for_lack_of_credits(api: Api, there: int) -> None:
     account = api.account(*[there] * (there > 0))
     held = api.reserve(account, 8, billingMode="shadow")
-    done(api.finalize(held, 4))
+    ok(api.finalize(held, 4))
     assert balance(api, account) == (there, 0, 0)
 
 
 def test_a_shadow_that_is_released_or_overdue_moves_nothing(moment: Moment, api: Api) -> None:
     account = api.account(10)
     released, overdue = (api.reserve(account, 8, billingMode="shadow", ttlSeconds=5) for _ in range(2))
-    done(api.release(released))
+    ok(api.release(released))
     moment.at(5)
     api.advance(0)
     assert [api.get(f"/reservations/{held}")["status"] for held in (released, overdue)] == ["released", "expired"]
@@ -196,10 +196,10 @@ def test_a_shadow_that_is_released_or_overdue_moves_nothing(moment: Moment, api:
 def test_the_mode_is_the_settings_unless_the_request_names_one(start: Callable[..., Api], mode: str) -> None:
     api = start(MINIBILL_BILLING_MODE=mode)
     account = api.account(10)
-    assert done(api.ask_to_reserve(account, 1))["billingMode"] == mode
-    assert done(api.ask_to_reserve(account, 1, billingMode=None))["billingMode"] == mode
+    assert ok(api.ask_to_reserve(account, 1))["billingMode"] == mode
+    assert ok(api.ask_to_reserve(account, 1, billingMode=None))["billingMode"] == mode
     for named in ("live", "soft", "shadow"):
-        assert done(api.ask_to_reserve(account, 1, billingMode=named))["billingMode"] == named
+        assert ok(api.ask_to_reserve(account, 1, billingMode=named))["billingMode"] == named
 
 
 def test_a_reservation_keeps_its_mode_when_the_setting_changes(start: Callable[..., Api]) -> None:
@@ -207,7 +207,7 @@ def test_a_reservation_keeps_its_mode_when_the_setting_changes(start: Callable[.
     account = held.account(5)
     reservation = held.reserve(account, 5)
     api = start(MINIBILL_BILLING_MODE="live")
-    assert done(api.finalize(reservation, 7))["overrunMicro"] == "2"
+    assert ok(api.finalize(reservation, 7))["overrunMicro"] == "2"
     assert balance(api, account) == (0, 0, 2)
 
 
@@ -222,13 +222,13 @@ def test_every_type_of_entry_moves_what_the_table_says(moment: Moment, api: Api)
     soft = api.reserve(account, 4, billingMode="soft")
     live = api.reserve(account, 5)
     moment.at(10)
-    done(api.release(live))
-    done(api.finalize(soft, 30))
+    ok(api.release(live))
+    ok(api.finalize(soft, 30))
     paid = api.mint(account, 50)["lotId"]
     short = api.reserve(account, 3, ttlSeconds=5)
     shadow = api.reserve(account, 3, billingMode="shadow")
     moment.at(20)
-    done(api.finalize(shadow, 1))
+    ok(api.finalize(shadow, 1))
     assert entries(api, account) == [
         Entry("deposit", 10, 10, 0, deposit),
         Entry("grant", 6, 6, 0, grant),
@@ -265,11 +265,11 @@ def test_the_ceiling_is_of_what_a_finalize_moves(start: Callable[..., Api]) -> N
     account = api.account(100, 100)
     soft = api.reserve(account, 60, billingMode="soft")
     with api.unchanged():
-        refused(api.finalize(soft, 101), 422, "amount_too_large")
-        refused(api.finalize(soft, MAX), 422, "amount_too_large")
-    done(api.finalize(soft, 100))
-    done(api.finalize(api.reserve(account, 60), 10**9))
-    done(api.finalize(api.reserve(account, 60, billingMode="shadow"), 10**9))
+        problem_of(api.finalize(soft, 101), 422, "amount_too_large")
+        problem_of(api.finalize(soft, MAX), 422, "amount_too_large")
+    ok(api.finalize(soft, 100))
+    ok(api.finalize(api.reserve(account, 60), 10**9))
+    ok(api.finalize(api.reserve(account, 60, billingMode="shadow"), 10**9))
     assert balance(api, account) == (40, 0, 0)
 
 
@@ -278,13 +278,13 @@ def test_one_account_may_hold_and_reserve_all_that_there_can_be(start: Callable[
     account = api.account(MAX)
     held = api.reserve(account, MAX)
     with api.unchanged():
-        refused(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}), 422, "amount_too_large")
-        refused(api.post(f"/accounts/{account}/mint", {"amountMicro": "1", "poolId": "gpu"}), 422, "amount_too_large")
+        problem_of(api.post(f"/accounts/{account}/mint", {"amountMicro": "1"}), 422, "amount_too_large")
+        problem_of(api.post(f"/accounts/{account}/mint", {"amountMicro": "1", "poolId": "gpu"}), 422, "amount_too_large")
     assert balance(api, account) == (0, MAX, 0)
-    assert done(api.finalize(held, MAX))["finalizedMicro"] == str(MAX)
+    assert ok(api.finalize(held, MAX))["finalizedMicro"] == str(MAX)
     api.mint(account, MAX)
     assert balance(api, account) == (MAX, 0, 0)
-    done(api.release(api.reserve(account, MAX)))
+    ok(api.release(api.reserve(account, MAX)))
     assert balance(api, account) == (MAX, 0, 0)
 
 
@@ -292,7 +292,7 @@ def test_an_overrun_may_be_all_that_there_can_be(start: Callable[..., Api]) -> N
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account(MAX - 1)
     held = api.reserve(account, 1, billingMode="soft")
-    assert done(api.finalize(held, MAX))["overrunMicro"] == str(MAX - 1)
+    assert ok(api.finalize(held, MAX))["overrunMicro"] == str(MAX - 1)
     assert balance(api, account) == (0, 0, 1)
     api.mint(account, MAX)
     assert balance(api, account) == (MAX - 1, 0, 0)
@@ -302,12 +302,12 @@ def test_debts_that_together_would_overflow_are_refused_and_nothing_changes(star
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account()
     first, second = (api.reserve(account, 5, billingMode="soft") for _ in range(2))
-    done(api.finalize(first, MAX - 3))
+    ok(api.finalize(first, MAX - 3))
     with api.unchanged():
-        refused(api.finalize(second, 4), 422, "amount_too_large")
-        refused(api.finalize(second, MAX), 422, "amount_too_large")
+        problem_of(api.finalize(second, 4), 422, "amount_too_large")
+        problem_of(api.finalize(second, MAX), 422, "amount_too_large")
     assert balance(api, account) == (0, 0, MAX - 3)
-    done(api.finalize(second, 3))
+    ok(api.finalize(second, 3))
     assert balance(api, account) == (0, 0, MAX)
     assert balance(api, account, at=api.after(0)) == (0, 0, MAX)
 
@@ -316,7 +316,7 @@ def test_debts_may_come_to_more_than_2_63_in_all_when_they_were_paid_in_between(
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account()
     for _ in range(3):
-        done(api.finalize(api.reserve(account, 5, billingMode="soft"), MAX))
+        ok(api.finalize(api.reserve(account, 5, billingMode="soft"), MAX))
         assert balance(api, account) == (0, 0, MAX)
         api.mint(account, MAX)
         assert balance(api, account) == (0, 0, 0)
@@ -328,7 +328,7 @@ def test_shadows_know_no_overflow(start: Callable[..., Api]) -> None:
     account = api.account(MAX)
     for _ in range(3):
         held = api.reserve(account, MAX, billingMode="shadow")
-        assert done(api.finalize(held, MAX))["finalizedMicro"] == str(MAX)
+        assert ok(api.finalize(held, MAX))["finalizedMicro"] == str(MAX)
     held = api.reserve(account, 0, billingMode="shadow")
-    assert done(api.finalize(held, MAX))["overrunMicro"] == str(MAX)
+    assert ok(api.finalize(held, MAX))["overrunMicro"] == str(MAX)
     assert balance(api, account) == (MAX, 0, 0)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api_client import Api, Json, done
+from tests.api_client import Api, Json, ok
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import balance, entries
 
@@ -52,7 +52,7 @@ def test_of_500_that_reserve_at_once_just_those_get_credits_that_there_are_credi
 def test_of_many_that_reserve_softly_at_once_nobody_holds_what_another_holds(api: Api) -> None:
     account = api.account(50, 50)
     answers = at_once(api, *[("/reservations", {"accountId": account, "amountMicro": "7", "billingMode": "soft"})] * 60)
-    held = Counter(done(answer)["totalReservedMicro"] for answer in answers)
+    held = Counter(ok(answer)["totalReservedMicro"] for answer in answers)
     assert held == {"7": 14, "2": 1, "0": 45}
     assert balance(api, account) == (0, 100, 0)
 

@@ -27,14 +27,14 @@ from minibill.auth.tokens import Caller
 from minibill.book import Book, Written
 from minibill.campaigns import lifecycle, revocation
 from minibill.campaigns.grants import Item, pay_batch
-from minibill.campaigns.stats import stats_answer
+from minibill.campaigns.stats import stats_response
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, Clock, format_time, parse_time
 from minibill.core.problems import Problem
-from minibill.core.write_result import NOWHERE, Outcome
+from minibill.core.write_result import NOWHERE, WriteResult
 from minibill.db.connection import open_writer
-from minibill.db.ledger_sequence import Seen
-from minibill.db.readers import Readers, Reading
+from minibill.db.ledger_sequence import SequenceTracker
+from minibill.db.readers import Readers, RequestReader
 from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
 from minibill.discounts.memberships import delete_membership, put_membership
@@ -45,7 +45,7 @@ from minibill.ledger import expiry, reads
 from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize, release
 from minibill.ledger.mint import mint
-from minibill.ledger.reservations import reservation_answer, reserve
+from minibill.ledger.reservations import reservation_response, reserve
 from tests.api_client import Json, Loop
 from tests.reservations.cache_checks import misremembered
 
@@ -757,16 +757,16 @@ class ModelClock(Clock):
         return self.time_us
 
 
-class AtOnce(Reading):
+class AtOnce(RequestReader):
     """Reads on the event loop: a read on a thread and back would take ten times as long."""
 
     def __init__(self, readers: Readers) -> None:
-        self.seen = Seen()
+        self.seen = SequenceTracker()
         super().__init__(readers, self.seen)
         self._own = readers
 
     async def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        return self._own.look_up(operation)
+        return self._own.point_read(operation)
 
 
 class Disk:
@@ -853,23 +853,23 @@ class Run:
         model = self.model.copy()
         expected, codes = model.expect(write)
         changes_nothing = write.dry or expected is None
-        before = self.book.readers.look_up(all_but_expiry) if changes_nothing else []
-        seen = Seen()
+        before = self.book.readers.point_read(all_but_expiry) if changes_nothing else []
+        seen = SequenceTracker()
         try:
             written = await self.send(write, seen)
         except Problem as problem:
             found = problem.code
             assert found in codes, (found, expected)
-            assert self.book.readers.look_up(all_but_expiry) == before
+            assert self.book.readers.point_read(all_but_expiry) == before
         else:
             answer = json.loads(written.body)
             if write.dry:
                 assert answer.pop("dryRun") is True
-                assert self.book.readers.look_up(all_but_expiry) == before
+                assert self.book.readers.point_read(all_but_expiry) == before
             else:
                 self.model = model
             assert (written.status, answer["grants"][0] if "grants" in answer else answer) == expected, codes
-        assert seen.sequence == self.book.readers.look_up(count_entries)
+        assert seen.sequence == self.book.readers.point_read(count_entries)
 
     async def lose(self, write: Write, *, committed: bool) -> None:
         """What is on disk when the process is killed is opened as another file; nobody heard an answer."""
@@ -878,13 +878,13 @@ class Run:
         if committed:
             model = self.model.copy()
             with suppress(Problem):
-                await self.send(write, Seen())
+                await self.send(write, SequenceTracker())
                 model.expect(write)
                 self.model = model
             copy_files(self.path, after)
         else:
             with suppress(Problem):
-                await self.send(write, Seen(), before_commit=lambda: copy_files(self.path, after))
+                await self.send(write, SequenceTracker(), before_commit=lambda: copy_files(self.path, after))
             if not after.exists():
                 # Refused, or answered before.
                 copy_files(self.path, after)
@@ -894,10 +894,12 @@ class Run:
         self.path = after
         self.book = await open_book(self.path, self.clock)
 
-    async def send(self, write: Write, seen: Seen, *, before_commit: Callable[[], None] = lambda: None) -> Written:
+    async def send(
+        self, write: Write, seen: SequenceTracker, *, before_commit: Callable[[], None] = lambda: None
+    ) -> Written:
         do, values = self.operation(write.action, dry=write.dry)
 
-        def operation(conn: sqlite3.Connection, **arguments: object) -> Outcome:
+        def operation(conn: sqlite3.Connection, **arguments: object) -> WriteResult:
             outcome = do(conn, **arguments)
             if outcome.more is None:
                 before_commit()
@@ -909,7 +911,7 @@ class Run:
             operation, caller=caller, origin=NOWHERE, key=key, dry_run=write.dry, seen=seen, **values
         )
 
-    def operation(self, action: Action, *, dry: bool) -> tuple[Callable[..., Outcome], Json]:
+    def operation(self, action: Action, *, dry: bool) -> tuple[Callable[..., WriteResult], Json]:
         match action:
             case Mint(name, pool, amount, priority, lives_s, source):
                 return mint, {
@@ -969,20 +971,20 @@ class Run:
             await self.compare_lots(name)
             await self.compare_entries(name, settled=settled)
         if wholly:
-            self.book.readers.look_up(whole)
+            self.book.readers.point_read(whole)
             self.compare_statistics()
-        reading = AtOnce(self.book.readers)
+        reader = AtOnce(self.book.readers)
         for each in self.model.reservations:
-            row, lots = await reads.reservation(reading, ids.encode(ids.RESERVATION, each.number))
-            answer = json.loads(encode(reservation_answer(row, lots, now_us=self.clock.time_us)))
+            row, lots = await reads.reservation(reader, ids.encode(ids.RESERVATION, each.number))
+            answer = json.loads(encode(reservation_response(row, lots, now_us=self.clock.time_us)))
             assert answer == self.model.shown(each)
 
     def compare_statistics(self) -> None:
         for number in range(len(CAMPAIGNS)):
             values = {"campaign_id": number + 1, "now_us": self.clock.time_us}
-            rows = self.book.readers.at_once(lifecycle.SQL.campaign_stats, **values)
-            assert json.loads(encode(stats_answer(number + 1, rows))) == self.model.stats(number)
-        campaigns = self.book.readers.look_up(self.campaigns)
+            rows = self.book.readers.query_now(lifecycle.SQL.campaign_stats, **values)
+            assert json.loads(encode(stats_response(number + 1, rows))) == self.model.stats(number)
+        campaigns = self.book.readers.point_read(self.campaigns)
         assert [str(each.spent_micro) for each in campaigns] == [
             self.model.stats(number)["spentMicro"] for number in reversed(range(len(CAMPAIGNS)))
         ]
@@ -993,23 +995,23 @@ class Run:
 
     async def compare_balances(self, name: int, past_us: int) -> None:
         now_us = self.clock.time_us
-        reading = AtOnce(self.book.readers)
+        reader = AtOnce(self.book.readers)
         for at_us, expected in [
             (None, self.model.balances()[name]),
             (now_us, self.model.balances()[name]),
             (START_US + past_us, self.model.balances_at(past_us)[name]),
         ]:
-            found = await reads.balance(reading, account_id=account_id(name), pool_id=None, at_us=at_us, now_us=now_us)
+            found = await reads.balance(reader, account_id=account_id(name), pool_id=None, at_us=at_us, now_us=now_us)
             amounts = {pool.pool_id: (int(pool.available_micro), int(pool.reserved_micro)) for pool in found.pools}
             assert (dict.fromkeys(POOLS, (0, 0)) | amounts, int(found.debt_micro)) == expected, at_us
-        assert reading.seen.sequence == self.book.readers.look_up(count_entries)
+        assert reader.seen.sequence == self.book.readers.point_read(count_entries)
 
     async def compare_lots(self, name: int) -> None:
-        rows = self.book.readers.at_once(
+        rows = self.book.readers.query_now(
             reads.SQL.lots_page, account_id=name + 1, state=None, after_id=0, now_us=self.clock.time_us, count=1_000
         )
         found = [
-            (lot.id, *(getattr(lot, f"{part}_micro") for part in PARTS), lot.state) for lot in map(reads.lot_answer, rows)
+            (lot.id, *(getattr(lot, f"{part}_micro") for part in PARTS), lot.state) for lot in map(reads.lot_response, rows)
         ]
         assert found == [
             (ids.encode(ids.LOT, lot.number), *(str(getattr(lot, part)) for part in PARTS), state_of(lot, self.model.now))
@@ -1018,7 +1020,7 @@ class Run:
         ]
 
     async def compare_entries(self, name: int, *, settled: bool) -> None:
-        found = self.book.readers.look_up(lambda conn: entries(conn, name + 1))
+        found = self.book.readers.point_read(lambda conn: entries(conn, name + 1))
         expected = self.model.entries[name]
         assert found == expected[: len(found)]
         # What is not written down yet has fallen due, and no more than that.
@@ -1093,7 +1095,7 @@ async def begin(path: Path) -> None:
         }  # fmt: skip
         await book.write(lifecycle.create_campaign, caller=ADMIN, origin=NOWHERE, **terms)
         begun: Json = {"campaign_id": campaign_id(number), "verb": "activate"}
-        await book.write(lifecycle.move_campaign, caller=ADMIN, origin=NOWHERE, **begun)
+        await book.write(lifecycle.transition_campaign, caller=ADMIN, origin=NOWHERE, **begun)
     await book.close()
 
 

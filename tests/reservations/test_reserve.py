@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import Entry, allocations, balance, entries, history, lots, seen
 
@@ -47,30 +47,30 @@ def test_credits_are_drawn_in_the_order_of_the_contract(moment: Moment, api: Api
     given, pool, order = ORDERS[name]
     account = api.account()
     ids = minted(api, account, given)
-    held = done(api.ask_to_reserve(account, len(order), poolId=pool), 201)
+    held = ok(api.ask_to_reserve(account, len(order), poolId=pool), 201)
     assert allocations(held) == [(ids[place], 1) for place in order]
     # And each part of it, one after the other, is the same order.
-    done(api.release(held["reservationId"]))
-    singly = [allocations(done(api.ask_to_reserve(account, 1, poolId=pool)))[0][0] for _ in order]
+    ok(api.release(held["reservationId"]))
+    singly = [allocations(ok(api.ask_to_reserve(account, 1, poolId=pool)))[0][0] for _ in order]
     assert singly == [ids[place] for place in order]
     # Beyond it there is nothing.
     with api.unchanged():
-        refused(api.ask_to_reserve(account, 1, poolId=pool), 402, "insufficient_balance")
+        problem_of(api.ask_to_reserve(account, 1, poolId=pool), 402, "insufficient_balance")
 
 
 def test_a_reservation_takes_a_part_of_the_last_lot_only(api: Api) -> None:
     account = api.account(5, 7, 9)
     first, second, third = lots(api, account)
-    held = done(api.ask_to_reserve(account, 8))
+    held = ok(api.ask_to_reserve(account, 8))
     assert allocations(held) == [(first, 5), (second, 3)]
     assert lots(api, account) == {first: {"reserved": 5}, second: {"available": 4, "reserved": 3}, third: {"available": 9}}
-    assert allocations(done(api.ask_to_reserve(account, 5))) == [(second, 4), (third, 1)]
+    assert allocations(ok(api.ask_to_reserve(account, 5))) == [(second, 4), (third, 1)]
 
 
 def test_what_a_reservation_answers(moment: Moment, api: Api) -> None:
     account = api.account(10)
     [lot] = lots(api, account)
-    held = done(api.ask_to_reserve(account, 4), 201)
+    held = ok(api.ask_to_reserve(account, 4), 201)
     assert held.pop("reservationId").startswith("res_")
     assert held == {
         "accountId": account, "poolId": "general", "listMicro": "4", "discountBps": 0, "discountMicro": "0",
@@ -82,18 +82,18 @@ def test_what_a_reservation_answers(moment: Moment, api: Api) -> None:
 
 def test_a_reservation_is_read_under_both_prefixes_with_all_that_it_answered(moment: Moment, api: Api) -> None:
     account = api.account(10)
-    held = done(api.ask_to_reserve(account, 4))
+    held = ok(api.ask_to_reserve(account, 4))
     path = f"/reservations/{held['reservationId']}"
     not_yet = dict.fromkeys(["finalizedMicro", "releasedMicro", "overrunMicro", "absorbedMicro", "finalizedAt"])
     made = {"createdAt": moment.text(0), "createdBy": "service:loa"}
     assert api.get(path) == held | not_yet | made | {"closedBy": None}
-    assert done(api.internal("GET", path)) == api.get(path)
+    assert ok(api.internal("GET", path)) == api.get(path)
     moment.at(5)
-    ended = done(api.finalize(held["reservationId"], 3))
+    ended = ok(api.finalize(held["reservationId"], 3))
     assert api.get(path) == held | ended | made | {"status": "finalized", "closedBy": "service:loa"}
     for kind in (api.call, api.internal):
         for unknown in ("res_none", account, "0", "res_" + "z" * 90):
-            refused(kind("GET", f"/reservations/{unknown}"), 404, "reservation_not_found")
+            problem_of(kind("GET", f"/reservations/{unknown}"), 404, "reservation_not_found")
 
 
 def test_entries_say_what_was_held_of_which_lot_for_which_reservation(api: Api) -> None:
@@ -108,13 +108,13 @@ def test_entries_say_what_was_held_of_which_lot_for_which_reservation(api: Api) 
 
 def test_the_account_is_named_by_its_id_or_by_its_entity(api: Api) -> None:
     entity = {"entityType": "agent", "entityId": "bot 7"}
-    account = done(api.post("/accounts", entity))["id"]
+    account = ok(api.post("/accounts", entity))["id"]
     api.mint(account, 10)
-    held = done(api.internal("POST", "/reservations", {"entity": entity, "amountMicro": "4"}), 201)
+    held = ok(api.internal("POST", "/reservations", {"entity": entity, "amountMicro": "4"}), 201)
     assert (held["accountId"], balance(api, account)) == (account, (6, 4, 0))
     with api.unchanged():
         for body in ({"entity": entity, "accountId": account}, {}, {"entity": None, "accountId": None}):
-            refused(
+            problem_of(
                 api.internal("POST", "/reservations", {**body, "amountMicro": "4"}), 400, "validation_error", "accountId"
             )
 
@@ -125,8 +125,8 @@ def test_a_reservation_opens_no_account(api: Api) -> None:
         for mode in ("live", "soft", "shadow"):
             for body in ({"entity": entity}, {"accountId": "acct_none"}, {"accountId": "res_none"}):
                 sent = {**body, "amountMicro": "0", "billingMode": mode}
-                refused(api.internal("POST", "/reservations", sent), 404, "account_not_found")
-        refused(api.post("/accounts/acct_none/reservations", {"amountMicro": "0"}), 404, "account_not_found")
+                problem_of(api.internal("POST", "/reservations", sent), 404, "account_not_found")
+        problem_of(api.post("/accounts/acct_none/reservations", {"amountMicro": "0"}), 404, "account_not_found")
 
 
 @pytest.mark.parametrize("mode", ["live", "soft"])
@@ -134,13 +134,13 @@ def test_an_amount_of_zero_is_a_reservation_that_holds_nothing(api: Api, mode: s
     account = api.account(5)
     before = entries(api, account)
     for owner in (account, api.account()):
-        held = done(api.ask_to_reserve(owner, 0, billingMode=mode), 201)
+        held = ok(api.ask_to_reserve(owner, 0, billingMode=mode), 201)
         assert (held["totalReservedMicro"], held["lotAllocations"], held["status"]) == ("0", [], "pending")
-        ended = done(api.finalize(held["reservationId"], 0))
+        ended = ok(api.finalize(held["reservationId"], 0))
         assert (ended["finalizedMicro"], ended["releasedMicro"]) == ("0", "0")
     assert entries(api, account) == before
     other = api.reserve(account, 0)
-    assert done(api.release(other))["releasedMicro"] == "0"
+    assert ok(api.release(other))["releasedMicro"] == "0"
 
 
 # --- refusals ---
@@ -151,15 +151,15 @@ def test_without_enough_credits_nothing_is_held_and_the_refusal_says_what_there_
     api.mint(account, 3, poolId="gpu")
     api.mint(account, 100, poolId="cpu")
     with api.unchanged():
-        problem = refused(api.ask_to_reserve(account, 9, poolId="gpu"), 402, "insufficient_balance")
+        problem = problem_of(api.ask_to_reserve(account, 9, poolId="gpu"), 402, "insufficient_balance")
     facts = {name: problem[name] for name in ("availableMicro", "requestedMicro", "listMicro", "poolId")}
     assert facts == {"availableMicro": "8", "requestedMicro": "9", "listMicro": "9", "poolId": "gpu"}
     with api.unchanged():
-        problem = refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
+        problem = problem_of(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
     assert (problem["availableMicro"], problem["poolId"]) == ("5", "general")
-    done(api.ask_to_reserve(account, 8, poolId="gpu"), 201)
+    ok(api.ask_to_reserve(account, 8, poolId="gpu"), 201)
     with api.unchanged():
-        problem = refused(api.ask_to_reserve(account, 1, poolId="gpu"), 402, "insufficient_balance")
+        problem = problem_of(api.ask_to_reserve(account, 1, poolId="gpu"), 402, "insufficient_balance")
     assert problem["availableMicro"] == "0"
 
 
@@ -167,13 +167,13 @@ def test_expired_credits_are_not_held_before_any_sweep(moment: Moment, api: Api)
     account = api.account(5)
     api.mint(account, 7, expiresAt=moment.text(10))
     moment.at(10, -1)
-    done(api.release(api.reserve(account, 12)))
+    ok(api.release(api.reserve(account, 12)))
     moment.at(10)
-    problem = refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
+    problem = problem_of(api.ask_to_reserve(account, 6), 402, "insufficient_balance")
     assert problem["availableMicro"] == "5"
     with api.unchanged():
-        assert refused(api.ask_to_reserve(account, 6), 402, "insufficient_balance")["availableMicro"] == "5"
-    done(api.ask_to_reserve(account, 5), 201)
+        assert problem_of(api.ask_to_reserve(account, 6), 402, "insufficient_balance")["availableMicro"] == "5"
+    ok(api.ask_to_reserve(account, 5), 201)
 
 
 def test_what_an_overdue_reservation_held_is_there_to_be_held_before_any_sweep(moment: Moment, api: Api) -> None:
@@ -181,9 +181,9 @@ def test_what_an_overdue_reservation_held_is_there_to_be_held_before_any_sweep(m
     api.reserve(account, 5, ttlSeconds=10)
     moment.at(10, -1)
     with api.unchanged():
-        refused(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
+        problem_of(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
     moment.at(10)
-    done(api.ask_to_reserve(account, 5), 201)
+    ok(api.ask_to_reserve(account, 5), 201)
 
 
 def test_no_reservation_is_over_the_ceiling(start: Callable[..., Api]) -> None:
@@ -191,15 +191,15 @@ def test_no_reservation_is_over_the_ceiling(start: Callable[..., Api]) -> None:
     account = api.account(100, 100)
     with api.unchanged():
         for mode in ("live", "soft", "shadow"):
-            refused(api.ask_to_reserve(account, 101, billingMode=mode), 422, "amount_too_large")
-            refused(api.ask_to_reserve(account, MAX, billingMode=mode), 422, "amount_too_large")
-    done(api.ask_to_reserve(account, 100), 201)
-    done(api.ask_to_reserve(account, 100), 201)
+            problem_of(api.ask_to_reserve(account, 101, billingMode=mode), 422, "amount_too_large")
+            problem_of(api.ask_to_reserve(account, MAX, billingMode=mode), 422, "amount_too_large")
+    ok(api.ask_to_reserve(account, 100), 201)
+    ok(api.ask_to_reserve(account, 100), 201)
 
 
 @pytest.mark.parametrize("ttl", [1, 300, 86_400])
 def test_a_reservation_lives_as_long_as_is_asked(moment: Moment, api: Api, ttl: int) -> None:
-    held = done(api.ask_to_reserve(api.account(5), 5, ttlSeconds=ttl))
+    held = ok(api.ask_to_reserve(api.account(5), 5, ttlSeconds=ttl))
     assert held["expiresAt"] == moment.text(ttl)
 
 
@@ -218,8 +218,8 @@ def test_a_malformed_reservation_is_refused_by_the_name_of_its_member(api: Api, 
     account = api.account(5)
     with api.unchanged():
         sent = {"amountMicro": "5", **body}
-        refused(api.internal("POST", "/reservations", {"accountId": account, **sent}), 400, "validation_error", path)
-        refused(api.post(f"/accounts/{account}/reservations", sent), 400, "validation_error", path)
+        problem_of(api.internal("POST", "/reservations", {"accountId": account, **sent}), 400, "validation_error", path)
+        problem_of(api.post(f"/accounts/{account}/reservations", sent), 400, "validation_error", path)
 
 
 # --- a thousand lots ---
@@ -228,11 +228,11 @@ def test_a_malformed_reservation_is_refused_by_the_name_of_its_member(api: Api, 
 def test_a_reservation_over_a_thousand_lots_is_held_finalized_and_released_lot_by_lot(api: Api) -> None:
     account = api.account()
     ids = [api.mint(account, 2)["lotId"] for _ in range(1_000)]
-    held = done(api.ask_to_reserve(account, 1_999), 201)
+    held = ok(api.ask_to_reserve(account, 1_999), 201)
     assert allocations(held) == [(lot, 2) for lot in ids[:-1]] + [(ids[-1], 1)]
     assert api.get(f"/reservations/{held['reservationId']}")["lotAllocations"] == held["lotAllocations"]
     assert balance(api, account) == (1, 1_999, 0)
-    ended = done(api.finalize(held["reservationId"], 1_001))
+    ended = ok(api.finalize(held["reservationId"], 1_001))
     assert (ended["finalizedMicro"], ended["releasedMicro"]) == ("1001", "998")
     written = entries(api, account, 2_000)
     spent = [Entry("finalize", -2, 0, -2, lot, held["reservationId"]) for lot in ids[:500]]
@@ -242,9 +242,9 @@ def test_a_reservation_over_a_thousand_lots_is_held_finalized_and_released_lot_b
     back.append(Entry("release", 1, 1, -1, ids[-1], held["reservationId"]))
     assert written == spent + back
     assert balance(api, account) == (999, 0, 0)
-    rest = done(api.ask_to_reserve(account, 999))
+    rest = ok(api.ask_to_reserve(account, 999))
     assert allocations(rest) == [(ids[500], 1)] + [(lot, 2) for lot in ids[501:]]
-    assert done(api.release(rest["reservationId"]))["releasedMicro"] == "999"
+    assert ok(api.release(rest["reservationId"]))["releasedMicro"] == "999"
     assert balance(api, account) == (999, 0, 0)
 
 
@@ -253,20 +253,20 @@ def test_a_reservation_over_a_thousand_lots_is_held_finalized_and_released_lot_b
 
 def test_an_admin_reserves_for_an_account_and_it_is_audited_with_before_and_after(api: Api) -> None:
     account = api.account(10)
-    held = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "4"}), 201)
+    held = ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "4"}), 201)
     [row] = api.audited("reservation.reserve")
     assert (row["actor_id"], row["target_id"]) == ("operator", account)
     details = row["details"]
     assert details["reservationId"] == held["reservationId"]
     assert (details["availableBeforeMicro"], details["availableAfterMicro"]) == ("10", "6")
-    ended = done(api.post(f"/reservations/{held['reservationId']}/finalize", {"actualCostMicro": "3"}))
+    ended = ok(api.post(f"/reservations/{held['reservationId']}/finalize", {"actualCostMicro": "3"}))
     [row] = api.audited("reservation.finalize")
     assert (row["target_type"], row["target_id"]) == ("reservation", held["reservationId"])
     assert row["details"]["answer"] == ended
     assert row["details"]["before"] == {"general": {"availableMicro": "6", "reservedMicro": "4"}}
     assert row["details"]["after"] == {"general": {"availableMicro": "7", "reservedMicro": "0"}}
-    other = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "2"}))["reservationId"]
-    done(api.post(f"/reservations/{other}/release"))
+    other = ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "2"}))["reservationId"]
+    ok(api.post(f"/reservations/{other}/release"))
     [row] = api.audited("reservation.release")
     assert (row["details"]["before"], row["details"]["after"]) == (
         {"general": {"availableMicro": "5", "reservedMicro": "2"}},
@@ -276,8 +276,8 @@ def test_an_admin_reserves_for_an_account_and_it_is_audited_with_before_and_afte
 
 def test_what_a_service_does_is_not_audited(api: Api) -> None:
     account = api.account(10)
-    done(api.finalize(api.reserve(account, 4), 3))
-    done(api.release(api.reserve(account, 4)))
+    ok(api.finalize(api.reserve(account, 4), 3))
+    ok(api.release(api.reserve(account, 4)))
     assert [api.audited(f"reservation.{verb}") for verb in ("reserve", "finalize", "release")] == [[], [], []]
 
 
@@ -288,17 +288,17 @@ def test_a_dry_run_answers_what_the_real_run_would_and_changes_nothing(moment: M
     moment.at(2)
     body = {"amountMicro": "4", "billingMode": mode}
     path = f"/accounts/{account}/reservations"
-    tried = done(api.post(path, body, dryRun="true"), 201)
+    tried = ok(api.post(path, body, dryRun="true"), 201)
     # What expired before the dry run stays expired, and nothing else has changed.
     with api.unchanged():
-        assert done(api.post(path, body, dryRun="true"), 201) == tried
-    assert tried == {**done(api.post(path, body), 201), "dryRun": True}
+        assert ok(api.post(path, body, dryRun="true"), 201) == tried
+    assert tried == {**ok(api.post(path, body), 201), "dryRun": True}
     path = f"/reservations/{tried['reservationId']}"
     with api.unchanged():
-        released = done(api.post(f"{path}/release", dryRun="true"))
-        finalized = done(api.post(f"{path}/finalize", {"actualCostMicro": "40"}, dryRun="true"))
+        released = ok(api.post(f"{path}/release", dryRun="true"))
+        finalized = ok(api.post(f"{path}/finalize", {"actualCostMicro": "40"}, dryRun="true"))
         assert released.pop("dryRun") is True
-    assert finalized == {**done(api.post(f"{path}/finalize", {"actualCostMicro": "40"})), "dryRun": True}
+    assert finalized == {**ok(api.post(f"{path}/finalize", {"actualCostMicro": "40"})), "dryRun": True}
     assert released == {"reservationId": tried["reservationId"], "accountId": account, "releasedMicro": "4"}
 
 
@@ -309,17 +309,19 @@ def test_reservations_keep_idempotency_keys(api: Api) -> None:
     account = api.account(10)
     body = {"accountId": account, "amountMicro": "4"}
     first = api.internal("POST", "/reservations", body, key="k1")
-    held = done(first, 201)["reservationId"]
+    held = ok(first, 201)["reservationId"]
     with api.unchanged():
         again = api.internal("POST", "/reservations", body, key="k1")
         assert (again.status_code, again.content, again.headers["Idempotency-Replayed"]) == (201, first.content, "true")
-        refused(api.internal("POST", "/reservations", {**body, "amountMicro": "5"}, key="k1"), 422, "idempotency_key_reused")
-        refused(api.finalize(held, 4, key="k1"), 422, "idempotency_key_reused")
+        problem_of(
+            api.internal("POST", "/reservations", {**body, "amountMicro": "5"}, key="k1"), 422, "idempotency_key_reused"
+        )
+        problem_of(api.finalize(held, 4, key="k1"), 422, "idempotency_key_reused")
     assert balance(api, account) == (6, 4, 0)
     ended = api.finalize(held, 3, key="k2")
     with api.unchanged():
         assert api.finalize(held, 3, key="k2").content == ended.content
-        refused(api.finalize(held, 2, key="k2"), 422, "idempotency_key_reused")
+        problem_of(api.finalize(held, 2, key="k2"), 422, "idempotency_key_reused")
     other = api.reserve(account, 1)
     given = api.release(other, key="k3")
     with api.unchanged():
@@ -329,8 +331,8 @@ def test_reservations_keep_idempotency_keys(api: Api) -> None:
         path = "/reservations" if token else f"/accounts/{account}/reservations"
         sent = body if token else {"amountMicro": "4"}
         answer = (api.internal if token else api.call)("POST", path, sent, key="k1", token=token or api.sign(sub="loa"))
-        assert done(answer, 201)["reservationId"] != held
-        done(api.release(answer.json()["reservationId"]))
+        assert ok(answer, 201)["reservationId"] != held
+        ok(api.release(answer.json()["reservationId"]))
 
 
 def test_the_answer_kept_with_a_key_stays_the_same_when_the_reservation_is_over(moment: Moment, api: Api) -> None:
@@ -347,9 +349,9 @@ def test_a_refused_reservation_leaves_its_key_unused(api: Api) -> None:
     account = api.account(3)
     body = {"accountId": account, "amountMicro": "4"}
     with api.unchanged():
-        refused(api.internal("POST", "/reservations", body, key="k1"), 402, "insufficient_balance")
+        problem_of(api.internal("POST", "/reservations", body, key="k1"), 402, "insufficient_balance")
     api.mint(account, 1)
-    done(api.internal("POST", "/reservations", body, key="k1"), 201)
+    ok(api.internal("POST", "/reservations", body, key="k1"), 201)
 
 
 # --- who may ---
@@ -366,24 +368,24 @@ def test_neither_token_opens_the_others_door(api: Api) -> None:
             ("GET", f"/reservations/{held}"),
         ]:
             body = None if method == "GET" else {"accountId": account, "amountMicro": "1"}
-            refused(api.internal(method, path, body, token=api.token), 401, "unauthorized")
+            problem_of(api.internal(method, path, body, token=api.token), 401, "unauthorized")
         service = api.sign_service()
         for path, body in [
             (f"/accounts/{account}/reservations", {"amountMicro": "1"}),
             (f"/reservations/{held}/finalize", {"actualCostMicro": "1"}),
             (f"/reservations/{held}/release", None),
         ]:
-            refused(api.post(path, body, token=service), 401, "unauthorized")
-        refused(api.call("GET", f"/reservations/{held}", token=service), 401, "unauthorized")
+            problem_of(api.post(path, body, token=service), 401, "unauthorized")
+        problem_of(api.call("GET", f"/reservations/{held}", token=service), 401, "unauthorized")
 
 
 def test_a_service_token_lives_five_minutes_at_most(api: Api) -> None:
     account = api.account(10)
     body = {"accountId": account, "amountMicro": "1"}
-    done(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=300)), 201)
+    ok(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=300)), 201)
     with api.unchanged():
-        refused(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=301)), 401, "unauthorized")
-        refused(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=-31)), 401, "unauthorized")
+        problem_of(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=301)), 401, "unauthorized")
+        problem_of(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=-31)), 401, "unauthorized")
 
 
 def test_while_a_rotation_is_under_way_tokens_of_the_secret_before_are_good(start: Callable[..., Api]) -> None:
@@ -392,12 +394,12 @@ def test_while_a_rotation_is_under_way_tokens_of_the_secret_before_are_good(star
     old, body = api.sign_service(), {"accountId": account, "amountMicro": "1"}
     secret, previous = "another-secret-for-services " * 3, "a-secret-for-services " * 3
     api = start(BILLING_INTERNAL_JWT_SECRET=secret, BILLING_INTERNAL_JWT_SECRET_PREV=previous)
-    done(api.internal("POST", "/reservations", body, token=old), 201)
-    done(api.internal("POST", "/reservations", body), 201)
+    ok(api.internal("POST", "/reservations", body, token=old), 201)
+    ok(api.internal("POST", "/reservations", body), 201)
     api = start(BILLING_INTERNAL_JWT_SECRET=secret)
     with api.unchanged():
-        refused(api.internal("POST", "/reservations", body, token=old), 401, "unauthorized")
-    done(api.internal("POST", "/reservations", body), 201)
+        problem_of(api.internal("POST", "/reservations", body, token=old), 401, "unauthorized")
+    ok(api.internal("POST", "/reservations", body), 201)
 
 
 def test_an_admin_needs_the_scope_of_accounts_to_reserve(api: Api) -> None:
@@ -410,11 +412,11 @@ def test_an_admin_needs_the_scope_of_accounts_to_reserve(api: Api) -> None:
             (f"/reservations/{held}/finalize", {"actualCostMicro": "1"}),
             (f"/reservations/{held}/release", None),
         ]:
-            problem = refused(api.post(path, body, token=token), 403, "insufficient_scope")
+            problem = problem_of(api.post(path, body, token=token), 403, "insufficient_scope")
             assert "admin:accounts:write" in problem["detail"]
     token = api.sign(scopes=("admin:accounts:write",))
-    done(api.post(f"/reservations/{held}/release", token=token))
-    refused(api.call("GET", f"/reservations/{held}", token=token), 403, "insufficient_scope")
+    ok(api.post(f"/reservations/{held}/release", token=token))
+    problem_of(api.call("GET", f"/reservations/{held}", token=token), 403, "insufficient_scope")
 
 
 def test_services_are_unlimited_unless_a_limit_is_set(start: Callable[..., Api]) -> None:
@@ -441,27 +443,27 @@ def test_reads_of_a_reservation_change_nothing(moment: Moment, api: Api) -> None
 
 def test_an_admin_may_name_the_account_of_the_path_in_the_body_as_well(api: Api) -> None:
     entity = {"entityType": "person", "entityId": "ada"}
-    account = done(api.post("/accounts", entity))["id"]
+    account = ok(api.post("/accounts", entity))["id"]
     api.mint(account, 100)
     for named in ({"accountId": account}, {"entity": entity}, {"accountId": account, "entity": entity}):
-        held = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "10", **named}), 201)
+        held = ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "10", **named}), 201)
         body = {"reservationId": held["reservationId"], "actualCostMicro": "4"}
-        done(api.post(f"/reservations/{held['reservationId']}/finalize", body))
-    held = done(api.post(f"/accounts/{account}/reservations", {"amountMicro": "10"}), 201)["reservationId"]
-    done(api.post(f"/reservations/{held}/release", {"reservationId": held}))
+        ok(api.post(f"/reservations/{held['reservationId']}/finalize", body))
+    held = ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "10"}), 201)["reservationId"]
+    ok(api.post(f"/reservations/{held}/release", {"reservationId": held}))
 
 
 def test_another_than_that_of_the_path_is_refused(api: Api) -> None:
     account, other = api.account(100), api.account(100)
-    done(api.post("/accounts", {"entityType": "person", "entityId": "bob"}))
+    ok(api.post("/accounts", {"entityType": "person", "entityId": "bob"}))
     held = api.reserve(account, 10)
     reserve, end = f"/accounts/{account}/reservations", f"/reservations/{held}"
     with api.unchanged():
-        refused(api.post(reserve, {"amountMicro": "1", "accountId": other}), 400, "validation_error", "accountId")
+        problem_of(api.post(reserve, {"amountMicro": "1", "accountId": other}), 400, "validation_error", "accountId")
         entity = {"entityType": "person", "entityId": "bob"}
-        refused(api.post(reserve, {"amountMicro": "1", "entity": entity}), 400, "validation_error", "entity")
+        problem_of(api.post(reserve, {"amountMicro": "1", "entity": entity}), 400, "validation_error", "entity")
         entity = {"entityType": "person", "entityId": "nobody"}
-        refused(api.post(reserve, {"amountMicro": "1", "entity": entity}), 404, "account_not_found")
+        problem_of(api.post(reserve, {"amountMicro": "1", "entity": entity}), 404, "account_not_found")
         body = {"reservationId": "res_other", "actualCostMicro": "1"}
-        refused(api.post(f"{end}/finalize", body), 400, "validation_error", "reservationId")
-        refused(api.post(f"{end}/release", {"reservationId": "res_other"}), 400, "validation_error", "reservationId")
+        problem_of(api.post(f"{end}/finalize", body), 400, "validation_error", "reservationId")
+        problem_of(api.post(f"{end}/release", {"reservationId": "res_other"}), 400, "validation_error", "reservationId")

@@ -6,7 +6,7 @@ import pytest
 
 import minibill
 from minibill.config import ConfigurationError, read_settings
-from tests.api_client import SECRETS, Api, Loop, done, refused
+from tests.api_client import SECRETS, Api, Loop, ok, problem_of
 from tests.reservations.conftest import Moment
 
 
@@ -23,13 +23,13 @@ def test_a_reservation_names_the_services_that_made_and_closed_it(api: Api, end:
     account = api.account(10)
     for closer in ("gateway", "closer"):
         body = {"accountId": account, "amountMicro": "5"}
-        made = done(api.internal("POST", "/reservations", body, token=api.sign_service(sub="gateway")))["reservationId"]
+        made = ok(api.internal("POST", "/reservations", body, token=api.sign_service(sub="gateway")))["reservationId"]
         assert callers(api, made) == ("service:gateway", None)
         ends = {"reservationId": made, **({"actualCostMicro": "2"} if end == "finalize" else {})}
-        done(api.internal("POST", f"/{end}", ends, token=api.sign_service(sub=closer)))
+        ok(api.internal("POST", f"/{end}", ends, token=api.sign_service(sub=closer)))
         assert callers(api, made) == ("service:gateway", f"service:{closer}")
         # Who repeats it closed nothing.
-        done(api.internal("POST", f"/{end}", ends, token=api.sign_service(sub="late")))
+        ok(api.internal("POST", f"/{end}", ends, token=api.sign_service(sub="late")))
         assert callers(api, made) == ("service:gateway", f"service:{closer}")
 
 
@@ -37,11 +37,11 @@ def test_a_reservation_names_the_services_that_made_and_closed_it(api: Api, end:
 def test_an_admin_is_named_as_an_admin_also_beside_a_service_of_that_name(api: Api, mode: str) -> None:
     account, admin, service = api.account(10), api.sign(sub="ada"), api.sign_service(sub="ada")
     body = {"amountMicro": "5", "billingMode": mode}
-    made = done(api.post(f"/accounts/{account}/reservations", body, token=admin))["reservationId"]
-    done(api.release(made, token=service))
+    made = ok(api.post(f"/accounts/{account}/reservations", body, token=admin))["reservationId"]
+    ok(api.release(made, token=service))
     assert callers(api, made) == ("admin:ada", "service:ada")
-    made = done(api.internal("POST", "/reservations", body | {"accountId": account}, token=service))["reservationId"]
-    done(api.post(f"/reservations/{made}/finalize", {"actualCostMicro": "1"}, token=admin))
+    made = ok(api.internal("POST", "/reservations", body | {"accountId": account}, token=service))["reservationId"]
+    ok(api.post(f"/reservations/{made}/finalize", {"actualCostMicro": "1"}, token=admin))
     assert callers(api, made) == ("service:ada", "admin:ada")
 
 
@@ -56,8 +56,8 @@ def test_nobody_closes_a_reservation_that_expires(moment: Moment, api: Api) -> N
 
 def test_a_reservation_with_a_discount_names_its_caller_too(api: Api) -> None:
     account = api.account(10)
-    done(api.call("PUT", "/discounts/guild/tiers", {"tiers": [{"tier": "gold", "rateBps": 5000}]}))
-    done(api.call("PUT", f"/accounts/{account}/memberships/guild", {"tier": "gold"}))
+    ok(api.call("PUT", "/discounts/guild/tiers", {"tiers": [{"tier": "gold", "rateBps": 5000}]}))
+    ok(api.call("PUT", f"/accounts/{account}/memberships/guild", {"tier": "gold"}))
     assert callers(api, api.reserve(account, 4)) == ("service:loa", None)
 
 
@@ -65,8 +65,8 @@ def test_a_reservation_with_a_discount_names_its_caller_too(api: Api) -> None:
 def test_every_subject_that_a_token_may_have_is_recorded(api: Api, sub: str) -> None:
     account = api.account(10)
     body = {"accountId": account, "amountMicro": "5"}
-    made = done(api.internal("POST", "/reservations", body, token=api.sign_service(sub=sub)))["reservationId"]
-    done(api.post(f"/reservations/{made}/release", token=api.sign(sub=sub)))
+    made = ok(api.internal("POST", "/reservations", body, token=api.sign_service(sub=sub)))["reservationId"]
+    ok(api.post(f"/reservations/{made}/release", token=api.sign(sub=sub)))
     assert callers(api, made) == (f"service:{sub}", f"admin:{sub}")
 
 
@@ -92,29 +92,29 @@ def test_by_default_a_service_names_the_configured_mode_or_none(start: Callable[
     account = api.account(10)
     for mode in ("live", "soft", "shadow"):
         if mode == configured:
-            assert done(api.ask_to_reserve(account, 1, billingMode=mode))["billingMode"] == mode
+            assert ok(api.ask_to_reserve(account, 1, billingMode=mode))["billingMode"] == mode
             continue
         with api.unchanged():
-            problem = refused(api.ask_to_reserve(account, 1, billingMode=mode), 403, "billing_mode_not_allowed")
+            problem = problem_of(api.ask_to_reserve(account, 1, billingMode=mode), 403, "billing_mode_not_allowed")
             assert (problem["billingMode"], problem["allowedBillingModes"]) == (mode, [configured])
-    assert done(api.ask_to_reserve(account, 1))["billingMode"] == configured
+    assert ok(api.ask_to_reserve(account, 1))["billingMode"] == configured
 
 
 def test_a_service_names_the_modes_of_the_setting(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_SERVICE_BILLING_MODES="live, shadow")
     account = api.account(10)
     for mode in ("live", "shadow"):
-        done(api.ask_to_reserve(account, 1, billingMode=mode))
-    refused(api.ask_to_reserve(account, 1, billingMode="soft"), 403, "billing_mode_not_allowed")
+        ok(api.ask_to_reserve(account, 1, billingMode=mode))
+    problem_of(api.ask_to_reserve(account, 1, billingMode="soft"), 403, "billing_mode_not_allowed")
     # A mode that there is not is a mistake in the request.
-    refused(api.ask_to_reserve(account, 1, billingMode="free"), 400, "validation_error", "billingMode")
+    problem_of(api.ask_to_reserve(account, 1, billingMode="free"), 400, "validation_error", "billingMode")
 
 
 def test_an_admin_names_any_mode(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_SERVICE_BILLING_MODES="")
     path = f"/accounts/{api.account(10)}/reservations"
     for mode in ("live", "soft", "shadow"):
-        assert done(api.post(path, {"amountMicro": "1", "billingMode": mode}))["billingMode"] == mode
+        assert ok(api.post(path, {"amountMicro": "1", "billingMode": mode}))["billingMode"] == mode
 
 
 @pytest.mark.parametrize("modes", ["free", "live,free", "live,", ",", " ", "live soft", "LIVE", "live;soft"])

@@ -830,11 +830,11 @@ def raising_triggers(conn: sqlite3.Connection) -> dict[str, list[str]]:
 
 def test_every_rule_of_the_schema_is_a_refusal_or_declared_internal(conn: sqlite3.Connection) -> None:
     rules = [*named_checks(conn), *unique_indexes(conn), *raising_triggers(conn)]
-    assert sorted(rules) == sorted(constraint_errors.REFUSALS.keys() | constraint_errors.INTERNAL)
+    assert sorted(rules) == sorted(constraint_errors.CONSTRAINT_PROBLEMS.keys() | constraint_errors.INTERNAL)
 
 
 def test_no_rule_is_both_a_refusal_and_internal() -> None:
-    assert constraint_errors.REFUSALS.keys() & constraint_errors.INTERNAL == set()
+    assert constraint_errors.CONSTRAINT_PROBLEMS.keys() & constraint_errors.INTERNAL == set()
 
 
 def test_every_check_has_a_name(conn: sqlite3.Connection) -> None:
@@ -875,25 +875,25 @@ def test_every_table_is_strict(conn: sqlite3.Connection) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    assert {name for name, _ in CASES} == constraint_errors.REFUSALS.keys() | constraint_errors.INTERNAL
+    assert {name for name, _ in CASES} == constraint_errors.CONSTRAINT_PROBLEMS.keys() | constraint_errors.INTERNAL
 
 
 @pytest.mark.parametrize(("name", "statements"), CASES, ids=_ids(CASES))
 def test_a_rule_refuses_what_breaks_it_and_says_so(conn: sqlite3.Connection, name: str, statements: tuple[str, ...]) -> None:
     error = refusal_of(conn, statements)
     assert constraint_errors.constraint_of(error) == name
-    explained = constraint_errors.explain(error)
+    explained = constraint_errors.problem_from_sqlite_error(error)
     assert isinstance(explained, Problem)
     if name in ANSWERS:
         assert (explained.status, explained.code) == ANSWERS[name]
     else:
         assert type(explained) is InternalError
         assert explained.__cause__ is error
-    assert name not in f"{explained.title} {explained.detail} {explained.facts}", "a caller sees no names of the schema"
+    assert name not in f"{explained.title} {explained.detail} {explained.extensions}", "a caller sees no names of the schema"
 
 
 def test_every_refusal_has_its_answer_here() -> None:
-    assert ANSWERS.keys() == constraint_errors.REFUSALS.keys()
+    assert ANSWERS.keys() == constraint_errors.CONSTRAINT_PROBLEMS.keys()
 
 
 ACCEPTED = [
@@ -984,7 +984,7 @@ def test_what_no_rule_of_ours_names_is_an_internal_error(conn: sqlite3.Connectio
     error = refusal_of(conn, (statement,))
     assert str(error) == message
     assert constraint_errors.constraint_of(error) is None
-    explained = constraint_errors.explain(error)
+    explained = constraint_errors.problem_from_sqlite_error(error)
     assert type(explained) is InternalError
     assert message not in explained.detail
 
@@ -996,7 +996,7 @@ def test_a_full_disk_is_storage_full(migrated_file: Path, tmp_path: Path) -> Non
         conn.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(sqlite3.Error) as raised:
             conn.execute(insert("idempotency_keys", body=bytes(1_000_000)))
-        assert type(constraint_errors.explain(raised.value)) is StorageFull
+        assert type(constraint_errors.problem_from_sqlite_error(raised.value)) is StorageFull
     finally:
         conn.close()
 
@@ -1009,7 +1009,7 @@ def test_a_file_that_another_program_holds_is_overloaded(migrated_file: Path, tm
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.Error) as raised:
             conn.execute("BEGIN IMMEDIATE")
-        assert type(constraint_errors.explain(raised.value)) is Overloaded
+        assert type(constraint_errors.problem_from_sqlite_error(raised.value)) is Overloaded
     finally:
         other.close()
         conn.close()

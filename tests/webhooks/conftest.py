@@ -7,7 +7,7 @@ import pytest
 
 from minibill.core.counters import Deliveries
 from minibill.webhooks import endpoint_worker as worker_module
-from minibill.webhooks.dispatcher import Courier
+from minibill.webhooks.dispatcher import WebhookDispatcher
 from tests.api_client import Api
 from tests.webhooks.receiver import Receiver
 
@@ -21,7 +21,7 @@ class Running:
         self._task = api.loop.run(self._start())
 
     async def _start(self) -> "asyncio.Task[None]":
-        return asyncio.create_task(Courier(self._api.book, self._api.settings, self.deliveries).run())
+        return asyncio.create_task(WebhookDispatcher(self._api.book, self._api.settings, self.deliveries).run())
 
     def stop(self) -> None:
         async def stop() -> None:

@@ -18,8 +18,8 @@ from minibill.db.lanes import Lane
 from minibill.webhooks import dispatcher as courier_module
 from minibill.webhooks import endpoint_worker as worker_module
 from minibill.webhooks.endpoints import ROTATION_SECONDS
-from minibill.webhooks.sender import Answer, Sender
-from tests.api_client import Api, Json, done
+from minibill.webhooks.sender import EndpointResponse, Sender
+from tests.api_client import Api, Json, ok
 from tests.events.feed_client import drain, latest
 from tests.webhooks.conftest import Running
 from tests.webhooks.receiver import Receiver, is_in_order_by_account
@@ -28,14 +28,14 @@ Deliver = Callable[[], Running]
 
 
 def make(api: Api, receiver: Receiver, **body: Json) -> Json:
-    return done(api.post("/webhooks", {"url": receiver.url, **body}), 201)
+    return ok(api.post("/webhooks", {"url": receiver.url, **body}), 201)
 
 
 def work(api: Api, accounts: int = 5) -> None:
     """Some of everything, for several accounts."""
     for account in [api.account(100) for _ in range(accounts)]:
         api.finalize(api.reserve(account, 60), 30)
-        done(api.batch(api.campaign(), (account, 5)))
+        ok(api.batch(api.campaign(), (account, 5)))
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -108,7 +108,7 @@ def test_after_a_rotation_both_secrets_sign_for_a_day(
 ) -> None:
     webhook = make(api, receiver)
     first, path = webhook["secret"], f"/webhooks/{webhook['id']}"
-    second = done(api.post(f"{path}/rotate-secret"))["secret"]
+    second = ok(api.post(f"{path}/rotate-secret"))["secret"]
     assert second != first
     deliver()
     account = api.account()
@@ -282,7 +282,7 @@ def test_a_replay_sends_events_that_were_set_aside_once(api: Api, receiver: Rece
     running.stop()
     receiver.messages.clear()
     is_rejected[0] = False
-    done(api.post(f"/webhooks/{webhook['id']}/replay", {"after": after}))
+    ok(api.post(f"/webhooks/{webhook['id']}/replay", {"after": after}))
     deliver()
     expected = drain(api, after)
     until(lambda: delivered(api, webhook) == latest(api))
@@ -328,8 +328,8 @@ def test_a_message_goes_only_to_a_host_with_the_certificate_of_its_name(
     folder = Path(__file__).parent / "tls"
     monkeypatch.setattr(courier_module, "_new_tls", lambda: ssl.create_default_context(cafile=folder / "authority.pem"))
     receiver = Receiver(certificate=folder / "a.test.pem")
-    done(api.post("/webhooks", {"url": f"https://a.test:{receiver.port}/", "types": ["account.opened"]}), 201)
-    b = done(api.post("/webhooks", {"url": f"https://b.test:{receiver.port}/", "types": ["campaign.created"]}), 201)
+    ok(api.post("/webhooks", {"url": f"https://a.test:{receiver.port}/", "types": ["account.opened"]}), 201)
+    b = ok(api.post("/webhooks", {"url": f"https://b.test:{receiver.port}/", "types": ["campaign.created"]}), 201)
     deliver()
     # The connection to a.test is idle when the message to b.test is sent, to the same address.
     api.account()
@@ -383,7 +383,7 @@ def test_a_fault_of_ours_in_the_middle_of_a_delivery_holds_up_nothing_for_good(
     monkeypatch.setattr(worker_module, "LOOK_SECONDS", 0.05)
     post, faults = Sender.post, [RuntimeError("a fault made by the test")]
 
-    async def faulty(self: Sender, url: str, headers: dict[str, str], body: bytes) -> Answer:
+    async def faulty(self: Sender, url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
         if faults:
             raise faults.pop()
         return await post(self, url, headers, body)
@@ -443,7 +443,7 @@ def test_a_receiver_that_accepts_nothing_for_days_is_disabled_and_can_be_enabled
     tried = len(receiver.messages)
     api.account(5)
     receiver.answer = lambda _: 200
-    done(api.call("PATCH", path, {"enabled": True}))
+    ok(api.call("PATCH", path, {"enabled": True}))
     receiver.wait_for(lambda: len(receiver.accepted()) == 4)
     assert len(receiver.messages) <= tried + 8 + 4
     assert is_in_order_by_account(receiver.accepted())
@@ -488,7 +488,7 @@ def test_a_replay_sends_all_after_an_event_again_and_in_order(api: Api, receiver
     events = drain(api)
     receiver.messages.clear()
     after = events[len(events) // 2]["id"]
-    assert done(api.post(f"/webhooks/{webhook['id']}/replay", {"after": after})) == {
+    assert ok(api.post(f"/webhooks/{webhook['id']}/replay", {"after": after})) == {
         "webhookId": webhook["id"], "after": after, "events": 0,
     }  # fmt: skip
     expected = drain(api, after)
@@ -504,7 +504,7 @@ def test_a_replay_from_before_a_webhook_was_made_sends_what_it_never_had(
     work(api)
     webhook = make(api, receiver)
     beginning = "evt_" + "0" * 26
-    done(api.post(f"/webhooks/{webhook['id']}/replay", {"after": beginning}))
+    ok(api.post(f"/webhooks/{webhook['id']}/replay", {"after": beginning}))
     deliver()
     expected = drain(api)
     receiver.wait_for(lambda: len(receiver.messages) >= len(expected))
@@ -519,7 +519,7 @@ def test_single_events_are_sent_again_once(api: Api, receiver: Receiver, deliver
     events = drain(api)
     receiver.messages.clear()
     chosen = [events[0]["id"], events[3]["id"], events[3]["id"]]
-    assert done(api.post(f"/webhooks/{webhook['id']}/replay", {"eventIds": chosen}))["events"] == 2
+    assert ok(api.post(f"/webhooks/{webhook['id']}/replay", {"eventIds": chosen}))["events"] == 2
     receiver.wait_for(lambda: len(receiver.messages) == 2)
     account = api.account()
     receiver.wait_for(lambda: len(receiver.messages) == 3)
@@ -537,7 +537,7 @@ def test_another_url_is_sent_what_the_one_before_has_not_accepted(api: Api, rece
     deliver()
     api.account(5)
     until(lambda: api.get(f"/webhooks/{webhook['id']}")["failingSince"] is not None)
-    done(api.call("PATCH", f"/webhooks/{webhook['id']}", {"url": receiver.url}))
+    ok(api.call("PATCH", f"/webhooks/{webhook['id']}", {"url": receiver.url}))
     receiver.wait_for(lambda: len(receiver.accepted()) == 2)
 
 
@@ -545,7 +545,7 @@ def test_a_webhook_that_is_disabled_or_deleted_is_sent_nothing(api: Api, receive
     other = Receiver()
     webhook, deleted = make(api, receiver), make(api, receiver)
     make(api, other)
-    done(api.call("PATCH", f"/webhooks/{webhook['id']}", {"enabled": False}))
+    ok(api.call("PATCH", f"/webhooks/{webhook['id']}", {"enabled": False}))
     assert api.call("DELETE", f"/webhooks/{deleted['id']}").status_code == 204
     deliver()
     api.account(5)
@@ -553,7 +553,7 @@ def test_a_webhook_that_is_disabled_or_deleted_is_sent_nothing(api: Api, receive
     other.close()
     assert receiver.messages == []
     # Nothing is missed by being disabled for a while.
-    done(api.call("PATCH", f"/webhooks/{webhook['id']}", {"enabled": True}))
+    ok(api.call("PATCH", f"/webhooks/{webhook['id']}", {"enabled": True}))
     receiver.wait_for(lambda: len(receiver.accepted()) == 2)
 
 

@@ -11,14 +11,14 @@ import pytest
 from minibill.webhooks import url_policy
 from minibill.webhooks.sender import Sender, new_tls
 from minibill.webhooks.url_policy import BadUrl, is_public, networks, resolve, target_of
-from tests.api_client import Api, Json, done, refused
+from tests.api_client import Api, Json, ok, problem_of
 from tests.webhooks.receiver import Receiver
 
 URL = "https://192.88.98.1/hook"
 
 
 def make(api: Api, **body: Json) -> Json:
-    return done(api.post("/webhooks", {"url": URL, **body}), 201)
+    return ok(api.post("/webhooks", {"url": URL, **body}), 201)
 
 
 def test_the_secret_is_told_once(api: Api) -> None:
@@ -34,7 +34,7 @@ def test_the_secret_is_told_once(api: Api) -> None:
 
 def test_no_secret_is_in_the_database_or_the_audit_log(api: Api) -> None:
     made = make(api)
-    rotated = done(api.post(f"/webhooks/{made['id']}/rotate-secret"))
+    rotated = ok(api.post(f"/webhooks/{made['id']}/rotate-secret"))
     everything = str(api.everything())
     for secret in (made["secret"], rotated["secret"]):
         assert secret not in everything and secret.removeprefix("whsec_") not in everything
@@ -44,7 +44,7 @@ def test_no_secret_is_in_the_database_or_the_audit_log(api: Api) -> None:
 def test_an_id_and_its_secret_are_never_given_twice(api: Api) -> None:
     first = make(api)
     assert api.call("DELETE", f"/webhooks/{first['id']}").status_code == 204
-    refused(api.call("GET", f"/webhooks/{first['id']}"), 404, "webhook_not_found")
+    problem_of(api.call("GET", f"/webhooks/{first['id']}"), 404, "webhook_not_found")
     second = make(api)
     assert first["id"] != second["id"] and first["secret"] != second["secret"]
 
@@ -52,15 +52,15 @@ def test_an_id_and_its_secret_are_never_given_twice(api: Api) -> None:
 def test_without_a_setting_there_are_no_webhooks(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_WEBHOOK_SECRET="")
     with api.unchanged():
-        refused(api.post("/webhooks", {"url": URL}), 409, "webhooks_off")
+        problem_of(api.post("/webhooks", {"url": URL}), 409, "webhooks_off")
 
 
 def test_what_is_named_is_changed_and_the_rest_stays(api: Api) -> None:
     made = make(api, types=["ledger.*"])
     path = f"/webhooks/{made['id']}"
-    edited = done(api.call("PATCH", path, {"description": "x", "enabled": False}))
+    edited = ok(api.call("PATCH", path, {"description": "x", "enabled": False}))
     assert (edited["description"], edited["enabled"], edited["types"], edited["url"]) == ("x", False, ["ledger.*"], URL)
-    edited = done(api.call("PATCH", path, {"types": ["grant.revoked"]}))
+    edited = ok(api.call("PATCH", path, {"types": ["grant.revoked"]}))
     assert (edited["types"], edited["enabled"]) == (["grant.revoked"], False)
     assert [row["action"] for row in api.get("/audit", targetId=made["id"])["items"]] == [
         "webhook.edit", "webhook.edit", "webhook.create",
@@ -80,14 +80,14 @@ def test_what_is_named_is_changed_and_the_rest_stays(api: Api) -> None:
 )
 def test_a_webhook_that_makes_no_sense_is_refused(api: Api, body: Json, path: str) -> None:
     with api.unchanged():
-        refused(api.post("/webhooks", body), 400, "validation_error", path)
+        problem_of(api.post("/webhooks", body), 400, "validation_error", path)
 
 
 def test_there_are_20_at_most(api: Api) -> None:
     for _ in range(20):
         make(api)
     with api.unchanged():
-        refused(api.post("/webhooks", {"url": URL}), 400, "validation_error", "")
+        problem_of(api.post("/webhooks", {"url": URL}), 400, "validation_error", "")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_replay_of_what_there_is_not_is_refused(api: Api, body: Json, path: st
     webhook = make(api)
     api.mint(account, 5)
     with api.unchanged():
-        refused(api.post(f"/webhooks/{webhook['id']}/replay", body), 400, "validation_error", path)
+        problem_of(api.post(f"/webhooks/{webhook['id']}/replay", body), 400, "validation_error", path)
 
 
 def test_who_may_not_change_it_may_not(api: Api) -> None:
@@ -119,8 +119,8 @@ def test_who_may_not_change_it_may_not(api: Api) -> None:
         ("POST", ""), ("PATCH", f"/{webhook}"), ("DELETE", f"/{webhook}"), ("POST", f"/{webhook}/rotate-secret"),
         ("POST", f"/{webhook}/replay"),
     ):  # fmt: skip
-        refused(api.call(method, f"/webhooks{path}", {}, token=token), 403, "insufficient_scope")
-    done(api.call("GET", f"/webhooks/{webhook}", token=token))
+        problem_of(api.call(method, f"/webhooks{path}", {}, token=token), 403, "insufficient_scope")
+    ok(api.call("GET", f"/webhooks/{webhook}", token=token))
 
 
 # --- where it may lead ---
@@ -137,7 +137,7 @@ def test_who_may_not_change_it_may_not(api: Api) -> None:
 )  # fmt: skip
 def test_what_is_no_url_of_a_webhook_is_refused(api: Api, url: str) -> None:
     with api.unchanged():
-        refused(api.post("/webhooks", {"url": url}), 400, "validation_error", "url")
+        problem_of(api.post("/webhooks", {"url": url}), 400, "validation_error", "url")
     with pytest.raises(BadUrl):
         target_of(url)
 
@@ -171,7 +171,7 @@ def test_an_address_inside_is_not_public_and_no_webhook_leads_there(start: Calla
     api = start()
     host = f"[{address}]" if ":" in address else address
     with api.unchanged():
-        problem = refused(api.post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
+        problem = problem_of(api.post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
     assert "inside" in problem["detail"] or "resolved" in problem["detail"]
 
 
@@ -182,7 +182,7 @@ def test_an_address_on_the_internet_is_public(address: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost"])
 def test_another_way_to_write_an_address_inside_is_found_out(start: Callable[..., Api], host: str) -> None:
-    refused(start().post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
+    problem_of(start().post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
 
 
 def named(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
@@ -201,18 +201,18 @@ def named(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
 
 def test_of_all_addresses_of_a_name_none_may_be_inside(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     named(monkeypatch, ["8.8.8.8", "10.0.0.1"])
-    refused(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
+    problem_of(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
 
 
 def test_without_tls_it_leads_only_to_networks_that_are_allowed(api: Api, start: Callable[..., Api]) -> None:
-    refused(api.post("/webhooks", {"url": "http://8.8.8.8/"}), 400, "validation_error", "url")
-    done(start(MINIBILL_WEBHOOK_ALLOW_NETWORKS="10.0.0.0/8, 192.168.7.7").post("/webhooks", {"url": "http://192.168.7.7/"}))
+    problem_of(api.post("/webhooks", {"url": "http://8.8.8.8/"}), 400, "validation_error", "url")
+    ok(start(MINIBILL_WEBHOOK_ALLOW_NETWORKS="10.0.0.0/8, 192.168.7.7").post("/webhooks", {"url": "http://192.168.7.7/"}))
 
 
 def test_an_allowed_network_allows_no_other(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_WEBHOOK_ALLOW_NETWORKS="10.0.0.0/8")
-    done(api.post("/webhooks", {"url": "https://10.1.1.1/"}))
-    refused(api.post("/webhooks", {"url": "https://192.168.7.7/"}), 400, "validation_error", "url")
+    ok(api.post("/webhooks", {"url": "https://10.1.1.1/"}))
+    problem_of(api.post("/webhooks", {"url": "https://192.168.7.7/"}), 400, "validation_error", "url")
 
 
 def test_a_name_that_means_an_address_inside_later_is_not_sent_to(
@@ -221,7 +221,7 @@ def test_a_name_that_means_an_address_inside_later_is_not_sent_to(
     receiver, api = Receiver(), start()
     named(monkeypatch, ["8.8.8.8"], ["127.0.0.1"])
     url = f"https://example.com:{receiver.port}/"
-    done(api.post("/webhooks", {"url": url}))
+    ok(api.post("/webhooks", {"url": url}))
     sender = Sender(allowed=(), tls=new_tls())
     answer = api.loop.run(sender.post(url, {}, b"{}"))
     api.loop.run(sender.close())
@@ -262,7 +262,7 @@ def test_a_name_that_takes_too_long_is_given_up(api: Api, monkeypatch: pytest.Mo
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait() and [])
     monkeypatch.setattr(url_policy, "RESOLVE_SECONDS_MAX", 0.01)
-    refused(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
+    problem_of(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
     answered.set()
 
 
@@ -279,6 +279,6 @@ def test_unanswered_look_ups_are_bounded(api: Api, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(url_policy, "RESOLVE_SECONDS_MAX", 0.01)
     monkeypatch.setattr(url_policy, "_LOOK_UPS", threading.BoundedSemaphore(2))
     for _ in range(5):
-        refused(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
+        problem_of(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
     answered.set()
     assert len(begun) == 2

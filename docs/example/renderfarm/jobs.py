@@ -24,7 +24,7 @@ def render(book: Client, customer: str, frames: int, work: Callable[[int], bool]
     try:
         held = book.reserve(Entity("person", customer), frames * FRAME_MICRO, ttl_seconds=3600)
     except InsufficientBalance as refusal:
-        missing = int(refusal.facts["requested_micro"]) - int(refusal.facts["available_micro"])
+        missing = int(refusal.extensions["requested_micro"]) - int(refusal.extensions["available_micro"])
         raise TooPoor(missing) from None
     try:
         good = sum(work(frame) for frame in range(frames))

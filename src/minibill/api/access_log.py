@@ -7,7 +7,7 @@ from litestar.types import Scope
 
 from minibill.api.context import Context
 from minibill.core.clock import US_PER_SECOND, monotonic_s
-from minibill.core.counters import Tally
+from minibill.core.counters import RouteMetrics
 
 log = logging.getLogger("minibill.http")
 
@@ -17,7 +17,7 @@ _WRITES = ("POST", "PUT", "PATCH", "DELETE")
 SLOW_SECONDS = 1.0
 
 
-def answered(scope: Scope, context: Context, tally: Tally, status: int, *, waited_s: float = 0) -> None:
+def answered(scope: Scope, context: Context, tally: RouteMetrics, status: int, *, waited_s: float = 0) -> None:
     """Counts a request whose answer is known; logs it if it failed, was slow beyond its wait, is a write of an admin, or all
     are to be logged. Services call thousands of times a second.
     """
@@ -25,7 +25,7 @@ def answered(scope: Scope, context: Context, tally: Tally, status: int, *, waite
     tally.count(status, elapsed_s)
     if elapsed_s >= SLOW_SECONDS or status >= 500:
         level = logging.WARNING
-    elif context.service.settings.access_log or _is_write_of_admin(scope, context):
+    elif context.state.settings.access_log or _is_write_of_admin(scope, context):
         level = logging.INFO
     else:
         return

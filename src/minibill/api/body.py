@@ -14,7 +14,7 @@ BODY_SECONDS_MAX = 5
 Headers = list[tuple[bytes, bytes]]
 
 
-class SentHeaders:
+class RequestHeaders:
     """The headers of a request: names in lower case, of each the first value."""
 
     __slots__ = ("_all", "_first", "get")
@@ -35,7 +35,7 @@ class SentHeaders:
         return self.get(name)
 
 
-async def receive_body(receive: Receive, sent: SentHeaders, bytes_max: int) -> bytes:
+async def receive_body(receive: Receive, sent: RequestHeaders, bytes_max: int) -> bytes:
     """The body, whole; empty where there is none.
 
     Raises `PayloadTooLarge`, `UnsupportedMediaType` for what does not say that it is JSON, and `MalformedJson` when it does
@@ -56,7 +56,7 @@ async def receive_body(receive: Receive, sent: SentHeaders, bytes_max: int) -> b
     return checked_body(bytes(body), sent, bytes_max)
 
 
-def checked_body(body: bytes, sent: SentHeaders, bytes_max: int) -> bytes:
+def checked_body(body: bytes, sent: RequestHeaders, bytes_max: int) -> bytes:
     """A body that is there. Raises `PayloadTooLarge`, and `UnsupportedMediaType` for what does not say that it is JSON."""
     if len(body) > bytes_max:
         raise _too_large(bytes_max)

@@ -1,14 +1,10 @@
-"""HTTP conventions: what every request and answer has in common. The features' routes.py say what is particular.
-
-A handler takes a `Call` and answers a `Reply`. Litestar routes to it; what services call thousands of times a second is
-handed to it by the gate directly, since the framework's own share of such a request is more than the ledger's.
-"""
+"""The application state that handlers work with, and the context of one request."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from minibill.api.body import Headers, SentHeaders
+from minibill.api.body import Headers, RequestHeaders
 from minibill.api.cursors import Cursors
 from minibill.auth.tokens import Caller, TokenVerifier
 from minibill.config import Settings
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
 CONTEXT = "minibill"
 
 
-class Service(NamedTuple):
+class AppState(NamedTuple):
     """What handlers work with; one a process."""
 
     book: "Book"
@@ -40,11 +36,11 @@ class Context(msgspec.Struct):
     `began_s` is monotonic.
     """
 
-    service: Service
+    state: AppState
     request_id: str
     correlation_id: str
     ip: str | None
-    sent: SentHeaders
+    sent: RequestHeaders
     headers: Headers
     began_s: float
     caller: Caller | None = None

@@ -24,7 +24,7 @@ def whole_body(scope: Scope) -> bytes | None:
     return bytes(cycle.body)
 
 
-def send_at_once(scope: Scope, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+def write_response_directly(scope: Scope, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
     """Writes the answer of a success, and says whether it did: otherwise it is to be sent as usual.
 
     The server would look through each header for what breaks an answer apart, and for what it has to do itself. These are

@@ -2,30 +2,30 @@
 
 from msgspec import UNSET, UnsetType
 
-from minibill.api.openapi.operation import describe
-from minibill.api.request import Call
-from minibill.api.response import Reply
+from minibill.api.openapi.operation import operation
+from minibill.api.request import Request
+from minibill.api.response import Response
 from minibill.api.schemas import ClockHeld, Health
 from minibill.core.clock import US_PER_SECOND, Clock, format_time
 from minibill.core.problems import NotReady
 
 
-@describe(Health)
-async def live(call: Call) -> Reply:
+@operation(Health)
+async def live(request: Request) -> Response:
     """200 once the process runs."""
-    return call.answer(Health("live"))
+    return request.answer(Health("live"))
 
 
-@describe(Health, refusals=(NotReady,))
-async def ready(call: Call) -> Reply:
+@operation(Health, problems=(NotReady,))
+async def ready(request: Request) -> Response:
     """200 when the book is migrated and takes writes, else 503 with the reason.
 
     `clock` says why the book's time does not follow the wall clock. The service stays ready meanwhile: its time goes on.
     """
-    hindrance = call.service.book.writer.hindrance
-    if hindrance is not None:
-        raise NotReady(hindrance)
-    return call.answer(Health("ready", clock_held(call.service.book.clock)))
+    last_error = request.state.book.writer.last_error
+    if last_error is not None:
+        raise NotReady(last_error)
+    return request.answer(Health("ready", clock_held(request.state.book.clock)))
 
 
 def clock_held(clock: Clock) -> ClockHeld | UnsetType:

@@ -14,15 +14,15 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from minibill.api.access_log import about, answered
-from minibill.api.body import Headers, SentHeaders
-from minibill.api.context import CONTEXT, Context, Service
+from minibill.api.body import Headers, RequestHeaders
+from minibill.api.context import CONTEXT, AppState, Context
 from minibill.api.cors import Cors
 from minibill.api.fast_path import forget_server
 from minibill.api.paths import Paths
 from minibill.api.problem_response import method_not_allowed
-from minibill.api.response import NO_CONTENT, Reply, problem_reply, send_reply
+from minibill.api.response import NO_CONTENT, Response, problem_response, send_response
 from minibill.api.routing import Route
-from minibill.auth.callers import PREFIXES, Kind
+from minibill.auth.callers import PREFIXES, CallerKind
 from minibill.auth.client_address import ClientAddresses, canonical, rate_key
 from minibill.auth.rate_limit import Allowance, RateLimit
 from minibill.auth.tokens import Caller
@@ -43,7 +43,7 @@ ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store
 _ROUTED_HERE = ("HEAD", "OPTIONS")
 
 # In the scope of a request that came on a connection too many.
-SURPLUS = "minibill.surplus"
+OVER_LIMIT = "minibill.surplus"
 
 
 class _Pattern(NamedTuple):
@@ -62,18 +62,18 @@ class _Pattern(NamedTuple):
         return cls(route.method, before, variable.removesuffix(":str"), after, route.serve)
 
 
-class Gate:
+class RequestMiddleware:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, service: Service, *, direct: list[Route]) -> None:
+    def __init__(self, app: ASGIApp, state: AppState, *, direct: list[Route]) -> None:
         """`direct` are routes with at most one variable part that are answered without asking the framework."""
         self._app = app
         self._direct = {(route.method, route.path): route for route in direct if "{" not in route.path}
         self._direct_with_a_variable = [_Pattern.of(route) for route in direct if "{" in route.path]
-        self._paths = Paths(service.routes)
-        self._service = service
-        settings = service.settings
-        self._limits: dict[Kind, RateLimit | None] = {
+        self._paths = Paths(state.routes)
+        self._state = state
+        settings = state.settings
+        self._limits: dict[CallerKind, RateLimit | None] = {
             "admin": _limit(settings.admin_rate_per_minute),
             "service": _limit(settings.service_rate_per_minute),
         }
@@ -88,7 +88,7 @@ class Gate:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        sent = SentHeaders(scope["headers"])
+        sent = RequestHeaders(scope["headers"])
         request_id = f"{self._request_id_begins}{next(self._request_numbers):06x}"
         id_bytes = request_id.encode()
         correlation_id, correlation_bytes = request_id, id_bytes
@@ -102,7 +102,7 @@ class Gate:
             ip = canonical(client[0])
         else:
             ip = self._addresses.of(client[0], sent.all(b"x-forwarded-for"))
-        context = Context(self._service, request_id, correlation_id, ip, sent, headers, monotonic_s())
+        context = Context(self._state, request_id, correlation_id, ip, sent, headers, monotonic_s())
         method = scope["method"]
         preflight = False
         if sent.get(b"origin") is not None:
@@ -112,10 +112,10 @@ class Gate:
             # The server leaves the body out, and a response that is written past the server would have one.
             forget_server(scope)
         try:
-            if SURPLUS in scope:
+            if OVER_LIMIT in scope:
                 raise Overloaded("too many connections are open; try again", headers={"Connection": "close"})
             if preflight:
-                await self._answer(Reply(NO_CONTENT, b""), scope, context, send)
+                await self._answer(Response(NO_CONTENT, b""), scope, context, send)
                 return
             direct = self._direct.get((method, scope["path"]))
             if b"%" in (scope.get("raw_path") or b"") or method in _ROUTED_HERE:
@@ -127,15 +127,15 @@ class Gate:
                 context.caller = self._admit(scope, context, self._kind(scope["path"]))
                 serve = self._variable(scope) or self._app
         except Problem as problem:
-            await self._answer(problem_reply(problem, context), scope, context, send)
+            await self._answer(problem_response(problem, context), scope, context, send)
             return
         scope[CONTEXT] = context  # type: ignore[literal-required]
         await serve(scope, receive, send)
 
-    async def _answer(self, reply: Reply, scope: HTTPScope, context: Context, send: Send) -> None:
+    async def _answer(self, reply: Response, scope: HTTPScope, context: Context, send: Send) -> None:
         """Send what a request is answered with here."""
-        answered(scope, context, self._service.metrics.unrouted, reply.status)
-        await send_reply(scope, reply, context, send)
+        answered(scope, context, self._state.metrics.unrouted, reply.status)
+        await send_response(scope, reply, context, send)
 
     def _serve_as_sent(self, scope: HTTPScope, context: Context) -> ASGIApp:
         """Return what serves a request that is routed by its path as sent. Raises `Problem` for one that is not let in."""
@@ -161,11 +161,11 @@ class Gate:
                     return pattern.serve
         return None
 
-    def _admit(self, scope: HTTPScope, context: Context, kind: Kind | None) -> Caller | None:
+    def _admit(self, scope: HTTPScope, context: Context, kind: CallerKind | None) -> Caller | None:
         if kind is None:
             return None
         try:
-            caller = self._service.verifier.verify(kind, context.sent.only(b"authorization") or b"")
+            caller = self._state.verifier.verify(kind, context.sent.only(b"authorization") or b"")
         except Unauthorized:
             if self._bad_tokens is not None:
                 allowance = self._bad_tokens.count(rate_key(context.ip or ""))
@@ -181,12 +181,12 @@ class Gate:
             context.headers += _rate_headers(allowance)
             if not allowance.allowed:
                 raise _rate_limited(allowance)
-        if scope["method"] not in ("GET", "HEAD") and self._service.book.writer.is_overloaded:
+        if scope["method"] not in ("GET", "HEAD") and self._state.book.writer.is_overloaded:
             # Before the body is read: decoding a large one costs a quarter of what doing it would.
             raise Overloaded
         return caller
 
-    def _kind(self, path: str) -> Kind | None:
+    def _kind(self, path: str) -> CallerKind | None:
         if "//" in path:
             # The router would fold it, and what is behind a prefix would be reached past its prefix.
             raise NotFound("nothing is at this path")

@@ -19,7 +19,7 @@ def problem_body(problem: Problem, request_id: str) -> bytes:
         "code": problem.code,
         "requestId": request_id,
     }
-    for name, value in problem.facts.items():
+    for name, value in problem.extensions.items():
         members[camel(name)] = value
     return msgspec.json.encode(members)
 

@@ -14,13 +14,13 @@ from litestar.types import Receive, Scope
 from minibill.api import idempotency
 from minibill.api.access_log import about
 from minibill.api.body import checked_body, receive_body
-from minibill.api.context import CONTEXT, Context, Service
+from minibill.api.context import CONTEXT, AppState, Context
 from minibill.api.decoding import Decoder, convert, invalid
 from minibill.api.fast_path import whole_body
-from minibill.api.response import NO_CONTENT, Reply
-from minibill.api.types import Answer, Page, PageQuery, Query, WriteQuery, encode
+from minibill.api.response import NO_CONTENT, Response
+from minibill.api.types import Page, PageQuery, Query, ResponseBody, WriteQuery, encode
 from minibill.api.unique_members import require_unique_members
-from minibill.auth.callers import Kind
+from minibill.auth.callers import CallerKind
 from minibill.core.problems import (
     FieldError,
     InsufficientScope,
@@ -30,10 +30,10 @@ from minibill.core.problems import (
     Overloaded,
     Unauthorized,
 )
-from minibill.core.write_result import NOWHERE, Origin, Outcome
-from minibill.db.ledger_sequence import Seen
+from minibill.core.write_result import NOWHERE, Origin, WriteResult
+from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.queries import Row
-from minibill.db.readers import Reading
+from minibill.db.readers import RequestReader
 
 log = logging.getLogger("minibill.http")
 
@@ -45,10 +45,10 @@ _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 USER_AGENT_CHARACTERS_MAX = 500
 
 
-class Call:
+class Request:
     """One request, with the ways in which handlers read it and answer it."""
 
-    __slots__ = ("_body", "_receive", "context", "method", "path", "scope", "seen")
+    __slots__ = ("_body", "_receive", "context", "method", "observed", "path", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         request: Any = scope
@@ -56,13 +56,13 @@ class Call:
         self.context: Context = request[CONTEXT]
         self.method: str = request["method"]
         self.path: str = request["path"]
-        self.seen = Seen()
+        self.observed = SequenceTracker()
         self._receive = receive
         self._body: bytes | None = None
 
     @property
-    def service(self) -> Service:
-        return self.context.service
+    def state(self) -> AppState:
+        return self.context.state
 
     @property
     def caller_name(self) -> str:
@@ -71,7 +71,7 @@ class Call:
         assert caller is not None
         return caller.name
 
-    def authorize(self, kind: Kind, scope: str | None) -> None:
+    def authorize(self, kind: CallerKind, scope: str | None) -> None:
         """Raises `Unauthorized` without a caller of this kind, `InsufficientScope` when the token lacks the scope."""
         caller = self.context.caller
         if caller is None or caller.kind != kind:
@@ -83,9 +83,9 @@ class Call:
     # --- reading ---
 
     @property
-    def reading(self) -> Reading:
+    def reader(self) -> RequestReader:
         """What its answer is read with."""
-        return Reading(self.context.service.book.readers, self.seen)
+        return RequestReader(self.context.state.book.readers, self.observed)
 
     def segment(self, name: str) -> str:
         """A variable part of the path."""
@@ -123,7 +123,7 @@ class Call:
         query = self.parameters(expected)
         if query.cursor is None:
             return query, None
-        filters, position = self.service.cursors.read(query.cursor, self.path, epoch=self.service.book.epoch)
+        filters, position = self.state.cursors.read(query.cursor, self.path, epoch=self.state.book.epoch)
         given = _filters(query)
         if any(value != filters.get(name) for name, value in given.items()):
             raise InvalidCursor("the cursor was made with other filters")
@@ -150,25 +150,23 @@ class Call:
 
     # --- answering ---
 
-    def answer(self, answer: Answer, status: int = 200) -> Reply:
+    def answer(self, answer: ResponseBody, status: int = 200) -> Response:
         """An answer as JSON."""
-        return Reply(status, encode(answer))
+        return Response(status, encode(answer))
 
-    def page_answer(
+    def respond_page(
         self,
         query: PageQuery,
         rows: Sequence[Row],
         *,
-        item: Callable[[Row], Answer],
+        item: Callable[[Row], ResponseBody],
         position: Callable[[Row], list[int]],
-    ) -> Reply:
+    ) -> Response:
         """A page from one row more than it holds, where there are more."""
         shown = rows[: query.limit]
         cursor = None
         if len(rows) > query.limit:
-            cursor = self.service.cursors.make(
-                self.path, _filters(query), position(shown[-1]), epoch=self.service.book.epoch
-            )
+            cursor = self.state.cursors.make(self.path, _filters(query), position(shown[-1]), epoch=self.state.book.epoch)
         return self.answer(Page([item(row) for row in shown], cursor))
 
     @property
@@ -178,12 +176,12 @@ class Call:
 
     async def write(
         self,
-        operation: Callable[..., Outcome],
+        operation: Callable[..., WriteResult],
         *,
         query: WriteQuery | None = None,
         bulk: bool = False,
         **arguments: object,
-    ) -> Reply:
+    ) -> Response:
         """Runs an operation that writes, with this request's caller, key and `dryRun`, and answers what it came to.
 
         `query` are the parameters of a write that takes more than `dryRun`. A `bulk` write gives way to others.
@@ -192,34 +190,34 @@ class Call:
         assert context.caller is not None
         # The body counts for the key, and must be JSON even where nothing in it is needed.
         key = self._idempotency_key(await self._read_body())
-        written = await context.service.book.write(
+        written = await context.state.book.write(
             operation,
             caller=context.caller,
             origin=self._origin() if context.caller.kind == "admin" else NOWHERE,
             key=key,
             dry_run=self.is_dry_run if query is None else bool(query.dry_run),
-            seen=self.seen,
+            observed=self.observed,
             bulk=bulk,
             **arguments,
         )
         headers = None
         if written.replayed:
-            context.service.metrics.replays += 1
+            context.state.metrics.replays += 1
             headers = {"Idempotency-Replayed": "true"}
         if written.status == NO_CONTENT:
             # No content has no place to say that it was a dry run.
-            return Reply(200, written.body, headers) if self.is_dry_run else Reply(NO_CONTENT, b"", headers)
-        return Reply(written.status, written.body, headers)
+            return Response(200, written.body, headers) if self.is_dry_run else Response(NO_CONTENT, b"", headers)
+        return Response(written.status, written.body, headers)
 
     def require_room_for_bulk(self) -> None:
         """Raise `Overloaded` when too many bulk writes wait: before the body is read, since reading it has a price."""
-        if self.service.book.writer.is_overloaded_with_bulk:
+        if self.state.book.writer.is_overloaded_with_bulk:
             raise Overloaded("too many batches are waiting; try again")
 
     async def was_answered_before(self) -> bool:
         """Whether `write` will answer what was answered before; raises `IdempotencyKeyReused` as it would."""
         key = self._idempotency_key(await self._read_body())
-        return key is not None and self.service.book.kept_answer(key) is not None
+        return key is not None and self.state.book.kept_answer(key) is not None
 
     # --- inside ---
 
@@ -248,7 +246,7 @@ class Call:
 
     async def _read_body(self) -> bytes:
         if self._body is None:
-            sent, bytes_max = self.context.sent, self.context.service.settings.max_body_bytes
+            sent, bytes_max = self.context.sent, self.context.state.settings.max_body_bytes
             body = whole_body(self.scope)
             if body is None:
                 self._body = await receive_body(self._receive, sent, bytes_max)

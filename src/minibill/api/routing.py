@@ -9,13 +9,13 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from minibill.api.access_log import answered
 from minibill.api.context import CONTEXT, Context
-from minibill.api.request import Call
-from minibill.api.response import Reply, problem_reply, send_reply
-from minibill.auth.callers import Kind
-from minibill.core.counters import Tally
+from minibill.api.request import Request
+from minibill.api.response import Response, problem_response, send_response
+from minibill.auth.callers import CallerKind
+from minibill.core.counters import RouteMetrics
 from minibill.core.problems import NotReady
 
-Handler = Callable[[Call], Awaitable[Reply]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Route(NamedTuple):
@@ -24,32 +24,32 @@ class Route(NamedTuple):
     method: str
     path: str
     handler: Handler
-    kind: Kind | None
+    kind: CallerKind | None
     scope: str | None
-    tally: Tally
+    tally: RouteMetrics
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request that was routed here. Authority is checked before anything of the request is read."""
         context: Context = scope[CONTEXT]  # type: ignore[literal-required]
-        call = Call(scope, receive)
+        request = Request(scope, receive)
         try:
             if self.kind is not None:
-                call.authorize(self.kind, self.scope)
-            reply = await self.handler(call)
+                request.authorize(self.kind, self.scope)
+            reply = await self.handler(request)
         except asyncio.CancelledError:
             # The server cancels what is under way when its time to stop is over.
             stopping = (
                 "the service is stopping; what was asked may have been done: send it again with the same idempotency key"
             )
-            reply = problem_reply(NotReady(stopping), context)
+            reply = problem_response(NotReady(stopping), context)
         except Exception as error:
-            reply = problem_reply(error, context)
+            reply = problem_response(error, context)
         answered(scope, context, self.tally, reply.status, waited_s=reply.waited_s)
-        sequence = call.seen.sequence
+        sequence = request.observed.sequence
         # Until the epoch has an entry its base stands for one, so that the sequence does not decrease across a restore.
-        if sequence is not None and sequence < (base_id := context.service.book.epoch.base_id):
+        if sequence is not None and sequence < (base_id := context.state.book.epoch.base_id):
             sequence = base_id
-        await send_reply(scope, reply, context, send, sequence=sequence)
+        await send_response(scope, reply, context, send, sequence=sequence)
 
     def for_litestar(self) -> HTTPRouteHandler:
         """The same as one of Litestar's handlers."""

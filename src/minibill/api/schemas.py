@@ -4,13 +4,13 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType
 
-from minibill.api.types import Answer, Body, Subject, TimeUs
+from minibill.api.types import Body, ResponseBody, Subject, TimeUs
 
 # Ten years in one step: more is a slip.
 ADVANCE_SECONDS_MAX = 315_360_000
 
 
-class RevokedToken(Answer):
+class RevokedToken(ResponseBody):
     token_id: str
     revoked_at: str
 
@@ -22,7 +22,7 @@ class RevokeTokensBody(Body, frozen=True):
     issued_before: TimeUs
 
 
-class RevokedTokens(Answer):
+class RevokedTokens(ResponseBody):
     """`issued_before` is the latest time that was asked for."""
 
     sub: str
@@ -34,7 +34,7 @@ class AdvanceBody(Body, frozen=True):
     seconds: Annotated[int, Meta(ge=0, le=ADVANCE_SECONDS_MAX)]
 
 
-class ClockHeld(Answer):
+class ClockHeld(ResponseBody):
     """The reason why the book's time does not follow the wall clock, with both of them."""
 
     reason: str
@@ -43,18 +43,18 @@ class ClockHeld(Answer):
     ahead_seconds: int
 
 
-class Health(Answer):
+class Health(ResponseBody):
     """The state of the process; `clock` is there while the book's time does not follow the wall clock."""
 
     status: str
     clock: ClockHeld | UnsetType = UNSET
 
 
-class Now(Answer):
+class Now(ResponseBody):
     now: str
 
 
-class AcceptedClock(Answer):
+class AcceptedClock(ResponseBody):
     """The book's time before it followed the wall clock, and since."""
 
     before: str

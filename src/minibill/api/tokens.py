@@ -1,16 +1,16 @@
 """Revoking tokens: one by its id, or all of a `sub` that were issued before a time, until they would have expired anyway."""
 
 from minibill.api.decoding import Decoder
-from minibill.api.openapi.operation import describe
-from minibill.api.request import Call
-from minibill.api.response import Reply
+from minibill.api.openapi.operation import operation
+from minibill.api.request import Request
+from minibill.api.response import Response
 from minibill.api.schemas import RevokedToken, RevokedTokens, RevokeTokensBody
 from minibill.api.types import NoBody
 from minibill.auth.tokens import CLOCK_SKEW_SECONDS, SERVICE_TOKEN_MAX_TTL, TOKEN_ID_CHARACTERS_MAX
 from minibill.config import Settings
 from minibill.core.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.core.problems import FieldError, InvalidRequest
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 
@@ -26,15 +26,15 @@ KEEP_SECONDS = 7 * 86_400
 PRUNE_TOKENS_MAX = 100
 
 
-def revoke_token(conn: sqlite3.Connection, *, token_id: str, running_us: int, now_us: int) -> Outcome:
+def revoke_token(conn: sqlite3.Connection, *, token_id: str, running_us: int, now_us: int) -> WriteResult:
     """Puts a token id on the deny list, at this running time; again is no error. Source: contract, section 2."""
     SQL.revoke_token.run(conn, token_id=token_id, running_us=running_us)
     answer = RevokedToken(token_id, format_time(real_now_us()))
     details = lambda: {"at": format_time(now_us), "runningUs": running_us}
-    return Outcome(200, answer, "token.revoke", "token", token_id, details)
+    return WriteResult(200, answer, "token.revoke", "token", token_id, details)
 
 
-def revoke_tokens(conn: sqlite3.Connection, *, sub: str, issued_before_us: int, running_us: int, now_us: int) -> Outcome:
+def revoke_tokens(conn: sqlite3.Connection, *, sub: str, issued_before_us: int, running_us: int, now_us: int) -> WriteResult:
     """Rejects all tokens of a `sub`, of admins and of services, that were issued before a time. A later time stays.
 
     Source: contract, section 2.
@@ -43,7 +43,7 @@ def revoke_tokens(conn: sqlite3.Connection, *, sub: str, issued_before_us: int, 
     assert row is not None
     answer = RevokedTokens(sub, format_time(row[0]), format_time(real_now_us()))
     details = lambda: {"issuedBefore": answer.issued_before, "at": format_time(now_us), "runningUs": running_us}
-    return Outcome(200, answer, "token.revoke", "subject", sub, details)
+    return WriteResult(200, answer, "token.revoke", "subject", sub, details)
 
 
 def forget_expired(conn: sqlite3.Connection, settings: Settings, *, running_us: int) -> int:
@@ -61,23 +61,23 @@ def forget_expired(conn: sqlite3.Connection, settings: Settings, *, running_us: 
     return sum(query.run(conn, before_us=before_us, count=PRUNE_TOKENS_MAX).rowcount for query in queries_to_run)
 
 
-@describe(RevokedToken, body=NoBody)
-async def revoke(call: Call) -> Reply:
+@operation(RevokedToken, body=NoBody)
+async def revoke(request: Request) -> Response:
     """Revokes a token id."""
-    await call.read(_NOTHING)
-    token_id = call.segment("token_id")
+    await request.read(_NOTHING)
+    token_id = request.segment("token_id")
     if len(token_id) > TOKEN_ID_CHARACTERS_MAX or "\x00" in token_id:
         raise InvalidRequest(FieldError("tokenId", f"expected 1 to {TOKEN_ID_CHARACTERS_MAX} characters without U+0000"))
-    response = await call.write(revoke_token, token_id=token_id, running_us=call.service.book.running.now_us())
+    response = await request.write(revoke_token, token_id=token_id, running_us=request.state.book.running.now_us())
     # Only now is it on disk; a dry run is not. The list in memory follows what the database says.
-    call.service.verifier.replace_denied(call.service.book.denied_tokens())
+    request.state.verifier.replace_denied(request.state.book.denied_tokens())
     return response
 
 
-@describe(RevokedTokens, body=RevokeTokensBody)
-async def revoke_all(call: Call) -> Reply:
+@operation(RevokedTokens, body=RevokeTokensBody)
+async def revoke_all(request: Request) -> Response:
     """Revokes all tokens of a `sub` that were issued before a time."""
-    body = await call.read(_SUBJECT)
+    body = await request.read(_SUBJECT)
     issued_before_us = int(body.issued_before)
     if not body.sub.strip():
         raise InvalidRequest(FieldError("sub", "expected a name that is not blank"))
@@ -86,7 +86,7 @@ async def revoke_all(call: Call) -> Reply:
         raise InvalidRequest(
             FieldError("issuedBefore", f"expected a time that is at most {CLOCK_SKEW_SECONDS} s in the future")
         )
-    running_us = call.service.book.running.now_us()
-    response = await call.write(revoke_tokens, sub=body.sub, issued_before_us=issued_before_us, running_us=running_us)
-    call.service.verifier.replace_denied(call.service.book.denied_tokens())
+    running_us = request.state.book.running.now_us()
+    response = await request.write(revoke_tokens, sub=body.sub, issued_before_us=issued_before_us, running_us=running_us)
+    request.state.verifier.replace_denied(request.state.book.denied_tokens())
     return response

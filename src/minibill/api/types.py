@@ -113,7 +113,7 @@ class PageQuery(Query, frozen=True):
     cursor: str | None = None
 
 
-class Answer(msgspec.Struct, rename="camel"):
+class ResponseBody(msgspec.Struct, rename="camel"):
     """What a request is answered with."""
 
 
@@ -124,11 +124,11 @@ class Entity(Body, frozen=True):
     entity_id: EntityId
 
 
-class NoAnswer(Answer):
+class NoResponseBody(ResponseBody):
     """Nothing but the status."""
 
 
-class Page(Answer):
+class Page(ResponseBody):
     """One page of a list."""
 
     items: list[Any]

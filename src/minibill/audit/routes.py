@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from minibill.api.openapi.operation import describe
-from minibill.api.request import Call
-from minibill.api.response import Reply
+from minibill.api.openapi.operation import operation
+from minibill.api.request import Request
+from minibill.api.response import Response
 from minibill.api.types import optional_raw
 from minibill.audit.log import SQL
 from minibill.audit.schemas import AuditQuery, AuditRow
@@ -24,10 +24,10 @@ _PAGES = {
 }
 
 
-@describe(AuditRow, query=AuditQuery)
-async def list_rows(call: Call) -> Reply:
+@operation(AuditRow, query=AuditQuery)
+async def list_rows(request: Request) -> Response:
     """What admins did, newest first."""
-    query, position = call.page(AuditQuery)
+    query, position = request.page(AuditQuery)
     # The end of the interval is open, so no row of that very time is before (to, 0).
     before_us, before_seq = position or [MAX_TIME_US + 1 if query.to is None else int(query.to), 0]
     interval = {
@@ -37,15 +37,15 @@ async def list_rows(call: Call) -> Reply:
         "count": query.limit + 1,
     }
     filters: dict[str, Any] = {name: getattr(query, name) for name in _PAGES}
-    reading = call.reading
+    reader = request.reader
     given = [name for name, value in filters.items() if value is not None]
     if not given:
-        rows = await reading.all(SQL.audit_page, **interval)
+        rows = await reader.all(SQL.audit_page, **interval)
     else:
-        [counts] = await reading.all(SQL.audit_counts, count_max=COUNT_MAX, **filters)
+        [counts] = await reader.all(SQL.audit_counts, count_max=COUNT_MAX, **filters)
         count_of = dict(zip(filters, counts, strict=True))
-        rows = await reading.all(_PAGES[min(given, key=count_of.__getitem__)], **filters, **interval)
-    return call.page_answer(query, rows, item=_row, position=lambda row: [row[11], row[0]])
+        rows = await reader.all(_PAGES[min(given, key=count_of.__getitem__)], **filters, **interval)
+    return request.respond_page(query, rows, item=_row, position=lambda row: [row[11], row[0]])
 
 
 def _row(row: Row) -> AuditRow:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from minibill.api.types import Answer, KeptObject, PageQuery, TimeUs, one_of
+from minibill.api.types import KeptObject, PageQuery, ResponseBody, TimeUs, one_of
 from minibill.core.write_result import Action, TargetType
 
 
@@ -19,7 +19,7 @@ class AuditQuery(PageQuery, frozen=True):
     to: TimeUs | None = None
 
 
-class AuditRow(Answer):
+class AuditRow(ResponseBody):
     """What an admin did; `hash` is in hexadecimal digits."""
 
     id: str

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Kind = Literal["admin", "service"]
+CallerKind = Literal["admin", "service"]
 
-PREFIXES: dict[str, Kind] = {"/admin/billing": "admin", "/api/internal/billing": "service"}
-PREFIX_OF: dict[Kind, str] = {kind: prefix for prefix, kind in PREFIXES.items()}
+PREFIXES: dict[str, CallerKind] = {"/admin/billing": "admin", "/api/internal/billing": "service"}
+PREFIX_OF: dict[CallerKind, str] = {kind: prefix for prefix, kind in PREFIXES.items()}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jwt
 
-from minibill.auth.callers import Kind
+from minibill.auth.callers import CallerKind
 from minibill.auth.scopes import EVERYTHING
 from minibill.config import Settings
 from minibill.core.clock import MAX_TIME_US, MIN_TIME_US, US_PER_SECOND, real_now_us
@@ -52,7 +52,7 @@ _REMEMBERED_MAX = 4_096
 class Caller(NamedTuple):
     """Who calls, by a token that was verified."""
 
-    kind: Kind
+    kind: CallerKind
     sub: str
     token_id: str | None
     scopes: frozenset[str]
@@ -81,10 +81,10 @@ class _Verified(NamedTuple):
     expires_us: int
 
 
-class _Door(NamedTuple):
+class TokenPolicy(NamedTuple):
     """What tokens of one kind must be."""
 
-    kind: Kind
+    kind: CallerKind
     keys: list[bytes]
     issuer: str
     audience: str
@@ -96,14 +96,14 @@ class TokenVerifier:
 
     def __init__(self, settings: Settings) -> None:
         self._doors = {
-            "admin": _Door(
+            "admin": TokenPolicy(
                 "admin",
                 _keys(settings.admin_secret, settings.admin_secret_previous),
                 settings.admin_issuer,
                 settings.admin_audience,
                 settings.admin_token_max_ttl,
             ),
-            "service": _Door(
+            "service": TokenPolicy(
                 "service",
                 _keys(settings.internal_secret, settings.internal_secret_previous),
                 settings.internal_issuer,
@@ -111,14 +111,14 @@ class TokenVerifier:
                 SERVICE_TOKEN_MAX_TTL,
             ),
         }
-        self._remembered: OrderedDict[tuple[Kind, bytes], _Verified] = OrderedDict()
+        self._remembered: OrderedDict[tuple[CallerKind, bytes], _Verified] = OrderedDict()
         self._denied = Denied(frozenset(), {})
 
     def replace_denied(self, denied: Denied) -> None:
         """Takes over the deny list as the database has it."""
         self._denied = denied
 
-    def verify(self, kind: Kind, authorization: bytes) -> Caller:
+    def verify(self, kind: CallerKind, authorization: bytes) -> Caller:
         """Who the token in this header speaks for; raises `Unauthorized` for any defect, without saying which."""
         if len(authorization) > len(_SCHEME) + _TOKEN_CHARACTERS_MAX:
             raise Unauthorized
@@ -140,19 +140,19 @@ class TokenVerifier:
         caller, denied = verified.caller, self._denied
         return caller.token_id in denied.token_ids or verified.issued_us < denied.issued_before_us.get(caller.sub, _NEVER)
 
-    def _check(self, door: _Door, token: str) -> _Verified:
-        claims = _signed_claims(door, token)
+    def _check(self, kind: TokenPolicy, token: str) -> _Verified:
+        claims = _signed_claims(kind, token)
         expires_us, issued_us = _time_us(claims["exp"]), _time_us(claims["iat"])
         not_before_us = _time_us(claims.get("nbf", 0))
-        if expires_us - issued_us > door.max_ttl * US_PER_SECOND:
+        if expires_us - issued_us > kind.max_ttl * US_PER_SECOND:
             raise Unauthorized
         sub, token_id = claims["sub"], claims.get("jti")
         if not _is_text(sub) or not sub.strip() or len(sub) > SUBJECT_CHARACTERS_MAX:
             raise Unauthorized
         if token_id is not None and not (_is_text(token_id) and 1 <= len(token_id) <= TOKEN_ID_CHARACTERS_MAX):
             raise Unauthorized
-        scopes = _scopes(claims) if door.kind == "admin" else frozenset[str]()
-        caller = Caller(door.kind, sub, token_id, scopes)
+        scopes = _scopes(claims) if kind.kind == "admin" else frozenset[str]()
+        caller = Caller(kind.kind, sub, token_id, scopes)
         return _Verified(caller, issued_us, max(not_before_us, issued_us), expires_us)
 
 
@@ -163,7 +163,7 @@ def _bearer(authorization: bytes) -> str:
     return token.decode("latin-1")
 
 
-def sign_token(settings: Settings, kind: Kind, *, sub: str, scopes: list[str], ttl: int) -> str:
+def sign_token(settings: Settings, kind: CallerKind, *, sub: str, scopes: list[str], ttl: int) -> str:
     """A token that `TokenVerifier` accepts for `ttl` seconds from now."""
     now_s = real_now_us() // US_PER_SECOND
     claims: dict[str, Any] = {"sub": sub, "iat": now_s, "exp": now_s + ttl, "jti": uuid.uuid4().hex}
@@ -178,10 +178,10 @@ def _keys(secret: str, previous: str | None) -> list[bytes]:
     return [text.encode() for text in (secret, previous) if text is not None]
 
 
-def _signed_claims(door: _Door, token: str) -> dict[str, Any]:
+def _signed_claims(kind: TokenPolicy, token: str) -> dict[str, Any]:
     if not _SHAPE.fullmatch(token):
         raise Unauthorized
-    for key in door.keys:
+    for key in kind.keys:
         try:
             if not jwt.get_unverified_header(token).keys() <= _HEADER_MEMBERS:
                 break
@@ -189,8 +189,8 @@ def _signed_claims(door: _Door, token: str) -> dict[str, Any]:
                 token,
                 key,
                 algorithms=["HS256"],
-                issuer=door.issuer,
-                audience=door.audience,
+                issuer=kind.issuer,
+                audience=kind.audience,
                 options=_CHECKS,
             )
         except jwt.InvalidSignatureError:

@@ -64,7 +64,7 @@ def build(name: str, config: str | None, *, per_wallet_cap_micro: int) -> Formul
             case _:
                 return _tiered(_TIERED.decode((config or "{}").encode()), per_wallet_cap_micro)
     except InvalidRequest as error:
-        wrong: list[FieldError] = error.facts["errors"]
+        wrong: list[FieldError] = error.extensions["errors"]
         raise InvalidRequest(*[FieldError(f"grantConfig.{e.path}".rstrip("."), e.message) for e in wrong]) from None
     except MalformedJson as error:
         raise InvalidRequest(FieldError("grantConfig", error.detail)) from None

@@ -11,7 +11,7 @@ import msgspec
 from minibill.api.decoding import Decoder, json_object
 from minibill.api.types import Micro, optional_raw, optional_time
 from minibill.campaigns import formulas
-from minibill.campaigns.lifecycle import CampaignRow, settled_campaign
+from minibill.campaigns.lifecycle import CampaignRow, campaign_for_update
 from minibill.campaigns.schemas import BatchBody, BatchResult, Grant, GrantResult
 from minibill.core import ids
 from minibill.core.clock import format_time
@@ -29,7 +29,7 @@ from minibill.core.problems import (
     PerWalletCapExceeded,
     TooManyPools,
 )
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
@@ -76,7 +76,7 @@ class Item(NamedTuple):
     formula_input: str | None
 
 
-class PaidBefore(NamedTuple):
+class ExistingGrant(NamedTuple):
     """The grant that this campaign gave an account earlier."""
 
     grant_id: int
@@ -85,7 +85,7 @@ class PaidBefore(NamedTuple):
     status: str
 
 
-class Judged(NamedTuple):
+class EvaluatedGrant(NamedTuple):
     """An item, the account it means (None: none is there yet), and what it comes to."""
 
     place: int
@@ -93,7 +93,7 @@ class Judged(NamedTuple):
     account: int | None
     amount_micro: int
     reason: str | None
-    paid_before: PaidBefore | None
+    paid_before: ExistingGrant | None
 
     @property
     def unknown(self) -> bool:
@@ -130,7 +130,7 @@ def read_items(body: BatchBody) -> list[Item]:
 
 def pay_batch(
     conn: sqlite3.Connection, *, campaign_id: str, items: list[Item], force: bool, ceiling_micro: int, now_us: int
-) -> Outcome:
+) -> WriteResult:
     """Pays each item that this campaign has not paid before; 201 when any was, else 200.
 
     Raises, in this order: `DuplicateAccount`, `CampaignNotFound`, `InvalidRequest` for what the formula can't use,
@@ -140,7 +140,7 @@ def pay_batch(
     """
     accounts = _accounts_of(conn, items)
     _refuse_duplicates(items, accounts)
-    campaign = settled_campaign(conn, campaign_id, now_us=now_us)
+    campaign = campaign_for_update(conn, campaign_id, now_us=now_us)
     judged = _judge(conn, campaign, items, accounts)
     _require_active(campaign, now_us)
     new = [j for j in judged if j.is_new]
@@ -172,7 +172,7 @@ def pay_batch(
         # Of each account that was paid: its available credits in the campaign's pool.
         "balances": balances,
     }
-    return Outcome(201 if new else 200, answer, "campaign.grant", "campaign", campaign_id, details)
+    return WriteResult(201 if new else 200, answer, "campaign.grant", "campaign", campaign_id, details)
 
 
 # --- who ---
@@ -212,7 +212,9 @@ def _refuse_duplicates(items: list[Item], accounts: list[int | None]) -> None:
 # --- how much ---
 
 
-def _judge(conn: sqlite3.Connection, campaign: CampaignRow, items: list[Item], accounts: list[int | None]) -> list[Judged]:
+def _judge(
+    conn: sqlite3.Connection, campaign: CampaignRow, items: list[Item], accounts: list[int | None]
+) -> list[EvaluatedGrant]:
     formula = formulas.build(
         campaign.grant_formula, campaign.grant_config, per_wallet_cap_micro=campaign.per_wallet_cap_micro
     )
@@ -221,16 +223,16 @@ def _judge(conn: sqlite3.Connection, campaign: CampaignRow, items: list[Item], a
     for place, (item, account) in enumerate(zip(items, accounts, strict=True)):
         amount_micro, reason = _amount(formula, item, place)
         earlier = None if account is None else paid_before.get(account)
-        judged.append(Judged(place, item, account, amount_micro, reason, earlier))
+        judged.append(EvaluatedGrant(place, item, account, amount_micro, reason, earlier))
     return judged
 
 
-def _paid_before(conn: sqlite3.Connection, campaign: CampaignRow, accounts: list[int | None]) -> dict[int, PaidBefore]:
+def _paid_before(conn: sqlite3.Connection, campaign: CampaignRow, accounts: list[int | None]) -> dict[int, ExistingGrant]:
     keys = [key for key in accounts if key is not None]
     if not keys:
         return {}
     rows = SQL.grants_of_accounts.all(conn, campaign_id=campaign.id, account_ids=msgspec.json.encode(keys).decode())
-    return {account: PaidBefore(*rest) for account, *rest in rows}
+    return {account: ExistingGrant(*rest) for account, *rest in rows}
 
 
 def _amount(formula: formulas.Formula, item: Item, place: int) -> formulas.Result:
@@ -254,7 +256,7 @@ def _loss_micro(formula_input: str, place: int) -> int:
     try:
         return int(_LOSS.decode(formula_input.encode()).loss_micro)
     except InvalidRequest as error:
-        wrong: list[FieldError] = error.facts["errors"]
+        wrong: list[FieldError] = error.extensions["errors"]
         raise InvalidRequest(*[FieldError(f"grants[{place}].formulaInput.{e.path}", e.message) for e in wrong]) from None
     except MalformedJson as error:
         raise InvalidRequest(FieldError(f"grants[{place}].formulaInput", error.detail)) from None
@@ -273,7 +275,7 @@ def _require_active(campaign: CampaignRow, now_us: int) -> None:
 
 
 def _refuse_over_limits(
-    campaign: CampaignRow, new: list[Judged], total_micro: int, *, force: bool, ceiling_micro: int
+    campaign: CampaignRow, new: list[EvaluatedGrant], total_micro: int, *, force: bool, ceiling_micro: int
 ) -> None:
     cap_micro = campaign.per_wallet_cap_micro
     if over := [j for j in new if j.amount_micro > cap_micro]:
@@ -305,7 +307,7 @@ def _refuse_over_limits(
     require_within_ceiling(total_micro, ceiling_micro)
 
 
-def _refuse_too_many_pools(new: list[Judged], holdings: dict[int, Holdings], pool_id: str) -> None:
+def _refuse_too_many_pools(new: list[EvaluatedGrant], holdings: dict[int, Holdings], pool_id: str) -> None:
     if over := [j for j in new if j.account in holdings and holdings[j.account].is_at_limit]:
         raise TooManyPools(
             f"{len(over)} of the accounts have {POOLS_MAX} pools, which is the most, without {pool_id}; leave them out",
@@ -314,7 +316,7 @@ def _refuse_too_many_pools(new: list[Judged], holdings: dict[int, Holdings], poo
         )
 
 
-def _listed(judged: list[Judged]) -> list[dict[str, str]]:
+def _listed(judged: list[EvaluatedGrant]) -> list[dict[str, str]]:
     return [{"path": f"grants[{j.place}].amountMicro", "amountMicro": str(j.amount_micro)} for j in judged[:LISTED_MAX]]
 
 
@@ -330,7 +332,7 @@ class Paid(NamedTuple):
 
 
 def _pay(
-    conn: sqlite3.Connection, campaign: CampaignRow, new: list[Judged], *, now_us: int
+    conn: sqlite3.Connection, campaign: CampaignRow, new: list[EvaluatedGrant], *, now_us: int
 ) -> tuple[dict[int, Paid], list[dict[str, str]]]:
     """Opens accounts, makes lots and grants, charges the budget; answers what each place was paid as, and the balances."""
     there = [j.account for j in new if j.account is not None]
@@ -372,7 +374,7 @@ def _pay(
 def _insert_grants(
     conn: sqlite3.Connection,
     campaign: CampaignRow,
-    new: list[Judged],
+    new: list[EvaluatedGrant],
     accounts: list[int],
     first_lot: int,
     *,
@@ -395,7 +397,7 @@ def _insert_grants(
 # --- the answer ---
 
 
-def _result(judged: Judged, paid: Paid | None) -> GrantResult:
+def _result(judged: EvaluatedGrant, paid: Paid | None) -> GrantResult:
     if paid is not None:
         return GrantResult(
             ids.encode(ids.GRANT, paid.grant_id),
@@ -423,7 +425,7 @@ def _result(judged: Judged, paid: Paid | None) -> GrantResult:
     return GrantResult(None, account_id, None, "0", "skipped", False, reason=judged.reason)
 
 
-def grant_answer(row: Row) -> Grant:
+def grant_response(row: Row) -> Grant:
     """A grant as it is answered, from a row of `grants_page`."""
     (
         key, campaign_id, account_id, entity_type, entity_id, lot_id, amount_micro, status, grant_formula, formula_input,

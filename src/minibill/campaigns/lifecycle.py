@@ -16,7 +16,7 @@ from minibill.core.problems import (
     InvalidRequest,
     InvalidTransition,
 )
-from minibill.core.write_result import Action, Outcome
+from minibill.core.write_result import Action, WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
@@ -30,7 +30,7 @@ OVERDUE_LOOKED_AT_MAX = 1_000
 ENDED = ("completed", "expired")
 
 # The steps of a campaign's life that a caller can ask for; the sweep and the clock see to `expired`.
-STEPS = {
+TRANSITIONS = {
     "draft": {"active"},
     "active": {"paused", "completed"},
     "paused": {"active", "completed"},
@@ -94,26 +94,26 @@ def create_campaign(
     created_by: str,
     now_us: int,
     **fields: Any,
-) -> Outcome:
+) -> WriteResult:
     """Makes a draft. Raises `InvalidRequest` for a config that can't be evaluated and for times that make no sense.
 
     `fields` are the editable columns of `credit_campaigns`. Source: contract, section 4.
     """
-    _require_sense(fields, ends_anew=fields["expires_at_us"] is not None, now_us=now_us)
+    _validate(fields, ends_anew=fields["expires_at_us"] is not None, now_us=now_us)
     new = next_ids(conn)
     key = new.campaigns
     new.campaigns += 1
     SQL.create_campaign.run(conn, campaign_id=key, created_by=created_by, now_us=now_us, **fields)
-    answer = campaign_answer(_load(conn, key), now_us=now_us)
-    return Outcome(201, answer, "campaign.create", "campaign", answer.id, lambda: {"before": None, "after": answer})
+    answer = campaign_response(_load(conn, key), now_us=now_us)
+    return WriteResult(201, answer, "campaign.create", "campaign", answer.id, lambda: {"before": None, "after": answer})
 
 
-def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[str, Any], now_us: int) -> Outcome:
+def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[str, Any], now_us: int) -> WriteResult:
     """Changes what `changes` names: anything of a draft, little once it is active, nothing once it has ended.
 
     Raises `CampaignNotFound`, `CampaignFieldLocked`, `BudgetBelowSpent`, `InvalidRequest`. Source: contract, section 4.
     """
-    campaign = settled_campaign(conn, campaign_id, now_us=now_us)
+    campaign = campaign_for_update(conn, campaign_id, now_us=now_us)
     before = _answer(conn, campaign, now_us=now_us)
     status = campaign.status_at(now_us)
     locked = changes.keys() - _editable(status)
@@ -130,27 +130,27 @@ def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[s
             spent_micro=str(campaign.spent_micro),
         )
     if changes:
-        _require_sense(fields, ends_anew="expires_at_us" in changes, now_us=now_us)
+        _validate(fields, ends_anew="expires_at_us" in changes, now_us=now_us)
         SQL.edit_campaign.run(conn, campaign_id=campaign.id, now_us=now_us, **fields)
     answer = _answer(conn, _load(conn, campaign.id), now_us=now_us)
     details = lambda: {"changed": sorted(_WIRE_NAMES[name] for name in changes), "before": before, "after": answer}
-    return Outcome(200, answer, "campaign.edit", "campaign", campaign_id, details)
+    return WriteResult(200, answer, "campaign.edit", "campaign", campaign_id, details)
 
 
-def move_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_us: int) -> Outcome:
+def transition_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_us: int) -> WriteResult:
     """One step of a campaign's life: `activate`, `pause` or `complete`.
 
     Raises `CampaignNotFound`, and `InvalidTransition` with `from` and `to`. Source: contract, section 4.
     """
-    campaign = settled_campaign(conn, campaign_id, now_us=now_us)
+    campaign = campaign_for_update(conn, campaign_id, now_us=now_us)
     status, (target, action) = campaign.status_at(now_us), VERBS[verb]
-    if target not in STEPS[status]:
+    if target not in TRANSITIONS[status]:
         raise InvalidTransition(status, target)
     before = _answer(conn, campaign, now_us=now_us)
-    SQL.move_campaign.run(conn, campaign_id=campaign.id, status=target, now_us=now_us)
+    SQL.transition_campaign.run(conn, campaign_id=campaign.id, status=target, now_us=now_us)
     answer = _answer(conn, _load(conn, campaign.id), now_us=now_us)
     details = lambda: {"from": status, "to": target, "before": before, "after": answer}
-    return Outcome(200, answer, action, "campaign", campaign_id, details)
+    return WriteResult(200, answer, action, "campaign", campaign_id, details)
 
 
 def expire_campaigns(conn: sqlite3.Connection, *, now_us: int, at_most: int) -> int:
@@ -167,7 +167,7 @@ def require_campaign(conn: sqlite3.Connection, campaign_id: str) -> CampaignRow:
     return CampaignRow(*row)
 
 
-def settled_campaign(conn: sqlite3.Connection, campaign_id: str, *, now_us: int) -> CampaignRow:
+def campaign_for_update(conn: sqlite3.Connection, campaign_id: str, *, now_us: int) -> CampaignRow:
     """The same, for a write that judges or tells its budget: no overdue reservation has any of it to give back.
 
     Raises `CampaignNotFound`, `ExpiryDue`.
@@ -199,7 +199,7 @@ def campaigns_at(conn: sqlite3.Connection, rows: Sequence[Row], *, now_us: int) 
     return campaigns
 
 
-def campaign_answer(campaign: CampaignRow, *, now_us: int) -> Campaign:
+def campaign_response(campaign: CampaignRow, *, now_us: int) -> Campaign:
     """A campaign as it is answered at that time."""
     return Campaign(
         id=ids.encode(ids.CAMPAIGN, campaign.id),
@@ -226,7 +226,7 @@ def campaign_answer(campaign: CampaignRow, *, now_us: int) -> Campaign:
 
 def _answer(conn: sqlite3.Connection, campaign: CampaignRow, *, now_us: int) -> Campaign:
     [now] = campaigns_at(conn, [campaign], now_us=now_us)
-    return campaign_answer(now, now_us=now_us)
+    return campaign_response(now, now_us=now_us)
 
 
 def _load(conn: sqlite3.Connection, key: int) -> CampaignRow:
@@ -241,7 +241,7 @@ def _editable(status: str) -> set[str]:
     return set() if status in ENDED else EDITABLE_ONCE_ACTIVE
 
 
-def _require_sense(fields: dict[str, Any], *, ends_anew: bool, now_us: int) -> None:
+def _validate(fields: dict[str, Any], *, ends_anew: bool, now_us: int) -> None:
     formulas.build(fields["grant_formula"], fields["grant_config"], per_wallet_cap_micro=fields["per_wallet_cap_micro"])
     starts_at_us, expires_at_us = fields["starts_at_us"], fields["expires_at_us"]
     if ends_anew and expires_at_us <= now_us:

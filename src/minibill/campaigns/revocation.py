@@ -10,7 +10,7 @@ from minibill.campaigns.lifecycle import SQL, require_campaign
 from minibill.campaigns.schemas import RevokedCampaign, RevokedGrant
 from minibill.core import ids
 from minibill.core.problems import GrantNotFound
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row
 from minibill.db.slices import Slice
 from minibill.db.sqlite import sqlite3
@@ -50,7 +50,7 @@ class Progress(NamedTuple):
     before: Totals
 
 
-def revoke_grant(conn: sqlite3.Connection, *, campaign_id: str, grant_id: str, reason: str, now_us: int) -> Outcome:
+def revoke_grant(conn: sqlite3.Connection, *, campaign_id: str, grant_id: str, reason: str, now_us: int) -> WriteResult:
     """Revokes a grant; again is the same answer, whatever has come back since.
 
     Raises `CampaignNotFound`, `GrantNotFound` also for a grant of another campaign, and `ExpiryDue`. Source: contract,
@@ -65,7 +65,7 @@ def revoke_grant(conn: sqlite3.Connection, *, campaign_id: str, grant_id: str, r
     if status == "revoked":
         answer = _revoked_grant(grant_id, *amounts)
         again = {"campaignId": campaign_id, "duplicate": True}
-        return Outcome(200, answer, "grant.revoke", "grant", grant_id, lambda: again)
+        return WriteResult(200, answer, "grant.revoke", "grant", grant_id, lambda: again)
     [lot] = _revoke(conn, [(row[0], account_id, lot_id)], reason=reason, now_us=now_us)
     answer = _revoked_grant(grant_id, lot.revoked_micro, lot.consumed_micro, lot.reserved_micro)
     details = lambda: {
@@ -78,7 +78,7 @@ def revoke_grant(conn: sqlite3.Connection, *, campaign_id: str, grant_id: str, r
         "spentAfterMicro": str(campaign.spent_micro - lot.revoked_micro),
         **_moved(lot),
     }
-    return Outcome(200, answer, "grant.revoke", "grant", grant_id, details)
+    return WriteResult(200, answer, "grant.revoke", "grant", grant_id, details)
 
 
 def revoke_campaign(
@@ -89,7 +89,7 @@ def revoke_campaign(
     really: bool,
     now_us: int,
     progress: Progress | None = None,
-) -> Outcome:
+) -> WriteResult:
     """Revokes every grant that the campaign has made so far, a slice in each transaction; answers the totals of all.
 
     Those that were revoked before count with what they came to then, so that again is the same answer. A revocation that was
@@ -147,7 +147,7 @@ def revoke_campaign(
     if not is_last:
         taken_back = NOTHING if really else progress.taken_back.plus(of_slice)
         more = {"progress": Progress(grants[len(lots) - 1][0], progress.until_id, taken_back, progress.before)}
-    return Outcome(200, answer, "campaign.revoke", "campaign", campaign_id, details, more)
+    return WriteResult(200, answer, "campaign.revoke", "campaign", campaign_id, details, more)
 
 
 def _revoke(conn: sqlite3.Connection, grants: list[Row], *, reason: str, now_us: int) -> list[RevokedLot]:

@@ -4,19 +4,19 @@ from functools import partial
 from typing import Any
 
 from minibill.api.decoding import Decoder, json_object
-from minibill.api.openapi.operation import describe
-from minibill.api.request import Call
-from minibill.api.response import Reply
+from minibill.api.openapi.operation import operation
+from minibill.api.request import Request
+from minibill.api.response import Response
 from minibill.api.types import NoBody, Query
-from minibill.campaigns.grants import grant_answer, pay_batch, read_items
+from minibill.campaigns.grants import grant_response, pay_batch, read_items
 from minibill.campaigns.lifecycle import (
     SQL,
     CampaignRow,
-    campaign_answer,
+    campaign_response,
     campaigns_at,
     create_campaign,
     edit_campaign,
-    move_campaign,
+    transition_campaign,
 )
 from minibill.campaigns.revocation import revoke_campaign, revoke_grant
 from minibill.campaigns.schemas import (
@@ -33,7 +33,7 @@ from minibill.campaigns.schemas import (
     RevokedGrant,
     Stats,
 )
-from minibill.campaigns.stats import stats_answer
+from minibill.campaigns.stats import stats_response
 from minibill.core import ids
 from minibill.core.problems import (
     AmountTooLarge,
@@ -69,11 +69,11 @@ PAY_REFUSALS = (
 )  # fmt: skip
 
 
-@describe(Campaign, 201, body=CreateBody, refusals=(AmountTooLarge,))
-async def create(call: Call) -> Reply:
+@operation(Campaign, 201, body=CreateBody, problems=(AmountTooLarge,))
+async def create(request: Request) -> Response:
     """Makes a campaign, as a draft."""
-    fields = _fields(await call.read(_CREATE))
-    caller = call.context.caller
+    fields = _fields(await request.read(_CREATE))
+    caller = request.context.caller
     assert caller is not None
     defaults: dict[str, Any] = {
         "description": None,
@@ -85,41 +85,41 @@ async def create(call: Call) -> Reply:
         "expires_at_us": None,
         "grant_ttl_seconds": None,
     }
-    return await call.write(create_campaign, created_by=caller.sub, **(defaults | fields))
+    return await request.write(create_campaign, created_by=caller.sub, **(defaults | fields))
 
 
-@describe(Campaign, body=EditBody, refusals=(CampaignNotFound, CampaignFieldLocked, BudgetBelowSpent, AmountTooLarge))
-async def edit(call: Call) -> Reply:
+@operation(Campaign, body=EditBody, problems=(CampaignNotFound, CampaignFieldLocked, BudgetBelowSpent, AmountTooLarge))
+async def edit(request: Request) -> Response:
     """Changes what the body names."""
-    changes = _fields(await call.read(_EDIT))
-    return await call.write(edit_campaign, campaign_id=call.segment("campaign_id"), changes=changes)
+    changes = _fields(await request.read(_EDIT))
+    return await request.write(edit_campaign, campaign_id=request.segment("campaign_id"), changes=changes)
 
 
-@describe(Campaign, body=NoBody, refusals=(CampaignNotFound, InvalidTransition))
-async def activate(call: Call) -> Reply:
+@operation(Campaign, body=NoBody, problems=(CampaignNotFound, InvalidTransition))
+async def activate(request: Request) -> Response:
     """Lets a campaign pay."""
-    return await _move(call, "activate")
+    return await _move(request, "activate")
 
 
-@describe(Campaign, body=NoBody, refusals=(CampaignNotFound, InvalidTransition))
-async def pause(call: Call) -> Reply:
+@operation(Campaign, body=NoBody, problems=(CampaignNotFound, InvalidTransition))
+async def pause(request: Request) -> Response:
     """Stops a campaign from paying, for a while."""
-    return await _move(call, "pause")
+    return await _move(request, "pause")
 
 
-@describe(Campaign, body=NoBody, refusals=(CampaignNotFound, InvalidTransition))
-async def complete(call: Call) -> Reply:
+@operation(Campaign, body=NoBody, problems=(CampaignNotFound, InvalidTransition))
+async def complete(request: Request) -> Response:
     """Ends a campaign."""
-    return await _move(call, "complete")
+    return await _move(request, "complete")
 
 
-@describe(Campaign, query=CampaignsQuery)
-async def list_campaigns(call: Call) -> Reply:
+@operation(Campaign, query=CampaignsQuery)
+async def list_campaigns(request: Request) -> Response:
     """Campaigns, newest first."""
-    query, position = call.page(CampaignsQuery)
+    query, position = request.page(CampaignsQuery)
     [before_id] = position or [_AFTER_ALL]
     # Before the reading: what falls due only afterwards must not count as settled.
-    now_us = call.service.book.clock.now_us()
+    now_us = request.state.book.clock.now_us()
     values: dict[str, Any] = {"before_id": before_id, "campaign_type": query.campaign_type, "count": query.limit + 1}
     match query.status:
         case None:
@@ -128,93 +128,97 @@ async def list_campaigns(call: Call) -> Reply:
             find = partial(SQL.campaigns_page_expired.all, now_us=now_us, **values)
         case status:
             find = partial(SQL.campaigns_page_by_status.all, status=status, now_us=now_us, **values)
-    campaigns = await call.reading.run(lambda conn: campaigns_at(conn, find(conn), now_us=now_us))
-    return call.page_answer(
-        query, campaigns, item=lambda row: campaign_answer(CampaignRow(*row), now_us=now_us), position=lambda row: [row[0]]
+    campaigns = await request.reader.run(lambda conn: campaigns_at(conn, find(conn), now_us=now_us))
+    return request.respond_page(
+        query, campaigns, item=lambda row: campaign_response(CampaignRow(*row), now_us=now_us), position=lambda row: [row[0]]
     )
 
 
-@describe(Campaign, refusals=(CampaignNotFound,))
-async def show(call: Call) -> Reply:
+@operation(Campaign, problems=(CampaignNotFound,))
+async def show(request: Request) -> Response:
     """One campaign."""
-    call.parameters(Query)
-    campaign_id = call.segment("campaign_id")
+    request.parameters(Query)
+    campaign_id = request.segment("campaign_id")
     key = ids.decode(ids.CAMPAIGN, campaign_id)
     # Before the reading, as in a list.
-    now_us = call.service.book.clock.now_us()
+    now_us = request.state.book.clock.now_us()
     # No campaign's key is NULL.
-    campaigns = await call.reading.run(
+    campaigns = await request.reader.run(
         lambda conn: campaigns_at(conn, SQL.find_campaign.all(conn, campaign_id=key), now_us=now_us)
     )
     if not campaigns:
         raise CampaignNotFound(campaign_id)
-    return call.answer(campaign_answer(campaigns[0], now_us=now_us))
+    return request.answer(campaign_response(campaigns[0], now_us=now_us))
 
 
-@describe(BatchResult, 201, 200, body=BatchBody, refusals=PAY_REFUSALS)
-async def pay(call: Call) -> Reply:
+@operation(BatchResult, 201, 200, body=BatchBody, problems=PAY_REFUSALS)
+async def pay(request: Request) -> Response:
     """Pays a batch of grants, each account once."""
-    call.require_room_for_bulk()
-    body = await call.read(_BATCH)
-    return await call.write(
+    request.require_room_for_bulk()
+    body = await request.read(_BATCH)
+    return await request.write(
         pay_batch,
         bulk=True,
-        campaign_id=call.segment("campaign_id"),
+        campaign_id=request.segment("campaign_id"),
         items=read_items(body),
         force=bool(body.force),
-        ceiling_micro=call.service.settings.ceiling_micro,
+        ceiling_micro=request.state.settings.ceiling_micro,
     )
 
 
-@describe(Grant, query=GrantsQuery, refusals=(CampaignNotFound,))
-async def list_grants(call: Call) -> Reply:
+@operation(Grant, query=GrantsQuery, problems=(CampaignNotFound,))
+async def list_grants(request: Request) -> Response:
     """The grants of a campaign, in the order in which they were paid."""
-    query, position = call.page(GrantsQuery)
+    query, position = request.page(GrantsQuery)
     [after_id] = position or [0]
-    campaign = _require_campaign(call)
-    reading = call.reading
+    campaign = _require_campaign(request)
+    reader = request.reader
     values: dict[str, Any] = {"campaign_id": campaign.id, "after_id": after_id, "count": query.limit + 1}
     if query.account_id is not None:
         # An id that no account has finds nothing; no key is negative.
         account_id = ids.decode(ids.ACCOUNT, query.account_id)
         key = -1 if account_id is None else account_id
-        rows = await reading.all(SQL.grants_page_of_account, account_id=key, status=query.status, **values)
+        rows = await reader.all(SQL.grants_page_of_account, account_id=key, status=query.status, **values)
     elif query.status is not None:
-        rows = await reading.all(SQL.grants_page_by_status, status=query.status, **values)
+        rows = await reader.all(SQL.grants_page_by_status, status=query.status, **values)
     else:
-        rows = await reading.all(SQL.grants_page, **values)
-    return call.page_answer(query, rows, item=grant_answer, position=lambda row: [row[0]])
+        rows = await reader.all(SQL.grants_page, **values)
+    return request.respond_page(query, rows, item=grant_response, position=lambda row: [row[0]])
 
 
-@describe(RevokedGrant, body=RevokeBody, refusals=(CampaignNotFound, GrantNotFound))
-async def revoke_one(call: Call) -> Reply:
+@operation(RevokedGrant, body=RevokeBody, problems=(CampaignNotFound, GrantNotFound))
+async def revoke_one(request: Request) -> Response:
     """Takes back what is left of a grant."""
-    body = await call.read(_REVOKE)
-    return await call.write(
-        revoke_grant, campaign_id=call.segment("campaign_id"), grant_id=call.segment("grant_id"), reason=body.reason
+    body = await request.read(_REVOKE)
+    return await request.write(
+        revoke_grant, campaign_id=request.segment("campaign_id"), grant_id=request.segment("grant_id"), reason=body.reason
     )
 
 
-@describe(RevokedCampaign, body=RevokeBody, refusals=(CampaignNotFound,))
-async def revoke_all(call: Call) -> Reply:
+@operation(RevokedCampaign, body=RevokeBody, problems=(CampaignNotFound,))
+async def revoke_all(request: Request) -> Response:
     """Takes back what is left of all grants of a campaign."""
-    call.require_room_for_bulk()
-    body = await call.read(_REVOKE)
-    return await call.write(
-        revoke_campaign, bulk=True, campaign_id=call.segment("campaign_id"), reason=body.reason, really=not call.is_dry_run
+    request.require_room_for_bulk()
+    body = await request.read(_REVOKE)
+    return await request.write(
+        revoke_campaign,
+        bulk=True,
+        campaign_id=request.segment("campaign_id"),
+        reason=body.reason,
+        really=not request.is_dry_run,
     )
 
 
-@describe(Stats, refusals=(CampaignNotFound,))
-async def show_stats(call: Call) -> Reply:
+@operation(Stats, problems=(CampaignNotFound,))
+async def show_stats(request: Request) -> Response:
     """What became of the credits that a campaign granted."""
-    call.parameters(Query)
-    campaign = _require_campaign(call)
-    book = call.service.book
+    request.parameters(Query)
+    campaign = _require_campaign(request)
+    book = request.state.book
     # Before the reading: what falls due only afterwards must not count as settled.
     now_us = book.clock.now_us()
-    rows = await call.reading.all(SQL.campaign_stats, campaign_id=campaign.id, now_us=now_us)
-    return call.answer(stats_answer(campaign.id, rows))
+    rows = await request.reader.all(SQL.campaign_stats, campaign_id=campaign.id, now_us=now_us)
+    return request.answer(stats_response(campaign.id, rows))
 
 
 def _fields(body: CreateBody | EditBody) -> dict[str, Any]:
@@ -239,15 +243,15 @@ def _integer(value: int | None) -> int | None:
     return None if value is None else int(value)
 
 
-async def _move(call: Call, verb: str) -> Reply:
-    await call.read(_NOTHING)
-    return await call.write(move_campaign, campaign_id=call.segment("campaign_id"), verb=verb)
+async def _move(request: Request, verb: str) -> Response:
+    await request.read(_NOTHING)
+    return await request.write(transition_campaign, campaign_id=request.segment("campaign_id"), verb=verb)
 
 
-def _require_campaign(call: Call) -> CampaignRow:
-    campaign_id = call.segment("campaign_id")
+def _require_campaign(request: Request) -> CampaignRow:
+    campaign_id = request.segment("campaign_id")
     key = ids.decode(ids.CAMPAIGN, campaign_id)
-    rows = [] if key is None else call.reading.at_once(SQL.find_campaign, campaign_id=key)
+    rows = [] if key is None else request.reader.query_now(SQL.find_campaign, campaign_id=key)
     if not rows:
         raise CampaignNotFound(campaign_id)
     return CampaignRow(*rows[0])

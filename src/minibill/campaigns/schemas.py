@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from msgspec import Meta, Raw, field
 
 from minibill.api.types import (
-    Answer,
     AnyId,
     Body,
     Entity,
@@ -16,6 +15,7 @@ from minibill.api.types import (
     PageQuery,
     PoolId,
     Reason,
+    ResponseBody,
     SentObject,
     TimeUs,
     one_of,
@@ -102,7 +102,7 @@ class GrantsQuery(PageQuery, frozen=True):
     account_id: AnyId | None = None
 
 
-class Campaign(Answer):
+class Campaign(ResponseBody):
     id: str
     name: str
     description: str | None
@@ -124,7 +124,7 @@ class Campaign(Answer):
     updated_at: str
 
 
-class GrantResult(Answer, omit_defaults=True):
+class GrantResult(ResponseBody, omit_defaults=True):
     """What one item of a batch came to. The ids of the grant and its lot are null where nothing was paid."""
 
     grant_id: str | None
@@ -137,7 +137,7 @@ class GrantResult(Answer, omit_defaults=True):
     reason: str | None = None
 
 
-class BatchResult(Answer):
+class BatchResult(ResponseBody):
     campaign_id: str
     total_granted: int
     total_duplicates: int
@@ -148,7 +148,7 @@ class BatchResult(Answer):
     grants: list[GrantResult]
 
 
-class Grant(Answer):
+class Grant(ResponseBody):
     grant_id: str
     campaign_id: str
     account_id: str
@@ -165,7 +165,7 @@ class Grant(Answer):
     revoke_reason: str | None
 
 
-class RevokedGrant(Answer):
+class RevokedGrant(ResponseBody):
     """What became of a grant at the moment at which it was revoked."""
 
     grant_id: str
@@ -175,7 +175,7 @@ class RevokedGrant(Answer):
     reserved_micro: MicroText
 
 
-class RevokedCampaign(Answer):
+class RevokedCampaign(ResponseBody):
     """The same of all grants of a campaign that are revoked, added up."""
 
     campaign_id: str
@@ -185,12 +185,12 @@ class RevokedCampaign(Answer):
     reserved_micro: MicroText
 
 
-class GrantsByStatus(Answer):
+class GrantsByStatus(ResponseBody):
     granted: int
     revoked: int
 
 
-class Day(Answer):
+class Day(ResponseBody):
     """What a campaign granted on a day in UTC, and what was consumed of its grants on that day, whenever they were made."""
 
     date: str
@@ -199,7 +199,7 @@ class Day(Answer):
     consumed_micro: MicroText
 
 
-class Stats(Answer):
+class Stats(ResponseBody):
     """What became of the credits that a campaign granted, as of now."""
 
     campaign_id: str

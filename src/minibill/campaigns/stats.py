@@ -6,7 +6,7 @@ from minibill.core.clock import format_date
 from minibill.db.queries import Row
 
 
-def stats_answer(campaign_id: int, rows: list[Row]) -> Stats:
+def stats_response(campaign_id: int, rows: list[Row]) -> Stats:
     """The answer from the rows of `campaign_stats`. Source: contract, section 4."""
     (_, budget, spent, grants, grants_revoked, granted, reserved, expired, accounts_that_spent), *days = rows
     consumed = sum(consumed_micro for _, _, _, consumed_micro, *_ in days)

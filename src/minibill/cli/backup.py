@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from minibill.cli.backup_history import Later, are_one_book, later
+from minibill.cli.backup_history import Divergence, are_one_book, later
 from minibill.cli.options import database_option, existing_database_option, file_path, require_folder
-from minibill.cli.output import Misuse, print_json
+from minibill.cli.output import UsageError, print_json
 from minibill.cli.verification import (
-    Say,
+    ProgressCallback,
+    cli_errors,
     force_option,
-    in_a_word,
     json_option,
-    one_line,
     print_checks,
     progress_bar,
+    summary,
     verdict_json,
     verified,
 )
@@ -55,13 +55,13 @@ def backup(*, dest: Path, db: Path, force: bool, as_json: bool) -> None:
     The copy holds every write that was answered before the backup began. The service waits for nothing meanwhile, and the
     backup pauses after less than a millisecond of work, to leave the core to it.
     """  # fmt: skip
-    with one_line("back up", db), ExitStack() as stack:
+    with cli_errors("back up", db), ExitStack() as stack:
         dest = _place(dest)
         replaces = dest.exists()
         if replaces:
             _refuse_the_same(db, dest)
             if not force:
-                raise Misuse(f"{dest} is there already; name another file, or replace it with --force")
+                raise UsageError(f"{dest} is there already; name another file, or replace it with --force")
             # Only what was served once has a lock file; nobody begins to serve it while it is replaced.
             stack.callback(FileLock(dest, only_if_served=True).release)
         say = stack.enter_context(progress_bar())
@@ -100,9 +100,9 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
     What is replaced is kept beside it, whole, as FILE.before-restore-TIME; to restore that undoes this. Nothing is changed
     unless all of it succeeds. A file that is being served is never replaced, and another book only with --force.
     """  # fmt: skip
-    with one_line("restore", src), ExitStack() as stack:
+    with cli_errors("restore", src), ExitStack() as stack:
         if not src.exists():
-            raise Misuse(f"can't restore {src}: it is not there")
+            raise UsageError(f"can't restore {src}: it is not there")
         db = _place(db)
         _refuse_the_same(src, db)
         stack.callback(FileLock(db).release)
@@ -138,7 +138,7 @@ def restore(*, src: Path, db: Path, force: bool, as_json: bool) -> None:
 
 def _refuse_the_same(one: Path, other: Path) -> None:
     if one.exists() and other.exists() and one.samefile(other):
-        raise Misuse(f"{one} and {other} are the same file")
+        raise UsageError(f"{one} and {other} are the same file")
 
 
 def _place(path: Path) -> Path:
@@ -149,7 +149,7 @@ def _place(path: Path) -> Path:
     return real
 
 
-def _compared(db: Path, src: Path, *, force: bool) -> Later | None:
+def _compared(db: Path, src: Path, *, force: bool) -> Divergence | None:
     """What a book has that its backup lacks; None where that can't be said, and then it is replaced by force alone."""
     with open_snapshot(src) as backup:
         try:
@@ -160,7 +160,7 @@ def _compared(db: Path, src: Path, *, force: bool) -> Later | None:
         except (NotABook, MigrationRefused, sqlite3.DatabaseError) as error:
             reason = f"can't be compared with the backup: {error}"
     if not force:
-        raise Misuse(f"{db} would be replaced, and {reason}; --force replaces it all the same, and keeps it")
+        raise UsageError(f"{db} would be replaced, and {reason}; --force replaces it all the same, and keeps it")
     return None
 
 
@@ -177,7 +177,7 @@ def _refuse_orphans(db: Path) -> None:
     """A log beside a file that is not there has answered writes in it, of a book that was moved away without it."""
     for log in (f"{db.name}-wal", f"{db.name}-journal"):
         if db.with_name(log).exists() and db.with_name(log).stat().st_size:
-            raise Misuse(
+            raise UsageError(
                 f"{db} is not there, but {log} is, with writes that its book lacks without it: put the book back beside it, "
                 "or move it to where the book is; --force deletes it"
             )
@@ -191,7 +191,7 @@ def _name_to_keep(db: Path) -> Path:
     return next(path for name in names if not is_taken(path := db.with_name(name)))
 
 
-def _in_words(lacks: Later | None) -> str:
+def _in_words(lacks: Divergence | None) -> str:
     if lacks is None:
         return ""
     entries, rows = lacks
@@ -201,7 +201,7 @@ def _in_words(lacks: Later | None) -> str:
     )
 
 
-def _healthy(copy: Path, otherwise: str, say: Say, *, as_json: bool, paced: bool = False) -> Verified:
+def _healthy(copy: Path, otherwise: str, say: ProgressCallback, *, as_json: bool, paced: bool = False) -> Verified:
     """The verdict on a copy that passes every check; else the command ends with 1."""
     found = verified(copy, say, paced=paced)
     if found.report.status != "healthy":
@@ -218,4 +218,4 @@ def _tell(named: dict[str, Any], path: Path, found: Verified, done: str, *, as_j
     if as_json:
         print_json({**named, "bytes": size_bytes, **verdict_json(found.report)})
     else:
-        click.echo(f"{done}: {size_bytes:,} bytes; {in_a_word(path, found.report)}")
+        click.echo(f"{done}: {size_bytes:,} bytes; {summary(path, found.report)}")

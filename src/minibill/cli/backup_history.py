@@ -9,7 +9,7 @@ from minibill.db.sqlite import sqlite3
 SQL = queries("lineage")
 
 
-class Later(NamedTuple):
+class Divergence(NamedTuple):
     """What a book has that another state of it lacks."""
 
     entries: int
@@ -28,19 +28,19 @@ def are_one_book(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
     return all(first is None or second is None or first == second for first, second in both)
 
 
-def later(conn: sqlite3.Connection, *, than: sqlite3.Connection) -> Later:
+def later(conn: sqlite3.Connection, *, than: sqlite3.Connection) -> Divergence:
     """What a book has that another state of it lacks."""
     # Of ids that an epoch skipped neither has a row: what is compared is the last row up to an id.
-    entry_id = _alike(
+    entry_id = common_prefix(
         min(_number(SQL.newest_entry, conn), _number(SQL.newest_entry, than)),
         lambda number: SQL.entry_until.one(conn, id=number) == SQL.entry_until.one(than, id=number),
     )
     newest_audit_row = _number(SQL.newest_audit_row, conn)
-    audit_rows = _alike(
+    audit_rows = common_prefix(
         min(newest_audit_row, _number(SQL.newest_audit_row, than)),
         lambda number: SQL.audit_row_at.one(conn, seq=number) == SQL.audit_row_at.one(than, seq=number),
     )
-    return Later(_number(SQL.count_entries_after, conn, id=entry_id), newest_audit_row - audit_rows)
+    return Divergence(_number(SQL.count_entries_after, conn, id=entry_id), newest_audit_row - audit_rows)
 
 
 def _number(query: Query, conn: sqlite3.Connection, **named: int) -> int:
@@ -50,7 +50,7 @@ def _number(query: Query, conn: sqlite3.Connection, **named: int) -> int:
     return number
 
 
-def _alike(newest: int, are_alike: Callable[[int], bool]) -> int:
+def common_prefix(newest: int, are_alike: Callable[[int], bool]) -> int:
     """Up to which number rows are alike, by halves: rows are only added, so where two states part they stay apart."""
     alike, unlike = 0, newest + 1
     while unlike - alike > 1:

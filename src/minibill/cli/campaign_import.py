@@ -21,9 +21,9 @@ from minibill.campaigns.grants import BATCH_GRANTS_MAX
 from minibill.campaigns.schemas import BatchResult
 from minibill.cli.grants_csv import DECIMALS_MAX, Layout, UnreadableList, read_rows
 from minibill.cli.import_batches import Batches, DoesNotFit
-from minibill.cli.import_report import EXIT_INTERRUPTED, EXIT_MISUSE, EXIT_NO, Report, tell, tell_bad_rows, write_report
+from minibill.cli.import_report import EXIT_INTERRUPTED, EXIT_NO, EXIT_USAGE, Report, tell, tell_bad_rows, write_report
 from minibill.cli.import_rows import Result, Rows, TemporaryFileError
-from minibill.cli.output import USER_AGENT, Misuse, access_options, campaign_argument, money
+from minibill.cli.output import USER_AGENT, UsageError, access_options, campaign_argument, money
 from minibill.client import Client, Unreachable, WrongAccess
 from minibill.core.problems import Problem
 
@@ -176,7 +176,7 @@ def import_list(
         if rows.bad and not (skip_bad_rows and rows.good):
             advice = "; correct them, or pay the others with --skip-bad-rows" if rows.good else ""
             message = f"nothing was paid: {rows.bad} of {rows.bad + rows.good} rows can't be paid{advice}"
-            report.stop_early("bad_rows", message, EXIT_MISUSE)
+            report.stop_early("bad_rows", message, EXIT_USAGE)
         else:
             _pay(
                 rows,
@@ -191,7 +191,7 @@ def import_list(
         fault = _written(rows, report, table, as_json=as_json)
         tell(report, as_json=as_json)
         if fault is not None:
-            raise Misuse(f"the report {report_path} can't be written: {fault}; what is above is all the same done")
+            raise UsageError(f"the report {report_path} can't be written: {fault}; what is above is all the same done")
     sys.exit(report.exit_code)
 
 
@@ -200,18 +200,18 @@ def _read(file: str, layout: Layout, *, adds_up: bool) -> Rows:
     try:
         rows = Rows()
     except (OSError, TemporaryFileError) as error:
-        raise Misuse(no_room.format(error)) from None
+        raise UsageError(no_room.format(error)) from None
     try:
         with click.open_file(file, "rb") as source:
             rows.add(read_rows(cast(BinaryIO, source), layout=layout), adds_up=adds_up)
     except OSError as error:
-        raise Misuse(f"nothing was paid: the list can't be read: {error.strerror}") from None
+        raise UsageError(f"nothing was paid: the list can't be read: {error.strerror}") from None
     except UnreadableList as error:
-        raise Misuse(f"nothing was paid: {error}") from None
+        raise UsageError(f"nothing was paid: {error}") from None
     except TemporaryFileError as error:
-        raise Misuse(no_room.format(error)) from None
+        raise UsageError(no_room.format(error)) from None
     if not rows.good and not rows.bad:
-        raise Misuse("nothing was paid: the list has no rows")
+        raise UsageError("nothing was paid: the list has no rows")
     return rows
 
 
@@ -219,11 +219,11 @@ def _read(file: str, layout: Layout, *, adds_up: bool) -> Rows:
 def _report_file(path: Path, list_file: str) -> Iterator[TextIO]:
     """The report, open before anything is paid."""
     if list_file != "-" and path.exists() and path.samefile(list_file):
-        raise Misuse(f"nothing was paid: the report would replace the list {list_file}; name another file")
+        raise UsageError(f"nothing was paid: the report would replace the list {list_file}; name another file")
     try:
         file = path.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise Misuse(f"nothing was paid: the report {path} can't be written: {error.strerror}") from None
+        raise UsageError(f"nothing was paid: the report {path} can't be written: {error.strerror}") from None
     with file:
         yield file
 
@@ -280,7 +280,7 @@ def _pay(
                 bar.begin("paying")
                 _pay_rows(batches, report, partial=partial)
     except WrongAccess as error:
-        raise Misuse(f"nothing was paid: {error}") from None
+        raise UsageError(f"nothing was paid: {error}") from None
     except Problem as refusal:
         assert batches is not None, "only what is asked for is refused"
         in_doubt = bool(batches.sending) and refusal.may_have_arrived
@@ -289,14 +289,14 @@ def _pay(
     except Unreachable as error:
         assert batches is not None, "only what is asked for goes unanswered"
         _in_doubt(rows, batches, error.may_have_arrived)
-        report.stop_in_doubt("unreachable", str(error), EXIT_MISUSE, batches.sending if error.may_have_arrived else ())
+        report.stop_in_doubt("unreachable", str(error), EXIT_USAGE, batches.sending if error.may_have_arrived else ())
     except KeyboardInterrupt as interrupt:
         _in_doubt(rows, batches, True)
         sending = batches.sending if batches is not None else ()
         report.stop_in_doubt("interrupted", "interrupted", _exit_code_of(interrupt), sending)
     except TemporaryFileError as error:
         sending = batches.sending if batches is not None else ()
-        report.stop_in_doubt("no_room", f"the temporary file can't be written: {error}", EXIT_MISUSE, sending)
+        report.stop_in_doubt("no_room", f"the temporary file can't be written: {error}", EXIT_USAGE, sending)
     if batches is not None and batches.remaining_micro is not None:
         report.remaining_micro = batches.remaining_micro - (batches.needed_micro if report.dry_run else 0)
 
@@ -318,7 +318,7 @@ def _check(batches: Batches, report: Report, *, partial: bool) -> None:
         )
         # Wrong usage is one line, without figures.
         report.batches = batches.requests if report.dry_run else 0
-        report.stop_early("over_budget", message, EXIT_NO if partial else EXIT_MISUSE)
+        report.stop_early("over_budget", message, EXIT_NO if partial else EXIT_USAGE)
 
 
 def _pay_rows(batches: Batches, report: Report, *, partial: bool) -> None:

@@ -20,7 +20,7 @@ import click
 import httpx
 
 from minibill.cli.output import own_command, print_json
-from minibill.cli.verification import in_a_word, print_checks, verdict_json
+from minibill.cli.verification import print_checks, summary, verdict_json
 from minibill.core.money import MICRO_PER_UNIT
 from minibill.db.connection import open_reader
 from minibill.db.files import create
@@ -198,7 +198,7 @@ def _check(db: Path) -> Report:
     _tell(10, "The book, recomputed from its entries", f"$ minibill verify --db demo.db   {counts}")
     found = verify_file(db)
     print_checks(found)
-    click.echo(f"   {in_a_word(Path(db.name), found.report)}")
+    click.echo(f"   {summary(Path(db.name), found.report)}")
     return found.report
 
 

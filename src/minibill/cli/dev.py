@@ -12,7 +12,7 @@ import msgspec
 
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import sign_token
-from minibill.cli.output import Misuse
+from minibill.cli.output import UsageError
 from minibill.config import ConfigurationError, Settings
 from minibill.db.files import OPEN_TO_OTHERS, UnsafeFile, create, open_own
 
@@ -84,13 +84,13 @@ def reset(db: Path, *, sure: bool) -> None:
             return
         lock = FileLock(path)
     except (DatabaseLocked, OSError) as error:
-        raise Misuse(f"--reset: {error}") from None
+        raise UsageError(f"--reset: {error}") from None
     try:
         open_writer(path).close()
         if not sure:
             click.confirm(f"Delete {path} and all that is in it ({path.stat().st_size:,} bytes)?", abort=True, err=True)
         remove(path)
     except (NotABook, SqliteTooOld, sqlite3.Error, OSError) as error:
-        raise Misuse(f"--reset: nothing was deleted: {error}") from None
+        raise UsageError(f"--reset: nothing was deleted: {error}") from None
     finally:
         lock.release()

@@ -99,8 +99,8 @@ class Batches:
         try:
             judged = self._send(items, dry_run=True)
         except BudgetExceeded as problem:
-            self.needed_micro += int(problem.facts["requested_micro"])
-            self.remaining_micro = int(problem.facts["remaining_micro"])
+            self.needed_micro += int(problem.extensions["requested_micro"])
+            self.remaining_micro = int(problem.extensions["remaining_micro"])
             self._judge_beyond_the_budget(items)
         except (PerWalletCapExceeded, LargeGrantRequiresForce) as problem:
             over = self._over_limit(problem, items)
@@ -134,7 +134,7 @@ class Batches:
 
     def _over_limit(self, problem: Problem, items: list[Item]) -> list[tuple[Item, int]]:
         over = []
-        for member in problem.facts.get("grants", ()):
+        for member in problem.extensions.get("grants", ()):
             place = place_of(str(member.get("path", "")), items)
             if place is not None:
                 over.append((items[place], int(member["amountMicro"])))
@@ -157,7 +157,7 @@ class Batches:
         except BudgetExceeded as problem:
             if not partial:
                 raise
-            self.remaining_micro = int(problem.facts["remaining_micro"])
+            self.remaining_micro = int(problem.extensions["remaining_micro"])
             if len(items) == 1:
                 self.sending = []
                 raise DoesNotFit from None
@@ -187,8 +187,8 @@ class Batches:
 
     def _split(self, items: list[Item], problem: Problem) -> list[list[Item]]:
         """The parts of a batch that was too large; the batches to come are cut accordingly."""
-        if isinstance(problem, AmountTooLarge) and "limit_micro" in problem.facts:
-            self._ceiling_micro = int(problem.facts["limit_micro"])
+        if isinstance(problem, AmountTooLarge) and "limit_micro" in problem.extensions:
+            self._ceiling_micro = int(problem.extensions["limit_micro"])
         else:
             self._size_max = max(1, min(self._size_max, len(items) // 2))
         if len(items) == 1:

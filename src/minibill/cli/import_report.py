@@ -20,19 +20,19 @@ from minibill.cli.import_rows import Item, Outcome, Result, Rows
 from minibill.cli.output import (
     LISTED_MAX,
     LOG_COLUMNS,
-    Misuse,
+    UsageError,
     errors_of,
     escaped,
     escaped_json,
     facts_of,
-    is_misuse,
+    is_usage_error,
     money,
     refusal_text,
     units,
 )
 from minibill.core.problems import Problem
 
-EXIT_DONE, EXIT_NO, EXIT_MISUSE, EXIT_INTERRUPTED = 0, 1, Misuse.exit_code, 130
+EXIT_DONE, EXIT_NO, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, UsageError.exit_code, 130
 
 REPORT_HEADER = ("line", "accountId", "entityId", "status", "amount", "grantId", "reason")
 
@@ -108,14 +108,14 @@ class Report:
         if sending:
             first, last = sending[0].line, sending[-1].line
             doubt = f"lines {first} to {last} were on their way and may have been paid"
-            message += f" ({doubt})" if exit_code == EXIT_MISUSE else f"\n{doubt}"
+            message += f" ({doubt})" if exit_code == EXIT_USAGE else f"\n{doubt}"
             facts = {**facts, "mayHaveBeenPaid": {"firstLine": first, "lastLine": last}}
         self.stop_early(why, message, exit_code, facts=facts)
 
     def stop_at_refusal(self, refusal: Problem, items: Sequence[Item], *, url: str, in_doubt: bool) -> None:
         """The service has refused a batch as a whole."""
         message = _placed(refusal_text(refusal, url), items)
-        exit_code = EXIT_MISUSE if is_misuse(refusal) else EXIT_NO
+        exit_code = EXIT_USAGE if is_usage_error(refusal) else EXIT_NO
         self.stop_in_doubt("refused", message, exit_code, items if in_doubt else (), _refusal_json(refusal, items))
 
     def count(self, status: str) -> int:
@@ -246,7 +246,7 @@ def _stop_text(report: Report, stop: Stop) -> str:
         return stop.message
     nothing = "" if report.count("granted") or "mayHaveBeenPaid" in stop.facts else "Nothing new was paid. "
     again = f"{nothing}It is safe to run this again: who was paid is not paid twice."
-    if stop.exit_code != EXIT_MISUSE:
+    if stop.exit_code != EXIT_USAGE:
         return f"{stop.message}\n{again}"
     return f"{stop.message}{'' if stop.message.endswith('?') else '.'} {again}"
 

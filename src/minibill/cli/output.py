@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from minibill.api.types import Answer
+from minibill.api.types import ResponseBody
 from minibill.core.money import MICRO_PER_UNIT
 from minibill.core.problems import NotFound, Problem, camel
 
@@ -26,7 +26,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Misuse(click.ClickException):
+class UsageError(click.ClickException):
     """The command can't be carried out as it was given or configured; printed as one line."""
 
     exit_code = 2
@@ -55,7 +55,7 @@ campaign_argument = click.argument("campaign_id", metavar="CAMPAIGN", type=campa
 def access_options(command: Command) -> Command:
     """The options of every command here: which service, who asks, and how to answer."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, for programs."),
+        click.option("--json", "as_json", is_flag=True, help="ResponseBody in JSON on stdout, for programs."),
         click.option(
             "--token",
             envvar="MINIBILL_TOKEN",
@@ -111,25 +111,25 @@ def listed(texts: list[str]) -> list[str]:
     return texts[:LISTED_MAX] + more
 
 
-def is_misuse(refusal: Problem) -> bool:
+def is_usage_error(refusal: Problem) -> bool:
     """The token or the URL is the trouble, not what was asked for."""
     return refusal.status in (401, 403) or refusal.code == NotFound.code
 
 
 def facts_of(refusal: Problem) -> dict[str, Any]:
     """The members that explain this refusal, by their names on the wire, beyond those that every problem has."""
-    return {camel(name): value for name, value in refusal.facts.items() if name != "errors"}
+    return {camel(name): value for name, value in refusal.extensions.items() if name != "errors"}
 
 
 def errors_of(refusal: Problem) -> list[tuple[str, str]]:
     """What is wrong with the request: paths and messages."""
-    return [(error.path, error.message) for error in refusal.facts.get("errors", ())]
+    return [(error.path, error.message) for error in refusal.extensions.get("errors", ())]
 
 
 def refusal_text(refusal: Problem, url: str) -> str:
     """The refusal with all that explains it, a line each; one line, with what to do, where the token or the URL is wrong."""
     summary = escaped(f"{refusal.code} ({refusal.status}): {refusal.detail}")
-    if is_misuse(refusal):
+    if is_usage_error(refusal):
         return f"{summary}; {_advice(refusal, url)}"
     reasons: list[str] = []
     for name, value in facts_of(refusal).items():
@@ -163,7 +163,7 @@ def _fact_text(name: str, value: object) -> str:
 # --- for programs ---
 
 
-def print_json(value: dict[str, Any] | Answer, *, dry_run: bool = False) -> None:
+def print_json(value: dict[str, Any] | ResponseBody, *, dry_run: bool = False) -> None:
     """The answer to --json: one line on stdout."""
     click.echo(escaped_json(msgspec.to_builtins(value) | ({"dryRun": True} if dry_run else {})))
 

@@ -57,7 +57,7 @@ async def seed_book(path: Path, settings: Settings) -> None:
     clock = Clock(offset_us=-STORY_DAYS * DAY * US_PER_SECOND)
     book = await Book.open(path, clock=clock)
     try:
-        if any(book.readers.look_up(rows_in_all).values()):
+        if any(book.readers.point_read(rows_in_all).values()):
             raise BookNotEmpty(f"{path} is not empty")
         await _Story(book, msgspec.structs.replace(settings, **_RULES)).tell()
     finally:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import click
 
-from minibill.cli.output import USER_AGENT, Misuse, is_misuse, refusal_text
+from minibill.cli.output import USER_AGENT, UsageError, is_usage_error, refusal_text
 from minibill.client import Client, ServiceError
 from minibill.core.problems import Problem
 
@@ -17,10 +17,10 @@ def asked_service(url: str, token: str) -> Iterator[Client]:
         with Client(url, token, on_wait=_tell_wait, user_agent=USER_AGENT) as client:
             yield client
     except ServiceError as error:
-        raise Misuse(str(error)) from None
+        raise UsageError(str(error)) from None
     except Problem as refusal:
         message = refusal_text(refusal, url)
-        raise (Misuse(message) if is_misuse(refusal) else click.ClickException(message)) from None
+        raise (UsageError(message) if is_usage_error(refusal) else click.ClickException(message)) from None
 
 
 def _tell_wait(seconds: float, reason: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from minibill.auth.callers import Kind
+from minibill.auth.callers import CallerKind
 from minibill.auth.scopes import ALL_SCOPES, EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, SUBJECT_CHARACTERS_MAX, sign_token
 from minibill.cli.dev import dev_secrets
@@ -34,7 +34,7 @@ Examples:
     show_default=True,
     help="Whose development secrets to use when the environment has none.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="ResponseBody in JSON on stdout, for programs.")
 def token(*, sub: str | None, scopes: tuple[str, ...], ttl: int | None, service: bool, db: Path, as_json: bool) -> None:
     """Sign a token and print it.
 
@@ -60,7 +60,7 @@ def token(*, sub: str | None, scopes: tuple[str, ...], ttl: int | None, service:
     subject = sub if sub is not None else ("service" if service else "operator")
     if not subject.strip() or len(subject) > SUBJECT_CHARACTERS_MAX:
         raise click.UsageError(f"--sub: expected 1 to {SUBJECT_CHARACTERS_MAX} characters")
-    kind: Kind = "service" if service else "admin"
+    kind: CallerKind = "service" if service else "admin"
     granted = list(scopes) or [EVERYTHING]
     signed = sign_token(settings, kind, sub=subject, scopes=granted, ttl=ttl or longest)
     if as_json:

@@ -12,24 +12,24 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from minibill.cli.output import LOG_COLUMNS, Misuse, escaped
+from minibill.cli.output import LOG_COLUMNS, UsageError, escaped
 from minibill.db.connection import NotABook
 from minibill.db.file_lock import DatabaseLocked
 from minibill.db.files import reason_of
 from minibill.db.migrations import MigrationRefused
-from minibill.db.snapshot import Disturbed
+from minibill.db.snapshot import SnapshotInvalidated
 from minibill.db.sqlite import SqliteTooOld, sqlite3
 from minibill.integrity.report import Report, failed_checks
 from minibill.integrity.verify import STEPS, Verified, verify_file
 
-Say = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="ResponseBody in JSON on stdout, for programs.")
 force_option = click.option("--force", is_flag=True, help="Replace what is there.")
 
 
 @contextmanager
-def progress_bar() -> Iterator[Say]:
+def progress_bar() -> Iterator[ProgressCallback]:
     """A bar on a terminal's stderr, told what is being done, how far it is and of how much."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty(), transient=True) as progress:
@@ -38,24 +38,24 @@ def progress_bar() -> Iterator[Say]:
 
 
 @contextmanager
-def one_line(doing: str, path: Path) -> Iterator[None]:
+def cli_errors(doing: str, path: Path) -> Iterator[None]:
     """What goes wrong with files ends the command with one line: 1 when a book can't be read, 2 when it is no use to try."""
     cant = f"can't {doing} {path}"
     try:
         yield
     except FileNotFoundError as error:
-        raise Misuse(f"{cant}: {reason_of(f'{error.filename} is not there', path)}") from None
-    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, Disturbed) as error:
-        raise Misuse(f"{cant}: {reason_of(error, path)}") from None
+        raise UsageError(f"{cant}: {reason_of(f'{error.filename} is not there', path)}") from None
+    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, SnapshotInvalidated) as error:
+        raise UsageError(f"{cant}: {reason_of(error, path)}") from None
     except OSError as error:
-        raise Misuse(f"{cant}: {error.filename or ''} {error.strerror}") from None
+        raise UsageError(f"{cant}: {error.filename or ''} {error.strerror}") from None
     except sqlite3.OperationalError as error:
-        raise Misuse(f"{cant}: {reason_of(error, path)}") from None
+        raise UsageError(f"{cant}: {reason_of(error, path)}") from None
     except sqlite3.DatabaseError as error:
         raise click.ClickException(f"{cant}: {error}") from None
 
 
-def verified(path: Path, say: Say, *, paced: bool = False) -> Verified:
+def verified(path: Path, say: ProgressCallback, *, paced: bool = False) -> Verified:
     """Checks a file, telling the bar of each step; `paced` as in `verify_file`."""
     steps = iter(range(STEPS))
     return verify_file(path, on_step=lambda name: say(f"checking {name}", next(steps, STEPS), STEPS), paced=paced)
@@ -85,7 +85,7 @@ def print_checks(found: Verified) -> None:
             click.echo(f"  and {check.violations - len(check.examples):,} more")
 
 
-def in_a_word(path: Path, report: Report) -> str:
+def summary(path: Path, report: Report) -> str:
     """`book.db is healthy: 11 checks in 1.2 s.`"""
     failed = failed_checks(report)
     which = (

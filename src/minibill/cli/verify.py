@@ -7,7 +7,7 @@ import click
 
 from minibill.cli.options import existing_database_option
 from minibill.cli.output import print_json
-from minibill.cli.verification import in_a_word, json_option, one_line, print_checks, progress_bar, verdict_json, verified
+from minibill.cli.verification import cli_errors, json_option, print_checks, progress_bar, summary, verdict_json, verified
 
 
 @click.command(
@@ -29,7 +29,7 @@ def verify(*, db: Path, as_json: bool) -> None:
     chain hashed, and nothing is missing of what FILE-anchor says was committed; kept_answers: the answers that are kept
     for idempotency keys.
     """  # fmt: skip
-    with one_line("verify", db), progress_bar() as say:
+    with cli_errors("verify", db), progress_bar() as say:
         found = verified(db, say)
     if as_json:
         print_json({"db": str(db), "anchored": found.anchored, **verdict_json(found.report)})
@@ -37,5 +37,5 @@ def verify(*, db: Path, as_json: bool) -> None:
         print_checks(found)
         if not found.anchored:
             click.echo(f"\nThere is no anchor beside {db}: nothing tells whether its newest commits are missing.")
-        click.echo(f"\n{in_a_word(db, found.report)}")
+        click.echo(f"\n{summary(db, found.report)}")
     sys.exit(0 if found.report.status == "healthy" else 1)

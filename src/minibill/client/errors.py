@@ -47,13 +47,13 @@ def problem_of(members: dict[str, Any], status: int) -> Problem:
     """
     kind = _BY_CODE.get(members["code"], Problem)
     problem = kind.__new__(kind)
-    facts = {_snake(name): value for name, value in members.items() if name not in _STANDARD_MEMBERS}
+    extensions = {_snake(name): value for name, value in members.items() if name not in _STANDARD_MEMBERS}
     detail = str(members.get("detail") or members.get("title") or "no reason given")
     Problem.__init__(problem, detail)
-    problem.facts = facts
+    problem.extensions = extensions
     errors = members.get("errors")
     if isinstance(errors, list):
-        problem.facts["errors"] = [
+        problem.extensions["errors"] = [
             FieldError(str(error.get("path", "")), str(error.get("message", "")))
             for error in errors
             if isinstance(error, dict)

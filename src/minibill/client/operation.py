@@ -7,7 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from minibill.api.types import Entity
-from minibill.auth.callers import Kind
+from minibill.auth.callers import CallerKind
 
 T = TypeVar("T")
 
@@ -19,10 +19,10 @@ _DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 Who = str | Entity
 
 
-class Ask(NamedTuple):
+class Operation(NamedTuple):
     """One operation: a route under its door, what its path says, and what is sent. `key` is None for a read."""
 
-    door: Kind
+    kind: CallerKind
     method: str
     # With {names} of `segments`.
     route: str
@@ -72,8 +72,8 @@ def to_ask(
     query: Json | None = None,
     key: str | None = None,
     dry_run: bool = False,
-    door: Kind = "admin",
-) -> Ask:
+    kind: CallerKind = "admin",
+) -> Operation:
     """An operation from plain values; what is None is left out."""
     asked = {name: str(value) for name, value in (query or {}).items() if value is not None}
     if dry_run:
@@ -81,7 +81,7 @@ def to_ask(
     sent = b""
     if body is not None:
         sent = msgspec.json.encode({name: value for name, value in body.items() if value is not None})
-    return Ask(door, method, route, dict(segments), asked, sent, key)
+    return Operation(kind, method, route, dict(segments), asked, sent, key)
 
 
 def read(answer: bytes, expected: type[T]) -> T:

@@ -9,7 +9,7 @@ import msgspec
 
 from minibill.auth.callers import PREFIX_OF
 from minibill.client.errors import Unreachable, WrongAccess, problem_of
-from minibill.client.operation import Ask
+from minibill.client.operation import Operation
 
 # Sums to 47 seconds: longer than a restart takes, short enough to sit through.
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0)
@@ -24,32 +24,32 @@ _URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?", re.IGNORECASE)
 _TOKEN = re.compile(r"[!-~]+")
 
 
-class Wait(NamedTuple):
+class RetryDelay(NamedTuple):
     """How long to wait before the same request is sent again, and why, in a few words."""
 
     seconds: float
     reason: str
 
 
-class Tries:
-    """One request, however often it has to be sent. `met` is whether the service has ever answered before."""
+class RetryState:
+    """One request, however often it has to be sent. `has_connected` is whether the service has ever answered before."""
 
-    def __init__(self, url: str, *, met: bool) -> None:
+    def __init__(self, url: str, *, has_connected: bool) -> None:
         self._url = url
-        self._met = met
+        self._met = has_connected
         self._count = 0
         self._may_have_arrived = False
 
-    def after_error(self, error: httpx.RequestError) -> Wait:
+    def after_error(self, error: httpx.RequestError) -> RetryDelay:
         """How long to wait after no answer; raises `Unreachable` when it was tried often enough."""
         self._count += 1
         self._may_have_arrived |= not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
         if self._count >= (len(BACKOFF_S) + 1 if self._met else UNMET_TRIES_MAX):
             message = f"{self._url} can't be reached: {_reason(error)}; is it running there?"
             raise Unreachable(message, may_have_arrived=self._may_have_arrived) from None
-        return Wait(BACKOFF_S[self._count - 1], "the service can't be reached")
+        return RetryDelay(BACKOFF_S[self._count - 1], "the service can't be reached")
 
-    def after_answer(self, response: httpx.Response) -> Wait | None:
+    def after_answer(self, response: httpx.Response) -> RetryDelay | None:
         """How long to wait after an answer that says: not now; None when the answer stands."""
         self._count += 1
         self._met = True
@@ -59,7 +59,7 @@ class Tries:
         if response.status_code not in _BUSY_STATUSES or self._count > len(BACKOFF_S) or told_s > RETRY_AFTER_MAX_S:
             return None
         reason = "rate limit" if response.status_code == 429 else "the service is busy"
-        return Wait(max(BACKOFF_S[self._count - 1], told_s), reason)
+        return RetryDelay(max(BACKOFF_S[self._count - 1], told_s), reason)
 
     def success(self, response: httpx.Response) -> bytes:
         """The JSON of a success; raises the `Problem` of a refusal, `Unreachable` for what is not minibill's."""
@@ -82,9 +82,9 @@ class Tries:
         )
 
 
-def path_of(ask: Ask) -> str:
+def path_of(ask: Operation) -> str:
     """The path that an operation is asked at."""
-    return PREFIX_OF[ask.door] + ask.route.format(**{name: quote(text, safe="") for name, text in ask.segments.items()})
+    return PREFIX_OF[ask.kind] + ask.route.format(**{name: quote(text, safe="") for name, text in ask.segments.items()})
 
 
 def checked_url(url: str) -> str:

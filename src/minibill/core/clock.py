@@ -125,15 +125,15 @@ class Clock:
         return wall_us
 
     def _note(self, wall_us: int) -> None:
-        facts = {"book_time": format_time(self._time_us), "wall_time": format_time(wall_us)}
+        extensions = {"book_time": format_time(self._time_us), "wall_time": format_time(wall_us)}
         if self._is_held:
             self.jumps += 1
-            log.error("the wall clock jumped ahead: the book's time does not follow", extra=facts)
+            log.error("the wall clock jumped ahead: the book's time does not follow", extra=extensions)
         else:
-            log.warning("the book's time follows the wall clock again", extra=facts)
+            log.warning("the book's time follows the wall clock again", extra=extensions)
 
 
-class RunningTime:
+class ServiceUptime:
     """For how long the book has been served, in microseconds: what must be kept for so long is kept by it.
 
     It goes on evenly, whatever the machine's clock does: one that is set to next year and back makes nothing be forgotten

@@ -29,7 +29,7 @@ class Histogram:
         self.total += value
 
 
-class Tally:
+class RouteMetrics:
     """The requests of one route: how many by status, and how long they took."""
 
     __slots__ = ("seconds", "statuses")
@@ -78,14 +78,14 @@ class Metrics:
     def __init__(self) -> None:
         self.deliveries = Deliveries()
         # By method and path template.
-        self.routes: dict[tuple[str, str], Tally] = {}
+        self.routes: dict[tuple[str, str], RouteMetrics] = {}
         # What no route was asked for: unknown paths, and whom the gate did not let in.
-        self.unrouted = Tally()
+        self.unrouted = RouteMetrics()
         # Refusals and failures by code.
         self.problems: defaultdict[str, int] = defaultdict(int)
         # Answers given again to an idempotency key.
         self.replays = 0
 
-    def tally(self, method: str, path: str) -> Tally:
+    def tally(self, method: str, path: str) -> RouteMetrics:
         """The counters of a route."""
-        return self.routes.setdefault((method, path), Tally())
+        return self.routes.setdefault((method, path), RouteMetrics())

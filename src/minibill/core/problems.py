@@ -37,18 +37,18 @@ class Problem(Exception):
     request_id: str = ""
     may_have_arrived: bool = False
 
-    def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **facts: Any) -> None:
+    def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **extensions: Any) -> None:
         super().__init__(detail)
         self.detail = detail
         self.headers = headers or {}
-        self.facts = facts
+        self.extensions = extensions
 
-    def after_a_part(self) -> "Problem":
+    def as_partially_applied(self) -> "Problem":
         """The same, of a request of which a part was done before; another object, since neighbours may share this one."""
         why = self.detail.removesuffix(NOTHING_CHANGED)
         detail = f"{why}; a part of what was asked had been done before: send the request again to do the rest"
         problem = type(self).__new__(type(self))
-        Problem.__init__(problem, detail, headers=self.headers, **self.facts)
+        Problem.__init__(problem, detail, headers=self.headers, **self.extensions)
         return problem
 
 
@@ -148,14 +148,16 @@ class InsufficientBalance(Problem):
 
     code, status, title = "insufficient_balance", 402, "Not enough credits"
 
-    def __init__(self, *, available_micro: int, requested_micro: int, list_micro: int, pool_id: str, **facts: Any) -> None:
+    def __init__(
+        self, *, available_micro: int, requested_micro: int, list_micro: int, pool_id: str, **extensions: Any
+    ) -> None:
         super().__init__(
             f"the pool {pool_id} has {available_micro} micro-units available and {requested_micro} were to be held",
             available_micro=str(available_micro),
             requested_micro=str(requested_micro),
             list_micro=str(list_micro),
             pool_id=pool_id,
-            **facts,
+            **extensions,
         )
 
 
@@ -218,8 +220,8 @@ class TierNotFound(Problem):
 
     code, status, title = "tier_not_found", 404, "No such tier"
 
-    def __init__(self, **facts: Any) -> None:
-        super().__init__("the community has no such tier", **facts)
+    def __init__(self, **extensions: Any) -> None:
+        super().__init__("the community has no such tier", **extensions)
 
 
 class WebhookNotFound(Problem):
@@ -252,7 +254,7 @@ class UnsupportedMediaType(Problem):
 # --- 409: not in this state ---
 
 
-class WebhooksOff(Problem):
+class WebhooksDisabled(Problem):
     """The service has no secret to sign webhooks with."""
 
     code, status, title = "webhooks_off", 409, "This service sends no webhooks"
@@ -265,7 +267,7 @@ class InvalidTransition(Problem):
 
     def __init__(self, before: str, after: str) -> None:
         super().__init__(f"a campaign that is {before} can't become {after}")
-        self.facts = {"from": before, "to": after}
+        self.extensions = {"from": before, "to": after}
 
 
 class CampaignNotActive(Problem):

@@ -19,7 +19,7 @@ TargetType = Literal[
 ]  # fmt: skip
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class WriteResult(msgspec.Struct, frozen=True):
     """`status` and `answer` are for the caller; the rest is the audit row of its transaction when the caller is an admin.
 
     `details` is called for that row alone, before anything else is written.

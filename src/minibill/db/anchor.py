@@ -35,7 +35,7 @@ class BehindItsAnchor(Exception):
     """The book lacks commits that were answered, or is another than the one that the anchor is of."""
 
 
-class Mark(NamedTuple):
+class HighWaterMark(NamedTuple):
     """How far a book has come: its commits, and its last link with its hash; 0 and zeros before the first."""
 
     commits: int
@@ -49,7 +49,7 @@ def anchor_file(path: Path) -> Path:
     return real.with_name(f"{real.name}-anchor")
 
 
-def read_anchor(path: Path) -> Mark | None:
+def read_anchor(path: Path) -> HighWaterMark | None:
     """What the anchor of a database file says; None where there is none, or none that can be read."""
     try:
         with os.fdopen(open_to_read(anchor_file(path)), "rb") as file:
@@ -60,15 +60,15 @@ def read_anchor(path: Path) -> Mark | None:
     return max(marks, default=None)
 
 
-def mark_of(conn: sqlite3.Connection) -> Mark:
+def mark_of(conn: sqlite3.Connection) -> HighWaterMark:
     """How far a book has come; raises `sqlite3.DatabaseError` when it can't tell."""
     row = SQL.mark.one(conn)
     if row is None:
         raise sqlite3.DatabaseError("the row that counts the commits is damaged")
-    return Mark(row[0], row[1] or 0, row[2] or bytes(32))
+    return HighWaterMark(row[0], row[1] or 0, row[2] or bytes(32))
 
 
-def missing(conn: sqlite3.Connection, anchored: Mark) -> str | None:
+def missing(conn: sqlite3.Connection, anchored: HighWaterMark) -> str | None:
     """What a book lacks of what its anchor says, in words; None when nothing is missing."""
     commits = mark_of(conn).commits
     if commits < anchored.commits:
@@ -79,7 +79,7 @@ def missing(conn: sqlite3.Connection, anchored: Mark) -> str | None:
     return None
 
 
-class Anchor:
+class CommitAnchor:
     """The anchor of a book that is open: counts its commits and writes them down."""
 
     def __init__(self, path: Path, conn: sqlite3.Connection, *, accept_loss: bool = False) -> None:
@@ -105,12 +105,12 @@ class Anchor:
         self._descriptor = open_own(anchor_file(path), os.O_WRONLY)
         self._failed = False
 
-    def count(self, conn: sqlite3.Connection) -> Mark:
+    def count(self, conn: sqlite3.Connection) -> HighWaterMark:
         """Counts the transaction that is about to be committed; answers how far the book has come with it."""
         SQL.count_commit.run(conn)
         return mark_of(conn)
 
-    def write(self, mark: Mark) -> None:
+    def write(self, mark: HighWaterMark) -> None:
         """Says that a commit is on disk; called once it is. Where that fails the anchor stays behind, which is no harm."""
         try:
             os.pwrite(self._descriptor, _line(mark), mark.commits % 2 * LINE_BYTES)
@@ -131,7 +131,7 @@ def _begin_epoch(conn: sqlite3.Connection, reason: str) -> None:
     log.warning("began a new epoch: ids issued from now on differ from any issued before", extra={"epoch": epoch.number})
 
 
-def begin_anchor(path: Path, mark: Mark) -> None:
+def begin_anchor(path: Path, mark: HighWaterMark) -> None:
     """Puts a new anchor in the place of any that is there."""
     file = anchor_file(path)
     # What the old one says must not come back when the power fails. A symbolic link goes, and what it leads to stays.
@@ -147,13 +147,13 @@ def begin_anchor(path: Path, mark: Mark) -> None:
         os.close(descriptor)
 
 
-def _line(mark: Mark) -> bytes:
+def _line(mark: HighWaterMark) -> bytes:
     said = b"%020d %020d %s" % (mark.commits, mark.links, mark.link_hash.hex().encode())
     return (b"%s %08x" % (said, zlib.crc32(said))).ljust(LINE_BYTES - 1) + b"\n"
 
 
-def _parse(line: bytes) -> Mark | None:
+def _parse(line: bytes) -> HighWaterMark | None:
     found = _LINE.fullmatch(line)
     if found is None or int(found[5], 16) != zlib.crc32(found[1]):
         return None
-    return Mark(int(found[2]), int(found[3]), bytes.fromhex(found[4].decode()))
+    return HighWaterMark(int(found[2]), int(found[3]), bytes.fromhex(found[4].decode()))

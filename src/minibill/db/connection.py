@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from minibill.db.sqlite import damaged_schemas_told, require_floor, sqlite3
+from minibill.db.sqlite import decode_errors_as_database_errors, require_floor, sqlite3
 
 log = logging.getLogger("minibill.connect")
 
@@ -64,7 +64,7 @@ def open_writer(path: Path, *, checkpoint_pages: int = CHECKPOINT_PAGES) -> sqli
     _refuse_read_only(path)
     conn = _connect(path, WriterConnection)
     try:
-        with damaged_schemas_told():
+        with decode_errors_as_database_errors():
             _refuse_other_files(conn, path)
             conn.execute("PRAGMA journal_mode = WAL")
         conn.execute("PRAGMA synchronous = FULL")

@@ -35,7 +35,7 @@ def _invalid(path: str, message: str) -> Refusal:
     return lambda: InvalidRequest(FieldError(path, message))
 
 
-REFUSALS: dict[str, Refusal] = {
+CONSTRAINT_PROBLEMS: dict[str, Refusal] = {
     "lots_source_credits_once": lambda: SourceAlreadyCredited("this source has been credited already"),
     "lots_metadata_is_an_object": _invalid("metadata", "expected an object that is not nested deeper than 1,000 levels"),
     "entries_metadata_is_an_object": _invalid("metadata", "expected an object that is not nested deeper than 1,000 levels"),
@@ -261,7 +261,7 @@ def constraint_of(error: sqlite3.Error) -> str | None:
         return found[1]
     if found := re.fullmatch(r"UNIQUE constraint failed: (.+)", text):
         return UNIQUE_COLUMNS.get(found[1])
-    return text if text in INTERNAL or text in REFUSALS else None
+    return text if text in INTERNAL or text in CONSTRAINT_PROBLEMS else None
 
 
 def error_code(error: sqlite3.Error) -> int:
@@ -270,14 +270,14 @@ def error_code(error: sqlite3.Error) -> int:
     return code & 0xFF
 
 
-def explain(error: sqlite3.Error) -> Exception:
+def problem_from_sqlite_error(error: sqlite3.Error) -> Exception:
     """What to raise to the caller of an operation in which SQLite raised `error`."""
     code = error_code(error)
     if code == SQLITE_FULL:
         return StorageFull()
     if code == SQLITE_BUSY:
         return Overloaded("another program holds the database file")
-    refusal = REFUSALS.get(constraint_of(error) or "")
+    refusal = CONSTRAINT_PROBLEMS.get(constraint_of(error) or "")
     if refusal is not None:
         return refusal()
     internal = InternalError()

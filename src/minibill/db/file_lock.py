@@ -62,7 +62,7 @@ def lock_file(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-class Places:
+class FileIdentity:
     """Where the files of an open database are: SQLite goes on writing to a file that was renamed or deleted meanwhile.
 
     What is written then is not found again by whoever opens the file by its name, and a second process may lock it.

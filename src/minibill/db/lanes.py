@@ -8,7 +8,7 @@ pause ends runs before the next slice. Then that slice runs, whatever has come m
 from collections import deque
 from enum import IntEnum
 
-from minibill.db.write_task import Job
+from minibill.db.write_task import WriteTask
 
 # How long requests have the writer to themselves after a slice, as a multiple of how long the slice took.
 PAUSE_SHARE = 3.0
@@ -46,7 +46,7 @@ class Queue:
     __slots__ = ("jobs", "recent_seconds", "recent_writes")
 
     def __init__(self) -> None:
-        self.jobs: deque[Job] = deque()
+        self.jobs: deque[WriteTask] = deque()
         self.recent_seconds = 0.0
         self.recent_writes = 0.0
 
@@ -63,7 +63,7 @@ class Queue:
         )
 
 
-class Turns:
+class LaneScheduler:
     """The queues, and whose turn it is. Times are monotonic seconds."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Turns:
             return self.requests.is_full(QUEUE_MAX, QUEUE_MIN, WAIT_SECONDS_MAX)
         return lane is _BULK and self.bulk.is_full(BULK_MAX, BULK_MIN, WAIT_SECONDS_MAX)
 
-    def take_all(self) -> list[Job]:
+    def take_all(self) -> list[WriteTask]:
         """Return all jobs that wait, which then wait no more."""
         jobs = [job for queue in self.queues for job in queue.jobs]
         for queue in self.queues:

@@ -15,7 +15,7 @@ SQL = queries("sequence")
 T = TypeVar("T")
 
 
-class Seen:
+class SequenceTracker:
     """How much of the ledger an answer saw: `sequence` is the newest entry whose effects it can contain; None: no look."""
 
     __slots__ = ("sequence",)

@@ -3,8 +3,8 @@
 Pages are read through aiosqlite, on a few threads, so that a long one holds up nobody. What finds a single row by its key is
 read at once, on the event loop: that takes 5-20 µs, where a thread and back take 100.
 
-Each read is fetched whole: a SELECT left open would pin the WAL. What is answered to a request is read by a `Reading`, which
-also finds out how far the ledger was in that same snapshot.
+Each read fetches all its rows: a SELECT left open would pin the WAL. A `RequestReader` reads for one request and records the
+ledger sequence of the same snapshot.
 """
 
 import itertools
@@ -18,7 +18,7 @@ import aiosqlite
 
 from minibill.core.problems import Overloaded
 from minibill.db.connection import open_reader
-from minibill.db.ledger_sequence import Seen, in_one_snapshot
+from minibill.db.ledger_sequence import SequenceTracker, in_one_snapshot
 from minibill.db.queries import Query, Row
 from minibill.db.sqlite import sqlite3
 
@@ -80,11 +80,11 @@ class Readers:
         finally:
             self._waiting -= 1
 
-    def at_once(self, query: Query, **named: Any) -> list[Row]:
+    def query_now(self, query: Query, **named: Any) -> list[Row]:
         """Every row of a query that reads a few rows by key, without leaving the event loop."""
         return query.all(self._direct, **named)
 
-    def look_up(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    def point_read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """What an operation that only reads a few rows by key answers, without leaving the event loop."""
         return operation(self._direct)
 
@@ -95,14 +95,14 @@ class Readers:
             await connection.close()
 
 
-class Reading:
+class RequestReader:
     """The reads of one request: each in a snapshot of its own, whose place in the ledger's sequence is noted."""
 
     __slots__ = ("_readers", "_seen")
 
-    def __init__(self, readers: Readers, seen: Seen) -> None:
+    def __init__(self, readers: Readers, observed: SequenceTracker) -> None:
         self._readers = readers
-        self._seen = seen
+        self._seen = observed
 
     async def all(self, query: Query, **named: Any) -> list[Row]:
         """Every row of a named query."""
@@ -114,9 +114,9 @@ class Reading:
         self._seen.note(sequence)
         return found
 
-    def at_once(self, query: Query, **named: Any) -> list[Row]:
+    def query_now(self, query: Query, **named: Any) -> list[Row]:
         """Every row of a query that reads a few rows by key, without leaving the event loop."""
-        found, sequence = self._readers.look_up(partial(in_one_snapshot, operation=partial(query.all, **named)))
+        found, sequence = self._readers.point_read(partial(in_one_snapshot, operation=partial(query.all, **named)))
         self._seen.note(sequence)
         return found
 
@@ -125,7 +125,7 @@ class Reading:
 
         One statement is a snapshot, and half the cost.
         """
-        rows = self._readers.at_once(query, **named)
+        rows = self._readers.query_now(query, **named)
         if rows and rows[0][0] is None:
             self._seen.note(rows[0][-1])
         return rows

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from minibill.db.constraint_errors import explain
+from minibill.db.constraint_errors import problem_from_sqlite_error
 from minibill.db.sqlite import sqlite3
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def in_savepoint(
     except rejections as rejection:
         result, is_kept = rejection.with_traceback(None), False
     except sqlite3.IntegrityError as error:
-        result, is_kept = explain(error), False
+        result, is_kept = problem_from_sqlite_error(error), False
     if not is_kept:
         conn.execute("ROLLBACK TO operation")
         if (remembered := getattr(conn, "remembered", None)) is not None:

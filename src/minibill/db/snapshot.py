@@ -13,7 +13,7 @@ from minibill.db.anchor import anchor_file
 from minibill.db.connection import APPLICATION_ID, BUSY_TIMEOUT_MS, NotABook
 from minibill.db.files import open_to_read, require_regular
 from minibill.db.migrations import require_current
-from minibill.db.sqlite import damaged_schemas_told, require_floor, sqlite3
+from minibill.db.sqlite import decode_errors_as_database_errors, require_floor, sqlite3
 
 # Pages that a snapshot keeps in memory, in KiB. More made a reconciliation no faster: the system keeps them too.
 CACHE_KIB = 8_192
@@ -22,7 +22,7 @@ CACHE_KIB = 8_192
 _BEGINNING_BYTES = 262_144
 
 
-class Disturbed(Exception):
+class SnapshotInvalidated(Exception):
     """Somebody began to serve the file while it was read as one that nobody has open; read it again."""
 
 
@@ -40,7 +40,7 @@ def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection inside a transaction: all that it reads is of one moment.
 
     Raises `FileNotFoundError`, `NotABook`, `MigrationRefused` when the file's schema is not this version's, and at the end
-    `Disturbed` when what was read may not have been of one moment.
+    `SnapshotInvalidated` when what was read may not have been of one moment.
     """
     require_floor()
     real = Path(os.path.realpath(path))
@@ -58,7 +58,7 @@ def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
         timeout=BUSY_TIMEOUT_MS / 1000,
     )
     try:
-        with damaged_schemas_told():
+        with decode_errors_as_database_errors():
             _require_book(conn, path)
             conn.execute("PRAGMA trusted_schema = OFF")
             conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -68,7 +68,7 @@ def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     finally:
         conn.close()
     if not before.has_log and _state_of(real) != before:
-        raise Disturbed(f"{path} was opened by another process")
+        raise SnapshotInvalidated(f"{path} was opened by another process")
 
 
 def was_a_book(path: Path) -> bool:

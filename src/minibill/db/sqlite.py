@@ -33,7 +33,7 @@ _MULTITHREAD, _MEMSTATUS, _LOOKASIDE = 2, 9, 13
 _LOOKASIDE_BYTES, _LOOKASIDE_PIECES = 1_200, 200
 
 
-def make_fast() -> bool:
+def configure_sqlite() -> bool:
     """Spares SQLite what a process does not need that uses each connection from one thread at a time; says whether it did.
 
     No lock around each call, no count of each allocation, and more memory at hand for the triggers of a statement: a tenth
@@ -58,7 +58,7 @@ def make_fast() -> bool:
 
 
 @contextmanager
-def damaged_schemas_told() -> Iterator[None]:
+def decode_errors_as_database_errors() -> Iterator[None]:
     """Raises `sqlite3.DatabaseError` where SQLite quotes a damaged schema, which the driver then can't decode."""
     try:
         yield

@@ -62,7 +62,7 @@ def may_hold_a_failed_commit(conn: sqlite3.Connection, path: Path) -> bool:
     return False
 
 
-def make_lasting(conn: sqlite3.Connection, path: Path) -> None:
+def resync_wal(conn: sqlite3.Connection, path: Path) -> None:
     """Makes sure that what the log holds is on disk, before anything is answered from it or folded into the file.
 
     A process that was killed, or ended because a sync failed, may have left writes that everybody sees and the disk does not

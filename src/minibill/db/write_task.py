@@ -5,22 +5,24 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from minibill.core.problems import InternalError, StorageFull
-from minibill.db.ledger_sequence import Seen
+from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.sqlite import sqlite3
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 
 
-class Job:
+class WriteTask:
     """An operation that was taken on, and later what it came to."""
 
-    __slots__ = ("error", "future", "keep", "operation", "seen", "sequence", "value")
+    __slots__ = ("error", "future", "keep", "observed", "operation", "sequence", "value")
 
-    def __init__(self, operation: Operation[Any], keep: bool, seen: Seen | None, future: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, operation: Operation[Any], keep: bool, observed: SequenceTracker | None, future: asyncio.Future[Any]
+    ) -> None:
         self.operation = operation
         self.keep = keep
-        self.seen = seen
+        self.observed = observed
         self.future = future
         self.value: Any = None
         self.error: BaseException | None = None
@@ -32,7 +34,7 @@ class Job:
         self.value, self.error, self.sequence = None, error, None
 
 
-def lost_by(error: BaseException | None) -> Exception:
+def neighbor_error(error: BaseException | None) -> Exception:
     """What the neighbours of an operation are told when it took the whole transaction with it."""
     return error if isinstance(error, StorageFull) else InternalError()
 
@@ -42,7 +44,7 @@ def unknown_outcome() -> InternalError:
     return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
 
 
-def fail_all(group: list[Job], error: Exception) -> None:
+def fail_group(group: list[WriteTask], error: Exception) -> None:
     """What a group is answered whose transaction is gone: refusals too, since they may rest on a neighbour's lost work."""
     for job in group:
         job.fail(error)

@@ -26,14 +26,14 @@ from typing import Any, TypeVar
 from minibill.core.clock import monotonic_s
 from minibill.core.counters import COMMIT_SECONDS, GROUP_WRITES, Histogram
 from minibill.core.problems import NotReady, Overloaded, Problem, StorageFull
-from minibill.db.anchor import Anchor, Mark
+from minibill.db.anchor import CommitAnchor, HighWaterMark
 from minibill.db.connection import WriterConnection
-from minibill.db.constraint_errors import SQLITE_BUSY, error_code, explain
-from minibill.db.lanes import Lane, Turns
-from minibill.db.ledger_sequence import Seen, ledger_sequence
+from minibill.db.constraint_errors import SQLITE_BUSY, error_code, problem_from_sqlite_error
+from minibill.db.lanes import Lane, LaneScheduler
+from minibill.db.ledger_sequence import SequenceTracker, ledger_sequence
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import is_for_lack_of_room, may_hold_a_failed_commit
-from minibill.db.write_task import Job, Operation, fail_all, lost_by, unknown_outcome
+from minibill.db.write_task import Operation, WriteTask, fail_group, neighbor_error, unknown_outcome
 
 log = logging.getLogger("minibill.writer")
 
@@ -72,7 +72,7 @@ class Writer:
         path: Path,
         *,
         on_unknown_outcome: Callable[[BaseException], None],
-        anchor: Anchor | None = None,
+        anchor: CommitAnchor | None = None,
         moved: Callable[[], str | None] = lambda: None,
     ) -> None:
         # The event loop never waits for a lock; the thread does, with a limit of its own.
@@ -87,8 +87,8 @@ class Writer:
         self._on_unknown_outcome = on_unknown_outcome
         self._anchor = anchor
         self._moved = moved
-        self._displaced: str | None = None
-        self._turns = Turns()
+        self._moved_file: str | None = None
+        self._turns = LaneScheduler()
         self._busy = False
         # Set while only slices wait, and they wait for the end of a pause.
         self._pause: asyncio.TimerHandle | None = None
@@ -96,14 +96,14 @@ class Writer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
-        self._broken: BaseException | None = None
-        self._hindrance: Exception | None = None
+        self._fatal_error: BaseException | None = None
+        self._last_error: Exception | None = None
         self._changes = conn.total_changes
         # How many operations of which queue the next group runs again; 0 for none.
         self._again = 0
         self._queue = self._turns.requests
         # What is in the transaction that is under way.
-        self._group: list[Job] = []
+        self._group: list[WriteTask] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         # Called on the event loop after each group, before its answers go out: whoever waits for news hears of it by this.
         self.after_group: Callable[[], None] = lambda: None
@@ -121,16 +121,16 @@ class Writer:
     @property
     def problem(self) -> str | None:
         """Why it takes no writes, or None."""
-        if self._broken is not None:
+        if self._fatal_error is not None:
             return "a commit failed and its outcome is unknown; restart the service"
-        if self._displaced is not None:
-            return f"{self._displaced} was moved or deleted while it was served; put it back and restart the service"
+        if self._moved_file is not None:
+            return f"{self._moved_file} was moved or deleted while it was served; put it back and restart the service"
         return "the service is stopping" if self._stopping else None
 
     @property
-    def hindrance(self) -> str | None:
+    def last_error(self) -> str | None:
         """Why the last writes could not be made, although it goes on trying; None once one could."""
-        return self.problem or (str(self._hindrance) if self._hindrance else None)
+        return self.problem or (str(self._last_error) if self._last_error else None)
 
     @property
     def is_overloaded(self) -> bool:
@@ -143,17 +143,22 @@ class Writer:
         return self._turns.is_full(_BULK)
 
     async def run(
-        self, operation: Operation[T], *, keep: bool = True, seen: Seen | None = None, lane: Lane = Lane.REQUEST
+        self,
+        operation: Operation[T],
+        *,
+        keep: bool = True,
+        observed: SequenceTracker | None = None,
+        lane: Lane = Lane.REQUEST,
     ) -> T:
         """Runs an operation and answers what it answered, once that is on disk.
 
         Requests of any number of clients share a transaction. What runs in another `lane` gives way to them (turns.py).
 
-        With `keep=False` it runs and is then taken back. `seen` is told the newest entry that there was when the operation
-        was done, its own included and those of later neighbours not; of a refusal too. Raises what the operation raised,
-        `Overloaded` when too much is waiting, `StorageFull` when there is no room, `NotReady` when the writer has stopped.
-        Cancelling the caller does not stop an operation that has been taken on. An operation may be run again after what it
-        wrote was taken back, so it has no effect but what it writes.
+        With `keep=False` the operation runs and is then rolled back. `observed` receives the newest entry at the end of the
+        operation, also when it fails; entries of later neighbors are left out. Raises what the operation raised, `Overloaded`
+        when too many writes wait, `StorageFull` when the disk is full, `NotReady` when the writer has stopped. Cancelling
+        the caller does not stop an accepted operation. The writer may run an operation again after a rollback, so an
+        operation has no effect but what it writes.
         """
         if (problem := self.problem) is not None:
             raise NotReady(problem)
@@ -161,7 +166,7 @@ class Writer:
             raise Overloaded
         loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._turns.queues[lane].jobs.append(Job(operation, keep, seen, future))
+        self._turns.queues[lane].jobs.append(WriteTask(operation, keep, observed, future))
         if not self._busy:
             self._idle.clear()
             self._go_on(loop)
@@ -224,7 +229,7 @@ class Writer:
     def _run_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         conn, turns = self._conn, self._turns
         self._forget_what_others_changed()
-        group: list[Job] = []
+        group: list[WriteTask] = []
         self._group = group
         began_s = monotonic_s()
         if not self._again:
@@ -244,7 +249,7 @@ class Writer:
                 # The whole transaction is gone, and with it the neighbours' work.
                 self._remembered.clear()
                 self._changes = conn.total_changes
-                told = lost_by(job.error)
+                told = neighbor_error(job.error)
                 for lost in group:
                     if lost is not job or job.error is None:
                         lost.fail(told)
@@ -259,14 +264,14 @@ class Writer:
         self.group_writes.observe(len(group))
         self._end_group(loop, group)
 
-    def _take_back(self, loop: asyncio.AbstractEventLoop, group: list[Job]) -> None:
+    def _take_back(self, loop: asyncio.AbstractEventLoop, group: list[WriteTask]) -> None:
         """Rolls back what the last of a group wrote; the others before it are run again, and then it by itself."""
         self._conn.rollback()
         self._remembered.clear()
         self._changes = self._conn.total_changes
         if len(group) == 1:
             [taken_back] = group
-            if taken_back.seen is not None:
+            if taken_back.observed is not None:
                 # What it saw of its own is gone.
                 taken_back.sequence = ledger_sequence(self._conn)
             self._finish(loop, group)
@@ -275,7 +280,7 @@ class Writer:
         self._again = len(group) - 1
         loop.call_soon(self._begin, loop)
 
-    def _run_one(self, job: Job) -> None:
+    def _run_one(self, job: WriteTask) -> None:
         job.error = job.sequence = None
         try:
             job.value = job.operation(self._conn)
@@ -288,7 +293,7 @@ class Writer:
             self._remembered.clear()
             job.error = self._explain(error) if isinstance(error, sqlite3.Error) else error
         # Read, not counted along: so it is right whatever has been taken back. It costs 0.7 µs.
-        if job.seen is not None and self._conn.in_transaction:
+        if job.observed is not None and self._conn.in_transaction:
             job.sequence = ledger_sequence(self._conn)
 
     def _forget_what_others_changed(self) -> None:
@@ -298,7 +303,7 @@ class Writer:
             self._version = version
             self._remembered.clear()
 
-    def _end_group(self, loop: asyncio.AbstractEventLoop, group: list[Job]) -> None:
+    def _end_group(self, loop: asyncio.AbstractEventLoop, group: list[WriteTask]) -> None:
         """Hands the group's COMMIT to the thread, and counts it if it keeps anything."""
         conn, mark = self._conn, None
         changed = conn.total_changes != self._changes
@@ -312,21 +317,27 @@ class Writer:
         self._disk.put(lambda: self._commit(loop, group, mark, changed=changed))
 
     def _end_commit(
-        self, loop: asyncio.AbstractEventLoop, group: list[Job], mark: Mark | None, *, changed: bool, seconds: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        group: list[WriteTask],
+        mark: HighWaterMark | None,
+        *,
+        changed: bool,
+        seconds: float,
     ) -> None:
         """After a COMMIT. On the loop, since the thread would have to wait for the interpreter at each step."""
         self.commit_seconds.observe(seconds)
         # A group that changed nothing needed no room, so it says nothing of whether there is room.
         if changed:
-            self._hindrance = None
+            self._last_error = None
         if (moved := self._moved()) is not None:
-            fail_all(group, self._refuse_from_now_on(moved))
+            fail_group(group, self._refuse_from_now_on(moved))
         elif self._anchor is not None and mark is not None:
             self._anchor.write(mark)
         self._finish(loop, group)
 
-    def _fail(self, loop: asyncio.AbstractEventLoop, group: list[Job], error: sqlite3.Error) -> None:
-        fail_all(group, self._failed_commit(error))
+    def _fail(self, loop: asyncio.AbstractEventLoop, group: list[WriteTask], error: sqlite3.Error) -> None:
+        fail_group(group, self._failed_commit(error))
         self._finish(loop, group)
 
     def _failed_commit(self, error: sqlite3.Error) -> Exception:
@@ -340,13 +351,13 @@ class Writer:
             if self._conn.in_transaction:
                 self._conn.rollback()
             if not may_hold_a_failed_commit(self._conn, self._path):
-                self._hindrance = StorageFull()
+                self._last_error = StorageFull()
                 return StorageFull()
         self._give_up(error)
         return unknown_outcome()
 
     def _refuse_from_now_on(self, moved: str) -> Exception:
-        self._displaced = moved
+        self._moved_file = moved
         log.critical("%s was moved or deleted while it was served; no more writes are taken", moved)
         # The log may be what has gone: what is in it is safe in the database file only, wherever that is by now.
         try:
@@ -356,16 +367,16 @@ class Writer:
         return NotReady(f"{self.problem}; what was asked may have been done: send it again with the same idempotency key")
 
     def _explain(self, error: sqlite3.Error) -> Exception:
-        return StorageFull() if is_for_lack_of_room(error, self._path) else explain(error)
+        return StorageFull() if is_for_lack_of_room(error, self._path) else problem_from_sqlite_error(error)
 
-    def _finish(self, loop: asyncio.AbstractEventLoop, group: list[Job]) -> None:
+    def _finish(self, loop: asyncio.AbstractEventLoop, group: list[WriteTask]) -> None:
         """Answers a group, and goes on with what has come in meanwhile."""
         self.after_group()
         for job in group:
             if job.future.done():
                 continue
-            if job.seen is not None and job.sequence is not None:
-                job.seen.note(job.sequence)
+            if job.observed is not None and job.sequence is not None:
+                job.observed.note(job.sequence)
             if job.error is not None:
                 job.future.set_exception(job.error)
             else:
@@ -374,7 +385,7 @@ class Writer:
         if self._group:
             self._turns.ended(self._queue, len(group), seconds=now_s - self._began_s, now_s=now_s)
         self._group = []
-        if self._broken is not None:
+        if self._fatal_error is not None:
             # What waits is refused by `_abandon`, and no further group is begun.
             return
         # Who was answered just now, and comes again at once, joins the next group.
@@ -393,10 +404,10 @@ class Writer:
 
     def _refuse_waiting(self, loop: asyncio.AbstractEventLoop, error: sqlite3.Error) -> None:
         """Answers all that wait when no transaction could be begun: none of them waits for the lock a second time."""
-        self._hindrance = self._explain(error)
+        self._last_error = self._explain(error)
         refused = self._turns.take_all()
         self._again = 0
-        fail_all(refused, self._hindrance)
+        fail_group(refused, self._last_error)
         self._finish(loop, refused)
 
     # --- on the thread ---
@@ -422,7 +433,9 @@ class Writer:
             loop.call_soon_threadsafe(self._or_give_up, self._run_waiting, loop)
             return
 
-    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Job], mark: Mark | None, *, changed: bool) -> None:
+    def _commit(
+        self, loop: asyncio.AbstractEventLoop, group: list[WriteTask], mark: HighWaterMark | None, *, changed: bool
+    ) -> None:
         began_s = monotonic_s()
         try:
             self._conn.execute("COMMIT")
@@ -435,7 +448,7 @@ class Writer:
     def _give_up(self, error: BaseException) -> None:
         """After this nothing is known of what was under way; only opening the file again tells."""
         log.critical("the writer stopped, the outcome of what was under way is unknown: %r", error)
-        self._broken = error
+        self._fatal_error = error
         self._on_unknown_outcome(error)
         # Whoever goes on all the same gets an answer.
         if self._loop is not None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from minibill.api.types import Answer, Body, Micro, MicroText, PageQuery, Query, TimeUs
+from minibill.api.types import Body, Micro, MicroText, PageQuery, Query, ResponseBody, TimeUs
 from minibill.ledger.pricing import BPS_IN_ALL
 from minibill.ledger.schemas import Considered
 
@@ -41,25 +41,25 @@ class QuoteQuery(Query, frozen=True):
     amount_micro: Micro
 
 
-class Tier(Answer):
+class Tier(ResponseBody):
     tier: str
     rate_bps: int
     max_discount_micro: MicroText | None
 
 
-class Tiers(Answer):
+class Tiers(ResponseBody):
     community_id: str
     tiers: list[Tier]
 
 
-class Membership(Answer):
+class Membership(ResponseBody):
     account_id: str
     community_id: str
     tier: str
     expires_at: str | None
 
 
-class Quote(Answer):
+class Quote(ResponseBody):
     """A price, and which memberships were considered for it."""
 
     list_micro: MicroText

@@ -1,7 +1,7 @@
 """Tiers: what a community takes off the price for its members. The table of a community is replaced as a whole."""
 
 from minibill.core.problems import FieldError, InvalidRequest
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.discounts.schemas import Tier, TierBody, Tiers
@@ -9,7 +9,7 @@ from minibill.discounts.schemas import Tier, TierBody, Tiers
 SQL = queries("discounts")
 
 
-def replace_tiers(conn: sqlite3.Connection, *, community_id: str, tiers: list[TierBody], now_us: int) -> Outcome:
+def replace_tiers(conn: sqlite3.Connection, *, community_id: str, tiers: list[TierBody], now_us: int) -> WriteResult:
     """Puts these in place of all tiers of a community. Reservations keep the terms that they were made with.
 
     Members of a tier that is gone stay members, without a discount, until the community has that tier again or they are put
@@ -23,12 +23,12 @@ def replace_tiers(conn: sqlite3.Connection, *, community_id: str, tiers: list[Ti
     ]
     SQL.delete_tiers.run(conn, community_id=community_id)
     SQL.insert_tiers.many(conn, rows)
-    answer = tiers_answer(community_id, [(tier, rate_bps, max_micro) for _, tier, _, rate_bps, max_micro in rows])
-    details = lambda: {"before": tiers_answer(community_id, before).tiers, "after": answer.tiers}
-    return Outcome(200, answer, "tiers.replace", "community", community_id, details)
+    answer = tiers_response(community_id, [(tier, rate_bps, max_micro) for _, tier, _, rate_bps, max_micro in rows])
+    details = lambda: {"before": tiers_response(community_id, before).tiers, "after": answer.tiers}
+    return WriteResult(200, answer, "tiers.replace", "community", community_id, details)
 
 
-def tiers_answer(community_id: str, rows: list[Row]) -> Tiers:
+def tiers_response(community_id: str, rows: list[Row]) -> Tiers:
     """The tiers of a community as they are answered, from rows of `tiers_of_community`."""
     return Tiers(
         community_id,

@@ -18,17 +18,17 @@ from minibill.db.queries import Row, queries
 from minibill.db.readers import Readers
 from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
-from minibill.events.position import Place, event_id
+from minibill.events.position import Position, event_id
 from minibill.events.schemas import LEDGER, Event
-from minibill.events.serialization import tell_entry, tell_event
+from minibill.events.serialization import event_from_entry, event_from_row
 
 SQL = queries("events")
 
 # Rows that one reading looks through for the types that are asked for: some ten milliseconds on a reader's thread.
-STRETCH_ROWS = 20_000
+SCAN_ROWS_MAX = 20_000
 
 # Commits within this time wake the waiting polls together, with one read for all of them.
-GATHER_SECONDS = 0.005
+WAKEUP_DELAY_SECONDS = 0.005
 
 # Events that one read for the waiting polls returns at most; a longer backlog takes several.
 _SHARED_EVENTS = 500
@@ -45,21 +45,21 @@ _AT_ONCE = 50
 NO_TYPES = "[]"
 
 
-class Told(NamedTuple):
+class FeedPage(NamedTuple):
     """Some events with their places, and how far was looked: up to there no other is of the types that were asked for."""
 
-    events: list[tuple[Place, Event]]
-    until: Place
+    events: list[tuple[Position, Event]]
+    until: Position
     is_end: bool
 
 
 class _Poll(msgspec.Struct, eq=False):
     """A long poll that has read the feed to its end, at `after`, and waits for events of `types` (None: all)."""
 
-    after: Place
+    after: Position
     types: frozenset[str] | None
     # With the number of groups of writes before that read.
-    news: "asyncio.Future[tuple[Told, int]]"
+    news: "asyncio.Future[tuple[FeedPage, int]]"
 
 
 class Feed:
@@ -88,27 +88,27 @@ class Feed:
         """The number of long polls that wait for events."""
         return len(self._polls)
 
-    def newest(self) -> Place:
+    def newest(self) -> Position:
         """The end of the feed: whatever comes later has a place after it."""
-        return Place(*self._readers.at_once(SQL.newest_of_the_feed)[0])
+        return Position(*self._readers.query_now(SQL.newest_of_the_feed)[0])
 
-    def has(self, place: Place) -> bool:
+    def has(self, place: Position) -> bool:
         """Return whether a position is one of this book. A position that a lost copy of it has issued never is."""
-        [(found,)] = self._readers.at_once(SQL.is_place, entry_id=place.entry_id, event_id=place.event_id)
+        [(found,)] = self._readers.query_now(SQL.is_place, entry_id=place.entry_id, event_id=place.event_id)
         return bool(found)
 
-    async def read(self, after: Place, *, types: frozenset[str] | None, count: int) -> Told:
+    async def read(self, after: Position, *, types: frozenset[str] | None, count: int) -> FeedPage:
         """The first events after a place, of these types or of all; it may find none although there are some further on."""
         entry_types, other_types = _split(types)
         newest = self.newest()
         after_id = after.event_id or self._last_event_before(after.entry_id)
         until = newest
         # A stretch ends at a row, and so skips the ids between two epochs at once.
-        if entry_types != NO_TYPES and until.entry_id > after.entry_id + STRETCH_ROWS:
-            for (entry_id,) in self._readers.at_once(SQL.first_entry_from, entry_id=after.entry_id + STRETCH_ROWS):
-                until = Place(entry_id, self._last_event_before(entry_id + 1))
-        if other_types != NO_TYPES and until.event_id > after_id + STRETCH_ROWS:
-            until = Place(*self._readers.at_once(SQL.first_event_from, event_id=after_id + STRETCH_ROWS)[0])
+        if entry_types != NO_TYPES and until.entry_id > after.entry_id + SCAN_ROWS_MAX:
+            for (entry_id,) in self._readers.query_now(SQL.first_entry_from, entry_id=after.entry_id + SCAN_ROWS_MAX):
+                until = Position(entry_id, self._last_event_before(entry_id + 1))
+        if other_types != NO_TYPES and until.event_id > after_id + SCAN_ROWS_MAX:
+            until = Position(*self._readers.query_now(SQL.first_event_from, event_id=after_id + SCAN_ROWS_MAX)[0])
         entries: list[Row] = []
         others: list[Row] = []
         if entry_types != NO_TYPES and until.entry_id > after.entry_id:
@@ -121,10 +121,10 @@ class Feed:
             )
         events = await _in_words(entries, others, count)
         if len(events) == count:
-            return Told(events, events[-1][0], False)
-        return Told(events, until, until == newest)
+            return FeedPage(events, events[-1][0], False)
+        return FeedPage(events, until, until == newest)
 
-    async def read_patiently(self, after: Place, *, types: frozenset[str] | None, count: int, seconds: float) -> Told:
+    async def read_patiently(self, after: Position, *, types: frozenset[str] | None, count: int, seconds: float) -> FeedPage:
         """The same, but it goes on until it finds some, and waits so long for the first; no more once the service stops."""
         began_s = monotonic_s()
         groups = self._groups
@@ -150,11 +150,11 @@ class Feed:
         """How many groups of writes there have been; to be read before the feed is, and waited from."""
         return self._groups
 
-    async def at(self, place: Place) -> Event | None:
+    async def at(self, place: Position) -> Event | None:
         """The event at a place; None where there is none."""
         key, query = (place.event_id, SQL.events_to_tell) if place.event_id else (place.entry_id, SQL.entries_to_tell)
         rows = await self._readers.all(query, after_id=key - 1, until_id=key, types=None, count=1)
-        event = (tell_event if place.event_id else tell_entry)(rows[0]) if rows else None
+        event = (event_from_row if place.event_id else event_from_entry)(rows[0]) if rows else None
         return event if event is not None and event.id == event_id(place) else None
 
     async def wait(self, groups: int, seconds: float) -> None:
@@ -180,9 +180,9 @@ class Feed:
         self._news.set()
         for poll in self._polls:
             if not poll.news.done():
-                poll.news.set_result((Told([], poll.after, True), self._groups))
+                poll.news.set_result((FeedPage([], poll.after, True), self._groups))
 
-    async def _wait_for_news(self, poll: _Poll, groups: int, seconds: float) -> tuple[Told, int] | None:
+    async def _wait_for_news(self, poll: _Poll, groups: int, seconds: float) -> tuple[FeedPage, int] | None:
         """Return the shared read that may have events for a poll; None after so many seconds.
 
         `groups` is the number of groups before the poll last read the feed.
@@ -214,7 +214,7 @@ class Feed:
     async def _wake(self) -> None:
         """Tell the listeners that something was written, and wake the polls with one read of the feed for all of them."""
         try:
-            await asyncio.sleep(max(GATHER_SECONDS, self._wake_s))
+            await asyncio.sleep(max(WAKEUP_DELAY_SECONDS, self._wake_s))
             self._must_wake_again = False
             began_s = monotonic_s()
             news, self._news = self._news, asyncio.Event()
@@ -246,25 +246,25 @@ class Feed:
                 await asyncio.sleep(0)
 
     def _last_event_before(self, entry_id: int) -> int:
-        rows = self._readers.at_once(SQL.event_before_entry, entry_id=entry_id)
+        rows = self._readers.query_now(SQL.event_before_entry, entry_id=entry_id)
         return rows[0][0] if rows else 0
 
 
-def end_of_feed(conn: sqlite3.Connection) -> Place:
+def end_of_feed(conn: sqlite3.Connection) -> Position:
     """The end of the feed within a transaction."""
     found = SQL.newest_of_the_feed.one(conn)
     assert found is not None
-    return Place(*found)
+    return Position(*found)
 
 
-async def _in_words(entries: list[Row], others: list[Row], count: int) -> list[tuple[Place, Event]]:
+async def _in_words(entries: list[Row], others: list[Row], count: int) -> list[tuple[Position, Event]]:
     """The first events of both, in the order of their places."""
     found = heapq.merge(
-        ((Place(row[0], 0), row, tell_entry) for row in entries),
-        ((Place(row[1], row[0]), row, tell_event) for row in others),
+        ((Position(row[0], 0), row, event_from_entry) for row in entries),
+        ((Position(row[1], row[0]), row, event_from_row) for row in others),
         key=itemgetter(0),
     )
-    events: list[tuple[Place, Event]] = []
+    events: list[tuple[Position, Event]] = []
     for place, row, tell in islice(found, count):
         events.append((place, tell(row)))
         if len(events) % _AT_ONCE == 0:
@@ -272,7 +272,7 @@ async def _in_words(entries: list[Row], others: list[Row], count: int) -> list[t
     return events
 
 
-def _select(shared: Told, poll: _Poll, count: int) -> Told:
+def _select(shared: FeedPage, poll: _Poll, count: int) -> FeedPage:
     """Return the result of a poll's own read, taken from a read for several polls."""
     events = [
         (place, event)
@@ -280,8 +280,8 @@ def _select(shared: Told, poll: _Poll, count: int) -> Told:
         if place > poll.after and (poll.types is None or event.type in poll.types)
     ][:count]
     if len(events) == count:
-        return Told(events, events[-1][0], False)
-    return Told(events, max(poll.after, shared.until), shared.is_end)
+        return FeedPage(events, events[-1][0], False)
+    return FeedPage(events, max(poll.after, shared.until), shared.is_end)
 
 
 def _split(types: frozenset[str] | None) -> tuple[str | None, str | None]:

@@ -10,25 +10,25 @@ from typing import NamedTuple
 from minibill.core import ids
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Places compare in the order of the feed."""
 
     entry_id: int
     event_id: int
 
 
-BEGINNING = Place(0, 0)
+BEGINNING = Position(0, 0)
 
 _ENTRY_CHARACTERS = len(ids.encode(ids.EVENT, 0))
 
 
-def event_id(place: Place) -> str:
+def event_id(place: Position) -> str:
     """The id of the event at a place; also the cursor that goes on after it. Ids sort as places do."""
     return ids.encode(ids.EVENT, place.entry_id) + ids.encode("", place.event_id)
 
 
-def place_of(text: str) -> Place | None:
+def parse_position(text: str) -> Position | None:
     """The place that an id names; None for anything that `event_id` did not make."""
     entry_id = ids.decode(ids.EVENT, text[:_ENTRY_CHARACTERS])
     number = ids.decode("", text[_ENTRY_CHARACTERS:])
-    return None if entry_id is None or number is None else Place(entry_id, number)
+    return None if entry_id is None or number is None else Position(entry_id, number)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
-from minibill.api.types import Answer, Body, KeptObject, Micro, PoolId, Query, Wait, one_of
+from minibill.api.types import Body, KeptObject, Micro, PoolId, Query, ResponseBody, Wait, one_of
 from minibill.api.types import FeedLimit as Limit
 from minibill.ledger.schemas import EntryType
 
@@ -51,7 +51,7 @@ class EventsQuery(Query, frozen=True):
     limit: Limit = Limit(FEED_ITEMS_DEFAULT)
 
 
-class Threshold(Answer):
+class Threshold(ResponseBody):
     """`state` is that of the entries that are written; `availableMicro` are the credits that it was last judged by."""
 
     pool_id: str
@@ -61,14 +61,14 @@ class Threshold(Answer):
     available_micro: str
 
 
-class Thresholds(Answer):
+class Thresholds(ResponseBody):
     account_id: str
     thresholds: list[Threshold]
 
 
 _SHAPES = ("Entry", "Account", "Campaign", "Debt", "Grant", "Threshold")
 # What an event is about, as the routes of that answer it.
-Told = Annotated[
+FeedPage = Annotated[
     KeptObject,
     Meta(
         description="What it is about, as it was then: ledger.* an Entry, account.* an Account, campaign.* a Campaign, "
@@ -78,7 +78,7 @@ Told = Annotated[
 ]
 
 
-class Event(Answer):
+class Event(ResponseBody):
     """Something that happened. The id is the same for ever, and ids sort in the order of the feed."""
 
     id: str
@@ -86,10 +86,10 @@ class Event(Answer):
     created_at: str
     account_id: str | None
     campaign_id: str | None
-    data: Told
+    data: FeedPage
 
 
-class Events(Answer):
+class Events(ResponseBody):
     """`nextCursor` is where to go on, also when there is nothing yet."""
 
     items: list[Event]

@@ -4,12 +4,12 @@ They are judged by the database, entry by entry (0002_events.sql); here those of
 """
 
 from minibill.core.problems import FieldError, InvalidRequest
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.events.schemas import ThresholdBody, Thresholds
-from minibill.events.serialization import threshold_answer
-from minibill.ledger.expiry import settled_account
+from minibill.events.serialization import threshold_response
+from minibill.ledger.expiry import account_for_update
 from minibill.ledger.posting import DEFAULT_POOL
 
 SQL = queries("events")
@@ -17,7 +17,7 @@ SQL = queries("events")
 
 def replace_thresholds(
     conn: sqlite3.Connection, *, account_id: str, thresholds: list[ThresholdBody], now_us: int
-) -> Outcome:
+) -> WriteResult:
     """Puts these in place of all thresholds of an account; no event comes of that.
 
     A new one is below or above by what is available now. One that was there before (the same pool and `belowMicro`) and was
@@ -25,7 +25,7 @@ def replace_thresholds(
     `InvalidRequest` for a threshold that recovers too low or comes twice, and `ExpiryDue`.
     """
     _require_sense(thresholds)
-    key = settled_account(conn, account_id, now_us=now_us)
+    key = account_for_update(conn, account_id, now_us=now_us)
     before = SQL.thresholds_of_account.all(conn, account_id=key)
     available: dict[str, int] = dict(SQL.available_by_pool.all(conn, account_id=key))
     were_below = {(pool_id, below_micro) for _, pool_id, below_micro, _, is_below, _ in before if is_below}
@@ -37,14 +37,14 @@ def replace_thresholds(
         rows.append((key, pool_id, below_micro, recovered_micro, position, int(is_below)))
     SQL.delete_thresholds.run(conn, account_id=key)
     SQL.insert_thresholds.many(conn, rows)
-    answer = thresholds_answer(account_id, SQL.thresholds_of_account.all(conn, account_id=key))
-    details = lambda: {"before": thresholds_answer(account_id, before).thresholds, "after": answer.thresholds}
-    return Outcome(200, answer, "thresholds.replace", "account", account_id, details)
+    answer = thresholds_response(account_id, SQL.thresholds_of_account.all(conn, account_id=key))
+    details = lambda: {"before": thresholds_response(account_id, before).thresholds, "after": answer.thresholds}
+    return WriteResult(200, answer, "thresholds.replace", "account", account_id, details)
 
 
-def thresholds_answer(account_id: str, rows: list[Row]) -> Thresholds:
+def thresholds_response(account_id: str, rows: list[Row]) -> Thresholds:
     """The thresholds of an account as they are answered, from rows of `thresholds_of_account`."""
-    return Thresholds(account_id, [threshold_answer(row) for row in rows])
+    return Thresholds(account_id, [threshold_response(row) for row in rows])
 
 
 def _terms(each: ThresholdBody) -> tuple[str, int, int]:

@@ -5,7 +5,7 @@ from minibill.core.problems import FieldError, InvalidRequest
 from minibill.events.schemas import TYPES
 
 
-def read_types(names: list[str], path: str) -> frozenset[str]:
+def parse_types(names: list[str], path: str) -> frozenset[str]:
     """The types that are named, `ledger.*` for all of a kind; raises `InvalidRequest` for one that there is not."""
     found: set[str] = set()
     for name in names:

@@ -23,7 +23,7 @@ NO_HASH = bytes(32)
 LINK_ROWS_MAX = 500
 
 
-class Bounds(NamedTuple):
+class LinkRange(NamedTuple):
     """The last row of each table that a link covers."""
 
     accounts: int
@@ -39,11 +39,11 @@ class Bounds(NamedTuple):
     epochs: int
 
 
-NOTHING = Bounds(*[0] * 11)
+NOTHING = LinkRange(*[0] * 11)
 
 # What is hashed, and which bound it goes by.
 _PARTS = tuple(
-    (Bounds._fields.index(bound), query)
+    (LinkRange._fields.index(bound), query)
     for bound, query in (
         ("accounts", SQL.linked_accounts),
         ("lots", SQL.linked_lots),
@@ -62,13 +62,13 @@ _PARTS = tuple(
 )
 
 
-def link(conn: sqlite3.Connection) -> bool:
+def append_link(conn: sqlite3.Connection) -> bool:
     """Adds a link over rows that none covers yet, a slice of them; answers whether it did."""
     last = SQL.last_link.one(conn)
-    number, before, after = (0, NO_HASH, NOTHING) if last is None else (last[0], last[1], Bounds(*last[2:]))
+    number, before, after = (0, NO_HASH, NOTHING) if last is None else (last[0], last[1], LinkRange(*last[2:]))
     found = SQL.rows_to_link.one(conn, **after._asdict(), count=LINK_ROWS_MAX)
     assert found is not None
-    until = Bounds(*found)
+    until = LinkRange(*found)
     if until == after:
         return False
     number += 1
@@ -88,7 +88,7 @@ def broken_links(conn: sqlite3.Connection) -> tuple[int, list[int]]:
     for found, own, keys, *bounds in conn.cursor().execute(SQL.links.sql):
         count += 1
         number += 1
-        until = Bounds(*bounds)
+        until = LinkRange(*bounds)
         if (
             found != number
             or not isinstance(keys, bytes)
@@ -101,12 +101,12 @@ def broken_links(conn: sqlite3.Connection) -> tuple[int, list[int]]:
     return count, broken
 
 
-def _are_all_kept(oldest_key: int | None, after: Bounds) -> bool:
+def _are_all_kept(oldest_key: int | None, after: LinkRange) -> bool:
     """Tells whether no key of a link was pruned: the oldest go first."""
     return oldest_key is not None and oldest_key <= after.keys + 1
 
 
-def keys_hash(conn: sqlite3.Connection, *, after: Bounds, until: Bounds) -> bytes:
+def keys_hash(conn: sqlite3.Connection, *, after: LinkRange, until: LinkRange) -> bytes:
     """The hash of the idempotency keys between these bounds; zeros for none."""
     if until.keys == after.keys:
         return NO_HASH
@@ -116,7 +116,7 @@ def keys_hash(conn: sqlite3.Connection, *, after: Bounds, until: Bounds) -> byte
 
 
 def link_hash(
-    conn: sqlite3.Connection, *, number: int, before: bytes, after: Bounds, until: Bounds, keys_hash: bytes
+    conn: sqlite3.Connection, *, number: int, before: bytes, after: LinkRange, until: LinkRange, keys_hash: bytes
 ) -> bytes:
     """The hash of a link over the rows between these bounds."""
     hashed = hashlib.sha256(before)

@@ -20,8 +20,8 @@ import msgspec
 from minibill.api.types import encode
 from minibill.core.clock import US_PER_SECOND, Clock, monotonic_s, real_now_us
 from minibill.core.problems import NotReady
-from minibill.core.write_result import Outcome
-from minibill.db.constraint_errors import explain
+from minibill.core.write_result import WriteResult
+from minibill.db.constraint_errors import problem_from_sqlite_error
 from minibill.db.pacing import STEPS_BETWEEN_PAUSES, pause
 from minibill.db.queries import queries
 from minibill.db.snapshot import open_snapshot
@@ -119,7 +119,7 @@ class Reconciler:
             except sqlite3.OperationalError as error:
                 # A statement that was ended by the pause; else one that found no room for its sort, or a broken disk.
                 self._go_on()
-                raise explain(error) from error
+                raise problem_from_sqlite_error(error) from error
         _give_back_memory()
         report = report_of(findings, at_us=at_us, duration_ms=round((monotonic_s() - began_s) * 1000))
         for name in failed_checks(report):
@@ -153,7 +153,7 @@ def last_reconciled(conn: sqlite3.Connection) -> Reconciled | None:
     return None
 
 
-def record(conn: sqlite3.Connection, *, reconciled: Reconciled, now_us: int) -> Outcome:
+def record(conn: sqlite3.Connection, *, reconciled: Reconciled, now_us: int) -> WriteResult:
     """Keeps a report as the last one; its answer is that report. Source: contract, section 6."""
     report = reconciled.report
     SQL.record_reconciliation.run(
@@ -164,7 +164,7 @@ def record(conn: sqlite3.Connection, *, reconciled: Reconciled, now_us: int) -> 
         audit_hash=reconciled.audit_hash,
     )
     details = lambda: {"status": report.status, "durationMs": report.duration_ms, "failed": failed_checks(report)}
-    return Outcome(200, report, "reconciliation.run", "book", "book", details)
+    return WriteResult(200, report, "reconciliation.run", "book", "book", details)
 
 
 def _give_back_memory() -> None:

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 
-from minibill.api.types import Answer
+from minibill.api.types import ResponseBody
 from minibill.core.clock import format_time
 from minibill.integrity.checks import Finding
 
 
-class CheckReport(Answer):
+class CheckReport(ResponseBody):
     status: str
     checked: int
     violations: int
     examples: list[str]
 
 
-class Report(Answer):
+class Report(ResponseBody):
     last_reconciliation_at: str | None
     status: str
     # Milliseconds; None before the first run.

@@ -1,9 +1,9 @@
 """Reconciliation over HTTP: the last report, and one now."""
 
 from minibill.api.decoding import Decoder
-from minibill.api.openapi.operation import describe
-from minibill.api.request import Call
-from minibill.api.response import Reply
+from minibill.api.openapi.operation import operation
+from minibill.api.request import Request
+from minibill.api.response import Response
 from minibill.api.types import NoBody, Query, WriteQuery
 from minibill.db.queries import queries
 from minibill.integrity.reconciler import record
@@ -14,24 +14,24 @@ SQL = queries("reconcile")
 _NOTHING = Decoder(NoBody)
 
 
-@describe(Report)
-async def show_last(call: Call) -> Reply:
+@operation(Report)
+async def show_last(request: Request) -> Response:
     """The report of the last reconciliation, byte for byte as it was answered then."""
-    call.parameters(Query)
-    rows = call.reading.at_once(SQL.last_reconciliation)
-    return Reply(200, rows[0][1].encode()) if rows else call.answer(NEVER_RUN)
+    request.parameters(Query)
+    rows = request.reader.query_now(SQL.last_reconciliation)
+    return Response(200, rows[0][1].encode()) if rows else request.answer(NEVER_RUN)
 
 
-@describe(Report, body=NoBody)
-async def run_now(call: Call) -> Reply:
+@operation(Report, body=NoBody)
+async def run_now(request: Request) -> Response:
     """Recomputes the whole book and answers what that came to."""
-    await call.read(_NOTHING)
-    call.parameters(WriteQuery)
+    await request.read(_NOTHING)
+    request.parameters(WriteQuery)
     # A replay must not cost a run: its answer is there already.
-    is_replay = await call.was_answered_before()
-    reconciler = call.service.book.reconciler
+    is_replay = await request.was_answered_before()
+    reconciler = request.state.book.reconciler
     reconciled = None if is_replay else await reconciler.run()
-    reply = await call.write(record, reconciled=reconciled)
-    if reconciled is not None and not call.is_dry_run:
+    reply = await request.write(record, reconciled=reconciled)
+    if reconciled is not None and not request.is_dry_run:
         reconciler.keep(reconciled)
     return reply

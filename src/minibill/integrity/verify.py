@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from minibill.api.idempotency import damaged_answers
 from minibill.core.clock import monotonic_s, real_now_us
-from minibill.db.anchor import Mark, mark_of, missing, read_anchor
+from minibill.db.anchor import HighWaterMark, mark_of, missing, read_anchor
 from minibill.db.connection import NotABook
 from minibill.db.migrations import schema_differences
 from minibill.db.pacing import pace
-from minibill.db.snapshot import Disturbed, open_snapshot, was_a_book
+from minibill.db.snapshot import SnapshotInvalidated, open_snapshot, was_a_book
 from minibill.db.sqlite import sqlite3
 from minibill.integrity.checks import CHECKS, EXAMPLES_MAX, Finding, is_of_the_file, run_checks
 from minibill.integrity.hash_chain import broken_links
@@ -63,7 +63,7 @@ def verify_file(path: Path, *, on_step: OnStep = lambda _: None, paced: bool = F
     for _ in range(TRIES_MAX - 1):
         try:
             return _verify(path, on_step, paced=paced)
-        except Disturbed:
+        except SnapshotInvalidated:
             time.sleep(AGAIN_SECONDS)
     return _verify(path, on_step, paced=paced)
 
@@ -103,7 +103,7 @@ def _finding(check: Callable[[sqlite3.Connection], Finding], conn: sqlite3.Conne
         return Finding(0, 1, [str(error)], [])
 
 
-def _check_chain(conn: sqlite3.Connection, anchored: Mark | None) -> Finding:
+def _check_chain(conn: sqlite3.Connection, anchored: HighWaterMark | None) -> Finding:
     checked, numbers = broken_links(conn)
     faults = [f"link {number} is not that of its rows" for number in numbers]
     mark_of(conn)

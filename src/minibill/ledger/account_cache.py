@@ -22,7 +22,7 @@ SPENDERS_MAX = 4_096
 HOLDS_MAX = 8_192
 
 
-class Front(msgspec.Struct, frozen=True, gc=False):
+class FirstLot(msgspec.Struct, frozen=True, gc=False):
     """The first lot with available credits of an account's pool, in drawdown order."""
 
     lot_id: int
@@ -30,11 +30,11 @@ class Front(msgspec.Struct, frozen=True, gc=False):
     expires_at_us: int | None
 
 
-class Spender(msgspec.Struct):
+class CachedAccount(msgspec.Struct):
     """An account on which nothing falls due before `due_us`.
 
     `balances` holds the pools from which it has spent and `general`, never all of them. `pending` is the number of its
-    pending reservations. `fronts` are by pool, and only where they are known. It is no longer `current` once it was
+    pending reservations. `first_lots` are by pool, and only where they are known. It is no longer `current` once it was
     forgotten.
     """
 
@@ -43,7 +43,7 @@ class Spender(msgspec.Struct):
     due_us: int
     pending: int
     balances: Balances
-    fronts: dict[str, Front] = {}
+    first_lots: dict[str, FirstLot] = {}
     current: bool = True
 
     def has_begun_a_reservation(self, expires_at_us: int) -> None:
@@ -60,22 +60,22 @@ class Spender(msgspec.Struct):
         if at_us is not None and at_us < self.due_us:
             self.due_us = at_us
 
-    def has_drawn(self, lot_id: int, pool_id: str, left_micro: int, expires_at_us: int | None) -> None:
+    def record_draw(self, lot_id: int, pool_id: str, left_micro: int, expires_at_us: int | None) -> None:
         """Credits were drawn from a lot before which, in drawdown order, none has any; it has this much left."""
         if left_micro:
-            self.fronts[pool_id] = Front(lot_id, left_micro, expires_at_us)
+            self.first_lots[pool_id] = FirstLot(lot_id, left_micro, expires_at_us)
         else:
-            self.fronts.pop(pool_id, None)
+            self.first_lots.pop(pool_id, None)
 
-    def has_back(self, lot_id: int, pool_id: str, returned_micro: int, expires_at_us: int | None) -> None:
+    def record_return(self, lot_id: int, pool_id: str, returned_micro: int, expires_at_us: int | None) -> None:
         """Credits came back to a lot, and are available."""
-        front = self.fronts.get(pool_id)
+        front = self.first_lots.get(pool_id)
         if front is not None:
             if front.lot_id == lot_id:
-                self.fronts[pool_id] = Front(lot_id, front.available_micro + returned_micro, expires_at_us)
+                self.first_lots[pool_id] = FirstLot(lot_id, front.available_micro + returned_micro, expires_at_us)
             else:
                 # It may come before the one that was the first without it.
-                del self.fronts[pool_id]
+                del self.first_lots[pool_id]
         self.falls_due(expires_at_us)
 
 
@@ -112,40 +112,40 @@ class ReservationRow(msgspec.Struct, gc=False):
         return Discount(self.discount_bps, self.max_discount_micro, self.community_id, self.tier)
 
 
-class Hold(msgspec.Struct, frozen=True):
+class CachedReservation(msgspec.Struct, frozen=True):
     """A pending reservation: its row, and its lots as `lots_of_reservation` answers them."""
 
-    spender: Spender
+    spender: CachedAccount
     row: ReservationRow
     lots: list[Row]
 
 
-class Memory:
+class AccountCache:
     """The accounts and reservations that are remembered."""
 
     __slots__ = ("_holds", "_spenders")
 
     def __init__(self) -> None:
-        self._spenders: dict[int, Spender] = {}
-        self._holds: dict[int, Hold] = {}
+        self._spenders: dict[int, CachedAccount] = {}
+        self._holds: dict[int, CachedReservation] = {}
 
-    def spender(self, account_id: int) -> Spender | None:
+    def spender(self, account_id: int) -> CachedAccount | None:
         """The account, where it is remembered."""
         return self._spenders.get(account_id)
 
-    def hold(self, reservation_id: int) -> Hold | None:
+    def hold(self, reservation_id: int) -> CachedReservation | None:
         """The reservation, where it and its account are remembered."""
         hold = self._holds.get(reservation_id)
         return hold if hold is not None and hold.spender.current else None
 
-    def add_spender(self, spender: Spender) -> None:
+    def add_spender(self, spender: CachedAccount) -> None:
         """Remembers an account anew; reservations that are remembered with what was known of it before are forgotten."""
-        self.forget([spender.account_id])
+        self.evict([spender.account_id])
         if len(self._spenders) >= SPENDERS_MAX:
-            self.forget(list(self._spenders))
+            self.evict(list(self._spenders))
         self._spenders[spender.account_id] = spender
 
-    def add_hold(self, hold: Hold) -> None:
+    def add_hold(self, hold: CachedReservation) -> None:
         """Remembers a pending reservation."""
         if len(self._holds) >= HOLDS_MAX:
             self._holds.clear()
@@ -155,7 +155,7 @@ class Memory:
         """The reservation is not pending any more."""
         self._holds.pop(reservation_id, None)
 
-    def forget(self, account_ids: Iterable[int]) -> None:
+    def evict(self, account_ids: Iterable[int]) -> None:
         """Forgets accounts, and with them their reservations."""
         for account_id in account_ids:
             spender = self._spenders.pop(account_id, None)
@@ -163,12 +163,12 @@ class Memory:
                 spender.current = False
 
 
-def memory_of(conn: sqlite3.Connection) -> Memory:
+def account_cache_of(conn: sqlite3.Connection) -> AccountCache:
     """What is remembered on this connection; nothing, and not for long, where nobody forgets it in time."""
-    remembered = getattr(conn, "remembered", None)
-    if remembered is None:
-        return Memory()
-    memory: Memory | None = remembered.get("ledger")
+    cached = getattr(conn, "remembered", None)
+    if cached is None:
+        return AccountCache()
+    memory: AccountCache | None = cached.get("ledger")
     if memory is None:
-        memory = remembered["ledger"] = Memory()
+        memory = cached["ledger"] = AccountCache()
     return memory

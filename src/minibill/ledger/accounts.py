@@ -4,7 +4,7 @@ from minibill.api.types import encode
 from minibill.core import ids
 from minibill.core.clock import format_time
 from minibill.core.problems import AccountNotFound
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
@@ -13,7 +13,7 @@ from minibill.ledger.schemas import Account
 SQL = queries("accounts")
 
 
-def open_account(conn: sqlite3.Connection, *, entity_type: str, entity_id: str, now_us: int) -> Outcome:
+def open_account(conn: sqlite3.Connection, *, entity_type: str, entity_id: str, now_us: int) -> WriteResult:
     """Opens the account of an entity; 200 with the existing one when there is one. Source: contract, section 3."""
     row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
     status = 200
@@ -21,9 +21,9 @@ def open_account(conn: sqlite3.Connection, *, entity_type: str, entity_id: str, 
         [key] = open_accounts(conn, [(entity_type, entity_id)], now_us=now_us)
         row = (key, entity_type, entity_id, now_us)
         status = 201
-    answer = account_answer(row)
+    answer = account_response(row)
     details = lambda: {"entityType": entity_type, "entityId": entity_id, "existed": status == 200}
-    return Outcome(status, answer, "account.open", "account", answer.id, details)
+    return WriteResult(status, answer, "account.open", "account", answer.id, details)
 
 
 def account_of_entity(conn: sqlite3.Connection, entity_type: str, entity_id: str) -> str:
@@ -34,7 +34,7 @@ def account_of_entity(conn: sqlite3.Connection, entity_type: str, entity_id: str
     return ids.encode(ids.ACCOUNT, row[0])
 
 
-def account_answer(row: Row) -> Account:
+def account_response(row: Row) -> Account:
     """An account as it is answered, from `id, entity_type, entity_id, created_at_us`."""
     key, entity_type, entity_id, created_at_us = row
     return Account(ids.encode(ids.ACCOUNT, key), entity_type, entity_id, format_time(created_at_us))

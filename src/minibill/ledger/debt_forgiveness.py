@@ -3,10 +3,10 @@
 from minibill.api.types import encode
 from minibill.core import ids
 from minibill.core.problems import DebtNotFound
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.expiry import settled_account
+from minibill.ledger.expiry import account_for_update
 from minibill.ledger.limits import require_within_ceiling
 from minibill.ledger.mint import DEFAULT_PRIORITY, NewLot, insert_lots, load_holdings
 from minibill.ledger.posting import DEFAULT_POOL, amounts
@@ -17,12 +17,12 @@ SQL = queries("reservations")
 
 def forgive_debt(
     conn: sqlite3.Connection, *, account_id: str, debt_id: str, reason: str, ceiling_micro: int, now_us: int
-) -> Outcome:
+) -> WriteResult:
     """Writes off what is left of a debt, with a lot that is consumed at once; again writes nothing.
 
     Raises `AccountNotFound`, `DebtNotFound`, also for a debt of another account, and `AmountTooLarge`.
     """
-    account = settled_account(conn, account_id, now_us=now_us)
+    account = account_for_update(conn, account_id, now_us=now_us)
     key, _, pool_id, left_micro = _require_debt(conn, account, debt_id)
     holdings = load_holdings(conn, [account], pool_id)
     if holdings[account].is_at_limit:
@@ -50,7 +50,7 @@ def forgive_debt(
         "before": amounts(before),
         "after": amounts(after),
     }
-    return Outcome(200, answer, "debt.forgive", "debt", debt_id, details)
+    return WriteResult(200, answer, "debt.forgive", "debt", debt_id, details)
 
 
 def _require_debt(conn: sqlite3.Connection, account: int, debt_id: str) -> Row:

@@ -10,7 +10,7 @@ from minibill.core.problems import AmountTooLarge
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.posting import LotMoves, Movement
+from minibill.ledger.posting import EntryDraft, LotUpdates
 from minibill.ledger.schemas import Debt
 
 SQL = queries("reservations")
@@ -25,7 +25,7 @@ class PayableLot(msgspec.Struct):
     available_micro: int
 
 
-def debt_answer(row: Row) -> Debt:
+def debt_response(row: Row) -> Debt:
     """A debt as it is answered, from a row of `debts_page`."""
     key, account_id, pool_id, reservation_id, original_micro, paid_micro, created_at_us = row
     return Debt(
@@ -50,7 +50,7 @@ def incur_debt(
     owed_micro: int,
     metadata: str | None,
     now_us: int,
-) -> Movement:
+) -> EntryDraft:
     """Writes a debt down; answers the entry that says so. Raises `AmountTooLarge` past what an account can owe."""
     row = SQL.open_debt_of_account.one(conn, account_id=account_id)
     assert row is not None
@@ -69,10 +69,10 @@ def incur_debt(
         original_micro=owed_micro,
         now_us=now_us,
     )
-    return Movement(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
+    return EntryDraft(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
 
 
-def pay_debts(conn: sqlite3.Connection, lots: list[PayableLot], *, only: int | None = None) -> list[Movement]:
+def pay_debts(conn: sqlite3.Connection, lots: list[PayableLot], *, only: int | None = None) -> list[EntryDraft]:
     """Pays the open debts of the accounts of new lots as far as these go; answers the entries that say so.
 
     `only` is the key of the one debt that may be paid, whatever else is open.
@@ -84,7 +84,7 @@ def pay_debts(conn: sqlite3.Connection, lots: list[PayableLot], *, only: int | N
             open_debts.setdefault(row[0], []).append(row)
     if not open_debts:
         return []
-    moves, movements, payments = LotMoves(), list[Movement](), list[tuple[int, int]]()
+    moves, movements, payments = LotUpdates(), list[EntryDraft](), list[tuple[int, int]]()
     for lot in lots:
         # A batch has one lot an account; a later one finds what the first left over by asking again.
         for _, debt_id, reservation_id, owed_micro in open_debts.pop(lot.account_id, ()):
@@ -96,7 +96,7 @@ def pay_debts(conn: sqlite3.Connection, lots: list[PayableLot], *, only: int | N
             payments.append((paid_micro, debt_id))
             metadata = encode({"debtReservationId": ids.encode(ids.RESERVATION, reservation_id)}).decode()
             movements.append(
-                Movement(
+                EntryDraft(
                     lot.account_id, lot.pool_id, "debt_paid", -paid_micro, -paid_micro, 0, lot.lot_id, metadata=metadata
                 )
             )  # fmt: skip

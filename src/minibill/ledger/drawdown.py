@@ -7,7 +7,7 @@ import msgspec
 
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.account_cache import Spender
+from minibill.ledger.account_cache import CachedAccount
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX
 from minibill.ledger.posting import DEFAULT_POOL, Balances
 
@@ -36,7 +36,7 @@ def available_micro(balances: Balances, account_id: int, pool_id: str) -> int:
 
 
 def draw(
-    conn: sqlite3.Connection, spender: Spender, *, pool_id: str, amount_micro: int, lots_max: int = LOTS_PER_SPEND_MAX
+    conn: sqlite3.Connection, spender: CachedAccount, *, pool_id: str, amount_micro: int, lots_max: int = LOTS_PER_SPEND_MAX
 ) -> list[Draw]:
     """Choose at most `lots_max` lots for an amount, in drawdown order; less than the amount when they have less.
 
@@ -47,7 +47,7 @@ def draw(
     for pool in pools_of(pool_id):
         if not left_micro or len(draws) == lots_max:
             break
-        front = spender.fronts.get(pool)
+        front = spender.first_lots.get(pool)
         if front is not None and front.available_micro >= left_micro:
             draws.append(Draw(front.lot_id, pool, left_micro, front.available_micro - left_micro, front.expires_at_us))
             break
@@ -61,7 +61,7 @@ def draw(
     return draws
 
 
-def has_drawn(spender: Spender, draws: list[Draw]) -> None:
+def record_draw(spender: CachedAccount, draws: list[Draw]) -> None:
     """What was chosen is taken."""
     for d in draws:
-        spender.has_drawn(d.lot_id, d.pool_id, d.left_micro, d.expires_at_us)
+        spender.record_draw(d.lot_id, d.pool_id, d.left_micro, d.expires_at_us)

@@ -17,9 +17,9 @@ from minibill.core import ids
 from minibill.core.problems import AccountNotFound
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.account_cache import Spender, memory_of
+from minibill.ledger.account_cache import CachedAccount, account_cache_of
 from minibill.ledger.limits import PENDING_MAX
-from minibill.ledger.posting import LotMoves, Movement, load_balances, load_balances_of_spend, post
+from minibill.ledger.posting import EntryDraft, LotUpdates, load_balances, load_balances_of_spend, post
 
 SQL = queries("ledger")
 ACCOUNTS = queries("accounts")
@@ -61,7 +61,7 @@ class _Lot(msgspec.Struct):
     revoked_at_us: int | None
 
 
-def settled_account(conn: sqlite3.Connection, account_id: str, *, now_us: int) -> int:
+def account_for_update(conn: sqlite3.Connection, account_id: str, *, now_us: int) -> int:
     """Return the key of an account on which nothing is due. Raises `AccountNotFound`, `ExpiryDue`.
 
     For whoever goes on to change something of it other than by a reservation: it is forgotten.
@@ -69,16 +69,18 @@ def settled_account(conn: sqlite3.Connection, account_id: str, *, now_us: int) -
     key = ids.decode(ids.ACCOUNT, account_id)
     if key is None or _find(conn, key, now_us=now_us) is None:
         raise AccountNotFound(account_id)
-    memory_of(conn).forget([key])
+    account_cache_of(conn).evict([key])
     return key
 
 
-def settled_spender(conn: sqlite3.Connection, account_id: int, *, pool_id: str, now_us: int) -> Spender | None:
+def spending_account_for_update(
+    conn: sqlite3.Connection, account_id: int, *, pool_id: str, now_us: int
+) -> CachedAccount | None:
     """Return what a spend from this pool needs to know of an account; None: there is no such account. Raises `ExpiryDue`.
 
     Whoever moves its credits keeps that right.
     """
-    memory = memory_of(conn)
+    memory = account_cache_of(conn)
     spender = memory.spender(account_id)
     if spender is None or now_us >= spender.due_us:
         found = _find(conn, account_id, pending_max=PENDING_MAX, now_us=now_us)
@@ -86,7 +88,7 @@ def settled_spender(conn: sqlite3.Connection, account_id: int, *, pool_id: str, 
             return None
         due_us, has_memberships, pending = found
         balances = load_balances_of_spend(conn, account_id, pool_id)
-        spender = Spender(account_id, bool(has_memberships), due_us, pending, balances)
+        spender = CachedAccount(account_id, bool(has_memberships), due_us, pending, balances)
         memory.add_spender(spender)
     elif (account_id, pool_id) not in spender.balances:
         # `general` is loaded with each of them.
@@ -99,7 +101,7 @@ def require_settled(conn: sqlite3.Connection, account_ids: Collection[int], *, n
     due = accounts_due(conn, account_ids, now_us=now_us, count=len(account_ids))
     if due:
         raise ExpiryDue(due)
-    memory_of(conn).forget(account_ids)
+    account_cache_of(conn).evict(account_ids)
 
 
 def accounts_due(conn: sqlite3.Connection, account_ids: Collection[int], *, now_us: int, count: int) -> list[int]:
@@ -160,7 +162,7 @@ def _settle(
     held_lots = {lot_id for lots in holds.values() for lot_id, _ in lots}
     lots = _load_lots(conn, {key for _, kind, key in events if kind == _LOT} | held_lots)
 
-    moves, movements, ended = LotMoves(), list[Movement](), list[int]()
+    moves, movements, ended = LotUpdates(), list[EntryDraft](), list[int]()
     expired, is_last = 0, end is None
     while events:
         due_us, kind, key = heapq.heappop(events)
@@ -181,7 +183,7 @@ def _settle(
     RESERVATIONS.end_reservations.many(conn, [("expired", now_us, key) for key in ended])
     post(conn, movements, balances=load_balances(conn, {(m.account_id, m.pool_id) for m in movements}), now_us=now_us)
     # Of reservations that held nothing there is no movement.
-    memory_of(conn).forget({m.account_id for m in movements} | {row[2] for row in reservations_due})
+    account_cache_of(conn).evict({m.account_id for m in movements} | {row[2] for row in reservations_due})
     return Slice(expired, is_last)
 
 
@@ -200,20 +202,26 @@ def _choose(lots_due: Iterable[Row], reservations_due: Iterable[Row], at_most: i
     return chosen, None
 
 
-def _expire_lot(lot_id: int, lot: _Lot, moves: LotMoves, movements: list[Movement]) -> None:
+def _expire_lot(lot_id: int, lot: _Lot, moves: LotUpdates, movements: list[EntryDraft]) -> None:
     amount_micro = lot.available_micro
     if amount_micro == 0:
         return
     lot.available_micro = 0
     moves.add(lot_id, available=-amount_micro, expired=amount_micro)
-    movements.append(Movement(lot.account_id, lot.pool_id, "expire", -amount_micro, -amount_micro, 0, lot_id))
+    movements.append(EntryDraft(lot.account_id, lot.pool_id, "expire", -amount_micro, -amount_micro, 0, lot_id))
 
 
 def _return_to_lot(
-    reservation_id: int, lot_id: int, lot: _Lot, amount_micro: int, at_us: int, moves: LotMoves, movements: list[Movement]
+    reservation_id: int,
+    lot_id: int,
+    lot: _Lot,
+    amount_micro: int,
+    at_us: int,
+    moves: LotUpdates,
+    movements: list[EntryDraft],
 ) -> None:
     movements.append(
-        returned(
+        return_credits(
             lot.account_id, lot.pool_id, lot_id, reservation_id, amount_micro, expires_at_us=lot.expires_at_us,
             revoked=lot.revoked_at_us is not None, at_us=at_us, moves=moves,
         )
@@ -221,7 +229,7 @@ def _return_to_lot(
     lot.available_micro += movements[-1].available_delta_micro
 
 
-def returned(
+def return_credits(
     account_id: int,
     pool_id: str,
     lot_id: int,
@@ -231,9 +239,9 @@ def returned(
     expires_at_us: int | None,
     revoked: bool,
     at_us: int,
-    moves: LotMoves,
+    moves: LotUpdates,
     metadata: str | None = None,
-) -> Movement:
+) -> EntryDraft:
     """Credits that a reservation gives back to a lot at `at_us`: available again, or revoked or expired when the lot is."""
     kind, amount, available = "release", amount_micro, amount_micro
     if revoked:
@@ -244,7 +252,7 @@ def returned(
         kind, amount, available = "expire", -amount_micro, 0
     else:
         moves.add(lot_id, available=amount_micro, reserved=-amount_micro)
-    return Movement(
+    return EntryDraft(
         account_id, pool_id, kind, amount, available, -amount_micro, lot_id, reservation_id, metadata=metadata
     )  # fmt: skip
 

@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from minibill.core.clock import Clock
 from minibill.core.problems import Problem
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.lanes import Lane
-from minibill.db.ledger_sequence import Seen
+from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.savepoint import in_savepoint
 from minibill.db.sqlite import sqlite3
 from minibill.db.writer import Writer
@@ -21,8 +21,8 @@ Operation = Callable[[sqlite3.Connection, int], T | ExpiryDue]
 
 
 def outcome_or_due(
-    conn: sqlite3.Connection, operation: Callable[..., Outcome], now_us: int, arguments: dict[str, object]
-) -> Outcome | ExpiryDue:
+    conn: sqlite3.Connection, operation: Callable[..., WriteResult], now_us: int, arguments: dict[str, object]
+) -> WriteResult | ExpiryDue:
     """Return the outcome of an operation, or the expiry that it needs first; it has then written nothing."""
     changes = conn.total_changes
     try:
@@ -43,7 +43,9 @@ class ExpirySlices:
         # Accounts that a request is expiring, each with the event that ends it.
         self._expiring: dict[int, asyncio.Event] = {}
 
-    async def run(self, operation: Operation[T], due: ExpiryDue, *, keep: bool, seen: Seen | None, lane: Lane) -> T:
+    async def run(
+        self, operation: Operation[T], due: ExpiryDue, *, keep: bool, observed: SequenceTracker | None, lane: Lane
+    ) -> T:
         """Commit slices until nothing is due; the last one shares its transaction and its time with the operation.
 
         At that time nothing is due, however much is a moment later. So each round makes progress: it expires a slice, or the
@@ -65,7 +67,7 @@ class ExpirySlices:
         self._expiring |= dict.fromkeys(own, ended)
         try:
             while True:
-                ran = await self._writer.run(expire_and_run, seen=seen, lane=lane)
+                ran = await self._writer.run(expire_and_run, observed=observed, lane=lane)
                 if isinstance(ran, ExpiryDue):
                     accounts.update(ran.account_ids)
                 elif isinstance(ran, Exception):

@@ -11,7 +11,7 @@ from minibill.core import ids
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.drawdown import Draw, pools_of
-from minibill.ledger.pricing import Discount, Membership, consider, discount_micro
+from minibill.ledger.pricing import Discount, Membership, discount_micro, explain_memberships
 from minibill.ledger.schemas import (
     BoundBy,
     ChargeExplained,
@@ -72,7 +72,7 @@ def explain_reserve(
     bound_by = _capped(priced)
     if held_micro < int(priced.payable_micro):
         bound_by.append("availableMicro")
-    considered = consider(memberships, list_micro, best=discount, now_us=now_us)
+    considered = explain_memberships(memberships, list_micro, best=discount, now_us=now_us)
     return ReserveExplanation(priced, bound_by, lots, count[0] - len(lots), considered)
 
 

@@ -6,17 +6,17 @@ from minibill.api.types import encode
 from minibill.core import ids
 from minibill.core.clock import format_time
 from minibill.core.problems import ReservationConflict, ReservationNotPending
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.account_cache import Hold, ReservationRow, memory_of
+from minibill.ledger.account_cache import CachedReservation, ReservationRow, account_cache_of
 from minibill.ledger.debts import incur_debt
-from minibill.ledger.drawdown import draw, has_drawn, pools_of
-from minibill.ledger.expiry import returned
+from minibill.ledger.drawdown import draw, pools_of, record_draw
+from minibill.ledger.expiry import return_credits
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX, require_within_ceiling
-from minibill.ledger.posting import Balances, LotMoves, Movement, amounts, pool_to_record_in, post
+from minibill.ledger.posting import Balances, EntryDraft, LotUpdates, amounts, pool_to_record_in, post
 from minibill.ledger.pricing import metadata_with_discount
-from minibill.ledger.reservations import settled_reservation
+from minibill.ledger.reservations import reservation_for_update
 from minibill.ledger.schemas import Finalized, PoolAmounts, Released
 
 SQL = queries("reservations")
@@ -40,13 +40,13 @@ def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
 
 def finalize(
     conn: sqlite3.Connection, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, closed_by: str, now_us: int
-) -> Outcome:
+) -> WriteResult:
     """Charges a reservation with what the work cost and gives the rest back; again with the same cost is the same answer.
 
     Raises `ReservationNotFound`, `ReservationNotPending`, `ReservationConflict` for another cost than before,
     `AmountTooLarge`, and `ExpiryDue`. Source: contract, section 3.
     """
-    hold = settled_reservation(conn, reservation_id, now_us=now_us)
+    hold = reservation_for_update(conn, reservation_id, now_us=now_us)
     row, balances = hold.row, hold.spender.balances
     if row.status == "finalized":
         return _finalized_before(row, actual_cost_micro)
@@ -75,19 +75,19 @@ def finalize(
         closed_by=closed_by,
         now_us=now_us,
     )
-    memory_of(conn).drop_hold(row.id)
+    account_cache_of(conn).drop_hold(row.id)
     hold.spender.has_ended_a_reservation()
     answer = _finalized(row, charged, now_us)
     details = lambda: {"actualCostMicro": str(actual_cost_micro), "answer": answer, **_moved(row, before, balances)}
-    return Outcome(200, answer, "reservation.finalize", "reservation", reservation_id, details)
+    return WriteResult(200, answer, "reservation.finalize", "reservation", reservation_id, details)
 
 
-def release(conn: sqlite3.Connection, *, reservation_id: str, closed_by: str, now_us: int) -> Outcome:
+def release(conn: sqlite3.Connection, *, reservation_id: str, closed_by: str, now_us: int) -> WriteResult:
     """Gives all of a reservation back; again is the same answer, and so is one that has expired: its credits are back.
 
     Raises `ReservationNotFound`, `ReservationNotPending` once it is finalized, and `ExpiryDue`. Source: contract, section 3.
     """
-    hold = settled_reservation(conn, reservation_id, now_us=now_us)
+    hold = reservation_for_update(conn, reservation_id, now_us=now_us)
     row, balances = hold.row, hold.spender.balances
     before = dict(balances)
     if row.status not in ("released", "expired"):
@@ -95,12 +95,12 @@ def release(conn: sqlite3.Connection, *, reservation_id: str, closed_by: str, no
         movements = _spend_and_return(conn, hold, 0, now_us=now_us)
         post(conn, movements, balances=balances, now_us=now_us)
         SQL.release_reservation.run(conn, reservation_id=row.id, closed_by=closed_by, now_us=now_us)
-        memory_of(conn).drop_hold(row.id)
+        account_cache_of(conn).drop_hold(row.id)
         hold.spender.has_ended_a_reservation()
     account_id = ids.encode(ids.ACCOUNT, row.account_id)
     answer = Released(reservation_id, account_id, str(row.held_micro))
     details = lambda: {"accountId": account_id, "releasedMicro": answer.released_micro, **_moved(row, before, balances)}
-    return Outcome(200, answer, "reservation.release", "reservation", reservation_id, details)
+    return WriteResult(200, answer, "reservation.release", "reservation", reservation_id, details)
 
 
 def _charge(row: ReservationRow, actual_cost_micro: int) -> Charge:
@@ -129,13 +129,13 @@ def _require_pending(row: ReservationRow) -> None:
 
 
 def _spend_and_return(
-    conn: sqlite3.Connection, hold: Hold, cost_micro: int, *, metadata: str | None = None, now_us: int
-) -> list[Movement]:
+    conn: sqlite3.Connection, hold: CachedReservation, cost_micro: int, *, metadata: str | None = None, now_us: int
+) -> list[EntryDraft]:
     """Takes a cost out of what is held, in the order in which it was reserved, and gives the rest back to its lots."""
     spender, row = hold.spender, hold.row
-    moves = LotMoves()
-    spent: list[Movement] = []
-    back: list[Movement] = []
+    moves = LotUpdates()
+    spent: list[EntryDraft] = []
+    back: list[EntryDraft] = []
     left_micro = cost_micro
     for lot_id, reserved_micro, pool_id, expires_at_us, revoked_at_us in hold.lots:
         spent_micro = min(left_micro, reserved_micro)
@@ -143,25 +143,27 @@ def _spend_and_return(
         if spent_micro:
             moves.add(lot_id, reserved=-spent_micro, consumed=spent_micro)
             spent.append(
-                Movement(
+                EntryDraft(
                     row.account_id, pool_id, "finalize", -spent_micro, 0, -spent_micro, lot_id, row.id, None, metadata
                 )
             )  # fmt: skip
         if spent_micro < reserved_micro:
             back.append(
-                returned(
+                return_credits(
                     row.account_id, pool_id, lot_id, row.id, reserved_micro - spent_micro,
                     expires_at_us=expires_at_us, revoked=revoked_at_us is not None, at_us=now_us, moves=moves,
                     metadata=metadata,
                 )
             )  # fmt: skip
             if returned_micro := back[-1].available_delta_micro:
-                spender.has_back(lot_id, pool_id, returned_micro, expires_at_us)
+                spender.record_return(lot_id, pool_id, returned_micro, expires_at_us)
     moves.write(conn)
     return spent + back
 
 
-def _charge_overrun(conn: sqlite3.Connection, hold: Hold, overrun_micro: int, *, metadata: str | None, now_us: int) -> None:
+def _charge_overrun(
+    conn: sqlite3.Connection, hold: CachedReservation, overrun_micro: int, *, metadata: str | None, now_us: int
+) -> None:
     """Charges what is above the reservation to lots in drawdown order, and the rest as a debt.
 
     What the reservation holds counts toward the lots that it may draw on.
@@ -169,12 +171,12 @@ def _charge_overrun(conn: sqlite3.Connection, hold: Hold, overrun_micro: int, *,
     spender, row = hold.spender, hold.row
     lots_max = LOTS_PER_SPEND_MAX - len(hold.lots)
     draws = draw(conn, spender, pool_id=row.pool_id, amount_micro=overrun_micro, lots_max=lots_max)
-    moves = LotMoves()
+    moves = LotUpdates()
     for d in draws:
         moves.add(d.lot_id, available=-d.amount_micro, consumed=d.amount_micro)
     moves.write(conn)
     movements = [
-        Movement(
+        EntryDraft(
             row.account_id, d.pool_id, "finalize", -d.amount_micro, -d.amount_micro, 0, d.lot_id, row.id, None, metadata
         )
         for d in draws
@@ -193,10 +195,10 @@ def _charge_overrun(conn: sqlite3.Connection, hold: Hold, overrun_micro: int, *,
             )
         )
     post(conn, movements, balances=spender.balances, now_us=now_us)
-    has_drawn(spender, draws)
+    record_draw(spender, draws)
 
 
-def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge, balances: Balances) -> Movement:
+def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge, balances: Balances) -> EntryDraft:
     figures = {
         "actualCostMicro": str(actual_cost_micro),
         "finalizedMicro": str(charged.finalized_micro),
@@ -204,10 +206,10 @@ def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge, balanc
     }
     metadata = encode(figures).decode()
     recorded_in = pool_to_record_in(balances, row.account_id, row.pool_id)
-    return Movement(row.account_id, recorded_in, "shadow_finalize", 0, 0, 0, None, row.id, metadata=metadata)
+    return EntryDraft(row.account_id, recorded_in, "shadow_finalize", 0, 0, 0, None, row.id, metadata=metadata)
 
 
-def _finalized_before(row: ReservationRow, actual_cost_micro: int) -> Outcome:
+def _finalized_before(row: ReservationRow, actual_cost_micro: int) -> WriteResult:
     assert row.actual_cost_micro is not None
     assert row.closed_at_us is not None
     if row.actual_cost_micro != actual_cost_micro:
@@ -218,7 +220,7 @@ def _finalized_before(row: ReservationRow, actual_cost_micro: int) -> Outcome:
         )
     answer = _finalized(row, _charge(row, actual_cost_micro), row.closed_at_us)
     details = lambda: {"accountId": answer.account_id, "duplicate": True}
-    return Outcome(200, answer, "reservation.finalize", "reservation", answer.reservation_id, details)
+    return WriteResult(200, answer, "reservation.finalize", "reservation", answer.reservation_id, details)
 
 
 def _finalized(row: ReservationRow, charged: Charge, finalized_at_us: int) -> Finalized:

@@ -3,7 +3,7 @@
 from minibill.api.types import encode
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.time_lookup import Place, entries_before, moment
+from minibill.ledger.time_lookup import EntryPosition, entries_before, position_at
 
 SQL = queries("ledger")
 
@@ -15,7 +15,7 @@ def history_page(
     pool_id: str | None,
     entry_type: str | None,
     from_us: int | None,
-    before: Place | None,
+    before: EntryPosition | None,
     count: int,
 ) -> list[Row]:
     """Up to so many entries before a place and not before a time, newest first: rows of `entries_of_pool`.
@@ -24,7 +24,7 @@ def history_page(
     """
     oldest_seqs: dict[str, int] = {}
     if from_us is not None:
-        earlier = entries_before(conn, moment(from_us), account_id=account_id, pool_id=pool_id)
+        earlier = entries_before(conn, position_at(from_us), account_id=account_id, pool_id=pool_id)
         oldest_seqs = {pool: number + 1 for pool, number in earlier}
     if before is None:
         newest_seqs = SQL.newest_entries.all(conn, account_id=account_id, pool_id=pool_id)

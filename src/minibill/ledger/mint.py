@@ -8,14 +8,14 @@ from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND
 from minibill.core.money import MAX_MICRO
 from minibill.core.problems import AmountTooLarge, FieldError, InvalidRequest, SourceAlreadyCredited, TooManyPools
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.debts import PayableLot, pay_debts
-from minibill.ledger.expiry import settled_account
+from minibill.ledger.expiry import account_for_update
 from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
-from minibill.ledger.posting import EMPTY, Balances, Movement, PoolBalance, amounts, load_balances, post
+from minibill.ledger.posting import EMPTY, Balances, EntryDraft, PoolBalance, amounts, load_balances, post
 from minibill.ledger.schemas import Minted
 
 SQL = queries("ledger")
@@ -69,13 +69,13 @@ def mint(
     metadata: str | None,
     ceiling_micro: int,
     now_us: int,
-) -> Outcome:
+) -> WriteResult:
     """Makes a lot; 200 with the first lot when this source credited the same account and amount before.
 
     Raises `AccountNotFound`, `SourceAlreadyCredited`, `AmountTooLarge`, `TooManyPools`, `InvalidRequest` for an expiry that
     is not in the future, and `ExpiryDue`. Source: contract, section 3.
     """
-    key = settled_account(conn, account_id, now_us=now_us)
+    key = account_for_update(conn, account_id, now_us=now_us)
     if source_id is not None:
         first = SQL.find_lot_of_source.one(conn, source_type=source_type, source_id=source_id)
         if first is not None:
@@ -113,7 +113,7 @@ def mint(
         "before": amounts(before.balance),
         "after": amounts(after),
     }
-    return Outcome(201, answer, "account.mint", "account", account_id, details)
+    return WriteResult(201, answer, "account.mint", "account", account_id, details)
 
 
 def load_holdings(conn: sqlite3.Connection, account_ids: Collection[int], pool_id: str) -> dict[int, Holdings]:
@@ -153,7 +153,7 @@ def insert_lots(
         ],
     )  # fmt: skip
     movements = [
-        Movement(
+        EntryDraft(
             lot.account_id, lot.pool_id, "deposit" if lot.source_type == "deposit" else "grant", lot.amount_micro,
             lot.amount_micro, 0, lot_id, None, lot.description, lot.metadata,
         )
@@ -190,7 +190,7 @@ def _credited_before(
     amount_micro: int,
     source_type: str,
     source_id: str,
-) -> Outcome:
+) -> WriteResult:
     lot_id, lot_account, pool_id, priority, original_micro, expires_at_us = first
     if lot_account != key or original_micro != amount_micro:
         raise SourceAlreadyCredited(
@@ -202,7 +202,7 @@ def _credited_before(
     balance = load_balances(conn, [(key, pool_id)])[key, pool_id]
     answer = _minted(account_id, lot_id, pool_id, priority, original_micro, expires_at_us, balance=balance, duplicate=True)
     details = lambda: {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
-    return Outcome(200, answer, "account.mint", "account", account_id, details)
+    return WriteResult(200, answer, "account.mint", "account", account_id, details)
 
 
 def _minted(

@@ -19,7 +19,7 @@ SQL = queries("ledger")
 DEFAULT_POOL = "general"
 
 
-class Movement(msgspec.Struct, frozen=True, gc=False):
+class EntryDraft(msgspec.Struct, frozen=True, gc=False):
     """One entry to be: what it does to the available and the reserved credits of an account's pool, about which lot."""
 
     account_id: int
@@ -45,7 +45,7 @@ class PoolBalance(msgspec.Struct, frozen=True, gc=False):
 EMPTY = PoolBalance(0, 0, 0)
 
 
-class LotMoves:
+class LotUpdates:
     """What an operation moves between the parts of lots, summed up by lot and written at once."""
 
     __slots__ = ("_moves", "_revoked")
@@ -106,7 +106,7 @@ def pool_to_record_in(balances: Balances, account_id: int, pool_id: str) -> str:
     return pool_id if balances[account_id, pool_id].entry_seq else DEFAULT_POOL
 
 
-def post(conn: sqlite3.Connection, movements: Sequence[Movement], *, balances: Balances, now_us: int) -> None:
+def post(conn: sqlite3.Connection, movements: Sequence[EntryDraft], *, balances: Balances, now_us: int) -> None:
     """Writes the entries of these movements, in their order, and moves `balances` along.
 
     `balances` must hold the pools of all movements. Each lot's own parts are the caller's to change.

@@ -50,16 +50,18 @@ def discount_micro(list_micro: int, *, rate_bps: int, max_discount_micro: int | 
     return share_micro if max_discount_micro is None else min(share_micro, max_discount_micro)
 
 
-def weigh(memberships: Iterable[Membership], list_micro: int, *, now_us: int) -> Discount:
+def best_discount(memberships: Iterable[Membership], list_micro: int, *, now_us: int) -> Discount:
     """The best single live membership for this price: the highest discount; a tie goes to the smaller community id."""
-    live = [m for m in memberships if m.rate_bps is not None and _lives(m, now_us)]
+    live = [m for m in memberships if m.rate_bps is not None and is_active(m, now_us)]
     if not live:
         return NO_DISCOUNT
     return min(map(_terms, live), key=lambda terms: (-terms.on(list_micro), terms.community_id))
 
 
-def consider(memberships: Iterable[Membership], list_micro: int, *, best: Discount, now_us: int) -> list[Considered]:
-    """Each membership with the reason why it counts or not; `best` is what `weigh` made of them.
+def explain_memberships(
+    memberships: Iterable[Membership], list_micro: int, *, best: Discount, now_us: int
+) -> list[Considered]:
+    """Each membership with the reason why it counts or not; `best` is what `best_discount` made of them.
 
     `NO_DISCOUNT` although one is live means that none is to be applied: shadow mode.
     """
@@ -93,7 +95,7 @@ def metadata_with_discount(metadata: str | None, discount: Discount, list_micro:
 
 
 def _reason(membership: Membership, list_micro: int, best: Discount, now_us: int) -> str:
-    if not _lives(membership, now_us):
+    if not is_active(membership, now_us):
         return f"it expired at {format_time(membership.expires_at_us or 0)}"
     if membership.rate_bps is None:
         return f"the community has no tier {membership.tier} any more"
@@ -107,7 +109,7 @@ def _reason(membership: Membership, list_micro: int, best: Discount, now_us: int
     return f"it gives {own_micro}, and {best.community_id} gives {best_micro}"
 
 
-def _lives(membership: Membership, now_us: int) -> bool:
+def is_active(membership: Membership, now_us: int) -> bool:
     return membership.expires_at_us is None or now_us < membership.expires_at_us
 
 

@@ -7,28 +7,28 @@ from minibill.core import ids
 from minibill.core.clock import format_time
 from minibill.core.problems import AccountNotFound, ReservationNotFound
 from minibill.db.queries import Row, queries
-from minibill.db.readers import Reading
+from minibill.db.readers import RequestReader
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.account_cache import ReservationRow
 from minibill.ledger.explanations import LOTS_MAX, LotRow
 from minibill.ledger.schemas import Balance, Entry, Lot, PoolBalance
-from minibill.ledger.time_lookup import entries_before, moment
+from minibill.ledger.time_lookup import entries_before, position_at
 
 ACCOUNTS = queries("accounts")
 SQL = queries("ledger")
 RESERVATIONS = queries("reservations")
 
 
-def require_account(reading: Reading, account_id: str) -> Row:
+def require_account(reader: RequestReader, account_id: str) -> Row:
     """`id, entity_type, entity_id, created_at_us` of an account that must exist; raises `AccountNotFound`."""
     key = ids.decode(ids.ACCOUNT, account_id)
-    rows = [] if key is None else reading.at_once(ACCOUNTS.find_account, account_id=key)
+    rows = [] if key is None else reader.query_now(ACCOUNTS.find_account, account_id=key)
     if not rows:
         raise AccountNotFound(account_id)
     return rows[0]
 
 
-async def balance(reading: Reading, *, account_id: str, pool_id: str | None, at_us: int | None, now_us: int) -> Balance:
+async def balance(reader: RequestReader, *, account_id: str, pool_id: str | None, at_us: int | None, now_us: int) -> Balance:
     """What an account has, pool by pool, now or at a past moment; of one pool when one is named.
 
     Source: contract, section 3.
@@ -37,11 +37,11 @@ async def balance(reading: Reading, *, account_id: str, pool_id: str | None, at_
     key = ids.decode(ids.ACCOUNT, account_id)
     key = -1 if key is None else key
     if at_us is None:
-        rows = reading.at_once_with_sequence(SQL.balance_where_nothing_is_due, account_id=key, now_us=now_us)
+        rows = reader.at_once_with_sequence(SQL.balance_where_nothing_is_due, account_id=key, now_us=now_us)
         if not rows or rows[0][0] is not None:
-            rows = reading.at_once_with_sequence(SQL.balance_now, account_id=key, now_us=now_us)
+            rows = reader.at_once_with_sequence(SQL.balance_now, account_id=key, now_us=now_us)
     else:
-        rows = await reading.run(partial(_balance_at, account_id=key, at_us=at_us))
+        rows = await reader.run(partial(_balance_at, account_id=key, at_us=at_us))
     if not rows:
         raise AccountNotFound(account_id)
     (_, debt_micro, _), *rows = rows
@@ -59,15 +59,15 @@ async def balance(reading: Reading, *, account_id: str, pool_id: str | None, at_
 
 def _balance_at(conn: sqlite3.Connection, *, account_id: int, at_us: int) -> list[Row]:
     # What happened at that very moment counts.
-    pools = entries_before(conn, moment(at_us + 1), account_id=account_id)
+    pools = entries_before(conn, position_at(at_us + 1), account_id=account_id)
     return SQL.balance_at.all(conn, account_id=account_id, at_us=at_us, pools=encode(pools).decode())
 
 
-async def reservation(reading: Reading, reservation_id: str) -> tuple[ReservationRow, list[Row]]:
+async def reservation(reader: RequestReader, reservation_id: str) -> tuple[ReservationRow, list[Row]]:
     """A reservation that must exist, with the rows of its lots; raises `ReservationNotFound`."""
     # An id that none has finds no row; no key is negative.
     key = ids.decode(ids.RESERVATION, reservation_id)
-    row, lots = await reading.run(partial(_reservation, key=-1 if key is None else key))
+    row, lots = await reader.run(partial(_reservation, key=-1 if key is None else key))
     if row is None:
         raise ReservationNotFound(reservation_id)
     return ReservationRow(*row), lots
@@ -78,13 +78,13 @@ def _reservation(conn: sqlite3.Connection, *, key: int) -> tuple[Row | None, lis
     return row, RESERVATIONS.lots_of_reservation.all(conn, reservation_id=key)
 
 
-async def lots_to_explain(reading: Reading, lots: list[Row]) -> list[LotRow]:
+async def lots_to_explain(reader: RequestReader, lots: list[Row]) -> list[LotRow]:
     """The first of the lots of a reservation, from rows of `lots_of_reservation`, as they are explained."""
     keys = encode([lot_id for lot_id, *_ in lots[:LOTS_MAX]]).decode()
-    return [LotRow(*row) for row in await reading.all(SQL.lots_to_explain, lot_ids=keys)]
+    return [LotRow(*row) for row in await reader.all(SQL.lots_to_explain, lot_ids=keys)]
 
 
-def lot_answer(row: Row) -> Lot:
+def lot_response(row: Row) -> Lot:
     """A lot as it is answered, from a row of `lots_page`."""
     (
         key, account_id, pool_id, source_type, source_id, priority, original, available, reserved, consumed, expired,
@@ -110,7 +110,7 @@ def lot_answer(row: Row) -> Lot:
     )
 
 
-def entry_answer(row: Row) -> Entry:
+def entry_response(row: Row) -> Entry:
     """An entry as it is answered, from a row of `entries_of_pool`."""
     (
         key, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount, available_delta, reserved_delta,

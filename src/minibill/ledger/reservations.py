@@ -17,18 +17,18 @@ from minibill.core.problems import (
     TooManyLots,
     TooManyReservations,
 )
-from minibill.core.write_result import Outcome
+from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.account_cache import Hold, ReservationRow, Spender, memory_of
+from minibill.ledger.account_cache import CachedAccount, CachedReservation, ReservationRow, account_cache_of
 from minibill.ledger.accounts import account_of_entity
-from minibill.ledger.drawdown import Draw, available_micro, draw, has_drawn
-from minibill.ledger.expiry import settled_spender
+from minibill.ledger.drawdown import Draw, available_micro, draw, record_draw
+from minibill.ledger.expiry import spending_account_for_update
 from minibill.ledger.explanations import LOTS_MAX, LotRow, explain_reservation, explain_reserve
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX, PENDING_MAX, require_within_ceiling
-from minibill.ledger.posting import Movement, pool_to_record_in, post
-from minibill.ledger.pricing import NO_DISCOUNT, Membership, metadata_with_discount, weigh
+from minibill.ledger.posting import EntryDraft, pool_to_record_in, post
+from minibill.ledger.pricing import NO_DISCOUNT, Membership, best_discount, metadata_with_discount
 from minibill.ledger.schemas import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
 
 SQL = queries("reservations")
@@ -56,7 +56,7 @@ def reserve(
     created_by: str,
     explain: bool = False,
     now_us: int,
-) -> Outcome:
+) -> WriteResult:
     """Holds credits of an account, lot by lot in drawdown order, until they are finalized, released or overdue.
 
     What is held is the list price less the discount of the account's best membership. Raises `AccountNotFound`,
@@ -78,7 +78,7 @@ def reserve(
     if spender.has_memberships:
         memberships = [Membership(*row) for row in DISCOUNTS.memberships_to_weigh.all(conn, account_id=key)]
         if billing_mode != "shadow":
-            discount = weigh(memberships, list_micro, now_us=now_us)
+            discount = best_discount(memberships, list_micro, now_us=now_us)
             discount_micro = discount.on(list_micro)
             entry_metadata = metadata_with_discount(metadata, discount, list_micro)
     why = None
@@ -94,12 +94,16 @@ def reserve(
         there_micro = available_micro(balances, key, pool_id)
         if there_micro < held_micro:
             if billing_mode == "live":
-                facts: dict[str, Any] = {}
+                extensions: dict[str, Any] = {}
                 if why is not None:
                     draws = draw(conn, spender, pool_id=pool_id, amount_micro=there_micro, lots_max=LOTS_MAX)
-                    facts["explanation"] = why(held_micro=0, draws=draws, is_refused=True)
+                    extensions["explanation"] = why(held_micro=0, draws=draws, is_refused=True)
                 raise InsufficientBalance(
-                    available_micro=there_micro, requested_micro=held_micro, list_micro=list_micro, pool_id=pool_id, **facts
+                    available_micro=there_micro,
+                    requested_micro=held_micro,
+                    list_micro=list_micro,
+                    pool_id=pool_id,
+                    **extensions,
                 )
             held_micro = there_micro
         draws, held_micro = _draw(conn, spender, pool_id, held_micro, billing_mode)
@@ -114,20 +118,20 @@ def reserve(
     if billing_mode == "shadow":
         noted = _shadow_metadata({"listMicro": str(list_micro), "wouldReserveMicro": str(held_micro)}, metadata)
         recorded_in = pool_to_record_in(balances, key, pool_id)
-        shadow = Movement(key, recorded_in, "shadow_reserve", 0, 0, 0, None, reservation_id, description, noted)
+        shadow = EntryDraft(key, recorded_in, "shadow_reserve", 0, 0, 0, None, reservation_id, description, noted)
         post(conn, [shadow], balances=balances, now_us=now_us)
     elif draws:
         _hold(conn, reservation_id, draws)
         movements = [
-            Movement(key, d.pool_id, "reserve", -d.amount_micro, -d.amount_micro, d.amount_micro, d.lot_id, reservation_id,
+            EntryDraft(key, d.pool_id, "reserve", -d.amount_micro, -d.amount_micro, d.amount_micro, d.lot_id, reservation_id,
                      description, entry_metadata)
             for d in draws
         ]  # fmt: skip
         post(conn, movements, balances=balances, now_us=now_us)
-        has_drawn(spender, draws)
+        record_draw(spender, draws)
     spender.has_begun_a_reservation(expires_at_us)
     lots: list[Row] = [(d.lot_id, d.amount_micro, d.pool_id, d.expires_at_us, None) for d in draws]
-    memory_of(conn).add_hold(Hold(spender, row, lots))
+    account_cache_of(conn).add_hold(CachedReservation(spender, row, lots))
     answer = Reserved(
         reservation_id=ids.encode(ids.RESERVATION, reservation_id),
         account_id=ids.encode(ids.ACCOUNT, key),
@@ -144,30 +148,30 @@ def reserve(
     if explanation is not None:
         answer = ReservedExplained(**msgspec.structs.asdict(answer), explanation=explanation)
     details = lambda: _details(answer, available_micro(balances, key, pool_id), draws)
-    return Outcome(201, answer, "reservation.reserve", "account", answer.account_id, details)
+    return WriteResult(201, answer, "reservation.reserve", "account", answer.account_id, details)
 
 
-def settled_reservation(conn: sqlite3.Connection, reservation_id: str, *, now_us: int) -> Hold:
+def reservation_for_update(conn: sqlite3.Connection, reservation_id: str, *, now_us: int) -> CachedReservation:
     """Return a reservation on whose account nothing is due. Raises `ReservationNotFound`, `ExpiryDue`.
 
     Of one that is no longer pending the lots are left out.
     """
     key = ids.decode(ids.RESERVATION, reservation_id)
-    hold = None if key is None else memory_of(conn).hold(key)
+    hold = None if key is None else account_cache_of(conn).hold(key)
     if hold is not None and now_us < hold.spender.due_us:
         return hold
     row = None if key is None else SQL.find_reservation.one(conn, reservation_id=key)
     if row is None:
         raise ReservationNotFound(reservation_id)
     found = ReservationRow(*row)
-    spender = settled_spender(conn, found.account_id, pool_id=found.pool_id, now_us=now_us)
+    spender = spending_account_for_update(conn, found.account_id, pool_id=found.pool_id, now_us=now_us)
     assert spender is not None
     if found.status != "pending":
-        return Hold(spender, found, [])
-    return Hold(spender, found, SQL.lots_of_reservation.all(conn, reservation_id=key))
+        return CachedReservation(spender, found, [])
+    return CachedReservation(spender, found, SQL.lots_of_reservation.all(conn, reservation_id=key))
 
 
-def reservation_answer(row: ReservationRow, lots: list[Row], *, now_us: int) -> Reservation:
+def reservation_response(row: ReservationRow, lots: list[Row], *, now_us: int) -> Reservation:
     """A reservation as it is answered at that time: overdue is expired, whether or not that is written down.
 
     `lots` are rows of `lots_of_reservation`.
@@ -214,21 +218,21 @@ def reservation_explained(
 
 def _payer(
     conn: sqlite3.Connection, account_id: str | None, entity: tuple[str, str] | None, *, pool_id: str, now_us: int
-) -> Spender:
+) -> CachedAccount:
     name = account_of_entity(conn, *entity) if entity is not None else account_id or ""
     if account_id is not None and name != account_id:
         raise InvalidRequest(
             FieldError("entity", f"expected the entity of {account_id}, which is named as well, or nothing")
         )
     key = ids.decode(ids.ACCOUNT, name)
-    spender = None if key is None else settled_spender(conn, key, pool_id=pool_id, now_us=now_us)
+    spender = None if key is None else spending_account_for_update(conn, key, pool_id=pool_id, now_us=now_us)
     if spender is None:
         raise AccountNotFound(name)
     return spender
 
 
 def _draw(
-    conn: sqlite3.Connection, spender: Spender, pool_id: str, amount_micro: int, billing_mode: str
+    conn: sqlite3.Connection, spender: CachedAccount, pool_id: str, amount_micro: int, billing_mode: str
 ) -> tuple[list[Draw], int]:
     """Choose lots for an available amount; return them and what they hold. Raises `TooManyLots` in live mode."""
     draws = draw(conn, spender, pool_id=pool_id, amount_micro=amount_micro)

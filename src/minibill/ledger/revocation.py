@@ -9,7 +9,7 @@ from minibill.api.types import encode
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
 from minibill.ledger.expiry import require_settled
-from minibill.ledger.posting import Movement, load_balances, post
+from minibill.ledger.posting import EntryDraft, load_balances, post
 
 SQL = queries("ledger")
 
@@ -41,7 +41,7 @@ def revoke_lots(
     balances = load_balances(conn, [(account_id, pool_id) for _, account_id, pool_id, *_ in rows])
     before = dict(balances)
     movements = [
-        Movement(account_id, pool_id, "revoke", -available_micro, -available_micro, 0, lot_id, None, description)
+        EntryDraft(account_id, pool_id, "revoke", -available_micro, -available_micro, 0, lot_id, None, description)
         for lot_id, account_id, pool_id, available_micro, _, _ in rows
         if available_micro
     ]

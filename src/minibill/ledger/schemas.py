@@ -6,7 +6,6 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from minibill.api.types import (
-    Answer,
     AnyId,
     Body,
     Description,
@@ -21,6 +20,7 @@ from minibill.api.types import (
     PoolId,
     Query,
     Reason,
+    ResponseBody,
     SentObject,
     SignedMicro,
     SourceId,
@@ -136,21 +136,21 @@ class HistoryQuery(PageQuery, frozen=True):
     to: TimeUs | None = None
 
 
-class Account(Answer):
+class Account(ResponseBody):
     id: str
     entity_type: Annotated[str, one_of(EntityType)]
     entity_id: str
     created_at: str
 
 
-class PoolAmounts(Answer):
+class PoolAmounts(ResponseBody):
     """Available and reserved credits of one pool."""
 
     available_micro: MicroText
     reserved_micro: MicroText
 
 
-class Minted(Answer):
+class Minted(ResponseBody):
     lot_id: str
     account_id: str
     amount_micro: MicroText
@@ -161,13 +161,13 @@ class Minted(Answer):
     balance: PoolAmounts
 
 
-class PoolBalance(Answer):
+class PoolBalance(ResponseBody):
     pool_id: str
     available_micro: MicroText
     reserved_micro: MicroText
 
 
-class Balance(Answer):
+class Balance(ResponseBody):
     account_id: str
     at: str
     pools: list[PoolBalance]
@@ -176,7 +176,7 @@ class Balance(Answer):
     debt_micro: MicroText
 
 
-class Lot(Answer):
+class Lot(ResponseBody):
     id: str
     account_id: str
     pool_id: str
@@ -195,7 +195,7 @@ class Lot(Answer):
     created_at: str
 
 
-class Entry(Answer):
+class Entry(ResponseBody):
     id: str
     entry_seq: int
     entry_type: Annotated[str, one_of(EntryType)]
@@ -212,14 +212,14 @@ class Entry(Answer):
     created_at: str
 
 
-class Allocation(Answer):
+class Allocation(ResponseBody):
     """What a reservation holds of one lot."""
 
     lot_id: str
     reserved_micro: MicroText
 
 
-class Reserved(Answer):
+class Reserved(ResponseBody):
     reservation_id: str
     account_id: str
     pool_id: str
@@ -249,7 +249,7 @@ class Reservation(Reserved):
     closed_by: str | None
 
 
-class Debt(Answer):
+class Debt(ResponseBody):
     """Credits that soft mode charged beyond the available ones, and the part of them that was paid since."""
 
     debt_id: str
@@ -263,7 +263,7 @@ class Debt(Answer):
     created_at: str
 
 
-class ForgivenDebt(Answer):
+class ForgivenDebt(ResponseBody):
     """The rest of a debt that was written off, and the lot that paid it; null where nothing was left."""
 
     debt_id: str
@@ -271,7 +271,7 @@ class ForgivenDebt(Answer):
     lot_id: str | None
 
 
-class Considered(Answer):
+class Considered(ResponseBody):
     """A membership that was weighed for a price. No rate: its community dropped the tier."""
 
     community_id: str
@@ -281,7 +281,7 @@ class Considered(Answer):
     reason: str
 
 
-class DiscountExplained(Answer):
+class DiscountExplained(ResponseBody):
     """How a list price came to what is to be paid. `uncapped_micro` is what the rate alone would take off."""
 
     list_micro: MicroText
@@ -294,7 +294,7 @@ class DiscountExplained(Answer):
     tier: str | None
 
 
-class LotExplained(Answer):
+class LotExplained(ResponseBody):
     """What a lot had before, which is not known afterwards, and what of it was drawn."""
 
     lot_id: str
@@ -306,7 +306,7 @@ class LotExplained(Answer):
     outcome: LotOutcome
 
 
-class Explanation(Answer):
+class Explanation(ResponseBody):
     """Why a reservation holds what it does. `bound_by` names each limit without which it would be another amount."""
 
     discount: DiscountExplained
@@ -321,7 +321,7 @@ class ReserveExplanation(Explanation):
     considered: list[Considered]
 
 
-class ChargeExplained(Answer):
+class ChargeExplained(ResponseBody):
     """How the actual cost came to what was charged."""
 
     discount: DiscountExplained
@@ -346,7 +346,7 @@ class ReservationExplained(Reservation):
     explanation: ReservationExplanation | UnsetType = UNSET
 
 
-class Finalized(Answer):
+class Finalized(ResponseBody):
     reservation_id: str
     account_id: str
     finalized_micro: MicroText
@@ -357,7 +357,7 @@ class Finalized(Answer):
     finalized_at: str
 
 
-class Released(Answer):
+class Released(ResponseBody):
     reservation_id: str
     account_id: str
     released_micro: MicroText

@@ -17,20 +17,20 @@ SQL = queries("ledger")
 _BEFORE_ALL = 0
 
 
-class Place(NamedTuple):
+class EntryPosition(NamedTuple):
     """A place in the order of the ledger, before the entry of this time and id if there is one."""
 
     at_us: int
     entry_id: int
 
 
-def moment(at_us: int) -> Place:
+def position_at(at_us: int) -> EntryPosition:
     """The place before everything that happened at this time or later."""
-    return Place(at_us, _BEFORE_ALL)
+    return EntryPosition(at_us, _BEFORE_ALL)
 
 
 def entries_before(
-    conn: sqlite3.Connection, place: Place, *, account_id: int, pool_id: str | None = None
+    conn: sqlite3.Connection, place: EntryPosition, *, account_id: int, pool_id: str | None = None
 ) -> list[tuple[str, int]]:
     """Each pool of an account with how many of its entries come before a place; of one pool when one is named.
 

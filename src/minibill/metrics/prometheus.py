@@ -13,29 +13,29 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector, CollectorRegistry
 
 import minibill
-from minibill.api.context import Service
+from minibill.api.context import AppState
 from minibill.core.clock import US_PER_SECOND, monotonic_s
 from minibill.core.counters import Histogram
 from minibill.db.lanes import Lane
 from minibill.db.sqlite import sqlite3
-from minibill.metrics.totals import Sums
+from minibill.metrics.totals import LedgerTotals
 
 # Requests that no route was asked for: who was not let in, and unknown paths, whose number is not bounded.
 UNROUTED = "none"
 
-Source = Callable[[Service, Sums], Iterable[Metric]]
+Source = Callable[[AppState, LedgerTotals], Iterable[Metric]]
 
 
-def exposition(service: Service, sums: Sums) -> bytes:
+def exposition(state: AppState, sums: LedgerTotals) -> bytes:
     """All metrics as Prometheus text. Takes some milliseconds: to be run on a thread."""
     registry = CollectorRegistry()
-    registry.register(_Sources(service, sums))
+    registry.register(_Sources(state, sums))
     ProcessCollector(registry=registry)
     return generate_latest(registry)
 
 
-def _requests(service: Service, _: Sums) -> Iterator[Metric]:
-    metrics = service.metrics
+def _requests(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
+    metrics = state.metrics
     labels = ["method", "route"]
     requests = CounterMetricFamily("minibill_requests", "Requests that were answered.", labels=[*labels, "status"])
     seconds = HistogramMetricFamily("minibill_request_seconds", "From the gate to the answer.", labels=labels)
@@ -55,8 +55,8 @@ def _requests(service: Service, _: Sums) -> Iterator[Metric]:
     )
 
 
-def _writer(service: Service, _: Sums) -> Iterator[Metric]:
-    writer = service.book.writer
+def _writer(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
+    writer = state.book.writer
     waiting = GaugeMetricFamily("minibill_writes_waiting", "Writes that were accepted and have not begun.", labels=["lane"])
     for lane in Lane:
         waiting.add_metric([lane.name.lower()], writer.waiting(lane))
@@ -67,12 +67,12 @@ def _writer(service: Service, _: Sums) -> Iterator[Metric]:
     commit = HistogramMetricFamily("minibill_commit_seconds", "How long a COMMIT took.")
     _add(commit, writer.commit_seconds)
     yield commit
-    ready = GaugeMetricFamily("minibill_ready", "1 when the book takes writes, else 0.", value=writer.hindrance is None)
+    ready = GaugeMetricFamily("minibill_ready", "1 when the book takes writes, else 0.", value=writer.last_error is None)
     yield ready
 
 
-def _files(service: Service, _: Sums) -> Iterator[Metric]:
-    path = service.book.path
+def _files(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
+    path = state.book.path
     for name, file, what in (
         ("minibill_database_bytes", path, "The database file."),
         ("minibill_wal_bytes", path.with_name(path.name + "-wal"), "The write-ahead log beside it."),
@@ -80,39 +80,39 @@ def _files(service: Service, _: Sums) -> Iterator[Metric]:
         yield GaugeMetricFamily(name, what, value=file.stat().st_size if file.exists() else 0)
 
 
-def _sweeps(service: Service, _: Sums) -> Iterator[Metric]:
-    sweeps = service.book.sweeps
+def _sweeps(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
+    sweeps = state.book.sweeps
     yield CounterMetricFamily("minibill_sweeps", "Times that what was due was written down.", value=sweeps.count)
     yield CounterMetricFamily("minibill_swept", "Lots, reservations and campaigns that were due.", value=sweeps.rows)
     yield CounterMetricFamily("minibill_sweep_seconds", "Seconds that the sweeps took.", value=sweeps.seconds)
 
 
-def _clock(service: Service, _: Sums) -> Iterator[Metric]:
-    clock = service.book.clock
-    state = clock.state()
+def _clock(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
+    clock = state.book.clock
+    clock_state = clock.state()
     yield GaugeMetricFamily(
-        "minibill_clock_held", "1 while the book's time does not follow the wall clock.", value=state.is_held
+        "minibill_clock_held", "1 while the book's time does not follow the wall clock.", value=clock_state.is_held
     )
-    ahead_s = state.ahead_us / US_PER_SECOND
+    ahead_s = clock_state.ahead_us / US_PER_SECOND
     yield GaugeMetricFamily("minibill_clock_ahead_seconds", "The wall clock less the book's time.", value=ahead_s)
     yield CounterMetricFamily("minibill_clock_jumps", "Jumps of the wall clock that were not followed.", value=clock.jumps)
 
 
-def _feed(service: Service, _: Sums) -> Iterator[Metric]:
-    yield GaugeMetricFamily("minibill_feed_waiters", "Long polls that wait for events.", value=service.book.feed.waiters)
+def _feed(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
+    yield GaugeMetricFamily("minibill_feed_waiters", "Long polls that wait for events.", value=state.book.feed.waiters)
 
 
-def _webhooks(service: Service, sums: Sums) -> Iterator[Metric]:
+def _webhooks(state: AppState, sums: LedgerTotals) -> Iterator[Metric]:
     attempts = CounterMetricFamily("minibill_webhook_attempts", "Events sent to webhooks, by outcome.", labels=["outcome"])
-    for outcome, number in sorted(dict(service.metrics.deliveries.counts).items()):
+    for outcome, number in sorted(dict(state.metrics.deliveries.counts).items()):
         attempts.add_metric([outcome], number)
     yield attempts
     yield GaugeMetricFamily("minibill_webhook_behind", "Events that a webhook has yet to accept.", value=sums.webhook_behind)
     yield GaugeMetricFamily("minibill_webhooks_failing", "Webhooks that accept nothing now.", value=sums.webhooks_failing)
 
 
-def _reconciliation(service: Service, _: Sums) -> Iterator[Metric]:
-    last = service.book.reconciler.last
+def _reconciliation(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
+    last = state.book.reconciler.last
     time = GaugeMetricFamily("minibill_reconciliation_timestamp_seconds", "The moment that was last reconciled.")
     wrong = GaugeMetricFamily("minibill_reconciliation_violations", "What the last reconciliation found.", labels=["check"])
     if last is not None:
@@ -123,7 +123,7 @@ def _reconciliation(service: Service, _: Sums) -> Iterator[Metric]:
     yield wrong
 
 
-def _book(_: Service, sums: Sums) -> Iterator[Metric]:
+def _book(_: AppState, sums: LedgerTotals) -> Iterator[Metric]:
     yield GaugeMetricFamily("minibill_available_micro", "Available credits of all accounts.", value=sums.available_micro)
     yield GaugeMetricFamily("minibill_reserved_micro", "Reserved credits of all accounts.", value=sums.reserved_micro)
     yield GaugeMetricFamily("minibill_debt_micro", "Open debts of all accounts.", value=sums.debt_micro)
@@ -135,7 +135,7 @@ def _book(_: Service, sums: Sums) -> Iterator[Metric]:
     yield rows
 
 
-def _build(_: Service, __: Sums) -> Iterator[Metric]:
+def _build(_: AppState, __: LedgerTotals) -> Iterator[Metric]:
     versions = {"version": minibill.__version__, "sqlite": sqlite3.sqlite_version, "python": platform.python_version()}
     info = GaugeMetricFamily("minibill_build_info", "Always 1; the labels say what runs.", labels=list(versions))
     info.add_metric(list(versions.values()), 1)
@@ -146,13 +146,13 @@ SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _clock, _fee
 
 
 class _Sources(Collector):
-    def __init__(self, service: Service, sums: Sums) -> None:
-        self._service = service
+    def __init__(self, state: AppState, sums: LedgerTotals) -> None:
+        self._state = state
         self._sums = sums
 
     def collect(self) -> Iterator[Metric]:
         for source in SOURCES:
-            yield from source(self._service, self._sums)
+            yield from source(self._state, self._sums)
 
 
 def _add(family: HistogramMetricFamily, histogram: Histogram, labels: Iterable[str] = ()) -> None:

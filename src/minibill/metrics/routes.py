@@ -2,25 +2,25 @@
 
 import asyncio
 
-from minibill.api.context import Service
-from minibill.api.openapi.operation import describe
-from minibill.api.request import Call
-from minibill.api.response import Reply
-from minibill.metrics.totals import Sums
+from minibill.api.context import AppState
+from minibill.api.openapi.operation import operation
+from minibill.api.request import Request
+from minibill.api.response import Response
+from minibill.metrics.totals import LedgerTotals
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@describe(str, media_type=METRICS_TYPE)
-async def show_metrics(call: Call) -> Reply:
+@operation(str, media_type=METRICS_TYPE)
+async def show_metrics(request: Request) -> Response:
     """What the process counted, as Prometheus text."""
-    sums = await call.service.book.totals.sums()
-    text = await asyncio.to_thread(_exposition, call.service, sums)
-    return Reply(200, text, media_type=METRICS_TYPE.encode())
+    sums = await request.state.book.totals.sums()
+    text = await asyncio.to_thread(_exposition, request.state, sums)
+    return Response(200, text, media_type=METRICS_TYPE.encode())
 
 
-def _exposition(service: Service, sums: Sums) -> bytes:
+def _exposition(state: AppState, sums: LedgerTotals) -> bytes:
     # Imported on the thread, when it is first needed: a start does without it.
     from minibill.metrics.prometheus import exposition
 
-    return exposition(service, sums)
+    return exposition(state, sums)

@@ -22,7 +22,7 @@ AGE_TO_COST = 100
 TABLES = ("accounts", "lots", "entries", "reservations", "campaigns", "grants", "audit")
 
 
-class Sums(NamedTuple):
+class LedgerTotals(NamedTuple):
     """All balances and open debts, in micro-units, and the rows of each table; `made_s` is monotonic."""
 
     available_micro: int
@@ -35,7 +35,7 @@ class Sums(NamedTuple):
     cost_s: float
 
 
-NOT_YET = Sums(0, 0, 0, dict.fromkeys(TABLES, 0), 0, 0, 0.0, 0.0)
+NOT_YET = LedgerTotals(0, 0, 0, dict.fromkeys(TABLES, 0), 0, 0, 0.0, 0.0)
 
 
 class Totals:
@@ -43,10 +43,10 @@ class Totals:
 
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
-        self._sums: Sums | None = None
+        self._sums: LedgerTotals | None = None
         self._making = asyncio.Lock()
 
-    async def sums(self) -> Sums:
+    async def sums(self) -> LedgerTotals:
         """What the book came to a short while ago."""
         async with self._making:
             sums = self._sums
@@ -58,14 +58,14 @@ class Totals:
                     sums = sums or NOT_YET
             return sums
 
-    async def _make(self) -> Sums:
+    async def _make(self) -> LedgerTotals:
         began_s = monotonic_s()
         [balances] = await self._readers.all(SQL.balances_in_all)
         [debts] = await self._readers.all(SQL.debts_in_all)
         [rows] = await self._readers.all(SQL.rows_in_all)
         [(behind, failing)] = await self._readers.all(SQL.webhooks_in_all)
         made_s = monotonic_s()
-        return Sums(
+        return LedgerTotals(
             available_micro=_whole(*balances[:2]),
             reserved_micro=_whole(*balances[2:]),
             debt_micro=_whole(*debts),

@@ -12,7 +12,7 @@ from typing import Any
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from minibill.api.fast_path import CYCLE
-from minibill.api.middleware import SURPLUS
+from minibill.api.middleware import OVER_LIMIT
 from minibill.server.http_protocol import Protocol
 
 # A head that has begun is complete by then.
@@ -42,7 +42,7 @@ def connections_max() -> int:
     return min(CONNECTIONS_MAX, max(soft - FILES_KEPT_BACK, soft // 2))
 
 
-def limited_to(number: int) -> type[Any]:
+def protocol_with_limit(number: int) -> type[Any]:
     """The server's protocol, which turns away what is over this many connections."""
 
     class Limited(Protocol):
@@ -51,7 +51,7 @@ def limited_to(number: int) -> type[Any]:
 
         def connection_made(self, transport: Any) -> None:
             if len(self.connections) >= number:
-                self.app = _turned_away(self.app)
+                self.app = reject_connection(self.app)
             super().connection_made(transport)
 
         def _start_asgi_task(self, cycle: Any, app: ASGIApp) -> None:
@@ -72,15 +72,15 @@ def limited_to(number: int) -> type[Any]:
     return Limited
 
 
-def _turned_away(app: ASGIApp) -> ASGIApp:
+def reject_connection(app: ASGIApp) -> ASGIApp:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[SURPLUS] = True  # type: ignore[literal-required]
+        scope[OVER_LIMIT] = True  # type: ignore[literal-required]
         await app(scope, receive, send)
 
     return refuse
 
 
-class Patience:
+class StalledConnectionReaper:
     """Ends the connections that have waited too long for their clients; looks at all of them, now and then."""
 
     def __init__(self, idle_seconds_max: float) -> None:

@@ -30,11 +30,11 @@ from minibill.db.file_lock import DatabaseLocked, lock_file
 from minibill.db.files import companions_of, open_to_others, others_may_exchange, reason_of
 from minibill.db.migrations import MigrationRefused
 from minibill.db.mounts import is_mounted_by_itself
-from minibill.db.sqlite import SqliteTooOld, make_fast, sqlite3
-from minibill.server.connection_limits import Patience, connections_max, limited_to
+from minibill.db.sqlite import SqliteTooOld, configure_sqlite, sqlite3
+from minibill.server.connection_limits import StalledConnectionReaper, connections_max, protocol_with_limit
 from minibill.server.event_loop import new_loop
 from minibill.server.logging import configure_logs
-from minibill.server.systemd import Manager, keep_alive
+from minibill.server.systemd import ServiceNotifier, keep_alive
 
 log = logging.getLogger("minibill.serve")
 
@@ -75,7 +75,7 @@ def run(
     when the database can't be opened or the address can't be bound.
     """
     configure_logs(settings.log_level, for_people=for_people, stream=sys.stderr)
-    if not make_fast():
+    if not configure_sqlite():
         log.info("SQLite is used as it comes: about a tenth slower")
     sys.setswitchinterval(SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -96,7 +96,7 @@ async def _serve(
     loop, stop_asked = asyncio.get_running_loop(), asyncio.Event()
     for signum in STOP_SIGNALS:
         loop.add_signal_handler(signum, stop_asked.set)
-    manager = Manager(os.environ)
+    manager = ServiceNotifier(os.environ)
     try:
         await prepare()
         clock = Clock(jump_max_seconds=settings.clock_jump_seconds)
@@ -116,7 +116,7 @@ async def _serve(
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=STOP_SECONDS,
-                http=limited_to(connections_max()),
+                http=protocol_with_limit(connections_max()),
                 # The gate reads them, as addresses.
                 proxy_headers=False,
                 # Requests to upgrade are ignored, whatever libraries are installed.
@@ -167,11 +167,11 @@ def _warn_of_exposure(db: Path) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, but a signal that stops it is not raised again afterwards: a stop that was asked for is a success."""
 
-    def __init__(self, book: Book, manager: Manager, config: uvicorn.Config) -> None:
+    def __init__(self, book: Book, manager: ServiceNotifier, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._book = book
         self._manager = manager
-        self._patience = Patience(config.timeout_keep_alive)
+        self._patience = StalledConnectionReaper(config.timeout_keep_alive)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_BETWEEN_LOOKS == 0:

@@ -18,7 +18,7 @@ log = logging.getLogger("minibill.manager")
 SIGNS_A_PERIOD = 3
 
 
-class Manager:
+class ServiceNotifier:
     """Whoever started the process and wants to hear of it; without one, what is told goes nowhere."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -42,7 +42,7 @@ class Manager:
             log.warning("the service manager could not be told", extra={"reason": str(error)})
 
 
-async def keep_alive(manager: Manager, book: Book) -> None:
+async def keep_alive(manager: ServiceNotifier, book: Book) -> None:
     """Gives a sign of life after each write that the writer answers, until it is cancelled.
 
     A writer that hangs or has broken gives none, and the manager starts the service anew. A full disk is no reason for that:
@@ -52,7 +52,7 @@ async def keep_alive(manager: Manager, book: Book) -> None:
         return
     while True:
         try:
-            await book.write_nothing()
+            await book.probe_write()
         except StorageFull as full:
             manager.tell("WATCHDOG=1", f"STATUS=takes no writes: {full.detail}")
         except Problem as problem:

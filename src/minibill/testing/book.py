@@ -15,14 +15,14 @@ from minibill.app import app_of
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, sign_token
 from minibill.client._sync.methods import Methods
-from minibill.client.operation import Ask
+from minibill.client.operation import Operation
 from minibill.db.epochs import current_epoch
 from minibill.db.files import require_file_name
 from minibill.db.sqlite import sqlite3
-from minibill.embedded import Inside, open_service
+from minibill.embedded import EmbeddedClient, open_state
 from minibill.ledger.schemas import Entry, Minted
 from minibill.metrics.totals import Totals
-from minibill.testing.clock import START, StandingClock, us_of
+from minibill.testing.clock import START, FrozenClock, us_of
 from minibill.testing.loop import LoopThread, LoopTransport
 
 # An account as tests name it: a person, or an entity of another type.
@@ -44,14 +44,14 @@ class _Api(Methods):
 
     _spending = "service"
 
-    def __init__(self, loop: LoopThread, inside: Inside) -> None:
+    def __init__(self, loop: LoopThread, inside: EmbeddedClient) -> None:
         self._loop = loop
         self._inside = inside
 
     def _new_key(self) -> str | None:
         return None
 
-    def send(self, ask: Ask) -> bytes:
+    def send(self, ask: Operation) -> bytes:
         return self._loop.run(self._inside.send(ask))
 
 
@@ -88,13 +88,13 @@ class BookForTests:
         """On a file that is made where there is none yet."""
         self.path = path = require_file_name(path)
         self._loop = LoopThread()
-        self._clock = StandingClock(us_of(start))
+        self._clock = FrozenClock(us_of(start))
         given = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **(settings or {})}
-        self._service = self._loop.run(open_service(path, given, clock=self._clock, has_test_clock=True))
+        self._service = self._loop.run(open_state(path, given, clock=self._clock, has_test_clock=True))
         self._loop.run(self._service.book.writer.alone(_do_not_sync))
         # What an ASGI client of the tests' own talks to.
         self.app = app_of(self._service)
-        self.api: Methods = _Api(self._loop, Inside(self._service, actor=ACTOR))
+        self.api: Methods = _Api(self._loop, EmbeddedClient(self._service, actor=ACTOR))
         self.http = httpx.Client(
             base_url=IN_PROCESS_URL,
             headers={"Authorization": f"Bearer {self.token()}"},
@@ -210,7 +210,7 @@ class BookForTests:
         self._clock.go_to(snapshot.now_us)
         self._service.verifier.replace_denied(book.denied_tokens())
         book.totals = Totals(book.readers)
-        book.epoch = book.readers.look_up(current_epoch)
+        book.epoch = book.readers.point_read(current_epoch)
         book.reconciler.last = None
 
     async def _serve(self, port: int) -> tuple[uvicorn.Server, asyncio.Task[None], str]:

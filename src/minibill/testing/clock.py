@@ -14,7 +14,7 @@ def us_of(moment: datetime) -> int:
     return parse_time(moment.isoformat())
 
 
-class StandingClock(Clock):
+class FrozenClock(Clock):
     """The book's clock in a test: it moves when it is told to, and goes back with a snapshot."""
 
     def __init__(self, now_us: int) -> None:

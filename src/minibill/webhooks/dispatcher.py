@@ -9,7 +9,7 @@ from minibill.config import Settings
 from minibill.core.counters import Deliveries
 from minibill.db.queries import Row
 from minibill.webhooks.endpoint_worker import LOOK_SECONDS, EndpointWorker
-from minibill.webhooks.endpoints import SQL, Hook
+from minibill.webhooks.endpoints import SQL, WebhookEndpoint
 from minibill.webhooks.url_policy import networks
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("minibill.webhooks")
 
 
-class Courier:
+class WebhookDispatcher:
     """Serves all webhooks of a book."""
 
     def __init__(self, book: "Book", settings: Settings, deliveries: Deliveries) -> None:
@@ -28,7 +28,7 @@ class Courier:
         self._deliveries = deliveries
         self._tls: ssl.SSLContext | None = None
         self._is_warned = False
-        self._rounds: dict[tuple[int, int], tuple[EndpointWorker, asyncio.Task[None]]] = {}
+        self._workers: dict[tuple[int, int], tuple[EndpointWorker, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Runs until it is cancelled; then it writes down how far it came."""
@@ -36,25 +36,25 @@ class Courier:
         try:
             while True:
                 groups = feed.groups
-                await self._serve(set(self._book.readers.at_once(SQL.webhooks_to_serve)))
+                await self._serve(set(self._book.readers.query_now(SQL.webhooks_to_serve)))
                 await feed.wait(groups, LOOK_SECONDS)
                 if feed.is_stopped:
                     # Nothing new is told of; what is on its way may come to its end.
                     await asyncio.Event().wait()
         finally:
-            for each, task in self._rounds.values():
-                each.leave(task)
-            await asyncio.gather(*(task for _, task in self._rounds.values()), return_exceptions=True)
+            for each, task in self._workers.values():
+                each.stop(task)
+            await asyncio.gather(*(task for _, task in self._workers.values()), return_exceptions=True)
 
     async def _serve(self, wanted: set[Row]) -> None:
         """Begins with what is not yet served, by key and revision, and leaves what is no longer wanted."""
-        for served, (each, task) in list(self._rounds.items()):
+        for served, (each, task) in list(self._workers.items()):
             if task.done():
-                del self._rounds[served]
+                del self._workers[served]
             elif served in wanted:
-                each.poke()
+                each.wake()
             else:
-                each.leave(task)
+                each.stop(task)
         if not wanted:
             return
         if self._settings.webhook_secret is None:
@@ -64,13 +64,15 @@ class Courier:
             return
         if self._tls is None:
             self._tls = await asyncio.to_thread(_new_tls)
-        busy = {key for key, _ in self._rounds}
+        busy = {key for key, _ in self._workers}
         for key, revision in wanted:
-            rows = self._book.readers.at_once(SQL.find_webhook, webhook_id=key)
+            rows = self._book.readers.query_now(SQL.find_webhook, webhook_id=key)
             # One that was changed begins anew once the one before has let go; one that was deleted meanwhile has no row.
             if key not in busy and rows:
-                each = EndpointWorker(self._book, self._settings, self._new_sender(), self._deliveries, Hook(*rows[0]))
-                self._rounds[key, revision] = (each, asyncio.create_task(each.run()))
+                each = EndpointWorker(
+                    self._book, self._settings, self._new_sender(), self._deliveries, WebhookEndpoint(*rows[0])
+                )
+                self._workers[key, revision] = (each, asyncio.create_task(each.run()))
 
     def _new_sender(self) -> "Sender":
         from minibill.webhooks.sender import Sender

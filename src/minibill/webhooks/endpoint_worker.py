@@ -23,15 +23,15 @@ from minibill.core.counters import Deliveries
 from minibill.core.problems import Problem
 from minibill.db.queries import Row
 from minibill.db.sqlite import sqlite3
-from minibill.events.position import BEGINNING, Place
+from minibill.events.position import BEGINNING, Position
 from minibill.events.schemas import Event
-from minibill.events.type_filter import read_types
+from minibill.events.type_filter import parse_types
 from minibill.webhooks import signing
-from minibill.webhooks.endpoints import SQL, Hook
+from minibill.webhooks.endpoints import SQL, WebhookEndpoint
 
 if TYPE_CHECKING:
     from minibill.book import Book
-    from minibill.webhooks.sender import Answer, Sender
+    from minibill.webhooks.sender import EndpointResponse, Sender
 
 log = logging.getLogger("minibill.webhooks")
 
@@ -67,7 +67,7 @@ GONE = 410
 class _Item(msgspec.Struct, eq=False):
     """An event on its way to a webhook. `key` is its account or campaign: items of one key go one after the other."""
 
-    place: Place
+    place: Position
     event_id: str
     key: str
     body: bytes
@@ -80,26 +80,28 @@ class _Item(msgspec.Struct, eq=False):
 class EndpointWorker:
     """Delivers to one webhook, as it was configured when this began."""
 
-    def __init__(self, book: "Book", settings: Settings, sender: "Sender", deliveries: Deliveries, hook: Hook) -> None:
+    def __init__(
+        self, book: "Book", settings: Settings, sender: "Sender", deliveries: Deliveries, hook: WebhookEndpoint
+    ) -> None:
         self._book = book
         self._sender = sender
         self._deliveries = deliveries
         self._hook = hook
         self._settings = settings
         names = None if hook.types is None else msgspec.json.decode(hook.types)
-        self._types = None if names is None else read_types(names, "types")
+        self._types = None if names is None else parse_types(names, "types")
         self._saved = hook.place
         self._read_until = hook.place
         self._is_at_end = False
-        self._accepted = {Place(*row) for row in book.readers.at_once(SQL.accepted_by_webhook, webhook_id=hook.id)}
-        tried = book.readers.at_once(SQL.tries_of_webhook, webhook_id=hook.id)
-        self._tried = {Place(entry_id, number): (attempts, first_us) for entry_id, number, attempts, first_us in tried}
+        self._accepted = {Position(*row) for row in book.readers.query_now(SQL.accepted_by_webhook, webhook_id=hook.id)}
+        tried = book.readers.query_now(SQL.tries_of_webhook, webhook_id=hook.id)
+        self._tried = {Position(entry_id, number): (attempts, first_us) for entry_id, number, attempts, first_us in tried}
         # What was read and not accepted up to the first that is not, in the order of the feed.
         self._window: deque[_Item] = deque()
         # By key, what goes one after the other; the first of each is ready, on its way, or put off.
         self._lines: dict[str, deque[_Item]] = {}
         # The keys whose events are set aside, and of those whose next events are to be read: the last place that is done.
-        self._rejected = {key for (key,) in book.readers.at_once(SQL.lines_set_aside, webhook_id=hook.id)}
+        self._rejected = {key for (key,) in book.readers.query_now(SQL.lines_set_aside, webhook_id=hook.id)}
         self._to_resume = dict.fromkeys(self._rejected, BEGINNING)
         self._ready: deque[_Item] = deque()
         self._put_off: list[tuple[float, int, _Item]] = []
@@ -117,20 +119,20 @@ class EndpointWorker:
         self._error: BaseException | None = None
         # What is not yet written down.
         self._attempts: list[Row] = []
-        self._new_accepted: list[Place] = []
-        self._replayed: list[Place] = []
-        self._new_set_aside: list[tuple[str, Place]] = []
-        self._done_set_aside: list[tuple[str, Place]] = []
+        self._new_accepted: list[Position] = []
+        self._replayed: list[Position] = []
+        self._new_set_aside: list[tuple[str, Position]] = []
+        self._done_set_aside: list[tuple[str, Position]] = []
         self._is_unsaved = False
         self._saved_s = monotonic_s()
 
-    def leave(self, task: "asyncio.Task[None]") -> None:
+    def stop(self, task: "asyncio.Task[None]") -> None:
         """Has its task come to an end; once, since a second time would cut off the ending."""
         if not self._is_leaving:
             self._is_leaving = True
             task.cancel()
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """There may be something to do."""
         self._is_at_end = False
         self._poked.set()
@@ -166,11 +168,11 @@ class EndpointWorker:
     # --- what is to be sent ---
 
     async def _take_up_replays(self) -> None:
-        for row in self._book.readers.at_once(SQL.replays_of_webhook, webhook_id=self._hook.id):
-            place = Place(*row)
+        for row in self._book.readers.query_now(SQL.replays_of_webhook, webhook_id=self._hook.id):
+            place = Position(*row)
             event = await self._book.feed.at(place)
             if event is not None:
-                self._line_up(_Item(place, event.id, f"replay {event.id}", encode(event), is_replay=True))
+                self._enqueue(_Item(place, event.id, f"replay {event.id}", encode(event), is_replay=True))
 
     @property
     def _may_read(self) -> bool:
@@ -189,7 +191,7 @@ class EndpointWorker:
         self._is_unsaved = self._is_unsaved or told.until != self._read_until
         self._read_until = told.until
 
-    def _take_on(self, place: Place, event: Event) -> None:
+    def _take_on(self, place: Position, event: Event) -> None:
         key = event.account_id or event.campaign_id or ""
         if key in self._rejected:
             self._new_set_aside.append((key, place))
@@ -199,9 +201,9 @@ class EndpointWorker:
         if place in self._accepted:
             item.is_done = True
             return
-        self._line_up(item)
+        self._enqueue(item)
 
-    def _new_item(self, place: Place, event: Event, key: str) -> _Item:
+    def _new_item(self, place: Position, event: Event, key: str) -> _Item:
         item = _Item(place, event.id, key, encode(event))
         item.attempts, item.first_failed_us = self._tried.pop(place, (0, None))
         return item
@@ -224,21 +226,21 @@ class EndpointWorker:
         for key, done in to_resume.items():
             # After a start the rejected event alone: it may be rejected again.
             count = 1 if done == BEGINNING else _RESUME_EVENTS
-            rows = self._book.readers.at_once(
+            rows = self._book.readers.query_now(
                 SQL.next_set_aside, webhook_id=self._hook.id, line_key=key, **done._asdict(), count=count
             )
             if not rows:
                 self._rejected.discard(key)
-            for place in (Place(*row) for row in rows):
+            for place in (Position(*row) for row in rows):
                 event = await self._book.feed.at(place)
                 if event is None or (self._types is not None and event.type not in self._types):
                     self._done_set_aside.append((key, place))
                 else:
-                    self._line_up(self._new_item(place, event, key))
+                    self._enqueue(self._new_item(place, event, key))
             if rows and key not in self._lines:
-                self._to_resume[key] = Place(*rows[-1])
+                self._to_resume[key] = Position(*rows[-1])
 
-    def _line_up(self, item: _Item) -> None:
+    def _enqueue(self, item: _Item) -> None:
         line = self._lines.setdefault(item.key, deque())
         line.append(item)
         if len(line) == 1:
@@ -317,7 +319,7 @@ class EndpointWorker:
         self._is_unsaved = True
         self._poked.set()
 
-    def _count_failure(self, answer: "Answer", began_s: float, began_us: int) -> None:
+    def _count_failure(self, answer: "EndpointResponse", began_s: float, began_us: int) -> None:
         self._failing_since_us = self._failing_since_us or began_us
         self._is_gone = self._is_gone or answer.status == GONE
         # Those that were on their way together have failed together.

@@ -4,18 +4,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from minibill.api.types import NoAnswer, encode, optional_time
+from minibill.api.types import NoResponseBody, encode, optional_time
 from minibill.config import Settings
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, format_time, real_now_us
-from minibill.core.problems import FieldError, InvalidRequest, WebhookNotFound, WebhooksOff
-from minibill.core.write_result import Action, Outcome
+from minibill.core.problems import FieldError, InvalidRequest, WebhookNotFound, WebhooksDisabled
+from minibill.core.write_result import Action, WriteResult
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
 from minibill.events.feed import end_of_feed
-from minibill.events.position import Place, event_id
+from minibill.events.position import Position, event_id
 from minibill.webhooks.schemas import Delivery, Replayed, Webhook, WebhookSecret
-from minibill.webhooks.signing import secret_of, shown
+from minibill.webhooks.signing import encode_secret, secret_of
 
 SQL = queries("webhooks")
 
@@ -27,7 +27,7 @@ ROTATION_SECONDS = 24 * 3600
 ATTEMPT = "attempt_"
 
 
-class Hook(NamedTuple):
+class WebhookEndpoint(NamedTuple):
     """A row of `webhooks`."""
 
     id: int
@@ -45,12 +45,12 @@ class Hook(NamedTuple):
     updated_at_us: int
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Position:
         """The place in the feed up to which every event was accepted, abandoned, or set aside behind a rejected one."""
-        return Place(self.entry_id, self.event_id)
+        return Position(self.entry_id, self.event_id)
 
     def secrets(self, settings: Settings) -> list[bytes]:
-        """What signs now, the newest first; raises `WebhooksOff`."""
+        """What signs now, the newest first; raises `WebhooksDisabled`."""
         versions = [self.secret_version]
         if self.rotated_until_us is not None and real_now_us() < self.rotated_until_us:
             versions.append(self.secret_version - 1)
@@ -66,8 +66,11 @@ def create_webhook(
     description: str | None,
     settings: Settings,
     now_us: int,
-) -> Outcome:
-    """Sends events to a URL from now on; answers the secret. Raises `WebhooksOff`, `InvalidRequest` for one too many."""
+) -> WriteResult:
+    """Create an endpoint, which receives events from now on.
+
+    Raises `WebhooksDisabled`, and `InvalidRequest` for one too many.
+    """
     _require_secret(settings)
     count = SQL.count_webhooks.one(conn)
     assert count is not None
@@ -87,35 +90,37 @@ def create_webhook(
     return _with_secret(201, _load(conn, made[0]), settings, "webhook.create", before=None)
 
 
-def edit_webhook(conn: sqlite3.Connection, *, webhook_id: str, changes: dict[str, Any], now_us: int) -> Outcome:
+def edit_webhook(conn: sqlite3.Connection, *, webhook_id: str, changes: dict[str, Any], now_us: int) -> WriteResult:
     """Changes what `changes` names; a webhook that was failing is tried again at once. Raises `WebhookNotFound`."""
     hook = require_webhook(conn, webhook_id)
-    before = webhook_answer(hook)
+    before = webhook_response(hook)
     fields = {name: getattr(hook, name) for name in ("url", "types", "description", "is_enabled")} | changes
     SQL.edit_webhook.run(conn, webhook_id=hook.id, now_us=now_us, **fields)
-    answer = webhook_answer(_load(conn, hook.id))
-    return Outcome(200, answer, "webhook.edit", "webhook", webhook_id, lambda: {"before": before, "after": answer})
+    answer = webhook_response(_load(conn, hook.id))
+    return WriteResult(200, answer, "webhook.edit", "webhook", webhook_id, lambda: {"before": before, "after": answer})
 
 
-def delete_webhook(conn: sqlite3.Connection, *, webhook_id: str, now_us: int) -> Outcome:
+def delete_webhook(conn: sqlite3.Connection, *, webhook_id: str, now_us: int) -> WriteResult:
     """Ends a webhook, with what is kept of its attempts. Raises `WebhookNotFound`."""
     hook = require_webhook(conn, webhook_id)
     SQL.delete_webhook.run(conn, webhook_id=hook.id)
-    before = webhook_answer(hook)
+    before = webhook_response(hook)
     details = lambda: {"before": before, "at": format_time(now_us)}
-    return Outcome(204, NoAnswer(), "webhook.delete", "webhook", webhook_id, details)
+    return WriteResult(204, NoResponseBody(), "webhook.delete", "webhook", webhook_id, details)
 
 
-def rotate_secret(conn: sqlite3.Connection, *, webhook_id: str, settings: Settings, now_us: int) -> Outcome:
-    """Gives a webhook its next secret; the one before signs too for a day. Raises `WebhookNotFound`, `WebhooksOff`."""
+def rotate_secret(conn: sqlite3.Connection, *, webhook_id: str, settings: Settings, now_us: int) -> WriteResult:
+    """Gives a webhook its next secret; the one before signs too for a day. Raises `WebhookNotFound`, `WebhooksDisabled`."""
     _require_secret(settings)
     hook = require_webhook(conn, webhook_id)
     until_us = real_now_us() + ROTATION_SECONDS * US_PER_SECOND
     SQL.rotate_secret.run(conn, webhook_id=hook.id, until_us=until_us, now_us=now_us)
-    return _with_secret(200, _load(conn, hook.id), settings, "webhook.rotate_secret", before=webhook_answer(hook))
+    return _with_secret(200, _load(conn, hook.id), settings, "webhook.rotate_secret", before=webhook_response(hook))
 
 
-def replay(conn: sqlite3.Connection, *, webhook_id: str, after: Place | None, places: list[Place], now_us: int) -> Outcome:
+def replay(
+    conn: sqlite3.Connection, *, webhook_id: str, after: Position | None, places: list[Position], now_us: int
+) -> WriteResult:
     """Sends again everything after a place, or the events at single places. Raises `WebhookNotFound`, `InvalidRequest`."""
     hook = require_webhook(conn, webhook_id)
     if after is not None:
@@ -130,29 +135,29 @@ def replay(conn: sqlite3.Connection, *, webhook_id: str, after: Place | None, pl
     SQL.move_webhook_back.run(conn, webhook_id=hook.id, entry_id=moved.entry_id, event_id=moved.event_id, now_us=now_us)
     answer = Replayed(webhook_id, None if after is None else event_id(after), len(set(places)))
     details = lambda: {"after": answer.after, "eventIds": [event_id(place) for place in places]}
-    return Outcome(200, answer, "webhook.replay", "webhook", webhook_id, details)
+    return WriteResult(200, answer, "webhook.replay", "webhook", webhook_id, details)
 
 
-def require_webhook(conn: sqlite3.Connection, webhook_id: str) -> Hook:
+def require_webhook(conn: sqlite3.Connection, webhook_id: str) -> WebhookEndpoint:
     """A webhook that must exist; raises `WebhookNotFound`."""
     key = ids.decode(ids.WEBHOOK, webhook_id)
     row = None if key is None else SQL.find_webhook.one(conn, webhook_id=key)
     if row is None:
         raise WebhookNotFound(webhook_id)
-    return Hook(*row)
+    return WebhookEndpoint(*row)
 
 
-def webhook_answer(hook: Hook) -> Webhook:
+def webhook_response(hook: WebhookEndpoint) -> Webhook:
     """A webhook as it is answered."""
     return Webhook(**_members(hook))
 
 
-def delivery_answer(row: Row) -> Delivery:
+def delivery_response(row: Row) -> Delivery:
     """An attempt as it is answered, from a row of `attempts_page`."""
     key, entry_id, number, attempt, outcome, status, error, duration_us, attempted_at_us = row
     return Delivery(
         id=ids.encode(ATTEMPT, key),
-        event_id=event_id(Place(entry_id, number)),
+        event_id=event_id(Position(entry_id, number)),
         attempt=attempt,
         outcome=outcome,
         status=status,
@@ -162,7 +167,7 @@ def delivery_answer(row: Row) -> Delivery:
     )
 
 
-def _members(hook: Hook) -> dict[str, Any]:
+def _members(hook: WebhookEndpoint) -> dict[str, Any]:
     return {
         "id": ids.encode(ids.WEBHOOK, hook.id),
         "url": hook.url,
@@ -176,27 +181,29 @@ def _members(hook: Hook) -> dict[str, Any]:
     }
 
 
-def _with_secret(status: int, hook: Hook, settings: Settings, action: Action, *, before: Webhook | None) -> Outcome:
-    answer = WebhookSecret(**_members(hook), secret=shown(hook.secrets(settings)[0]))
+def _with_secret(
+    status: int, hook: WebhookEndpoint, settings: Settings, action: Action, *, before: Webhook | None
+) -> WriteResult:
+    answer = WebhookSecret(**_members(hook), secret=encode_secret(hook.secrets(settings)[0]))
     details = lambda: {
         "before": before,
-        "after": webhook_answer(hook),
+        "after": webhook_response(hook),
         "secretVersion": hook.secret_version,
         "previousSecretUntil": optional_time(hook.rotated_until_us),
     }
-    return Outcome(status, answer, action, "webhook", answer.id, details)
+    return WriteResult(status, answer, action, "webhook", answer.id, details)
 
 
 def _require_secret(settings: Settings) -> str:
     if settings.webhook_secret is None:
-        raise WebhooksOff("webhooks are signed by MINIBILL_WEBHOOK_SECRET, which is not set")
+        raise WebhooksDisabled("webhooks are signed by MINIBILL_WEBHOOK_SECRET, which is not set")
     return settings.webhook_secret
 
 
-def _load(conn: sqlite3.Connection, key: int) -> Hook:
+def _load(conn: sqlite3.Connection, key: int) -> WebhookEndpoint:
     row = SQL.find_webhook.one(conn, webhook_id=key)
     assert row is not None
-    return Hook(*row)
+    return WebhookEndpoint(*row)
 
 
 def _types_text(types: list[str] | None) -> str | None:

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from minibill.api.types import Answer, Body, Description, PageQuery, one_of
+from minibill.api.types import Body, Description, PageQuery, ResponseBody, one_of
 from minibill.events.schemas import TYPES
 from minibill.webhooks.url_policy import URL_CHARACTERS_MAX
 
-Outcome = Literal["accepted", "failed", "given_up"]
+WriteResult = Literal["accepted", "failed", "given_up"]
 
 REPLAYS_MAX = 100
 
@@ -49,7 +49,7 @@ class DeliveriesQuery(PageQuery, frozen=True):
     pass
 
 
-class Webhook(Answer):
+class Webhook(ResponseBody):
     """`delivered` is the cursor up to which all was accepted; `failingSince` is null while its receiver accepts."""
 
     id: str
@@ -69,19 +69,19 @@ class WebhookSecret(Webhook):
     secret: str
 
 
-class Replayed(Answer):
+class Replayed(ResponseBody):
     webhook_id: str
     after: str | None
     events: int
 
 
-class Delivery(Answer):
+class Delivery(ResponseBody):
     """One attempt to deliver an event. `status` is that of the answer, null where there was none."""
 
     id: str
     event_id: str
     attempt: int
-    outcome: Annotated[str, one_of(Outcome)]
+    outcome: Annotated[str, one_of(WriteResult)]
     status: int | None
     error: str | None
     duration_ms: int

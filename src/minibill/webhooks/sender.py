@@ -21,7 +21,7 @@ RETRY_AFTER_SECONDS_MAX = 3_600
 CONNECTIONS_MAX = 100
 
 
-class Answer(NamedTuple):
+class EndpointResponse(NamedTuple):
     """What came of it. `status` None: no answer; `error` None: accepted; `retry_after_s` 0: the receiver named none."""
 
     status: int | None
@@ -40,23 +40,23 @@ class Sender:
         self._allowed = allowed
         self._client = _new_client(tls)
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
+    async def post(self, url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
         """Sends a message. Raises nothing: whatever goes wrong is an answer with an error."""
         try:
             async with asyncio.timeout(SEND_SECONDS_MAX):
                 return await self._post(url, headers, body)
         except BadUrl as error:
-            return Answer(None, str(error))
+            return EndpointResponse(None, str(error))
         except TimeoutError:
-            return Answer(None, f"no answer within {SEND_SECONDS_MAX} s")
+            return EndpointResponse(None, f"no answer within {SEND_SECONDS_MAX} s")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return Answer(None, f"{type(error).__name__}: {error}"[:200])
+            return EndpointResponse(None, f"{type(error).__name__}: {error}"[:200])
 
     async def close(self) -> None:
         """Lets go of the connections."""
         await self._client.aclose()
 
-    async def _post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
+    async def _post(self, url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
         target = target_of(url)
         address = await resolve(target, allowed=self._allowed)
         host = f"[{address}]" if address.version == 6 else str(address)
@@ -78,8 +78,8 @@ class Sender:
         finally:
             await response.aclose()
         if response.is_success:
-            return Answer(response.status_code, None)
-        return Answer(response.status_code, f"answered {response.status_code}", _retry_after_s(response))
+            return EndpointResponse(response.status_code, None)
+        return EndpointResponse(response.status_code, f"answered {response.status_code}", _retry_after_s(response))
 
 
 def new_tls() -> ssl.SSLContext:

@@ -16,7 +16,7 @@ def secret_of(setting: str, *, webhook_id: int, version: int) -> bytes:
     return hmac.digest(setting.encode(), f"minibill webhook {webhook_id} {version}".encode(), "sha256")
 
 
-def shown(secret: bytes) -> str:
+def encode_secret(secret: bytes) -> str:
     """A secret as a receiver is given it."""
     return PREFIX + base64.b64encode(secret).decode()
 

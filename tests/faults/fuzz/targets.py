@@ -23,10 +23,10 @@ import msgspec
 
 from minibill.api.cursors import Cursors
 from minibill.api.decoding import Decoder, json_object
-from minibill.api.openapi.operation import DESCRIPTIONS
+from minibill.api.openapi.operation import OPERATIONS
 from minibill.api.problem_response import problem_body
 from minibill.app import create_app
-from minibill.auth.callers import Kind
+from minibill.auth.callers import CallerKind
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import TokenVerifier, sign_token
 from minibill.book import Book
@@ -49,7 +49,7 @@ SETTINGS = read_settings({**SECRETS, "MINIBILL_ADMIN_RATE_PER_MINUTE": "0"})
 # --- bodies ---
 
 BODIES: tuple[type[msgspec.Struct], ...] = (
-    *sorted({d.body for d in DESCRIPTIONS.values() if d.body is not None}, key=lambda body: body.__name__),
+    *sorted({d.body for d in OPERATIONS.values() if d.body is not None}, key=lambda body: body.__name__),
     formulas.FixedAmountConfig, formulas.ProportionalLossConfig, formulas.TieredConfig, LossInput,
 )  # fmt: skip
 _DECODERS = [Decoder(body) for body in BODIES]
@@ -136,11 +136,11 @@ def _base64(data: bytes) -> str:
 # --- tokens ---
 
 NOW_S = 1_800_000_000
-_KEYS: dict[Kind, bytes] = {"admin": SETTINGS.admin_secret.encode(), "service": SETTINGS.internal_secret.encode()}
-_LONGEST: dict[Kind, int] = {"admin": 3_600, "service": 300}
-_KINDS: tuple[Kind, Kind] = ("admin", "service")
+_KEYS: dict[CallerKind, bytes] = {"admin": SETTINGS.admin_secret.encode(), "service": SETTINGS.internal_secret.encode()}
+_LONGEST: dict[CallerKind, int] = {"admin": 3_600, "service": 300}
+_KINDS: tuple[CallerKind, CallerKind] = ("admin", "service")
 HEADER: Json = {"alg": "HS256", "typ": "JWT"}
-CLAIMS: dict[Kind, Json] = {
+CLAIMS: dict[CallerKind, Json] = {
     "admin": {"sub": "operator", "iss": "arrakis-admin", "aud": "arrakis-billing-admin", "scopes": ["admin:*"]},
     "service": {"sub": "finn", "iss": "loa-finn", "aud": "arrakis-internal"},
 }
@@ -149,7 +149,7 @@ _TIMES = {"iat": NOW_S, "exp": NOW_S + 300}
 TOKEN, PARTS, CHANGES = range(3)
 
 
-def token_seed(kind: Kind, how: int, text: bytes) -> bytes:
+def token_seed(kind: CallerKind, how: int, text: bytes) -> bytes:
     """The input that brings `text` to a door. `PARTS`: header, line feed, payload. `CHANGES`: lines of `name=JSON`."""
     return bytes([_KINDS.index(kind) | how << 1]) + text
 
@@ -178,12 +178,12 @@ def check_token(data: bytes) -> None:
         caller.may("admin:billing:read")
 
 
-def _signed(kind: Kind, header: bytes, payload: bytes) -> str:
+def _signed(kind: CallerKind, header: bytes, payload: bytes) -> str:
     signed = f"{_base64(header)}.{_base64(payload)}"
     return f"{signed}.{_base64(hmac.digest(_KEYS[kind], signed.encode(), 'sha256'))}"
 
 
-def _changed(kind: Kind, changes: str) -> tuple[bytes, bytes]:
+def _changed(kind: CallerKind, changes: str) -> tuple[bytes, bytes]:
     """Header and payload of a good token with members changed: `sub="x"`, `header.kid=1`; a name alone takes one out."""
     header, payload = dict(HEADER), {**CLAIMS[kind], **_TIMES}
     for line in changes.split("\n"):
@@ -199,7 +199,7 @@ def _changed(kind: Kind, changes: str) -> tuple[bytes, bytes]:
     return json.dumps(header).encode(), json.dumps(payload).encode()
 
 
-def _require_good(kind: Kind, text: str) -> None:
+def _require_good(kind: CallerKind, text: str) -> None:
     """The rules of the contract's section 2, read again."""
     signed, _, signature = text.rpartition(".")
     assert signature == _base64(hmac.digest(_KEYS[kind], signed.encode(), "sha256"))

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import NODEFAULT
 
 import minibill
-from minibill.api.openapi.errors import ELSEWHERE, every_example, refusals_of
-from minibill.api.openapi.operation import DESCRIPTIONS, JSON, Description
+from minibill.api.openapi.errors import ELSEWHERE, every_example, problems_of
+from minibill.api.openapi.operation import JSON, OPERATIONS, OperationSpec
 from minibill.api.problem_response import problem_body
 from minibill.api.request import KEY_CHARACTERS_MAX
 from minibill.api.response import NO_CONTENT
@@ -129,7 +129,7 @@ _PROBLEM: Json = {
 
 def document(routes: Sequence[Route]) -> bytes:
     """The whole document as JSON. Takes some tens of milliseconds: to be made once, on a thread."""
-    described = [(route, DESCRIPTIONS[route.handler]) for route in routes]
+    described = [(route, OPERATIONS[route.handler]) for route in routes]
     schemas = _structs(described)
     schemas["Problem"] = _PROBLEM
     paths: dict[str, Json] = {}
@@ -166,7 +166,7 @@ def document(routes: Sequence[Route]) -> bytes:
 # --- operations ---
 
 
-def _operation(route: Route, description: Description, schemas: dict[str, Json], responses: dict[str, Json]) -> Json:
+def _operation(route: Route, description: OperationSpec, schemas: dict[str, Json], responses: dict[str, Json]) -> Json:
     is_write = route.method != "GET"
     has_token = route.kind is not None
     summary, _, more = (route.handler.__doc__ or "").partition("\n")
@@ -192,14 +192,14 @@ def _operation(route: Route, description: Description, schemas: dict[str, Json],
     found: Json = {}
     for status in description.statuses:
         found[str(status)] = _success(route, description, status, schemas, is_write=is_write)
-    kinds = refusals_of(description, has_token=has_token, has_scope=route.scope is not None, is_write=is_write)
+    kinds = problems_of(description, has_token=has_token, has_scope=route.scope is not None, is_write=is_write)
     for status in dict.fromkeys(kind.status for kind in kinds):
         found[str(status)] = _refer_to_problems([kind for kind in kinds if kind.status == status], responses)
     operation["responses"] = found
     return operation
 
 
-def _success(route: Route, description: Description, status: int, schemas: dict[str, Json], *, is_write: bool) -> Json:
+def _success(route: Route, description: OperationSpec, status: int, schemas: dict[str, Json], *, is_write: bool) -> Json:
     headers = [*_EVERYWHERE, *(_OF_THE_BOOK if route.kind else ()), *(["Idempotency-Replayed"] if is_write else ())]
     response: Json = {"description": _STATUS_WORDS[status], "headers": _header_references(headers)}
     answer = description.answer
@@ -253,7 +253,7 @@ def _query_parameters(query: type[Query]) -> list[Json]:
 # --- schemas ---
 
 
-def _structs(described: Iterable[tuple[Route, Description]]) -> dict[str, Json]:
+def _structs(described: Iterable[tuple[Route, OperationSpec]]) -> dict[str, Json]:
     """The schema of every struct that is a body or an answer, and of those inside them."""
     kinds: dict[type, None] = {}
     for _, description in described:
@@ -329,16 +329,16 @@ _HEADERS_OF = {
 
 
 def _problem_schema(kind: type[Problem]) -> Json:
-    facts: Json = {}
+    extensions: Json = {}
     for example in every_example():
         if type(example) is kind:
-            facts |= {name: _of_value(name, value) for name, value in _as_answered(example).items()}
-            facts |= {
+            extensions |= {name: _of_value(name, value) for name, value in _as_answered(example).items()}
+            extensions |= {
                 name: {"$ref": f"#/components/schemas/{type(fact).__name__}"}
-                for name, fact in example.facts.items()
+                for name, fact in example.extensions.items()
                 if isinstance(fact, msgspec.Struct)
             }
-    own = {name: schema for name, schema in facts.items() if name not in _PROBLEM["properties"]}
+    own = {name: schema for name, schema in extensions.items() if name not in _PROBLEM["properties"]}
     fixed = {"code": {"const": kind.code}, "status": {"const": kind.status}}
     schema: Json = {"allOf": [{"$ref": "#/components/schemas/Problem"}], "properties": {**fixed, **own}}
     if kind.__doc__:

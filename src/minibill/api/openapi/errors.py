@@ -1,6 +1,6 @@
 """Refusals as `GET /schema` tells them: those that many requests share, and an example of each code."""
 
-from minibill.api.openapi.operation import DESCRIPTIONS, Description
+from minibill.api.openapi.operation import OPERATIONS, OperationSpec
 from minibill.core.problems import (
     AccountNotFound,
     AmountTooLarge,
@@ -45,7 +45,7 @@ from minibill.core.problems import (
     Unauthorized,
     UnsupportedMediaType,
     WebhookNotFound,
-    WebhooksOff,
+    WebhooksDisabled,
 )
 
 Kinds = tuple[type[Problem], ...]
@@ -62,7 +62,7 @@ WITH_A_KEY: Kinds = (InvalidIdempotencyKey, IdempotencyKeyReused)
 ELSEWHERE: Kinds = (NotFound, MethodNotAllowed)
 
 
-def refusals_of(description: Description, *, has_token: bool, has_scope: bool, is_write: bool) -> list[type[Problem]]:
+def problems_of(description: OperationSpec, *, has_token: bool, has_scope: bool, is_write: bool) -> list[type[Problem]]:
     """All refusals of a request, by status and as they are judged."""
     kinds = [
         *(WITH_A_QUERY if has_token else ()),
@@ -71,7 +71,7 @@ def refusals_of(description: Description, *, has_token: bool, has_scope: bool, i
         *(WITH_A_TOKEN if has_token else ()),
         *(WITH_A_SCOPE if has_scope else ()),
         *(WITH_A_KEY if is_write else ()),
-        *description.refusals,
+        *description.problems,
         *ALWAYS,
     ]
     return sorted(dict.fromkeys(kinds), key=lambda kind: kind.status)
@@ -106,7 +106,7 @@ EXAMPLES: tuple[Problem, ...] = (
     DebtNotFound("debt_000000000000z"),
     TierNotFound(community_id="guild", tier="gold"),
     WebhookNotFound("hook_000000000000z"),
-    WebhooksOff("webhooks are signed by MINIBILL_WEBHOOK_SECRET, which is not set"),
+    WebhooksDisabled("webhooks are signed by MINIBILL_WEBHOOK_SECRET, which is not set"),
     MethodNotAllowed("this path takes other methods", headers={"Allow": "GET, POST"}),
     InvalidTransition("completed", "active"),
     CampaignNotActive("the campaign is paused", campaign_status="paused"),
@@ -186,5 +186,5 @@ EXAMPLES: tuple[Problem, ...] = (
 
 def every_example() -> tuple[Problem, ...]:
     """Return all examples, with those of single operations; one that several operations share comes once."""
-    own = {id(example): example for description in DESCRIPTIONS.values() for example in description.examples}
+    own = {id(example): example for description in OPERATIONS.values() for example in description.examples}
     return (*EXAMPLES, *own.values())

@@ -3,25 +3,25 @@
 import asyncio
 from functools import lru_cache
 
-from minibill.api.openapi.operation import describe
-from minibill.api.request import Call
-from minibill.api.response import Reply
+from minibill.api.openapi.operation import operation
+from minibill.api.request import Request
+from minibill.api.response import Response
 from minibill.api.routing import Route
 
 
-@describe(dict)
-async def show_schema(call: Call) -> Reply:
+@operation(dict)
+async def show_schema(request: Request) -> Response:
     """This API as OpenAPI 3.1."""
-    return Reply(200, await asyncio.to_thread(_document, call.service.routes))
+    return Response(200, await asyncio.to_thread(_document, request.state.routes))
 
 
-@describe(str, media_type="text/html; charset=utf-8")
-async def show_page(call: Call) -> Reply:
+@operation(str, media_type="text/html; charset=utf-8")
+async def show_page(request: Request) -> Response:
     """The same as a page to read, without scripts and without anything from elsewhere."""
     from minibill.api.openapi.html_page import POLICY
 
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
-    return Reply(200, await asyncio.to_thread(_page, call.service.routes), headers, b"text/html; charset=utf-8")
+    return Response(200, await asyncio.to_thread(_page, request.state.routes), headers, b"text/html; charset=utf-8")
 
 
 # Made when they are first asked for: a start does without them, and they never change.

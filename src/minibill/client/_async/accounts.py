@@ -167,7 +167,7 @@ class AsyncAccounts(AsyncAsking):
     async def _end(self, expected: type[T], reservation_id: str, verb: str, body: Json, key: str | None, dry_run: bool) -> T:
         if self._spending == "service":
             named = {"reservationId": reservation_id, **body}
-            return await self._write(expected, "POST", f"/{verb}", {}, named, key, dry_run=dry_run, door="service")
+            return await self._write(expected, "POST", f"/{verb}", {}, named, key, dry_run=dry_run, kind="service")
         route, segments = f"/reservations/{{reservation_id}}/{verb}", {"reservation_id": reservation_id}
         return await self._write(expected, "POST", route, segments, body, key, dry_run=dry_run)
 
@@ -178,7 +178,7 @@ class AsyncAccounts(AsyncAsking):
             "/reservations/{reservation_id}",
             {"reservation_id": reservation_id},
             query={"explain": flag(explain)},
-            door=self._spending,
+            kind=self._spending,
         )
         return self._understood(await self.send(ask), ReservationExplained)
 

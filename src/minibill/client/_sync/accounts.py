@@ -165,7 +165,7 @@ class Accounts(Asking):
     def _end(self, expected: type[T], reservation_id: str, verb: str, body: Json, key: str | None, dry_run: bool) -> T:
         if self._spending == "service":
             named = {"reservationId": reservation_id, **body}
-            return self._write(expected, "POST", f"/{verb}", {}, named, key, dry_run=dry_run, door="service")
+            return self._write(expected, "POST", f"/{verb}", {}, named, key, dry_run=dry_run, kind="service")
         route, segments = f"/reservations/{{reservation_id}}/{verb}", {"reservation_id": reservation_id}
         return self._write(expected, "POST", route, segments, body, key, dry_run=dry_run)
 
@@ -176,7 +176,7 @@ class Accounts(Asking):
             "/reservations/{reservation_id}",
             {"reservation_id": reservation_id},
             query={"explain": flag(explain)},
-            door=self._spending,
+            kind=self._spending,
         )
         return self._understood(self.send(ask), ReservationExplained)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from minibill.api.types import PAGE_ITEMS_MAX
-from minibill.auth.callers import Kind
-from minibill.client.operation import Ask, Json, PageOf, read, to_ask
+from minibill.auth.callers import CallerKind
+from minibill.client.operation import Json, Operation, PageOf, read, to_ask
 
 T = TypeVar("T")
 
@@ -17,9 +17,9 @@ class Asking:
     """What the methods are made of."""
 
     # Whose door reservations are made at: services may also name an entity, and are not audited.
-    _spending: Kind = "admin"
+    _spending: CallerKind = "admin"
 
-    def send(self, ask: Ask) -> bytes:
+    def send(self, ask: Operation) -> bytes:
         """The way of every operation: the JSON of its success; raises the `Problem` of a refusal."""
         raise NotImplementedError
 

@@ -11,11 +11,11 @@ import httpx
 import msgspec
 
 import minibill
-from minibill.auth.callers import Kind
+from minibill.auth.callers import CallerKind
 from minibill.client._sync.methods import Methods
 from minibill.client.errors import WrongAccess, not_like_minibill
-from minibill.client.operation import Ask, read
-from minibill.client.retries import TIMEOUT, Tries, checked_headers, checked_url, path_of
+from minibill.client.operation import Operation, read
+from minibill.client.retries import TIMEOUT, RetryState, checked_headers, checked_url, path_of
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Client(Methods):
         user_agent: str = f"minibill-python/{minibill.__version__}",
     ) -> None:
         self._url = checked_url(url)
-        self._spending: Kind = "service" if service else "admin"
+        self._spending: CallerKind = "service" if service else "admin"
         self._on_wait = on_wait
         self._met = False
         # No proxies or .netrc from the environment: a token goes where the URL says and nowhere else.
@@ -60,9 +60,9 @@ class Client(Methods):
         """Closes the connections."""
         self._http.close()
 
-    def send(self, ask: Ask) -> bytes:
+    def send(self, ask: Operation) -> bytes:
         headers = {} if ask.key is None else {"Content-Type": "application/json", "Idempotency-Key": ask.key}
-        tries = Tries(self._url, met=self._met)
+        tries = RetryState(self._url, has_connected=self._met)
         while True:
             try:
                 response = self._http.request(
