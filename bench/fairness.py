@@ -26,6 +26,7 @@ from minibill.book import Book
 from minibill.config import read_settings
 from minibill.core import ids
 from minibill.core.write_result import NOWHERE
+from minibill.db.write_operation import bind
 from minibill.ledger.accounts import open_account
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reserve
@@ -194,14 +195,26 @@ async def _crowd(db: Path, count: int) -> list[str]:
     try:
         for number in range(CROWDED_ACCOUNTS):
             opened = await book.write(
-                open_account, caller=admin, origin=NOWHERE, entity_type="agent", entity_id=f"crowded-{number}"
+                bind(open_account, entity_type="agent", entity_id=f"crowded-{number}"), caller=admin, origin=NOWHERE
             )
             account = msgspec.json.decode(opened.body)["id"]
             await book.write(
-                mint, caller=admin, origin=NOWHERE, account_id=account, amount_micro=count, source_type="deposit",
-                source_id=None, pool_id="general", priority=50, expires_at_us=None, description=None, metadata=None,
-                ceiling_micro=10**15,
-            )  # fmt: skip
+                bind(
+                    mint,
+                    account_id=account,
+                    amount_micro=count,
+                    source_type="deposit",
+                    source_id=None,
+                    pool_id="general",
+                    priority=50,
+                    expires_at_us=None,
+                    description=None,
+                    metadata=None,
+                    ceiling_micro=10**15,
+                ),
+                caller=admin,
+                origin=NOWHERE,
+            )
             for _ in range(count):
                 await _hold(book, account, CROWDED_TTL_SECONDS)
             crowded.append(account)
@@ -212,10 +225,22 @@ async def _crowd(db: Path, count: int) -> list[str]:
 
 async def _hold(book: Book, account: str, ttl_seconds: int) -> None:
     await book.write(
-        reserve, caller=CALLER, origin=NOWHERE, account_id=account, entity=None, pool_id="general", list_micro=1,
-        ttl_seconds=ttl_seconds, billing_mode="live", description=None, metadata=None, ceiling_micro=10**15,
-        created_by=CALLER.name,
-    )  # fmt: skip
+        bind(
+            reserve,
+            account_id=account,
+            entity=None,
+            pool_id="general",
+            list_micro=1,
+            ttl_seconds=ttl_seconds,
+            billing_mode="live",
+            description=None,
+            metadata=None,
+            ceiling_micro=10**15,
+            created_by=CALLER.name,
+        ),
+        caller=CALLER,
+        origin=NOWHERE,
+    )
 
 
 # --- the work ---

@@ -19,6 +19,7 @@ from minibill.campaigns.grants import Item, pay_batch
 from minibill.campaigns.lifecycle import create_campaign, transition_campaign
 from minibill.core import ids
 from minibill.core.write_result import NOWHERE
+from minibill.db.write_operation import bind
 from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize
 from minibill.ledger.mint import mint
@@ -39,7 +40,7 @@ class Filler:
         """The answer."""
         self._keys += 1
         key = Key(caller.name, f"{self._keys:032}", bytes(32)) if self._with_keys else None
-        written = await self.book.write(operation, caller=caller, origin=NOWHERE, key=key, **arguments)
+        written = await self.book.write(bind(operation, **arguments), caller=caller, origin=NOWHERE, key=key)
         answer: dict[str, Any] = msgspec.json.decode(written.body)
         return answer
 
@@ -126,7 +127,7 @@ async def _bytes_each(db: Path, count: int, *, with_keys: bool) -> dict[str, flo
         campaign, before = await filler.campaign(), _size(book)
         for start in range(0, count, 1_000):
             items = [Item(ids.encode(ids.ACCOUNT, place + 1), None, 1_000, None) for place in range(start, start + 1_000)]
-            await filler.write(pay_batch, campaign_id=campaign, items=items, force=False, ceiling_micro=CEILING_MICRO)
+            await filler.write(bind(pay_batch, campaign_id=campaign, items=items, force=False, ceiling_micro=CEILING_MICRO))
         found[list(WHAT)[-1]] = (_size(book) - before) / count
     finally:
         await book.close()

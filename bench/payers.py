@@ -21,6 +21,7 @@ from minibill.campaigns.grants import pay_batch, read_items
 from minibill.campaigns.lifecycle import create_campaign, transition_campaign
 from minibill.campaigns.schemas import BatchBody
 from minibill.core.write_result import Origin
+from minibill.db.write_operation import bind
 
 T = TypeVar("T")
 
@@ -111,15 +112,28 @@ class InProcess:
     def campaign(self) -> str:
         answer = self._run(
             self._book.write(
-                create_campaign, caller=self._caller, origin=self._origin, created_by="bench", name="Bench",
-                description=None, campaign_type="promotional", budget_micro=BUDGET_MICRO, grant_formula="fixed_amount",
-                grant_config=None, pool_id="general", per_wallet_cap_micro=AMOUNT_MICRO, starts_at_us=None,
-                expires_at_us=None, grant_ttl_seconds=None,
+                bind(
+                    create_campaign,
+                    created_by="bench",
+                    name="Bench",
+                    description=None,
+                    campaign_type="promotional",
+                    budget_micro=BUDGET_MICRO,
+                    grant_formula="fixed_amount",
+                    grant_config=None,
+                    pool_id="general",
+                    per_wallet_cap_micro=AMOUNT_MICRO,
+                    starts_at_us=None,
+                    expires_at_us=None,
+                    grant_ttl_seconds=None,
+                ),
+                caller=self._caller,
+                origin=self._origin,
             )
-        )  # fmt: skip
+        )
         campaign_id: str = msgspec.json.decode(answer.body)["id"]
         activation = self._book.write(
-            transition_campaign, caller=self._caller, origin=self._origin, campaign_id=campaign_id, verb="activate"
+            bind(transition_campaign, campaign_id=campaign_id, verb="activate"), caller=self._caller, origin=self._origin
         )
         self._run(activation)
         return campaign_id
@@ -132,14 +146,10 @@ class InProcess:
         own_key = Key(self._caller.name, key, fingerprint("POST", campaign_id.encode(), b"", body))
         began_s = time.perf_counter()
         written = await self._book.write(
-            pay_batch,
+            bind(pay_batch, campaign_id=campaign_id, items=items, force=False, ceiling_micro=10**12),
             caller=self._caller,
             origin=self._origin,
             key=own_key,
-            campaign_id=campaign_id,
-            items=items,
-            force=False,
-            ceiling_micro=10**12,
         )
         seconds = time.perf_counter() - began_s
         if written.status != 201 or written.replayed:

@@ -28,6 +28,7 @@ from minibill.core.write_result import NOWHERE
 from minibill.db.connection import open_writer
 from minibill.db.migrations import migrate_file
 from minibill.db.snapshot import open_snapshot
+from minibill.db.write_operation import bind
 from minibill.integrity.checks import CHECKS, run_check
 from minibill.ledger.accounts import open_account
 
@@ -179,7 +180,7 @@ async def _open_once(db: Path) -> None:
     # All of the rows are of 1970, and a clock that far ahead of the book is not followed until somebody accepts it.
     book.clock.accept()
     admin = Caller("admin", "op", None, frozenset())
-    await book.write(open_account, caller=admin, origin=NOWHERE, entity_type="foundation", entity_id="bench")
+    await book.write(bind(open_account, entity_type="foundation", entity_id="bench"), caller=admin, origin=NOWHERE)
     await book.close()
 
 

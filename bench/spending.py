@@ -31,6 +31,7 @@ from minibill.db.connection import open_writer
 from minibill.db.lanes import QUEUE_MAX
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
+from minibill.db.write_operation import bind
 from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX
@@ -209,10 +210,11 @@ def _run_pairs(conn: sqlite3.Connection, pairs: int) -> None:
 
     def run(operation: Callable[..., WriteResult], name: str, **arguments: object) -> Any:
         key = Key(CALLER.name, name, name.ljust(32).encode())
-        assert idempotency.find(conn, key) is None
-        outcome = operation(conn, now_us=now_us[0], ceiling_micro=CEILING_MICRO, **arguments)
-        idempotency.keep(conn, key, idempotency.Kept(outcome.status, encode(outcome.answer)), running_us=now_us[0])
-        return outcome.answer
+        assert idempotency.find_response(conn, key) is None
+        result = operation(conn, now_us[0], ceiling_micro=CEILING_MICRO, **arguments)
+        response = idempotency.StoredResponse(201, encode(result.body))
+        idempotency.store_response(conn, key, response, running_us=now_us[0])
+        return result.body
 
     for begin in range(0, pairs, SPENDERS // 2):
         conn.execute("BEGIN IMMEDIATE")
@@ -244,7 +246,7 @@ async def make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
 async def _write(book: Book, operation: object, key: str | None, **arguments: object) -> bytes:
     kept = None if key is None else Key(CALLER.name, key, key.ljust(32).encode())
     caller = OPERATOR if key is None else CALLER
-    written = await book.write(operation, caller=caller, origin=NOWHERE, key=kept, **arguments)  # type: ignore[arg-type]
+    written = await book.write(bind(operation, **arguments), caller=caller, origin=NOWHERE, key=kept)  # type: ignore[arg-type]
     if written.status not in (200, 201):
         raise Unfit(f"{written.status} {written.body.decode()}")
     return written.body

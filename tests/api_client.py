@@ -311,5 +311,5 @@ def facts_of(record: logging.LogRecord) -> dict[str, Json]:
 def record_running_time(api: Api, running_us: int) -> None:
     """Have the book record a running time, with an idempotency key, so that what is pruned by it may go."""
     key = idempotency.Key("admin:operator", f"at-{running_us}", bytes(32))
-    kept = idempotency.Kept(200, b"{}")
-    api.loop.run(api.book.writer.run(lambda conn: idempotency.keep(conn, key, kept, running_us=running_us)))
+    kept = idempotency.StoredResponse(200, b"{}")
+    api.loop.run(api.book.writer.run(lambda conn: idempotency.store_response(conn, key, kept, running_us=running_us)))

@@ -70,7 +70,7 @@ UPDATE credit_campaigns
        updated_at_us = :now_us
  WHERE id = :campaign_id;
 
--- name: move_campaign
+-- name: transition_campaign
 -- campaigns_keep_to_their_life_cycle refuses a step that the life cycle does not have.
 UPDATE credit_campaigns
    SET status = :status,

@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import msgspec
 
 from minibill.api import idempotency
-from minibill.api.types import encode
+from minibill.api.idempotency import StoredResponse
+from minibill.api.types import NoResponseBody, encode
 from minibill.audit import log as audit_log
 from minibill.auth.tokens import Caller, Denied
 from minibill.campaigns.lifecycle import expire_campaigns
@@ -35,6 +36,7 @@ from minibill.db.readers import Readers
 from minibill.db.slices import in_steps
 from minibill.db.sqlite import sqlite3
 from minibill.db.wal import resync_wal
+from minibill.db.write_operation import WriteOperation
 from minibill.db.write_task import Operation
 from minibill.db.writer import Writer
 from minibill.events.feed import Feed
@@ -42,7 +44,7 @@ from minibill.integrity import hash_chain
 from minibill.integrity.reconciler import Reconciler, last_reconciled, made_at_us, record
 from minibill.integrity.report import Report
 from minibill.ledger.expiry import ExpiryDue, sweep
-from minibill.ledger.expiry_slices import ExpirySlices, outcome_or_due
+from minibill.ledger.expiry_slices import ExpirySlices, result_or_due
 from minibill.metrics.totals import TABLES, Totals
 
 log = logging.getLogger("minibill.book")
@@ -68,16 +70,8 @@ def _end_the_process(error: BaseException) -> NoReturn:
     os._exit(1)
 
 
-class Written(msgspec.Struct, frozen=True, gc=False):
-    """The answer of a write, as bytes of JSON; `replayed` when it was given before."""
-
-    status: int
-    body: bytes
-    replayed: bool
-
-
-# The response of a write, and the arguments of its next transaction if there is one.
-_Ran = tuple[Written, dict[str, Any] | None]
+# The response of a write, and its next transaction if there is one.
+_Ran = tuple[StoredResponse, WriteOperation | None]
 
 
 class Book:
@@ -150,7 +144,7 @@ class Book:
 
     async def write(
         self,
-        operation: Callable[..., WriteResult],
+        operation: WriteOperation,
         /,
         *,
         caller: Caller,
@@ -159,8 +153,7 @@ class Book:
         dry_run: bool = False,
         observed: SequenceTracker | None = None,
         bulk: bool = False,
-        **arguments: object,
-    ) -> Written:
+    ) -> StoredResponse:
         """Runs an operation that writes, and answers once it is on disk.
 
         With a key, the first success is answered again, byte for byte. A dry run does all of it, adds `"dryRun": true` to
@@ -182,22 +175,22 @@ class Book:
         # Its types are in quotes since they would be made anew with each request, as it is.
         def run(conn: "sqlite3.Connection", at_us: "int | None" = None) -> "_Ran | ExpiryDue":
             nonlocal held
-            if key is not None and (kept := self._stored(conn, key)) is not None:
-                return Written(kept.status, kept.body, True), None
+            if key is not None and (stored := self._stored(conn, key)) is not None:
+                return stored, None
             now_us = self.clock.now_us() if at_us is None else at_us
-            outcome = outcome_or_due(conn, operation, now_us, arguments)
-            if isinstance(outcome, ExpiryDue):
-                return outcome
-            body = encode(outcome.answer)
+            result = result_or_due(conn, operation, now_us)
+            if isinstance(result, ExpiryDue):
+                return result
+            response = StoredResponse(_status(result), encode(result.body))
             if caller.kind == "admin":
-                at_us = now_us if outcome.at_us is None else outcome.at_us
-                audit_log.append(conn, outcome, actor_id=caller.sub, origin=origin, now_us=at_us)
-            if key is not None and outcome.more is None:
-                idempotency.keep(conn, key, idempotency.Kept(outcome.status, body), running_us=self.running.now_us())
+                at_us = now_us if result.at_us is None else result.at_us
+                audit_log.append(conn, result, actor_id=caller.sub, origin=origin, now_us=at_us)
+            if key is not None and result.continuation is None:
+                idempotency.store_response(conn, key, response, running_us=self.running.now_us())
             elif key is not None and not dry_run:
                 held = (key.caller, key.key)
                 self._under_way[held] = key.fingerprint
-            return Written(outcome.status, body, False), outcome.more
+            return response, result.continuation
 
         is_begun = False
         try:
@@ -205,9 +198,9 @@ class Book:
             ran = await self.writer.run(run, keep=not dry_run, observed=observed, lane=lane)
             if isinstance(ran, ExpiryDue):
                 ran = await self._slices.run(run, ran, keep=not dry_run, observed=observed, lane=lane)
-            while (more := ran[1]) is not None:
+            while (continuation := ran[1]) is not None:
                 is_begun = not dry_run
-                arguments |= more
+                operation = continuation
                 ran = await self._go_on(run, keep=not dry_run, observed=observed)
         except Exception as error:
             if not is_begun:
@@ -216,14 +209,14 @@ class Book:
             raise problem.as_partially_applied() from error
         finally:
             self._under_way.pop(held, None)
-        written = ran[0]
-        return msgspec.structs.replace(written, body=_with_dry_run(written.body)) if dry_run else written
+        response = ran[0]
+        return msgspec.structs.replace(response, body=_with_dry_run(response.body)) if dry_run else response
 
-    def _stored(self, conn: sqlite3.Connection, key: idempotency.Key) -> idempotency.Kept | None:
+    def _stored(self, conn: sqlite3.Connection, key: idempotency.Key) -> StoredResponse | None:
         """Return the stored response of a key, if there is one. Raises `IdempotencyKeyReused`."""
         if self._under_way:
             idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
-        return idempotency.find(conn, key)
+        return idempotency.find_response(conn, key)
 
     async def _go_on(
         self, run: "Callable[..., _Ran | ExpiryDue]", *, keep: bool, observed: SequenceTracker | None
@@ -280,9 +273,9 @@ class Book:
         self.reconciler.keep(reconciled)
         return reconciled.report
 
-    def kept_answer(self, key: idempotency.Key) -> idempotency.Kept | None:
+    def kept_answer(self, key: idempotency.Key) -> StoredResponse | None:
         """The answer that a write with this key was given before; raises `IdempotencyKeyReused`."""
-        return self.readers.point_read(lambda conn: idempotency.find(conn, key))
+        return self.readers.point_read(lambda conn: idempotency.find_response(conn, key))
 
     def denied_tokens(self) -> Denied:
         """The tokens that were revoked. Read at once, so that none is revoked between reading and using it."""
@@ -339,8 +332,13 @@ def rows_in_all(conn: sqlite3.Connection) -> dict[str, int]:
     return dict(zip(TABLES, counts, strict=True))
 
 
+def _status(result: WriteResult) -> int:
+    if isinstance(result.body, NoResponseBody):
+        return 204
+    return 201 if result.created else 200
+
+
 def _with_dry_run(body: bytes) -> bytes:
-    """The same object with one more member, so that a dry run answers the very bytes of the real run."""
-    rest = body.rstrip()[:-1]
-    comma = b"" if msgspec.json.decode(body) == {} else b","
-    return rest + comma + b'"dryRun":true}'
+    """Return the response body with one more member, so that a dry run shows the very bytes of the real run."""
+    members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return encode({**members, "dryRun": True})

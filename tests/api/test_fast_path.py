@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from minibill.api import context
+from minibill.api import response
 from minibill.server.connection_limits import protocol_with_limit
 from tests.api_client import Api
 
@@ -113,7 +113,7 @@ def test_the_answer_is_what_the_server_would_have_sent(
     sent = []
     for at_once in (True, False):
         if not at_once:
-            monkeypatch.setattr(context, "send_at_once", lambda *_: False)
+            monkeypatch.setattr(response, "write_response_directly", lambda *_: False)
         sent.append(parts_of(api.loop.run(connection.ask(request.replace(b": k", b": k%d" % at_once)))))
     (first, headers, body), (other_first, other_headers, other_body) = sent
     assert first == other_first == b"HTTP/1.1 201 Created"

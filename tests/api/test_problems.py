@@ -135,8 +135,8 @@ def _raise(*_: object, **__: object) -> Any:
         ("minibill.campaigns.routes.create_campaign", "POST", "/campaigns",
          {"name": "x", "campaignType": "loyalty", "budgetMicro": "1"}),
         ("minibill.audit.log.append", "POST", "/accounts", {"entityType": "mod", "entityId": "x"}),
-        ("minibill.api.context.encode", "GET", "/accounts", None),
-        ("minibill.db.readers.Reading.all", "GET", "/accounts", None),
+        ("minibill.api.request.encode", "GET", "/accounts", None),
+        ("minibill.db.readers.RequestReader.all", "GET", "/accounts", None),
     ],
 )  # fmt: skip
 def test_a_failure_of_ours_is_answered_without_its_text_and_logged_under_its_request_id(
@@ -254,7 +254,7 @@ def test_health_needs_no_token(api: Api) -> None:
 
 
 def test_ready_says_why_it_is_not(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.book.writer, "_broken", OSError(SECRET_TEXT))
+    monkeypatch.setattr(api.book.writer, "_fatal_error", OSError(SECRET_TEXT))
     problem = whole(api.ask("GET", "/health/ready", headers=[]), 503, "not_ready")
     assert "secret" not in json.dumps(problem)
     assert api.ask("GET", "/health/live", headers=[]).status_code == 200

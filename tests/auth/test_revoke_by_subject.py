@@ -27,7 +27,7 @@ def status(api: Api, kind: Door = ADMIN, **claims: Json) -> int:
     return api.ask("GET", path, headers=[(b"authorization", b"Bearer " + token)]).status_code
 
 
-@pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", [ADMIN, SERVICE], ids=lambda kind: kind.kind)
 def test_tokens_of_the_sub_that_were_issued_before_are_rejected(api: Api, kind: Door) -> None:
     begin, good = now(), 200 if kind.kind == "admin" else 404
     assert status(api, kind, iat=begin - 10) == good

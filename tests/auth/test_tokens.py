@@ -154,7 +154,7 @@ def test_issuer_and_audience_of_services_can_be_set(start: Callable[..., Api]) -
 # --- time ---
 
 
-@pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", [ADMIN, SERVICE], ids=lambda kind: kind.kind)
 @pytest.mark.parametrize("times", [
     {"iat": 0.25, "exp": 100.75}, {"iat": 0.0, "exp": 100.0}, {"iat": -200.5, "exp": -29}, {"iat": 25.5, "exp": 100},
     {"nbf": -0.5}, {"nbf": 25.5},
@@ -298,7 +298,7 @@ def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api
             # Only what the book itself says of the time counts.
             forget_expired(conn, api.settings, running_us=2 * running_us)
             kept = idempotency.Key("admin:operator", f"after-{seconds}", bytes(32))
-            idempotency.keep(conn, kept, idempotency.Kept(200, b"{}"), running_us=running_us)
+            idempotency.store_response(conn, kept, idempotency.StoredResponse(200, b"{}"), running_us=running_us)
             forget_expired(conn, api.settings, running_us=running_us)
 
         api.loop.run(api.book.writer.run(forget))

@@ -27,6 +27,7 @@ from minibill.core.write_result import NOWHERE
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.readers import RequestReader
 from minibill.db.sqlite import sqlite3
+from minibill.db.write_operation import bind
 from minibill.integrity.checks import violations
 from minibill.ledger import reads
 from minibill.ledger.accounts import open_account
@@ -370,7 +371,7 @@ class Run:
         """Status and answer, or 0 and the code of the refusal; a refusal must leave everything as it was."""
         before = await self.book.writer.run(totals)
         try:
-            written = await self.book.write(operation, caller=CALLER, origin=NOWHERE, **arguments)
+            written = await self.book.write(bind(operation, **arguments), caller=CALLER, origin=NOWHERE)
         except Problem as problem:
             assert await self.book.writer.run(totals) == before
             return 0, problem.code

@@ -10,6 +10,7 @@ from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.core.write_result import Origin
 from minibill.db.connection import CHECKPOINT_PAGES, open_reader, open_writer
+from minibill.db.write_operation import bind
 from minibill.ledger.accounts import open_account
 from tests.api_client import Loop
 
@@ -28,7 +29,7 @@ def fill(book: Book, loop: Loop) -> None:
             names = [f"{number}".ljust(200, "x") for number in range(start, start + 100)]
             await asyncio.gather(
                 *(
-                    book.write(open_account, caller=caller, origin=origin, entity_type="person", entity_id=name)
+                    book.write(bind(open_account, entity_type="person", entity_id=name), caller=caller, origin=origin)
                     for name in names
                 )
             )

@@ -250,7 +250,7 @@ def test_a_file_of_another_user_is_neither_written_nor_locked(
     before = planted.read_bytes()
     own = os.geteuid()
     belong_to_somebody_else(monkeypatch, planted)
-    monkeypatch.setattr("minibill.db.connection.require_own_folder", lambda _: None)
+    monkeypatch.setattr("minibill.db.file_lock.require_own_folder", lambda _: None)
     assert own == 0 or os.geteuid() != own
     assert "belongs to" in migrate(db, backup)
     assert planted.read_bytes() == before

@@ -8,7 +8,7 @@ import pytest
 
 BEGIN = """
 import ctypes, sys
-from minibill.db.sqlite import make_fast, sqlite3
+from minibill.db.sqlite import configure_sqlite, sqlite3
 library = ctypes.CDLL(sys.modules[sqlite3.connect.__module__].__file__)
 """
 # SQLITE_STATUS_MEMORY_USED
@@ -31,11 +31,11 @@ def run(program: str, *arguments: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SQLite is told so on Linux only")
-@pytest.mark.parametrize(("told", "counts"), [("pass", "True"), ("assert make_fast()", "False")])
+@pytest.mark.parametrize(("told", "counts"), [("pass", "True"), ("assert configure_sqlite()", "False")])
 def test_a_process_that_is_all_ours_is_spared_the_count_of_its_memory(tmp_path: Path, told: str, counts: str) -> None:
     assert run(BEGIN + told + USE, str(tmp_path / "t.db")).split() == ["499500", counts]
 
 
 def test_a_driver_that_shows_nothing_but_itself_is_left_as_it_is(tmp_path: Path) -> None:
-    hidden = "sys.modules[sqlite3.connect.__module__].__file__ = '/nothing/there.so'\nassert make_fast() is False\n"
+    hidden = "sys.modules[sqlite3.connect.__module__].__file__ = '/nothing/there.so'\nassert configure_sqlite() is False\n"
     assert run(BEGIN + hidden + USE, str(tmp_path / "t.db")).split() == ["499500", "True"]

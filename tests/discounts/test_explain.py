@@ -4,6 +4,7 @@ import pytest
 
 from minibill.auth.tokens import Caller
 from minibill.core.write_result import Origin
+from minibill.db.write_operation import bind
 from minibill.ledger.mint import mint
 from tests.api_client import Api, Json, ok, problem_of
 from tests.discounts.helpers import CAPPED, GOLD, join, member, put_tiers, reasons
@@ -148,10 +149,22 @@ def test_a_hundred_lots_are_named_and_the_others_counted(api: Api, drawn: int) -
     async def fill() -> None:
         for _ in range(150):
             await api.book.write(
-                mint, caller=Caller("admin", "test", None, frozenset()), origin=Origin(None, None, None, None),
-                account_id=account, amount_micro=1, source_type="grant", source_id=None, pool_id="general",
-                priority=50, expires_at_us=None, description=None, metadata=None, ceiling_micro=10,
-            )  # fmt: skip
+                bind(
+                    mint,
+                    account_id=account,
+                    amount_micro=1,
+                    source_type="grant",
+                    source_id=None,
+                    pool_id="general",
+                    priority=50,
+                    expires_at_us=None,
+                    description=None,
+                    metadata=None,
+                    ceiling_micro=10,
+                ),
+                caller=Caller("admin", "test", None, frozenset()),
+                origin=Origin(None, None, None, None),
+            )
 
     api.loop.run(fill())
     held = ask(api, account, drawn)

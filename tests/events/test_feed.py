@@ -15,6 +15,7 @@ from minibill.auth.tokens import Caller
 from minibill.core.clock import monotonic_s
 from minibill.core.problems import Overloaded
 from minibill.core.write_result import NOWHERE
+from minibill.db.write_operation import bind
 from minibill.events import feed as feed_module
 from minibill.events.feed import Feed, FeedPage
 from minibill.events.position import Position, event_id, parse_position
@@ -416,7 +417,7 @@ def test_a_commit_between_the_read_and_the_wait_wakes_the_poll(api: Api, monkeyp
         told = await read(self, after, types=types, count=count)
         monkeypatch.setattr(feed_module.Feed, "read", read)
         admin = Caller("admin", "operator", None, frozenset())
-        await api.book.write(open_account, caller=admin, origin=NOWHERE, entity_type="person", entity_id="late")
+        await api.book.write(bind(open_account, entity_type="person", entity_id="late"), caller=admin, origin=NOWHERE)
         return told
 
     monkeypatch.setattr(feed_module.Feed, "read", overtaken)

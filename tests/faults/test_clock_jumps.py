@@ -63,7 +63,7 @@ def forget_what_is_old(api: Api) -> None:
     api.loop.run(api.book.prune())
     running_us = api.book.running.now_us()
     api.loop.run(api.book.writer.run(partial(forget_expired, settings=api.settings, running_us=running_us)))
-    api.app._service.verifier.replace_denied(api.book.denied_tokens())  # type: ignore[attr-defined]
+    api.app._state.verifier.replace_denied(api.book.denied_tokens())  # type: ignore[attr-defined]
 
 
 # --- what is kept for a while ---

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minibill.api import idempotency
-from minibill.api.idempotency import damaged_answers
+from minibill.api.idempotency import damaged_responses
 from minibill.db.connection import open_reader, open_writer
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
@@ -231,7 +231,7 @@ def test_a_reservation_that_is_still_pending_may_end_later(conn: sqlite3.Connect
 
 def keep_key(conn: sqlite3.Connection, number: int) -> None:
     key = idempotency.Key("admin:op", f"key-{number}", bytes(32))
-    idempotency.keep(conn, key, idempotency.Kept(201, b'{"lotId":"lot_1"}'), running_us=2000)
+    idempotency.store_response(conn, key, idempotency.StoredResponse(201, b'{"lotId":"lot_1"}'), running_us=2000)
 
 
 def test_a_kept_answer_with_a_new_checksum_breaks_the_chain(conn: sqlite3.Connection) -> None:
@@ -239,7 +239,7 @@ def test_a_kept_answer_with_a_new_checksum_breaks_the_chain(conn: sqlite3.Connec
     assert append_link(conn)
     conn.execute("DELETE FROM idempotency_keys WHERE id = 2")
     keep_key(conn, 3)
-    assert damaged_answers(conn) == (2, []) and broken_links(conn) == (2, [2])
+    assert damaged_responses(conn) == (2, []) and broken_links(conn) == (2, [2])
 
 
 def test_pruned_keys_leave_the_chain_whole_and_ids_go_on(conn: sqlite3.Connection) -> None:
@@ -277,7 +277,7 @@ def test_a_service_that_stops_leaves_nothing_out_of_the_chain(start: Callable[..
 
 
 def test_a_kept_answer_that_is_changed_is_found(conn: sqlite3.Connection) -> None:
-    assert damaged_answers(conn) == (1, [])
+    assert damaged_responses(conn) == (1, [])
     for changed in (
         "body = x'7b7e'", "status = 200", "created_at_us = created_at_us + 4294967296", "fingerprint = randomblob(32)",
         "caller = 'admin:eve'", "key = 'key-2'",
@@ -285,5 +285,5 @@ def test_a_kept_answer_that_is_changed_is_found(conn: sqlite3.Connection) -> Non
     ):  # fmt: skip
         conn.execute("SAVEPOINT before")
         conn.execute(f"UPDATE idempotency_keys SET {changed}")
-        assert damaged_answers(conn) == (1, [1])
+        assert damaged_responses(conn) == (1, [1])
         conn.execute("ROLLBACK TO before")

@@ -275,7 +275,7 @@ async def jobs_for(api: Api, seconds: float) -> None:
     """What the service does by itself, for so long."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(seconds):
-            await run_jobs(api.app._service)  # type: ignore[attr-defined]
+            await run_jobs(api.app._state)  # type: ignore[attr-defined]
 
 
 def test_one_runs_on_a_schedule(start: Callable[..., Api]) -> None:

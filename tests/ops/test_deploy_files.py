@@ -227,4 +227,4 @@ def test_the_settings_that_the_box_is_told_of_are_settings() -> None:
     parser = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(UNIT)
-    assert parser["AppState"]["User"] == "minibill"
+    assert parser["Service"]["User"] == "minibill"

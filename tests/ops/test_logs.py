@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from minibill.api import context
+from minibill.api import access_log
 from minibill.server.logging import configure_logs
 from tests.api_client import SECRETS, Api, Json, facts_of, ok, problem_of
 from tests.service_process import SERVE, environment
@@ -135,7 +135,7 @@ def test_every_request_is_logged_when_the_setting_says_so(start: Callable[..., A
 
 
 def test_a_slow_request_is_logged(api: Api, log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "SLOW_SECONDS", 0)
+    monkeypatch.setattr(access_log, "SLOW_SECONDS", 0)
     api.get("/accounts")
     [line] = lines(log)
     assert (line["level"], line["path"], line["status"]) == ("warning", "/admin/billing/accounts", 200)
@@ -145,7 +145,7 @@ def test_a_failed_request_is_logged_with_its_reason(api: Api, log: io.StringIO, 
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("minibill.api.context.encode", fail)
+    monkeypatch.setattr("minibill.api.request.encode", fail)
     response = problem_of(api.call("GET", "/accounts"), 500, "internal_error")
     why, what = lines(log)
     assert why["request_id"] == what["request_id"] == response["requestId"]

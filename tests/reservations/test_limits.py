@@ -185,7 +185,7 @@ def test_what_the_database_rejects_rolls_no_expiry_back(moment: Moment, api: Api
 
 
 def test_an_operation_that_writes_before_it_names_what_is_due_changes_nothing(api: Api) -> None:
-    def wrong(conn: sqlite3.Connection, *, now_us: int) -> WriteResult:
+    def wrong(conn: sqlite3.Connection, now_us: int) -> WriteResult:
         conn.execute("INSERT INTO credit_accounts VALUES (99, 'person', 'x', ?)", (now_us,))
         raise expiry.ExpiryDue([1])
 

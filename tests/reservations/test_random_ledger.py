@@ -21,10 +21,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from minibill import book
-from minibill.api.idempotency import Key
+from minibill.api.idempotency import Key, StoredResponse
 from minibill.api.types import Micro, encode
 from minibill.auth.tokens import Caller
-from minibill.book import Book, Written
+from minibill.book import Book
 from minibill.campaigns import lifecycle, revocation
 from minibill.campaigns.grants import Item, pay_batch
 from minibill.campaigns.stats import stats_response
@@ -36,6 +36,7 @@ from minibill.db.connection import open_writer
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.readers import Readers, RequestReader
 from minibill.db.sqlite import sqlite3
+from minibill.db.write_operation import bind
 from minibill.db.writer import Writer
 from minibill.discounts.memberships import delete_membership, put_membership
 from minibill.discounts.schemas import TierBody
@@ -896,20 +897,18 @@ class Run:
 
     async def send(
         self, write: Write, seen: SequenceTracker, *, before_commit: Callable[[], None] = lambda: None
-    ) -> Written:
+    ) -> StoredResponse:
         do, values = self.operation(write.action, dry=write.dry)
 
-        def operation(conn: sqlite3.Connection, **arguments: object) -> WriteResult:
-            outcome = do(conn, **arguments)
-            if outcome.more is None:
+        def operation(conn: sqlite3.Connection, now_us: int) -> WriteResult:
+            result = do(conn, now_us, **values)
+            if result.continuation is None:
                 before_commit()
-            return outcome
+            return result
 
         key = None if write.key is None else Key("model", write.key, sha256(repr(write.action).encode()).digest())
         caller = SERVICE if isinstance(write.action, Reserve | Finalize | Release) else ADMIN
-        return await self.book.write(
-            operation, caller=caller, origin=NOWHERE, key=key, dry_run=write.dry, seen=seen, **values
-        )
+        return await self.book.write(operation, caller=caller, origin=NOWHERE, key=key, dry_run=write.dry, observed=seen)
 
     def operation(self, action: Action, *, dry: bool) -> tuple[Callable[..., WriteResult], Json]:
         match action:
@@ -1086,16 +1085,16 @@ async def begin(path: Path) -> None:
     """The accounts and the campaigns that every history begins with."""
     book = await Book.open(path, clock=ModelClock())
     for name in NAMES:
-        await book.write(open_account, caller=ADMIN, origin=NOWHERE, entity_type="person", entity_id=name)
+        await book.write(bind(open_account, entity_type="person", entity_id=name), caller=ADMIN, origin=NOWHERE)
     for number, (pool, lives_s) in enumerate(CAMPAIGNS):
         terms: Json = {
             "name": "x", "description": None, "campaign_type": "loyalty", "budget_micro": BUDGET,
             "grant_formula": "fixed_amount", "grant_config": None, "pool_id": pool, "per_wallet_cap_micro": CEILING,
             "starts_at_us": None, "expires_at_us": None, "grant_ttl_seconds": lives_s, "created_by": "model",
         }  # fmt: skip
-        await book.write(lifecycle.create_campaign, caller=ADMIN, origin=NOWHERE, **terms)
+        await book.write(bind(lifecycle.create_campaign, **terms), caller=ADMIN, origin=NOWHERE)
         begun: Json = {"campaign_id": campaign_id(number), "verb": "activate"}
-        await book.write(lifecycle.transition_campaign, caller=ADMIN, origin=NOWHERE, **begun)
+        await book.write(bind(lifecycle.transition_campaign, **begun), caller=ADMIN, origin=NOWHERE)
     await book.close()
 
 

@@ -13,6 +13,7 @@ from minibill.core.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, format_tim
 from minibill.core.problems import NotFound
 from minibill.core.write_result import WriteResult
 from minibill.db.sqlite import sqlite3
+from minibill.db.write_operation import bind
 
 _ADVANCE, _NOTHING = Decoder(AdvanceBody), Decoder(NoBody)
 
@@ -33,18 +34,18 @@ async def advance_clock(request: Request) -> Response:
     book = request.state.book
     # Once, however often the operation is run.
     move = cache(partial(book.clock.advance, body.seconds))
-    reply = await request.write(advance, seconds=body.seconds, move=None if request.is_dry_run else move)
+    reply = await request.write(bind(advance, seconds=body.seconds, move=None if request.is_dry_run else move))
     if not request.is_dry_run:
         await book.sweep()
     return reply
 
 
-def advance(_: sqlite3.Connection, *, seconds: int, move: Callable[[], int] | None, now_us: int) -> WriteResult:
+def advance(_: sqlite3.Connection, now_us: int, *, seconds: int, move: Callable[[], int] | None) -> WriteResult:
     """Moves the clock, which no rollback would move back: a dry run has no `move` and only says where it would be."""
     after_us = min(now_us + seconds * US_PER_SECOND, ADVANCE_MAX_US) if move is None else move()
     answer = Now(format_time(after_us))
     return WriteResult(
-        200, answer, "clock.advance", "clock", "book", lambda: {"before": format_time(now_us), "after": answer.now}
+        answer, "clock.advance", "clock", "book", lambda: {"before": format_time(now_us), "after": answer.now}
     )
 
 
@@ -54,7 +55,7 @@ async def accept_clock(request: Request) -> Response:
     await request.read(_NOTHING)
     # Once, however often the operation is run.
     move = cache(partial(_follow_wall_clock, request.state.book.clock, is_dry_run=request.is_dry_run))
-    return await request.write(accept, move=move)
+    return await request.write(bind(accept, move=move))
 
 
 def _follow_wall_clock(clock: Clock, *, is_dry_run: bool) -> tuple[int, int]:
@@ -64,12 +65,12 @@ def _follow_wall_clock(clock: Clock, *, is_dry_run: bool) -> tuple[int, int]:
     return state.time_us, state.wall_us if is_dry_run else clock.accept()
 
 
-def accept(_: sqlite3.Connection, *, move: Callable[[], tuple[int, int]], now_us: int) -> WriteResult:
+def accept(_: sqlite3.Connection, now_us: int, *, move: Callable[[], tuple[int, int]]) -> WriteResult:
     """Moves the clock, which no rollback would move back. The audit row has the new time: a restart goes on from there."""
     before_us, after_us = move()
     answer = AcceptedClock(format_time(before_us), format_time(after_us))
     details = lambda: {"before": answer.before, "after": answer.now}
-    return WriteResult(200, answer, "clock.accept", "clock", "book", details, at_us=max(now_us, after_us))
+    return WriteResult(answer, "clock.accept", "clock", "book", details, at_us=max(now_us, after_us))
 
 
 def _require_test_clock(request: Request) -> None:

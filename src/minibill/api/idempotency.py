@@ -1,4 +1,4 @@
-"""Idempotency keys: the first success of a request, kept with its effect and answered again. Source: contract, section 1."""
+"""Idempotency keys: the first success of a request is stored with its effect, and sent again to every retry."""
 
 import hashlib
 from typing import Any
@@ -25,11 +25,12 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     fingerprint: bytes
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False):
-    """An answer that was given before."""
+class StoredResponse(msgspec.Struct, frozen=True, gc=False):
+    """The response of a write as JSON bytes; `replayed` if an earlier request of the same key got it first."""
 
     status: int
     body: bytes
+    replayed: bool = False
 
 
 def fingerprint(method: str, path: bytes, query: bytes, body: bytes) -> bytes:
@@ -42,13 +43,13 @@ def fingerprint(method: str, path: bytes, query: bytes, body: bytes) -> bytes:
     return hashlib.sha256(b"\0".join((method.encode(), path, query, body))).digest()
 
 
-def find(conn: sqlite3.Connection, key: Key) -> Kept | None:
-    """The answer of the first success; raises `IdempotencyKeyReused` when the key belongs to another request."""
+def find_response(conn: sqlite3.Connection, key: Key) -> StoredResponse | None:
+    """Return the response of the first success. Raises `IdempotencyKeyReused` if the key came with another request."""
     row = SQL.find_key.one(conn, caller=key.caller, key=key.key)
     if row is None:
         return None
     require_own(key, row[0])
-    return Kept(row[1], row[2])
+    return StoredResponse(row[1], row[2], replayed=True)
 
 
 def require_own(key: Key, fingerprint: bytes) -> None:
@@ -57,21 +58,21 @@ def require_own(key: Key, fingerprint: bytes) -> None:
         raise IdempotencyKeyReused("this key came with another path, query or body before; take a new key for a new request")
 
 
-def keep(conn: sqlite3.Connection, key: Key, kept: Kept, *, running_us: int) -> None:
-    """Keeps the answer of a success, in the transaction of its effect. `running_us` is the book's running time."""
+def store_response(conn: sqlite3.Connection, key: Key, response: StoredResponse, *, running_us: int) -> None:
+    """Store the response of a success, in the transaction of its effect. `running_us` is the service uptime."""
     SQL.keep_key.run(
         conn,
         caller=key.caller,
         key=key.key,
         fingerprint=key.fingerprint,
-        status=kept.status,
-        body=kept.body,
+        status=response.status,
+        body=response.body,
         running_us=running_us,
-        checksum=_checksum(key.caller, key.key, key.fingerprint, kept.status, kept.body, running_us),
+        checksum=_checksum(key.caller, key.key, key.fingerprint, response.status, response.body, running_us),
     )
 
 
-def damaged_answers(conn: sqlite3.Connection) -> tuple[int, list[int]]:
+def damaged_responses(conn: sqlite3.Connection) -> tuple[int, list[int]]:
     """How many keys there are, and which of them are no longer with what was kept."""
     count, found = 0, list[int]()
     cursor = SQL.kept_keys.run(conn)

@@ -30,10 +30,11 @@ from minibill.core.problems import (
     Overloaded,
     Unauthorized,
 )
-from minibill.core.write_result import NOWHERE, Origin, WriteResult
+from minibill.core.write_result import NOWHERE, Origin
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.queries import Row
 from minibill.db.readers import RequestReader
+from minibill.db.write_operation import WriteOperation
 
 log = logging.getLogger("minibill.http")
 
@@ -176,21 +177,20 @@ class Request:
 
     async def write(
         self,
-        operation: Callable[..., WriteResult],
+        operation: WriteOperation,
         *,
         query: WriteQuery | None = None,
         bulk: bool = False,
-        **arguments: object,
     ) -> Response:
-        """Runs an operation that writes, with this request's caller, key and `dryRun`, and answers what it came to.
+        """Run a write with this request's caller, idempotency key and `dryRun`; return its response once it is on disk.
 
-        `query` are the parameters of a write that takes more than `dryRun`. A `bulk` write gives way to others.
+        `query` holds the parameters of a write that takes more than `dryRun`. A `bulk` write gives way to others.
         """
         context = self.context
         assert context.caller is not None
         # The body counts for the key, and must be JSON even where nothing in it is needed.
         key = self._idempotency_key(await self._read_body())
-        written = await context.state.book.write(
+        stored = await context.state.book.write(
             operation,
             caller=context.caller,
             origin=self._origin() if context.caller.kind == "admin" else NOWHERE,
@@ -198,16 +198,15 @@ class Request:
             dry_run=self.is_dry_run if query is None else bool(query.dry_run),
             observed=self.observed,
             bulk=bulk,
-            **arguments,
         )
         headers = None
-        if written.replayed:
+        if stored.replayed:
             context.state.metrics.replays += 1
             headers = {"Idempotency-Replayed": "true"}
-        if written.status == NO_CONTENT:
+        if stored.status == NO_CONTENT:
             # No content has no place to say that it was a dry run.
-            return Response(200, written.body, headers) if self.is_dry_run else Response(NO_CONTENT, b"", headers)
-        return Response(written.status, written.body, headers)
+            return Response(200, stored.body, headers) if self.is_dry_run else Response(NO_CONTENT, b"", headers)
+        return Response(stored.status, stored.body, headers)
 
     def require_room_for_bulk(self) -> None:
         """Raise `Overloaded` when too many bulk writes wait: before the body is read, since reading it has a price."""

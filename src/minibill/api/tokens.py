@@ -13,6 +13,7 @@ from minibill.core.problems import FieldError, InvalidRequest
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
+from minibill.db.write_operation import bind
 
 SQL = queries("requests")
 
@@ -26,15 +27,15 @@ KEEP_SECONDS = 7 * 86_400
 PRUNE_TOKENS_MAX = 100
 
 
-def revoke_token(conn: sqlite3.Connection, *, token_id: str, running_us: int, now_us: int) -> WriteResult:
+def revoke_token(conn: sqlite3.Connection, now_us: int, *, token_id: str, running_us: int) -> WriteResult:
     """Puts a token id on the deny list, at this running time; again is no error. Source: contract, section 2."""
     SQL.revoke_token.run(conn, token_id=token_id, running_us=running_us)
     answer = RevokedToken(token_id, format_time(real_now_us()))
     details = lambda: {"at": format_time(now_us), "runningUs": running_us}
-    return WriteResult(200, answer, "token.revoke", "token", token_id, details)
+    return WriteResult(answer, "token.revoke", "token", token_id, details)
 
 
-def revoke_tokens(conn: sqlite3.Connection, *, sub: str, issued_before_us: int, running_us: int, now_us: int) -> WriteResult:
+def revoke_tokens(conn: sqlite3.Connection, now_us: int, *, sub: str, issued_before_us: int, running_us: int) -> WriteResult:
     """Rejects all tokens of a `sub`, of admins and of services, that were issued before a time. A later time stays.
 
     Source: contract, section 2.
@@ -43,7 +44,7 @@ def revoke_tokens(conn: sqlite3.Connection, *, sub: str, issued_before_us: int, 
     assert row is not None
     answer = RevokedTokens(sub, format_time(row[0]), format_time(real_now_us()))
     details = lambda: {"issuedBefore": answer.issued_before, "at": format_time(now_us), "runningUs": running_us}
-    return WriteResult(200, answer, "token.revoke", "subject", sub, details)
+    return WriteResult(answer, "token.revoke", "subject", sub, details)
 
 
 def forget_expired(conn: sqlite3.Connection, settings: Settings, *, running_us: int) -> int:
@@ -68,7 +69,7 @@ async def revoke(request: Request) -> Response:
     token_id = request.segment("token_id")
     if len(token_id) > TOKEN_ID_CHARACTERS_MAX or "\x00" in token_id:
         raise InvalidRequest(FieldError("tokenId", f"expected 1 to {TOKEN_ID_CHARACTERS_MAX} characters without U+0000"))
-    response = await request.write(revoke_token, token_id=token_id, running_us=request.state.book.running.now_us())
+    response = await request.write(bind(revoke_token, token_id=token_id, running_us=request.state.book.running.now_us()))
     # Only now is it on disk; a dry run is not. The list in memory follows what the database says.
     request.state.verifier.replace_denied(request.state.book.denied_tokens())
     return response
@@ -87,6 +88,8 @@ async def revoke_all(request: Request) -> Response:
             FieldError("issuedBefore", f"expected a time that is at most {CLOCK_SKEW_SECONDS} s in the future")
         )
     running_us = request.state.book.running.now_us()
-    response = await request.write(revoke_tokens, sub=body.sub, issued_before_us=issued_before_us, running_us=running_us)
+    response = await request.write(
+        bind(revoke_tokens, sub=body.sub, issued_before_us=issued_before_us, running_us=running_us)
+    )
     request.state.verifier.replace_denied(request.state.book.denied_tokens())
     return response

@@ -22,16 +22,16 @@ HASHED = (
 NO_HASH = bytes(32)
 
 
-def append(conn: sqlite3.Connection, outcome: WriteResult, *, actor_id: str, origin: Origin, now_us: int) -> None:
+def append(conn: sqlite3.Connection, result: WriteResult, *, actor_id: str, origin: Origin, now_us: int) -> None:
     """Adds the row of one admin write, in the transaction of its effect. Source: contract, section 2."""
     last = SQL.last_audit_row.one(conn)
     seq, previous_hash = (1, NO_HASH) if last is None else (last[0] + 1, last[1])
-    details = msgspec.json.encode(outcome.details()).decode()
+    details = msgspec.json.encode(result.details()).decode()
     new = next_ids(conn)
     key = new.audit_rows
     new.audit_rows += 1
     row = (
-        seq, key, actor_id, outcome.action, outcome.target_type, outcome.target_id, details, origin.ip, origin.user_agent,
+        seq, key, actor_id, result.action, result.target_type, result.target_id, details, origin.ip, origin.user_agent,
         origin.correlation_id, origin.token_id, now_us,
     )  # fmt: skip
     SQL.append_audit_row.many(conn, [(*row, previous_hash, row_hash(row, previous_hash))])

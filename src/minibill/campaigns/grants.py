@@ -129,7 +129,7 @@ def read_items(body: BatchBody) -> list[Item]:
 
 
 def pay_batch(
-    conn: sqlite3.Connection, *, campaign_id: str, items: list[Item], force: bool, ceiling_micro: int, now_us: int
+    conn: sqlite3.Connection, now_us: int, *, campaign_id: str, items: list[Item], force: bool, ceiling_micro: int
 ) -> WriteResult:
     """Pays each item that this campaign has not paid before; 201 when any was, else 200.
 
@@ -172,7 +172,7 @@ def pay_batch(
         # Of each account that was paid: its available credits in the campaign's pool.
         "balances": balances,
     }
-    return WriteResult(201 if new else 200, answer, "campaign.grant", "campaign", campaign_id, details)
+    return WriteResult(answer, "campaign.grant", "campaign", campaign_id, details, created=bool(new))
 
 
 # --- who ---

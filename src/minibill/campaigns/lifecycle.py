@@ -90,9 +90,10 @@ class CampaignRow(NamedTuple):
 
 def create_campaign(
     conn: sqlite3.Connection,
+    now_us: int,
+    /,
     *,
     created_by: str,
-    now_us: int,
     **fields: Any,
 ) -> WriteResult:
     """Makes a draft. Raises `InvalidRequest` for a config that can't be evaluated and for times that make no sense.
@@ -105,10 +106,12 @@ def create_campaign(
     new.campaigns += 1
     SQL.create_campaign.run(conn, campaign_id=key, created_by=created_by, now_us=now_us, **fields)
     answer = campaign_response(_load(conn, key), now_us=now_us)
-    return WriteResult(201, answer, "campaign.create", "campaign", answer.id, lambda: {"before": None, "after": answer})
+    return WriteResult(
+        answer, "campaign.create", "campaign", answer.id, lambda: {"before": None, "after": answer}, created=True
+    )
 
 
-def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[str, Any], now_us: int) -> WriteResult:
+def edit_campaign(conn: sqlite3.Connection, now_us: int, *, campaign_id: str, changes: dict[str, Any]) -> WriteResult:
     """Changes what `changes` names: anything of a draft, little once it is active, nothing once it has ended.
 
     Raises `CampaignNotFound`, `CampaignFieldLocked`, `BudgetBelowSpent`, `InvalidRequest`. Source: contract, section 4.
@@ -134,10 +137,10 @@ def edit_campaign(conn: sqlite3.Connection, *, campaign_id: str, changes: dict[s
         SQL.edit_campaign.run(conn, campaign_id=campaign.id, now_us=now_us, **fields)
     answer = _answer(conn, _load(conn, campaign.id), now_us=now_us)
     details = lambda: {"changed": sorted(_WIRE_NAMES[name] for name in changes), "before": before, "after": answer}
-    return WriteResult(200, answer, "campaign.edit", "campaign", campaign_id, details)
+    return WriteResult(answer, "campaign.edit", "campaign", campaign_id, details)
 
 
-def transition_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str, now_us: int) -> WriteResult:
+def transition_campaign(conn: sqlite3.Connection, now_us: int, *, campaign_id: str, verb: str) -> WriteResult:
     """One step of a campaign's life: `activate`, `pause` or `complete`.
 
     Raises `CampaignNotFound`, and `InvalidTransition` with `from` and `to`. Source: contract, section 4.
@@ -150,7 +153,7 @@ def transition_campaign(conn: sqlite3.Connection, *, campaign_id: str, verb: str
     SQL.transition_campaign.run(conn, campaign_id=campaign.id, status=target, now_us=now_us)
     answer = _answer(conn, _load(conn, campaign.id), now_us=now_us)
     details = lambda: {"from": status, "to": target, "before": before, "after": answer}
-    return WriteResult(200, answer, action, "campaign", campaign_id, details)
+    return WriteResult(answer, action, "campaign", campaign_id, details)
 
 
 def expire_campaigns(conn: sqlite3.Connection, *, now_us: int, at_most: int) -> int:

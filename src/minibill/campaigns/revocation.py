@@ -14,6 +14,7 @@ from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row
 from minibill.db.slices import Slice
 from minibill.db.sqlite import sqlite3
+from minibill.db.write_operation import bind
 from minibill.ledger.revocation import RevokedLot, revoke_lots
 
 # What one transaction of a large revocation takes back at most. It takes less where that takes longer than a slice may, and
@@ -50,7 +51,7 @@ class Progress(NamedTuple):
     before: Totals
 
 
-def revoke_grant(conn: sqlite3.Connection, *, campaign_id: str, grant_id: str, reason: str, now_us: int) -> WriteResult:
+def revoke_grant(conn: sqlite3.Connection, now_us: int, *, campaign_id: str, grant_id: str, reason: str) -> WriteResult:
     """Revokes a grant; again is the same answer, whatever has come back since.
 
     Raises `CampaignNotFound`, `GrantNotFound` also for a grant of another campaign, and `ExpiryDue`. Source: contract,
@@ -65,7 +66,7 @@ def revoke_grant(conn: sqlite3.Connection, *, campaign_id: str, grant_id: str, r
     if status == "revoked":
         answer = _revoked_grant(grant_id, *amounts)
         again = {"campaignId": campaign_id, "duplicate": True}
-        return WriteResult(200, answer, "grant.revoke", "grant", grant_id, lambda: again)
+        return WriteResult(answer, "grant.revoke", "grant", grant_id, lambda: again)
     [lot] = _revoke(conn, [(row[0], account_id, lot_id)], reason=reason, now_us=now_us)
     answer = _revoked_grant(grant_id, lot.revoked_micro, lot.consumed_micro, lot.reserved_micro)
     details = lambda: {
@@ -78,16 +79,16 @@ def revoke_grant(conn: sqlite3.Connection, *, campaign_id: str, grant_id: str, r
         "spentAfterMicro": str(campaign.spent_micro - lot.revoked_micro),
         **_moved(lot),
     }
-    return WriteResult(200, answer, "grant.revoke", "grant", grant_id, details)
+    return WriteResult(answer, "grant.revoke", "grant", grant_id, details)
 
 
 def revoke_campaign(
     conn: sqlite3.Connection,
+    now_us: int,
     *,
     campaign_id: str,
     reason: str,
     really: bool,
-    now_us: int,
     progress: Progress | None = None,
 ) -> WriteResult:
     """Revokes every grant that the campaign has made so far, a slice in each transaction; answers the totals of all.
@@ -143,11 +144,12 @@ def revoke_campaign(
         "spentAfterMicro": str(campaign.spent_micro - of_slice.revoked_micro),
         "balances": [_moved(lot) for lot in lots],
     }
-    more = None
+    continuation = None
     if not is_last:
         taken_back = NOTHING if really else progress.taken_back.plus(of_slice)
-        more = {"progress": Progress(grants[len(lots) - 1][0], progress.until_id, taken_back, progress.before)}
-    return WriteResult(200, answer, "campaign.revoke", "campaign", campaign_id, details, more)
+        reached = Progress(grants[len(lots) - 1][0], progress.until_id, taken_back, progress.before)
+        continuation = bind(revoke_campaign, campaign_id=campaign_id, reason=reason, really=really, progress=reached)
+    return WriteResult(answer, "campaign.revoke", "campaign", campaign_id, details, continuation=continuation)
 
 
 def _revoke(conn: sqlite3.Connection, grants: list[Row], *, reason: str, now_us: int) -> list[RevokedLot]:

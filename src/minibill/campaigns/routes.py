@@ -50,6 +50,7 @@ from minibill.core.problems import (
     PerWalletCapExceeded,
     TooManyPools,
 )
+from minibill.db.write_operation import bind
 from minibill.ledger.posting import DEFAULT_POOL
 
 _CREATE, _EDIT, _BATCH, _NOTHING = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody), Decoder(NoBody)
@@ -85,14 +86,14 @@ async def create(request: Request) -> Response:
         "expires_at_us": None,
         "grant_ttl_seconds": None,
     }
-    return await request.write(create_campaign, created_by=caller.sub, **(defaults | fields))
+    return await request.write(bind(create_campaign, created_by=caller.sub, **defaults | fields))
 
 
 @operation(Campaign, body=EditBody, problems=(CampaignNotFound, CampaignFieldLocked, BudgetBelowSpent, AmountTooLarge))
 async def edit(request: Request) -> Response:
     """Changes what the body names."""
     changes = _fields(await request.read(_EDIT))
-    return await request.write(edit_campaign, campaign_id=request.segment("campaign_id"), changes=changes)
+    return await request.write(bind(edit_campaign, campaign_id=request.segment("campaign_id"), changes=changes))
 
 
 @operation(Campaign, body=NoBody, problems=(CampaignNotFound, InvalidTransition))
@@ -157,12 +158,14 @@ async def pay(request: Request) -> Response:
     request.require_room_for_bulk()
     body = await request.read(_BATCH)
     return await request.write(
-        pay_batch,
+        bind(
+            pay_batch,
+            campaign_id=request.segment("campaign_id"),
+            items=read_items(body),
+            force=bool(body.force),
+            ceiling_micro=request.state.settings.ceiling_micro,
+        ),
         bulk=True,
-        campaign_id=request.segment("campaign_id"),
-        items=read_items(body),
-        force=bool(body.force),
-        ceiling_micro=request.state.settings.ceiling_micro,
     )
 
 
@@ -191,7 +194,12 @@ async def revoke_one(request: Request) -> Response:
     """Takes back what is left of a grant."""
     body = await request.read(_REVOKE)
     return await request.write(
-        revoke_grant, campaign_id=request.segment("campaign_id"), grant_id=request.segment("grant_id"), reason=body.reason
+        bind(
+            revoke_grant,
+            campaign_id=request.segment("campaign_id"),
+            grant_id=request.segment("grant_id"),
+            reason=body.reason,
+        )
     )
 
 
@@ -201,11 +209,8 @@ async def revoke_all(request: Request) -> Response:
     request.require_room_for_bulk()
     body = await request.read(_REVOKE)
     return await request.write(
-        revoke_campaign,
+        bind(revoke_campaign, campaign_id=request.segment("campaign_id"), reason=body.reason, really=not request.is_dry_run),
         bulk=True,
-        campaign_id=request.segment("campaign_id"),
-        reason=body.reason,
-        really=not request.is_dry_run,
     )
 
 
@@ -245,7 +250,7 @@ def _integer(value: int | None) -> int | None:
 
 async def _move(request: Request, verb: str) -> Response:
     await request.read(_NOTHING)
-    return await request.write(transition_campaign, campaign_id=request.segment("campaign_id"), verb=verb)
+    return await request.write(bind(transition_campaign, campaign_id=request.segment("campaign_id"), verb=verb))
 
 
 def _require_campaign(request: Request) -> CampaignRow:

@@ -15,7 +15,7 @@ from minibill.db.sqlite import SqliteTooOld, sqlite3
 
 @click.command(epilog="\b\nExample:\n  minibill migrate --db /var/lib/credits.db")
 @database_option
-@click.option("--json", "as_json", is_flag=True, help="ResponseBody in JSON on stdout, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def migrate(*, db: Path, as_json: bool) -> None:
     """Make a database file, or bring it to this version's schema.
 

@@ -55,7 +55,7 @@ campaign_argument = click.argument("campaign_id", metavar="CAMPAIGN", type=campa
 def access_options(command: Command) -> Command:
     """The options of every command here: which service, who asks, and how to answer."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="ResponseBody in JSON on stdout, for programs."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
         click.option(
             "--token",
             envvar="MINIBILL_TOKEN",

@@ -34,7 +34,7 @@ Examples:
     show_default=True,
     help="Whose development secrets to use when the environment has none.",
 )
-@click.option("--json", "as_json", is_flag=True, help="ResponseBody in JSON on stdout, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def token(*, sub: str | None, scopes: tuple[str, ...], ttl: int | None, service: bool, db: Path, as_json: bool) -> None:
     """Sign a token and print it.
 

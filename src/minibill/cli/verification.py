@@ -24,7 +24,7 @@ from minibill.integrity.verify import STEPS, Verified, verify_file
 
 ProgressCallback = Callable[[str, int, int], None]
 
-json_option = click.option("--json", "as_json", is_flag=True, help="ResponseBody in JSON on stdout, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 force_option = click.option("--force", is_flag=True, help="Replace what is there.")
 
 

@@ -1,11 +1,11 @@
-"""What an operation that writes comes to: its answer, and what the audit log says of it."""
+"""The result of a write operation, and where its request came from."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-# What admins do, and what they do it to: the audit log can be asked for these words and no others.
+# Actions and targets of the audit log, which can be filtered by these words and no others.
 Action = Literal[
     "account.mint", "account.open", "campaign.activate", "campaign.complete", "campaign.create", "campaign.edit",
     "campaign.grant", "campaign.pause", "campaign.revoke", "clock.accept", "clock.advance", "debt.forgive", "grant.revoke",
@@ -20,21 +20,21 @@ TargetType = Literal[
 
 
 class WriteResult(msgspec.Struct, frozen=True):
-    """`status` and `answer` are for the caller; the rest is the audit row of its transaction when the caller is an admin.
+    """The response body of a write, and its row of the audit log.
 
-    `details` is called for that row alone, before anything else is written.
+    `created` says that something new was made. `details` is called only for the audit row of an admin's write, before
+    anything else is written.
     """
 
-    status: int
-    answer: msgspec.Struct
+    body: msgspec.Struct
     action: Action
     target_type: TargetType
     target_id: str
     details: Callable[[], dict[str, Any]]
-    # Where there is more to do than one transaction may hold: the arguments with which the operation goes on in another one.
-    # `answer` is then nobody's; the audit row is that of this transaction.
-    more: dict[str, Any] | None = None
-    # The time of the audit row, where the operation itself moved the book's time; None: the time at which it began.
+    created: bool = False
+    # The next transaction, if the work does not fit in one: a `WriteOperation`. `body` is then not sent.
+    continuation: Callable[..., "WriteResult"] | None = None
+    # The time of the audit row, if the operation moved the book's clock; None for the time at which it began.
     at_us: int | None = None
 
 

@@ -1,16 +1,11 @@
-"""The writer: the one connection that writes, and who uses it when.
+"""The writer: the one connection that writes, and the order in which operations use it.
 
-Operations are plain functions of a connection. As many as are waiting share one transaction and so one sync of the disk.
-Almost every refusal comes before anything was written, and leaves nothing to take back. Of one that comes later all is
-rolled back: its neighbours are run again without it and commit, and it is run again by itself. A savepoint around each
-operation cost more than that. Answers go out after the COMMIT. Nothing is awaited between BEGIN and COMMIT, so a client
-that goes away can't leave half a write behind.
+Operations are plain functions of a connection. All that wait share one transaction and so one sync of the disk. An operation
+that fails after it wrote rolls the group back: its neighbors run again without it and commit, then it runs again alone.
+Responses are sent after the COMMIT. Nothing is awaited between BEGIN and COMMIT, so a client that disconnects can't leave
+half a write behind. Requests share groups with requests only; bulk and background work runs in slices (lanes.py).
 
-Requests share groups with requests only. Bulk and background work runs in slices, which are transactions of their own, and
-gives way to requests (turns.py).
-
-Operations run on the event loop, and only what waits for the disk or for a lock, BEGIN and COMMIT, runs on a thread.
-Operations on a thread of their own were measured too: they fight the event loop for the interpreter at every statement.
+Operations run on the event loop. Only BEGIN and COMMIT, which wait for the disk or for a lock, run on a thread.
 """
 
 import asyncio
@@ -150,15 +145,13 @@ class Writer:
         observed: SequenceTracker | None = None,
         lane: Lane = Lane.REQUEST,
     ) -> T:
-        """Runs an operation and answers what it answered, once that is on disk.
+        """Run an operation and return its value once the transaction is on disk.
 
-        Requests of any number of clients share a transaction. What runs in another `lane` gives way to them (turns.py).
-
-        With `keep=False` the operation runs and is then rolled back. `observed` receives the newest entry at the end of the
-        operation, also when it fails; entries of later neighbors are left out. Raises what the operation raised, `Overloaded`
-        when too many writes wait, `StorageFull` when the disk is full, `NotReady` when the writer has stopped. Cancelling
-        the caller does not stop an accepted operation. The writer may run an operation again after a rollback, so an
-        operation has no effect but what it writes.
+        Requests of any number of clients share a transaction; other lanes give way to them (lanes.py). With `keep=False` the
+        operation is rolled back. `observed` receives the newest entry at the end of the operation, also when it fails.
+        Raises what the operation raised, `Overloaded` when too many writes wait, `StorageFull` when the disk is full,
+        `NotReady` when the writer has stopped. Cancelling the caller does not stop an accepted operation. The writer may
+        run an operation again after a rollback, so an operation has no effect but what it writes.
         """
         if (problem := self.problem) is not None:
             raise NotReady(problem)

@@ -16,7 +16,7 @@ SQL = queries("discounts")
 
 
 def put_membership(
-    conn: sqlite3.Connection, *, account_id: str, community_id: str, tier: str, expires_at_us: int | None, now_us: int
+    conn: sqlite3.Connection, now_us: int, *, account_id: str, community_id: str, tier: str, expires_at_us: int | None
 ) -> WriteResult:
     """Makes an account a member, or changes its tier and expiry; an expiry that has passed is a membership that is over.
 
@@ -31,10 +31,10 @@ def put_membership(
     write.run(conn, account_id=key, community_id=community_id, tier=tier, expires_at_us=expires_at_us)
     answer = Membership(account_id, community_id, tier, optional_time(expires_at_us))
     before = None if found is None else Membership(account_id, community_id, found[0], optional_time(found[1]))
-    return WriteResult(200, answer, "membership.put", "account", account_id, lambda: {"before": before, "after": answer})
+    return WriteResult(answer, "membership.put", "account", account_id, lambda: {"before": before, "after": answer})
 
 
-def delete_membership(conn: sqlite3.Connection, *, account_id: str, community_id: str, now_us: int) -> WriteResult:
+def delete_membership(conn: sqlite3.Connection, now_us: int, *, account_id: str, community_id: str) -> WriteResult:
     """Ends a membership. Raises `AccountNotFound`, `NotFound` where there is none, and `ExpiryDue`.
 
     Source: contract, section 5.
@@ -45,7 +45,7 @@ def delete_membership(conn: sqlite3.Connection, *, account_id: str, community_id
         raise NotFound("the account has no membership of this community", account_id=account_id, community_id=community_id)
     SQL.delete_membership.run(conn, account_id=key, community_id=community_id)
     before = Membership(account_id, community_id, found[0], optional_time(found[1]))
-    return WriteResult(204, NoResponseBody(), "membership.delete", "account", account_id, lambda: {"before": before})
+    return WriteResult(NoResponseBody(), "membership.delete", "account", account_id, lambda: {"before": before})
 
 
 def membership_response(row: Row) -> Membership:

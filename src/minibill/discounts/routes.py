@@ -6,6 +6,7 @@ from minibill.api.request import Request
 from minibill.api.response import Response
 from minibill.api.types import NoBody, NoResponseBody, Query
 from minibill.core.problems import AccountNotFound, FieldError, InvalidRequest, NotFound, TierNotFound
+from minibill.db.write_operation import bind
 from minibill.discounts.memberships import SQL, delete_membership, membership_response, put_membership
 from minibill.discounts.schemas import Membership, MembershipBody, MembershipsQuery, Quote, QuoteQuery, Tiers, TiersBody
 from minibill.discounts.tiers import replace_tiers, tiers_response
@@ -23,7 +24,7 @@ _NOT_IN_A_COMMUNITY_ID = "\x00\ufffd"
 async def put_tiers(request: Request) -> Response:
     """Replaces the tiers of a community."""
     body = await request.read(_TIERS)
-    return await request.write(replace_tiers, community_id=_community_id(request), tiers=body.tiers)
+    return await request.write(bind(replace_tiers, community_id=_community_id(request), tiers=body.tiers))
 
 
 @operation(Tiers)
@@ -40,11 +41,13 @@ async def put(request: Request) -> Response:
     """Makes an account a member of a community, or changes its membership."""
     body = await request.read(_MEMBERSHIP)
     return await request.write(
-        put_membership,
-        account_id=request.segment("account_id"),
-        community_id=_community_id(request),
-        tier=body.tier,
-        expires_at_us=None if body.expires_at is None else int(body.expires_at),
+        bind(
+            put_membership,
+            account_id=request.segment("account_id"),
+            community_id=_community_id(request),
+            tier=body.tier,
+            expires_at_us=None if body.expires_at is None else int(body.expires_at),
+        )
     )
 
 
@@ -53,7 +56,7 @@ async def delete(request: Request) -> Response:
     """Ends a membership."""
     await request.read(_NOTHING)
     return await request.write(
-        delete_membership, account_id=request.segment("account_id"), community_id=_community_id(request)
+        bind(delete_membership, account_id=request.segment("account_id"), community_id=_community_id(request))
     )
 
 

@@ -9,7 +9,7 @@ from minibill.discounts.schemas import Tier, TierBody, Tiers
 SQL = queries("discounts")
 
 
-def replace_tiers(conn: sqlite3.Connection, *, community_id: str, tiers: list[TierBody], now_us: int) -> WriteResult:
+def replace_tiers(conn: sqlite3.Connection, now_us: int, *, community_id: str, tiers: list[TierBody]) -> WriteResult:
     """Puts these in place of all tiers of a community. Reservations keep the terms that they were made with.
 
     Members of a tier that is gone stay members, without a discount, until the community has that tier again or they are put
@@ -25,7 +25,7 @@ def replace_tiers(conn: sqlite3.Connection, *, community_id: str, tiers: list[Ti
     SQL.insert_tiers.many(conn, rows)
     answer = tiers_response(community_id, [(tier, rate_bps, max_micro) for _, tier, _, rate_bps, max_micro in rows])
     details = lambda: {"before": tiers_response(community_id, before).tiers, "after": answer.tiers}
-    return WriteResult(200, answer, "tiers.replace", "community", community_id, details)
+    return WriteResult(answer, "tiers.replace", "community", community_id, details)
 
 
 def tiers_response(community_id: str, rows: list[Row]) -> Tiers:

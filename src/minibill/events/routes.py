@@ -9,6 +9,7 @@ from minibill.api.response import Response
 from minibill.api.types import Query
 from minibill.core.clock import monotonic_s
 from minibill.core.problems import AccountNotFound, InvalidCursor
+from minibill.db.write_operation import bind
 from minibill.events.feed import Feed
 from minibill.events.position import BEGINNING, Position, event_id, parse_position
 from minibill.events.schemas import LATEST, Events, EventsQuery, Thresholds, ThresholdsBody
@@ -26,7 +27,9 @@ CLIENT_CLOSED_REQUEST = 499
 async def put_thresholds(request: Request) -> Response:
     """Replaces the thresholds of an account."""
     body = await request.read(_THRESHOLDS)
-    return await request.write(replace_thresholds, account_id=request.segment("account_id"), thresholds=body.thresholds)
+    return await request.write(
+        bind(replace_thresholds, account_id=request.segment("account_id"), thresholds=body.thresholds)
+    )
 
 
 @operation(Thresholds, problems=(AccountNotFound,))

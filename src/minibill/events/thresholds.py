@@ -16,7 +16,7 @@ SQL = queries("events")
 
 
 def replace_thresholds(
-    conn: sqlite3.Connection, *, account_id: str, thresholds: list[ThresholdBody], now_us: int
+    conn: sqlite3.Connection, now_us: int, *, account_id: str, thresholds: list[ThresholdBody]
 ) -> WriteResult:
     """Puts these in place of all thresholds of an account; no event comes of that.
 
@@ -39,7 +39,7 @@ def replace_thresholds(
     SQL.insert_thresholds.many(conn, rows)
     answer = thresholds_response(account_id, SQL.thresholds_of_account.all(conn, account_id=key))
     details = lambda: {"before": thresholds_response(account_id, before).thresholds, "after": answer.thresholds}
-    return WriteResult(200, answer, "thresholds.replace", "account", account_id, details)
+    return WriteResult(answer, "thresholds.replace", "account", account_id, details)
 
 
 def thresholds_response(account_id: str, rows: list[Row]) -> Thresholds:

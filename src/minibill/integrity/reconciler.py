@@ -153,7 +153,7 @@ def last_reconciled(conn: sqlite3.Connection) -> Reconciled | None:
     return None
 
 
-def record(conn: sqlite3.Connection, *, reconciled: Reconciled, now_us: int) -> WriteResult:
+def record(conn: sqlite3.Connection, now_us: int, *, reconciled: Reconciled) -> WriteResult:
     """Keeps a report as the last one; its answer is that report. Source: contract, section 6."""
     report = reconciled.report
     SQL.record_reconciliation.run(
@@ -164,7 +164,7 @@ def record(conn: sqlite3.Connection, *, reconciled: Reconciled, now_us: int) -> 
         audit_hash=reconciled.audit_hash,
     )
     details = lambda: {"status": report.status, "durationMs": report.duration_ms, "failed": failed_checks(report)}
-    return WriteResult(200, report, "reconciliation.run", "book", "book", details)
+    return WriteResult(report, "reconciliation.run", "book", "book", details)
 
 
 def _give_back_memory() -> None:

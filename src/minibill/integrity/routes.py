@@ -5,7 +5,11 @@ from minibill.api.openapi.operation import operation
 from minibill.api.request import Request
 from minibill.api.response import Response
 from minibill.api.types import NoBody, Query, WriteQuery
+from minibill.core.problems import Overloaded
+from minibill.core.write_result import WriteResult
 from minibill.db.queries import queries
+from minibill.db.sqlite import sqlite3
+from minibill.db.write_operation import bind
 from minibill.integrity.reconciler import record
 from minibill.integrity.report import NEVER_RUN, Report
 
@@ -31,7 +35,13 @@ async def run_now(request: Request) -> Response:
     is_replay = await request.was_answered_before()
     reconciler = request.state.book.reconciler
     reconciled = None if is_replay else await reconciler.run()
-    reply = await request.write(record, reconciled=reconciled)
+    write = _only_replay if reconciled is None else bind(record, reconciled=reconciled)
+    reply = await request.write(write)
     if reconciled is not None and not request.is_dry_run:
         reconciler.keep(reconciled)
     return reply
+
+
+def _only_replay(_: sqlite3.Connection, now_us: int) -> WriteResult:
+    # The stored response was pruned between the look at it and this transaction.
+    raise Overloaded("the response of this idempotency key has just expired; try again")

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from minibill.api.idempotency import damaged_answers
+from minibill.api.idempotency import damaged_responses
 from minibill.core.clock import monotonic_s, real_now_us
 from minibill.db.anchor import HighWaterMark, mark_of, missing, read_anchor
 from minibill.db.connection import NotABook
@@ -113,7 +113,7 @@ def _check_chain(conn: sqlite3.Connection, anchored: HighWaterMark | None) -> Fi
 
 
 def _check_answers(conn: sqlite3.Connection) -> Finding:
-    checked, keys = damaged_answers(conn)
+    checked, keys = damaged_responses(conn)
     examples = [f"idempotency_keys:{key}" for key in keys[:EXAMPLES_MAX]]
     return Finding(checked, len(keys), examples, [])
 

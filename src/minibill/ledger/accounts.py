@@ -13,17 +13,16 @@ from minibill.ledger.schemas import Account
 SQL = queries("accounts")
 
 
-def open_account(conn: sqlite3.Connection, *, entity_type: str, entity_id: str, now_us: int) -> WriteResult:
+def open_account(conn: sqlite3.Connection, now_us: int, *, entity_type: str, entity_id: str) -> WriteResult:
     """Opens the account of an entity; 200 with the existing one when there is one. Source: contract, section 3."""
     row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
-    status = 200
+    created = row is None
     if row is None:
         [key] = open_accounts(conn, [(entity_type, entity_id)], now_us=now_us)
         row = (key, entity_type, entity_id, now_us)
-        status = 201
     answer = account_response(row)
-    details = lambda: {"entityType": entity_type, "entityId": entity_id, "existed": status == 200}
-    return WriteResult(status, answer, "account.open", "account", answer.id, details)
+    details = lambda: {"entityType": entity_type, "entityId": entity_id, "existed": not created}
+    return WriteResult(answer, "account.open", "account", answer.id, details, created=created)
 
 
 def account_of_entity(conn: sqlite3.Connection, entity_type: str, entity_id: str) -> str:

@@ -16,7 +16,7 @@ SQL = queries("reservations")
 
 
 def forgive_debt(
-    conn: sqlite3.Connection, *, account_id: str, debt_id: str, reason: str, ceiling_micro: int, now_us: int
+    conn: sqlite3.Connection, now_us: int, *, account_id: str, debt_id: str, reason: str, ceiling_micro: int
 ) -> WriteResult:
     """Writes off what is left of a debt, with a lot that is consumed at once; again writes nothing.
 
@@ -50,7 +50,7 @@ def forgive_debt(
         "before": amounts(before),
         "after": amounts(after),
     }
-    return WriteResult(200, answer, "debt.forgive", "debt", debt_id, details)
+    return WriteResult(answer, "debt.forgive", "debt", debt_id, details)
 
 
 def _require_debt(conn: sqlite3.Connection, account: int, debt_id: str) -> Row:

@@ -11,6 +11,7 @@ from minibill.db.lanes import Lane
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.savepoint import in_savepoint
 from minibill.db.sqlite import sqlite3
+from minibill.db.write_operation import WriteOperation
 from minibill.db.writer import Writer
 from minibill.ledger.expiry import ExpiryDue, expire_slice
 
@@ -20,13 +21,11 @@ T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection, int], T | ExpiryDue]
 
 
-def outcome_or_due(
-    conn: sqlite3.Connection, operation: Callable[..., WriteResult], now_us: int, arguments: dict[str, object]
-) -> WriteResult | ExpiryDue:
-    """Return the outcome of an operation, or the expiry that it needs first; it has then written nothing."""
+def result_or_due(conn: sqlite3.Connection, operation: WriteOperation, now_us: int) -> WriteResult | ExpiryDue:
+    """Return the result of an operation, or the expiry that it needs first; it has then written nothing."""
     changes = conn.total_changes
     try:
-        return operation(conn, now_us=now_us, **arguments)
+        return operation(conn, now_us)
     except ExpiryDue as due:
         if conn.total_changes != changes:
             # A bug: what it wrote must not be committed.

@@ -39,7 +39,7 @@ def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
 
 
 def finalize(
-    conn: sqlite3.Connection, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, closed_by: str, now_us: int
+    conn: sqlite3.Connection, now_us: int, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, closed_by: str
 ) -> WriteResult:
     """Charges a reservation with what the work cost and gives the rest back; again with the same cost is the same answer.
 
@@ -79,10 +79,10 @@ def finalize(
     hold.spender.has_ended_a_reservation()
     answer = _finalized(row, charged, now_us)
     details = lambda: {"actualCostMicro": str(actual_cost_micro), "answer": answer, **_moved(row, before, balances)}
-    return WriteResult(200, answer, "reservation.finalize", "reservation", reservation_id, details)
+    return WriteResult(answer, "reservation.finalize", "reservation", reservation_id, details)
 
 
-def release(conn: sqlite3.Connection, *, reservation_id: str, closed_by: str, now_us: int) -> WriteResult:
+def release(conn: sqlite3.Connection, now_us: int, *, reservation_id: str, closed_by: str) -> WriteResult:
     """Gives all of a reservation back; again is the same answer, and so is one that has expired: its credits are back.
 
     Raises `ReservationNotFound`, `ReservationNotPending` once it is finalized, and `ExpiryDue`. Source: contract, section 3.
@@ -100,7 +100,7 @@ def release(conn: sqlite3.Connection, *, reservation_id: str, closed_by: str, no
     account_id = ids.encode(ids.ACCOUNT, row.account_id)
     answer = Released(reservation_id, account_id, str(row.held_micro))
     details = lambda: {"accountId": account_id, "releasedMicro": answer.released_micro, **_moved(row, before, balances)}
-    return WriteResult(200, answer, "reservation.release", "reservation", reservation_id, details)
+    return WriteResult(answer, "reservation.release", "reservation", reservation_id, details)
 
 
 def _charge(row: ReservationRow, actual_cost_micro: int) -> Charge:
@@ -220,7 +220,7 @@ def _finalized_before(row: ReservationRow, actual_cost_micro: int) -> WriteResul
         )
     answer = _finalized(row, _charge(row, actual_cost_micro), row.closed_at_us)
     details = lambda: {"accountId": answer.account_id, "duplicate": True}
-    return WriteResult(200, answer, "reservation.finalize", "reservation", answer.reservation_id, details)
+    return WriteResult(answer, "reservation.finalize", "reservation", answer.reservation_id, details)
 
 
 def _finalized(row: ReservationRow, charged: Charge, finalized_at_us: int) -> Finalized:

@@ -57,6 +57,7 @@ NO_HOLDINGS = Holdings(0, 0, EMPTY)
 
 def mint(
     conn: sqlite3.Connection,
+    now_us: int,
     *,
     account_id: str,
     amount_micro: int,
@@ -68,7 +69,6 @@ def mint(
     description: str | None,
     metadata: str | None,
     ceiling_micro: int,
-    now_us: int,
 ) -> WriteResult:
     """Makes a lot; 200 with the first lot when this source credited the same account and amount before.
 
@@ -113,7 +113,7 @@ def mint(
         "before": amounts(before.balance),
         "after": amounts(after),
     }
-    return WriteResult(201, answer, "account.mint", "account", account_id, details)
+    return WriteResult(answer, "account.mint", "account", account_id, details, created=True)
 
 
 def load_holdings(conn: sqlite3.Connection, account_ids: Collection[int], pool_id: str) -> dict[int, Holdings]:
@@ -202,7 +202,7 @@ def _credited_before(
     balance = load_balances(conn, [(key, pool_id)])[key, pool_id]
     answer = _minted(account_id, lot_id, pool_id, priority, original_micro, expires_at_us, balance=balance, duplicate=True)
     details = lambda: {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
-    return WriteResult(200, answer, "account.mint", "account", account_id, details)
+    return WriteResult(answer, "account.mint", "account", account_id, details)
 
 
 def _minted(

@@ -52,7 +52,7 @@ def discount_micro(list_micro: int, *, rate_bps: int, max_discount_micro: int | 
 
 def best_discount(memberships: Iterable[Membership], list_micro: int, *, now_us: int) -> Discount:
     """The best single live membership for this price: the highest discount; a tie goes to the smaller community id."""
-    live = [m for m in memberships if m.rate_bps is not None and is_active(m, now_us)]
+    live = [m for m in memberships if m.rate_bps is not None and _is_active(m, now_us)]
     if not live:
         return NO_DISCOUNT
     return min(map(_terms, live), key=lambda terms: (-terms.on(list_micro), terms.community_id))
@@ -95,7 +95,7 @@ def metadata_with_discount(metadata: str | None, discount: Discount, list_micro:
 
 
 def _reason(membership: Membership, list_micro: int, best: Discount, now_us: int) -> str:
-    if not is_active(membership, now_us):
+    if not _is_active(membership, now_us):
         return f"it expired at {format_time(membership.expires_at_us or 0)}"
     if membership.rate_bps is None:
         return f"the community has no tier {membership.tier} any more"
@@ -109,7 +109,7 @@ def _reason(membership: Membership, list_micro: int, best: Discount, now_us: int
     return f"it gives {own_micro}, and {best.community_id} gives {best_micro}"
 
 
-def is_active(membership: Membership, now_us: int) -> bool:
+def _is_active(membership: Membership, now_us: int) -> bool:
     return membership.expires_at_us is None or now_us < membership.expires_at_us
 
 

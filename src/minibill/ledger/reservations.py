@@ -43,6 +43,7 @@ _CLOSED_BY_A_CALLER = ("finalized", "released")
 
 def reserve(
     conn: sqlite3.Connection,
+    now_us: int,
     *,
     account_id: str | None,
     entity: tuple[str, str] | None,
@@ -55,7 +56,6 @@ def reserve(
     ceiling_micro: int,
     created_by: str,
     explain: bool = False,
-    now_us: int,
 ) -> WriteResult:
     """Holds credits of an account, lot by lot in drawdown order, until they are finalized, released or overdue.
 
@@ -148,7 +148,7 @@ def reserve(
     if explanation is not None:
         answer = ReservedExplained(**msgspec.structs.asdict(answer), explanation=explanation)
     details = lambda: _details(answer, available_micro(balances, key, pool_id), draws)
-    return WriteResult(201, answer, "reservation.reserve", "account", answer.account_id, details)
+    return WriteResult(answer, "reservation.reserve", "account", answer.account_id, details, created=True)
 
 
 def reservation_for_update(conn: sqlite3.Connection, reservation_id: str, *, now_us: int) -> CachedReservation:

@@ -24,6 +24,7 @@ from minibill.core.problems import (
     TooManyPools,
     TooManyReservations,
 )
+from minibill.db.write_operation import bind
 from minibill.ledger import reads
 from minibill.ledger.accounts import account_response, open_account
 from minibill.ledger.debt_forgiveness import forgive_debt
@@ -99,7 +100,7 @@ RELEASE_PROBLEMS = (ReservationNotFound, ReservationNotPending)
 async def open_one(request: Request) -> Response:
     """Opens the account of an entity, or finds it."""
     body = await request.read(_ENTITY)
-    return await request.write(open_account, entity_type=body.entity_type, entity_id=str(body.entity_id))
+    return await request.write(bind(open_account, entity_type=body.entity_type, entity_id=str(body.entity_id)))
 
 
 @operation(Account, query=AccountsQuery)
@@ -187,17 +188,19 @@ async def mint_credits(request: Request) -> Response:
     if body.amount_micro == 0:
         raise InvalidRequest(FieldError("amountMicro", "expected more than 0"))
     return await request.write(
-        mint,
-        account_id=request.segment("account_id"),
-        amount_micro=int(body.amount_micro),
-        source_type=body.source_type or "grant",
-        source_id=body.source_id,
-        pool_id=body.pool_id or DEFAULT_POOL,
-        priority=DEFAULT_PRIORITY if body.priority is None else body.priority,
-        expires_at_us=None if body.expires_at is None else int(body.expires_at),
-        description=body.description,
-        metadata=json_object(body.metadata, "metadata"),
-        ceiling_micro=request.state.settings.ceiling_micro,
+        bind(
+            mint,
+            account_id=request.segment("account_id"),
+            amount_micro=int(body.amount_micro),
+            source_type=body.source_type or "grant",
+            source_id=body.source_id,
+            pool_id=body.pool_id or DEFAULT_POOL,
+            priority=DEFAULT_PRIORITY if body.priority is None else body.priority,
+            expires_at_us=None if body.expires_at is None else int(body.expires_at),
+            description=body.description,
+            metadata=json_object(body.metadata, "metadata"),
+            ceiling_micro=request.state.settings.ceiling_micro,
+        )
     )
 
 
@@ -254,7 +257,7 @@ async def finalize_one(request: Request) -> Response:
 async def release_named(request: Request) -> Response:
     """Gives back the reservation that the body names."""
     body = await request.read(_RELEASE)
-    return await request.write(release, reservation_id=body.reservation_id, closed_by=request.caller_name)
+    return await request.write(bind(release, reservation_id=body.reservation_id, closed_by=request.caller_name))
 
 
 @operation(Released, body=AdminReleaseBody, problems=RELEASE_PROBLEMS)
@@ -262,7 +265,7 @@ async def release_one(request: Request) -> Response:
     """Gives back the reservation that the path names; the body may name it as well."""
     body, reservation_id = await request.read(_ADMIN_RELEASE), request.segment("reservation_id")
     _require_same("reservationId", body.reservation_id, reservation_id)
-    return await request.write(release, reservation_id=reservation_id, closed_by=request.caller_name)
+    return await request.write(bind(release, reservation_id=reservation_id, closed_by=request.caller_name))
 
 
 @operation(ReservationExplained, query=ReservationQuery, problems=(ReservationNotFound,))
@@ -298,11 +301,13 @@ async def forgive_one(request: Request) -> Response:
     """Writes off what is left of a debt."""
     body = await request.read(_FORGIVE)
     return await request.write(
-        forgive_debt,
-        account_id=request.segment("account_id"),
-        debt_id=request.segment("debt_id"),
-        reason=body.reason,
-        ceiling_micro=request.state.settings.ceiling_micro,
+        bind(
+            forgive_debt,
+            account_id=request.segment("account_id"),
+            debt_id=request.segment("debt_id"),
+            reason=body.reason,
+            ceiling_micro=request.state.settings.ceiling_micro,
+        )
     )
 
 
@@ -315,27 +320,31 @@ def _reserve(request: Request, body: ReserveBody, *, account_id: str | None) -> 
     settings = request.state.settings
     query = request.parameters(ReserveQuery)
     return request.write(
-        reserve,
+        bind(
+            reserve,
+            explain=bool(query.explain),
+            account_id=account_id,
+            entity=None if body.entity is None else (body.entity.entity_type, str(body.entity.entity_id)),
+            pool_id=body.pool_id or DEFAULT_POOL,
+            list_micro=int(body.amount_micro),
+            ttl_seconds=DEFAULT_TTL_SECONDS if body.ttl_seconds is None else body.ttl_seconds,
+            billing_mode=body.billing_mode or settings.billing_mode,
+            description=body.description,
+            metadata=json_object(body.metadata, "metadata"),
+            ceiling_micro=settings.ceiling_micro,
+            created_by=request.caller_name,
+        ),
         query=query,
-        explain=bool(query.explain),
-        account_id=account_id,
-        entity=None if body.entity is None else (body.entity.entity_type, str(body.entity.entity_id)),
-        pool_id=body.pool_id or DEFAULT_POOL,
-        list_micro=int(body.amount_micro),
-        ttl_seconds=DEFAULT_TTL_SECONDS if body.ttl_seconds is None else body.ttl_seconds,
-        billing_mode=body.billing_mode or settings.billing_mode,
-        description=body.description,
-        metadata=json_object(body.metadata, "metadata"),
-        ceiling_micro=settings.ceiling_micro,
-        created_by=request.caller_name,
     )
 
 
 def _finalize(request: Request, reservation_id: str, body: AdminFinalizeBody) -> Awaitable[Response]:
     return request.write(
-        finalize,
-        reservation_id=reservation_id,
-        actual_cost_micro=int(body.actual_cost_micro),
-        ceiling_micro=request.state.settings.ceiling_micro,
-        closed_by=request.caller_name,
+        bind(
+            finalize,
+            reservation_id=reservation_id,
+            actual_cost_micro=int(body.actual_cost_micro),
+            ceiling_micro=request.state.settings.ceiling_micro,
+            closed_by=request.caller_name,
+        )
     )

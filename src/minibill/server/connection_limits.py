@@ -51,7 +51,7 @@ def protocol_with_limit(number: int) -> type[Any]:
 
         def connection_made(self, transport: Any) -> None:
             if len(self.connections) >= number:
-                self.app = reject_connection(self.app)
+                self.app = _reject_connection(self.app)
             super().connection_made(transport)
 
         def _start_asgi_task(self, cycle: Any, app: ASGIApp) -> None:
@@ -72,7 +72,7 @@ def protocol_with_limit(number: int) -> type[Any]:
     return Limited
 
 
-def reject_connection(app: ASGIApp) -> ASGIApp:
+def _reject_connection(app: ASGIApp) -> ASGIApp:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         scope[OVER_LIMIT] = True  # type: ignore[literal-required]
         await app(scope, receive, send)

@@ -60,12 +60,12 @@ class WebhookEndpoint(NamedTuple):
 
 def create_webhook(
     conn: sqlite3.Connection,
+    now_us: int,
     *,
     url: str,
     types: list[str] | None,
     description: str | None,
     settings: Settings,
-    now_us: int,
 ) -> WriteResult:
     """Create an endpoint, which receives events from now on.
 
@@ -87,39 +87,39 @@ def create_webhook(
         now_us=now_us,
     )
     assert made is not None
-    return _with_secret(201, _load(conn, made[0]), settings, "webhook.create", before=None)
+    return _with_secret(_load(conn, made[0]), settings, "webhook.create", before=None, created=True)
 
 
-def edit_webhook(conn: sqlite3.Connection, *, webhook_id: str, changes: dict[str, Any], now_us: int) -> WriteResult:
+def edit_webhook(conn: sqlite3.Connection, now_us: int, *, webhook_id: str, changes: dict[str, Any]) -> WriteResult:
     """Changes what `changes` names; a webhook that was failing is tried again at once. Raises `WebhookNotFound`."""
     hook = require_webhook(conn, webhook_id)
     before = webhook_response(hook)
     fields = {name: getattr(hook, name) for name in ("url", "types", "description", "is_enabled")} | changes
     SQL.edit_webhook.run(conn, webhook_id=hook.id, now_us=now_us, **fields)
     answer = webhook_response(_load(conn, hook.id))
-    return WriteResult(200, answer, "webhook.edit", "webhook", webhook_id, lambda: {"before": before, "after": answer})
+    return WriteResult(answer, "webhook.edit", "webhook", webhook_id, lambda: {"before": before, "after": answer})
 
 
-def delete_webhook(conn: sqlite3.Connection, *, webhook_id: str, now_us: int) -> WriteResult:
+def delete_webhook(conn: sqlite3.Connection, now_us: int, *, webhook_id: str) -> WriteResult:
     """Ends a webhook, with what is kept of its attempts. Raises `WebhookNotFound`."""
     hook = require_webhook(conn, webhook_id)
     SQL.delete_webhook.run(conn, webhook_id=hook.id)
     before = webhook_response(hook)
     details = lambda: {"before": before, "at": format_time(now_us)}
-    return WriteResult(204, NoResponseBody(), "webhook.delete", "webhook", webhook_id, details)
+    return WriteResult(NoResponseBody(), "webhook.delete", "webhook", webhook_id, details)
 
 
-def rotate_secret(conn: sqlite3.Connection, *, webhook_id: str, settings: Settings, now_us: int) -> WriteResult:
+def rotate_secret(conn: sqlite3.Connection, now_us: int, *, webhook_id: str, settings: Settings) -> WriteResult:
     """Gives a webhook its next secret; the one before signs too for a day. Raises `WebhookNotFound`, `WebhooksDisabled`."""
     _require_secret(settings)
     hook = require_webhook(conn, webhook_id)
     until_us = real_now_us() + ROTATION_SECONDS * US_PER_SECOND
     SQL.rotate_secret.run(conn, webhook_id=hook.id, until_us=until_us, now_us=now_us)
-    return _with_secret(200, _load(conn, hook.id), settings, "webhook.rotate_secret", before=webhook_response(hook))
+    return _with_secret(_load(conn, hook.id), settings, "webhook.rotate_secret", before=webhook_response(hook))
 
 
 def replay(
-    conn: sqlite3.Connection, *, webhook_id: str, after: Position | None, places: list[Position], now_us: int
+    conn: sqlite3.Connection, now_us: int, *, webhook_id: str, after: Position | None, places: list[Position]
 ) -> WriteResult:
     """Sends again everything after a place, or the events at single places. Raises `WebhookNotFound`, `InvalidRequest`."""
     hook = require_webhook(conn, webhook_id)
@@ -135,7 +135,7 @@ def replay(
     SQL.move_webhook_back.run(conn, webhook_id=hook.id, entry_id=moved.entry_id, event_id=moved.event_id, now_us=now_us)
     answer = Replayed(webhook_id, None if after is None else event_id(after), len(set(places)))
     details = lambda: {"after": answer.after, "eventIds": [event_id(place) for place in places]}
-    return WriteResult(200, answer, "webhook.replay", "webhook", webhook_id, details)
+    return WriteResult(answer, "webhook.replay", "webhook", webhook_id, details)
 
 
 def require_webhook(conn: sqlite3.Connection, webhook_id: str) -> WebhookEndpoint:
@@ -182,7 +182,7 @@ def _members(hook: WebhookEndpoint) -> dict[str, Any]:
 
 
 def _with_secret(
-    status: int, hook: WebhookEndpoint, settings: Settings, action: Action, *, before: Webhook | None
+    hook: WebhookEndpoint, settings: Settings, action: Action, *, before: Webhook | None, created: bool = False
 ) -> WriteResult:
     answer = WebhookSecret(**_members(hook), secret=encode_secret(hook.secrets(settings)[0]))
     details = lambda: {
@@ -191,7 +191,7 @@ def _with_secret(
         "secretVersion": hook.secret_version,
         "previousSecretUntil": optional_time(hook.rotated_until_us),
     }
-    return WriteResult(status, answer, action, "webhook", answer.id, details)
+    return WriteResult(answer, action, "webhook", answer.id, details, created=created)
 
 
 def _require_secret(settings: Settings) -> str:

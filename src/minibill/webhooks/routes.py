@@ -8,6 +8,7 @@ from minibill.api.request import Request
 from minibill.api.response import Response
 from minibill.api.types import NoBody, NoResponseBody, Query, encode
 from minibill.core.problems import FieldError, InvalidRequest, WebhookNotFound, WebhooksDisabled
+from minibill.db.write_operation import bind
 from minibill.events.position import Position, parse_position
 from minibill.events.type_filter import parse_types
 from minibill.webhooks.endpoints import (
@@ -49,7 +50,7 @@ async def create(request: Request) -> Response:
     _read_types(body.types)
     await _require_public(request, body.url)
     return await request.write(
-        create_webhook, url=body.url, types=body.types, description=body.description, settings=request.state.settings
+        bind(create_webhook, url=body.url, types=body.types, description=body.description, settings=request.state.settings)
     )
 
 
@@ -85,21 +86,23 @@ async def edit(request: Request) -> Response:
         "is_enabled": None if body.enabled is None else int(body.enabled),
     }
     changes = {name: value for name, value in values.items() if value is not None}
-    return await request.write(edit_webhook, webhook_id=request.segment("webhook_id"), changes=changes)
+    return await request.write(bind(edit_webhook, webhook_id=request.segment("webhook_id"), changes=changes))
 
 
 @operation(NoResponseBody, 204, 200, body=NoBody, problems=(WebhookNotFound,))
 async def delete(request: Request) -> Response:
     """Ends a webhook."""
     await request.read(_NOTHING)
-    return await request.write(delete_webhook, webhook_id=request.segment("webhook_id"))
+    return await request.write(bind(delete_webhook, webhook_id=request.segment("webhook_id")))
 
 
 @operation(WebhookSecret, body=NoBody, problems=(WebhookNotFound, WebhooksDisabled))
 async def rotate(request: Request) -> Response:
     """Gives a webhook another secret; the one before signs too for a day."""
     await request.read(_NOTHING)
-    return await request.write(rotate_secret, webhook_id=request.segment("webhook_id"), settings=request.state.settings)
+    return await request.write(
+        bind(rotate_secret, webhook_id=request.segment("webhook_id"), settings=request.state.settings)
+    )
 
 
 @operation(Delivery, query=DeliveriesQuery, problems=(WebhookNotFound,))
@@ -132,7 +135,7 @@ async def replay_events(request: Request) -> Response:
         after = parse_position(body.after)
         if after is None or not feed.has(after):
             raise InvalidRequest(FieldError("after", "expected the id of an event"))
-    return await request.write(replay, webhook_id=request.segment("webhook_id"), after=after, places=places)
+    return await request.write(bind(replay, webhook_id=request.segment("webhook_id"), after=after, places=places))
 
 
 def _require(request: Request) -> WebhookEndpoint:

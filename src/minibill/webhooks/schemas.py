@@ -8,7 +8,7 @@ from minibill.api.types import Body, Description, PageQuery, ResponseBody, one_o
 from minibill.events.schemas import TYPES
 from minibill.webhooks.url_policy import URL_CHARACTERS_MAX
 
-WriteResult = Literal["accepted", "failed", "given_up"]
+DeliveryOutcome = Literal["accepted", "failed", "given_up"]
 
 REPLAYS_MAX = 100
 
@@ -81,7 +81,7 @@ class Delivery(ResponseBody):
     id: str
     event_id: str
     attempt: int
-    outcome: Annotated[str, one_of(WriteResult)]
+    outcome: Annotated[str, one_of(DeliveryOutcome)]
     status: int | None
     error: str | None
     duration_ms: int

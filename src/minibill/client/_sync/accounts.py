@@ -144,7 +144,7 @@ class Accounts(Asking):
             "description": description,
             "metadata": metadata,
         }
-        how: dict[str, Any] = {"query": {"explain": flag(explain)}, "dry_run": dry_run, "door": self._spending}
+        how: dict[str, Any] = {"query": {"explain": flag(explain)}, "dry_run": dry_run, "kind": self._spending}
         if self._spending == "service":
             return self._write(ReservedExplained, "POST", "/reservations", {}, account_of(who) | body, key, **how)
         if not isinstance(who, str):
