@@ -72,7 +72,7 @@ CREATE TABLE webhook_attempts (
     event_id        INTEGER NOT NULL,
     attempt         INTEGER NOT NULL CONSTRAINT webhook_attempts_count_from_1 CHECK (attempt >= 1),
     outcome         TEXT NOT NULL
-        CONSTRAINT webhook_attempts_outcome_is_known CHECK (outcome IN ('accepted', 'failed', 'given_up')),
+        CONSTRAINT webhook_attempts_outcome_is_known CHECK (outcome IN ('accepted', 'failed', 'abandoned')),
     -- NULL: there was no answer.
     status          INTEGER,
     -- NULL: it was accepted.

@@ -34,7 +34,7 @@ from minibill.db.migrations import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
 from minibill.db.slices import in_steps
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 from minibill.db.wal import resync_wal
 from minibill.db.write_operation import WriteOperation
 from minibill.db.write_task import Operation
@@ -81,7 +81,7 @@ class Book:
         self,
         path: Path,
         lock: FileLock,
-        conn: sqlite3.Connection,
+        conn: Connection,
         anchor: CommitAnchor,
         writer: Writer,
         readers: Readers,
@@ -173,7 +173,7 @@ class Book:
         held = ("", "")
 
         # Its types are in quotes since they would be made anew with each request, as it is.
-        def run(conn: "sqlite3.Connection", at_us: "int | None" = None) -> "_Ran | ExpiryDue":
+        def run(conn: "Connection", at_us: "int | None" = None) -> "_Ran | ExpiryDue":
             nonlocal held
             if key is not None and (stored := self._stored(conn, key)) is not None:
                 return stored, None
@@ -212,7 +212,7 @@ class Book:
         response = ran[0]
         return msgspec.structs.replace(response, body=_with_dry_run(response.body)) if dry_run else response
 
-    def _stored(self, conn: sqlite3.Connection, key: idempotency.Key) -> StoredResponse | None:
+    def _stored(self, conn: Connection, key: idempotency.Key) -> StoredResponse | None:
         """Return the stored response of a key, if there is one. Raises `IdempotencyKeyReused`."""
         if self._under_way:
             idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
@@ -304,12 +304,12 @@ class Book:
         self._lock.release()
 
 
-def _write_nothing(conn: sqlite3.Connection) -> None:
+def _write_nothing(conn: Connection) -> None:
     BOOK.write_a_row.run(conn, token_id=ID_OF_NONE)
     BOOK.take_the_row_back.run(conn, token_id=ID_OF_NONE)
 
 
-def newest_time_us(conn: sqlite3.Connection) -> int:
+def newest_time_us(conn: Connection) -> int:
     """The latest time that a book has written; 0 for an empty one."""
     newest = LEDGER.newest_time.one(conn)
     assert newest is not None
@@ -317,7 +317,7 @@ def newest_time_us(conn: sqlite3.Connection) -> int:
     return found
 
 
-def newest_running_time_us(conn: sqlite3.Connection) -> int:
+def newest_running_time_us(conn: Connection) -> int:
     """The latest running time that a book has written; 0 for none."""
     newest = REQUESTS.newest_running_time.one(conn)
     assert newest is not None
@@ -325,7 +325,7 @@ def newest_running_time_us(conn: sqlite3.Connection) -> int:
     return found
 
 
-def rows_in_all(conn: sqlite3.Connection) -> dict[str, int]:
+def rows_in_all(conn: Connection) -> dict[str, int]:
     """How many rows each of `TABLES` has. They are never deleted: a later state of the same book has no fewer of any."""
     counts = BOOK.rows_in_all.one(conn)
     assert counts is not None

@@ -634,7 +634,7 @@ def test_a_body_in_pieces_is_the_same_as_one_in_one(api: Api) -> None:
 @pytest.mark.parametrize(
     "messages", [[], _chunks(b"", whole=False), _chunks(MINT, whole=False), _chunks(MINT[:5], whole=False)]
 )
-def test_a_body_that_does_not_arrive_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch, messages: list[Json]) -> None:
+def test_a_body_that_does_not_arrive_is_abandoned(api: Api, monkeypatch: pytest.MonkeyPatch, messages: list[Json]) -> None:
     monkeypatch.setattr(request_body, "BODY_SECONDS_MAX", 0.01)
     path = f"/admin/billing/accounts/{api.account()}/mint"
     with api.unchanged():

@@ -898,7 +898,7 @@ def test_a_service_that_restarts_midway_is_waited_for(
     assert waits == list(BACKOFF_S[:4])
 
 
-def test_a_service_that_was_never_there_is_given_up_soon_and_in_one_line(
+def test_a_service_that_was_never_there_is_abandoned_soon_and_in_one_line(
     pay: Callable[..., click.testing.Result], line: Line, waits: list[float]
 ) -> None:
     line.faults = [NO_ONE_LISTENS] * 100

@@ -46,12 +46,12 @@ def test_requests_are_counted_by_route_method_and_status(api: Api) -> None:
     problem_of(api.call("GET", "/accounts", token="nonsense"), 401, "unauthorized")
     seen = scrape(api)
     balance = {"method": "GET", "route": "/admin/billing/accounts/{account_id}/balance"}
-    assert seen.value("minibill_requests_total", **balance, status="200") == 1
-    assert seen.value("minibill_requests_total", **balance, status="404") == 1
-    assert seen.value("minibill_request_seconds_count", **balance) == 2
-    assert seen.value("minibill_request_seconds_bucket", **balance, le="+Inf") == 2
-    assert seen.value("minibill_requests_total", method="any", route="none", status="404") == 1
-    assert seen.value("minibill_requests_total", method="any", route="none", status="401") == 1
+    assert seen.value("minibill_http_requests_total", **balance, status="200") == 1
+    assert seen.value("minibill_http_requests_total", **balance, status="404") == 1
+    assert seen.value("minibill_http_request_duration_seconds_count", **balance) == 2
+    assert seen.value("minibill_http_request_duration_seconds_bucket", **balance, le="+Inf") == 2
+    assert seen.value("minibill_http_requests_total", method="any", route="none", status="404") == 1
+    assert seen.value("minibill_http_requests_total", method="any", route="none", status="401") == 1
     assert seen.value("minibill_problems_total", code="account_not_found") == 1
     assert seen.value("minibill_problems_total", code="unauthorized") == 1
 
@@ -64,11 +64,13 @@ def test_every_request_is_in_one_bucket_and_every_bucket_holds_the_ones_before_i
     buckets = {
         float(dict(labels)["le"]): value
         for (name, labels), value in seen.samples.items()
-        if name == "minibill_request_seconds_bucket" and labels >= frozenset(route.items())
+        if name == "minibill_http_request_duration_seconds_bucket" and labels >= frozenset(route.items())
     }
     ordered = [buckets[bound] for bound in sorted(buckets)]
-    assert ordered == sorted(ordered) and ordered[-1] == 5 == seen.value("minibill_request_seconds_count", **route)
-    assert seen.value("minibill_request_seconds_sum", **route) > 0
+    assert ordered == sorted(ordered) and ordered[-1] == 5 == seen.value(
+        "minibill_http_request_duration_seconds_count", **route
+    )
+    assert seen.value("minibill_http_request_duration_seconds_sum", **route) > 0
 
 
 @pytest.mark.parametrize(
@@ -142,10 +144,10 @@ def test_the_sums_are_made_anew_only_when_they_are_old(api: Api, monkeypatch: py
 def test_the_writer_says_how_it_groups_and_how_long_commits_take(api: Api) -> None:
     api.account(5)
     seen = scrape(api)
-    assert seen.value("minibill_group_writes_count") == seen.value("minibill_commit_seconds_count") == 2
-    assert seen.value("minibill_group_writes_sum") == 2
+    assert seen.value("minibill_commit_batch_size_count") == seen.value("minibill_commit_seconds_count") == 2
+    assert seen.value("minibill_commit_batch_size_sum") == 2
     for lane in ("request", "bulk", "background"):
-        assert seen.samples["minibill_writes_waiting", frozenset({("lane", lane)})] == 0
+        assert seen.samples["minibill_write_queue_length", frozenset({("lane", lane)})] == 0
     assert seen.value("minibill_wal_bytes") > 0 and seen.value("minibill_database_bytes") > 0
 
 
@@ -155,7 +157,7 @@ def test_sweeps_are_counted_with_what_they_wrote_down(api: Api) -> None:
     api.advance(20)
     seen = scrape(api)
     assert seen.value("minibill_sweeps_total") == before.value("minibill_sweeps_total") + 1
-    assert seen.value("minibill_swept_total") == before.value("minibill_swept_total") + 1
+    assert seen.value("minibill_expirations_total") == before.value("minibill_expirations_total") + 1
     assert seen.value("minibill_sweep_seconds_total") > before.value("minibill_sweep_seconds_total")
 
 

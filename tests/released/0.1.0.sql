@@ -511,7 +511,7 @@ CREATE TABLE webhook_attempts (
     event_id        INTEGER NOT NULL,
     attempt         INTEGER NOT NULL CONSTRAINT webhook_attempts_count_from_1 CHECK (attempt >= 1),
     outcome         TEXT NOT NULL
-        CONSTRAINT webhook_attempts_outcome_is_known CHECK (outcome IN ('accepted', 'failed', 'given_up')),
+        CONSTRAINT webhook_attempts_outcome_is_known CHECK (outcome IN ('accepted', 'failed', 'abandoned')),
     -- NULL: there was no answer.
     status          INTEGER,
     -- NULL: it was accepted.
@@ -521,7 +521,7 @@ CREATE TABLE webhook_attempts (
 ) STRICT;
 INSERT INTO schema_migrations VALUES (1, 'book', '0e7966c061115b96d1c97ee78ee541a6a5f7508ff16f10ead1fb0d3da6765d10', 0);
 INSERT INTO schema_migrations VALUES (2, 'events', '9562c257c9ec39d70b1ce0ae3a2fb4930ec6a8d58846c542cf8a5dd8bb00bb6d', 0);
-INSERT INTO schema_migrations VALUES (3, 'webhooks', '9986de02c5a8770b4236ec14988fda8d126d2b99c4e1ba75f1ea5eca0485d6bd', 0);
+INSERT INTO schema_migrations VALUES (3, 'webhooks', 'eea919fb702b42390d1022763f5df3e8b960b8c0aff0cba88268ac66e71b4a2e', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);

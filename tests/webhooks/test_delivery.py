@@ -459,7 +459,7 @@ def test_a_receiver_that_says_gone_is_disabled_at_once(api: Api, receiver: Recei
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_event_that_is_refused_for_days_is_given_up_while_others_are_accepted(
+def test_an_event_that_is_refused_for_days_is_abandoned_while_others_are_accepted(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "GIVE_UP_US", 100_000)
@@ -474,7 +474,7 @@ def test_an_event_that_is_refused_for_days_is_given_up_while_others_are_accepted
     receiver.wait_for(lambda: [e["data"]["amountMicro"] for e in receiver.accepted()] == ["7", "5"])
     until(lambda: delivered(api, webhook) == latest(api))
     outcomes = {d["outcome"] for d in api.get(f"/webhooks/{webhook['id']}/deliveries")["items"]}
-    assert outcomes == {"accepted", "failed", "given_up"}
+    assert outcomes == {"accepted", "failed", "abandoned"}
 
 
 # --- on request ---

@@ -52,7 +52,7 @@ def test_an_id_and_its_secret_are_never_given_twice(api: Api) -> None:
 def test_without_a_setting_there_are_no_webhooks(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_WEBHOOK_SECRET="")
     with api.unchanged():
-        problem_of(api.post("/webhooks", {"url": URL}), 409, "webhooks_off")
+        problem_of(api.post("/webhooks", {"url": URL}), 409, "webhooks_disabled")
 
 
 def test_what_is_named_is_changed_and_the_rest_stays(api: Api) -> None:
@@ -258,7 +258,7 @@ def test_a_name_that_can_not_be_resolved_is_refused(api: Api) -> None:
         api.loop.run(resolve(target_of("https://nobody.invalid/"), allowed=()))
 
 
-def test_a_name_that_takes_too_long_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_takes_too_long_is_abandoned(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait() and [])
     monkeypatch.setattr(url_policy, "RESOLVE_SECONDS_MAX", 0.01)

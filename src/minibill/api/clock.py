@@ -12,7 +12,7 @@ from minibill.api.types import NoBody, Query
 from minibill.core.clock import ADVANCE_MAX_US, US_PER_SECOND, Clock, format_time
 from minibill.core.problems import NotFound
 from minibill.core.write_result import WriteResult
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.db.write_operation import bind
 
 _ADVANCE, _NOTHING = Decoder(AdvanceBody), Decoder(NoBody)
@@ -40,7 +40,7 @@ async def advance_clock(request: Request) -> Response:
     return reply
 
 
-def advance(_: sqlite3.Connection, now_us: int, *, seconds: int, move: Callable[[], int] | None) -> WriteResult:
+def advance(_: Connection, now_us: int, *, seconds: int, move: Callable[[], int] | None) -> WriteResult:
     """Moves the clock, which no rollback would move back: a dry run has no `move` and only says where it would be."""
     after_us = min(now_us + seconds * US_PER_SECOND, ADVANCE_MAX_US) if move is None else move()
     answer = Now(format_time(after_us))
@@ -65,7 +65,7 @@ def _follow_wall_clock(clock: Clock, *, is_dry_run: bool) -> tuple[int, int]:
     return state.time_us, state.wall_us if is_dry_run else clock.accept()
 
 
-def accept(_: sqlite3.Connection, now_us: int, *, move: Callable[[], tuple[int, int]]) -> WriteResult:
+def accept(_: Connection, now_us: int, *, move: Callable[[], tuple[int, int]]) -> WriteResult:
     """Moves the clock, which no rollback would move back. The audit row has the new time: a restart goes on from there."""
     before_us, after_us = move()
     answer = AcceptedClock(format_time(before_us), format_time(after_us))

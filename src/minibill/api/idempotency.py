@@ -8,7 +8,7 @@ import msgspec
 from minibill.core.clock import US_PER_SECOND
 from minibill.core.problems import IdempotencyKeyReused
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 SQL = queries("requests")
 
@@ -43,7 +43,7 @@ def fingerprint(method: str, path: bytes, query: bytes, body: bytes) -> bytes:
     return hashlib.sha256(b"\0".join((method.encode(), path, query, body))).digest()
 
 
-def find_response(conn: sqlite3.Connection, key: Key) -> StoredResponse | None:
+def find_response(conn: Connection, key: Key) -> StoredResponse | None:
     """Return the response of the first success. Raises `IdempotencyKeyReused` if the key came with another request."""
     row = SQL.find_key.one(conn, caller=key.caller, key=key.key)
     if row is None:
@@ -58,7 +58,7 @@ def require_own(key: Key, fingerprint: bytes) -> None:
         raise IdempotencyKeyReused("this key came with another path, query or body before; take a new key for a new request")
 
 
-def store_response(conn: sqlite3.Connection, key: Key, response: StoredResponse, *, running_us: int) -> None:
+def store_response(conn: Connection, key: Key, response: StoredResponse, *, running_us: int) -> None:
     """Store the response of a success, in the transaction of its effect. `running_us` is the service uptime."""
     SQL.keep_key.run(
         conn,
@@ -72,7 +72,7 @@ def store_response(conn: sqlite3.Connection, key: Key, response: StoredResponse,
     )
 
 
-def damaged_responses(conn: sqlite3.Connection) -> tuple[int, list[int]]:
+def damaged_responses(conn: Connection) -> tuple[int, list[int]]:
     """How many keys there are, and which of them are no longer with what was kept."""
     count, found = 0, list[int]()
     cursor = SQL.kept_keys.run(conn)
@@ -96,7 +96,7 @@ def _checksum(caller: str, key: str, fingerprint: bytes, status: int, body: byte
     return int.from_bytes(hashlib.sha256(told + body).digest()[:8]) >> 1
 
 
-def prune(conn: sqlite3.Connection, *, running_us: int) -> int:
+def prune(conn: Connection, *, running_us: int) -> int:
     """Forgets some of the keys that are old enough by the running time; answers how many."""
     before_us = running_us - KEEP_SECONDS * US_PER_SECOND
     return SQL.prune_keys.run(conn, before_us=before_us, count=PRUNE_KEYS_MAX).rowcount

@@ -12,7 +12,7 @@ from minibill.core.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.core.problems import FieldError, InvalidRequest
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.db.write_operation import bind
 
 SQL = queries("requests")
@@ -27,7 +27,7 @@ KEEP_SECONDS = 7 * 86_400
 PRUNE_TOKENS_MAX = 100
 
 
-def revoke_token(conn: sqlite3.Connection, now_us: int, *, token_id: str, running_us: int) -> WriteResult:
+def revoke_token(conn: Connection, now_us: int, *, token_id: str, running_us: int) -> WriteResult:
     """Puts a token id on the deny list, at this running time; again is no error. Source: contract, section 2."""
     SQL.revoke_token.run(conn, token_id=token_id, running_us=running_us)
     answer = RevokedToken(token_id, format_time(real_now_us()))
@@ -35,7 +35,7 @@ def revoke_token(conn: sqlite3.Connection, now_us: int, *, token_id: str, runnin
     return WriteResult(answer, "token.revoke", "token", token_id, details)
 
 
-def revoke_tokens(conn: sqlite3.Connection, now_us: int, *, sub: str, issued_before_us: int, running_us: int) -> WriteResult:
+def revoke_tokens(conn: Connection, now_us: int, *, sub: str, issued_before_us: int, running_us: int) -> WriteResult:
     """Rejects all tokens of a `sub`, of admins and of services, that were issued before a time. A later time stays.
 
     Source: contract, section 2.
@@ -47,7 +47,7 @@ def revoke_tokens(conn: sqlite3.Connection, now_us: int, *, sub: str, issued_bef
     return WriteResult(answer, "token.revoke", "subject", sub, details)
 
 
-def forget_expired(conn: sqlite3.Connection, settings: Settings, *, running_us: int) -> int:
+def forget_expired(conn: Connection, settings: Settings, *, running_us: int) -> int:
     """Takes off the deny list some of what expired a week of running time ago, whatever its life was; answers how many.
 
     The running time counts as far as the book has written it down, so that a check can tell a row that was pruned from one

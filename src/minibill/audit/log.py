@@ -10,7 +10,7 @@ import msgspec
 from minibill.core.write_result import Origin, WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 SQL = queries("audit")
 
@@ -22,7 +22,7 @@ HASHED = (
 NO_HASH = bytes(32)
 
 
-def append(conn: sqlite3.Connection, result: WriteResult, *, actor_id: str, origin: Origin, now_us: int) -> None:
+def append(conn: Connection, result: WriteResult, *, actor_id: str, origin: Origin, now_us: int) -> None:
     """Adds the row of one admin write, in the transaction of its effect. Source: contract, section 2."""
     last = SQL.last_audit_row.one(conn)
     seq, previous_hash = (1, NO_HASH) if last is None else (last[0] + 1, last[1])

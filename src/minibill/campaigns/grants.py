@@ -32,7 +32,7 @@ from minibill.core.problems import (
 from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.accounts import accounts_of_entities, existing_accounts, open_accounts
 from minibill.ledger.expiry import require_settled
 from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
@@ -129,7 +129,7 @@ def read_items(body: BatchBody) -> list[Item]:
 
 
 def pay_batch(
-    conn: sqlite3.Connection, now_us: int, *, campaign_id: str, items: list[Item], force: bool, ceiling_micro: int
+    conn: Connection, now_us: int, *, campaign_id: str, items: list[Item], force: bool, ceiling_micro: int
 ) -> WriteResult:
     """Pays each item that this campaign has not paid before; 201 when any was, else 200.
 
@@ -178,7 +178,7 @@ def pay_batch(
 # --- who ---
 
 
-def _accounts_of(conn: sqlite3.Connection, items: list[Item]) -> list[int | None]:
+def _accounts_of(conn: Connection, items: list[Item]) -> list[int | None]:
     """The account of each item; None where there is none."""
     keys = [None if item.account_id is None else ids.decode(ids.ACCOUNT, item.account_id) for item in items]
     named = [key for key in keys if key is not None]
@@ -212,9 +212,7 @@ def _refuse_duplicates(items: list[Item], accounts: list[int | None]) -> None:
 # --- how much ---
 
 
-def _judge(
-    conn: sqlite3.Connection, campaign: CampaignRow, items: list[Item], accounts: list[int | None]
-) -> list[EvaluatedGrant]:
+def _judge(conn: Connection, campaign: CampaignRow, items: list[Item], accounts: list[int | None]) -> list[EvaluatedGrant]:
     formula = formulas.build(
         campaign.grant_formula, campaign.grant_config, per_wallet_cap_micro=campaign.per_wallet_cap_micro
     )
@@ -227,7 +225,7 @@ def _judge(
     return judged
 
 
-def _paid_before(conn: sqlite3.Connection, campaign: CampaignRow, accounts: list[int | None]) -> dict[int, ExistingGrant]:
+def _paid_before(conn: Connection, campaign: CampaignRow, accounts: list[int | None]) -> dict[int, ExistingGrant]:
     keys = [key for key in accounts if key is not None]
     if not keys:
         return {}
@@ -332,7 +330,7 @@ class Paid(NamedTuple):
 
 
 def _pay(
-    conn: sqlite3.Connection, campaign: CampaignRow, new: list[EvaluatedGrant], *, now_us: int
+    conn: Connection, campaign: CampaignRow, new: list[EvaluatedGrant], *, now_us: int
 ) -> tuple[dict[int, Paid], list[dict[str, str]]]:
     """Opens accounts, makes lots and grants, charges the budget; answers what each place was paid as, and the balances."""
     there = [j.account for j in new if j.account is not None]
@@ -372,7 +370,7 @@ def _pay(
 
 
 def _insert_grants(
-    conn: sqlite3.Connection,
+    conn: Connection,
     campaign: CampaignRow,
     new: list[EvaluatedGrant],
     accounts: list[int],

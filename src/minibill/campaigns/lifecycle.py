@@ -19,7 +19,7 @@ from minibill.core.problems import (
 from minibill.core.write_result import Action, WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.expiry import ExpiryDue
 
 SQL = queries("campaigns")
@@ -89,7 +89,7 @@ class CampaignRow(NamedTuple):
 
 
 def create_campaign(
-    conn: sqlite3.Connection,
+    conn: Connection,
     now_us: int,
     /,
     *,
@@ -111,7 +111,7 @@ def create_campaign(
     )
 
 
-def edit_campaign(conn: sqlite3.Connection, now_us: int, *, campaign_id: str, changes: dict[str, Any]) -> WriteResult:
+def edit_campaign(conn: Connection, now_us: int, *, campaign_id: str, changes: dict[str, Any]) -> WriteResult:
     """Changes what `changes` names: anything of a draft, little once it is active, nothing once it has ended.
 
     Raises `CampaignNotFound`, `CampaignFieldLocked`, `BudgetBelowSpent`, `InvalidRequest`. Source: contract, section 4.
@@ -140,7 +140,7 @@ def edit_campaign(conn: sqlite3.Connection, now_us: int, *, campaign_id: str, ch
     return WriteResult(answer, "campaign.edit", "campaign", campaign_id, details)
 
 
-def transition_campaign(conn: sqlite3.Connection, now_us: int, *, campaign_id: str, verb: str) -> WriteResult:
+def transition_campaign(conn: Connection, now_us: int, *, campaign_id: str, verb: str) -> WriteResult:
     """One step of a campaign's life: `activate`, `pause` or `complete`.
 
     Raises `CampaignNotFound`, and `InvalidTransition` with `from` and `to`. Source: contract, section 4.
@@ -156,12 +156,12 @@ def transition_campaign(conn: sqlite3.Connection, now_us: int, *, campaign_id: s
     return WriteResult(answer, action, "campaign", campaign_id, details)
 
 
-def expire_campaigns(conn: sqlite3.Connection, *, now_us: int, at_most: int) -> int:
+def expire_campaigns(conn: Connection, *, now_us: int, at_most: int) -> int:
     """Writes down which campaigns are over, so many at most; answers how many, 0 when nothing is left."""
     return SQL.expire_campaigns.run(conn, now_us=now_us, count=at_most).rowcount
 
 
-def require_campaign(conn: sqlite3.Connection, campaign_id: str) -> CampaignRow:
+def require_campaign(conn: Connection, campaign_id: str) -> CampaignRow:
     """A campaign that must exist; raises `CampaignNotFound`."""
     key = ids.decode(ids.CAMPAIGN, campaign_id)
     row = None if key is None else SQL.find_campaign.one(conn, campaign_id=key)
@@ -170,7 +170,7 @@ def require_campaign(conn: sqlite3.Connection, campaign_id: str) -> CampaignRow:
     return CampaignRow(*row)
 
 
-def campaign_for_update(conn: sqlite3.Connection, campaign_id: str, *, now_us: int) -> CampaignRow:
+def campaign_for_update(conn: Connection, campaign_id: str, *, now_us: int) -> CampaignRow:
     """The same, for a write that judges or tells its budget: no overdue reservation has any of it to give back.
 
     Raises `CampaignNotFound`, `ExpiryDue`.
@@ -182,7 +182,7 @@ def campaign_for_update(conn: sqlite3.Connection, campaign_id: str, *, now_us: i
     return campaign
 
 
-def campaigns_at(conn: sqlite3.Connection, rows: Sequence[Row], *, now_us: int) -> list[CampaignRow]:
+def campaigns_at(conn: Connection, rows: Sequence[Row], *, now_us: int) -> list[CampaignRow]:
     """Campaigns as they are at that time, from rows of the same snapshot.
 
     What overdue reservations give back to their budgets counts, whether or not that is written down.
@@ -227,12 +227,12 @@ def campaign_response(campaign: CampaignRow, *, now_us: int) -> Campaign:
     )
 
 
-def _answer(conn: sqlite3.Connection, campaign: CampaignRow, *, now_us: int) -> Campaign:
+def _answer(conn: Connection, campaign: CampaignRow, *, now_us: int) -> Campaign:
     [now] = campaigns_at(conn, [campaign], now_us=now_us)
     return campaign_response(now, now_us=now_us)
 
 
-def _load(conn: sqlite3.Connection, key: int) -> CampaignRow:
+def _load(conn: Connection, key: int) -> CampaignRow:
     row = SQL.find_campaign.one(conn, campaign_id=key)
     assert row is not None
     return CampaignRow(*row)

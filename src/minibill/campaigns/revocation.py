@@ -13,7 +13,7 @@ from minibill.core.problems import GrantNotFound
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row
 from minibill.db.slices import Slice
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.db.write_operation import bind
 from minibill.ledger.revocation import RevokedLot, revoke_lots
 
@@ -51,7 +51,7 @@ class Progress(NamedTuple):
     before: Totals
 
 
-def revoke_grant(conn: sqlite3.Connection, now_us: int, *, campaign_id: str, grant_id: str, reason: str) -> WriteResult:
+def revoke_grant(conn: Connection, now_us: int, *, campaign_id: str, grant_id: str, reason: str) -> WriteResult:
     """Revokes a grant; again is the same answer, whatever has come back since.
 
     Raises `CampaignNotFound`, `GrantNotFound` also for a grant of another campaign, and `ExpiryDue`. Source: contract,
@@ -83,7 +83,7 @@ def revoke_grant(conn: sqlite3.Connection, now_us: int, *, campaign_id: str, gra
 
 
 def revoke_campaign(
-    conn: sqlite3.Connection,
+    conn: Connection,
     now_us: int,
     *,
     campaign_id: str,
@@ -152,7 +152,7 @@ def revoke_campaign(
     return WriteResult(answer, "campaign.revoke", "campaign", campaign_id, details, continuation=continuation)
 
 
-def _revoke(conn: sqlite3.Connection, grants: list[Row], *, reason: str, now_us: int) -> list[RevokedLot]:
+def _revoke(conn: Connection, grants: list[Row], *, reason: str, now_us: int) -> list[RevokedLot]:
     """Revokes grants, given as (grant, account, lot), with their lots; answers these in the same order."""
     lots = revoke_lots(conn, {lot_id: account_id for _, account_id, lot_id in grants}, description=reason, now_us=now_us)
     SQL.revoke_grant.many(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from minibill.db.queries import Query, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 SQL = queries("lineage")
 
@@ -16,7 +16,7 @@ class Divergence(NamedTuple):
     audit_rows: int
 
 
-def are_one_book(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
+def are_one_book(one: Connection, other: Connection) -> bool:
     """Whether both begin with the same row of the audit log and the same entry; one that has none may become any other.
 
     They may have gone on differently, after an earlier restore.
@@ -28,7 +28,7 @@ def are_one_book(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
     return all(first is None or second is None or first == second for first, second in both)
 
 
-def later(conn: sqlite3.Connection, *, than: sqlite3.Connection) -> Divergence:
+def later(conn: Connection, *, than: Connection) -> Divergence:
     """What a book has that another state of it lacks."""
     # Of ids that an epoch skipped neither has a row: what is compared is the last row up to an id.
     entry_id = common_prefix(
@@ -43,7 +43,7 @@ def later(conn: sqlite3.Connection, *, than: sqlite3.Connection) -> Divergence:
     return Divergence(_number(SQL.count_entries_after, conn, id=entry_id), newest_audit_row - audit_rows)
 
 
-def _number(query: Query, conn: sqlite3.Connection, **named: int) -> int:
+def _number(query: Query, conn: Connection, **named: int) -> int:
     row = query.one(conn, **named)
     assert row is not None
     number: int = row[0]

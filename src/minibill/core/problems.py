@@ -257,7 +257,7 @@ class UnsupportedMediaType(Problem):
 class WebhooksDisabled(Problem):
     """The service has no secret to sign webhooks with."""
 
-    code, status, title = "webhooks_off", 409, "This service sends no webhooks"
+    code, status, title = "webhooks_disabled", 409, "This service sends no webhooks"
 
 
 class InvalidTransition(Problem):

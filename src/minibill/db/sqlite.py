@@ -22,6 +22,8 @@ else:
 
 VERSION = sqlite3.sqlite_version
 
+Connection = sqlite3.Connection
+
 # Values that are bound as they are. For a type without an adapter the driver searches each value for methods that it never
 # has, and makes and drops an error for each: 0.5 µs a NULL, a tenth of a reservation's time.
 sqlite3.register_adapter(type(None), lambda null: null)

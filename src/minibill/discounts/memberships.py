@@ -8,7 +8,7 @@ from minibill.core import ids
 from minibill.core.problems import NotFound, TierNotFound
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.discounts.schemas import Membership
 from minibill.ledger.expiry import account_for_update
 
@@ -16,7 +16,7 @@ SQL = queries("discounts")
 
 
 def put_membership(
-    conn: sqlite3.Connection, now_us: int, *, account_id: str, community_id: str, tier: str, expires_at_us: int | None
+    conn: Connection, now_us: int, *, account_id: str, community_id: str, tier: str, expires_at_us: int | None
 ) -> WriteResult:
     """Makes an account a member, or changes its tier and expiry; an expiry that has passed is a membership that is over.
 
@@ -34,7 +34,7 @@ def put_membership(
     return WriteResult(answer, "membership.put", "account", account_id, lambda: {"before": before, "after": answer})
 
 
-def delete_membership(conn: sqlite3.Connection, now_us: int, *, account_id: str, community_id: str) -> WriteResult:
+def delete_membership(conn: Connection, now_us: int, *, account_id: str, community_id: str) -> WriteResult:
     """Ends a membership. Raises `AccountNotFound`, `NotFound` where there is none, and `ExpiryDue`.
 
     Source: contract, section 5.

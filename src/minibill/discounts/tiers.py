@@ -3,13 +3,13 @@
 from minibill.core.problems import FieldError, InvalidRequest
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.discounts.schemas import Tier, TierBody, Tiers
 
 SQL = queries("discounts")
 
 
-def replace_tiers(conn: sqlite3.Connection, now_us: int, *, community_id: str, tiers: list[TierBody]) -> WriteResult:
+def replace_tiers(conn: Connection, now_us: int, *, community_id: str, tiers: list[TierBody]) -> WriteResult:
     """Puts these in place of all tiers of a community. Reservations keep the terms that they were made with.
 
     Members of a tier that is gone stay members, without a discount, until the community has that tier again or they are put

@@ -16,7 +16,7 @@ from minibill.api.types import encode
 from minibill.core.clock import monotonic_s
 from minibill.db.queries import Row, queries
 from minibill.db.readers import Readers
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.db.writer import Writer
 from minibill.events.position import Position, event_id
 from minibill.events.schemas import LEDGER, Event
@@ -250,7 +250,7 @@ class Feed:
         return rows[0][0] if rows else 0
 
 
-def end_of_feed(conn: sqlite3.Connection) -> Position:
+def end_of_feed(conn: Connection) -> Position:
     """The end of the feed within a transaction."""
     found = SQL.newest_of_the_feed.one(conn)
     assert found is not None

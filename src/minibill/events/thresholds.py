@@ -6,7 +6,7 @@ They are judged by the database, entry by entry (0002_events.sql); here those of
 from minibill.core.problems import FieldError, InvalidRequest
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.events.schemas import ThresholdBody, Thresholds
 from minibill.events.serialization import threshold_response
 from minibill.ledger.expiry import account_for_update
@@ -15,9 +15,7 @@ from minibill.ledger.posting import DEFAULT_POOL
 SQL = queries("events")
 
 
-def replace_thresholds(
-    conn: sqlite3.Connection, now_us: int, *, account_id: str, thresholds: list[ThresholdBody]
-) -> WriteResult:
+def replace_thresholds(conn: Connection, now_us: int, *, account_id: str, thresholds: list[ThresholdBody]) -> WriteResult:
     """Puts these in place of all thresholds of an account; no event comes of that.
 
     A new one is below or above by what is available now. One that was there before (the same pool and `belowMicro`) and was

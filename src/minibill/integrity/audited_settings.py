@@ -15,7 +15,7 @@ from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, format_time
 from minibill.core.write_result import TargetType
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 SQL = queries("settings")
 
@@ -50,13 +50,13 @@ class Setting(NamedTuple):
     target_type: TargetType
     actions: frozenset[str]
     fold: Callable[[State, str, dict[str, Any]], State]
-    load: Callable[[sqlite3.Connection, str, State], State]
+    load: Callable[[Connection, str, State], State]
     # SQL of the keys of all targets that have rows, and the prefix of their ids; None: the key is the id.
     owners: str
     prefix: str | None
 
 
-def differences(conn: sqlite3.Connection, setting: Setting, pause: Callable[[], object]) -> Iterator[str]:
+def differences(conn: Connection, setting: Setting, pause: Callable[[], object]) -> Iterator[str]:
     """Yields the id of every target whose rows differ from the audit log."""
     present = 0
     audited = conn.cursor().execute(SQL.audited_settings.sql, (setting.target_type,))
@@ -80,7 +80,7 @@ def differences(conn: sqlite3.Connection, setting: Setting, pause: Callable[[], 
         yield from _without_audit_row(conn, setting, pause)
 
 
-def _without_audit_row(conn: sqlite3.Connection, setting: Setting, pause: Callable[[], object]) -> Iterator[str]:
+def _without_audit_row(conn: Connection, setting: Setting, pause: Callable[[], object]) -> Iterator[str]:
     """Yields targets that have rows although the audit log names them nowhere."""
     for number, (key,) in enumerate(conn.cursor().execute(setting.owners)):
         target_id = key if setting.prefix is None else ids.encode(setting.prefix, key)
@@ -126,7 +126,7 @@ def _fold_tiers(_: State, __: str, details: dict[str, Any]) -> State:
     return details["after"] or None
 
 
-def _load_tiers(conn: sqlite3.Connection, community_id: str, _: State) -> State:
+def _load_tiers(conn: Connection, community_id: str, _: State) -> State:
     rows = SQL.tiers_to_compare.all(conn, community_id=community_id)
     _require_positions(rows)
     return [
@@ -151,7 +151,7 @@ def _fold_memberships(state: State, action: str, details: dict[str, Any]) -> Sta
     return memberships or None
 
 
-def _load_memberships(conn: sqlite3.Connection, account_id: str, _: State) -> State:
+def _load_memberships(conn: Connection, account_id: str, _: State) -> State:
     rows = SQL.memberships_to_compare.all(conn, account_id=ids.decode(ids.ACCOUNT, account_id))
     return {
         community_id: {
@@ -171,7 +171,7 @@ def _fold_thresholds(_: State, __: str, details: dict[str, Any]) -> State:
     return [_without(threshold, "threshold") for threshold in details["after"]] or None
 
 
-def _load_thresholds(conn: sqlite3.Connection, account_id: str, _: State) -> State:
+def _load_thresholds(conn: Connection, account_id: str, _: State) -> State:
     rows = SQL.thresholds_to_compare.all(conn, account_id=ids.decode(ids.ACCOUNT, account_id))
     _require_positions(rows)
     return [
@@ -187,7 +187,7 @@ def _fold_campaign(_: State, __: str, details: dict[str, Any]) -> State:
     return _without(details["after"], "campaign")
 
 
-def _load_campaign(conn: sqlite3.Connection, campaign_id: str, expected: State) -> State:
+def _load_campaign(conn: Connection, campaign_id: str, expected: State) -> State:
     row = SQL.campaign_to_compare.one(conn, campaign_id=ids.decode(ids.CAMPAIGN, campaign_id))
     if row is None:
         return None
@@ -232,7 +232,7 @@ def _fold_webhook(state: State, action: str, details: dict[str, Any]) -> State:
     return _without(details["after"], "webhook") | {name: secret[name] for name in ("secretVersion", "previousSecretUntil")}
 
 
-def _load_webhook(conn: sqlite3.Connection, webhook_id: str, expected: State) -> State:
+def _load_webhook(conn: Connection, webhook_id: str, expected: State) -> State:
     row = SQL.webhook_to_compare.one(conn, webhook_id=ids.decode(ids.WEBHOOK, webhook_id))
     if row is None:
         return None
@@ -259,14 +259,14 @@ def _fold_token(state: State, _: str, details: dict[str, Any]) -> State:
     return max(state or 0, details["runningUs"])
 
 
-def _load_token(conn: sqlite3.Connection, token_id: str, expected: State) -> State:
+def _load_token(conn: Connection, token_id: str, expected: State) -> State:
     row = SQL.revoked_token_to_compare.one(conn, token_id=token_id)
     if row is not None:
         return row[0]
     return expected if _may_be_pruned(conn, expected) else None
 
 
-def _may_be_pruned(conn: sqlite3.Connection, revoked_us: int) -> bool:
+def _may_be_pruned(conn: Connection, revoked_us: int) -> bool:
     newest = SQL.newest_time_to_compare.one(conn)
     assert newest is not None
     found: int = newest[0]
@@ -284,7 +284,7 @@ def _fold_subject(state: State, _: str, details: dict[str, Any]) -> State:
     }
 
 
-def _load_subject(conn: sqlite3.Connection, sub: str, expected: State) -> State:
+def _load_subject(conn: Connection, sub: str, expected: State) -> State:
     row = SQL.revoked_subject_to_compare.one(conn, sub=sub)
     if row is not None:
         return {"issuedBefore": format_time(row[0]), "runningUs": row[1]}
@@ -299,7 +299,7 @@ def _fold_forgiven_debt(state: State, _: str, details: dict[str, Any]) -> State:
     return state or details["lotId"]
 
 
-def _load_forgiven_debt(conn: sqlite3.Connection, debt_id: str, _: State) -> State:
+def _load_forgiven_debt(conn: Connection, debt_id: str, _: State) -> State:
     row = SQL.forgiven_debt_to_compare.one(conn, debt_id=ids.decode(ids.DEBT, debt_id))
     return None if row is None or row[0] is None else ids.encode(ids.LOT, row[0])
 

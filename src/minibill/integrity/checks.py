@@ -13,7 +13,7 @@ from minibill.audit import log as audit_log
 from minibill.core import ids
 from minibill.db.constraint_errors import error_code
 from minibill.db.queries import read_queries, sql_folder
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 from minibill.integrity.audited_settings import SETTINGS, differences
 
 log = logging.getLogger("minibill.invariants")
@@ -169,7 +169,7 @@ _UNREADABLE = (TypeError, ValueError, OverflowError)
 
 
 def run_checks(
-    conn: sqlite3.Connection,
+    conn: Connection,
     *,
     pause: Callable[[], object] = lambda: None,
     on_check: Callable[[str], None] = lambda _: None,
@@ -185,7 +185,7 @@ def run_checks(
     return findings
 
 
-def run_check(conn: sqlite3.Connection, name: str, *, pause: Callable[[], object] = lambda: None) -> Finding:
+def run_check(conn: Connection, name: str, *, pause: Callable[[], object] = lambda: None) -> Finding:
     """The finding of one check. Raises only what is not the file's fault: an interrupt, no room for a sort."""
     check = CHECKS[name]
     # For the one reference that is kept as text: the debt that an entry pays.
@@ -239,9 +239,7 @@ def _order(violation: tuple[str, Any]) -> tuple[str, int, Any]:
     return kind, rank, 0 if key is None else key if rank == 1 else str(key)
 
 
-def violations_of(
-    conn: sqlite3.Connection, rule: str, pause: Callable[[], object] = lambda: None
-) -> Iterator[tuple[str, Any]]:
+def violations_of(conn: Connection, rule: str, pause: Callable[[], object] = lambda: None) -> Iterator[tuple[str, Any]]:
     """Yields what breaks a rule, as the kind and the key of each thing."""
     if rule == AUDIT_RULE:
         yield from ((ids.AUDIT, audit_id) for audit_id in _unchained(conn, pause))
@@ -261,7 +259,7 @@ def violations_of(
         pause()
 
 
-def account_slices(conn: sqlite3.Connection) -> Iterator[dict[str, int]]:
+def account_slices(conn: Connection) -> Iterator[dict[str, int]]:
     """Yields ranges of accounts that together cover all, each with about `SLICE_ENTRIES` entries or one larger account.
 
     SQLite sorts in memory, so what a rule sorts must not grow with the book.
@@ -279,7 +277,7 @@ def account_slices(conn: sqlite3.Connection) -> Iterator[dict[str, int]]:
     yield {"after_account": after, "until_account": _GREATEST}
 
 
-def _miscounted_days(conn: sqlite3.Connection, pause: Callable[[], object]) -> Iterator[int]:
+def _miscounted_days(conn: Connection, pause: Callable[[], object]) -> Iterator[int]:
     """Yields the campaign of each day whose counts are not the sums of that day's grants and entries."""
     left: dict[tuple[int, int], list[int]] = {}
     query = RULES[DAYS_RULE]
@@ -296,7 +294,7 @@ def _miscounted_days(conn: sqlite3.Connection, pause: Callable[[], object]) -> I
     yield from (campaign_id for (campaign_id, _), sums in left.items() if any(sums))
 
 
-def _id_slices(conn: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+def _id_slices(conn: Connection) -> Iterator[tuple[int, int]]:
     """Yields ranges of ids that cover all, each with `SLICE_ENTRIES` entries and as many grants at most.
 
     Rows are counted, since ids skip to the base of each new epoch.
@@ -326,12 +324,12 @@ def is_of_the_file(error: sqlite3.DatabaseError) -> bool:
     return error_code(error) in _OF_THE_FILE and not isinstance(error, sqlite3.ProgrammingError)
 
 
-def violations(conn: sqlite3.Connection) -> dict[str, list[str]]:
+def violations(conn: Connection) -> dict[str, list[str]]:
     """The checks that fail, with examples of what is wrong and the rules they break; empty when the book is whole."""
     return {name: found.examples + found.broken for name, found in run_checks(conn).items() if found.violations}
 
 
-def _referencing(conn: sqlite3.Connection) -> list[str]:
+def _referencing(conn: Connection) -> list[str]:
     """The tables with foreign keys."""
     rows = conn.execute(
         "SELECT name FROM sqlite_schema s WHERE type = 'table' AND EXISTS (SELECT 1 FROM pragma_foreign_key_list(s.name))"
@@ -339,7 +337,7 @@ def _referencing(conn: sqlite3.Connection) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _count(conn: sqlite3.Connection, table: str) -> int:
+def _count(conn: Connection, table: str) -> int:
     count: int = conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
     return count
 
@@ -351,7 +349,7 @@ def public_id(kind: str, key: object) -> str:
     return kind if key is None else f"{kind}:{key}"
 
 
-def _unchained(conn: sqlite3.Connection, pause: Callable[[], object]) -> Iterator[int]:
+def _unchained(conn: Connection, pause: Callable[[], object]) -> Iterator[int]:
     """Yields the rows of the audit log that do not carry the hash of the one before, or their own."""
     previous_hash, number = audit_log.NO_HASH, 0
     columns = ", ".join(audit_log.HASHED)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 SQL = queries("chain")
 
@@ -62,7 +62,7 @@ _PARTS = tuple(
 )
 
 
-def append_link(conn: sqlite3.Connection) -> bool:
+def append_link(conn: Connection) -> bool:
     """Adds a link over rows that none covers yet, a slice of them; answers whether it did."""
     last = SQL.last_link.one(conn)
     number, before, after = (0, NO_HASH, NOTHING) if last is None else (last[0], last[1], LinkRange(*last[2:]))
@@ -78,7 +78,7 @@ def append_link(conn: sqlite3.Connection) -> bool:
     return True
 
 
-def broken_links(conn: sqlite3.Connection) -> tuple[int, list[int]]:
+def broken_links(conn: Connection) -> tuple[int, list[int]]:
     """How many links there are, and which of them are not those of their rows."""
     broken = list[int]()
     number, before, after = 0, NO_HASH, NOTHING
@@ -106,7 +106,7 @@ def _are_all_kept(oldest_key: int | None, after: LinkRange) -> bool:
     return oldest_key is not None and oldest_key <= after.keys + 1
 
 
-def keys_hash(conn: sqlite3.Connection, *, after: LinkRange, until: LinkRange) -> bytes:
+def keys_hash(conn: Connection, *, after: LinkRange, until: LinkRange) -> bytes:
     """The hash of the idempotency keys between these bounds; zeros for none."""
     if until.keys == after.keys:
         return NO_HASH
@@ -116,7 +116,7 @@ def keys_hash(conn: sqlite3.Connection, *, after: LinkRange, until: LinkRange) -
 
 
 def link_hash(
-    conn: sqlite3.Connection, *, number: int, before: bytes, after: LinkRange, until: LinkRange, keys_hash: bytes
+    conn: Connection, *, number: int, before: bytes, after: LinkRange, until: LinkRange, keys_hash: bytes
 ) -> bytes:
     """The hash of a link over the rows between these bounds."""
     hashed = hashlib.sha256(before)

@@ -25,7 +25,7 @@ from minibill.db.constraint_errors import problem_from_sqlite_error
 from minibill.db.pacing import STEPS_BETWEEN_PAUSES, pause
 from minibill.db.queries import queries
 from minibill.db.snapshot import open_snapshot
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 from minibill.integrity.checks import run_checks
 from minibill.integrity.report import Report, failed_checks, report_of
 
@@ -137,7 +137,7 @@ class Reconciler:
             raise _stopped()
 
 
-def made_at_us(conn: sqlite3.Connection) -> int:
+def made_at_us(conn: Connection) -> int:
     """When a book was made, by the machine's clock."""
     row = SQL.made_at.one(conn)
     assert row is not None
@@ -145,7 +145,7 @@ def made_at_us(conn: sqlite3.Connection) -> int:
     return made_at
 
 
-def last_reconciled(conn: sqlite3.Connection) -> Reconciled | None:
+def last_reconciled(conn: Connection) -> Reconciled | None:
     """The last run that is recorded; None where there is none. One that can't be read keeps no service from starting."""
     row = SQL.last_reconciliation.one(conn)
     with suppress(msgspec.DecodeError):
@@ -153,7 +153,7 @@ def last_reconciled(conn: sqlite3.Connection) -> Reconciled | None:
     return None
 
 
-def record(conn: sqlite3.Connection, now_us: int, *, reconciled: Reconciled) -> WriteResult:
+def record(conn: Connection, now_us: int, *, reconciled: Reconciled) -> WriteResult:
     """Keeps a report as the last one; its answer is that report. Source: contract, section 6."""
     report = reconciled.report
     SQL.record_reconciliation.run(

@@ -8,7 +8,7 @@ from minibill.api.types import NoBody, Query, WriteQuery
 from minibill.core.problems import Overloaded
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.db.write_operation import bind
 from minibill.integrity.reconciler import record
 from minibill.integrity.report import NEVER_RUN, Report
@@ -42,6 +42,6 @@ async def run_now(request: Request) -> Response:
     return reply
 
 
-def _only_replay(_: sqlite3.Connection, now_us: int) -> WriteResult:
+def _only_replay(_: Connection, now_us: int) -> WriteResult:
     # The stored response was pruned between the look at it and this transaction.
     raise Overloaded("the response of this idempotency key has just expired; try again")

@@ -14,7 +14,7 @@ from minibill.db.connection import NotABook
 from minibill.db.migrations import schema_differences
 from minibill.db.pacing import pace
 from minibill.db.snapshot import SnapshotInvalidated, open_snapshot, was_a_book
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 from minibill.integrity.checks import CHECKS, EXAMPLES_MAX, Finding, is_of_the_file, run_checks
 from minibill.integrity.hash_chain import broken_links
 from minibill.integrity.report import Report, report_of
@@ -94,7 +94,7 @@ def _verify(path: Path, on_step: OnStep, *, paced: bool) -> Verified:
     return Verified(report, broken, anchored is not None)
 
 
-def _finding(check: Callable[[sqlite3.Connection], Finding], conn: sqlite3.Connection) -> Finding:
+def _finding(check: Callable[[Connection], Finding], conn: Connection) -> Finding:
     try:
         return check(conn)
     except sqlite3.DatabaseError as error:
@@ -103,7 +103,7 @@ def _finding(check: Callable[[sqlite3.Connection], Finding], conn: sqlite3.Conne
         return Finding(0, 1, [str(error)], [])
 
 
-def _check_chain(conn: sqlite3.Connection, anchored: HighWaterMark | None) -> Finding:
+def _check_chain(conn: Connection, anchored: HighWaterMark | None) -> Finding:
     checked, numbers = broken_links(conn)
     faults = [f"link {number} is not that of its rows" for number in numbers]
     mark_of(conn)
@@ -112,13 +112,13 @@ def _check_chain(conn: sqlite3.Connection, anchored: HighWaterMark | None) -> Fi
     return Finding(checked, len(faults), faults[:EXAMPLES_MAX], [])
 
 
-def _check_answers(conn: sqlite3.Connection) -> Finding:
+def _check_answers(conn: Connection) -> Finding:
     checked, keys = damaged_responses(conn)
     examples = [f"idempotency_keys:{key}" for key in keys[:EXAMPLES_MAX]]
     return Finding(checked, len(keys), examples, [])
 
 
-def _check_file(conn: sqlite3.Connection) -> Finding:
+def _check_file(conn: Connection) -> Finding:
     """What is wrong with pages, indexes, columns (in SQLite's words) and the schema, and which constraints rows break."""
     pages: int = conn.execute("PRAGMA page_count").fetchone()[0]
     # One more than is shown.
@@ -130,7 +130,7 @@ def _check_file(conn: sqlite3.Connection) -> Finding:
     return Finding(pages, len(faults) + sum(count for *_, count in broken), [*faults, *named][:EXAMPLES_MAX], [])
 
 
-def _broken_constraints(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:
+def _broken_constraints(conn: Connection) -> list[tuple[str, str, int]]:
     """Table, constraint, and how many rows break it. On a read-only connection SQLite's own check leaves these out."""
     broken = []
     for table, sql in conn.execute(

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from minibill.db.queries import Row
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.posting import Balances
 from minibill.ledger.pricing import Discount
 
@@ -163,7 +163,7 @@ class AccountCache:
                 spender.current = False
 
 
-def account_cache_of(conn: sqlite3.Connection) -> AccountCache:
+def account_cache_of(conn: Connection) -> AccountCache:
     """What is remembered on this connection; nothing, and not for long, where nobody forgets it in time."""
     cached = getattr(conn, "remembered", None)
     if cached is None:

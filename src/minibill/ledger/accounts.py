@@ -7,13 +7,13 @@ from minibill.core.problems import AccountNotFound
 from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.schemas import Account
 
 SQL = queries("accounts")
 
 
-def open_account(conn: sqlite3.Connection, now_us: int, *, entity_type: str, entity_id: str) -> WriteResult:
+def open_account(conn: Connection, now_us: int, *, entity_type: str, entity_id: str) -> WriteResult:
     """Opens the account of an entity; 200 with the existing one when there is one. Source: contract, section 3."""
     row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
     created = row is None
@@ -25,7 +25,7 @@ def open_account(conn: sqlite3.Connection, now_us: int, *, entity_type: str, ent
     return WriteResult(answer, "account.open", "account", answer.id, details, created=created)
 
 
-def account_of_entity(conn: sqlite3.Connection, entity_type: str, entity_id: str) -> str:
+def account_of_entity(conn: Connection, entity_type: str, entity_id: str) -> str:
     """The id of the account of an entity that must have one; raises `AccountNotFound`."""
     row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
     if row is None:
@@ -39,17 +39,17 @@ def account_response(row: Row) -> Account:
     return Account(ids.encode(ids.ACCOUNT, key), entity_type, entity_id, format_time(created_at_us))
 
 
-def existing_accounts(conn: sqlite3.Connection, keys: list[int]) -> set[int]:
+def existing_accounts(conn: Connection, keys: list[int]) -> set[int]:
     """Which of these keys are accounts."""
     return {key for (key,) in SQL.which_accounts_exist.all(conn, account_ids=encode(keys).decode())}
 
 
-def accounts_of_entities(conn: sqlite3.Connection, entities: list[tuple[str, str]]) -> dict[int, int]:
+def accounts_of_entities(conn: Connection, entities: list[tuple[str, str]]) -> dict[int, int]:
     """The keys of the accounts of (type, id) pairs, by the place of the pair; entities without account are left out."""
     return dict(SQL.accounts_of_entities.all(conn, entities=encode(entities).decode()))
 
 
-def open_accounts(conn: sqlite3.Connection, entities: list[tuple[str, str]], *, now_us: int) -> list[int]:
+def open_accounts(conn: Connection, entities: list[tuple[str, str]], *, now_us: int) -> list[int]:
     """Opens accounts for entities that have none; answers their keys in the same order."""
     new = next_ids(conn)
     first = new.accounts

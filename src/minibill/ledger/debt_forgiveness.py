@@ -5,7 +5,7 @@ from minibill.core import ids
 from minibill.core.problems import DebtNotFound
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.expiry import account_for_update
 from minibill.ledger.limits import require_within_ceiling
 from minibill.ledger.mint import DEFAULT_PRIORITY, NewLot, insert_lots, load_holdings
@@ -16,7 +16,7 @@ SQL = queries("reservations")
 
 
 def forgive_debt(
-    conn: sqlite3.Connection, now_us: int, *, account_id: str, debt_id: str, reason: str, ceiling_micro: int
+    conn: Connection, now_us: int, *, account_id: str, debt_id: str, reason: str, ceiling_micro: int
 ) -> WriteResult:
     """Writes off what is left of a debt, with a lot that is consumed at once; again writes nothing.
 
@@ -53,7 +53,7 @@ def forgive_debt(
     return WriteResult(answer, "debt.forgive", "debt", debt_id, details)
 
 
-def _require_debt(conn: sqlite3.Connection, account: int, debt_id: str) -> Row:
+def _require_debt(conn: Connection, account: int, debt_id: str) -> Row:
     key = ids.decode(ids.DEBT, debt_id)
     row = None if key is None else SQL.find_debt.one(conn, debt_id=key)
     if row is None or row[1] != account:

@@ -9,7 +9,7 @@ from minibill.core.money import MAX_MICRO
 from minibill.core.problems import AmountTooLarge
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.posting import EntryDraft, LotUpdates
 from minibill.ledger.schemas import Debt
 
@@ -42,7 +42,7 @@ def debt_response(row: Row) -> Debt:
 
 
 def incur_debt(
-    conn: sqlite3.Connection,
+    conn: Connection,
     *,
     account_id: int,
     pool_id: str,
@@ -72,7 +72,7 @@ def incur_debt(
     return EntryDraft(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
 
 
-def pay_debts(conn: sqlite3.Connection, lots: list[PayableLot], *, only: int | None = None) -> list[EntryDraft]:
+def pay_debts(conn: Connection, lots: list[PayableLot], *, only: int | None = None) -> list[EntryDraft]:
     """Pays the open debts of the accounts of new lots as far as these go; answers the entries that say so.
 
     `only` is the key of the one debt that may be paid, whatever else is open.

@@ -6,7 +6,7 @@ What is due on the account must be settled first; the lots that are left are liv
 import msgspec
 
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.account_cache import CachedAccount
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX
 from minibill.ledger.posting import DEFAULT_POOL, Balances
@@ -36,7 +36,7 @@ def available_micro(balances: Balances, account_id: int, pool_id: str) -> int:
 
 
 def draw(
-    conn: sqlite3.Connection, spender: CachedAccount, *, pool_id: str, amount_micro: int, lots_max: int = LOTS_PER_SPEND_MAX
+    conn: Connection, spender: CachedAccount, *, pool_id: str, amount_micro: int, lots_max: int = LOTS_PER_SPEND_MAX
 ) -> list[Draw]:
     """Choose at most `lots_max` lots for an amount, in drawdown order; less than the amount when they have less.
 

@@ -16,7 +16,7 @@ from minibill.api.types import encode
 from minibill.core import ids
 from minibill.core.problems import AccountNotFound
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.account_cache import CachedAccount, account_cache_of
 from minibill.ledger.limits import PENDING_MAX
 from minibill.ledger.posting import EntryDraft, LotUpdates, load_balances, load_balances_of_spend, post
@@ -61,7 +61,7 @@ class _Lot(msgspec.Struct):
     revoked_at_us: int | None
 
 
-def account_for_update(conn: sqlite3.Connection, account_id: str, *, now_us: int) -> int:
+def account_for_update(conn: Connection, account_id: str, *, now_us: int) -> int:
     """Return the key of an account on which nothing is due. Raises `AccountNotFound`, `ExpiryDue`.
 
     For whoever goes on to change something of it other than by a reservation: it is forgotten.
@@ -73,9 +73,7 @@ def account_for_update(conn: sqlite3.Connection, account_id: str, *, now_us: int
     return key
 
 
-def spending_account_for_update(
-    conn: sqlite3.Connection, account_id: int, *, pool_id: str, now_us: int
-) -> CachedAccount | None:
+def spending_account_for_update(conn: Connection, account_id: int, *, pool_id: str, now_us: int) -> CachedAccount | None:
     """Return what a spend from this pool needs to know of an account; None: there is no such account. Raises `ExpiryDue`.
 
     Whoever moves its credits keeps that right.
@@ -96,7 +94,7 @@ def spending_account_for_update(
     return spender
 
 
-def require_settled(conn: sqlite3.Connection, account_ids: Collection[int], *, now_us: int) -> None:
+def require_settled(conn: Connection, account_ids: Collection[int], *, now_us: int) -> None:
     """Raise `ExpiryDue` when anything is due on any of these accounts. They are forgotten."""
     due = accounts_due(conn, account_ids, now_us=now_us, count=len(account_ids))
     if due:
@@ -104,15 +102,13 @@ def require_settled(conn: sqlite3.Connection, account_ids: Collection[int], *, n
     account_cache_of(conn).evict(account_ids)
 
 
-def accounts_due(conn: sqlite3.Connection, account_ids: Collection[int], *, now_us: int, count: int) -> list[int]:
+def accounts_due(conn: Connection, account_ids: Collection[int], *, now_us: int, count: int) -> list[int]:
     """Return which of these accounts have something due, up to that many."""
     keys = encode(account_ids).decode()
     return [key for (key,) in ACCOUNTS.accounts_with_anything_due.all(conn, account_ids=keys, now_us=now_us, count=count)]
 
 
-def expire_slice(
-    conn: sqlite3.Connection, account_ids: Collection[int], *, now_us: int, at_most: int | None = None
-) -> Slice:
+def expire_slice(conn: Connection, account_ids: Collection[int], *, now_us: int, at_most: int | None = None) -> Slice:
     """Expire what is due on these accounts, the oldest of an account first: a slice of it, or all if that is less.
 
     `at_most` counts as `SWEEP_MAX` does, which is the default.
@@ -132,7 +128,7 @@ def expire_slice(
     return _settle(conn, lots, reservations, now_us=now_us, at_most=at_most)
 
 
-def sweep(conn: sqlite3.Connection, *, now_us: int, at_most: int | None = None) -> int:
+def sweep(conn: Connection, *, now_us: int, at_most: int | None = None) -> int:
     """Expire what is due anywhere, a slice of it; return how much it settled, 0 when nothing is left.
 
     `at_most` counts as `SWEEP_MAX` does, which is the default.
@@ -143,7 +139,7 @@ def sweep(conn: sqlite3.Connection, *, now_us: int, at_most: int | None = None) 
     return _settle(conn, lots, reservations, now_us=now_us, at_most=at_most).expired
 
 
-def _find(conn: sqlite3.Connection, account_id: int, *, pending_max: int | None = None, now_us: int) -> Row | None:
+def _find(conn: Connection, account_id: int, *, pending_max: int | None = None, now_us: int) -> Row | None:
     """Return the next expiry of an account, if it has memberships, and its pending reservations up to `pending_max`."""
     row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=account_id, pending_max=pending_max)
     if row is not None and row[0] <= now_us:
@@ -151,9 +147,7 @@ def _find(conn: sqlite3.Connection, account_id: int, *, pending_max: int | None 
     return row
 
 
-def _settle(
-    conn: sqlite3.Connection, lots_due: list[Row], reservations_due: list[Row], *, now_us: int, at_most: int
-) -> Slice:
+def _settle(conn: Connection, lots_due: list[Row], reservations_due: list[Row], *, now_us: int, at_most: int) -> Slice:
     """`lots_due` are (time, lot), `reservations_due` are (time, reservation, account, number of its lots)."""
     if not lots_due and not reservations_due:
         return Slice(0, True)
@@ -257,7 +251,7 @@ def return_credits(
     )  # fmt: skip
 
 
-def _holds(conn: sqlite3.Connection, reservation_ids: list[int]) -> dict[int, list[tuple[int, int]]]:
+def _holds(conn: Connection, reservation_ids: list[int]) -> dict[int, list[tuple[int, int]]]:
     holds: dict[int, list[tuple[int, int]]] = {}
     if reservation_ids:
         keys = encode(reservation_ids).decode()
@@ -266,6 +260,6 @@ def _holds(conn: sqlite3.Connection, reservation_ids: list[int]) -> dict[int, li
     return holds
 
 
-def _load_lots(conn: sqlite3.Connection, lot_ids: set[int]) -> dict[int, _Lot]:
+def _load_lots(conn: Connection, lot_ids: set[int]) -> dict[int, _Lot]:
     rows = SQL.lots_by_id.all(conn, lot_ids=encode(list(lot_ids)).decode())
     return {lot_id: _Lot(*rest) for lot_id, *rest in rows}

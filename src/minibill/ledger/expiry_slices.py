@@ -10,7 +10,7 @@ from minibill.core.write_result import WriteResult
 from minibill.db.lanes import Lane
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.savepoint import in_savepoint
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.db.write_operation import WriteOperation
 from minibill.db.writer import Writer
 from minibill.ledger.expiry import ExpiryDue, expire_slice
@@ -18,10 +18,10 @@ from minibill.ledger.expiry import ExpiryDue, expire_slice
 T = TypeVar("T")
 
 # An operation on a connection, at a time.
-Operation = Callable[[sqlite3.Connection, int], T | ExpiryDue]
+Operation = Callable[[Connection, int], T | ExpiryDue]
 
 
-def result_or_due(conn: sqlite3.Connection, operation: WriteOperation, now_us: int) -> WriteResult | ExpiryDue:
+def result_or_due(conn: Connection, operation: WriteOperation, now_us: int) -> WriteResult | ExpiryDue:
     """Return the result of an operation, or the expiry that it needs first; it has then written nothing."""
     changes = conn.total_changes
     try:
@@ -52,7 +52,7 @@ class ExpirySlices:
         """
         accounts = set(due.account_ids)
 
-        def expire_and_run(conn: sqlite3.Connection) -> T | ExpiryDue | Exception | None:
+        def expire_and_run(conn: Connection) -> T | ExpiryDue | Exception | None:
             now_us = self._clock.now_us()
             if not expire_slice(conn, accounts, now_us=now_us).is_last:
                 return None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from minibill.api.types import encode, optional_time
 from minibill.core import ids
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.drawdown import Draw, pools_of
 from minibill.ledger.pricing import Discount, Membership, discount_micro, explain_memberships
 from minibill.ledger.schemas import (
@@ -43,7 +43,7 @@ class LotRow(NamedTuple):
 
 
 def explain_reserve(
-    conn: sqlite3.Connection,
+    conn: Connection,
     *,
     account_id: int,
     pool_id: str,

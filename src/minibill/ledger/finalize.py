@@ -8,7 +8,7 @@ from minibill.core.clock import format_time
 from minibill.core.problems import ReservationConflict, ReservationNotPending
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.account_cache import CachedReservation, ReservationRow, account_cache_of
 from minibill.ledger.debts import incur_debt
 from minibill.ledger.drawdown import draw, pools_of, record_draw
@@ -39,7 +39,7 @@ def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
 
 
 def finalize(
-    conn: sqlite3.Connection, now_us: int, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, closed_by: str
+    conn: Connection, now_us: int, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, closed_by: str
 ) -> WriteResult:
     """Charges a reservation with what the work cost and gives the rest back; again with the same cost is the same answer.
 
@@ -82,7 +82,7 @@ def finalize(
     return WriteResult(answer, "reservation.finalize", "reservation", reservation_id, details)
 
 
-def release(conn: sqlite3.Connection, now_us: int, *, reservation_id: str, closed_by: str) -> WriteResult:
+def release(conn: Connection, now_us: int, *, reservation_id: str, closed_by: str) -> WriteResult:
     """Gives all of a reservation back; again is the same answer, and so is one that has expired: its credits are back.
 
     Raises `ReservationNotFound`, `ReservationNotPending` once it is finalized, and `ExpiryDue`. Source: contract, section 3.
@@ -129,7 +129,7 @@ def _require_pending(row: ReservationRow) -> None:
 
 
 def _spend_and_return(
-    conn: sqlite3.Connection, hold: CachedReservation, cost_micro: int, *, metadata: str | None = None, now_us: int
+    conn: Connection, hold: CachedReservation, cost_micro: int, *, metadata: str | None = None, now_us: int
 ) -> list[EntryDraft]:
     """Takes a cost out of what is held, in the order in which it was reserved, and gives the rest back to its lots."""
     spender, row = hold.spender, hold.row
@@ -162,7 +162,7 @@ def _spend_and_return(
 
 
 def _charge_overrun(
-    conn: sqlite3.Connection, hold: CachedReservation, overrun_micro: int, *, metadata: str | None, now_us: int
+    conn: Connection, hold: CachedReservation, overrun_micro: int, *, metadata: str | None, now_us: int
 ) -> None:
     """Charges what is above the reservation to lots in drawdown order, and the rest as a debt.
 

@@ -2,14 +2,14 @@
 
 from minibill.api.types import encode
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.time_lookup import EntryPosition, entries_before, position_at
 
 SQL = queries("ledger")
 
 
 def history_page(
-    conn: sqlite3.Connection,
+    conn: Connection,
     *,
     account_id: int,
     pool_id: str | None,

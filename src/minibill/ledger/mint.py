@@ -11,7 +11,7 @@ from minibill.core.problems import AmountTooLarge, FieldError, InvalidRequest, S
 from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.debts import PayableLot, pay_debts
 from minibill.ledger.expiry import account_for_update
 from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
@@ -56,7 +56,7 @@ NO_HOLDINGS = Holdings(0, 0, EMPTY)
 
 
 def mint(
-    conn: sqlite3.Connection,
+    conn: Connection,
     now_us: int,
     *,
     account_id: str,
@@ -116,7 +116,7 @@ def mint(
     return WriteResult(answer, "account.mint", "account", account_id, details, created=True)
 
 
-def load_holdings(conn: sqlite3.Connection, account_ids: Collection[int], pool_id: str) -> dict[int, Holdings]:
+def load_holdings(conn: Connection, account_ids: Collection[int], pool_id: str) -> dict[int, Holdings]:
     """Load what these accounts have before that pool of theirs receives credits; accounts without pools are left out."""
     rows = SQL.holdings_of_accounts.all(conn, account_ids=encode(account_ids).decode(), pool_id=pool_id)
     return {
@@ -126,7 +126,7 @@ def load_holdings(conn: sqlite3.Connection, account_ids: Collection[int], pool_i
 
 
 def insert_lots(
-    conn: sqlite3.Connection,
+    conn: Connection,
     lots: list[NewLot],
     *,
     holdings: dict[int, Holdings],
@@ -183,7 +183,7 @@ def _require_room(lots: list[NewLot], holdings: dict[int, Holdings]) -> None:
 
 
 def _credited_before(
-    conn: sqlite3.Connection,
+    conn: Connection,
     first: Row,
     key: int,
     account_id: str,

@@ -11,7 +11,7 @@ import msgspec
 from minibill.api.types import encode
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.schemas import PoolAmounts
 
 SQL = queries("ledger")
@@ -69,7 +69,7 @@ class LotUpdates:
         """Credits that a reservation gives back to a lot that was revoked meanwhile."""
         self._revoked[lot_id] = self._revoked.get(lot_id, 0) + returned_micro
 
-    def write(self, conn: sqlite3.Connection) -> None:
+    def write(self, conn: Connection) -> None:
         """Writes them all; before the entries that speak of them."""
         SQL.move_lot.many(conn, [(*move, lot_id) for lot_id, move in self._moves.items()])
         if self._revoked:
@@ -82,7 +82,7 @@ class LotUpdates:
 Balances = dict[tuple[int, str], PoolBalance]
 
 
-def load_balances(conn: sqlite3.Connection, pools: Collection[tuple[int, str]]) -> Balances:
+def load_balances(conn: Connection, pools: Collection[tuple[int, str]]) -> Balances:
     """Load the balances of these pools, given as (account, pool)."""
     balances = dict.fromkeys(pools, EMPTY)
     for account_id, pool_id, *rest in SQL.balances_of_pools.all(conn, pools=encode(pools).decode()) if pools else ():
@@ -90,7 +90,7 @@ def load_balances(conn: sqlite3.Connection, pools: Collection[tuple[int, str]]) 
     return balances
 
 
-def load_balances_of_spend(conn: sqlite3.Connection, account_id: int, pool_id: str) -> Balances:
+def load_balances_of_spend(conn: Connection, account_id: int, pool_id: str) -> Balances:
     """Load the balances of the pools from which a spend draws: its own and `general`."""
     balances = {(account_id, pool_id): EMPTY, (account_id, DEFAULT_POOL): EMPTY}
     for pool, *rest in SQL.balances_of_spend.all(conn, account_id=account_id, pool_id=pool_id):
@@ -106,7 +106,7 @@ def pool_to_record_in(balances: Balances, account_id: int, pool_id: str) -> str:
     return pool_id if balances[account_id, pool_id].entry_seq else DEFAULT_POOL
 
 
-def post(conn: sqlite3.Connection, movements: Sequence[EntryDraft], *, balances: Balances, now_us: int) -> None:
+def post(conn: Connection, movements: Sequence[EntryDraft], *, balances: Balances, now_us: int) -> None:
     """Writes the entries of these movements, in their order, and moves `balances` along.
 
     `balances` must hold the pools of all movements. Each lot's own parts are the caller's to change.

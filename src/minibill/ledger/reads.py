@@ -8,7 +8,7 @@ from minibill.core.clock import format_time
 from minibill.core.problems import AccountNotFound, ReservationNotFound
 from minibill.db.queries import Row, queries
 from minibill.db.readers import RequestReader
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.account_cache import ReservationRow
 from minibill.ledger.explanations import LOTS_MAX, LotRow
 from minibill.ledger.schemas import Balance, Entry, Lot, PoolBalance
@@ -57,7 +57,7 @@ async def balance(reader: RequestReader, *, account_id: str, pool_id: str | None
     )
 
 
-def _balance_at(conn: sqlite3.Connection, *, account_id: int, at_us: int) -> list[Row]:
+def _balance_at(conn: Connection, *, account_id: int, at_us: int) -> list[Row]:
     # What happened at that very moment counts.
     pools = entries_before(conn, position_at(at_us + 1), account_id=account_id)
     return SQL.balance_at.all(conn, account_id=account_id, at_us=at_us, pools=encode(pools).decode())
@@ -73,7 +73,7 @@ async def reservation(reader: RequestReader, reservation_id: str) -> tuple[Reser
     return ReservationRow(*row), lots
 
 
-def _reservation(conn: sqlite3.Connection, *, key: int) -> tuple[Row | None, list[Row]]:
+def _reservation(conn: Connection, *, key: int) -> tuple[Row | None, list[Row]]:
     row = RESERVATIONS.find_reservation.one(conn, reservation_id=key)
     return row, RESERVATIONS.lots_of_reservation.all(conn, reservation_id=key)
 

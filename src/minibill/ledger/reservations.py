@@ -20,7 +20,7 @@ from minibill.core.problems import (
 from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.account_cache import CachedAccount, CachedReservation, ReservationRow, account_cache_of
 from minibill.ledger.accounts import account_of_entity
 from minibill.ledger.drawdown import Draw, available_micro, draw, record_draw
@@ -42,7 +42,7 @@ _CLOSED_BY_A_CALLER = ("finalized", "released")
 
 
 def reserve(
-    conn: sqlite3.Connection,
+    conn: Connection,
     now_us: int,
     *,
     account_id: str | None,
@@ -151,7 +151,7 @@ def reserve(
     return WriteResult(answer, "reservation.reserve", "account", answer.account_id, details, created=True)
 
 
-def reservation_for_update(conn: sqlite3.Connection, reservation_id: str, *, now_us: int) -> CachedReservation:
+def reservation_for_update(conn: Connection, reservation_id: str, *, now_us: int) -> CachedReservation:
     """Return a reservation on whose account nothing is due. Raises `ReservationNotFound`, `ExpiryDue`.
 
     Of one that is no longer pending the lots are left out.
@@ -217,7 +217,7 @@ def reservation_explained(
 
 
 def _payer(
-    conn: sqlite3.Connection, account_id: str | None, entity: tuple[str, str] | None, *, pool_id: str, now_us: int
+    conn: Connection, account_id: str | None, entity: tuple[str, str] | None, *, pool_id: str, now_us: int
 ) -> CachedAccount:
     name = account_of_entity(conn, *entity) if entity is not None else account_id or ""
     if account_id is not None and name != account_id:
@@ -232,7 +232,7 @@ def _payer(
 
 
 def _draw(
-    conn: sqlite3.Connection, spender: CachedAccount, pool_id: str, amount_micro: int, billing_mode: str
+    conn: Connection, spender: CachedAccount, pool_id: str, amount_micro: int, billing_mode: str
 ) -> tuple[list[Draw], int]:
     """Choose lots for an available amount; return them and what they hold. Raises `TooManyLots` in live mode."""
     draws = draw(conn, spender, pool_id=pool_id, amount_micro=amount_micro)
@@ -250,7 +250,7 @@ def _draw(
     return draws, held_micro
 
 
-def _insert(conn: sqlite3.Connection, row: ReservationRow, description: str | None, metadata: str | None) -> int:
+def _insert(conn: Connection, row: ReservationRow, description: str | None, metadata: str | None) -> int:
     said: dict[str, Any] = {
         "account_id": row.account_id,
         "pool_id": row.pool_id,
@@ -297,7 +297,7 @@ def _details(answer: Reserved, available_after_micro: int, draws: list[Draw]) ->
     }
 
 
-def _hold(conn: sqlite3.Connection, reservation_id: int, draws: list[Draw]) -> None:
+def _hold(conn: Connection, reservation_id: int, draws: list[Draw]) -> None:
     # Of each lot there is one draw, so there is nothing to sum up.
     LEDGER.move_lot.many(conn, [(-d.amount_micro, d.amount_micro, 0, 0, d.lot_id) for d in draws])
     SQL.insert_reservation_lots.many(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from minibill.api.types import encode
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger.expiry import require_settled
 from minibill.ledger.posting import EntryDraft, load_balances, post
 
@@ -26,9 +26,7 @@ class RevokedLot(NamedTuple):
     available_after_micro: int
 
 
-def revoke_lots(
-    conn: sqlite3.Connection, lots: dict[int, int], *, description: str | None, now_us: int
-) -> dict[int, RevokedLot]:
+def revoke_lots(conn: Connection, lots: dict[int, int], *, description: str | None, now_us: int) -> dict[int, RevokedLot]:
     """Takes back what is neither consumed nor reserved of lots that were not revoked before; answers each by its key.
 
     `lots` are the accounts of the lots; each account has one of them. Raises `ExpiryDue` where anything is due on the

@@ -9,7 +9,7 @@ statement, because each one more is a time at which the thread waits for the int
 from typing import NamedTuple
 
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 SQL = queries("ledger")
 
@@ -30,7 +30,7 @@ def position_at(at_us: int) -> EntryPosition:
 
 
 def entries_before(
-    conn: sqlite3.Connection, place: EntryPosition, *, account_id: int, pool_id: str | None = None
+    conn: Connection, place: EntryPosition, *, account_id: int, pool_id: str | None = None
 ) -> list[tuple[str, int]]:
     """Each pool of an account with how many of its entries come before a place; of one pool when one is named.
 

@@ -37,8 +37,8 @@ def exposition(state: AppState, sums: LedgerTotals) -> bytes:
 def _requests(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     metrics = state.metrics
     labels = ["method", "route"]
-    requests = CounterMetricFamily("minibill_requests", "Requests that were answered.", labels=[*labels, "status"])
-    seconds = HistogramMetricFamily("minibill_request_seconds", "From the gate to the answer.", labels=labels)
+    requests = CounterMetricFamily("minibill_http_requests", "Requests that were answered.", labels=[*labels, "status"])
+    seconds = HistogramMetricFamily("minibill_http_request_duration_seconds", "From the gate to the answer.", labels=labels)
     for key, tally in [*metrics.routes.items(), (("any", UNROUTED), metrics.unrouted)]:
         for status, number in sorted(dict(tally.statuses).items()):
             requests.add_metric([*key, str(status)], number)
@@ -57,11 +57,13 @@ def _requests(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
 
 def _writer(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     writer = state.book.writer
-    waiting = GaugeMetricFamily("minibill_writes_waiting", "Writes that were accepted and have not begun.", labels=["lane"])
+    waiting = GaugeMetricFamily(
+        "minibill_write_queue_length", "Accepted writes that have not begun.", labels=["lane"]
+    )
     for lane in Lane:
         waiting.add_metric([lane.name.lower()], writer.waiting(lane))
     yield waiting
-    group = HistogramMetricFamily("minibill_group_writes", "Writes that shared one transaction.")
+    group = HistogramMetricFamily("minibill_commit_batch_size", "Writes that shared one transaction.")
     _add(group, writer.group_writes)
     yield group
     commit = HistogramMetricFamily("minibill_commit_seconds", "How long a COMMIT took.")
@@ -83,7 +85,7 @@ def _files(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
 def _sweeps(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     sweeps = state.book.sweeps
     yield CounterMetricFamily("minibill_sweeps", "Times that what was due was written down.", value=sweeps.count)
-    yield CounterMetricFamily("minibill_swept", "Lots, reservations and campaigns that were due.", value=sweeps.rows)
+    yield CounterMetricFamily("minibill_expirations", "Lots, reservations and campaigns that were due.", value=sweeps.rows)
     yield CounterMetricFamily("minibill_sweep_seconds", "Seconds that the sweeps took.", value=sweeps.seconds)
 
 
@@ -107,7 +109,9 @@ def _webhooks(state: AppState, sums: LedgerTotals) -> Iterator[Metric]:
     for outcome, number in sorted(dict(state.metrics.deliveries.counts).items()):
         attempts.add_metric([outcome], number)
     yield attempts
-    yield GaugeMetricFamily("minibill_webhook_behind", "Events that a webhook has yet to accept.", value=sums.webhook_behind)
+    yield GaugeMetricFamily(
+        "minibill_webhook_lag_events", "Events not yet accepted by a webhook.", value=sums.webhook_behind
+    )
     yield GaugeMetricFamily("minibill_webhooks_failing", "Webhooks that accept nothing now.", value=sums.webhooks_failing)
 
 

@@ -18,7 +18,7 @@ from minibill.client._sync.methods import Methods
 from minibill.client.operation import Operation
 from minibill.db.epochs import current_epoch
 from minibill.db.files import require_file_name
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 from minibill.embedded import EmbeddedClient, open_state
 from minibill.ledger.schemas import Entry, Minted
 from minibill.metrics.totals import Totals
@@ -35,7 +35,7 @@ IN_PROCESS_URL = "http://minibill.test"
 class Snapshot(NamedTuple):
     """A book as it was at a moment; `BookForTests.restore` brings it back."""
 
-    content: sqlite3.Connection
+    content: Connection
     now_us: int
 
 
@@ -232,5 +232,5 @@ def _entity(who: Named) -> tuple[EntityType, str]:
     return ("person", who) if isinstance(who, str) else who
 
 
-def _do_not_sync(conn: sqlite3.Connection) -> None:
+def _do_not_sync(conn: Connection) -> None:
     conn.execute("PRAGMA synchronous = OFF")

@@ -22,7 +22,7 @@ from minibill.core.clock import US_PER_SECOND, monotonic_s, real_now_us
 from minibill.core.counters import Deliveries
 from minibill.core.problems import Problem
 from minibill.db.queries import Row
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.events.position import BEGINNING, Position
 from minibill.events.schemas import Event
 from minibill.events.type_filter import parse_types
@@ -302,7 +302,7 @@ class EndpointWorker:
             self._last_accepted_us = real_now_us()
         else:
             item.first_failed_us = item.first_failed_us or began_us
-            outcome = "given_up" if self._is_hopeless(item) else "failed"
+            outcome = "abandoned" if self._is_hopeless(item) else "failed"
             self._count_failure(answer, began_s, began_us)
         self._deliveries.counts[outcome] += 1
         self._attempts.append((
@@ -375,7 +375,7 @@ class EndpointWorker:
         self._saved_s = monotonic_s()
         saved, failing_since_us = self._saved, self._failing_since_us
 
-        def save(conn: sqlite3.Connection) -> None:
+        def save(conn: Connection) -> None:
             hook = self._hook
             found = SQL.find_webhook.one(conn, webhook_id=hook.id)
             if found is None:
@@ -413,7 +413,7 @@ class EndpointWorker:
             return False
         return True
 
-    def _disable(self, conn: sqlite3.Connection) -> None:
+    def _disable(self, conn: Connection) -> None:
         log.warning("a webhook was disabled: its receiver accepts nothing", extra={"webhook": self._name})
         now_us = self._book.clock.now_us()
         SQL.disable_webhook.run(

@@ -11,7 +11,7 @@ from minibill.core.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.core.problems import FieldError, InvalidRequest, WebhookNotFound, WebhooksDisabled
 from minibill.core.write_result import Action, WriteResult
 from minibill.db.queries import Row, queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.events.feed import end_of_feed
 from minibill.events.position import Position, event_id
 from minibill.webhooks.schemas import Delivery, Replayed, Webhook, WebhookSecret
@@ -59,7 +59,7 @@ class WebhookEndpoint(NamedTuple):
 
 
 def create_webhook(
-    conn: sqlite3.Connection,
+    conn: Connection,
     now_us: int,
     *,
     url: str,
@@ -90,7 +90,7 @@ def create_webhook(
     return _with_secret(_load(conn, made[0]), settings, "webhook.create", before=None, created=True)
 
 
-def edit_webhook(conn: sqlite3.Connection, now_us: int, *, webhook_id: str, changes: dict[str, Any]) -> WriteResult:
+def edit_webhook(conn: Connection, now_us: int, *, webhook_id: str, changes: dict[str, Any]) -> WriteResult:
     """Changes what `changes` names; a webhook that was failing is tried again at once. Raises `WebhookNotFound`."""
     hook = require_webhook(conn, webhook_id)
     before = webhook_response(hook)
@@ -100,7 +100,7 @@ def edit_webhook(conn: sqlite3.Connection, now_us: int, *, webhook_id: str, chan
     return WriteResult(answer, "webhook.edit", "webhook", webhook_id, lambda: {"before": before, "after": answer})
 
 
-def delete_webhook(conn: sqlite3.Connection, now_us: int, *, webhook_id: str) -> WriteResult:
+def delete_webhook(conn: Connection, now_us: int, *, webhook_id: str) -> WriteResult:
     """Ends a webhook, with what is kept of its attempts. Raises `WebhookNotFound`."""
     hook = require_webhook(conn, webhook_id)
     SQL.delete_webhook.run(conn, webhook_id=hook.id)
@@ -109,7 +109,7 @@ def delete_webhook(conn: sqlite3.Connection, now_us: int, *, webhook_id: str) ->
     return WriteResult(NoResponseBody(), "webhook.delete", "webhook", webhook_id, details)
 
 
-def rotate_secret(conn: sqlite3.Connection, now_us: int, *, webhook_id: str, settings: Settings) -> WriteResult:
+def rotate_secret(conn: Connection, now_us: int, *, webhook_id: str, settings: Settings) -> WriteResult:
     """Gives a webhook its next secret; the one before signs too for a day. Raises `WebhookNotFound`, `WebhooksDisabled`."""
     _require_secret(settings)
     hook = require_webhook(conn, webhook_id)
@@ -118,9 +118,7 @@ def rotate_secret(conn: sqlite3.Connection, now_us: int, *, webhook_id: str, set
     return _with_secret(_load(conn, hook.id), settings, "webhook.rotate_secret", before=webhook_response(hook))
 
 
-def replay(
-    conn: sqlite3.Connection, now_us: int, *, webhook_id: str, after: Position | None, places: list[Position]
-) -> WriteResult:
+def replay(conn: Connection, now_us: int, *, webhook_id: str, after: Position | None, places: list[Position]) -> WriteResult:
     """Sends again everything after a place, or the events at single places. Raises `WebhookNotFound`, `InvalidRequest`."""
     hook = require_webhook(conn, webhook_id)
     if after is not None:
@@ -138,7 +136,7 @@ def replay(
     return WriteResult(answer, "webhook.replay", "webhook", webhook_id, details)
 
 
-def require_webhook(conn: sqlite3.Connection, webhook_id: str) -> WebhookEndpoint:
+def require_webhook(conn: Connection, webhook_id: str) -> WebhookEndpoint:
     """A webhook that must exist; raises `WebhookNotFound`."""
     key = ids.decode(ids.WEBHOOK, webhook_id)
     row = None if key is None else SQL.find_webhook.one(conn, webhook_id=key)
@@ -200,7 +198,7 @@ def _require_secret(settings: Settings) -> str:
     return settings.webhook_secret
 
 
-def _load(conn: sqlite3.Connection, key: int) -> WebhookEndpoint:
+def _load(conn: Connection, key: int) -> WebhookEndpoint:
     row = SQL.find_webhook.one(conn, webhook_id=key)
     assert row is not None
     return WebhookEndpoint(*row)

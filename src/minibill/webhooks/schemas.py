@@ -8,7 +8,7 @@ from minibill.api.types import Body, Description, PageQuery, ResponseBody, one_o
 from minibill.events.schemas import TYPES
 from minibill.webhooks.url_policy import URL_CHARACTERS_MAX
 
-DeliveryOutcome = Literal["accepted", "failed", "given_up"]
+DeliveryOutcome = Literal["accepted", "failed", "abandoned"]
 
 REPLAYS_MAX = 100
 
