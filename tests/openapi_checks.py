@@ -10,8 +10,7 @@ import jsonschema_rs
 import msgspec
 
 from minibill.api.openapi.document import document
-from minibill.app import routes
-from minibill.core.counters import Metrics
+from minibill.app import ROUTES
 
 Json = Any
 
@@ -22,7 +21,7 @@ ANYWHERE = {"not_found", "method_not_allowed", "unauthorized", "rate_limited", "
 @cache
 def the_document() -> Json:
     """The document of all routes."""
-    return msgspec.json.decode(document(routes(Metrics())))
+    return msgspec.json.decode(document(ROUTES))
 
 
 def resolve(part: Json) -> Json:

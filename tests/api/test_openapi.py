@@ -17,13 +17,11 @@ from minibill.api.openapi.operation import OPERATIONS
 from minibill.api.request import Request
 from minibill.api.routing import Route
 from minibill.api.types import PageQuery, Query, WriteQuery
-from minibill.app import ADMIN, INTERNAL, PUBLIC, routes
-from minibill.core.counters import Metrics
+from minibill.app import ADMIN, INTERNAL, PUBLIC, ROUTES
 from tests.api_client import Api, Json, problem_of
 from tests.openapi_checks import faults, resolve, the_document, undocumented
 from tests.test_style import every_problem
 
-ROUTES = routes(Metrics())
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 

@@ -7,15 +7,14 @@ import httpx
 import pytest
 
 from minibill.api.openapi.operation import OPERATIONS
-from minibill.app import routes
-from minibill.core.counters import Metrics
+from minibill.app import ROUTES
 from tests.api_client import Api, Json, problem_of
 from tests.faults.json_samples import IS_JSON, IS_LEFT_OPEN, IS_NO_JSON
 
 # Method, path and whether services call it: every route that takes a body.
 WITH_A_BODY = [
     (route.method, route.path.replace(":str", ""), route.kind)
-    for route in routes(Metrics())
+    for route in ROUTES
     if OPERATIONS[route.handler].body is not None
 ]
 

@@ -7,6 +7,7 @@ not let in costs nothing more: neither routing nor a body.
 import logging
 import os
 import re
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import NamedTuple
 
@@ -65,8 +66,11 @@ class _Pattern(NamedTuple):
 class RequestMiddleware:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, state: AppState, *, direct: list[Route]) -> None:
-        """`direct` are routes with at most one variable part that are answered without asking the framework."""
+    def __init__(
+        self, app: ASGIApp, state: AppState, *, direct: list[Route], lifespan: Callable[[Receive, Send], Awaitable[None]]
+    ) -> None:
+        """Wrap `app`. `direct` routes have at most one variable segment and go around it; `lifespan` runs beside it."""
+        self._lifespan = lifespan
         self._app = app
         self._direct = {(route.method, route.path): route for route in direct if "{" not in route.path}
         self._direct_with_a_variable = [_Pattern.of(route) for route in direct if "{" in route.path]
@@ -86,7 +90,7 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
+            await self._lifespan(receive, send)
             return
         sent = RequestHeaders(scope["headers"])
         request_id = f"{self._request_id_begins}{next(self._request_numbers):06x}"

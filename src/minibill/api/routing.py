@@ -12,7 +12,6 @@ from minibill.api.context import CONTEXT, Context
 from minibill.api.request import Request
 from minibill.api.response import Response, problem_response, send_response
 from minibill.auth.callers import CallerKind
-from minibill.core.counters import RouteMetrics
 from minibill.core.problems import NotReady
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -26,7 +25,8 @@ class Route(NamedTuple):
     handler: Handler
     kind: CallerKind | None
     scope: str | None
-    tally: RouteMetrics
+    # The method and path template, as metrics have them.
+    name: str
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request that was routed here. Authority is checked before anything of the request is read."""
@@ -44,7 +44,7 @@ class Route(NamedTuple):
             reply = problem_response(NotReady(stopping), context)
         except Exception as error:
             reply = problem_response(error, context)
-        answered(scope, context, self.tally, reply.status, waited_s=reply.waited_s)
+        answered(scope, context, context.state.metrics.routes[self.name], reply.status, waited_s=reply.waited_s)
         sequence = request.observed.sequence
         # Until the epoch has an entry its base stands for one, so that the sequence does not decrease across a restore.
         if sequence is not None and sequence < (base_id := context.state.book.epoch.base_id):

@@ -6,6 +6,7 @@ adds to it, so nothing is locked.
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterable
 
 # Seconds. A quiet request takes less than a millisecond, a large batch some tens.
 REQUEST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -75,17 +76,13 @@ class Metrics:
 
     __slots__ = ("deliveries", "problems", "replays", "routes", "unrouted")
 
-    def __init__(self) -> None:
+    def __init__(self, routes: Iterable[str] = ()) -> None:
         self.deliveries = Deliveries()
-        # By method and path template.
-        self.routes: dict[tuple[str, str], RouteMetrics] = {}
+        # By method and path template, such as `GET /health/live`.
+        self.routes = {route: RouteMetrics() for route in routes}
         # What no route was asked for: unknown paths, and whom the gate did not let in.
         self.unrouted = RouteMetrics()
         # Refusals and failures by code.
         self.problems: defaultdict[str, int] = defaultdict(int)
         # Answers given again to an idempotency key.
         self.replays = 0
-
-    def tally(self, method: str, path: str) -> RouteMetrics:
-        """The counters of a route."""
-        return self.routes.setdefault((method, path), RouteMetrics())

@@ -39,11 +39,12 @@ def _requests(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     labels = ["method", "route"]
     requests = CounterMetricFamily("minibill_http_requests", "Requests that were answered.", labels=[*labels, "status"])
     seconds = HistogramMetricFamily("minibill_http_request_duration_seconds", "From the gate to the answer.", labels=labels)
-    for key, tally in [*metrics.routes.items(), (("any", UNROUTED), metrics.unrouted)]:
-        for status, number in sorted(dict(tally.statuses).items()):
+    for name, of_route in {**metrics.routes, f"any {UNROUTED}": metrics.unrouted}.items():
+        key = name.split(" ")
+        for status, number in sorted(dict(of_route.statuses).items()):
             requests.add_metric([*key, str(status)], number)
-        if tally.statuses:
-            _add(seconds, tally.seconds, key)
+        if of_route.statuses:
+            _add(seconds, of_route.seconds, key)
     yield requests
     yield seconds
     problems = CounterMetricFamily("minibill_problems", "Refusals and failures by their code.", labels=["code"])
@@ -57,9 +58,7 @@ def _requests(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
 
 def _writer(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     writer = state.book.writer
-    waiting = GaugeMetricFamily(
-        "minibill_write_queue_length", "Accepted writes that have not begun.", labels=["lane"]
-    )
+    waiting = GaugeMetricFamily("minibill_write_queue_length", "Accepted writes that have not begun.", labels=["lane"])
     for lane in Lane:
         waiting.add_metric([lane.name.lower()], writer.waiting(lane))
     yield waiting
