@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test torture lint format serve bench schema client wheel binary lock clean
+.PHONY: demo test test-all torture lint format serve bench schema client wheel binary lock clean
 
 demo: .venv/installed  ## a whole campaign on a fresh database
 	@$(BIN)/minibill demo
 
-test: .venv/installed  ## all tests
-	$(BIN)/pytest
+test: .venv/installed  ## the tests, on all cores
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not serial"
+	$(BIN)/pytest -m "serial and not slow"
+
+test-all: .venv/installed  ## the same and the slow ones
+	$(BIN)/pytest -n auto --dist worksteal -m "not serial"
+	$(BIN)/pytest -m serial
 
 torture: .venv/installed  ## the tests of faults and attacks at full length: hours; `make torture T=kill` runs some
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes \

@@ -36,7 +36,7 @@ def test_a_lock_that_somebody_holds_is_told_as_such(tmp_path: Path) -> None:
 TRY_TO_LOCK = """
 import sys
 from pathlib import Path
-from minibill.db.connection import DatabaseLocked, FileLock
+from minibill.db.file_lock import DatabaseLocked, FileLock
 try:
     FileLock(Path(sys.argv[1]))
 except DatabaseLocked as error:

@@ -277,8 +277,11 @@ def test_unanswered_look_ups_are_bounded(api: Api, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setattr(url_policy, "RESOLVE_SECONDS_MAX", 0.01)
-    monkeypatch.setattr(url_policy, "_LOOK_UPS", threading.BoundedSemaphore(2))
+    lookups = threading.BoundedSemaphore(2)
+    monkeypatch.setattr(url_policy, "_LOOK_UPS", lookups)
     for _ in range(5):
         problem_of(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
     answered.set()
     assert len(begun) == 2
+    # The threads give them back before the module has its own semaphore again.
+    assert lookups.acquire(timeout=10) and lookups.acquire(timeout=10)
