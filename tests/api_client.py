@@ -1,4 +1,4 @@
-"""The application as a caller sees it, in process: short words for what many tests do."""
+"""An in-process client of the application, with a short method for each common request."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ SECRETS = {
     "MINIBILL_WEBHOOK_SECRET": "a-secret-for-webhooks " * 3,
 }
 
-# Of what the tests are about, most is not these.
+# Most tests are about something else.
 NO_LIMITS = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "0", "MINIBILL_SERVICE_BILLING_MODES": "live,soft,shadow"}
 
 
@@ -44,7 +44,7 @@ class Loop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What the coroutine answers."""
+        """Return the result of a coroutine."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class Loop:
 
 
 class Api:
-    """One open book with the application in front of it; `opening` is for `Book.open`."""
+    """An open book with the application in front of it; `opening` goes to `Book.open`."""
 
     def __init__(self, db: Path, loop: Loop, environment: dict[str, str], **opening: Any) -> None:
         self.loop = loop
@@ -74,7 +74,7 @@ class Api:
         self._stopped = False
 
     def stop(self) -> None:
-        """Closes the book; again is nothing."""
+        """Close the book, once."""
         if not self._stopped:
             self._stopped = True
             self.loop.run(self.http.aclose())
@@ -82,11 +82,11 @@ class Api:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it takes writes, and can be looked into."""
+        """True while the book is open and accepts writes."""
         return not self._stopped and self.book.writer.problem is None
 
     def sign(self, *, sub: str = "operator", scopes: tuple[str, ...] = (EVERYTHING,)) -> str:
-        """An admin token."""
+        """Return an admin token."""
         return sign_token(self.settings, "admin", sub=sub, scopes=list(scopes), ttl=3600)
 
     def call(
@@ -102,7 +102,7 @@ class Api:
         root: str = "/admin/billing",
         **query: object,
     ) -> httpx.Response:
-        """One request under /admin/billing, or another `root`; `raw` is sent as it is."""
+        """Send a request under /admin/billing or another `root`; `raw` is sent as it is."""
         sent = {"Authorization": f"Bearer {token or self.token}", "Content-Type": "application/json"}
         if key is not None:
             sent["Idempotency-Key"] = key
@@ -115,7 +115,7 @@ class Api:
             params={name.rstrip("_"): str(value) for name, value in query.items()} or None,
         )
         response = self.loop.run(self.http.send(request))
-        # As it was sent, since a slash in a variable part is %2F.
+        # The raw path, in which a slash of a variable segment is %2F.
         assert undocumented(method, request.url.raw_path.partition(b"?")[0].decode(), response) == []
         return response
 
@@ -129,9 +129,9 @@ class Api:
         messages: Sequence[Json] = ({"type": "http.request", "body": b"", "more_body": False},),
         address: str = "192.0.2.7",
     ) -> httpx.Response:
-        """One request just as an ASGI server hands it over: any path, any headers, these messages and then silence.
+        """Send a raw ASGI request: any path and headers, these messages and then nothing.
 
-        Without `headers` it carries the admin token and says that it is JSON.
+        Without `headers` it has the admin token and the content type of JSON.
         """
         if headers is None:
             headers = self.admin_headers()
@@ -161,11 +161,11 @@ class Api:
         return response
 
     def admin_headers(self) -> list[tuple[bytes, bytes]]:
-        """What `ask` sends unless it is told otherwise."""
+        """Return the default headers of `ask`."""
         return [(b"authorization", f"Bearer {self.token}".encode()), (b"content-type", b"application/json")]
 
     def get(self, path: str, **query: Any) -> Json:
-        """The JSON of a read that succeeds."""
+        """Return the JSON of a read that must succeed."""
         return ok(self.call("GET", path, **query))
 
     def post(self, path: str, body: Json = None, **options: Any) -> httpx.Response:
@@ -174,7 +174,7 @@ class Api:
     # --- accounts ---
 
     def account(self, *amounts: int, **mint: Json) -> str:
-        """A new account with a lot of each amount."""
+        """Open an account with a lot of each amount."""
         account: str = ok(self.post("/accounts", {"entityType": "person", "entityId": uuid.uuid4().hex}))["id"]
         for amount in amounts:
             self.mint(account, amount, **mint)
@@ -191,11 +191,11 @@ class Api:
         ok(self.post("/clock/advance", {"seconds": seconds}))
 
     def pass_time(self, seconds: int) -> None:
-        """Time goes on without a sweep."""
+        """Advance the clock without a sweep."""
         self.book.clock.advance(seconds)
 
     def after(self, seconds: int) -> str:
-        """The book's time, that many seconds from now."""
+        """Return the book's time, that many seconds from now."""
         from minibill.core.clock import format_time
 
         return format_time(self.book.clock.now_us() + seconds * UNIT)
@@ -205,18 +205,18 @@ class Api:
     def internal(
         self, method: str, path: str, body: Json = None, *, token: str | None = None, **options: Any
     ) -> httpx.Response:
-        """One request under /api/internal/billing, with a service token."""
+        """Send a request under /api/internal/billing, with a service token."""
         return self.call(method, path, body, token=token or self.sign_service(), root="/api/internal/billing", **options)
 
     def sign_service(self, *, sub: str = "loa", ttl: int = 300) -> str:
-        """A service token."""
+        """Return a service token."""
         return sign_token(self.settings, "service", sub=sub, scopes=[], ttl=ttl)
 
     def ask_to_reserve(self, account: str, amount_micro: int, **body: Json) -> httpx.Response:
         return self.internal("POST", "/reservations", {"accountId": account, "amountMicro": str(amount_micro), **body})
 
     def reserve(self, account: str, amount_micro: int, **body: Json) -> str:
-        """A new reservation."""
+        """Make a reservation."""
         reservation: str = ok(self.ask_to_reserve(account, amount_micro, **body), 201)["reservationId"]
         return reservation
 
@@ -239,13 +239,13 @@ class Api:
         return campaign
 
     def campaign(self, budget_micro: int = 100 * UNIT, **body: Json) -> str:
-        """A new active campaign."""
+        """Make an active campaign."""
         campaign = self.draft(budget_micro, **body)
         ok(self.post(f"/campaigns/{campaign}/activate"))
         return campaign
 
     def batch(self, campaign: str, *items: Json, force: bool | None = None, **options: Any) -> httpx.Response:
-        """Sends a batch; an item is a JSON object or a pair (account, amount)."""
+        """Send a batch; an item is a JSON object or a pair (account, amount)."""
         grants = [i if isinstance(i, dict) else {"accountId": i[0], "amountMicro": str(i[1])} for i in items]
         return self.post(
             f"/campaigns/{campaign}/grants/batch",
@@ -253,10 +253,10 @@ class Api:
             **options,
         )
 
-    # --- what must not change ---
+    # --- the whole database ---
 
     def everything(self) -> list[object]:
-        """All rows of all tables."""
+        """Return all rows of all tables."""
         from minibill.db.connection import open_reader
 
         conn = open_reader(self.book.path)
@@ -267,7 +267,7 @@ class Api:
             conn.close()
 
     def audited(self, action: str) -> list[dict[str, Json]]:
-        """The rows of the audit log with this action, oldest first, by column; `details` decoded."""
+        """Return the audit rows of an action, oldest first, by column; `details` is decoded."""
         from minibill.db.connection import open_reader
 
         conn = open_reader(self.book.path)
@@ -281,20 +281,20 @@ class Api:
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """What happens inside leaves every table as it was: accounts, audit log, idempotency keys and all."""
+        """Assert that the block leaves every table as it was."""
         before = self.everything()
         yield
         assert self.everything() == before
 
 
 def ok(response: httpx.Response, *statuses: int) -> Json:
-    """The JSON of an answer that must be a success."""
+    """Return the JSON of a response that must be a success."""
     assert response.status_code in (statuses or (200, 201)), f"{response.status_code} {response.text}"
     return response.json()
 
 
 def problem_of(response: httpx.Response, status: int, code: str, *paths: str) -> Json:
-    """The problem of an answer that must be this refusal, at these paths."""
+    """Return the problem of a response that must have this status, code and error paths."""
     assert response.headers["content-type"] == "application/problem+json", response.text
     problem = response.json()
     assert (response.status_code, problem["code"]) == (status, code), problem
@@ -303,13 +303,13 @@ def problem_of(response: httpx.Response, status: int, code: str, *paths: str) ->
     return problem
 
 
-def facts_of(record: logging.LogRecord) -> dict[str, Json]:
-    """What a line of the log says besides its event."""
+def log_fields(record: logging.LogRecord) -> dict[str, Json]:
+    """Return the fields of a log record."""
     return vars(record)
 
 
 def record_running_time(api: Api, running_us: int) -> None:
-    """Have the book record a running time, with an idempotency key, so that what is pruned by it may go."""
+    """Record a service uptime in the book, with an idempotency key, so that pruning reaches rows older than it."""
     key = idempotency.Key("admin:operator", f"at-{running_us}", bytes(32))
     kept = idempotency.StoredResponse(200, b"{}")
     api.loop.run(api.book.writer.run(lambda conn: idempotency.store_response(conn, key, kept, running_us=running_us)))

@@ -1,4 +1,4 @@
-"""What the tests share: real database files, the real application in process, and the invariants after every test."""
+"""Shared fixtures: real database files, the real application in process, and the invariants after every test."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ RECORDS = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="run the tests of faults at full length (make torture)")
+    parser.addoption("--long", action="store_true", help="run the fault tests at full length (make torture)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -28,13 +28,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def long(request: pytest.FixtureRequest) -> bool:
-    """Whether a test of faults runs at full length."""
+    """True if fault tests run at full length."""
     return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Notes what a test measured or counted; `make torture` prints all of it at the end."""
+    """Return a function that records a figure of a test; `make torture` prints them all at the end."""
 
     def record(line: str) -> None:
         request.config.stash.setdefault(RECORDS, []).append(f"{request.node.name}: {line}")
@@ -44,7 +44,7 @@ def record(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of the newest schema with nothing in it, to be copied."""
+    """An empty database of the newest schema, to be copied."""
     path = tmp_path_factory.mktemp("template") / "book.db"
     migrate_file(path)
     return path
@@ -52,7 +52,7 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def db(tmp_path: Path, migrated_file: Path) -> Iterator[Path]:
-    """A database file of the test's own; after the test its invariants must hold."""
+    """A database file of the test's own, whose invariants must hold after the test."""
     path = tmp_path / "book.db"
     shutil.copyfile(migrated_file, path)
     yield path
@@ -65,7 +65,7 @@ def db(tmp_path: Path, migrated_file: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def loop() -> Iterator[Loop]:
-    """One event loop on a thread of its own, so that tests are plain functions."""
+    """An event loop on a thread of its own, so that tests are plain functions."""
     loop = Loop()
     yield loop
     loop.close()
@@ -73,7 +73,7 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture
 def start(db: Path, loop: Loop) -> Iterator[Callable[..., Api]]:
-    """Opens the book behind the real application: `start(MINIBILL_CEILING_MICRO="100")`; twice is the same file again."""
+    """Open a book behind the real application: `start(MINIBILL_CEILING_MICRO="100")`; again, it reopens the same file."""
     running: list[Api] = []
 
     def start(**environment: str) -> Api:

@@ -1,4 +1,4 @@
-"""The machine's clocks in a test: the wall clock, which may jump, and the steady clock beside it, which never does."""
+"""Replacements of the machine's clocks: the wall clock, which may jump, and the steady clock, which never does."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,9 @@ from minibill.core import clock
 
 
 def set_time(monkeypatch: pytest.MonkeyPatch, wall: Callable[[], int]) -> None:
-    """Take the time from `wall`, in microseconds, as if it had passed: the steady clock goes on by as much.
+    """Take the time from `wall`, in microseconds, as if it had passed: the steady clock advances as much.
 
-    Where `wall` goes back, the steady clock stands still.
+    While `wall` goes back, the steady clock stands still.
     """
     began_us = clock.steady_now_us() - clock.real_now_us()
     latest_us = clock.steady_now_us()

@@ -1,4 +1,4 @@
-"""Holds every answer that a test sees to the OpenAPI document: its status, its code, its headers and what is in it."""
+"""Check each response that a test receives against the OpenAPI document: status, code, headers and content."""
 
 import re
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from minibill.app import ROUTES
 
 Json = Any
 
-# Of any path: nobody's path or method, and who is not let in before a path is looked at.
+# Codes of any path: unknown paths and methods, and requests that are rejected before routing.
 ANYWHERE = {"not_found", "method_not_allowed", "unauthorized", "rate_limited", "internal_error"}
 
 
 @cache
-def the_document() -> Json:
-    """The document of all routes."""
+def openapi_document() -> Json:
+    """Return the document of all routes."""
     return msgspec.json.decode(document(ROUTES))
 
 
 def resolve(part: Json) -> Json:
-    """What a `$ref` points at."""
+    """Return the target of a `$ref`."""
     while "$ref" in part:
         _, *steps = part["$ref"].split("/")
-        part = the_document()
+        part = openapi_document()
         for step in steps:
             part = part[step]
     return part
@@ -38,32 +38,32 @@ def resolve(part: Json) -> Json:
 def _templates() -> list[tuple[re.Pattern[str], Json]]:
     return [
         (re.compile(re.sub(r"{\w+}", "[^/]+", path), re.DOTALL), methods)
-        for path, methods in the_document()["paths"].items()
+        for path, methods in openapi_document()["paths"].items()
     ]
 
 
 def operations_at(method: str, path: str) -> Iterator[Json]:
-    """The operations that a path could be about: a variable part of one may be a word of another."""
+    """Yield the operations that a path matches: a variable segment of one may be a fixed one of another."""
     for template, methods in _templates():
-        # A slash at the end makes no difference to the router.
+        # The router ignores a final slash.
         if template.fullmatch(path.rstrip("/")) and method.lower() in methods:
             yield methods[method.lower()]
 
 
 @cache
 def _validator(schema: str) -> jsonschema_rs.Draft202012Validator:
-    components = {"components": the_document()["components"]}
+    components = {"components": openapi_document()["components"]}
     return jsonschema_rs.Draft202012Validator(msgspec.json.decode(schema) | components, validate_formats=True)
 
 
 def faults(schema: Json, value: Json) -> list[str]:
-    """Why a value is not as a schema of the document says."""
+    """Return the reasons why a value does not match a schema of the document."""
     validator = _validator(msgspec.json.encode(schema).decode())
     return [f"{'.'.join(map(str, error.instance_path))}: {error.message}" for error in validator.iter_errors(value)]
 
 
 def undocumented(method: str, path: str, response: httpx.Response) -> list[str]:
-    """What of an answer the document does not say."""
+    """Return the parts of a response that the document does not describe."""
     media_type = response.headers.get("content-type")
     if method == "HEAD":
         # As for GET, without the body.
@@ -74,7 +74,7 @@ def undocumented(method: str, path: str, response: httpx.Response) -> list[str]:
     problem = response.json() if media_type == "application/problem+json" else None
     operations = list(operations_at(method, path))
     if problem is not None and problem["code"] in ANYWHERE:
-        return _unknown_facts(problem)
+        return _unknown_members(problem)
     if not operations:
         return [f"{method} {path} is answered with {response.status_code} and is not in the document"]
     found = [_faults_of(operation, response, media_type, problem) for operation in operations]
@@ -94,14 +94,14 @@ def _faults_of(operation: Json, response: httpx.Response, media_type: str | None
     if not media_type.endswith("json"):
         return wrong
     wrong += faults(content[media_type]["schema"], response.json())
-    return wrong + (_unknown_facts(problem) if problem is not None else [])
+    return wrong + (_unknown_members(problem) if problem is not None else [])
 
 
 def _missing(name: str, answer: Json, response: httpx.Response) -> bool:
     return bool(resolve(answer["headers"][name]).get("required")) and name not in response.headers
 
 
-def _unknown_facts(problem: Json) -> list[str]:
-    schemas = the_document()["components"]["schemas"]
+def _unknown_members(problem: Json) -> list[str]:
+    schemas = openapi_document()["components"]["schemas"]
     known = schemas["Problem"]["properties"] | schemas[problem["code"]]["properties"]
-    return [f"{problem['code']} says {name}, which is not documented" for name in problem if name not in known]
+    return [f"{problem['code']} has the member {name}, which is not documented" for name in problem if name not in known]

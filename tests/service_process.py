@@ -1,4 +1,4 @@
-"""The service as a process of its own, for what only a process shows: signals, locks, disks, sockets."""
+"""The service as a process of its own, for tests of signals, locks, disks and sockets."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 class Server:
-    """A service that was started here; what it logs goes to the test's own stderr, or to a file."""
+    """A running service; its log goes to the stderr of the test, or to a file."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What `make lint` makes of an audit of the dependencies."""
+"""The verdict of `make lint` on an audit of the dependencies."""
 
 import json
 
@@ -24,13 +24,13 @@ def test_no_known_vulnerability_is_none() -> None:
     assert judge(report(GOOD), "") == ("No known vulnerability in 1 dependencies", False)
 
 
-def test_what_could_not_be_looked_up_is_not_called_good() -> None:
+def test_a_dependency_that_was_not_audited_is_counted() -> None:
     line, is_failure = judge(report(GOOD, UNKNOWN), "")
     assert "1 were not audited" in line and not is_failure
 
 
 @pytest.mark.parametrize("said", ["", "Traceback …\nrequests.exceptions.ConnectionError: no route to host"])
-def test_nobody_to_ask_is_one_line_and_no_failure(said: str) -> None:
+def test_an_unreachable_audit_service_is_one_line_and_no_failure(said: str) -> None:
     line, is_failure = judge("", said)
     assert "not audited" in line and "\n" not in line and not is_failure
 

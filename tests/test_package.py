@@ -1,4 +1,4 @@
-"""The wheel: it has the SQL inside, and works in a fresh environment that has nothing but it and its dependencies."""
+"""The wheel: it contains the SQL files, and works in a fresh environment with its dependencies alone."""
 
 import re
 import subprocess
@@ -32,17 +32,18 @@ def test_the_wheel_holds_every_sql_file(wheel: Path) -> None:
     assert inside == {f"minibill/{file.relative_to(ROOT)}" for file in (ROOT / "sql").rglob("*.sql")}
 
 
+@pytest.mark.slow
 def test_the_wheel_migrates_from_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     run(sys.executable, "-m", "venv", str(venv))
-    # The versions of the lock, without its hashes: pip has none for the wheel that was built just now.
+    # The versions of the lock without its hashes, since pip has none for a wheel just built.
     lock = (ROOT / "requirements.lock").read_text()
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("\n".join(re.findall(r"^[\w.-]+==[^\\\n]+", lock, re.MULTILINE)))
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run(*pip, "--constraint", str(constraints), str(wheel))
     command = str(venv / "bin" / "minibill")
-    # The commit is that of the checkout which the wheel was built in; sources without one have none to tell.
+    # The commit of the checkout that the wheel was built in, if there is one.
     commit = r", commit [0-9a-f]{12}(-dirty)?" if (ROOT / ".git").exists() else ""
     said = run(command, "--version", cwd=tmp_path)
     assert re.fullmatch(rf"minibill, version {minibill.__version__}{commit}, SQLite \d+\.\d+\.\d+\n", said), said

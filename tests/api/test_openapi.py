@@ -19,14 +19,14 @@ from minibill.api.routing import Route
 from minibill.api.types import PageQuery, Query, WriteQuery
 from minibill.app import ADMIN, INTERNAL, PUBLIC, ROUTES
 from tests.api_client import Api, Json, problem_of
-from tests.openapi_checks import faults, resolve, the_document, undocumented
+from tests.openapi_checks import faults, resolve, openapi_document, undocumented
 from tests.test_style import every_problem
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 
 def operations() -> Iterator[tuple[str, str, Json]]:
-    for path, methods in the_document()["paths"].items():
+    for path, methods in openapi_document()["paths"].items():
         for method, operation in methods.items():
             yield method, path, operation
 
@@ -48,7 +48,7 @@ def references(part: Json) -> Iterator[str]:
 def test_the_schema_is_open_api_3_1_and_needs_no_token(api: Api) -> None:
     response = api.ask("GET", "/schema", headers=[])
     assert response.headers["content-type"] == "application/json"
-    assert response.json() == the_document()
+    assert response.json() == openapi_document()
     assert re.fullmatch(r"3\.1\.[0-9]+", response.json()["openapi"])
 
 
@@ -68,17 +68,17 @@ def test_every_route_is_in_it_once() -> None:
 
 
 def test_every_reference_in_it_leads_somewhere() -> None:
-    for reference in set(references(the_document())):
+    for reference in set(references(openapi_document())):
         assert resolve({"$ref": reference})
 
 
 def test_every_schema_in_it_is_a_json_schema() -> None:
-    for schema in the_document()["components"]["schemas"].values():
+    for schema in openapi_document()["components"]["schemas"].values():
         jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
 
 
 def test_every_refusal_has_an_example_that_is_as_its_schema_says() -> None:
-    examples = the_document()["components"]["examples"].values()
+    examples = openapi_document()["components"]["examples"].values()
     assert {example["value"]["code"] for example in examples} == {problem.code for problem in every_problem()}
     for example in examples:
         problem = example["value"]
@@ -87,13 +87,13 @@ def test_every_refusal_has_an_example_that_is_as_its_schema_says() -> None:
 
 
 def test_no_pattern_is_in_the_words_of_python() -> None:
-    assert "\\Z" not in str(the_document())
+    assert "\\Z" not in str(openapi_document())
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_operation_says_who_may_and_how_it_may_be_refused(route: Route) -> None:
     path = re.sub(r"{(\w+):str}", lambda v: f"{{{re.sub('_(.)', lambda c: c[1].upper(), v[1])}}}", route.path)
-    operation = the_document()["paths"][path][route.method.lower()]
+    operation = openapi_document()["paths"][path][route.method.lower()]
     assert operation["summary"]
     statuses = set(operation["responses"])
     parameters = {parameter["name"] for parameter in map(resolve, operation["parameters"])}
@@ -123,7 +123,7 @@ def _members(schema: Json) -> Iterator[tuple[str, Json]]:
 
 def test_every_amount_is_a_string_with_a_pattern_and_every_time_says_that_it_is_one() -> None:
     seen = set()
-    for name, schema in the_document()["components"]["schemas"].items():
+    for name, schema in openapi_document()["components"]["schemas"].items():
         for member, what in _members(schema):
             kinds = [choice for choice in what.get("anyOf", [what]) if choice.get("type") != "null"]
             if member.endswith("Micro"):
@@ -270,7 +270,7 @@ def test_the_page_has_every_route_and_every_code_and_brings_all_it_needs(api: Ap
     response = api.ask("GET", "/schema/docs", headers=[])
     text = response.text
     assert response.headers["content-type"] == "text/html; charset=utf-8"
-    for path in the_document()["paths"]:
+    for path in openapi_document()["paths"]:
         assert f"<code>{path}</code>" in text
     for problem in every_problem():
         assert f'id="schema-{problem.code}"' in text

@@ -15,14 +15,16 @@ from schemathesis import Case, GenerationMode, checks
 from schemathesis.core.parameters import ParameterLocation
 
 from tests.api_client import Api, Json
-from tests.openapi_checks import the_document, undocumented
+from tests.openapi_checks import openapi_document, undocumented
 
 # Of each operation, good and bad: all together take some ten seconds.
 CASES = 10
 
-SCHEMA = schemathesis.openapi.from_dict(the_document())
+SCHEMA = schemathesis.openapi.from_dict(openapi_document())
 OPERATIONS = [
-    (method, path, operation) for path, methods in the_document()["paths"].items() for method, operation in methods.items()
+    (method, path, operation)
+    for path, methods in openapi_document()["paths"].items()
+    for method, operation in methods.items()
 ]
 
 CHECKS: list[Any] = [

@@ -11,7 +11,7 @@ import pytest
 
 from minibill.api.middleware import RequestMiddleware
 from minibill.core.problems import StorageFull
-from tests.api_client import Api, Json, facts_of, ok, problem_of
+from tests.api_client import Api, Json, log_fields, ok, problem_of
 
 MEMBERS = ["type", "title", "status", "detail", "code", "requestId"]
 SECRET_TEXT = "no such table: secret /var/lib/book.db SELECT"
@@ -156,7 +156,7 @@ def test_a_failure_of_ours_is_answered_without_its_text_and_logged_under_its_req
     for word in ("secret", "book.db", "SELECT", "RuntimeError", "Traceback"):
         assert word not in response.text
     [record] = [r for r in caplog.records if r.levelno == logging.ERROR]
-    assert facts_of(record)["request_id"] == problem["requestId"]
+    assert log_fields(record)["request_id"] == problem["requestId"]
     assert SECRET_TEXT in str(record.exc_info and record.exc_info[1])
     # The service goes on.
     ok(api.post("/accounts", {"entityType": "mod", "entityId": "next"}))
@@ -172,7 +172,7 @@ def test_a_rule_of_the_database_that_only_a_bug_can_break_is_an_internal_error(
         response = api.post(f"/accounts/{account}/mint", {"amountMicro": "5"})
         problem = whole(response, 500, "internal_error")
         assert "pool" not in response.text
-    assert problem["requestId"] in [facts_of(record).get("request_id") for record in caplog.records]
+    assert problem["requestId"] in [log_fields(record).get("request_id") for record in caplog.records]
 
 
 # --- headers ---
@@ -308,7 +308,7 @@ def test_the_clock_can_be_moved_only_where_it_is_a_test_clock(api: Api) -> None:
 def test_the_log_of_a_refusal_has_the_correlation_id_and_what_was_asked(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     api.call("GET", "/x%0AERROR forged", token="nonsense", headers={"X-Correlation-Id": "trace-7"})
     api.call("GET", "/campaigns", token=api.sign(scopes=()), headers={"X-Correlation-Id": "trace-8"})
-    first, second = map(facts_of, caplog.records)
+    first, second = map(log_fields, caplog.records)
     assert (first["correlation_id"], first["path"]) == ("trace-7", "/admin/billing/x\nERROR forged")
     assert (second["correlation_id"], second["scope"], second["actor"]) == (
         "trace-8",

@@ -17,7 +17,7 @@ from minibill.server import http_protocol
 from minibill.server.http_protocol import HEAD_BYTES_MAX, MALFORMED_LINES_PER_MINUTE, TRAILER_BYTES_MAX, Protocol
 from minibill.server.log_limit import LogLimit
 from tests.api.test_fast_path import Connection, post
-from tests.api_client import Api, facts_of
+from tests.api_client import Api, log_fields
 
 UPGRADES = {
     "h2c, as curl sends it": [b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQ"],
@@ -315,7 +315,7 @@ def test_log_lines_of_malformed_requests_are_limited(
             sent = b"nonsense\r\n\r\n" if number % 2 else b"CONNECT x:1 HTTP/1.1\r\n\r\n"
             answers(connection, api, sent, number=1)
             answers(api.loop.run(echoing()), api, request("/one", b"{}", *UPGRADES["websocket"]), number=1)
-        return [facts_of(record) for record in caplog.records]
+        return [log_fields(record) for record in caplog.records]
 
     lines = flood()
     assert len(lines) == MALFORMED_LINES_PER_MINUTE

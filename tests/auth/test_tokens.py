@@ -15,7 +15,7 @@ from minibill.auth.tokens import sign_token
 from minibill.core.clock import US_PER_SECOND
 from minibill.db.sqlite import sqlite3
 from minibill.integrity.audited_settings import DENIED_SECONDS_MIN
-from tests.api_client import SECRETS, Api, facts_of, ok, problem_of
+from tests.api_client import SECRETS, Api, log_fields, ok, problem_of
 from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now
 
 SECRET = SECRETS["BILLING_ADMIN_JWT_SECRET"]
@@ -386,7 +386,7 @@ def test_a_refusal_for_lack_of_authority_is_not_audited(api: Api, caplog: pytest
     with api.unchanged():
         problem_of(api.post("/accounts", {}, token=api.sign(sub="snoop", scopes=(READ,))), 403, "insufficient_scope")
         problem_of(api.post("/accounts", {}, token="nonsense"), 401, "unauthorized")
-    assert [facts_of(record)["actor"] for record in caplog.records] == ["admin:snoop", None]
+    assert [log_fields(record)["actor"] for record in caplog.records] == ["admin:snoop", None]
 
 
 # --- paths ---

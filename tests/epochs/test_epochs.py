@@ -17,7 +17,7 @@ from minibill.db.queries import queries
 from minibill.events import feed as feed_module
 from minibill.events.feed import Feed
 from minibill.integrity.hash_chain import append_link
-from tests.api_client import Api, Json, facts_of, ok, problem_of
+from tests.api_client import Api, Json, log_fields, ok, problem_of
 from tests.epochs.machine import Machine, minibill
 from tests.events.feed_client import drain, latest
 from tests.webhooks.conftest import Running
@@ -446,7 +446,7 @@ def test_a_start_that_may_have_lost_commits_begins_an_epoch(
     lose(machine, copy)
     machine.api.account()
     [record] = [each for each in caplog.records if each.message.startswith("began a new epoch: ids issued from now on")]
-    assert facts_of(record)["epoch"] == 2
+    assert log_fields(record)["epoch"] == 2
     machine.stop()
     with closing(open_reader(machine.db)) as conn:
         assert conn.execute("SELECT number, reason FROM book_epochs").fetchall() == [(2, reason)]

@@ -12,7 +12,7 @@ import pytest
 
 from minibill.api import access_log
 from minibill.server.logging import configure_logs
-from tests.api_client import SECRETS, Api, Json, facts_of, ok, problem_of
+from tests.api_client import SECRETS, Api, Json, log_fields, ok, problem_of
 from tests.service_process import SERVE, environment
 
 KEY = "key-that-nobody-else-may-know"
@@ -156,7 +156,7 @@ def test_a_failed_request_is_logged_with_its_reason(api: Api, log: io.StringIO, 
 def test_who_lacks_authority_is_logged_with_what_was_asked(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     problem_of(api.call("GET", "/accounts", token="nonsense"), 401, "unauthorized")
     problem_of(api.call("GET", "/accounts", token=api.sign(sub="eve", scopes=())), 403, "insufficient_scope")
-    unknown, lacking = map(facts_of, caplog.records)
+    unknown, lacking = map(log_fields, caplog.records)
     assert (unknown["msg"], unknown["ip"], unknown["path"]) == ("no valid token", "192.0.2.7", "/admin/billing/accounts")
     assert (lacking["msg"], lacking["actor"], lacking["scope"]) == ("lacks a scope", "admin:eve", "admin:billing:read")
 
