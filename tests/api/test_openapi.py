@@ -19,7 +19,7 @@ from minibill.api.routing import Route
 from minibill.api.types import PageQuery, Query, WriteQuery
 from minibill.app import ADMIN, INTERNAL, PUBLIC, ROUTES
 from tests.api_client import Api, Json, problem_of
-from tests.openapi_checks import faults, resolve, openapi_document, undocumented
+from tests.openapi_checks import faults, openapi_document, resolve, undocumented
 from tests.test_style import every_problem
 
 METHODS = {"get", "post", "put", "patch", "delete"}
