@@ -1,43 +1,82 @@
-"""The README's tour works when it is pasted."""
+"""The README and the pages of the documentation: their tours work, their links lead somewhere."""
 
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
-import pytest
+from tests.documentation import PAGES, ROOT, blocks, needs_curl, page, responses, run_tour, tours
 
-from tests.service_process import serving
+README_BYTES_MAX = 6_500
 
-ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"<!-- tour -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the tour is made of curl lines, and this machine has no curl")
-def test_the_tour_works_when_it_is_pasted(tmp_path: Path) -> None:
-    assert len(BLOCKS) == 2
-    with serving(tmp_path / "minibill.db") as server:
-        base = server.http.base_url
-        environment = {
-            **os.environ,
-            "MINIBILL_URL": f"http://{base.host}:{base.port}",
-            "MINIBILL_TOKEN": server.http.headers["Authorization"].removeprefix("Bearer "),
-        }
-        (tmp_path / ".venv").symlink_to(ROOT / ".venv")
-        script = "set -euo pipefail\n" + "\n".join(BLOCKS)
-        result = subprocess.run(
-            ["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
-        )
-    assert result.returncode == 0, result.stderr
-    answers = [line for line in result.stdout.splitlines() if line.startswith("{")]
-    assert [bool(re.search(r'"duplicate":true', line)) for line in answers[1:3]] == [False, True]
-    assert '"dryRun":true' in answers[6]
-    assert answers[7] == answers[8] and '"totalGranted":2' in answers[7]
-    assert '"code":"budget_exceeded"' in answers[10]
-    assert re.search(r"granted\s+1", result.stdout) and re.search(r"skipped\s+1", result.stdout)
+# Pages whose shell blocks are tours. The commands of docs/operating have tests of their own.
+TOURED = ["README.md", "docs/start.md", *(f"docs/guides/{name}.md" for name in ("events", "python", "testing"))]
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "serve", "bench", "wheel", "binary"])
-def test_the_makefile_has_the_targets_that_are_promised(target: str) -> None:
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= README_BYTES_MAX
+
+
+@needs_curl
+def test_the_tour_of_the_readme_works(tmp_path: Path) -> None:
+    found = responses(run_tour("README.md", tmp_path))
+    assert found[3]["releasedMicro"] == "300000"
+    assert found[4]["totalAvailableMicro"] == "4300000"
+    assert found[7] == found[8] and found[7]["totalGranted"] == 1
+
+
+@needs_curl
+def test_the_tour_of_getting_started_works(tmp_path: Path) -> None:
+    output = run_tour("docs/start.md", tmp_path)
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    assert [bool(re.search(r'"duplicate":true', line)) for line in lines[1:3]] == [False, True]
+    assert '"dryRun":true' in lines[6]
+    assert lines[7] == lines[8] and '"totalGranted":2' in lines[7]
+    assert '"code":"budget_exceeded"' in lines[10]
+    assert re.search(r"granted\s+1", output) and re.search(r"skipped\s+1", output)
+
+
+def test_every_shell_block_is_run_or_is_a_make_target() -> None:
+    targets = re.findall(r"^([a-z-]+):", page("Makefile"), re.MULTILINE)
+    for name in TOURED:
+        rest = [block for block in blocks(name, "sh") if block not in tours(name)]
+        commands = [line.partition("#")[0].split() for block in rest for line in block.splitlines()]
+        assert all(command[0] == "make" and command[1] in targets for command in commands), (name, rest)
+    illustrated = [file for file in PAGES if file.parent.name in ("concepts", "reference")]
+    assert {
+        file.name for file in illustrated if re.search(r"^```(sh|python)$", file.read_text("utf-8"), re.MULTILINE)
+    } == set()
+
+
+def test_the_makefile_has_the_targets_that_are_documented() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.MULTILINE))
+    named = {name for file in PAGES for name in re.findall(r"`make ([a-z-]+)", file.read_text("utf-8"))}
+    assert named - targets == set()
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    assert [f"{file.name}: {link}" for file in PAGES for link in broken_links(file)] == []
+
+
+def test_the_tests_that_pages_name_exist() -> None:
+    files = [ROOT / "SECURITY.md", *(ROOT / "docs" / "internals").rglob("*.md")]
+    named = {name for file in files for name in re.findall(r"`(?:tests/)?((?:\w+/)*test_\w+\.py)`", file.read_text("utf-8"))}
+    assert {name for name in named if not (ROOT / "tests" / name).is_file()} == set()
+
+
+def broken_links(file: Path) -> list[str]:
+    """Return the relative links of a page whose file or heading does not exist."""
+    broken = []
+    text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, heading = link.partition("#")
+        target = (file.parent / path).resolve() if path else file
+        if not target.exists() or (heading and heading not in headings(target)):
+            broken.append(link)
+    return broken
+
+
+def headings(file: Path) -> set[str]:
+    """Return the anchors of a page, as GitHub makes them from its headings."""
+    found = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}

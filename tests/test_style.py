@@ -257,7 +257,7 @@ def test_every_module_and_all_that_is_public_in_it_says_what_it_is() -> None:
 # --- what users meet is written down ---
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINES = [line for file in DOCUMENTS for line in file.read_text("utf-8").splitlines()]
 # What stands between backticks, a line at a time.
 CODE = [code for line in LINES for code in re.findall(r"`([^`]+)`", line)]

@@ -36,7 +36,7 @@ PAGES = (
     "/audit?limit=20",
 )
 
-# The caches of the readers and the writer fill first: PERFORMANCE.md has by how much.
+# The caches of the readers and the writer fill first: docs/internals/performance.md has by how much.
 WARM_UP = 0.33
 GROWTH_MAX = 0.05
 

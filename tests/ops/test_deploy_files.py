@@ -187,7 +187,7 @@ def test_an_alert_is_about_metrics_that_there_are(start: Callable[..., Api], ale
     named = set(re.findall(r"\b(?:minibill|process)_\w+", re.sub(r'"[^"]*"', "", alert["expr"])))
     assert named <= metrics_of(start()) and (named or "up{" in alert["expr"])
     codes = re.findall(r'code="(\w+)"', alert["expr"])
-    assert all(f"`{code}`" in (ROOT / "README.md").read_text("utf-8") for code in codes)
+    assert all(f"`{code}`" in (ROOT / "docs/reference/errors.md").read_text("utf-8") for code in codes)
 
 
 def test_a_name_that_is_no_metric_would_be_found(start: Callable[..., Api]) -> None:

@@ -24,11 +24,13 @@ FOLDER = ROOT / "tests" / "released"
 
 
 def changelog() -> dict[str, bool]:
-    """Each version of the changelog, and whether it is released."""
-    headings = re.findall(
-        r"^## (\d+\.\d+\.\d+)( \(unreleased\))?$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
-    )
-    return {version: not unreleased for version, unreleased in headings}
+    """Return each version of the changelog, the newest first, and whether it is released.
+
+    `[Unreleased]` is the version of this source tree, until that version has a heading of its own.
+    """
+    headings = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    released = {version: True for version in headings if version != "Unreleased"}
+    return released if minibill.__version__ in released else {minibill.__version__: False, **released}
 
 
 def dump_of(version: str) -> Path:
