@@ -1,4 +1,4 @@
-"""Rendering frames for credits."""
+"""Render frames and charge for them."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ FRAME_MICRO = 100_000
 
 
 class TooPoor(Exception):
-    """The customer has too few credits; `missing_micro` says how many."""
+    """The customer lacks `missing_micro` micro-units for the job."""
 
     def __init__(self, missing_micro: int) -> None:
         super().__init__(f"{missing_micro} micro-units are missing")
@@ -17,19 +17,19 @@ class TooPoor(Exception):
 
 
 def render(book: Client, customer: str, frames: int, work: Callable[[int], bool]) -> int:
-    """Renders frames, and charges for those that came out well; answers how many did.
+    """Render frames, charge for the good ones, and return their number.
 
-    `work` renders one frame. When it raises, nothing is charged.
+    `work` renders one frame and returns whether it is good. If it raises, nothing is charged.
     """
     try:
-        held = book.reserve(Entity("person", customer), frames * FRAME_MICRO, ttl_seconds=3600)
-    except InsufficientBalance as refusal:
-        missing = int(refusal.extensions["requested_micro"]) - int(refusal.extensions["available_micro"])
+        reservation = book.reserve(Entity("person", customer), frames * FRAME_MICRO, ttl_seconds=3600)
+    except InsufficientBalance as error:
+        missing = int(error.extensions["requested_micro"]) - int(error.extensions["available_micro"])
         raise TooPoor(missing) from None
     try:
         good = sum(work(frame) for frame in range(frames))
     except BaseException:
-        book.release(held.reservation_id)
+        book.release(reservation.reservation_id)
         raise
-    book.finalize(held.reservation_id, good * FRAME_MICRO)
+    book.finalize(reservation.reservation_id, good * FRAME_MICRO)
     return good

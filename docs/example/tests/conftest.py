@@ -1,4 +1,4 @@
-"""One book for the whole suite, prepared once and restored for each test."""
+"""One database for all tests, prepared once and restored for each test."""
 
 from collections.abc import Iterator
 
@@ -25,13 +25,13 @@ def book(minibill_service: BookForTests, prepared: Snapshot) -> Iterator[BookFor
 
 @pytest.fixture
 def service(book: BookForTests) -> Iterator[Client]:
-    """The book as the render farm sees it: over HTTP, with a service's token."""
+    """A client of the render farm, over HTTP with a service token."""
     with Client(book.url, book.service_token(), service=True) as client:
         yield client
 
 
 @pytest.fixture
 def operator(book: BookForTests) -> Iterator[Client]:
-    """The book as an operator sees it, who may make campaigns and pay them, and nothing else."""
+    """A client of an operator who may create campaigns and pay grants only."""
     with Client(book.url, book.token("admin:campaigns:write", "admin:grants:write")) as client:
         yield client

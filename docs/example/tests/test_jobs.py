@@ -1,4 +1,4 @@
-"""What a job costs."""
+"""The cost of jobs, and the welcome campaign."""
 
 import pytest
 
@@ -20,21 +20,21 @@ def test_a_job_that_fails_costs_nothing(book: BookForTests, service: Client) -> 
     assert (book.balance("ada"), book.reserved("ada")) == (5_000_000, 0)
 
 
-def test_who_is_too_poor_is_told_what_is_missing(book: BookForTests, service: Client) -> None:
-    with pytest.raises(TooPoor) as refusal:
+def test_a_customer_without_credits_learns_the_missing_amount(book: BookForTests, service: Client) -> None:
+    with pytest.raises(TooPoor) as error:
         render(service, "bob", 2, lambda frame: True)
-    assert refusal.value.missing_micro == 50_000
+    assert error.value.missing_micro == 50_000
     assert book.story("bob") == [("grant", 150_000)]
 
 
-def test_what_a_crashed_worker_held_comes_back_in_an_hour(book: BookForTests, service: Client) -> None:
+def test_the_reservation_of_a_crashed_worker_expires_after_an_hour(book: BookForTests, service: Client) -> None:
     service.reserve(Entity("person", "ada"), 1_000_000, ttl_seconds=3600)
     assert book.balance("ada") == 4_000_000
     book.advance(3600)
     assert book.balance("ada") == 5_000_000
 
 
-def test_a_present_is_given_once(book: BookForTests, operator: Client) -> None:
+def test_a_welcome_grant_is_paid_once(book: BookForTests, operator: Client) -> None:
     campaign = open_campaign(operator, customers_max=2)
     assert welcome(operator, campaign, ["bob", "eve"]) == 2
     assert welcome(operator, campaign, ["bob", "eve"]) == 0
