@@ -1,4 +1,4 @@
-"""docs/reference/http-api.md has every route with its scope, and every member and parameter of the API."""
+"""The reference of the HTTP API and of errors has every route, scope, member and parameter."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 
 import minibill.app
+from minibill.api.openapi.errors import every_example
 from minibill.api.types import Body, Query, ResponseBody
+from minibill.core.problems import camel
 from tests.documentation import page
 
 PAGE = page("docs/reference/http-api.md")
@@ -61,3 +63,12 @@ def test_every_member_and_parameter_is_documented() -> None:
         for field in msgspec.structs.fields(struct)
     }
     assert {name: owner for name, owner in fields.items() if name not in words | UNNAMED} == {}
+
+
+def test_an_error_is_documented_with_its_extension_members() -> None:
+    lines = page("docs/reference/errors.md").splitlines()
+    missing = []
+    for problem in every_example():
+        [line] = [line for line in lines if line.startswith(f"| {problem.status} | `{problem.code}` |")]
+        missing += [f"{problem.code}: {camel(name)}" for name in problem.extensions if f"`{camel(name)}`" not in line]
+    assert missing == []
