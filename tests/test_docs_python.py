@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tests.documentation import blocks, run_python
+from minibill.client._async.methods import AsyncMethods
+from tests.documentation import blocks, page, run_python
 from tests.service_process import serving
 
 
@@ -29,3 +30,8 @@ def test_a_test_with_the_fixture(tmp_path: Path) -> None:
     [test] = blocks("docs/guides/testing.md", "python")
     (tmp_path / "test_charging.py").write_text(test)
     assert "1 passed" in run_python(tmp_path, "-m", "pytest", "-q", "-p", "no:schemathesis", "-p", "no:cacheprovider")
+
+
+def test_every_method_of_the_client_is_documented() -> None:
+    methods = {name for name in dir(AsyncMethods) if not name.startswith("_")} - {"send"}
+    assert {name for name in methods if f"`{name}`" not in page("docs/guides/python.md")} == set()
