@@ -32,13 +32,13 @@ from minibill.core.problems import (
 )
 from minibill.core.write_result import NOWHERE, Origin
 from minibill.db.ledger_sequence import SequenceTracker
-from minibill.db.queries import Row
 from minibill.db.readers import RequestReader
 from minibill.db.write_operation import WriteOperation
 
 log = logging.getLogger("minibill.http")
 
 T = TypeVar("T")
+R = TypeVar("R")
 Q = TypeVar("Q", bound=Query)
 P = TypeVar("P", bound=PageQuery)
 KEY_CHARACTERS_MAX = 255
@@ -158,10 +158,10 @@ class Request:
     def respond_page(
         self,
         query: PageQuery,
-        rows: Sequence[Row],
+        rows: Sequence[R],
         *,
-        item: Callable[[Row], ResponseBody],
-        position: Callable[[Row], list[int]],
+        item: Callable[[R], ResponseBody],
+        position: Callable[[R], list[int]],
     ) -> Response:
         """A page from one row more than it holds, where there are more."""
         shown = rows[: query.limit]
