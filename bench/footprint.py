@@ -13,10 +13,12 @@ from bench.report import Table, number, require_whole
 from bench.sizes import Sizes
 from bench.spending import CALLER, CEILING_MICRO, OPERATOR
 from minibill.api.idempotency import Key
+from minibill.api.types import Micro
 from minibill.auth.tokens import Caller
 from minibill.book import Book
-from minibill.campaigns.grants import Item, pay_batch
+from minibill.campaigns.batch import pay_batch
 from minibill.campaigns.lifecycle import create_campaign, transition_campaign
+from minibill.campaigns.schemas import BatchBody, CreateBody, GrantItem
 from minibill.core import ids
 from minibill.core.write_result import NOWHERE
 from minibill.db.write_operation import bind
@@ -76,11 +78,16 @@ class Filler:
     async def campaign(self) -> str:
         """An active campaign without a limit that matters."""
         made = await self.write(
-            create_campaign, created_by="bench", name="Bench", description=None, campaign_type="promotional",
-            budget_micro=CEILING_MICRO, grant_formula="fixed_amount", grant_config=None, pool_id="general",
-            per_wallet_cap_micro=CEILING_MICRO, starts_at_us=None, expires_at_us=None, grant_ttl_seconds=None,
-        )  # fmt: skip
-        await self.write(transition_campaign, campaign_id=made["id"], verb="activate")
+            create_campaign,
+            created_by="bench",
+            body=CreateBody(
+                name="Bench",
+                campaign_type="promotional",
+                budget_micro=Micro(CEILING_MICRO),
+                per_wallet_cap_micro=Micro(CEILING_MICRO),
+            ),
+        )
+        await self.write(transition_campaign, campaign_id=made["id"], transition="activate")
         campaign: str = made["id"]
         return campaign
 
@@ -126,8 +133,9 @@ async def _bytes_each(db: Path, count: int, *, with_keys: bool) -> dict[str, flo
             found[what] = (_size(book) - before) / count
         campaign, before = await filler.campaign(), _size(book)
         for start in range(0, count, 1_000):
-            items = [Item(ids.encode(ids.ACCOUNT, place + 1), None, 1_000, None) for place in range(start, start + 1_000)]
-            await filler.write(bind(pay_batch, campaign_id=campaign, items=items, force=False, ceiling_micro=CEILING_MICRO))
+            account_ids = [ids.encode(ids.ACCOUNT, number_ + 1) for number_ in range(start, start + 1_000)]
+            body = BatchBody([GrantItem(account_id=account_id, amount_micro=Micro(1_000)) for account_id in account_ids])
+            await filler.write(pay_batch, campaign_id=campaign, body=body, ceiling_micro=CEILING_MICRO)
         found[list(WHAT)[-1]] = (_size(book) - before) / count
     finally:
         await book.close()

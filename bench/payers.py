@@ -14,12 +14,13 @@ from bench.report import Unfit, require_whole
 from bench.servers import Client
 from minibill.api.decoding import Decoder
 from minibill.api.idempotency import Key, fingerprint
+from minibill.api.types import Micro
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import Caller
 from minibill.book import Book
-from minibill.campaigns.grants import pay_batch, read_items
+from minibill.campaigns.batch import check_batch, pay_batch
 from minibill.campaigns.lifecycle import create_campaign, transition_campaign
-from minibill.campaigns.schemas import BatchBody
+from minibill.campaigns.schemas import BatchBody, CreateBody
 from minibill.core.write_result import Origin
 from minibill.db.write_operation import bind
 
@@ -115,17 +116,12 @@ class InProcess:
                 bind(
                     create_campaign,
                     created_by="bench",
-                    name="Bench",
-                    description=None,
-                    campaign_type="promotional",
-                    budget_micro=BUDGET_MICRO,
-                    grant_formula="fixed_amount",
-                    grant_config=None,
-                    pool_id="general",
-                    per_wallet_cap_micro=AMOUNT_MICRO,
-                    starts_at_us=None,
-                    expires_at_us=None,
-                    grant_ttl_seconds=None,
+                    body=CreateBody(
+                        name="Bench",
+                        campaign_type="promotional",
+                        budget_micro=Micro(BUDGET_MICRO),
+                        per_wallet_cap_micro=Micro(AMOUNT_MICRO),
+                    ),
                 ),
                 caller=self._caller,
                 origin=self._origin,
@@ -133,7 +129,9 @@ class InProcess:
         )
         campaign_id: str = msgspec.json.decode(answer.body)["id"]
         activation = self._book.write(
-            bind(transition_campaign, campaign_id=campaign_id, verb="activate"), caller=self._caller, origin=self._origin
+            bind(transition_campaign, campaign_id=campaign_id, transition="activate"),
+            caller=self._caller,
+            origin=self._origin,
         )
         self._run(activation)
         return campaign_id
@@ -142,11 +140,12 @@ class InProcess:
         return self._run(self._pay(campaign_id, body, key))
 
     async def _pay(self, campaign_id: str, body: bytes, key: str) -> Paid:
-        items = read_items(_BODY.decode(body))
+        decoded = _BODY.decode(body)
+        check_batch(decoded)
         own_key = Key(self._caller.name, key, fingerprint("POST", campaign_id.encode(), b"", body))
         began_s = time.perf_counter()
         written = await self._book.write(
-            bind(pay_batch, campaign_id=campaign_id, items=items, force=False, ceiling_micro=10**12),
+            bind(pay_batch, campaign_id=campaign_id, body=decoded, ceiling_micro=10**12),
             caller=self._caller,
             origin=self._origin,
             key=own_key,

@@ -6,10 +6,10 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
   FROM credit_campaigns
  WHERE id = :campaign_id;
 
--- name: accounts_that_give_budget_back
--- Accounts with overdue reservations of what this campaign has revoked. The query reads at most :count reservations and :count of
--- their holds. Where the book has more, it answers the accounts of the first ones, whatever they hold: expire these and ask again.
--- A campaign that never revoked reserved credits has nothing to wait for.
+-- name: accounts_returning_budget
+-- Accounts with overdue reservations that hold credits which this campaign revoked. The query reads at most :count reservations
+-- and :count of the lots that they hold. If there are more, it returns the accounts of those it read, whatever they hold: the
+-- caller expires these and runs the query again. It reads none for a campaign that never revoked reserved credits.
 WITH overdue AS MATERIALIZED (
     SELECT id, account_id
       FROM credit_reservations
@@ -33,9 +33,9 @@ SELECT account_id
  WHERE (SELECT count(*) FROM overdue) = :count
     OR (SELECT count(*) FROM held) = :count;
 
--- name: given_back_to_campaigns
--- What overdue reservations hold of what these campaigns have revoked, and when the last of that was; :campaign_ids is a JSON
--- array of keys. It costs what is due and not written down, whatever the campaigns' size.
+-- name: overdue_budget_returns
+-- Revoked credits of these campaigns that overdue reservations hold, and the last time of revocation. :campaign_ids is a JSON
+-- array of keys. The cost depends on the overdue reservations, not on the size of the campaigns.
 SELECT l.campaign_id, sum(h.reserved_micro), max(l.revoked_at_us)
   FROM credit_reservations r
   CROSS JOIN reservation_lots h ON h.reservation_id = r.id
@@ -51,8 +51,9 @@ INSERT INTO credit_campaigns (
     id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
     per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us)
 VALUES (
-    :campaign_id, :name, :description, :campaign_type, 'draft', :budget_micro, 0, :grant_formula, :grant_config, :pool_id,
-    :per_wallet_cap_micro, :starts_at_us, :expires_at_us, :grant_ttl_seconds, 0, :created_by, :now_us, :now_us);
+    :id, :name, :description, :campaign_type, :status, :budget_micro, :spent_micro, :grant_formula, :grant_config, :pool_id,
+    :per_wallet_cap_micro, :starts_at_us, :expires_at_us, :grant_ttl_seconds, :grant_count, :created_by, :created_at_us,
+    :updated_at_us);
 
 -- name: edit_campaign
 UPDATE credit_campaigns
@@ -71,7 +72,7 @@ UPDATE credit_campaigns
  WHERE id = :campaign_id;
 
 -- name: transition_campaign
--- campaigns_keep_to_their_life_cycle refuses a step that the life cycle does not have.
+-- The trigger campaigns_keep_to_their_life_cycle rejects a transition that the life cycle does not have.
 UPDATE credit_campaigns
    SET status = :status,
        updated_at_us = :now_us
@@ -90,7 +91,7 @@ UPDATE credit_campaigns
      LIMIT :count);
 
 -- name: charge_campaign
--- campaigns_spent_within_budget refuses what the budget does not cover.
+-- The constraint campaigns_spent_within_budget rejects a total above the budget.
 UPDATE credit_campaigns
    SET spent_micro = spent_micro + :total_micro,
        grant_count = grant_count + :new_grants,
@@ -98,7 +99,7 @@ UPDATE credit_campaigns
  WHERE id = :campaign_id;
 
 -- name: campaigns_page
--- Newest first. The type is no index's: it has four values.
+-- Newest first. No index covers the type: it has only four values.
 SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
        per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us
   FROM credit_campaigns
@@ -108,7 +109,7 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
  LIMIT :count;
 
 -- name: campaigns_page_by_status
--- A campaign whose time is over is expired, whatever is written down. Completed ones have no time.
+-- A campaign after its end counts as expired, also while its row has another status, except if it is completed.
 SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
        per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us, updated_at_us
   FROM credit_campaigns
@@ -130,7 +131,7 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
  LIMIT :count;
 
 -- name: grants_of_accounts
--- Which of these accounts the campaign has paid; :account_ids is a JSON array of keys.
+-- The grants that the campaign paid to these accounts; :account_ids is a JSON array of keys.
 SELECT g.account_id, g.id, g.lot_id, g.amount_micro, g.status
   FROM json_each(:account_ids) j
   CROSS JOIN credit_grants g ON g.campaign_id = :campaign_id AND g.account_id = j.value;
@@ -145,7 +146,7 @@ INSERT INTO credit_grants (
 VALUES (:grant_id, :campaign_id, :account_id, :lot_id, :amount_micro, 'granted', :grant_formula, :formula_input, :now_us);
 
 -- name: grants_page
--- In the order in which they were paid. Each half is in that order by the index, so they are merged and not sorted.
+-- In the order of payment. The index returns each half in that order, so SQLite merges them without a sort.
 SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, g.amount_micro, g.status, g.grant_formula,
        g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro, g.revoke_reason
   FROM credit_grants g
@@ -176,7 +177,7 @@ SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, 
  LIMIT :count;
 
 -- name: grants_page_of_account
--- One row at most.
+-- At most one row.
 SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, g.amount_micro, g.status, g.grant_formula,
        g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro, g.revoke_reason
   FROM credit_grants g
@@ -204,7 +205,7 @@ SELECT id, account_id, lot_id
  LIMIT :count;
 
 -- name: revoke_grant
--- grants_are_revoked_with_their_lots: the lot comes first.
+-- The trigger grants_are_revoked_with_their_lots needs the lot to be revoked first.
 UPDATE credit_grants
    SET status = 'revoked',
        revoked_at_us = :now_us,
@@ -214,16 +215,16 @@ UPDATE credit_grants
        revoke_reason = :reason
  WHERE id = :grant_id;
 
--- name: revoked_of_campaign
--- Its revoked grants, and the sums of what each said when it was revoked.
+-- name: revoked_totals
+-- The number of revoked grants of a campaign, and the sums of their amounts at the time of revocation.
 SELECT grants_revoked, revoked_micro, revoked_consumed_micro, revoked_reserved_micro
   FROM credit_campaign_totals
  WHERE campaign_id = :campaign_id;
 
 -- name: campaign_stats
--- First a row of the totals, without a day; then its days. No row: there is no such campaign.
--- What is due counts as settled: overdue reservations have given back what they hold, to lots that may be expired or revoked,
--- and expired lots have nothing available. Both cost what is due and not written down, whatever the campaign's size.
+-- The first row has the totals and no day; each further row is a day. There is no row if the campaign does not exist.
+-- Overdue reservations count as released, to lots that may be expired or revoked, and expired lots have nothing available.
+-- The cost of both depends on the overdue items, not on the size of the campaign.
 WITH overdue AS MATERIALIZED (
     SELECT coalesce(sum(h.reserved_micro), 0) AS returned_micro,
            coalesce(sum(iif(l.revoked_at_us IS NOT NULL, h.reserved_micro, 0)), 0) AS revoked_micro,

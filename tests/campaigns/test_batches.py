@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from minibill.campaigns.grants import BATCH_GRANTS_MAX, LARGE_GRANT_MICRO
+from minibill.campaigns.batch import BATCH_GRANTS_MAX, LARGE_GRANT_MICRO
 from minibill.core.clock import parse_time
 from tests.api_client import UNIT, Api, Json, ok, problem_of
 

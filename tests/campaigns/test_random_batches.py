@@ -15,11 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minibill.api.decoding import Decoder
+from minibill.api.types import encode, optional_time
 from minibill.auth.tokens import Caller
 from minibill.book import Book
-from minibill.campaigns.grants import Item, pay_batch
+from minibill.campaigns.batch import check_batch, pay_batch
 from minibill.campaigns.lifecycle import SQL as CAMPAIGNS
 from minibill.campaigns.lifecycle import CampaignRow, create_campaign, edit_campaign, transition_campaign
+from minibill.campaigns.schemas import BatchBody, CreateBody, EditBody
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, Clock, parse_time
 from minibill.core.problems import Problem
@@ -41,6 +44,8 @@ NAMES = ["ada", "bob", "cyd", "dan", "eve"]
 POOLS = ["general", "gpu"]
 
 CALLER = Caller("admin", "model", None, frozenset())
+
+_CREATE, _EDIT, _BATCH = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody)
 
 # By the name that the model knows them by: the formula and its config.
 FORMULAS: dict[str, tuple[str, Json]] = {
@@ -78,9 +83,9 @@ class Create(NamedTuple):
     ttl_s: int | None
 
 
-class Move(NamedTuple):
+class Transition(NamedTuple):
     campaign: int
-    verb: str
+    name: str
 
 
 class Edit(NamedTuple):
@@ -113,7 +118,7 @@ class Sweep(NamedTuple):
     pass
 
 
-Command = Open | Mint | Create | Move | Edit | Batch | Pass | Sweep
+Command = Open | Mint | Create | Transition | Edit | Batch | Pass | Sweep
 
 amounts = st.sampled_from([0, 1, 3, 5, 7, 10, 30, LARGE, LARGE + 1, 2 * LARGE])
 losses = st.sampled_from([0, 9, 10, 13, 19, 20, 29, 30, 61, 2 * LARGE + 2])
@@ -130,7 +135,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(Open, names),
     st.builds(Mint, names, pools, st.sampled_from([1, 7, 30, LARGE]), st.none() | seconds),
     creates,
-    st.builds(Move, campaigns, st.sampled_from(["activate", "activate", "pause", "complete"])),
+    st.builds(Transition, campaigns, st.sampled_from(["activate", "activate", "pause", "complete"])),
     st.builds(Edit, campaigns, st.none() | st.sampled_from([0, 6, 20, 100]), st.none() | amounts,
               st.none() | st.sampled_from([-5, 0, 5, 60])),
     st.builds(Batch, campaigns, st.lists(grants, min_size=1, max_size=4), st.booleans()),
@@ -143,7 +148,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
 @st.composite
 def stories(draw: st.DrawFn) -> list[Command]:
     """Commands behind a beginning that makes most of them mean something."""
-    beginning: list[Command] = [Open(NAMES[0]), Open(NAMES[1]), draw(creates), Move(0, "activate")]
+    beginning: list[Command] = [Open(NAMES[0]), Open(NAMES[1]), draw(creates), Transition(0, "activate")]
     return beginning + draw(st.lists(commands, min_size=5, max_size=25))
 
 
@@ -229,11 +234,11 @@ class Model:
         self.campaigns.append(made)
         return 201, "draft"
 
-    def move(self, command: Move) -> Expected:
+    def transition(self, command: Transition) -> Expected:
         if command.campaign >= len(self.campaigns):
             return {"campaign_not_found"}
         campaign = self.campaigns[command.campaign]
-        after = TRANSITIONS.get((campaign.status(self.now), command.verb))
+        after = TRANSITIONS.get((campaign.status(self.now), command.name))
         if after is None:
             return {"invalid_transition"}
         campaign.state = after
@@ -342,21 +347,21 @@ class Run:
                 answer = await self.write(mint, **self.mint_arguments(command))
                 self.expect(self.model.mint(command), answer, lambda a: a["balance"]["availableMicro"])
             case Create():
-                answer = await self.write(create_campaign, **self.campaign_arguments(command))
+                answer = await self.write(create_campaign, created_by="model", body=self.create_body(command))
                 self.expect(self.model.create(command), answer, lambda a: a["status"])
-            case Move(campaign, verb):
-                answer = await self.write(transition_campaign, campaign_id=campaign_id(campaign), verb=verb)
-                self.expect(self.model.move(command), answer, lambda a: a["status"])
+            case Transition(campaign, name):
+                answer = await self.write(transition_campaign, campaign_id=campaign_id(campaign), transition=name)
+                self.expect(self.model.transition(command), answer, lambda a: a["status"])
             case Edit(campaign, budget, cap, ends_s):
-                changes = {"budget_micro": budget, "per_wallet_cap_micro": cap, "expires_at_us": self.time_us(ends_s)}
-                changes = {name: value for name, value in changes.items() if value is not None}
-                answer = await self.write(edit_campaign, campaign_id=campaign_id(campaign), changes=changes)
+                body = _EDIT.decode(encode({
+                    "budgetMicro": text(budget), "perWalletCapMicro": text(cap), "expiresAt": self.time(ends_s),
+                }))  # fmt: skip
+                answer = await self.write(edit_campaign, campaign_id=campaign_id(campaign), body=body)
                 self.expect(self.model.edit(command), answer, lambda a: a["status"])
             case Batch(campaign, sent, force):
-                answer = await self.write(
-                    pay_batch, campaign_id=campaign_id(campaign), items=[self.item(grant) for grant in sent], force=force,
-                    ceiling_micro=CEILING,
-                )  # fmt: skip
+                batch = _BATCH.decode(encode({"grants": [self.item(grant) for grant in sent], "force": force}))
+                check_batch(batch)
+                answer = await self.write(pay_batch, campaign_id=campaign_id(campaign), body=batch, ceiling_micro=CEILING)
                 self.expect(self.model.batch(command), answer, self.batch_answer)
                 if answer[0] in (200, 201):
                     paid = zip(sent, answer[1]["grants"], strict=True)
@@ -400,13 +405,20 @@ class Run:
     def time_us(self, offset_s: int | None) -> int | None:
         return None if offset_s is None else self.clock.time_us + offset_s * US_PER_SECOND
 
+    def time(self, offset_s: int | None) -> str | None:
+        return optional_time(self.time_us(offset_s))
+
     def account_id(self, name: str) -> str:
         return self.ids.get(name, f"acct_{name}")
 
-    def item(self, grant: Grant) -> Item:
-        formula_input = None if grant.loss is None else json.dumps({"lossMicro": str(grant.loss), "who": grant.name})
-        account_id, entity = (self.account_id(grant.name), None) if grant.by_id else (None, ("person", grant.name))
-        return Item(account_id, entity, grant.amount, formula_input)
+    def item(self, grant: Grant) -> Json:
+        named = (
+            {"accountId": self.account_id(grant.name)}
+            if grant.by_id
+            else {"entity": {"entityType": "person", "entityId": grant.name}}
+        )
+        formula_input = None if grant.loss is None else {"lossMicro": str(grant.loss), "who": grant.name}
+        return {**named, "amountMicro": text(grant.amount), "formulaInput": formula_input}
 
     def mint_arguments(self, command: Mint) -> dict[str, Any]:
         return {
@@ -415,15 +427,14 @@ class Run:
             "description": None, "metadata": None, "ceiling_micro": CEILING,
         }  # fmt: skip
 
-    def campaign_arguments(self, command: Create) -> dict[str, Any]:
+    def create_body(self, command: Create) -> CreateBody:
         formula, config = FORMULAS[command.formula]
-        return {
-            "created_by": "model", "name": "x", "description": None, "campaign_type": "loyalty",
-            "budget_micro": command.budget, "grant_formula": formula,
-            "grant_config": None if config is None else json.dumps(config), "pool_id": command.pool,
-            "per_wallet_cap_micro": command.cap, "starts_at_us": self.time_us(command.starts_s),
-            "expires_at_us": self.time_us(command.ends_s), "grant_ttl_seconds": command.ttl_s,
-        }  # fmt: skip
+        return _CREATE.decode(encode({
+            "name": "x", "campaignType": "loyalty", "budgetMicro": text(command.budget), "grantFormula": formula,
+            "grantConfig": config, "poolId": command.pool, "perWalletCapMicro": text(command.cap),
+            "startsAt": self.time(command.starts_s), "expiresAt": self.time(command.ends_s),
+            "grantTtlSeconds": command.ttl_s,
+        }))  # fmt: skip
 
     # --- what must be the same ---
 
@@ -450,6 +461,11 @@ def rows(conn: sqlite3.Connection) -> tuple[list[tuple[str, int]], list[Campaign
     keys = conn.execute("SELECT id FROM credit_campaigns ORDER BY id").fetchall()
     found = [CAMPAIGNS.find_campaign.one(conn, campaign_id=key) for (key,) in keys]
     return accounts, [CampaignRow(*row) for row in found if row is not None]
+
+
+def text(micro: int | None) -> str | None:
+    """Return an amount as JSON has it."""
+    return None if micro is None else str(micro)
 
 
 def campaign_id(number: int) -> str:

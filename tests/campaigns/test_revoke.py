@@ -111,7 +111,7 @@ def test_a_change_of_a_campaign_answers_with_what_has_come_back_to_it(
         ok(api.post(f"/campaigns/{campaign}/pause"))
     if slices == "several":
         monkeypatch.setattr(expiry, "SWEEP_MAX", 1)
-        monkeypatch.setattr(lifecycle, "OVERDUE_LOOKED_AT_MAX", 1)
+        monkeypatch.setattr(lifecycle, "OVERDUE_SCAN_MAX", 1)
     api.pass_time(20)
     path = f"/campaigns/{campaign}"
     changed = ok(api.call("PATCH", path, {"name": "Another"}) if how == "edit" else api.post(f"{path}/{how}"))

@@ -234,7 +234,7 @@ def test_a_revocation_expires_what_is_due_in_slices(
 def test_a_batch_may_spend_all_that_overdue_holds_give_back(
     moment: Moment, api: Api, expired: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "OVERDUE_LOOKED_AT_MAX", 2)
+    monkeypatch.setattr(lifecycle, "OVERDUE_SCAN_MAX", 2)
     campaign = api.campaign(30)
     accounts = [api.account() for _ in range(3)]
     ok(api.batch(campaign, *[(account, 10) for account in accounts]), 201)
@@ -254,7 +254,7 @@ def test_a_batch_may_spend_all_that_overdue_holds_give_back(
 def test_a_campaign_that_revoked_nothing_reserved_waits_for_nobody(
     moment: Moment, api: Api, expired: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "OVERDUE_LOOKED_AT_MAX", 2)
+    monkeypatch.setattr(lifecycle, "OVERDUE_SCAN_MAX", 2)
     overdue(api, moment, 4)
     ok(api.batch(api.campaign(), (api.account(), 3)), 201)
     assert expired == []

@@ -26,7 +26,8 @@ from minibill.api.types import Micro, encode
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns import lifecycle, revocation
-from minibill.campaigns.grants import Item, pay_batch
+from minibill.campaigns.batch import pay_batch
+from minibill.campaigns.schemas import BatchBody, CreateBody, GrantItem
 from minibill.campaigns.stats import stats_response
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, Clock, format_time, parse_time
@@ -919,10 +920,8 @@ class Run:
                     "expires_at_us": None if lives_s is None else self.clock.time_us + lives_s * US_PER_SECOND,
                 }  # fmt: skip
             case Grant(name, campaign, amount):
-                items = [Item(account_id(name), None, amount, None)]
-                return pay_batch, {
-                    "campaign_id": campaign_id(campaign), "items": items, "force": False, "ceiling_micro": CEILING,
-                }  # fmt: skip
+                body = BatchBody([GrantItem(account_id=account_id(name), amount_micro=Micro(amount))])
+                return pay_batch, {"campaign_id": campaign_id(campaign), "body": body, "ceiling_micro": CEILING}
             case Revoke(name, campaign):
                 grant = self.model.grants.get((campaign, name))
                 grant_id = "grant_none" if grant is None else ids.encode(ids.GRANT, grant.number)
@@ -931,7 +930,7 @@ class Run:
                 }  # fmt: skip
             case RevokeAll(campaign):
                 return revocation.revoke_campaign, {
-                    "campaign_id": campaign_id(campaign), "reason": "a mistake", "really": not dry,
+                    "campaign_id": campaign_id(campaign), "reason": "a mistake", "dry_run": dry,
                 }  # fmt: skip
             case Reserve(name, pool, amount, ttl_s, mode):
                 by_id = action.amount % 2 == 0
@@ -1087,13 +1086,12 @@ async def begin(path: Path) -> None:
     for name in NAMES:
         await book.write(bind(open_account, entity_type="person", entity_id=name), caller=ADMIN, origin=NOWHERE)
     for number, (pool, lives_s) in enumerate(CAMPAIGNS):
-        terms: Json = {
-            "name": "x", "description": None, "campaign_type": "loyalty", "budget_micro": BUDGET,
-            "grant_formula": "fixed_amount", "grant_config": None, "pool_id": pool, "per_wallet_cap_micro": CEILING,
-            "starts_at_us": None, "expires_at_us": None, "grant_ttl_seconds": lives_s, "created_by": "model",
-        }  # fmt: skip
-        await book.write(bind(lifecycle.create_campaign, **terms), caller=ADMIN, origin=NOWHERE)
-        begun: Json = {"campaign_id": campaign_id(number), "verb": "activate"}
+        body = CreateBody(
+            name="x", campaign_type="loyalty", budget_micro=Micro(BUDGET), pool_id=pool, per_wallet_cap_micro=Micro(CEILING),
+            grant_ttl_seconds=lives_s,
+        )  # fmt: skip
+        await book.write(bind(lifecycle.create_campaign, created_by="model", body=body), caller=ADMIN, origin=NOWHERE)
+        begun: Json = {"campaign_id": campaign_id(number), "transition": "activate"}
         await book.write(bind(lifecycle.transition_campaign, **begun), caller=ADMIN, origin=NOWHERE)
     await book.close()
 

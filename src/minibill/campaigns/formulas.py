@@ -1,4 +1,4 @@
-"""Formulas: what a grant comes to. Values in, values out; integers only, rounded down. Source: contract, section 4."""
+"""Formulas for the amount of a grant: integers only, rounded down, without I/O. See docs/concepts/campaigns.md."""
 
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
@@ -24,7 +24,7 @@ class ProportionalLossConfig(Body, frozen=True):
 
 
 class Bracket(Body, frozen=True):
-    """Half-open: from `min_micro` up to, not including, `max_micro`; None for no end."""
+    """The half-open interval of losses [`min_micro`, `max_micro`); None is no upper bound."""
 
     min_micro: Micro
     amount_micro: Micro
@@ -36,17 +36,17 @@ class TieredConfig(Body, frozen=True):
 
 
 class Result(NamedTuple):
-    """What a formula comes to; where that is 0, `reason` says why."""
+    """The amount of a grant, in micro-units, and the reason if it is 0."""
 
     amount_micro: int
     reason: str | None = None
 
 
 class Formula(NamedTuple):
-    """A formula with its config, ready to be asked; `of_loss` takes a loss in micro-units and is None for a fixed amount."""
+    """A formula with its config: either a function of the loss in micro-units, or a fixed amount."""
 
     of_loss: Callable[[int], Result] | None
-    # What every grant gets without input; None where the formula needs input, or no amount is configured.
+    # None also for a fixed amount without a config: each grant then names its own amount.
     fixed_micro: int | None
 
 
@@ -54,7 +54,7 @@ _FIXED, _PROPORTIONAL, _TIERED = Decoder(FixedAmountConfig), Decoder(Proportiona
 
 
 def build(name: str, config: str | None, *, per_wallet_cap_micro: int) -> Formula:
-    """The formula of a campaign. Raises `InvalidRequest`, with paths in `grantConfig`, for a config it can't evaluate."""
+    """Build the formula of a campaign. Raises `InvalidRequest`, with paths in `grantConfig`, for a config it cannot use."""
     try:
         match name:
             case "fixed_amount":
@@ -64,14 +64,16 @@ def build(name: str, config: str | None, *, per_wallet_cap_micro: int) -> Formul
             case _:
                 return _tiered(_TIERED.decode((config or "{}").encode()), per_wallet_cap_micro)
     except InvalidRequest as error:
-        wrong: list[FieldError] = error.extensions["errors"]
-        raise InvalidRequest(*[FieldError(f"grantConfig.{e.path}".rstrip("."), e.message) for e in wrong]) from None
+        errors: list[FieldError] = error.extensions["errors"]
+        raise InvalidRequest(
+            *[FieldError(f"grantConfig.{each.path}".rstrip("."), each.message) for each in errors]
+        ) from None
     except MalformedJson as error:
         raise InvalidRequest(FieldError("grantConfig", error.detail)) from None
 
 
 def proportional_loss(loss_micro: int, *, ratio_bps: int, min_loss_micro: int, cap_micro: int) -> Result:
-    """A share of the loss, at most `cap_micro`; nothing below `min_loss_micro`."""
+    """Return a share of the loss, at most `cap_micro`; zero for a loss below `min_loss_micro`."""
     if loss_micro < min_loss_micro:
         return Result(0, "below_minimum_loss")
     amount_micro = min(loss_micro * ratio_bps // BPS_PER_WHOLE, cap_micro)
@@ -79,7 +81,7 @@ def proportional_loss(loss_micro: int, *, ratio_bps: int, min_loss_micro: int, c
 
 
 def tiered(loss_micro: int, *, brackets: list[Bracket], cap_micro: int) -> Result:
-    """The amount of the bracket that holds the loss, at most `cap_micro`; nothing outside all brackets."""
+    """Return the amount of the bracket that contains the loss, at most `cap_micro`; zero outside all brackets."""
     for bracket in brackets:
         if bracket.min_micro <= loss_micro and (bracket.max_micro is None or loss_micro < bracket.max_micro):
             amount_micro = min(int(bracket.amount_micro), cap_micro)
@@ -88,7 +90,7 @@ def tiered(loss_micro: int, *, brackets: list[Bracket], cap_micro: int) -> Resul
 
 
 def _fixed_amount(config: str | None) -> Formula:
-    # Without a config each grant names its amount; one that is there and names none is a slip.
+    # A config without an amount is an error; without a config each grant names its own amount.
     if config is None:
         return Formula(None, None)
     return Formula(None, int(_FIXED.decode(config.encode()).amount_micro))
@@ -116,12 +118,14 @@ def _tiered(config: TieredConfig, per_wallet_cap_micro: int) -> Formula:
 
 def _require_ascending(brackets: list[Bracket]) -> None:
     end_micro: int | None = 0
-    for place, bracket in enumerate(brackets):
-        path = f"brackets[{place}]"
+    for position, bracket in enumerate(brackets):
+        path = f"brackets[{position}]"
         if end_micro is None:
-            raise InvalidRequest(FieldError(path, "expected no bracket after one without an end"))
+            raise InvalidRequest(FieldError(path, "expected no bracket after one without maxMicro"))
         if bracket.min_micro < end_micro:
-            raise InvalidRequest(FieldError(f"{path}.minMicro", f"expected at least {end_micro}, where the one before ends"))
+            raise InvalidRequest(
+                FieldError(f"{path}.minMicro", f"expected at least {end_micro}, where the bracket before ends")
+            )
         if bracket.max_micro is not None and bracket.max_micro <= bracket.min_micro:
             raise InvalidRequest(FieldError(f"{path}.maxMicro", "expected more than minMicro"))
         end_micro = bracket.max_micro

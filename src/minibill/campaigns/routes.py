@@ -1,14 +1,15 @@
-"""Campaigns and grants over HTTP."""
+"""Routes of campaigns and grants."""
 
 from functools import partial
 from typing import Any
 
-from minibill.api.decoding import Decoder, json_object
+from minibill.api.decoding import Decoder
 from minibill.api.openapi.operation import operation
 from minibill.api.request import Request
 from minibill.api.response import Response
 from minibill.api.types import NoBody, Query
-from minibill.campaigns.grants import grant_response, pay_batch, read_items
+from minibill.campaigns.batch import check_batch, pay_batch
+from minibill.campaigns.grants import GrantRow, grant_response
 from minibill.campaigns.lifecycle import (
     SQL,
     CampaignRow,
@@ -51,20 +52,14 @@ from minibill.core.problems import (
     TooManyPools,
 )
 from minibill.db.write_operation import bind
-from minibill.ledger.posting import DEFAULT_POOL
 
 _CREATE, _EDIT, _BATCH, _NOTHING = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody), Decoder(NoBody)
 _REVOKE = Decoder(RevokeBody)
 
-DEFAULT_CAP_MICRO = 5_000_000
+# Above the id of every row.
+_ID_MAX = 2**63 - 1
 
-# A table of as many brackets as a formula takes, with the longest amounts.
-CONFIG_BYTES_MAX = 131_072
-
-# An id above every row's.
-_AFTER_ALL = 2**63 - 1
-
-PAY_REFUSALS = (
+_PAY_PROBLEMS = (
     BatchTooLarge, DuplicateAccount, CampaignNotFound, CampaignNotActive, PerWalletCapExceeded, LargeGrantRequiresForce,
     BudgetExceeded, AmountTooLarge, TooManyPools,
 )  # fmt: skip
@@ -72,54 +67,44 @@ PAY_REFUSALS = (
 
 @operation(Campaign, 201, body=CreateBody, problems=(AmountTooLarge,))
 async def create(request: Request) -> Response:
-    """Makes a campaign, as a draft."""
-    fields = _fields(await request.read(_CREATE))
+    """Create a campaign as a draft."""
+    body = await request.read(_CREATE)
     caller = request.context.caller
     assert caller is not None
-    defaults: dict[str, Any] = {
-        "description": None,
-        "grant_formula": "fixed_amount",
-        "grant_config": None,
-        "pool_id": DEFAULT_POOL,
-        "per_wallet_cap_micro": DEFAULT_CAP_MICRO,
-        "starts_at_us": None,
-        "expires_at_us": None,
-        "grant_ttl_seconds": None,
-    }
-    return await request.write(bind(create_campaign, created_by=caller.sub, **defaults | fields))
+    return await request.write(bind(create_campaign, created_by=caller.sub, body=body))
 
 
 @operation(Campaign, body=EditBody, problems=(CampaignNotFound, CampaignFieldLocked, BudgetBelowSpent, AmountTooLarge))
 async def edit(request: Request) -> Response:
-    """Changes what the body names."""
-    changes = _fields(await request.read(_EDIT))
-    return await request.write(bind(edit_campaign, campaign_id=request.segment("campaign_id"), changes=changes))
+    """Change the members that the body names."""
+    body = await request.read(_EDIT)
+    return await request.write(bind(edit_campaign, campaign_id=request.segment("campaign_id"), body=body))
 
 
 @operation(Campaign, body=NoBody, problems=(CampaignNotFound, InvalidTransition))
 async def activate(request: Request) -> Response:
-    """Lets a campaign pay."""
-    return await _move(request, "activate")
+    """Activate a campaign, so that it can pay grants."""
+    return await _transition(request, "activate")
 
 
 @operation(Campaign, body=NoBody, problems=(CampaignNotFound, InvalidTransition))
 async def pause(request: Request) -> Response:
-    """Stops a campaign from paying, for a while."""
-    return await _move(request, "pause")
+    """Pause a campaign: it pays no grants until it is activated again."""
+    return await _transition(request, "pause")
 
 
 @operation(Campaign, body=NoBody, problems=(CampaignNotFound, InvalidTransition))
 async def complete(request: Request) -> Response:
-    """Ends a campaign."""
-    return await _move(request, "complete")
+    """Complete a campaign. This is final."""
+    return await _transition(request, "complete")
 
 
 @operation(Campaign, query=CampaignsQuery)
 async def list_campaigns(request: Request) -> Response:
-    """Campaigns, newest first."""
+    """List campaigns, newest first."""
     query, position = request.page(CampaignsQuery)
-    [before_id] = position or [_AFTER_ALL]
-    # Before the reading: what falls due only afterwards must not count as settled.
+    [before_id] = position or [_ID_MAX]
+    # Read the clock before the snapshot: a reservation that expires in between must not count as released.
     now_us = request.state.book.clock.now_us()
     values: dict[str, Any] = {"before_id": before_id, "campaign_type": query.campaign_type, "count": query.limit + 1}
     match query.status:
@@ -131,19 +116,22 @@ async def list_campaigns(request: Request) -> Response:
             find = partial(SQL.campaigns_page_by_status.all, status=status, now_us=now_us, **values)
     campaigns = await request.reader.run(lambda conn: campaigns_at(conn, find(conn), now_us=now_us))
     return request.respond_page(
-        query, campaigns, item=lambda row: campaign_response(CampaignRow(*row), now_us=now_us), position=lambda row: [row[0]]
+        query,
+        campaigns,
+        item=lambda campaign: campaign_response(campaign, now_us=now_us),
+        position=lambda campaign: [campaign.id],
     )
 
 
 @operation(Campaign, problems=(CampaignNotFound,))
 async def show(request: Request) -> Response:
-    """One campaign."""
+    """Return one campaign."""
     request.parameters(Query)
     campaign_id = request.segment("campaign_id")
     key = ids.decode(ids.CAMPAIGN, campaign_id)
-    # Before the reading, as in a list.
+    # Read the clock before the snapshot, as in a list.
     now_us = request.state.book.clock.now_us()
-    # No campaign's key is NULL.
+    # A key of None matches no campaign.
     campaigns = await request.reader.run(
         lambda conn: campaigns_at(conn, SQL.find_campaign.all(conn, campaign_id=key), now_us=now_us)
     )
@@ -152,17 +140,17 @@ async def show(request: Request) -> Response:
     return request.answer(campaign_response(campaigns[0], now_us=now_us))
 
 
-@operation(BatchResult, 201, 200, body=BatchBody, problems=PAY_REFUSALS)
+@operation(BatchResult, 201, 200, body=BatchBody, problems=_PAY_PROBLEMS)
 async def pay(request: Request) -> Response:
-    """Pays a batch of grants, each account once."""
+    """Pay a batch of grants, each account once."""
     request.require_room_for_bulk()
     body = await request.read(_BATCH)
+    check_batch(body)
     return await request.write(
         bind(
             pay_batch,
             campaign_id=request.segment("campaign_id"),
-            items=read_items(body),
-            force=bool(body.force),
+            body=body,
             ceiling_micro=request.state.settings.ceiling_micro,
         ),
         bulk=True,
@@ -171,14 +159,14 @@ async def pay(request: Request) -> Response:
 
 @operation(Grant, query=GrantsQuery, problems=(CampaignNotFound,))
 async def list_grants(request: Request) -> Response:
-    """The grants of a campaign, in the order in which they were paid."""
+    """List the grants of a campaign in the order of payment."""
     query, position = request.page(GrantsQuery)
     [after_id] = position or [0]
     campaign = _require_campaign(request)
     reader = request.reader
     values: dict[str, Any] = {"campaign_id": campaign.id, "after_id": after_id, "count": query.limit + 1}
     if query.account_id is not None:
-        # An id that no account has finds nothing; no key is negative.
+        # An unknown id matches no grant; no key is negative.
         account_id = ids.decode(ids.ACCOUNT, query.account_id)
         key = -1 if account_id is None else account_id
         rows = await reader.all(SQL.grants_page_of_account, account_id=key, status=query.status, **values)
@@ -186,12 +174,13 @@ async def list_grants(request: Request) -> Response:
         rows = await reader.all(SQL.grants_page_by_status, status=query.status, **values)
     else:
         rows = await reader.all(SQL.grants_page, **values)
-    return request.respond_page(query, rows, item=grant_response, position=lambda row: [row[0]])
+    grants = list(map(GrantRow._make, rows))
+    return request.respond_page(query, grants, item=grant_response, position=lambda grant: [grant.id])
 
 
 @operation(RevokedGrant, body=RevokeBody, problems=(CampaignNotFound, GrantNotFound))
 async def revoke_one(request: Request) -> Response:
-    """Takes back what is left of a grant."""
+    """Revoke the credits of a grant that are neither consumed nor reserved."""
     body = await request.read(_REVOKE)
     return await request.write(
         bind(
@@ -205,52 +194,30 @@ async def revoke_one(request: Request) -> Response:
 
 @operation(RevokedCampaign, body=RevokeBody, problems=(CampaignNotFound,))
 async def revoke_all(request: Request) -> Response:
-    """Takes back what is left of all grants of a campaign."""
+    """Revoke the credits of all grants of a campaign that are neither consumed nor reserved."""
     request.require_room_for_bulk()
     body = await request.read(_REVOKE)
     return await request.write(
-        bind(revoke_campaign, campaign_id=request.segment("campaign_id"), reason=body.reason, really=not request.is_dry_run),
+        bind(revoke_campaign, campaign_id=request.segment("campaign_id"), reason=body.reason, dry_run=request.is_dry_run),
         bulk=True,
     )
 
 
 @operation(Stats, problems=(CampaignNotFound,))
 async def show_stats(request: Request) -> Response:
-    """What became of the credits that a campaign granted."""
+    """Return statistics on the credits that a campaign granted."""
     request.parameters(Query)
     campaign = _require_campaign(request)
     book = request.state.book
-    # Before the reading: what falls due only afterwards must not count as settled.
+    # Read the clock before the snapshot, as in a list.
     now_us = book.clock.now_us()
     rows = await request.reader.all(SQL.campaign_stats, campaign_id=campaign.id, now_us=now_us)
     return request.answer(stats_response(campaign.id, rows))
 
 
-def _fields(body: CreateBody | EditBody) -> dict[str, Any]:
-    """What the body names, by the column that it goes to."""
-    values = {
-        "name": body.name,
-        "description": body.description,
-        "campaign_type": body.campaign_type,
-        "budget_micro": _integer(body.budget_micro),
-        "grant_formula": body.grant_formula,
-        "grant_config": json_object(body.grant_config, "grantConfig", bytes_max=CONFIG_BYTES_MAX),
-        "pool_id": body.pool_id,
-        "per_wallet_cap_micro": _integer(body.per_wallet_cap_micro),
-        "starts_at_us": _integer(body.starts_at),
-        "expires_at_us": _integer(body.expires_at),
-        "grant_ttl_seconds": body.grant_ttl_seconds,
-    }
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _integer(value: int | None) -> int | None:
-    return None if value is None else int(value)
-
-
-async def _move(request: Request, verb: str) -> Response:
+async def _transition(request: Request, transition: str) -> Response:
     await request.read(_NOTHING)
-    return await request.write(bind(transition_campaign, campaign_id=request.segment("campaign_id"), verb=verb))
+    return await request.write(bind(transition_campaign, campaign_id=request.segment("campaign_id"), transition=transition))
 
 
 def _require_campaign(request: Request) -> CampaignRow:

@@ -1,4 +1,4 @@
-"""The wire of campaigns and grants."""
+"""Request and response bodies of campaigns and grants."""
 
 from typing import Annotated, Literal
 
@@ -44,7 +44,7 @@ GrantConfig = Annotated[
 
 
 class Terms(Body, frozen=True, kw_only=True):
-    """What a campaign may be told and need not be; what is left out has the contract's default, or stays."""
+    """Optional members of a campaign. An absent one has its default on creation, and is unchanged by an edit."""
 
     description: LongText | None = None
     grant_formula: Formula | None = None
@@ -57,7 +57,7 @@ class Terms(Body, frozen=True, kw_only=True):
 
 
 class CreateBody(Terms, frozen=True, kw_only=True):
-    """A campaign to be."""
+    """A new campaign."""
 
     name: Name
     campaign_type: CampaignType
@@ -65,7 +65,7 @@ class CreateBody(Terms, frozen=True, kw_only=True):
 
 
 class EditBody(Terms, frozen=True, kw_only=True):
-    """What is to change."""
+    """Changes of a campaign; absent members stay as they are."""
 
     name: Name | None = None
     campaign_type: CampaignType | None = None
@@ -73,7 +73,7 @@ class EditBody(Terms, frozen=True, kw_only=True):
 
 
 class GrantItem(Body, frozen=True):
-    """One account to pay, and what decides how much."""
+    """One account to pay, by id or by entity, with its amount or the input of the campaign's formula."""
 
     account_id: AnyId | None = None
     entity: Entity | None = None
@@ -125,7 +125,7 @@ class Campaign(ResponseBody):
 
 
 class GrantResult(ResponseBody, omit_defaults=True):
-    """What one item of a batch came to. The ids of the grant and its lot are null where nothing was paid."""
+    """The result of one item of a batch. The ids of grant and lot are null if nothing was paid."""
 
     grant_id: str | None
     account_id: str | None
@@ -166,7 +166,7 @@ class Grant(ResponseBody):
 
 
 class RevokedGrant(ResponseBody):
-    """What became of a grant at the moment at which it was revoked."""
+    """A revoked grant, with its amounts at the time of revocation."""
 
     grant_id: str
     status: str
@@ -176,7 +176,7 @@ class RevokedGrant(ResponseBody):
 
 
 class RevokedCampaign(ResponseBody):
-    """The same of all grants of a campaign that are revoked, added up."""
+    """All revoked grants of a campaign, with the sums of their amounts at the time of revocation."""
 
     campaign_id: str
     total_revoked: int
@@ -191,7 +191,7 @@ class GrantsByStatus(ResponseBody):
 
 
 class Day(ResponseBody):
-    """What a campaign granted on a day in UTC, and what was consumed of its grants on that day, whenever they were made."""
+    """The grants of one day (UTC), and the credits consumed on that day from any grant of the campaign."""
 
     date: str
     grants: int
@@ -200,7 +200,7 @@ class Day(ResponseBody):
 
 
 class Stats(ResponseBody):
-    """What became of the credits that a campaign granted, as of now."""
+    """Use of the credits that a campaign granted, as of now."""
 
     campaign_id: str
     budget_micro: MicroText

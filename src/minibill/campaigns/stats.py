@@ -1,4 +1,6 @@
-"""What became of the credits that a campaign granted. Triggers keep count; here it is only put together."""
+"""Statistics of a campaign. Triggers maintain the counters; this module builds the response."""
+
+from typing import NamedTuple
 
 from minibill.campaigns.schemas import Day, GrantsByStatus, Stats
 from minibill.core import ids
@@ -6,26 +8,45 @@ from minibill.core.clock import format_date
 from minibill.db.queries import Row
 
 
+class _Totals(NamedTuple):
+    """The first row of `campaign_stats`, without its empty day."""
+
+    budget_micro: int
+    spent_micro: int
+    grants: int
+    grants_revoked: int
+    granted_micro: int
+    reserved_micro: int
+    expired_micro: int
+    spending_accounts: int
+
+
+class _Day(NamedTuple):
+    """A further row of `campaign_stats`, without its empty columns; `day` counts from 1970-01-01 in UTC."""
+
+    day: int
+    grants: int
+    granted_micro: int
+    consumed_micro: int
+
+
 def stats_response(campaign_id: int, rows: list[Row]) -> Stats:
-    """The answer from the rows of `campaign_stats`. Source: contract, section 4."""
-    (_, budget, spent, grants, grants_revoked, granted, reserved, expired, accounts_that_spent), *days = rows
-    consumed = sum(consumed_micro for _, _, _, consumed_micro, *_ in days)
+    """Return the statistics from the rows of `campaign_stats`. See docs/concepts/campaigns.md."""
+    totals, days = _Totals(*rows[0][1:]), [_Day(*row[:4]) for row in rows[1:]]
+    consumed_micro = sum(day.consumed_micro for day in days)
     return Stats(
         campaign_id=ids.encode(ids.CAMPAIGN, campaign_id),
-        budget_micro=str(budget),
-        spent_micro=str(spent),
-        granted_micro=str(granted),
-        consumed_micro=str(consumed),
-        reserved_micro=str(reserved),
-        available_micro=str(spent - consumed - reserved - expired),
-        expired_micro=str(expired),
-        revoked_micro=str(granted - spent),
-        grants_by_status=GrantsByStatus(grants - grants_revoked, grants_revoked),
-        # A campaign pays an account once.
-        accounts=grants,
-        accounts_that_spent=accounts_that_spent,
-        per_day=[
-            Day(format_date(day), day_grants, str(granted_micro), str(consumed_micro))
-            for day, day_grants, granted_micro, consumed_micro, *_ in days
-        ],
+        budget_micro=str(totals.budget_micro),
+        spent_micro=str(totals.spent_micro),
+        granted_micro=str(totals.granted_micro),
+        consumed_micro=str(consumed_micro),
+        reserved_micro=str(totals.reserved_micro),
+        available_micro=str(totals.spent_micro - consumed_micro - totals.reserved_micro - totals.expired_micro),
+        expired_micro=str(totals.expired_micro),
+        revoked_micro=str(totals.granted_micro - totals.spent_micro),
+        grants_by_status=GrantsByStatus(totals.grants - totals.grants_revoked, totals.grants_revoked),
+        # A campaign pays an account once, so grants count accounts.
+        accounts=totals.grants,
+        accounts_that_spent=totals.spending_accounts,
+        per_day=[Day(format_date(day.day), day.grants, str(day.granted_micro), str(day.consumed_micro)) for day in days],
     )

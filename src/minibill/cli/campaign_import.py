@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from minibill.api.types import EntityType
-from minibill.campaigns.grants import BATCH_GRANTS_MAX
+from minibill.campaigns.batch import BATCH_GRANTS_MAX
 from minibill.campaigns.schemas import BatchResult
 from minibill.cli.grants_csv import DECIMALS_MAX, Layout, UnreadableList, read_rows
 from minibill.cli.import_batches import Batches, DoesNotFit

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from minibill.campaigns import formulas
-from minibill.campaigns.grants import BATCH_GRANTS_MAX, LARGE_GRANT_MICRO
+from minibill.campaigns.batch import BATCH_GRANTS_MAX, LARGE_GRANT_MICRO
 from minibill.campaigns.schemas import BatchResult, Campaign, GrantResult
 from minibill.cli.import_rows import Item, Result, Rows
 from minibill.client import Client

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from minibill.api.types import ResponseBody, encode, optional_raw
-from minibill.campaigns.grants import grant_response
+from minibill.campaigns.grants import GrantRow, grant_response
 from minibill.campaigns.lifecycle import CampaignRow, campaign_response
 from minibill.core import ids
 from minibill.core.clock import format_time
@@ -57,6 +57,6 @@ _SERIALIZERS: dict[str, Callable[[list[Any], int], ResponseBody]] = {
     "account": lambda columns, _: account_response(tuple(columns)),
     "campaign": lambda columns, at_us: campaign_response(CampaignRow(*columns), now_us=at_us),
     "debt": lambda columns, _: debt_response(tuple(columns)),
-    "grant": lambda columns, _: grant_response(tuple(columns)),
+    "grant": lambda columns, _: grant_response(GrantRow(*columns)),
     "threshold": lambda columns, _: threshold_response(tuple(columns)),
 }

@@ -4,7 +4,7 @@ import msgspec
 
 from minibill.api.types import Entity
 from minibill.campaigns import formulas
-from minibill.campaigns.grants import LossInput
+from minibill.campaigns.batch import LossInput
 from minibill.campaigns.schemas import BatchBody, CreateBody, RevokeBody
 from minibill.ledger.schemas import AdminFinalizeBody, MintBody, ReserveBody
 from tests.faults.fuzz.targets import (

@@ -31,7 +31,7 @@ from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import TokenVerifier, sign_token
 from minibill.book import Book
 from minibill.campaigns import formulas
-from minibill.campaigns.grants import BATCH_GRANTS_MAX, LossInput, read_items
+from minibill.campaigns.batch import BATCH_GRANTS_MAX, LossInput, check_batch
 from minibill.campaigns.schemas import BatchBody, CreateBody
 from minibill.cli.grants_csv import Layout, UnreadableList, parse_units, read_rows
 from minibill.cli.import_batches import body_of
@@ -85,8 +85,9 @@ def _look_into(decoded: Any) -> None:
             assert _is_json(kept.encode())
     match decoded:
         case BatchBody():
-            for item in read_items(decoded):
-                assert item.formula_input is None or _is_json(item.formula_input.encode())
+            check_batch(decoded)
+            for item in decoded.grants:
+                assert not bytes(item.formula_input) or _is_json(bytes(item.formula_input))
         case CreateBody():
             config = json_object(decoded.grant_config, "grantConfig", bytes_max=10_000)
             formula = formulas.build(decoded.grant_formula or "fixed_amount", config, per_wallet_cap_micro=5_000_000)
@@ -264,7 +265,9 @@ def read_list(data: bytes) -> None:
     for start in range(0, len(items), BATCH_GRANTS_MAX):
         batch = items[start : start + BATCH_GRANTS_MAX]
         body = body_of(batch, entity_type=layout.entity_type, force=True)
-        assert len(read_items(_BATCH.decode(body))) == len(batch)
+        decoded = _BATCH.decode(body)
+        check_batch(decoded)
+        assert len(decoded.grants) == len(batch)
 
 
 def _parse_units(text: str) -> None:
