@@ -1,7 +1,7 @@
--- Tiers of communities, and who belongs to them.
+-- Tiers of communities, and memberships of accounts.
 
 -- name: tiers_of_community
--- In the order in which they were put.
+-- In the order of the request that set them.
 SELECT tier, rate_bps, max_discount_micro
   FROM discount_tiers
  WHERE community_id = :community_id
@@ -31,7 +31,7 @@ SELECT tier, expires_at_us
 INSERT INTO memberships (account_id, community_id, tier, expires_at_us)
 VALUES (:account_id, :community_id, :tier, :expires_at_us);
 
--- name: change_membership
+-- name: update_membership
 UPDATE memberships
    SET tier = :tier,
        expires_at_us = :expires_at_us
@@ -44,7 +44,7 @@ DELETE FROM memberships
    AND community_id = :community_id;
 
 -- name: memberships_page
--- In the order in which they began.
+-- In the order of creation.
 SELECT id, account_id, community_id, tier, expires_at_us
   FROM memberships
  WHERE account_id = :account_id
@@ -52,8 +52,8 @@ SELECT id, account_id, community_id, tier, expires_at_us
  ORDER BY id
  LIMIT :count;
 
--- name: memberships_to_weigh
--- All of an account, with what their tiers give now. No rate: the community has that tier no more.
+-- name: memberships_with_terms
+-- All memberships of an account, with the current discount of their tiers. The rate is NULL if the community removed the tier.
 SELECT m.community_id, m.tier, m.expires_at_us, t.rate_bps, t.max_discount_micro
   FROM memberships m
   LEFT JOIN discount_tiers t ON t.community_id = m.community_id AND t.tier = m.tier

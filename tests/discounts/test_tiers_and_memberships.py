@@ -6,7 +6,7 @@ from minibill.audit import log
 from minibill.core.write_result import NOWHERE
 from minibill.db.sqlite import sqlite3
 from minibill.discounts.memberships import put_membership
-from minibill.discounts.schemas import TierBody
+from minibill.discounts.schemas import MembershipBody, TierBody, TiersBody
 from minibill.discounts.tiers import replace_tiers
 from tests.api_client import Api, Json, ok, problem_of
 from tests.discounts.helpers import CAPPED, FREE, GOLD, join, member, path_of, put_tiers, quote, reasons
@@ -144,12 +144,10 @@ def test_an_account_has_1000_memberships_at_most(api: Api) -> None:
         now_us = api.book.clock.now_us()
         for number in range(1, 1_000):
             community = f"c{number}"
-            tiers = [TierBody("gold", number)]
+            body = TiersBody([TierBody("gold", number)])
             for outcome in (
-                replace_tiers(conn, community_id=community, tiers=tiers, now_us=now_us),
-                put_membership(
-                    conn, account_id=account, community_id=community, tier="gold", expires_at_us=None, now_us=now_us
-                ),
+                replace_tiers(conn, community_id=community, body=body, now_us=now_us),
+                put_membership(conn, account_id=account, community_id=community, body=MembershipBody("gold"), now_us=now_us),
             ):
                 log.append(conn, outcome, actor_id="operator", origin=NOWHERE, now_us=now_us)
 

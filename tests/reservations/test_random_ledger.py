@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from minibill import book
 from minibill.api.idempotency import Key, StoredResponse
-from minibill.api.types import Micro, encode
+from minibill.api.types import Micro, TimeUs, encode
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns import lifecycle, revocation
@@ -40,7 +40,7 @@ from minibill.db.sqlite import sqlite3
 from minibill.db.write_operation import bind
 from minibill.db.writer import Writer
 from minibill.discounts.memberships import delete_membership, put_membership
-from minibill.discounts.schemas import TierBody
+from minibill.discounts.schemas import MembershipBody, TierBody, TiersBody
 from minibill.discounts.tiers import replace_tiers
 from minibill.integrity.checks import violations
 from minibill.ledger import expiry, reads
@@ -941,11 +941,12 @@ class Run:
                 }  # fmt: skip
             case Tiers(community, found):
                 bodies = [TierBody(tier, bps, None if cap is None else Micro(cap)) for tier, bps, cap in found]
-                return replace_tiers, {"community_id": community, "tiers": bodies}
+                return replace_tiers, {"community_id": community, "body": TiersBody(bodies)}
             case Join(name, community, tier, lives_s):
-                ends_us = None if lives_s is None else self.clock.time_us + lives_s * US_PER_SECOND
+                ends_at = None if lives_s is None else TimeUs(self.clock.time_us + lives_s * US_PER_SECOND)
+                membership = MembershipBody(tier, ends_at)
                 return put_membership, {
-                    "account_id": account_id(name), "community_id": community, "tier": tier, "expires_at_us": ends_us,
+                    "account_id": account_id(name), "community_id": community, "body": membership,
                 }  # fmt: skip
             case Leave(name, community):
                 return delete_membership, {"account_id": account_id(name), "community_id": community}

@@ -1,54 +1,69 @@
-"""Memberships: which account is in which tier of which community, and until when.
+"""Memberships: the tier of an account in a community, until an optional end.
 
-Whether one counts is decided at the moment of use, in ledger/discounts.py: nothing is done when one expires.
+ledger/pricing.py decides at each use whether a membership is active, so nothing is written when one expires.
 """
+
+from typing import NamedTuple
 
 from minibill.api.types import NoResponseBody, optional_time
 from minibill.core import ids
 from minibill.core.problems import NotFound, TierNotFound
 from minibill.core.write_result import WriteResult
-from minibill.db.queries import Row, queries
+from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
-from minibill.discounts.schemas import Membership
+from minibill.discounts.schemas import Membership, MembershipBody
 from minibill.ledger.expiry import account_for_update
 
 SQL = queries("discounts")
 
 
-def put_membership(
-    conn: Connection, now_us: int, *, account_id: str, community_id: str, tier: str, expires_at_us: int | None
-) -> WriteResult:
-    """Makes an account a member, or changes its tier and expiry; an expiry that has passed is a membership that is over.
+class MembershipRow(NamedTuple):
+    """A row of `memberships_page`."""
 
-    Raises `AccountNotFound`, `TierNotFound`, `InvalidRequest` for one membership too many, and `ExpiryDue`.
-    Source: contract, section 5.
+    id: int
+    account_id: int
+    community_id: str
+    tier: str
+    expires_at_us: int | None
+
+
+def put_membership(
+    conn: Connection, now_us: int, *, account_id: str, community_id: str, body: MembershipBody
+) -> WriteResult:
+    """Create a membership, or change its tier and end. An end in the past is allowed: the membership has then expired.
+
+    Raises `AccountNotFound`, `TierNotFound`, `InvalidRequest` above the limit of memberships of an account, `ExpiryDue`. See
+    docs/concepts/discounts.md.
     """
     key = account_for_update(conn, account_id, now_us=now_us)
-    if SQL.find_tier.one(conn, community_id=community_id, tier=tier) is None:
-        raise TierNotFound(community_id=community_id, tier=tier)
-    found = SQL.find_membership.one(conn, account_id=key, community_id=community_id)
-    write = SQL.insert_membership if found is None else SQL.change_membership
-    write.run(conn, account_id=key, community_id=community_id, tier=tier, expires_at_us=expires_at_us)
-    answer = Membership(account_id, community_id, tier, optional_time(expires_at_us))
-    before = None if found is None else Membership(account_id, community_id, found[0], optional_time(found[1]))
+    if SQL.find_tier.one(conn, community_id=community_id, tier=body.tier) is None:
+        raise TierNotFound(community_id=community_id, tier=body.tier)
+    before = _find(conn, key, account_id, community_id)
+    expires_at_us = None if body.expires_at is None else int(body.expires_at)
+    write = SQL.insert_membership if before is None else SQL.update_membership
+    write.run(conn, account_id=key, community_id=community_id, tier=body.tier, expires_at_us=expires_at_us)
+    answer = Membership(account_id, community_id, body.tier, optional_time(expires_at_us))
     return WriteResult(answer, "membership.put", "account", account_id, lambda: {"before": before, "after": answer})
 
 
 def delete_membership(conn: Connection, now_us: int, *, account_id: str, community_id: str) -> WriteResult:
-    """Ends a membership. Raises `AccountNotFound`, `NotFound` where there is none, and `ExpiryDue`.
-
-    Source: contract, section 5.
-    """
+    """Delete a membership. Raises `AccountNotFound`, `NotFound` without such a membership, `ExpiryDue`."""
     key = account_for_update(conn, account_id, now_us=now_us)
-    found = SQL.find_membership.one(conn, account_id=key, community_id=community_id)
-    if found is None:
+    before = _find(conn, key, account_id, community_id)
+    if before is None:
         raise NotFound("the account has no membership of this community", account_id=account_id, community_id=community_id)
     SQL.delete_membership.run(conn, account_id=key, community_id=community_id)
-    before = Membership(account_id, community_id, found[0], optional_time(found[1]))
     return WriteResult(NoResponseBody(), "membership.delete", "account", account_id, lambda: {"before": before})
 
 
-def membership_response(row: Row) -> Membership:
-    """A membership as it is answered, from a row of `memberships_page`."""
-    _, account_id, community_id, tier, expires_at_us = row
-    return Membership(ids.encode(ids.ACCOUNT, account_id), community_id, tier, optional_time(expires_at_us))
+def membership_response(row: MembershipRow) -> Membership:
+    """Return the response body of a membership."""
+    return Membership(ids.encode(ids.ACCOUNT, row.account_id), row.community_id, row.tier, optional_time(row.expires_at_us))
+
+
+def _find(conn: Connection, key: int, account_id: str, community_id: str) -> Membership | None:
+    found = SQL.find_membership.one(conn, account_id=key, community_id=community_id)
+    if found is None:
+        return None
+    tier, expires_at_us = found
+    return Membership(account_id, community_id, tier, optional_time(expires_at_us))

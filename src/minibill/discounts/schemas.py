@@ -1,4 +1,4 @@
-"""The wire of tiers, memberships and quotes."""
+"""Request and response bodies of tiers, memberships and quotes."""
 
 from typing import Annotated
 
@@ -10,12 +10,12 @@ from minibill.ledger.schemas import Considered
 
 TIERS_MAX = 100
 
-# Text without NUL, at which SQLite's functions stop.
+# Text without NUL: SQLite's text functions end at it.
 TierName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*\Z")]
 
 
 class TierBody(Body, frozen=True):
-    """What a community takes off for some of its members; no maximum is no cap."""
+    """A discount for some members of a community; without `maxDiscountMicro` it has no cap."""
 
     tier: TierName
     rate_bps: Annotated[int, Meta(ge=0, le=BPS_IN_ALL)]
@@ -27,7 +27,7 @@ class TiersBody(Body, frozen=True):
 
 
 class MembershipBody(Body, frozen=True):
-    """A tier of the community that the path names; without an end it lasts until it is deleted."""
+    """A tier of the community in the path; without `expiresAt` the membership does not expire."""
 
     tier: TierName
     expires_at: TimeUs | None = None
@@ -60,7 +60,7 @@ class Membership(ResponseBody):
 
 
 class Quote(ResponseBody):
-    """A price, and which memberships were considered for it."""
+    """A price with its discount, and each membership with the reason why it was applied or not."""
 
     list_micro: MicroText
     discount_bps: int

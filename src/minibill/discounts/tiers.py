@@ -1,44 +1,64 @@
-"""Tiers: what a community takes off the price for its members. The table of a community is replaced as a whole."""
+"""Tiers: the discounts of a community. Each write replaces all tiers of the community."""
+
+from typing import NamedTuple
 
 from minibill.core.problems import FieldError, InvalidRequest
 from minibill.core.write_result import WriteResult
-from minibill.db.queries import Row, queries
+from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
-from minibill.discounts.schemas import Tier, TierBody, Tiers
+from minibill.discounts.schemas import Tier, TierBody, Tiers, TiersBody
 
 SQL = queries("discounts")
 
 
-def replace_tiers(conn: Connection, now_us: int, *, community_id: str, tiers: list[TierBody]) -> WriteResult:
-    """Puts these in place of all tiers of a community. Reservations keep the terms that they were made with.
+class TierRow(NamedTuple):
+    """A row of `tiers_of_community`; `max_discount_micro` None is no cap."""
 
-    Members of a tier that is gone stay members, without a discount, until the community has that tier again or they are put
-    in another. Raises `InvalidRequest` for a tier named twice. Source: contract, section 5.
+    tier: str
+    rate_bps: int
+    max_discount_micro: int | None
+
+
+def replace_tiers(conn: Connection, now_us: int, *, community_id: str, body: TiersBody) -> WriteResult:
+    """Replace all tiers of a community. Existing reservations keep their discount.
+
+    Members of a removed tier stay members, without a discount, until the tier exists again or they move to another. Raises
+    `InvalidRequest` for a duplicate tier. See docs/concepts/discounts.md.
     """
-    _require_distinct(tiers)
-    before = SQL.tiers_of_community.all(conn, community_id=community_id)
-    rows = [
-        (community_id, t.tier, position, t.rate_bps, None if t.max_discount_micro is None else int(t.max_discount_micro))
-        for position, t in enumerate(tiers, 1)
+    _require_distinct(body.tiers)
+    before = _load(conn, community_id)
+    after = [
+        TierRow(each.tier, each.rate_bps, None if each.max_discount_micro is None else int(each.max_discount_micro))
+        for each in body.tiers
     ]
     SQL.delete_tiers.run(conn, community_id=community_id)
-    SQL.insert_tiers.many(conn, rows)
-    answer = tiers_response(community_id, [(tier, rate_bps, max_micro) for _, tier, _, rate_bps, max_micro in rows])
+    SQL.insert_tiers.many(
+        conn,
+        [(community_id, row.tier, position, row.rate_bps, row.max_discount_micro) for position, row in enumerate(after, 1)],
+    )
+    answer = tiers_response(community_id, after)
     details = lambda: {"before": tiers_response(community_id, before).tiers, "after": answer.tiers}
     return WriteResult(answer, "tiers.replace", "community", community_id, details)
 
 
-def tiers_response(community_id: str, rows: list[Row]) -> Tiers:
-    """The tiers of a community as they are answered, from rows of `tiers_of_community`."""
+def tiers_response(community_id: str, rows: list[TierRow]) -> Tiers:
+    """Return the response body of the tiers of a community."""
     return Tiers(
         community_id,
-        [Tier(tier, rate_bps, None if max_micro is None else str(max_micro)) for tier, rate_bps, max_micro in rows],
+        [
+            Tier(row.tier, row.rate_bps, None if row.max_discount_micro is None else str(row.max_discount_micro))
+            for row in rows
+        ],
     )
 
 
+def _load(conn: Connection, community_id: str) -> list[TierRow]:
+    return list(map(TierRow._make, SQL.tiers_of_community.all(conn, community_id=community_id)))
+
+
 def _require_distinct(tiers: list[TierBody]) -> None:
-    places: dict[str, int] = {}
-    for place, each in enumerate(tiers):
-        first = places.setdefault(each.tier, place)
-        if first != place:
-            raise InvalidRequest(FieldError(f"tiers[{place}].tier", f"names the same tier as tiers[{first}]"))
+    positions: dict[str, int] = {}
+    for position, each in enumerate(tiers):
+        first = positions.setdefault(each.tier, position)
+        if first != position:
+            raise InvalidRequest(FieldError(f"tiers[{position}].tier", f"names the same tier as tiers[{first}]"))

@@ -16,7 +16,7 @@ BPS_IN_ALL = 10_000
 
 
 class Membership(NamedTuple):
-    """A membership as it is weighed: a row of `memberships_to_weigh`. No rate: its community dropped the tier."""
+    """A membership as it is weighed: a row of `memberships_with_terms`. No rate: its community dropped the tier."""
 
     community_id: str
     tier: str

@@ -76,7 +76,7 @@ def reserve(
     memberships: list[Membership] = []
     discount, discount_micro, entry_metadata = NO_DISCOUNT, 0, metadata
     if spender.has_memberships:
-        memberships = [Membership(*row) for row in DISCOUNTS.memberships_to_weigh.all(conn, account_id=key)]
+        memberships = [Membership(*row) for row in DISCOUNTS.memberships_with_terms.all(conn, account_id=key)]
         if billing_mode != "shadow":
             discount = best_discount(memberships, list_micro, now_us=now_us)
             discount_micro = discount.on(list_micro)
