@@ -1,12 +1,12 @@
--- The feed of events, and thresholds.
+-- The event feed, and thresholds.
 
--- name: newest_of_the_feed
--- The newest entry, or the base of the epoch where it has none, and the newest event: nothing that is committed comes after both.
+-- name: end_of_feed
+-- The newest entry, or the base of an epoch without entries, and the newest event. Every committed event is before this position.
 SELECT after_entry_id, coalesce((SELECT max(id) FROM events), 0)
   FROM events_end;
 
--- name: is_place
--- 1 for a position in the feed that this book has: both parts name rows, the base of an epoch, or (0) the beginning.
+-- name: position_exists
+-- 1 if this feed contains the position: each part is the id of a row, the base of an epoch, or 0 for the beginning.
 SELECT (:entry_id = 0
         OR EXISTS (SELECT 1 FROM credit_ledger WHERE id = :entry_id)
         OR EXISTS (SELECT 1 FROM book_epochs WHERE base_id = :entry_id))
@@ -14,7 +14,7 @@ SELECT (:entry_id = 0
             OR EXISTS (SELECT 1 FROM events WHERE id = :event_id AND after_entry_id <= :entry_id));
 
 -- name: event_before_entry
--- The last event that comes before an entry; no row: none does.
+-- The last event before an entry, if there is one.
 SELECT id
   FROM events
  WHERE after_entry_id < :entry_id
@@ -22,7 +22,7 @@ SELECT id
  LIMIT 1;
 
 -- name: first_entry_from
--- The first entry with this id or a later one. Ids skip to the base of each new epoch.
+-- The first entry with this id or a later one. Ids jump to the base of each new epoch.
 SELECT id
   FROM credit_ledger
  WHERE id >= :entry_id
@@ -36,8 +36,8 @@ SELECT after_entry_id, id
  ORDER BY id
  LIMIT 1;
 
--- name: entries_to_tell
--- :types is a JSON array of entry types, NULL for all. The columns of entries_of_pool, then those that only events have.
+-- name: entry_events
+-- :types is a JSON array of entry types, NULL for all. The columns are those of entries_of_pool, then those that only events have.
 SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.amount_micro, e.available_delta_micro,
        e.reserved_delta_micro, e.available_after_micro, e.reserved_after_micro, e.description, e.metadata, e.created_at_us,
        e.account_id, l.campaign_id
@@ -49,7 +49,7 @@ SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e
  ORDER BY e.id
  LIMIT :count;
 
--- name: events_to_tell
+-- name: other_events
 -- :types is a JSON array of types, NULL for all.
 SELECT id, after_entry_id, type, account_id, campaign_id, data, created_at_us
   FROM events
@@ -60,7 +60,7 @@ SELECT id, after_entry_id, type, account_id, campaign_id, data, created_at_us
  LIMIT :count;
 
 -- name: thresholds_of_account
--- In the order in which they were put, with what the pool has available as it is written down.
+-- In the order of the request that set them, with the recorded available credits of the pool.
 SELECT t.account_id, t.pool_id, t.below_micro, t.recovered_micro, t.is_below, coalesce(b.available_micro, 0)
   FROM thresholds t
   LEFT JOIN credit_balances b ON b.account_id = t.account_id AND b.pool_id = t.pool_id

@@ -1,4 +1,4 @@
--- Webhooks, how far they have come, and their attempts.
+-- Webhook endpoints, their delivery progress, and their attempts.
 
 -- name: create_webhook
 INSERT INTO webhooks (
@@ -25,13 +25,13 @@ SELECT id, url, types, description, is_enabled, secret_version, rotated_until_us
 SELECT count(*)
   FROM webhooks;
 
--- name: webhooks_to_serve
+-- name: enabled_webhooks
 SELECT id, revision
   FROM webhooks
  WHERE is_enabled;
 
 -- name: edit_webhook
--- Whoever changes it has looked at what was wrong: it has its time to fail again.
+-- An edit starts the time again after which a failing endpoint is disabled.
 UPDATE webhooks
    SET url = :url,
        types = :types,
@@ -50,7 +50,8 @@ UPDATE webhooks
        updated_at_us = :now_us
  WHERE id = :webhook_id;
 
--- name: move_webhook_back
+-- name: rewind_webhook
+-- The new revision replaces the worker of the endpoint, also if the position stays.
 UPDATE webhooks
    SET entry_id = :entry_id,
        event_id = :event_id,
@@ -58,11 +59,11 @@ UPDATE webhooks
        updated_at_us = :now_us
  WHERE id = :webhook_id;
 
--- name: forget_accepted
+-- name: delete_accepted
 DELETE FROM webhook_accepted
  WHERE webhook_id = :webhook_id;
 
--- name: add_replays
+-- name: insert_replays
 INSERT INTO webhook_replays (webhook_id, entry_id, event_id)
 VALUES (:webhook_id, :entry_id, :event_id)
     ON CONFLICT DO NOTHING;
@@ -73,7 +74,7 @@ SELECT entry_id, event_id
  WHERE webhook_id = :webhook_id
  ORDER BY entry_id, event_id;
 
--- name: remove_replay
+-- name: delete_replay
 DELETE FROM webhook_replays
  WHERE webhook_id = :webhook_id
    AND entry_id = :entry_id
@@ -88,21 +89,21 @@ SELECT entry_id, event_id
   FROM webhook_accepted
  WHERE webhook_id = :webhook_id;
 
--- name: tries_of_webhook
--- Of the attempts that are kept: how often each event was tried, and since when.
+-- name: attempts_by_event
+-- The number of attempts of each event, and the time of the first, from the attempts that are kept.
 SELECT entry_id, event_id, max(attempt), min(attempted_at_us)
   FROM webhook_attempts
  WHERE webhook_id = :webhook_id
  GROUP BY entry_id, event_id;
 
--- name: lines_set_aside
--- The accounts and campaigns of which events are set aside.
+-- name: keys_set_aside
+-- The accounts and campaigns with events that are set aside.
 SELECT DISTINCT line_key
   FROM webhook_set_aside
  WHERE webhook_id = :webhook_id;
 
 -- name: next_set_aside
--- The next events of one account or campaign.
+-- The next events of an account or campaign that are set aside.
 SELECT entry_id, event_id
   FROM webhook_set_aside
  WHERE webhook_id = :webhook_id
@@ -111,35 +112,35 @@ SELECT entry_id, event_id
  ORDER BY entry_id, event_id
  LIMIT :count;
 
--- name: set_aside
+-- name: insert_set_aside
 INSERT INTO webhook_set_aside (webhook_id, line_key, entry_id, event_id)
 VALUES (:webhook_id, :line_key, :entry_id, :event_id)
     ON CONFLICT DO NOTHING;
 
--- name: remove_set_aside
+-- name: delete_set_aside
 DELETE FROM webhook_set_aside
  WHERE webhook_id = :webhook_id
    AND line_key = :line_key
    AND entry_id = :entry_id
    AND event_id = :event_id;
 
--- name: remove_set_aside_after
--- A replay reads them again in the order of the feed.
+-- name: delete_set_aside_after
+-- A replay reads these events from the feed again.
 DELETE FROM webhook_set_aside
  WHERE webhook_id = :webhook_id
    AND (entry_id, event_id) > (:entry_id, :event_id);
 
--- name: add_accepted
+-- name: insert_accepted
 INSERT INTO webhook_accepted (webhook_id, entry_id, event_id)
 VALUES (:webhook_id, :entry_id, :event_id);
 
--- name: forget_accepted_until
+-- name: delete_accepted_until
 DELETE FROM webhook_accepted
  WHERE webhook_id = :webhook_id
    AND (entry_id, event_id) <= (:entry_id, :event_id);
 
 -- name: advance_webhook
--- No row: it was changed meanwhile, and whoever delivers for it now begins from what is written here.
+-- Returns no row if the endpoint was edited meanwhile; its next worker starts from the row.
 UPDATE webhooks
    SET entry_id = :entry_id,
        event_id = :event_id,
@@ -157,13 +158,13 @@ UPDATE webhooks
  WHERE id = :webhook_id
    AND revision = :revision;
 
--- name: add_attempts
+-- name: insert_attempts
 INSERT INTO webhook_attempts (
     webhook_id, entry_id, event_id, attempt, outcome, status, error, duration_us, attempted_at_us)
 VALUES (:webhook_id, :entry_id, :event_id, :attempt, :outcome, :status, :error, :duration_us, :attempted_at_us);
 
--- name: forget_attempts
--- Attempts of an earlier epoch stay until the current one has as many: ids skip to its base.
+-- name: prune_attempts
+-- Attempts of earlier epochs stay until the current epoch has :kept of its own: ids jump to its base.
 DELETE FROM webhook_attempts
  WHERE id <= (SELECT max(id) FROM webhook_attempts) - :kept
    AND (SELECT max(id) FROM webhook_attempts) - :kept >= coalesce((SELECT max(base_id) FROM book_epochs), 0);

@@ -104,7 +104,7 @@ def _deliveries(api: Api) -> List:
 
     def write(conn: sqlite3.Connection) -> None:
         rows = [(1, n, 0, 1, "failed", 500, "answered 500", 5, n) for n in range(7)]
-        queries("webhooks").add_attempts.many(conn, rows)
+        queries("webhooks").insert_attempts.many(conn, rows)
 
     api.loop.run(api.book.writer.run(write))
     newest = [f"attempt_000000000000{n}" for n in range(7, 0, -1)]

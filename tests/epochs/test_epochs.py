@@ -298,7 +298,7 @@ def test_attempts_of_an_earlier_epoch_stay_in_the_list(machine: Machine) -> None
                 "INSERT INTO webhook_attempts (webhook_id, entry_id, event_id, attempt, outcome, duration_us, "
                 f"attempted_at_us) VALUES (1, 1, 0, 1, 'failed', 1, {at_us})"
             )
-            queries("webhooks").forget_attempts.run(conn, kept=3)
+            queries("webhooks").prune_attempts.run(conn, kept=3)
 
         machine.api.loop.run(machine.api.book.writer.run(write))
 

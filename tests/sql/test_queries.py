@@ -54,12 +54,12 @@ SCANS = {
     ("webhooks_in_all", "SCAN events_end"): "one row",
     ("webhooks_in_all", "SCAN book_epochs"): "one row a restore",
     ("rows_in_all", "SCAN book_epochs"): "one row a restore",
-    ("newest_of_the_feed", "SCAN events_end"): "one row",
+    ("end_of_feed", "SCAN events_end"): "one row",
     ("newest_epoch", "SCAN book_epochs"): "one row: the last by rowid",
     ("newest_ids", "SCAN admin_audit_log"): "one row: the last by rowid",
     ("forget_counted_id", "SCAN sqlite_sequence"): "two rows",
     ("first_entry", "SCAN credit_ledger"): "one row: the first by rowid",
-    ("webhooks_to_serve", "SCAN webhooks USING COVERING INDEX webhooks_twice"): "at most 20",
+    ("enabled_webhooks", "SCAN webhooks USING COVERING INDEX webhooks_twice"): "at most 20",
     ("count_webhooks", "SCAN webhooks USING COVERING INDEX webhooks_twice"): "at most 20",
 }
 

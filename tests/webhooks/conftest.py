@@ -1,4 +1,4 @@
-"""A receiver, and a courier that the test starts and stops."""
+"""Fixtures: a receiver, and a dispatcher that the test starts and stops."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from minibill.core.counters import Deliveries
-from minibill.webhooks import endpoint_worker as worker_module
+from minibill.webhooks import endpoint_health
 from minibill.webhooks.dispatcher import WebhookDispatcher
 from tests.api_client import Api
 from tests.webhooks.receiver import Receiver
 
 
 class Running:
-    """A courier at work on the loop of a book."""
+    """A dispatcher on the event loop of a book."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -33,7 +33,7 @@ class Running:
 
 @pytest.fixture
 def api(start: Callable[..., Api]) -> Api:
-    """An application whose webhooks may lead to this machine."""
+    """An application that allows webhooks to this machine."""
     return start(MINIBILL_WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8")
 
 
@@ -46,7 +46,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def deliver(api: Api) -> Iterator[Callable[[], Running]]:
-    """Starts a courier."""
+    """Start a dispatcher."""
     running: list[Running] = []
 
     def deliver() -> Running:
@@ -59,6 +59,6 @@ def deliver(api: Api) -> Iterator[Callable[[], Running]]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries again soon, whatever has failed."""
-    monkeypatch.setattr(worker_module, "DELAYS_S", (0.02, 0.05))
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry failed deliveries soon."""
+    monkeypatch.setattr(endpoint_health, "DELAYS_S", (0.02, 0.05))

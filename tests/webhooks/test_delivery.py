@@ -15,8 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from minibill.core.clock import real_now_us
 from minibill.db.connection import open_reader
 from minibill.db.lanes import Lane
-from minibill.webhooks import dispatcher as courier_module
-from minibill.webhooks import endpoint_worker as worker_module
+from minibill.webhooks import dispatcher, endpoint_health, endpoint_worker, progress
 from minibill.webhooks.endpoints import ROTATION_SECONDS
 from minibill.webhooks.sender import EndpointResponse, Sender
 from tests.api_client import Api, Json, ok
@@ -158,7 +157,7 @@ def test_what_happens_later_is_sent_without_being_asked_for(api: Api, receiver: 
 # --- a receiver that fails ---
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_a_receiver_that_is_down_gets_all_of_it_later_and_in_order(api: Api, deliver: Deliver) -> None:
     down = Receiver()
     down.close()
@@ -180,7 +179,7 @@ def test_a_receiver_that_is_down_gets_all_of_it_later_and_in_order(api: Api, del
         receiver.close()
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_a_receiver_that_fails_now_and_then_gets_each_event_once_and_in_order(
     api: Api, receiver: Receiver, deliver: Deliver
 ) -> None:
@@ -201,7 +200,7 @@ def test_a_receiver_that_fails_now_and_then_gets_each_event_once_and_in_order(
     assert is_in_order_by_account(receiver.accepted())
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_an_account_whose_event_is_refused_holds_up_no_other(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     refused_account, other = api.account(), api.account()
     is_refused = [True]
@@ -231,14 +230,14 @@ def test_an_account_whose_event_is_refused_holds_up_no_other(api: Api, receiver:
     assert [d["outcome"] for d in attempts] == ["accepted", *["failed"] * (len(attempts) - 1)]
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_rejected_event_delays_its_own_account_only(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch, restarts: bool
 ) -> None:
-    monkeypatch.setattr(worker_module, "WINDOW_EVENTS", 5)
-    monkeypatch.setattr(worker_module, "_READ_EVENTS", 3)
-    monkeypatch.setattr(worker_module, "_RESUME_EVENTS", 2)
+    monkeypatch.setattr(endpoint_worker, "WINDOW_EVENTS", 5)
+    monkeypatch.setattr(endpoint_worker, "_READ_EVENTS", 3)
+    monkeypatch.setattr(endpoint_worker, "_RESUME_EVENTS", 2)
     rejected, other = api.account(), api.account()
     is_rejected = [True]
     receiver.answer = lambda event: 400 if event["accountId"] == rejected and is_rejected[0] else 200
@@ -267,7 +266,7 @@ def test_a_rejected_event_delays_its_own_account_only(
     until(lambda: rows_set_aside(api) == [])
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_a_replay_sends_events_that_were_set_aside_once(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     rejected, other = api.account(), api.account()
     is_rejected = [True]
@@ -289,11 +288,11 @@ def test_a_replay_sends_events_that_were_set_aside_once(api: Api, receiver: Rece
     assert sorted(receiver.accepted(), key=lambda event: event["id"]) == expected
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_a_webhook_with_too_many_rejected_accounts_reads_no_further(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "REJECTED_LINES_MAX", 2)
+    monkeypatch.setattr(endpoint_worker, "REJECTED_KEYS_MAX", 2)
     accounts = [api.account() for _ in range(3)]
     rejected = set(accounts[:2])
     receiver.answer = lambda event: 400 if event["accountId"] in rejected else 200
@@ -326,7 +325,7 @@ def test_a_message_goes_only_to_a_host_with_the_certificate_of_its_name(
     find = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **named: find("127.0.0.1", *more, **named))
     folder = Path(__file__).parent / "tls"
-    monkeypatch.setattr(courier_module, "_new_tls", lambda: ssl.create_default_context(cafile=folder / "authority.pem"))
+    monkeypatch.setattr(dispatcher, "_new_tls", lambda: ssl.create_default_context(cafile=folder / "authority.pem"))
     receiver = Receiver(certificate=folder / "a.test.pem")
     ok(api.post("/webhooks", {"url": f"https://a.test:{receiver.port}/", "types": ["account.opened"]}), 201)
     b = ok(api.post("/webhooks", {"url": f"https://b.test:{receiver.port}/", "types": ["campaign.created"]}), 201)
@@ -345,14 +344,14 @@ def test_a_message_goes_only_to_a_host_with_the_certificate_of_its_name(
 def test_a_webhook_that_is_deleted_while_its_sender_starts_logs_nothing(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begun, may_go_on, new_tls = threading.Event(), threading.Event(), courier_module._new_tls
+    begun, may_go_on, new_tls = threading.Event(), threading.Event(), dispatcher._new_tls
 
     def slow() -> ssl.SSLContext:
         begun.set()
         assert may_go_on.wait(30)
         return new_tls()
 
-    monkeypatch.setattr(courier_module, "_new_tls", slow)
+    monkeypatch.setattr(dispatcher, "_new_tls", slow)
     deliver()
     deleted = make(api, receiver)
     assert begun.wait(30)
@@ -365,7 +364,7 @@ def test_a_webhook_that_is_deleted_while_its_sender_starts_logs_nothing(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_a_receiver_that_fails_is_tried_with_one_message_at_a_time(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     receiver.answer = lambda _: 503
     make(api, receiver)
@@ -376,11 +375,12 @@ def test_a_receiver_that_fails_is_tried_with_one_message_at_a_time(api: Api, rec
     assert len({m.event["id"] for m in receiver.messages[:8]}) == 8
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_a_fault_of_ours_in_the_middle_of_a_delivery_holds_up_nothing_for_good(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(endpoint_worker, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(endpoint_worker, "RESTART_SECONDS", 0.02)
     post, faults = Sender.post, [RuntimeError("a fault made by the test")]
 
     async def faulty(self: Sender, url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
@@ -402,7 +402,7 @@ def test_a_fault_of_ours_in_the_middle_of_a_delivery_holds_up_nothing_for_good(
 def test_a_receiver_names_when_to_come_again(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "DELAYS_S", (0.01,))
+    monkeypatch.setattr(endpoint_health, "DELAYS_S", (0.01,))
     receiver.headers = {"Retry-After": "2"}
     receiver.answer = lambda _: 429
     make(api, receiver)
@@ -414,7 +414,7 @@ def test_a_receiver_names_when_to_come_again(
     assert time.monotonic() - began_s > 1.5
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_no_redirect_is_followed(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     elsewhere = Receiver()
     receiver.headers = {"Location": elsewhere.url}
@@ -426,14 +426,14 @@ def test_no_redirect_is_followed(api: Api, receiver: Receiver, deliver: Deliver)
     elsewhere.close()
     assert elsewhere.messages == []
     until(lambda: bool(api.get(f"/webhooks/{webhook['id']}/deliveries")["items"]))
-    assert api.get(f"/webhooks/{webhook['id']}/deliveries")["items"][0]["error"] == "answered 307"
+    assert api.get(f"/webhooks/{webhook['id']}/deliveries")["items"][0]["error"] == "responded 307"
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_a_receiver_that_accepts_nothing_for_days_is_disabled_and_can_be_enabled_again(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "DISABLE_US", 200_000)
+    monkeypatch.setattr(endpoint_health, "DISABLE_US", 200_000)
     receiver.answer = lambda _: 500
     webhook = make(api, receiver)
     path = f"/webhooks/{webhook['id']}"
@@ -458,11 +458,11 @@ def test_a_receiver_that_says_gone_is_disabled_at_once(api: Api, receiver: Recei
     assert len(receiver.messages) == 1
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_delays")
 def test_an_event_that_is_refused_for_days_is_abandoned_while_others_are_accepted(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "GIVE_UP_US", 100_000)
+    monkeypatch.setattr(endpoint_health, "ABANDON_US", 100_000)
     account, other = api.account(), api.account()
     receiver.answer = lambda event: 400 if event["data"].get("amountMicro") == "13" else 200
     webhook = make(api, receiver)
@@ -571,7 +571,7 @@ def test_the_log_says_what_became_of_each_attempt(api: Api, receiver: Receiver, 
 def test_a_stop_writes_down_what_was_accepted(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "SAVE_SECONDS", 3600)
+    monkeypatch.setattr(progress, "SAVE_SECONDS", 3600)
     begins = latest(api)
     webhook = make(api, receiver)
     running = deliver()
@@ -589,8 +589,8 @@ def test_a_stop_writes_down_what_was_accepted(
 def test_more_events_than_fit_in_memory_are_all_delivered(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "WINDOW_EVENTS", 7)
-    monkeypatch.setattr(worker_module, "_READ_EVENTS", 3)
+    monkeypatch.setattr(endpoint_worker, "WINDOW_EVENTS", 7)
+    monkeypatch.setattr(endpoint_worker, "_READ_EVENTS", 3)
     after = latest(api)
     webhook = make(api, receiver)
     work(api, 10)

@@ -172,7 +172,7 @@ def test_an_address_inside_is_not_public_and_no_webhook_leads_there(start: Calla
     host = f"[{address}]" if ":" in address else address
     with api.unchanged():
         problem = problem_of(api.post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
-    assert "inside" in problem["detail"] or "resolved" in problem["detail"]
+    assert "private address" in problem["detail"] or "resolved" in problem["detail"]
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "192.88.98.1", "2606:4700:4700::1111", "::ffff:8.8.8.8"])
@@ -226,7 +226,7 @@ def test_a_name_that_means_an_address_inside_later_is_not_sent_to(
     answer = api.loop.run(sender.post(url, {}, b"{}"))
     api.loop.run(sender.close())
     receiver.close()
-    assert answer.status is None and "inside" in str(answer.error)
+    assert answer.status is None and "private address" in str(answer.error)
 
 
 def test_what_is_connected_to_is_the_address_that_was_found_good(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

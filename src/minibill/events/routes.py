@@ -1,4 +1,4 @@
-"""The feed and thresholds over HTTP."""
+"""Routes of the event feed and of thresholds."""
 
 import msgspec
 
@@ -25,58 +25,55 @@ CLIENT_CLOSED_REQUEST = 499
 
 @operation(Thresholds, body=ThresholdsBody, problems=(AccountNotFound,))
 async def put_thresholds(request: Request) -> Response:
-    """Replaces the thresholds of an account."""
+    """Replace the thresholds of an account."""
     body = await request.read(_THRESHOLDS)
-    return await request.write(
-        bind(replace_thresholds, account_id=request.segment("account_id"), thresholds=body.thresholds)
-    )
+    return await request.write(bind(replace_thresholds, account_id=request.segment("account_id"), body=body))
 
 
 @operation(Thresholds, problems=(AccountNotFound,))
 async def show_thresholds(request: Request) -> Response:
-    """The thresholds of an account, and on which side of each its credits are."""
+    """List the thresholds of an account with their states."""
     request.parameters(Query)
     reader = request.reader
     account_id = request.segment("account_id")
     account = reads.require_account(reader, account_id)
-    return request.answer(
-        thresholds_response(account_id, await reader.all(SQL.thresholds_of_account, account_id=account[0]))
-    )
+    rows = await reader.all(SQL.thresholds_of_account, account_id=account[0])
+    return request.answer(thresholds_response(account_id, rows))
 
 
 @operation(Events, query=EventsQuery, problems=(InvalidCursor,))
 async def list_events(request: Request) -> Response:
-    """Everything that happens, in order: entries of the ledger, campaigns, thresholds.
+    """List events in order: ledger entries, accounts, campaigns, debts, grants and thresholds.
 
-    Begins after the event that `after` names, or with the first. Where there is nothing yet it waits for `wait` seconds at
-    most. `nextCursor` is always there: to go on is to ask again with it as `after`, and misses nothing.
+    The page begins after the event `after`, or with the first event. If there is none yet, the response waits for up to
+    `wait` seconds. Every response has a `nextCursor`; pass it as `after` to continue without missing an event.
     """
     query = request.parameters(EventsQuery)
     feed = request.state.book.feed
     types = None if query.types is None else parse_types(query.types.split(","), "types")
-    after = require_place(query.after, feed)
+    after = require_position(query.after, feed)
     began_s = monotonic_s()
-    reader = feed.read_patiently(after, types=types, count=query.limit, seconds=query.wait)
-    told = await (request.unless_disconnected(reader) if query.wait else reader)
-    if told is None:
+    reader = feed.read_or_wait(after, types=types, count=query.limit, seconds=query.wait)
+    page = await (request.unless_disconnected(reader) if query.wait else reader)
+    if page is None:
         return Response(CLIENT_CLOSED_REQUEST, b"", waited_s=monotonic_s() - began_s)
-    answer = Events([event for _, event in told.events], event_id(told.until))
-    # To wait was asked for, so it does not count as slow.
+    answer = Events([event for _, event in page.events], event_id(page.until))
+    # The client requested the wait, so the access log does not count it as slow.
     return msgspec.structs.replace(request.answer(answer), waited_s=monotonic_s() - began_s)
 
 
-def require_place(text: str | None, feed: Feed) -> Position:
-    """Return the place from which a client reads on; raises `InvalidCursor` for text that is no place of this book."""
+def require_position(text: str | None, feed: Feed) -> Position:
+    """Return the position of a client's cursor. Raises `InvalidCursor` for text that is not a position in this feed."""
     if text is None:
         return BEGINNING
     if text == LATEST:
         return feed.newest()
-    place = parse_position(text)
-    if place is None:
-        raise InvalidCursor("take the id of an event or the nextCursor of an answer, unchanged")
-    if not feed.has(place):
+    position = parse_position(text)
+    if position is None:
+        raise InvalidCursor("this is not a cursor of the feed; pass an event id or the nextCursor of a response, unchanged")
+    if not feed.has(position):
         raise InvalidCursor(
-            "the book has no event with this id, probably because it was restored from a backup; continue from the last "
-            "event that you know and that the book still has, or from the beginning"
+            "this cursor is not in the feed, probably because the database was restored from a backup; restart from the "
+            "last event that you know and that the feed still has, or from the beginning"
         )
-    return place
+    return position

@@ -1,4 +1,4 @@
-"""The wire of events and thresholds."""
+"""Request and response bodies of events and thresholds."""
 
 from typing import Annotated, Literal, get_args
 
@@ -13,7 +13,7 @@ OtherType = Literal[
     "campaign.expired", "campaign.exhausted", "debt.forgiven", "grant.revoked", "threshold.below", "threshold.recovered",
 ]  # fmt: skip
 
-# An event of a ledger entry is named for the type of the entry.
+# The type of a ledger entry's event is this prefix and the type of the entry.
 LEDGER = "ledger."
 LEDGER_TYPES = tuple(LEDGER + entry_type for entry_type in get_args(EntryType))
 TYPES: tuple[str, ...] = (*LEDGER_TYPES, *get_args(OtherType))
@@ -23,14 +23,14 @@ THRESHOLDS_MAX = 20
 
 FEED_ITEMS_DEFAULT = 100
 
-# Where to begin: an event's id, or the end of the feed as it is now.
+# The cursor of the current end of the feed.
 LATEST = "latest"
 
 
 class ThresholdBody(Body, frozen=True):
-    """Told of when the available credits of a pool fall below `belowMicro`, and when they are at `recoveredMicro` again.
+    """Emit an event when a pool's available credits fall below `belowMicro`, and when they reach `recoveredMicro` again.
 
-    Without a pool it is `general`, without `recoveredMicro` the same as `belowMicro`.
+    The default pool is `general`; the default of `recoveredMicro` is `belowMicro`.
     """
 
     below_micro: Micro
@@ -43,7 +43,10 @@ class ThresholdsBody(Body, frozen=True):
 
 
 class EventsQuery(Query, frozen=True):
-    """`after`: an event's id, a `nextCursor` or `latest`, the end; `types`: separated by commas; `wait`: in seconds."""
+    """Parameters of the feed.
+
+    `after` is an event id, a `nextCursor`, or `latest` for the end. `types` is a comma-separated list. `wait` is in seconds.
+    """
 
     after: str | None = None
     types: str | None = None
@@ -52,7 +55,7 @@ class EventsQuery(Query, frozen=True):
 
 
 class Threshold(ResponseBody):
-    """`state` is that of the entries that are written; `availableMicro` are the credits that it was last judged by."""
+    """`state` reflects the entries written so far; `availableMicro` are the credits that it was last compared with."""
 
     pool_id: str
     below_micro: str
@@ -67,11 +70,11 @@ class Thresholds(ResponseBody):
 
 
 _SHAPES = ("Entry", "Account", "Campaign", "Debt", "Grant", "Threshold")
-# What an event is about, as the routes of that answer it.
-FeedPage = Annotated[
+# The resource of an event, as its own route returns it.
+EventData = Annotated[
     KeptObject,
     Meta(
-        description="What it is about, as it was then: ledger.* an Entry, account.* an Account, campaign.* a Campaign, "
+        description="The resource at the time of the event: ledger.* an Entry, account.* an Account, campaign.* a Campaign, "
         "debt.* a Debt, grant.* a Grant, threshold.* a Threshold.",
         extra_json_schema={"anyOf": [{"$ref": f"#/components/schemas/{shape}"} for shape in _SHAPES]},
     ),
@@ -79,18 +82,18 @@ FeedPage = Annotated[
 
 
 class Event(ResponseBody):
-    """Something that happened. The id is the same for ever, and ids sort in the order of the feed."""
+    """An event. Its id never changes, and ids sort in the order of the feed."""
 
     id: str
     type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})]
     created_at: str
     account_id: str | None
     campaign_id: str | None
-    data: FeedPage
+    data: EventData
 
 
 class Events(ResponseBody):
-    """`nextCursor` is where to go on, also when there is nothing yet."""
+    """A page of the feed. `nextCursor` is always present, also on an empty page."""
 
     items: list[Event]
     next_cursor: str

@@ -19,7 +19,7 @@ from minibill.ledger.reads import entry_response
 
 
 def event_from_entry(row: Row) -> Event:
-    """The event that an entry is, from a row of `entries_to_tell`."""
+    """The event that an entry is, from a row of `entry_events`."""
     *entry, account_id, campaign_id = row
     return Event(
         id=event_id(Position(entry[0], 0)),
@@ -32,7 +32,7 @@ def event_from_entry(row: Row) -> Event:
 
 
 def event_from_row(row: Row) -> Event:
-    """Any other event, from a row of `events_to_tell`."""
+    """Any other event, from a row of `other_events`."""
     key, after_entry_id, kind, account_id, campaign_id, data, created_at_us = row
     told = _SERIALIZERS[kind.partition(".")[0]](msgspec.json.decode(data), created_at_us)
     return Event(

@@ -1,4 +1,4 @@
-"""Which types of events somebody asks for."""
+"""Filters by event type."""
 
 from minibill.api.types import NAME_CHARACTERS_MAX
 from minibill.core.problems import FieldError, InvalidRequest
@@ -6,7 +6,7 @@ from minibill.events.schemas import TYPES
 
 
 def parse_types(names: list[str], path: str) -> frozenset[str]:
-    """The types that are named, `ledger.*` for all of a kind; raises `InvalidRequest` for one that there is not."""
+    """Return the named types; `ledger.*` is every type of a kind. Raises `InvalidRequest` for an unknown type, at `path`."""
     found: set[str] = set()
     for name in names:
         kind = name.removesuffix("*")
@@ -18,8 +18,8 @@ def parse_types(names: list[str], path: str) -> frozenset[str]:
             raise InvalidRequest(
                 FieldError(
                     path,
-                    f"{name[:NAME_CHARACTERS_MAX]!r} is no type of event: expected one of {known_types}, "
-                    "or all of a kind, such as ledger.*",
+                    f"{name[:NAME_CHARACTERS_MAX]!r} is not an event type: expected one of {known_types}, "
+                    "or every type of a kind, such as ledger.*",
                 )
             )
         found |= of_kind

@@ -1,4 +1,4 @@
-"""The courier: a worker for each webhook that is enabled, as long as its configuration stays the same."""
+"""Dispatcher of webhooks: one worker for each enabled endpoint, replaced when the endpoint is edited."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from minibill.config import Settings
 from minibill.core.counters import Deliveries
 from minibill.db.queries import Row
-from minibill.webhooks.endpoint_worker import LOOK_SECONDS, EndpointWorker
+from minibill.webhooks.endpoint_worker import POLL_SECONDS, EndpointWorker
 from minibill.webhooks.endpoints import SQL, WebhookEndpoint
 from minibill.webhooks.url_policy import networks
 
@@ -20,59 +20,61 @@ log = logging.getLogger("minibill.webhooks")
 
 
 class WebhookDispatcher:
-    """Serves all webhooks of a book."""
+    """Run the workers of all endpoints of a book."""
 
     def __init__(self, book: "Book", settings: Settings, deliveries: Deliveries) -> None:
         self._book = book
         self._settings = settings
         self._deliveries = deliveries
         self._tls: ssl.SSLContext | None = None
-        self._is_warned = False
+        self._has_warned = False
+        # By the key and the revision of the endpoint.
         self._workers: dict[tuple[int, int], tuple[EndpointWorker, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
-        """Runs until it is cancelled; then it writes down how far it came."""
+        """Deliver until the task is cancelled, then stop the workers, which save their progress."""
         feed = self._book.feed
         try:
             while True:
-                groups = feed.groups
-                await self._serve(set(self._book.readers.query_now(SQL.webhooks_to_serve)))
-                await feed.wait(groups, LOOK_SECONDS)
+                commits = feed.commits
+                await self._update_workers(set(self._book.readers.query_now(SQL.enabled_webhooks)))
+                await feed.wait(commits, POLL_SECONDS)
                 if feed.is_stopped:
-                    # Nothing new is told of; what is on its way may come to its end.
+                    # No new events are delivered; messages in flight may finish before the cancellation.
                     await asyncio.Event().wait()
         finally:
-            for each, task in self._workers.values():
-                each.stop(task)
+            for worker, task in self._workers.values():
+                worker.stop(task)
             await asyncio.gather(*(task for _, task in self._workers.values()), return_exceptions=True)
 
-    async def _serve(self, wanted: set[Row]) -> None:
-        """Begins with what is not yet served, by key and revision, and leaves what is no longer wanted."""
-        for served, (each, task) in list(self._workers.items()):
+    async def _update_workers(self, enabled: set[Row]) -> None:
+        """Wake the workers of enabled endpoints, stop the others, and start missing ones."""
+        for served, (worker, task) in list(self._workers.items()):
             if task.done():
                 del self._workers[served]
-            elif served in wanted:
-                each.wake()
+            elif served in enabled:
+                worker.wake()
             else:
-                each.stop(task)
-        if not wanted:
+                worker.stop(task)
+        if not enabled:
             return
         if self._settings.webhook_secret is None:
-            if not self._is_warned:
-                self._is_warned = True
-                log.warning("webhooks are not served: MINIBILL_WEBHOOK_SECRET is not set")
+            if not self._has_warned:
+                self._has_warned = True
+                log.warning("webhooks are not delivered: MINIBILL_WEBHOOK_SECRET is not set")
             return
         if self._tls is None:
             self._tls = await asyncio.to_thread(_new_tls)
         busy = {key for key, _ in self._workers}
-        for key, revision in wanted:
-            rows = self._book.readers.query_now(SQL.find_webhook, webhook_id=key)
-            # One that was changed begins anew once the one before has let go; one that was deleted meanwhile has no row.
-            if key not in busy and rows:
-                each = EndpointWorker(
-                    self._book, self._settings, self._new_sender(), self._deliveries, WebhookEndpoint(*rows[0])
-                )
-                self._workers[key, revision] = (each, asyncio.create_task(each.run()))
+        for key, revision in enabled:
+            # An edited endpoint gets its new worker once the old one has stopped.
+            if key in busy:
+                continue
+            # There is no row if the endpoint was deleted meanwhile.
+            for row in self._book.readers.query_now(SQL.find_webhook, webhook_id=key):
+                endpoint = WebhookEndpoint(*row)
+                worker = EndpointWorker(self._book, self._settings, self._new_sender(), self._deliveries, endpoint)
+                self._workers[key, revision] = (worker, asyncio.create_task(worker.run()))
 
     def _new_sender(self) -> "Sender":
         from minibill.webhooks.sender import Sender
@@ -82,7 +84,7 @@ class WebhookDispatcher:
 
 
 def _new_tls() -> ssl.SSLContext:
-    # On a thread, once there is a webhook: the import and the certificates take some tens of milliseconds.
+    # Runs on a thread, once there is an endpoint: the import and the certificates take tens of milliseconds.
     from minibill.webhooks.sender import new_tls
 
     return new_tls()

@@ -1,4 +1,4 @@
-"""Webhooks: made, changed, deleted, given other secrets, and set back to be sent events again. courier.py delivers."""
+"""Webhook endpoints: create, edit, delete, rotate the secret, and replay events. The dispatcher delivers."""
 
 from typing import Any, NamedTuple
 
@@ -10,18 +10,18 @@ from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.core.problems import FieldError, InvalidRequest, WebhookNotFound, WebhooksDisabled
 from minibill.core.write_result import Action, WriteResult
-from minibill.db.queries import Row, queries
+from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
 from minibill.events.feed import end_of_feed
 from minibill.events.position import Position, event_id
-from minibill.webhooks.schemas import Delivery, Replayed, Webhook, WebhookSecret
-from minibill.webhooks.signing import encode_secret, secret_of
+from minibill.webhooks.schemas import CreateWebhookBody, Delivery, EditWebhookBody, Replayed, Webhook, WebhookSecret
+from minibill.webhooks.signing import derive_secret, encode_secret
 
 SQL = queries("webhooks")
 
 WEBHOOKS_MAX = 20
 
-# How long the secret before a rotation signs too.
+# The previous secret also signs for this long after a rotation.
 ROTATION_SECONDS = 24 * 3600
 
 ATTEMPT = "attempt_"
@@ -45,99 +45,132 @@ class WebhookEndpoint(NamedTuple):
     updated_at_us: int
 
     @property
-    def place(self) -> Position:
-        """The place in the feed up to which every event was accepted, abandoned, or set aside behind a rejected one."""
+    def public_id(self) -> str:
+        """The id in the API."""
+        return ids.encode(ids.WEBHOOK, self.id)
+
+    @property
+    def position(self) -> Position:
+        """The position up to which every event was accepted, abandoned, or set aside behind a rejected one."""
         return Position(self.entry_id, self.event_id)
 
     def secrets(self, settings: Settings) -> list[bytes]:
-        """What signs now, the newest first; raises `WebhooksDisabled`."""
+        """Return the secrets that sign now, the newest first. Raises `WebhooksDisabled`."""
         versions = [self.secret_version]
         if self.rotated_until_us is not None and real_now_us() < self.rotated_until_us:
             versions.append(self.secret_version - 1)
-        masters = [_require_secret(settings), settings.webhook_secret_previous]
-        return [secret_of(m, webhook_id=self.id, version=v) for m in masters if m is not None for v in versions]
+        master_keys = [_require_secret(settings), settings.webhook_secret_previous]
+        return [
+            derive_secret(key, webhook_id=self.id, version=version)
+            for key in master_keys
+            if key is not None
+            for version in versions
+        ]
 
 
-def create_webhook(
-    conn: Connection,
-    now_us: int,
-    *,
-    url: str,
-    types: list[str] | None,
-    description: str | None,
-    settings: Settings,
-) -> WriteResult:
-    """Create an endpoint, which receives events from now on.
+class AttemptRow(NamedTuple):
+    """A row of `attempts_page`."""
 
-    Raises `WebhooksDisabled`, and `InvalidRequest` for one too many.
+    id: int
+    entry_id: int
+    event_id: int
+    attempt: int
+    outcome: str
+    status: int | None
+    error: str | None
+    duration_us: int
+    attempted_at_us: int
+
+
+def create_webhook(conn: Connection, now_us: int, *, body: CreateWebhookBody, settings: Settings) -> WriteResult:
+    """Create an endpoint, which receives events from now on; the result has its secret.
+
+    Raises `WebhooksDisabled`, and `InvalidRequest` above the limit of endpoints. See docs/guides/webhooks.md.
     """
     _require_secret(settings)
     count = SQL.count_webhooks.one(conn)
     assert count is not None
     if count[0] >= WEBHOOKS_MAX:
-        raise InvalidRequest(FieldError("", f"there are {WEBHOOKS_MAX} webhooks, which is the most; delete one first"))
-    place = end_of_feed(conn)
-    made = SQL.create_webhook.one(
+        raise InvalidRequest(FieldError("", f"there are {WEBHOOKS_MAX} webhooks, the maximum; delete one first"))
+    position = end_of_feed(conn)
+    created = SQL.create_webhook.one(
         conn,
-        url=url,
-        types=_types_text(types),
-        description=description,
-        entry_id=place.entry_id,
-        event_id=place.event_id,
+        url=body.url,
+        types=_types_text(body.types),
+        description=body.description,
+        now_us=now_us,
+        **position._asdict(),
+    )
+    assert created is not None
+    return _with_secret(_load(conn, created[0]), settings, "webhook.create", before=None, created=True)
+
+
+def edit_webhook(conn: Connection, now_us: int, *, webhook_id: str, body: EditWebhookBody) -> WriteResult:
+    """Change the members that the body names. Any edit lets a failing endpoint be tried again at once.
+
+    Raises `WebhookNotFound`.
+    """
+    endpoint = require_webhook(conn, webhook_id)
+    before = webhook_response(endpoint)
+    SQL.edit_webhook.run(
+        conn,
+        webhook_id=endpoint.id,
+        url=endpoint.url if body.url is None else body.url,
+        types=endpoint.types if body.types is None else _types_text(body.types),
+        description=endpoint.description if body.description is None else body.description,
+        is_enabled=endpoint.is_enabled if body.enabled is None else int(body.enabled),
         now_us=now_us,
     )
-    assert made is not None
-    return _with_secret(_load(conn, made[0]), settings, "webhook.create", before=None, created=True)
-
-
-def edit_webhook(conn: Connection, now_us: int, *, webhook_id: str, changes: dict[str, Any]) -> WriteResult:
-    """Changes what `changes` names; a webhook that was failing is tried again at once. Raises `WebhookNotFound`."""
-    hook = require_webhook(conn, webhook_id)
-    before = webhook_response(hook)
-    fields = {name: getattr(hook, name) for name in ("url", "types", "description", "is_enabled")} | changes
-    SQL.edit_webhook.run(conn, webhook_id=hook.id, now_us=now_us, **fields)
-    answer = webhook_response(_load(conn, hook.id))
+    answer = webhook_response(_load(conn, endpoint.id))
     return WriteResult(answer, "webhook.edit", "webhook", webhook_id, lambda: {"before": before, "after": answer})
 
 
 def delete_webhook(conn: Connection, now_us: int, *, webhook_id: str) -> WriteResult:
-    """Ends a webhook, with what is kept of its attempts. Raises `WebhookNotFound`."""
-    hook = require_webhook(conn, webhook_id)
-    SQL.delete_webhook.run(conn, webhook_id=hook.id)
-    before = webhook_response(hook)
+    """Delete an endpoint with its delivery log. Raises `WebhookNotFound`."""
+    endpoint = require_webhook(conn, webhook_id)
+    SQL.delete_webhook.run(conn, webhook_id=endpoint.id)
+    before = webhook_response(endpoint)
     details = lambda: {"before": before, "at": format_time(now_us)}
     return WriteResult(NoResponseBody(), "webhook.delete", "webhook", webhook_id, details)
 
 
 def rotate_secret(conn: Connection, now_us: int, *, webhook_id: str, settings: Settings) -> WriteResult:
-    """Gives a webhook its next secret; the one before signs too for a day. Raises `WebhookNotFound`, `WebhooksDisabled`."""
+    """Give an endpoint a new secret; the previous one also signs for a day.
+
+    Raises `WebhookNotFound`, `WebhooksDisabled`.
+    """
     _require_secret(settings)
-    hook = require_webhook(conn, webhook_id)
+    endpoint = require_webhook(conn, webhook_id)
     until_us = real_now_us() + ROTATION_SECONDS * US_PER_SECOND
-    SQL.rotate_secret.run(conn, webhook_id=hook.id, until_us=until_us, now_us=now_us)
-    return _with_secret(_load(conn, hook.id), settings, "webhook.rotate_secret", before=webhook_response(hook))
+    SQL.rotate_secret.run(conn, webhook_id=endpoint.id, until_us=until_us, now_us=now_us)
+    return _with_secret(_load(conn, endpoint.id), settings, "webhook.rotate_secret", before=webhook_response(endpoint))
 
 
-def replay(conn: Connection, now_us: int, *, webhook_id: str, after: Position | None, places: list[Position]) -> WriteResult:
-    """Sends again everything after a place, or the events at single places. Raises `WebhookNotFound`, `InvalidRequest`."""
-    hook = require_webhook(conn, webhook_id)
+def replay(
+    conn: Connection, now_us: int, *, webhook_id: str, after: Position | None, positions: list[Position]
+) -> WriteResult:
+    """Send again every event after a position, or else the events at `positions`.
+
+    Raises `WebhookNotFound`, and `InvalidRequest` if the endpoint has not been sent the events up to `after`.
+    """
+    endpoint = require_webhook(conn, webhook_id)
     if after is not None:
-        if after > hook.place:
+        if after > endpoint.position:
             raise InvalidRequest(FieldError("after", "expected an event that the webhook has been sent"))
-        SQL.forget_accepted.run(conn, webhook_id=hook.id)
-        SQL.remove_set_aside_after.run(conn, webhook_id=hook.id, entry_id=after.entry_id, event_id=after.event_id)
-        moved = after
+        SQL.delete_accepted.run(conn, webhook_id=endpoint.id)
+        SQL.delete_set_aside_after.run(conn, webhook_id=endpoint.id, **after._asdict())
     else:
-        moved = hook.place
-        SQL.add_replays.many(conn, [(hook.id, place.entry_id, place.event_id) for place in places])
-    SQL.move_webhook_back.run(conn, webhook_id=hook.id, entry_id=moved.entry_id, event_id=moved.event_id, now_us=now_us)
-    answer = Replayed(webhook_id, None if after is None else event_id(after), len(set(places)))
-    details = lambda: {"after": answer.after, "eventIds": [event_id(place) for place in places]}
+        SQL.insert_replays.many(conn, [(endpoint.id, *position) for position in positions])
+    position = endpoint.position if after is None else after
+    # A new revision, also where the position stays: it makes the dispatcher start another worker.
+    SQL.rewind_webhook.run(conn, webhook_id=endpoint.id, now_us=now_us, **position._asdict())
+    answer = Replayed(webhook_id, None if after is None else event_id(after), len(set(positions)))
+    details = lambda: {"after": answer.after, "eventIds": [event_id(each) for each in positions]}
     return WriteResult(answer, "webhook.replay", "webhook", webhook_id, details)
 
 
 def require_webhook(conn: Connection, webhook_id: str) -> WebhookEndpoint:
-    """A webhook that must exist; raises `WebhookNotFound`."""
+    """Return an endpoint. Raises `WebhookNotFound`."""
     key = ids.decode(ids.WEBHOOK, webhook_id)
     row = None if key is None else SQL.find_webhook.one(conn, webhook_id=key)
     if row is None:
@@ -145,56 +178,55 @@ def require_webhook(conn: Connection, webhook_id: str) -> WebhookEndpoint:
     return WebhookEndpoint(*row)
 
 
-def webhook_response(hook: WebhookEndpoint) -> Webhook:
-    """A webhook as it is answered."""
-    return Webhook(**_members(hook))
+def webhook_response(endpoint: WebhookEndpoint) -> Webhook:
+    """Return the response body of an endpoint, without its secret."""
+    return Webhook(**_members(endpoint))
 
 
-def delivery_response(row: Row) -> Delivery:
-    """An attempt as it is answered, from a row of `attempts_page`."""
-    key, entry_id, number, attempt, outcome, status, error, duration_us, attempted_at_us = row
+def delivery_response(row: AttemptRow) -> Delivery:
+    """Return the response body of an attempt."""
     return Delivery(
-        id=ids.encode(ATTEMPT, key),
-        event_id=event_id(Position(entry_id, number)),
-        attempt=attempt,
-        outcome=outcome,
-        status=status,
-        error=error,
-        duration_ms=duration_us // 1000,
-        attempted_at=format_time(attempted_at_us),
+        id=ids.encode(ATTEMPT, row.id),
+        event_id=event_id(Position(row.entry_id, row.event_id)),
+        attempt=row.attempt,
+        outcome=row.outcome,
+        status=row.status,
+        error=row.error,
+        duration_ms=row.duration_us // 1000,
+        attempted_at=format_time(row.attempted_at_us),
     )
 
 
-def _members(hook: WebhookEndpoint) -> dict[str, Any]:
+def _members(endpoint: WebhookEndpoint) -> dict[str, Any]:
     return {
-        "id": ids.encode(ids.WEBHOOK, hook.id),
-        "url": hook.url,
-        "types": None if hook.types is None else msgspec.json.decode(hook.types),
-        "description": hook.description,
-        "enabled": bool(hook.is_enabled),
-        "delivered": event_id(hook.place),
-        "failing_since": optional_time(hook.failing_since_us),
-        "created_at": format_time(hook.created_at_us),
-        "updated_at": format_time(hook.updated_at_us),
+        "id": endpoint.public_id,
+        "url": endpoint.url,
+        "types": None if endpoint.types is None else msgspec.json.decode(endpoint.types),
+        "description": endpoint.description,
+        "enabled": bool(endpoint.is_enabled),
+        "delivered": event_id(endpoint.position),
+        "failing_since": optional_time(endpoint.failing_since_us),
+        "created_at": format_time(endpoint.created_at_us),
+        "updated_at": format_time(endpoint.updated_at_us),
     }
 
 
 def _with_secret(
-    hook: WebhookEndpoint, settings: Settings, action: Action, *, before: Webhook | None, created: bool = False
+    endpoint: WebhookEndpoint, settings: Settings, action: Action, *, before: Webhook | None, created: bool = False
 ) -> WriteResult:
-    answer = WebhookSecret(**_members(hook), secret=encode_secret(hook.secrets(settings)[0]))
+    answer = WebhookSecret(**_members(endpoint), secret=encode_secret(endpoint.secrets(settings)[0]))
     details = lambda: {
         "before": before,
-        "after": webhook_response(hook),
-        "secretVersion": hook.secret_version,
-        "previousSecretUntil": optional_time(hook.rotated_until_us),
+        "after": webhook_response(endpoint),
+        "secretVersion": endpoint.secret_version,
+        "previousSecretUntil": optional_time(endpoint.rotated_until_us),
     }
     return WriteResult(answer, action, "webhook", answer.id, details, created=created)
 
 
 def _require_secret(settings: Settings) -> str:
     if settings.webhook_secret is None:
-        raise WebhooksDisabled("webhooks are signed by MINIBILL_WEBHOOK_SECRET, which is not set")
+        raise WebhooksDisabled("webhooks are disabled: MINIBILL_WEBHOOK_SECRET, which signs them, is not set")
     return settings.webhook_secret
 
 

@@ -1,4 +1,4 @@
-"""The wire of webhooks."""
+"""Request and response bodies of webhooks."""
 
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ EventId = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class CreateWebhookBody(Body, frozen=True):
-    """Who is sent events from now on; without `types` all of them."""
+    """A new endpoint, which receives events from now on; without `types`, events of every type."""
 
     url: Url
     types: Types | None = None
@@ -26,7 +26,7 @@ class CreateWebhookBody(Body, frozen=True):
 
 
 class EditWebhookBody(Body, frozen=True):
-    """What is to change."""
+    """Changes of an endpoint; absent members stay as they are."""
 
     url: Url | None = None
     types: Types | None = None
@@ -35,7 +35,7 @@ class EditWebhookBody(Body, frozen=True):
 
 
 class ReplayBody(Body, frozen=True):
-    """Everything after an event again, in order; or single events, each as soon as it can be sent."""
+    """Send again every event after `after`, in order, or else single events as soon as possible."""
 
     after: EventId | None = None
     event_ids: Annotated[list[EventId], Meta(min_length=1, max_length=REPLAYS_MAX)] | None = None
@@ -50,7 +50,7 @@ class DeliveriesQuery(PageQuery, frozen=True):
 
 
 class Webhook(ResponseBody):
-    """`delivered` is the cursor up to which all was accepted; `failingSince` is null while its receiver accepts."""
+    """An endpoint. `delivered` is the cursor up to which all is accepted; `failingSince` is null while it accepts events."""
 
     id: str
     url: str
@@ -64,7 +64,7 @@ class Webhook(ResponseBody):
 
 
 class WebhookSecret(Webhook):
-    """A webhook with the secret that its receiver checks signatures by; it is not answered again."""
+    """An endpoint with the secret that verifies its signatures. No other response has the secret."""
 
     secret: str
 
@@ -76,7 +76,7 @@ class Replayed(ResponseBody):
 
 
 class Delivery(ResponseBody):
-    """One attempt to deliver an event. `status` is that of the answer, null where there was none."""
+    """One attempt to deliver an event. `status` is that of the response, null without a response."""
 
     id: str
     event_id: str

@@ -1,4 +1,4 @@
-"""Sending one message: to the address that was found good, and nowhere else whatever the answer says."""
+"""HTTP client of webhooks: send a message to an address that the URL policy allows, without redirects or proxies."""
 
 import asyncio
 import ssl
@@ -9,31 +9,32 @@ import httpx
 import minibill
 from minibill.webhooks.url_policy import BadUrl, Network, resolve, target_of
 
-# For all of it: the name, the connection and the answer.
+# For the look-up of the name, the connection and the response together.
 SEND_SECONDS_MAX = 15
 
-# Of an answer only the status counts; the rest is let go after so much.
-ANSWER_BYTES_MAX = 65_536
+# Only the status counts; a longer response is not read to its end.
+RESPONSE_BYTES_MAX = 65_536
 
-# A receiver that asks for more time than this is asked again all the same.
+# A longer Retry-After is shortened to this.
 RETRY_AFTER_SECONDS_MAX = 3_600
 
 CONNECTIONS_MAX = 100
 
 
 class EndpointResponse(NamedTuple):
-    """What came of it. `status` None: no answer; `error` None: accepted; `retry_after_s` 0: the receiver named none."""
+    """The response to a message: `status` is None without a response, `error` is None if the message was accepted."""
 
     status: int | None
     error: str | None
+    # From the Retry-After header, 0 without one.
     retry_after_s: int = 0
 
 
 class Sender:
-    """Sends the messages of one webhook, over connections that are kept for a while.
+    """Send the messages of one endpoint over pooled connections.
 
-    Connections are pooled by address, not by name. Each webhook has a pool of its own, so that every message goes over a
-    connection whose certificate was verified for the webhook's host.
+    httpx pools connections by address, not by name. Each endpoint has its own pool, so every message uses a connection whose
+    certificate was verified for the endpoint's host.
     """
 
     def __init__(self, *, allowed: tuple[Network, ...], tls: ssl.SSLContext) -> None:
@@ -41,19 +42,19 @@ class Sender:
         self._client = _new_client(tls)
 
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
-        """Sends a message. Raises nothing: whatever goes wrong is an answer with an error."""
+        """Send a message. Network errors are returned as `error`, not raised."""
         try:
             async with asyncio.timeout(SEND_SECONDS_MAX):
                 return await self._post(url, headers, body)
         except BadUrl as error:
             return EndpointResponse(None, str(error))
         except TimeoutError:
-            return EndpointResponse(None, f"no answer within {SEND_SECONDS_MAX} s")
+            return EndpointResponse(None, f"no response within {SEND_SECONDS_MAX} s")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return EndpointResponse(None, f"{type(error).__name__}: {error}"[:200])
 
     async def close(self) -> None:
-        """Lets go of the connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
@@ -65,7 +66,7 @@ class Sender:
             f"{target.scheme}://{host}:{target.port}{target.path}",
             headers={"Host": target.authority, "Content-Type": "application/json", **headers},
             content=body,
-            # The certificate must be that of the name.
+            # The URL has the address, so the certificate is verified for the name here.
             extensions={"sni_hostname": target.host},
         )
         response = await self._client.send(request, stream=True)
@@ -73,24 +74,24 @@ class Sender:
             size = 0
             async for part in response.aiter_raw():
                 size += len(part)
-                if size > ANSWER_BYTES_MAX:
+                if size > RESPONSE_BYTES_MAX:
                     break
         finally:
             await response.aclose()
         if response.is_success:
             return EndpointResponse(response.status_code, None)
-        return EndpointResponse(response.status_code, f"answered {response.status_code}", _retry_after_s(response))
+        return EndpointResponse(response.status_code, f"responded {response.status_code}", _retry_after_s(response))
 
 
 def new_tls() -> ssl.SSLContext:
-    """Return the TLS settings of all senders. Reading the authorities' certificates takes some tens of milliseconds."""
+    """Return the TLS settings of all senders. Reading the CA certificates takes tens of milliseconds."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 def _new_client(tls: ssl.SSLContext) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         verify=tls,
-        # Neither a proxy of the environment nor a redirect may lead elsewhere.
+        # A proxy from the environment or a redirect could reach an address that the URL policy forbids.
         trust_env=False,
         follow_redirects=False,
         timeout=SEND_SECONDS_MAX,

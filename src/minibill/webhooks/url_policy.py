@@ -1,7 +1,7 @@
-"""Where a webhook may lead: nowhere inside, unless a setting says so.
+"""URL policy of webhooks: only public addresses, unless a setting allows more networks.
 
-The name is resolved here and the address that was found good is the one that is connected to: a name that means another
-address a moment later leads nowhere else.
+The sender connects to the address that was checked here, so a name that resolves to another address a moment later has no
+effect.
 """
 
 import asyncio
@@ -16,29 +16,29 @@ from urllib.parse import urlsplit
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# The type of what `socket.getaddrinfo` finds.
+# One result of `socket.getaddrinfo`.
 AddressInfo = tuple[Any, ...]
 
 URL_CHARACTERS_MAX = 2_000
 RESOLVE_SECONDS_MAX = 5
-# Threads that wait for a resolver, each for one name; they outlive the time limit of their look-up.
+# Threads that wait for the resolver, one per name. A thread may outlive the time limit of its look-up.
 _LOOK_UPS = threading.BoundedSemaphore(32)
 
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 _PORTS = {"https": 443, "http": 80}
 
-# Of all that IPv6 has, only this is the internet.
+# The only range of IPv6 that is routed on the internet.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-# Teredo and 6to4 carry an IPv4 address inside, which could be any.
+# Teredo and 6to4 addresses embed an IPv4 address, which may be private.
 _TUNNELS = (IPv6Network("2001::/32"), IPv6Network("2002::/16"))
 
 
 class BadUrl(Exception):
-    """The URL can't be a webhook's; the message says why."""
+    """The URL is not allowed for a webhook; the message names the reason."""
 
 
 class Target(NamedTuple):
-    """A URL in its parts; `path` has the query."""
+    """The parts of a URL; `path` includes the query."""
 
     scheme: str
     host: str
@@ -47,18 +47,18 @@ class Target(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """What the Host header says."""
+        """The value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def networks(setting: str | None) -> tuple[Network, ...]:
-    """The networks of a setting that lists them, separated by commas."""
+    """Return the networks of a comma-separated setting."""
     return tuple(ip_network(part.strip()) for part in setting.split(",")) if setting else ()
 
 
 def target_of(url: str) -> Target:
-    """The parts of a URL; raises `BadUrl` for one that no webhook can have."""
+    """Return the parts of a URL. Raises `BadUrl` for a URL that the policy forbids whatever its host."""
     if not (_VISIBLE_ASCII.fullmatch(url) and len(url) <= URL_CHARACTERS_MAX):
         raise BadUrl(f"expected a URL of at most {URL_CHARACTERS_MAX} visible ASCII characters")
     try:
@@ -77,33 +77,36 @@ def target_of(url: str) -> Target:
 
 
 async def resolve(target: Target, *, allowed: tuple[Network, ...]) -> Address:
-    """An address to connect to. All that the name means must be on the internet, or in `allowed`; raises `BadUrl`.
+    """Return an address to connect to. Raises `BadUrl` unless every address of the host is public or in `allowed`.
 
-    Without TLS it must be in `allowed`: on the internet anybody on the way could read and change what is sent.
+    Without TLS every address must be in `allowed`: on the internet others could read and change the message.
     """
     try:
         async with asyncio.timeout(RESOLVE_SECONDS_MAX):
             found = await _look_up(target)
     except (OSError, UnicodeError, TimeoutError):
-        raise BadUrl("the name of the host can't be resolved") from None
+        raise BadUrl("the host cannot be resolved; check its name") from None
     addresses = [ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found]
     for address in addresses:
         if any(address in network for network in allowed):
             continue
         if not is_public(address):
-            raise BadUrl("the host is at an address inside; MINIBILL_WEBHOOK_ALLOW_NETWORKS says which of these are allowed")
+            raise BadUrl(
+                "the host resolves to a private address; add its network to MINIBILL_WEBHOOK_ALLOW_NETWORKS to allow it"
+            )
         if target.scheme != "https":
-            raise BadUrl("expected https")
+            raise BadUrl("expected an https URL; http is allowed only to MINIBILL_WEBHOOK_ALLOW_NETWORKS")
     return addresses[0]
 
 
 async def _look_up(target: Target) -> list[AddressInfo]:
-    """Return what `getaddrinfo` finds. Raises OSError, also when too many look-ups are unanswered.
+    """Return the results of `getaddrinfo`. Raises OSError, also when too many look-ups are unanswered.
 
-    It runs on a daemon thread: the process waits at its exit for every other thread, and a silent resolver takes minutes.
+    The look-up runs on a daemon thread: at exit the process waits for all other threads, and a resolver that does not
+    respond takes minutes.
     """
     if not _LOOK_UPS.acquire(blocking=False):
-        raise OSError("too many names are being resolved")
+        raise OSError("too many look-ups are unanswered")
     loop = asyncio.get_running_loop()
     found: asyncio.Future[list[AddressInfo]] = loop.create_future()
 
@@ -133,7 +136,7 @@ async def _look_up(target: Target) -> list[AddressInfo]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is on the internet and one host's: not private, local, shared, reserved, or of many."""
+    """Return true for a unicast address on the internet: not private, local, shared or reserved."""
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
