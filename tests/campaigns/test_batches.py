@@ -1,4 +1,4 @@
-"""Section 4: a batch pays each account once, all or nothing where money limits are concerned."""
+"""Batches: each account is paid once, and a batch over a limit pays nobody. See docs/concepts/campaigns.md."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,10 +26,10 @@ def outcomes(answer: Json) -> list[tuple[str, bool, int]]:
     return [(grant["status"], grant["duplicate"], int(grant["amountMicro"])) for grant in answer["grants"]]
 
 
-# --- what a batch answers ---
+# --- the response ---
 
 
-def test_what_a_batch_answers(api: Api) -> None:
+def test_a_batch_responds_with_the_result_of_each_item(api: Api) -> None:
     ada, paid = api.account(), api.account()
     campaign = api.campaign(1_000)
     [first] = ok(api.batch(campaign, (paid, 5)))["grants"]
@@ -58,7 +58,7 @@ def test_what_a_batch_answers(api: Api) -> None:
     assert api.get(f"/accounts/{two['accountId']}")["entityId"] == "new"
 
 
-def test_each_grant_makes_one_lot_in_the_campaigns_pool_that_lives_as_long_as_the_campaign_says(api: Api) -> None:
+def test_each_grant_mints_one_lot_with_the_pool_and_ttl_of_the_campaign(api: Api) -> None:
     campaign = api.campaign(poolId="gpu", grantTtlSeconds=60)
     account = ok(api.post("/accounts", {"entityType": "agent", "entityId": "e\u0301"}))["id"]
     [grant] = ok(api.batch(campaign, {"accountId": account, "amountMicro": "7", "formulaInput": {"why": "x"}}))["grants"]
@@ -77,7 +77,7 @@ def test_each_grant_makes_one_lot_in_the_campaigns_pool_that_lives_as_long_as_th
     assert api.available(account, "gpu") == 0
 
 
-def test_items_are_answered_and_paid_in_the_order_sent(api: Api) -> None:
+def test_items_are_paid_and_listed_in_request_order(api: Api) -> None:
     campaign = api.campaign()
     accounts = [api.account() for _ in range(4)]
     shuffled = [accounts[2], "acct_b", accounts[0], accounts[3], "acct_a", accounts[1]]
@@ -89,7 +89,7 @@ def test_items_are_answered_and_paid_in_the_order_sent(api: Api) -> None:
     assert [grant["grantId"] for grant in api.get(f"/campaigns/{campaign}/grants")["items"]] == ids
 
 
-def test_the_amount_is_the_one_named_else_the_formulas(api: Api) -> None:
+def test_an_explicit_amount_overrides_the_formula(api: Api) -> None:
     accounts = [api.account() for _ in range(4)]
     campaign = api.campaign(**LOSSES)
     items = [
@@ -108,14 +108,14 @@ def test_the_amount_is_the_one_named_else_the_formulas(api: Api) -> None:
     ]
 
 
-def test_a_fixed_amount_is_paid_to_who_names_none(api: Api) -> None:
+def test_an_item_without_an_amount_gets_the_fixed_amount(api: Api) -> None:
     campaign = api.campaign(grantConfig={"amountMicro": "7"})
     one, other = api.account(), api.account()
     answer = ok(api.batch(campaign, {"accountId": one}, (other, 3)))
     assert outcomes(answer) == [("granted", False, 7), ("granted", False, 3)]
 
 
-def test_a_batch_that_pays_nobody_anew_is_a_200(api: Api) -> None:
+def test_a_batch_without_new_grants_responds_200(api: Api) -> None:
     campaign, account = api.campaign(), api.account()
     ok(api.batch(campaign, (account, 5)), 201)
     ok(api.batch(campaign, (account, 5)), 200)
@@ -123,10 +123,10 @@ def test_a_batch_that_pays_nobody_anew_is_a_200(api: Api) -> None:
     ok(api.batch(campaign, ("acct_none", 5)), 200)
 
 
-# --- once ---
+# --- duplicates ---
 
 
-def test_an_account_is_paid_once_by_a_campaign_whatever_is_named_later(api: Api) -> None:
+def test_a_campaign_pays_an_account_once_whatever_later_items_name(api: Api) -> None:
     opened = ok(api.post("/accounts", {"entityType": "person", "entityId": "ada"}))["id"]
     campaign, other = api.campaign(), api.campaign()
     [first] = ok(api.batch(campaign, (opened, 5)), 201)["grants"]
@@ -140,12 +140,12 @@ def test_an_account_is_paid_once_by_a_campaign_whatever_is_named_later(api: Api)
         assert (answer["totalGranted"], answer["totalDuplicates"], answer["totalAmountMicro"]) == (0, 1, "0")
     assert api.available(opened) == 5
     assert api.get(f"/campaigns/{campaign}")["spentMicro"] == "5"
-    # Another campaign is another matter.
+    # Another campaign can pay the account.
     ok(api.batch(other, (opened, 7)), 201)
     assert api.available(opened) == 12
 
 
-def test_a_duplicate_answers_the_first_grant_also_when_its_lot_has_expired(api: Api) -> None:
+def test_a_duplicate_returns_the_first_grant_after_its_lot_expired(api: Api) -> None:
     campaign, account = api.campaign(grantTtlSeconds=5), api.account()
     [first] = ok(api.batch(campaign, (account, 5)))["grants"]
     api.advance(10)
@@ -153,7 +153,7 @@ def test_a_duplicate_answers_the_first_grant_also_when_its_lot_has_expired(api: 
     assert api.available(account) == 0
 
 
-def test_a_duplicate_counts_towards_none_of_the_limits(api: Api) -> None:
+def test_a_duplicate_counts_toward_no_limit(api: Api) -> None:
     campaign, paid, new = api.campaign(10, perWalletCapMicro="9"), api.account(), api.account()
     ok(api.batch(campaign, (paid, 4)))
     answer = ok(api.batch(campaign, (paid, LARGE * 10), (new, 6)), 201)
@@ -163,7 +163,7 @@ def test_a_duplicate_counts_towards_none_of_the_limits(api: Api) -> None:
     assert outcomes(answer) == [("granted", True, 4), ("granted", True, 6)]
 
 
-def test_a_duplicate_whose_formula_now_comes_to_nothing_is_still_a_duplicate(api: Api) -> None:
+def test_a_duplicate_with_a_zero_amount_is_still_a_duplicate(api: Api) -> None:
     campaign, account = api.campaign(**LOSSES), api.account()
     ok(api.batch(campaign, loss(account, 20)))
     answer = ok(api.batch(campaign, loss(account, 9)), 200)
@@ -171,7 +171,7 @@ def test_a_duplicate_whose_formula_now_comes_to_nothing_is_still_a_duplicate(api
     assert (answer["totalSkipped"], answer["totalDuplicates"]) == (0, 1)
 
 
-def test_twenty_identical_batches_at_once_pay_once(api: Api) -> None:
+def test_twenty_identical_concurrent_batches_pay_once(api: Api) -> None:
     campaign = api.campaign(100)
     grants = [{"accountId": api.account(), "amountMicro": "30"}, entity("new", amountMicro="40")]
 
@@ -190,7 +190,7 @@ def test_twenty_identical_batches_at_once_pay_once(api: Api) -> None:
     assert [api.available(grant["accountId"]) for grant in answers[0][1]["grants"]] == [30, 40]
 
 
-def test_batches_at_once_never_spend_more_than_the_budget(api: Api) -> None:
+def test_concurrent_batches_never_exceed_the_budget(api: Api) -> None:
     campaign = api.campaign(100)
     accounts = [api.account() for _ in range(15)]
 
@@ -208,10 +208,10 @@ def test_batches_at_once_never_spend_more_than_the_budget(api: Api) -> None:
     assert api.get(f"/campaigns/{campaign}")["remainingMicro"] == "1"
 
 
-# --- what is skipped or fails leaves nothing behind ---
+# --- skipped and failed items leave nothing behind ---
 
 
-def test_an_entity_that_is_skipped_opens_no_account(api: Api) -> None:
+def test_a_skipped_entity_opens_no_account(api: Api) -> None:
     campaign = api.campaign(**LOSSES)
     items = [entity("zero", amountMicro="0"), entity("small", formulaInput={"lossMicro": "9"})]
     answer = ok(api.batch(campaign, *items), 200)
@@ -222,7 +222,7 @@ def test_an_entity_that_is_skipped_opens_no_account(api: Api) -> None:
     assert api.get(f"/campaigns/{campaign}/grants")["items"] == []
 
 
-def test_what_was_skipped_or_failed_can_be_paid_later(api: Api) -> None:
+def test_a_skipped_or_failed_item_can_be_paid_later(api: Api) -> None:
     campaign = api.campaign(**LOSSES)
     account = api.account()
     after = account[:-1] + "2"
@@ -233,14 +233,14 @@ def test_what_was_skipped_or_failed_can_be_paid_later(api: Api) -> None:
     assert outcomes(answer) == [("granted", False, 10), ("granted", False, 5), ("granted", False, 6)]
 
 
-def test_an_item_that_fails_counts_towards_none_of_the_limits(api: Api) -> None:
+def test_a_failed_item_counts_toward_no_limit(api: Api) -> None:
     campaign, account = api.campaign(10), api.account()
     answer = ok(api.batch(campaign, ("acct_none", LARGE + 1), ("acct_nil", 11), (account, 10)), 201)
     assert [grant["status"] for grant in answer["grants"]] == ["failed", "failed", "granted"]
     assert (answer["totalFailed"], answer["totalAmountMicro"], answer["remainingMicro"]) == (2, "10", "0")
 
 
-def test_an_explicit_zero_is_skipped_although_the_formula_would_pay(api: Api) -> None:
+def test_an_explicit_zero_is_skipped_whatever_the_formula(api: Api) -> None:
     campaign, account = api.campaign(grantConfig={"amountMicro": "7"}), api.account()
     answer = ok(api.batch(campaign, (account, 0)), 200)
     assert outcomes(answer) == [("skipped", False, 0)]
@@ -259,7 +259,7 @@ def test_an_explicit_zero_is_skipped_although_the_formula_would_pay(api: Api) ->
     ],
     ids=["below the minimum", "rounded to nothing", "a cap of nothing", "outside all brackets", "a bracket of nothing"],
 )
-def test_what_the_formula_brings_to_zero_is_skipped_with_a_reason(api: Api, campaign: Json, micro: int) -> None:
+def test_a_zero_result_of_the_formula_is_skipped_with_a_reason(api: Api, campaign: Json, micro: int) -> None:
     [grant] = ok(api.batch(api.campaign(**campaign), loss(api.account(), micro)), 200)["grants"]
     assert (grant["status"], grant["grantId"], grant["lotId"]) == ("skipped", None, None)
     assert grant["reason"]
@@ -268,7 +268,7 @@ def test_what_the_formula_brings_to_zero_is_skipped_with_a_reason(api: Api, camp
 # --- limits ---
 
 
-def test_the_budget_may_be_spent_to_the_last_micro_unit_and_no_further(api: Api) -> None:
+def test_the_budget_can_be_spent_to_the_last_micro_unit(api: Api) -> None:
     campaign, one, two = api.campaign(10), api.account(), api.account()
     with api.unchanged():
         problem = problem_of(api.batch(campaign, (one, 5), (two, 6)), 422, "budget_exceeded")
@@ -284,7 +284,7 @@ def test_the_budget_may_be_spent_to_the_last_micro_unit_and_no_further(api: Api)
         problem_of(api.batch(campaign, ("acct_none", 0), entity("x", amountMicro="1")), 422, "budget_exceeded")
 
 
-def test_the_cap_is_per_grant_and_names_each_that_is_over(api: Api) -> None:
+def test_the_cap_applies_per_grant_and_lists_each_excess(api: Api) -> None:
     accounts = [api.account() for _ in range(4)]
     campaign = api.campaign(perWalletCapMicro="10")
     with api.unchanged():
@@ -319,7 +319,7 @@ def test_force_lifts_no_other_limit(api: Api) -> None:
         problem_of(api.batch(poor, (account, LARGE + 1), force=True), 422, "budget_exceeded")
 
 
-def test_a_batch_may_not_move_more_than_the_ceiling(start: Callable[..., Api]) -> None:
+def test_a_batch_cannot_exceed_the_ceiling(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO="10")
     one, two = api.account(), api.account()
     campaign = api.campaign(100)
@@ -330,9 +330,7 @@ def test_a_batch_may_not_move_more_than_the_ceiling(start: Callable[..., Api]) -
 
 
 @pytest.mark.parametrize("ceiling", [10**12, MAX])
-def test_grants_that_together_are_past_63_bits_are_too_large_and_not_over_the_budget(
-    start: Callable[..., Api], ceiling: int
-) -> None:
+def test_a_total_above_63_bits_is_too_large_rather_than_over_budget(start: Callable[..., Api], ceiling: int) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(ceiling))
     one, two, three = api.account(), api.account(), api.account()
     campaign = api.campaign(MAX, perWalletCapMicro=str(MAX))
@@ -340,9 +338,9 @@ def test_grants_that_together_are_past_63_bits_are_too_large_and_not_over_the_bu
     with api.unchanged():
         problem = problem_of(api.batch(campaign, (one, MAX), (two, 1), force=True), 422, "amount_too_large")
         assert problem["limitMicro"] == str(MAX)
-        # Each amount that is told is one that could be sent.
+        # Each amount in the error is one that a request can have.
         assert all(int(value) <= MAX for name, value in problem.items() if name.endswith("Micro"))
-        # It is judged where the budget is, of what is to be paid now.
+        # The check belongs to the budget, so it counts new grants only.
         problem_of(api.batch(capped, (one, MAX), (two, 1), force=True), 422, "per_wallet_cap_exceeded")
         problem_of(api.batch(campaign, (one, MAX), (two, 1)), 422, "large_grant_requires_force")
     ok(api.batch(campaign, (three, 1)), 201)
@@ -351,12 +349,12 @@ def test_grants_that_together_are_past_63_bits_are_too_large_and_not_over_the_bu
         assert (problem["requestedMicro"], problem["remainingMicro"]) == (str(MAX), str(MAX - 1))
 
 
-# --- the order of refusals ---
+# --- the order of errors ---
 
 
-# What can be wrong with a batch, first things first: how to make it so in a campaign and in its items.
+# The errors of a batch in the order of the checks, each with the campaign and the items that cause it.
 def _wrong_batch(api: Api, wrong: set[str]) -> Json:
-    """A batch that has all of these wrong and nothing else."""
+    """Return a batch with all of these errors and no others."""
     paid, one, two, three = (api.account() for _ in range(4))
     campaign = api.draft(
         40 if "budget_exceeded" in wrong else 100 * LARGE,
@@ -395,8 +393,8 @@ def _refusal(api: Api, wrong: set[str]) -> Json:
 
 
 @pytest.mark.parametrize("first", range(len(LIMIT_ORDER)))
-def test_limits_are_judged_in_this_order(api: Api, first: int) -> None:
-    # Alone, with each that comes later, and with all that come later.
+def test_limits_are_checked_in_this_order(api: Api, first: int) -> None:
+    # Alone, with each later error, and with all later errors.
     code, later = LIMIT_ORDER[first], LIMIT_ORDER[first + 1 :]
     for others in [[], *([each] for each in later), later]:
         problem = _refusal(api, {code, *others})
@@ -404,18 +402,18 @@ def test_limits_are_judged_in_this_order(api: Api, first: int) -> None:
 
 
 @pytest.mark.parametrize("code", [*REQUEST_ORDER, "formula"])
-def test_what_is_wrong_with_the_request_itself_is_answered_first(api: Api, code: str) -> None:
+def test_errors_in_the_request_are_reported_first(api: Api, code: str) -> None:
     for others in [[], *([each] for each in LIMIT_ORDER), LIMIT_ORDER]:
         problem = _refusal(api, {code, *others})
         assert (problem["code"], problem["status"]) == (code.replace("formula", "validation_error"), 400), others
 
 
 @pytest.mark.parametrize("code", REQUEST_ORDER)
-def test_what_is_wrong_with_the_request_is_answered_although_the_campaign_is_unknown(api: Api, code: str) -> None:
+def test_errors_in_the_request_precede_an_unknown_campaign(api: Api, code: str) -> None:
     assert _refusal(api, {code, "campaign_not_found"})["code"] == code
 
 
-def test_an_unknown_campaign_is_answered_before_any_limit(api: Api) -> None:
+def test_an_unknown_campaign_precedes_every_limit(api: Api) -> None:
     assert _refusal(api, {"campaign_not_found", *LIMIT_ORDER})["code"] == "campaign_not_found"
 
 
@@ -423,7 +421,7 @@ def test_an_unknown_campaign_is_answered_before_any_limit(api: Api) -> None:
     ("verbs", "expected"),
     [((), "draft"), (("activate", "pause"), "paused"), (("activate", "complete"), "completed")],
 )
-def test_a_campaign_that_is_not_active_pays_nobody_not_even_again(api: Api, verbs: tuple[str, ...], expected: str) -> None:
+def test_an_inactive_campaign_rejects_every_batch(api: Api, verbs: tuple[str, ...], expected: str) -> None:
     account, new = api.account(), api.account()
     campaign = api.draft()
     for verb in verbs:
@@ -437,10 +435,10 @@ def test_a_campaign_that_is_not_active_pays_nobody_not_even_again(api: Api, verb
             assert problem["campaignStatus"] == expected
 
 
-# --- the request itself ---
+# --- errors in the request ---
 
 
-def test_one_account_named_twice_is_refused_with_both_paths(api: Api) -> None:
+def test_a_duplicate_account_is_rejected_with_both_paths(api: Api) -> None:
     ada = ok(api.post("/accounts", {"entityType": "person", "entityId": "ada"}))["id"]
     campaign = api.campaign()
     new = entity("new", amountMicro="1")
@@ -457,12 +455,12 @@ def test_one_account_named_twice_is_refused_with_both_paths(api: Api) -> None:
         for first, second in twice:
             response = api.batch(campaign, entity("x", amountMicro="1"), first, entity("y", amountMicro="1"), second)
             problem_of(response, 400, "duplicate_account", "grants[1]", "grants[3]")
-    # These are different.
+    # These accounts are different.
     others = [entity("new", amountMicro="1"), entity("new", "agent", amountMicro="1"), entity("New", amountMicro="1")]
     ok(api.batch(campaign, *others), 201)
 
 
-def test_an_account_named_twice_is_refused_also_when_it_was_paid_before(api: Api) -> None:
+def test_a_duplicate_account_is_rejected_although_it_was_paid(api: Api) -> None:
     account, campaign = api.account(), api.campaign()
     ok(api.batch(campaign, (account, 5)))
     with api.unchanged():
@@ -470,7 +468,7 @@ def test_an_account_named_twice_is_refused_also_when_it_was_paid_before(api: Api
         problem_of(response, 400, "duplicate_account", "grants[0]", "grants[1]")
 
 
-def test_an_item_names_an_account_or_an_entity_and_not_both(api: Api) -> None:
+def test_an_item_names_either_an_account_or_an_entity(api: Api) -> None:
     account, campaign = api.account(), api.campaign()
     with api.unchanged():
         both = {"accountId": account, **entity("x"), "amountMicro": "5"}
@@ -498,7 +496,7 @@ def test_an_item_names_an_account_or_an_entity_and_not_both(api: Api) -> None:
         ({}, {"formulaInput": {"lossMicro": "5"}}, "amountMicro"),
     ],
 )
-def test_an_amount_that_can_not_be_told_is_refused_by_its_path(api: Api, formula: Json, item: Json, member: str) -> None:
+def test_an_undetermined_amount_is_rejected_with_its_path(api: Api, formula: Json, item: Json, member: str) -> None:
     campaign, draft, account = api.campaign(**formula), api.draft(**formula), api.account()
     with api.unchanged():
         for each in (campaign, draft):
@@ -506,7 +504,7 @@ def test_an_amount_that_can_not_be_told_is_refused_by_its_path(api: Api, formula
             problem_of(api.batch(each, *items), 400, "validation_error", f"grants[1].{member}")
 
 
-def test_a_batch_has_1000_items_at_most(api: Api) -> None:
+def test_a_batch_has_at_most_1000_items(api: Api) -> None:
     campaign = api.campaign(10_000)
     items = [entity(str(n), amountMicro="1") for n in range(BATCH_GRANTS_MAX + 1)]
     with api.unchanged():
@@ -522,7 +520,7 @@ def test_a_batch_has_1000_items_at_most(api: Api) -> None:
 # --- the audit log ---
 
 
-def test_a_batch_is_audited_in_one_row_with_the_balances_before_and_after(api: Api) -> None:
+def test_a_batch_is_audited_in_one_row_with_its_balance_changes(api: Api) -> None:
     rich, poor = api.account(100), api.account()
     api.mint(rich, 50, poolId="gpu")
     campaign = api.campaign(1_000)
@@ -542,7 +540,7 @@ def test_a_batch_is_audited_in_one_row_with_the_balances_before_and_after(api: A
     ]
 
 
-def test_credits_that_were_due_do_not_count_in_the_audited_balance(api: Api) -> None:
+def test_the_audited_balance_excludes_expired_credits(api: Api) -> None:
     account, campaign = api.account(3), api.campaign()
     api.mint(account, 50, expiresAt=api.after(5))
     api.pass_time(10)
@@ -551,7 +549,7 @@ def test_credits_that_were_due_do_not_count_in_the_audited_balance(api: Api) -> 
     assert row["details"]["balances"] == [{"accountId": account, "beforeMicro": "3", "afterMicro": "10"}]
 
 
-def test_a_batch_that_pays_nobody_is_audited_and_a_refused_one_is_not(api: Api) -> None:
+def test_a_batch_without_grants_is_audited_and_a_rejected_one_is_not(api: Api) -> None:
     account, campaign = api.account(), api.campaign(10)
     ok(api.batch(campaign, (account, 0)), 200)
     assert len(api.audited("campaign.grant")) == 1

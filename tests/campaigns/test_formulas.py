@@ -1,4 +1,4 @@
-"""Section 4: what each formula makes of an input. Integers only, rounded down, never over a cap."""
+"""Formulas: integers only, rounded down, never above a cap. See docs/concepts/campaigns.md."""
 
 import json
 from itertools import pairwise
@@ -20,7 +20,7 @@ quick = settings(max_examples=60, deadline=None)
 def amount(formula: Formula, loss_micro: int) -> int:
     assert formula.of_loss is not None
     result = formula.of_loss(loss_micro)
-    # What comes to nothing says why, and nothing else does.
+    # A zero amount, and no other, has a reason.
     assert (result.reason is None) == (result.amount_micro > 0)
     assert type(result.amount_micro) is int
     return result.amount_micro
@@ -69,7 +69,7 @@ def test_proportional_loss_is_a_share_rounded_down_within_its_caps(config: Json,
 
 @given(ratio=st.integers(1, 1_000_000), least=micro, cap=micro, wallet_cap=micro, losses=st.tuples(micro, micro))
 @quick
-def test_proportional_loss_is_never_over_a_cap_never_falls_and_never_rounds_up(
+def test_proportional_loss_is_monotonic_capped_and_rounded_down(
     ratio: int, least: int, cap: int, wallet_cap: int, losses: tuple[int, int]
 ) -> None:
     formula = built("proportional_loss", {"ratioBps": ratio, "minLossMicro": str(least), "capMicro": str(cap)}, wallet_cap)
@@ -105,11 +105,13 @@ def test_a_bracket_is_half_open(loss: int, expected: int) -> None:
 
 @st.composite
 def tables(draw: st.DrawFn) -> list[tuple[int, int | None, int]]:
-    """Ascending brackets that do not overlap, as (min, max, amount)."""
+    """Draw ascending brackets without overlap, as (min, max, amount)."""
     edges = sorted(draw(st.sets(micro, min_size=2, max_size=12)))
     amounts = draw(st.lists(micro, min_size=len(edges), max_size=len(edges)))
     brackets: list[tuple[int, int | None, int]] = [
-        (low, high, amounts[place]) for place, (low, high) in enumerate(pairwise(edges)) if place == 0 or draw(st.booleans())
+        (low, high, amounts[position])
+        for position, (low, high) in enumerate(pairwise(edges))
+        if position == 0 or draw(st.booleans())
     ]
     if draw(st.booleans()):
         brackets.append((edges[-1], None, amounts[-1]))
@@ -118,7 +120,7 @@ def tables(draw: st.DrawFn) -> list[tuple[int, int | None, int]]:
 
 @given(table=tables(), cap=micro, data=st.data())
 @quick
-def test_a_tier_is_that_of_the_one_bracket_that_holds_the_loss(
+def test_the_amount_is_that_of_the_bracket_that_contains_the_loss(
     table: list[tuple[int, int | None, int]], cap: int, data: st.DataObject
 ) -> None:
     edges = [edge for low, high, _ in table for edge in (low, high) if edge is not None]
@@ -141,11 +143,11 @@ def test_a_fixed_amount_needs_no_input() -> None:
     assert built("fixed_amount", None) == (None, None)
 
 
-# --- what can't be evaluated ---
+# --- invalid configs ---
 
 B: Json = {"minMicro": "1", "maxMicro": "5", "amountMicro": "2"}
 
-# Formula, config, path of what is wrong.
+# Formula, config, path of the error.
 WRONG: list[tuple[str, Json, str]] = [
     ("fixed_amount", {}, "grantConfig.amountMicro"),
     ("fixed_amount", {"amountMicro": None}, "grantConfig.amountMicro"),
@@ -177,9 +179,7 @@ WRONG: list[tuple[str, Json, str]] = [
 
 
 @pytest.mark.parametrize(("formula", "config", "path"), WRONG)
-def test_a_config_that_can_not_be_evaluated_is_refused_when_the_campaign_is_made(
-    api: Api, formula: str, config: Json, path: str
-) -> None:
+def test_an_invalid_config_is_rejected_when_the_campaign_is_created(api: Api, formula: str, config: Json, path: str) -> None:
     body = {"name": "x", "campaignType": "loyalty", "budgetMicro": "1", "grantFormula": formula, "grantConfig": config}
     with api.unchanged():
         problem_of(api.post("/campaigns", body), 400, "validation_error", path)
@@ -187,7 +187,7 @@ def test_a_config_that_can_not_be_evaluated_is_refused_when_the_campaign_is_made
         built(formula, config)
 
 
-def test_a_fixed_amount_without_a_config_is_named_by_each_grant(api: Api) -> None:
+def test_without_a_config_each_grant_names_its_fixed_amount(api: Api) -> None:
     for config in ({}, {"grantConfig": None}):
         body = {"name": "x", "campaignType": "loyalty", "budgetMicro": "9", "grantFormula": "fixed_amount", **config}
         campaign = ok(api.post("/campaigns", body), 201)
@@ -201,7 +201,7 @@ def test_a_fixed_amount_without_a_config_is_named_by_each_grant(api: Api) -> Non
         assert api.available(account) == 5
 
 
-def test_a_table_may_have_as_many_brackets_as_formulas_take(api: Api) -> None:
+def test_a_table_with_the_maximum_of_brackets_is_accepted(api: Api) -> None:
     brackets = [{"minMicro": str(n), "maxMicro": str(n + 1), "amountMicro": "1"} for n in range(BRACKETS_MAX)]
     ok(api.post("/campaigns", {
         "name": "x", "campaignType": "loyalty", "budgetMicro": "1", "grantFormula": "tiered",
@@ -211,7 +211,7 @@ def test_a_table_may_have_as_many_brackets_as_formulas_take(api: Api) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 9)), min_size=1, max_size=4))
 @quick
-def test_brackets_are_taken_only_when_they_ascend_and_do_not_overlap(bounds: list[tuple[int, int | None]]) -> None:
+def test_brackets_must_ascend_without_overlap(bounds: list[tuple[int, int | None]]) -> None:
     brackets = [
         {"minMicro": str(low), "maxMicro": None if high is None else str(high), "amountMicro": "1"} for low, high in bounds
     ]
@@ -225,11 +225,11 @@ def test_brackets_are_taken_only_when_they_ascend_and_do_not_overlap(bounds: lis
             built("tiered", {"brackets": brackets})
 
 
-# --- the same, paid ---
+# --- paid amounts ---
 
 
 @pytest.mark.parametrize(("config", "cap", "loss", "expected"), [row for row in PROPORTIONAL if row[2] < MAX // 10**6])
-def test_a_batch_pays_what_the_formula_comes_to(api: Api, config: Json, cap: int, loss: int, expected: int) -> None:
+def test_a_batch_pays_the_amount_of_the_formula(api: Api, config: Json, cap: int, loss: int, expected: int) -> None:
     campaign = api.campaign(grantFormula="proportional_loss", grantConfig=config, perWalletCapMicro=str(cap))
     account = api.account()
     [grant] = ok(api.batch(campaign, {"accountId": account, "formulaInput": {"lossMicro": str(loss)}}))["grants"]

@@ -1,4 +1,4 @@
-"""Section 4: creating campaigns, the steps of their life, and what may be edited when."""
+"""Campaigns: creation, transitions, and the fields that can be edited. See docs/concepts/campaigns.md."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ def _over(*verbs: str, swept: bool) -> Callable[[Api], str]:
     return make
 
 
-# How a campaign comes to be in a state, by a name that begins with the state.
+# Functions that create a campaign in a status, by a name that begins with the status.
 STATES: dict[str, Callable[[Api], str]] = {
     "draft": _moved(),
     "active": _moved("activate"),
@@ -84,7 +84,7 @@ def test_a_campaign_begins_as_a_draft_with_the_defaults(api: Api) -> None:
     assert api.get("/campaigns")["items"] == [made]
 
 
-def test_a_campaign_is_all_that_it_was_made_with(api: Api) -> None:
+def test_a_campaign_returns_every_member_of_its_request(api: Api) -> None:
     given = {
         "name": "Airdrop", "description": "For what was lost", "campaignType": "referral", "budgetMicro": str(MAX),
         "grantFormula": "proportional_loss", "grantConfig": {"ratioBps": 5_000, "capMicro": "7"}, "poolId": "gpu:a.b_c-d",
@@ -113,7 +113,7 @@ def test_a_campaign_ends_after_it_starts(api: Api, starts: int, expires: int) ->
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", STATES)
-def test_the_life_cycle_has_these_steps_and_no_others(api: Api, name: str, verb: str) -> None:
+def test_the_life_cycle_has_these_transitions_and_no_others(api: Api, name: str, verb: str) -> None:
     campaign = STATES[name](api)
     before, after = state_of(name), VERBS[verb]
     assert api.get(f"/campaigns/{campaign}")["status"] == before
@@ -127,7 +127,7 @@ def test_the_life_cycle_has_these_steps_and_no_others(api: Api, name: str, verb:
             assert (problem["from"], problem["to"]) == (before, after)
 
 
-def test_a_step_is_audited_with_where_it_came_from(api: Api) -> None:
+def test_a_transition_is_audited_with_its_source_status(api: Api) -> None:
     campaign = _moved("activate", "pause")(api)
     [row] = api.audited("campaign.pause")
     assert (row["target_type"], row["target_id"], row["actor_id"]) == ("campaign", campaign, "operator")
@@ -138,7 +138,7 @@ def test_a_step_is_audited_with_where_it_came_from(api: Api) -> None:
     assert {"status"} <= changed <= {"status", "updatedAt"}
 
 
-def test_activating_before_the_start_is_allowed_and_paying_is_not(api: Api) -> None:
+def test_a_campaign_can_be_activated_but_not_pay_before_its_start(api: Api) -> None:
     campaign, account = api.draft(startsAt=api.after(60)), api.account()
     assert ok(api.post(f"/campaigns/{campaign}/activate"))["status"] == "active"
     with api.unchanged():
@@ -160,7 +160,7 @@ def test_a_campaign_pays_from_its_start_to_its_end_to_the_microsecond(api: Api, 
     assert [api.available(account) for account in accounts] == [0, 5, 5, 0]
 
 
-def test_an_expired_campaign_is_so_in_every_answer_before_any_sweep(api: Api) -> None:
+def test_every_response_shows_an_expired_campaign_before_any_sweep(api: Api) -> None:
     campaign, account = api.campaign(expiresAt=api.after(60)), api.account()
     api.pass_time(60)
     with api.unchanged():
@@ -193,13 +193,13 @@ EDITABLE_ONCE_ACTIVE = {"name", "description", "budgetMicro", "expiresAt"}
 
 @pytest.mark.parametrize("field", EDITS)
 @pytest.mark.parametrize("name", STATES)
-def test_what_may_be_edited_depends_on_the_state(api: Api, name: str, field: str) -> None:
+def test_the_editable_fields_depend_on_the_status(api: Api, name: str, field: str) -> None:
     campaign = STATES[name](api)
     path, state = f"/campaigns/{campaign}", state_of(name)
     before = api.get(path)
     change = {field: EDITS[field]}
     if field == "startsAt":
-        # Before its end, which is soon.
+        # Earlier than the end of the campaign.
         change = {field: format_time(parse_time(before["createdAt"]) + UNIT)}
     allowed = state == "draft" or (state in ("active", "paused") and field in EDITABLE_ONCE_ACTIVE)
     if allowed:
@@ -212,20 +212,20 @@ def test_what_may_be_edited_depends_on_the_state(api: Api, name: str, field: str
         with api.unchanged():
             problem = problem_of(api.call("PATCH", path, change), 422, "campaign_field_locked")
             assert problem["fields"] == [field]
-            # A locked field stays so in company, and when it would not change.
+            # A locked field is rejected also with others, and with its current value.
             problem_of(api.call("PATCH", path, {**change, "name": "x"}), 422, "campaign_field_locked")
             if before[field] is not None:
                 problem_of(api.call("PATCH", path, {field: before[field]}), 422, "campaign_field_locked")
 
 
-def test_an_edit_names_every_locked_field(api: Api) -> None:
+def test_an_error_lists_every_locked_field(api: Api) -> None:
     campaign = api.campaign()
     with api.unchanged():
         response = api.call("PATCH", f"/campaigns/{campaign}", {"poolId": "gpu", "name": "x", "campaignType": "loyalty"})
         assert problem_of(response, 422, "campaign_field_locked")["fields"] == ["campaignType", "poolId"]
 
 
-def test_a_budget_may_be_lowered_to_what_is_spent_and_no_further(api: Api) -> None:
+def test_a_budget_can_be_lowered_to_the_spent_amount_and_no_further(api: Api) -> None:
     campaign = api.campaign(100)
     ok(api.batch(campaign, (api.account(), 30)))
     path = f"/campaigns/{campaign}"
@@ -242,7 +242,7 @@ def test_a_budget_may_be_lowered_to_what_is_spent_and_no_further(api: Api) -> No
     ok(api.batch(campaign, (account, 1)), 201)
 
 
-def test_an_edit_of_a_draft_must_leave_a_formula_that_can_be_evaluated(api: Api) -> None:
+def test_an_edit_of_a_draft_must_leave_a_valid_formula(api: Api) -> None:
     campaign = api.draft(grantConfig={"amountMicro": "5"})
     path = f"/campaigns/{campaign}"
     with api.unchanged():
@@ -252,14 +252,14 @@ def test_an_edit_of_a_draft_must_leave_a_formula_that_can_be_evaluated(api: Api)
         assert problem["errors"][0]["path"].startswith("grantConfig")
         problem_of(api.call("PATCH", path, {"grantConfig": {}}), 400, "validation_error", "grantConfig.amountMicro")
     ok(api.call("PATCH", path, {"grantFormula": "proportional_loss", "grantConfig": {"ratioBps": 1}}))
-    # A loss in full needs to be told nothing; a fixed amount does.
+    # A proportional loss has defaults for every member; a fixed amount requires one.
     ok(api.call("PATCH", path, {"grantConfig": {}}))
     with api.unchanged():
         fixed = api.call("PATCH", path, {"grantFormula": "fixed_amount"})
         problem_of(fixed, 400, "validation_error", "grantConfig.amountMicro")
 
 
-def test_an_end_may_be_moved_while_a_campaign_runs_but_not_into_the_past_or_before_its_start(api: Api) -> None:
+def test_an_active_campaign_can_only_end_in_the_future_after_its_start(api: Api) -> None:
     campaign = api.campaign(startsAt=api.after(100))
     path = f"/campaigns/{campaign}"
     with api.unchanged():
@@ -272,13 +272,13 @@ def test_an_end_may_be_moved_while_a_campaign_runs_but_not_into_the_past_or_befo
     ok(api.batch(campaign, (api.account(), 5)), 201)
 
 
-def test_a_name_may_be_edited_although_the_start_has_passed(api: Api) -> None:
+def test_a_name_can_be_edited_after_the_start(api: Api) -> None:
     campaign = api.draft(startsAt=api.after(5), expiresAt=api.after(500))
     api.pass_time(10)
     assert ok(api.call("PATCH", f"/campaigns/{campaign}", {"name": "x"}))["name"] == "x"
 
 
-def test_an_edit_of_nothing_changes_nothing_of_the_campaign(api: Api) -> None:
+def test_an_empty_edit_changes_nothing(api: Api) -> None:
     campaign = api.campaign()
     before = api.get(f"/campaigns/{campaign}")
     api.pass_time(10)

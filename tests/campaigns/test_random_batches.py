@@ -1,4 +1,4 @@
-"""Random campaigns, batches, mints, edits and time, against a model of section 4 in plain Python.
+"""Random campaigns, batches, mints, edits and time, against a model of campaigns in plain Python.
 
 `MINIBILL_TEST_EXAMPLES=5000` runs for longer.
 """
@@ -47,7 +47,7 @@ CALLER = Caller("admin", "model", None, frozenset())
 
 _CREATE, _EDIT, _BATCH = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody)
 
-# By the name that the model knows them by: the formula and its config.
+# The formula and its config, by its name in the model.
 FORMULAS: dict[str, tuple[str, Json]] = {
     "named": ("fixed_amount", None),
     "seven": ("fixed_amount", {"amountMicro": "7"}),
@@ -96,7 +96,7 @@ class Edit(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """One item: the account by its id or by its entity; amount and loss are None where they are not given."""
+    """One item: the account by id or by entity; amount and loss are None if absent."""
 
     name: str
     by_id: bool
@@ -147,7 +147,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
 
 @st.composite
 def stories(draw: st.DrawFn) -> list[Command]:
-    """Commands behind a beginning that makes most of them mean something."""
+    """Draw commands, after a beginning that gives most of them an effect."""
     beginning: list[Command] = [Open(NAMES[0]), Open(NAMES[1]), draw(creates), Transition(0, "activate")]
     return beginning + draw(st.lists(commands, min_size=5, max_size=25))
 
@@ -173,7 +173,7 @@ class ModelCampaign:
         return "expired" if over and self.state != "completed" else self.state
 
     def amount(self, grant: Grant) -> int | None:
-        """What a grant comes to; None where it can't be told."""
+        """Return the amount of a grant, None if it is undetermined."""
         if grant.amount is not None:
             return grant.amount
         if self.formula in ("seven", "nothing"):
@@ -193,7 +193,7 @@ class Lot(NamedTuple):
     ends: int | None
 
 
-# What an answer must be: the status with what is answered, or any of these refusals.
+# The expected response: a status and a value, or one of these error codes.
 Expected = tuple[int, Json] | set[str]
 TRANSITIONS = {
     ("draft", "activate"): "active", ("active", "pause"): "paused", ("active", "complete"): "completed",
@@ -203,7 +203,7 @@ TRANSITIONS = {
 
 @dataclass
 class Model:
-    """The book in plain Python; times are seconds since its beginning."""
+    """The book in plain Python; times are in seconds since its start."""
 
     now: int = 0
     accounts: list[str] = field(default_factory=list)
@@ -252,20 +252,20 @@ class Model:
         changes = [change for change in command[1:] if change is not None]
         if changes and (status in ("completed", "expired") or (status != "draft" and command.cap is not None)):
             return {"campaign_field_locked"}
-        refusals = set()
+        errors = set()
         if command.budget is not None and command.budget < campaign.spent:
-            refusals.add("budget_below_spent")
+            errors.add("budget_below_spent")
         if ends is not None and (ends <= self.now or (campaign.starts is not None and ends <= campaign.starts)):
-            refusals.add("validation_error")
-        if refusals:
-            return refusals
+            errors.add("validation_error")
+        if errors:
+            return errors
         campaign.budget = campaign.budget if command.budget is None else command.budget
         campaign.cap = campaign.cap if command.cap is None else command.cap
         campaign.ends = campaign.ends if ends is None else ends
         return 200, status
 
     def batch(self, command: Batch) -> Expected:
-        # An id that no account has is not the entity that has no account yet.
+        # An unknown account id differs from an entity without an account.
         named = [(grant.name, grant.by_id and grant.name not in self.accounts) for grant in command.grants]
         wrong = {"duplicate_account"} if len(set(named)) < len(named) else set()
         if command.campaign >= len(self.campaigns):
@@ -280,8 +280,8 @@ class Model:
             return {"campaign_not_active"}
         results = [self._result(campaign, grant, amount or 0) for grant, amount in zip(command.grants, amounts, strict=True)]
         new = [amount for status, duplicate, amount in results if status == "granted" and not duplicate]
-        if refusals := self._over_limits(campaign, new, force=command.force):
-            return refusals
+        if errors := self._over_limits(campaign, new, force=command.force):
+            return errors
         for grant, (status, duplicate, amount) in zip(command.grants, results, strict=True):
             if status == "granted" and not duplicate:
                 campaign.paid[grant.name] = amount
@@ -299,7 +299,7 @@ class Model:
         return ("granted" if amount else "skipped"), False, amount
 
     def _over_limits(self, campaign: ModelCampaign, new: list[int], *, force: bool) -> set[str]:
-        # The contract gives the ceiling no place in the order of the others.
+        # The order of the ceiling among the other limits is not specified.
         ceiling = {"amount_too_large"} if sum(new) > CEILING else set[str]()
         if any(amount > campaign.cap for amount in new):
             return {"per_wallet_cap_exceeded"} | ceiling
@@ -314,7 +314,7 @@ class Model:
 
 
 class ModelClock(Clock):
-    """The model's time."""
+    """A clock that shows the time of the model."""
 
     time_us = START_US
 
@@ -323,7 +323,7 @@ class ModelClock(Clock):
 
 
 class Run:
-    """Does the same to a book and to the model, and compares."""
+    """Run the same commands on a book and on the model, and compare."""
 
     def __init__(self, book: Book, clock: ModelClock) -> None:
         self.book = book
@@ -373,7 +373,7 @@ class Run:
                 await self.book.sweep()
 
     async def write(self, operation: Callable[..., Any], **arguments: Any) -> tuple[int, Json]:
-        """Status and answer, or 0 and the code of the refusal; a refusal must leave everything as it was."""
+        """Return status and response, or 0 and the error code. An error must change nothing."""
         before = await self.book.writer.run(totals)
         try:
             written = await self.book.write(bind(operation, **arguments), caller=CALLER, origin=NOWHERE)
@@ -382,13 +382,13 @@ class Run:
             return 0, problem.code
         return written.status, json.loads(written.body)
 
-    def expect(self, expected: Expected, answer: tuple[int, Json], told: Callable[[Json], Json]) -> None:
+    def expect(self, expected: Expected, answer: tuple[int, Json], value_of: Callable[[Json], Json]) -> None:
         status, body = answer
         if isinstance(expected, set):
-            assert status == 0, f"expected a refusal, one of {expected}: {body}"
+            assert status == 0, f"expected an error, one of {expected}: {body}"
             assert body in expected
         else:
-            assert (status, body if status == 0 else told(body)) == expected
+            assert (status, body if status == 0 else value_of(body)) == expected
 
     @staticmethod
     def batch_answer(answer: Json) -> Json:
@@ -400,7 +400,7 @@ class Run:
         assert answer["totalFailed"] == sum(s == "failed" for s, _, _ in results)
         return results, int(answer["remainingMicro"])
 
-    # --- what the operations are given ---
+    # --- arguments of the operations ---
 
     def time_us(self, offset_s: int | None) -> int | None:
         return None if offset_s is None else self.clock.time_us + offset_s * US_PER_SECOND
@@ -436,7 +436,7 @@ class Run:
             "grantTtlSeconds": command.ttl_s,
         }))  # fmt: skip
 
-    # --- what must be the same ---
+    # --- comparison ---
 
     async def compare(self) -> None:
         model, reading = self.model, RequestReader(self.book.readers, SequenceTracker())
@@ -455,7 +455,7 @@ class Run:
 
 
 def rows(conn: sqlite3.Connection) -> tuple[list[tuple[str, int]], list[CampaignRow]]:
-    """Accounts by name and key, and campaigns, in the order in which they came; the book must be whole."""
+    """Return accounts by name and key, and campaigns, in the order of creation; check the invariants."""
     assert violations(conn) == {}
     accounts = conn.execute("SELECT entity_id, id FROM credit_accounts ORDER BY id").fetchall()
     keys = conn.execute("SELECT id FROM credit_campaigns ORDER BY id").fetchall()
@@ -464,7 +464,7 @@ def rows(conn: sqlite3.Connection) -> tuple[list[tuple[str, int]], list[Campaign
 
 
 def text(micro: int | None) -> str | None:
-    """Return an amount as JSON has it."""
+    """Return an amount in its JSON form."""
     return None if micro is None else str(micro)
 
 
@@ -473,7 +473,7 @@ def campaign_id(number: int) -> str:
 
 
 def totals(conn: sqlite3.Connection) -> list[int]:
-    """How many rows each table has."""
+    """Return the number of rows of each table."""
     return [
         conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
         for table in (
@@ -501,9 +501,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-def test_whatever_is_done_the_book_answers_what_the_contract_says(
-    folder: Path, migrated_file: Path, loop: Loop, story: list[Command]
-) -> None:
+def test_random_histories_match_the_model(folder: Path, migrated_file: Path, loop: Loop, story: list[Command]) -> None:
     path = folder / "book.db"
     for old in folder.iterdir():
         old.unlink()

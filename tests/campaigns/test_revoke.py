@@ -1,4 +1,4 @@
-"""Section 4: revoking a grant, and all grants of a campaign."""
+"""Revocation of a grant, and of all grants of a campaign. See docs/concepts/campaigns.md."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -35,13 +35,13 @@ def spent(api: Api, campaign: str) -> int:
 
 
 def amounts(answer: Json) -> tuple[int, int, int]:
-    """Revoked, consumed, reserved."""
+    """Return the revoked, consumed and reserved amounts."""
     return int(answer["revokedMicro"]), int(answer["consumedMicro"]), int(answer["reservedMicro"])
 
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A revocation of five grants is three transactions."""
+    """Make a revocation of five grants take three transactions."""
     monkeypatch.setattr(revocation, "SLICE_GRANTS_MAX", 2)
 
 
@@ -58,7 +58,7 @@ def five(api: Api, small_slices: None) -> tuple[str, list[str]]:
 # --- one grant ---
 
 
-def test_a_budget_that_an_overdue_reservation_gives_back_can_be_granted_before_that_is_written_down(api: Api) -> None:
+def test_budget_returned_by_an_overdue_reservation_can_be_granted_at_once(api: Api) -> None:
     campaign, account = api.campaign(100), api.account()
     paid = grant(api, campaign, account, 100)
     api.reserve(account, 100, ttlSeconds=10)
@@ -70,7 +70,7 @@ def test_a_budget_that_an_overdue_reservation_gives_back_can_be_granted_before_t
 
 
 def overdue(api: Api, holds: dict[int, int], *, budget: int = 1_000) -> str:
-    """An active campaign that took all grants back, of which these amounts were held by reservations of so many seconds."""
+    """Return an active campaign whose grants are revoked while reservations hold them: amounts by lifetime in seconds."""
     campaign = api.campaign(budget)
     for seconds, micro in holds.items():
         account = api.account()
@@ -80,7 +80,7 @@ def overdue(api: Api, holds: dict[int, int], *, budget: int = 1_000) -> str:
     return campaign
 
 
-def test_every_campaign_of_a_page_counts_what_came_back_to_it_and_nothing_else(api: Api) -> None:
+def test_each_campaign_of_a_page_counts_its_own_returned_budget(api: Api) -> None:
     one, none, two = overdue(api, {10: 100, 20: 30}), api.campaign(), overdue(api, {10: 7, 11: 5, 90: 1})
     ok(api.batch(none, (api.account(), 9)))
     ok(api.post(f"/campaigns/{two}/pause"))
@@ -103,7 +103,7 @@ def test_every_campaign_of_a_page_counts_what_came_back_to_it_and_nothing_else(a
 
 @pytest.mark.parametrize("slices", ["one", "several"])
 @pytest.mark.parametrize("how", ["activate", "pause", "complete", "edit"])
-def test_a_change_of_a_campaign_answers_with_what_has_come_back_to_it(
+def test_a_change_of_a_campaign_responds_with_its_returned_budget(
     api: Api, how: str, slices: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     campaign = overdue(api, {10: 100, 11: 30, 90: 1})
@@ -117,14 +117,14 @@ def test_a_change_of_a_campaign_answers_with_what_has_come_back_to_it(
     changed = ok(api.call("PATCH", path, {"name": "Another"}) if how == "edit" else api.post(f"{path}/{how}"))
     assert (changed["spentMicro"], changed["remainingMicro"]) == ("1", "999")
     assert api.get(path) == changed
-    # Overdue holds are given back first, so the event says the same.
+    # Overdue reservations are released first, so the event has the same amounts.
     event = api.get("/events", types="campaign.*")["items"][-1]
     assert event["data"] == changed
     api.advance(0)
     assert api.get(path) == changed
 
 
-def test_what_is_neither_consumed_nor_reserved_is_taken_back_and_the_budget_with_it(api: Api) -> None:
+def test_a_revocation_takes_back_unspent_credits_and_returns_the_budget(api: Api) -> None:
     campaign, account = api.campaign(1_000), api.account(7)
     paid = grant(api, campaign, account, 100)
     ok(api.finalize(api.reserve(account, 7 + 30), 7 + 30))
@@ -145,7 +145,7 @@ def test_what_is_neither_consumed_nor_reserved_is_taken_back_and_the_budget_with
 
 
 @pytest.mark.parametrize("ended", ["pause", "complete", "expire"])
-def test_a_campaign_that_pays_no_more_is_revoked_all_the_same(api: Api, ended: str) -> None:
+def test_grants_of_an_inactive_campaign_can_be_revoked(api: Api, ended: str) -> None:
     campaign, account = api.campaign(1_000, expiresAt=api.after(60)), api.account()
     paid = grant(api, campaign, account, 100)
     if ended == "expire":
@@ -157,7 +157,7 @@ def test_a_campaign_that_pays_no_more_is_revoked_all_the_same(api: Api, ended: s
     assert revoke_all(api, campaign)["totalRevoked"] == 1
 
 
-def test_again_is_the_same_answer_whatever_has_come_back_since(api: Api) -> None:
+def test_a_repeated_revocation_returns_the_first_response(api: Api) -> None:
     campaign, account = api.campaign(1_000), api.account()
     paid = grant(api, campaign, account, 100)
     reservation = api.reserve(account, 60)
@@ -173,21 +173,21 @@ def test_again_is_the_same_answer_whatever_has_come_back_since(api: Api) -> None
 HOW: dict[str, Callable[[Api, str], object]] = {
     "released": lambda api, reservation: ok(api.release(reservation)),
     "partly finalized": lambda api, reservation: ok(api.finalize(reservation, 10)),
-    "fallen due, swept": lambda api, _: api.advance(50),
-    "fallen due, not swept": lambda api, _: api.pass_time(50),
+    "expired, swept": lambda api, _: api.advance(50),
+    "expired, not swept": lambda api, _: api.pass_time(50),
 }
 
 
 @pytest.mark.parametrize("lot_has_expired", [False, True])
 @pytest.mark.parametrize("held", [60, 100])
 @pytest.mark.parametrize("how", HOW)
-def test_what_a_reservation_gives_back_is_revoked_as_it_comes_back(
+def test_credits_that_a_reservation_returns_are_revoked_at_once(
     api: Api, how: str, held: int, lot_has_expired: bool
 ) -> None:
     campaign, account = api.campaign(1_000, **({"grantTtlSeconds": 30} if lot_has_expired else {})), api.account()
     paid = grant(api, campaign, account, 100)
     reservation = api.reserve(account, held, ttlSeconds=50)
-    # With everything reserved nothing is taken back now, and the lot is revoked all the same.
+    # A lot is revoked also when all of it is reserved and no credits can be taken back now.
     assert amounts(revoke_grant(api, campaign, paid["grantId"])) == (100 - held, 0, held)
     if lot_has_expired:
         api.pass_time(30)
@@ -211,7 +211,7 @@ def test_what_a_reservation_gives_back_is_revoked_as_it_comes_back(
     assert spent(api, campaign) == used
 
 
-def test_what_had_expired_is_not_taken_back_but_what_comes_back_later_is(api: Api) -> None:
+def test_expired_credits_are_not_revoked_but_later_returns_are(api: Api) -> None:
     campaign, account = api.campaign(1_000, grantTtlSeconds=30), api.account()
     paid = grant(api, campaign, account, 100)
     reservation = api.reserve(account, 60, ttlSeconds=100)
@@ -227,7 +227,7 @@ def test_what_had_expired_is_not_taken_back_but_what_comes_back_later_is(api: Ap
     assert spent(api, campaign) == 40
 
 
-def test_an_overdue_reservation_gives_back_before_the_grant_is_revoked(api: Api) -> None:
+def test_an_overdue_reservation_is_released_before_the_revocation(api: Api) -> None:
     campaign, account = api.campaign(1_000), api.account()
     paid = grant(api, campaign, account, 100)
     api.reserve(account, 60, ttlSeconds=10)
@@ -236,7 +236,7 @@ def test_an_overdue_reservation_gives_back_before_the_grant_is_revoked(api: Api)
     assert [e.type for e in entries(api, account)] == ["grant", "reserve", "release", "revoke"]
 
 
-def test_a_past_moment_is_not_changed_by_a_revocation(api: Api) -> None:
+def test_a_revocation_does_not_change_past_balances(api: Api) -> None:
     campaign, account = api.campaign(1_000, grantTtlSeconds=100), api.account(5)
     paid = grant(api, campaign, account, 100)
     moments: list[tuple[str, Json]] = []
@@ -257,12 +257,12 @@ def test_a_past_moment_is_not_changed_by_a_revocation(api: Api) -> None:
     moment()
     api.advance(0)
     moment()
-    # The grant is drawn on first, since it expires.
+    # The reservation draws from the grant first, since the grant expires.
     assert [found for _, found in moments] == [(105, 0, 0), (70, 35, 0), (5, 35, 0), (5, 0, 0), (5, 0, 0), (5, 0, 0)]
     assert [balance(api, account, at=at) for at, _ in moments] == [found for _, found in moments]
 
 
-def test_soft_mode_takes_nothing_of_a_revoked_grant(api: Api) -> None:
+def test_soft_mode_draws_nothing_from_a_revoked_grant(api: Api) -> None:
     campaign, account = api.campaign(1_000), api.account()
     paid = grant(api, campaign, account, 100)
     reservation = api.reserve(account, 10, billingMode="soft")
@@ -272,7 +272,7 @@ def test_soft_mode_takes_nothing_of_a_revoked_grant(api: Api) -> None:
     problem_of(api.ask_to_reserve(account, 1), 402, "insufficient_balance")
 
 
-def test_a_revoked_account_is_not_paid_again_by_that_campaign(api: Api) -> None:
+def test_a_campaign_does_not_pay_a_revoked_account_again(api: Api) -> None:
     campaign, account = api.campaign(1_000), api.account()
     paid = grant(api, campaign, account, 100)
     revoke_grant(api, campaign, paid["grantId"])
@@ -283,7 +283,7 @@ def test_a_revoked_account_is_not_paid_again_by_that_campaign(api: Api) -> None:
     assert seen(api, account) == before
 
 
-def test_a_grant_that_the_campaign_did_not_make_is_not_found(api: Api) -> None:
+def test_a_grant_of_another_campaign_is_not_found(api: Api) -> None:
     campaign, other, account = api.campaign(1_000), api.campaign(1_000), api.account()
     paid = grant(api, campaign, account, 100)["grantId"]
     with api.unchanged():
@@ -294,9 +294,7 @@ def test_a_grant_that_the_campaign_did_not_make_is_not_found(api: Api) -> None:
         problem_of(api.post("/campaigns/camp_none/revoke", REASON), 404, "campaign_not_found")
 
 
-def test_credits_that_were_revoked_can_be_granted_to_others_up_to_what_63_bits_hold(
-    api: Api, start: Callable[..., Api]
-) -> None:
+def test_a_campaign_that_granted_63_bits_can_grant_no_more(api: Api, start: Callable[..., Api]) -> None:
     most = 2**63 - 1
     api = start(MINIBILL_CEILING_MICRO=str(most))
     campaign = api.campaign(most, perWalletCapMicro=str(most))
@@ -311,7 +309,7 @@ def test_credits_that_were_revoked_can_be_granted_to_others_up_to_what_63_bits_h
 # --- all grants of a campaign ---
 
 
-def test_a_campaign_is_revoked_whole_however_many_transactions_that_takes(api: Api, five: tuple[str, list[str]]) -> None:
+def test_a_campaign_is_revoked_completely_in_several_transactions(api: Api, five: tuple[str, list[str]]) -> None:
     campaign, accounts = five
     answer = revoke_all(api, campaign)
     assert answer == {
@@ -324,16 +322,14 @@ def test_a_campaign_is_revoked_whole_however_many_transactions_that_takes(api: A
     assert [(row["details"]["grants"], row["details"]["complete"]) for row in rows] == [
         (2, False), (2, False), (1, True), (0, True),
     ]  # fmt: skip
-    # Each transaction says whose credits it moved, and together they say all.
+    # The audit row of each transaction lists its accounts; together they list all.
     moved = [move for row in rows for move in row["details"]["balances"]]
     assert [move["accountId"] for move in moved] == accounts
     assert [(move["beforeMicro"], move["afterMicro"]) for move in moved] == [("70", "0"), ("80", "0"), *[("100", "0")] * 3]
     assert [row["details"]["spentAfterMicro"] for row in rows] == ["350", "150", "50", "50"]
 
 
-def test_what_was_revoked_before_counts_in_the_totals_with_what_it_came_to_then(
-    api: Api, five: tuple[str, list[str]]
-) -> None:
+def test_totals_count_earlier_revocations_with_their_amounts_then(api: Api, five: tuple[str, list[str]]) -> None:
     campaign, accounts = five
     [item] = api.get(f"/campaigns/{campaign}/grants", accountId=accounts[1])["items"]
     assert amounts(revoke_grant(api, campaign, item["grantId"])) == (80, 0, 20)
@@ -341,7 +337,7 @@ def test_what_was_revoked_before_counts_in_the_totals_with_what_it_came_to_then(
     assert amounts(revoke_all(api, campaign)) == (450, 30, 20)
 
 
-def test_a_dry_run_in_several_transactions_answers_what_the_real_run_answers(api: Api, five: tuple[str, list[str]]) -> None:
+def test_a_dry_run_in_several_transactions_responds_as_the_real_run(api: Api, five: tuple[str, list[str]]) -> None:
     campaign, _ = five
     with api.unchanged():
         dry = revoke_all(api, campaign, dryRun="true", key="k")
@@ -353,7 +349,7 @@ def test_a_campaign_without_grants_has_nothing_to_revoke(api: Api) -> None:
         assert (revoke_all(api, campaign)["totalRevoked"], amounts(revoke_all(api, campaign))) == (0, (0, 0, 0))
 
 
-def test_other_writes_come_between_and_what_is_granted_meanwhile_stays(api: Api, five: tuple[str, list[str]]) -> None:
+def test_other_writes_run_between_slices_and_new_grants_stay(api: Api, five: tuple[str, list[str]]) -> None:
     campaign, _ = five
     late = api.account()
 
@@ -372,7 +368,7 @@ def test_other_writes_come_between_and_what_is_granted_meanwhile_stays(api: Api,
     assert revoke_all(api, campaign)["totalRevoked"] == 6
 
 
-def test_two_that_revoke_at_once_revoke_each_grant_once(api: Api, five: tuple[str, list[str]]) -> None:
+def test_concurrent_revocations_revoke_each_grant_once(api: Api, five: tuple[str, list[str]]) -> None:
     campaign, accounts = five
 
     async def both() -> list[Any]:
@@ -388,7 +384,7 @@ def test_two_that_revoke_at_once_revoke_each_grant_once(api: Api, five: tuple[st
 def fail_after(
     api: Api, monkeypatch: pytest.MonkeyPatch, slices: int, failure: Exception | type[Exception] = Overloaded
 ) -> None:
-    """The writer refuses what comes after so many more operations."""
+    """Make the writer fail after that many more operations."""
     run, left = api.book.writer.run, iter(range(slices))
 
     async def failing(*args: Any, **options: Any) -> Any:
@@ -399,7 +395,7 @@ def fail_after(
     monkeypatch.setattr(api.book.writer, "run", failing)
 
 
-def test_a_revocation_that_is_cut_short_says_so_and_the_same_request_finishes_it(
+def test_a_repeated_request_finishes_an_interrupted_revocation(
     api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     campaign, accounts = five
@@ -414,7 +410,7 @@ def test_a_revocation_that_is_cut_short_says_so_and_the_same_request_finishes_it
     assert [row["details"]["grants"] for row in api.audited("campaign.revoke")] == [2, 2, 1]
 
 
-def test_a_restart_in_between_loses_nothing(
+def test_a_restart_between_slices_loses_nothing(
     start: Callable[..., Api], small_slices: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = start()
@@ -430,7 +426,7 @@ def test_a_restart_in_between_loses_nothing(
 
 
 @pytest.mark.parametrize("failure", [StorageFull(), InternalError(), RuntimeError("a bug")], ids=repr)
-def test_what_says_that_a_part_was_done_does_not_say_that_nothing_was(
+def test_the_error_of_a_partial_revocation_does_not_claim_no_change(
     api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     campaign, _ = five
@@ -446,7 +442,7 @@ def test_what_says_that_a_part_was_done_does_not_say_that_nothing_was(
 
 
 def between_slices(api: Api, monkeypatch: pytest.MonkeyPatch, *meanwhile: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    """After each of the next transactions one of these is done before the next begins."""
+    """Run one of these after each of the next transactions, before the one that follows."""
     run, left = api.book.writer.run, list(meanwhile)
 
     async def running(*args: Any, **options: Any) -> Any:
@@ -458,7 +454,7 @@ def between_slices(api: Api, monkeypatch: pytest.MonkeyPatch, *meanwhile: Callab
     monkeypatch.setattr(api.book.writer, "run", running)
 
 
-def test_nobody_takes_the_key_of_a_revocation_that_is_under_way(
+def test_the_key_of_a_running_revocation_cannot_be_reused(
     api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     campaign, accounts = five
@@ -477,7 +473,7 @@ def test_nobody_takes_the_key_of_a_revocation_that_is_under_way(
     assert revoke_all(api, campaign, key="k") == answer
 
 
-def test_a_revocation_that_is_cut_short_lets_go_of_its_key(
+def test_an_interrupted_revocation_releases_its_key(
     api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     campaign, _ = five
@@ -488,7 +484,7 @@ def test_a_revocation_that_is_cut_short_lets_go_of_its_key(
 
 
 @pytest.mark.parametrize("when", range(3))
-def test_a_dry_run_counts_no_grant_twice_that_is_revoked_meanwhile(
+def test_a_dry_run_counts_concurrently_revoked_grants_once(
     api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     campaign, _ = five
@@ -507,7 +503,7 @@ def test_a_dry_run_counts_no_grant_twice_that_is_revoked_meanwhile(
     assert dry == {**revoke_all(api, campaign), "dryRun": True}
 
 
-def test_a_dry_run_that_is_cut_short_has_done_nothing(
+def test_an_interrupted_dry_run_changes_nothing(
     api: Api, five: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     campaign, _ = five
@@ -523,7 +519,7 @@ def test_a_dry_run_that_is_cut_short_has_done_nothing(
 @pytest.mark.parametrize(
     "body", [None, {}, {"reason": None}, {"reason": ""}, {"reason": "x" * 501}, {"reason": 7}, {"reason": "a\0b"}]
 )
-def test_a_reason_of_1_to_500_characters_is_needed(api: Api, body: Json) -> None:
+def test_a_revocation_requires_a_reason_of_1_to_500_characters(api: Api, body: Json) -> None:
     campaign, account = api.campaign(), api.account()
     paid = grant(api, campaign, account, 5)["grantId"]
     with api.unchanged():

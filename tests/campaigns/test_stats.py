@@ -1,4 +1,4 @@
-"""Section 4: what the statistics of a campaign say, as of now."""
+"""Statistics of a campaign, as of now. See docs/concepts/campaigns.md."""
 
 import pytest
 
@@ -13,7 +13,7 @@ PARTS = ("granted", "consumed", "reserved", "available", "expired", "revoked")
 def stats(api: Api, campaign: str) -> Json:
     found = api.get(f"/campaigns/{campaign}/stats")
     parts = {part: int(found[f"{part}Micro"]) for part in PARTS}
-    # What was granted is all somewhere, and what is spent is what was not taken back.
+    # The parts add up to the granted amount; the spent amount is the part that is not revoked.
     assert parts["granted"] == sum(parts[part] for part in PARTS[1:])
     assert int(found["spentMicro"]) == parts["granted"] - parts["revoked"]
     assert sum(day["grants"] for day in found["perDay"]) == found["accounts"] == sum(found["grantsByStatus"].values())
@@ -26,7 +26,7 @@ def parts_of(found: Json) -> dict[str, int]:
     return {part: int(found[f"{part}Micro"]) for part in PARTS if found[f"{part}Micro"] != "0"}
 
 
-def test_a_campaign_that_paid_nothing_has_nothing_to_tell(api: Api) -> None:
+def test_a_campaign_without_grants_has_empty_statistics(api: Api) -> None:
     campaign = api.draft(1_000)
     assert stats(api, campaign) == {
         "campaignId": campaign, "budgetMicro": "1000", "spentMicro": "0", **{f"{part}Micro": "0" for part in PARTS},
@@ -34,18 +34,18 @@ def test_a_campaign_that_paid_nothing_has_nothing_to_tell(api: Api) -> None:
     }  # fmt: skip
 
 
-def test_only_the_campaigns_own_credits_count(api: Api) -> None:
+def test_statistics_count_only_credits_of_the_campaign(api: Api) -> None:
     campaign, other, account = api.campaign(1_000), api.campaign(1_000), api.account(500)
     ok(api.batch(other, (account, 30)))
     ok(api.batch(campaign, (account, 100)))
-    # Drawn in the order in which they were made: what was minted, then what the other campaign gave.
+    # Drawn in the order of creation: the minted lot, then the grant of the other campaign.
     ok(api.finalize(api.reserve(account, 550), 540))
     assert parts_of(stats(api, other)) == {"granted": 30, "consumed": 30}
     assert parts_of(stats(api, campaign)) == {"granted": 100, "consumed": 10, "available": 90}
     assert stats(api, campaign)["accountsThatSpent"] == 1
 
 
-def test_what_is_due_counts_before_and_after_it_is_written_down(api: Api) -> None:
+def test_statistics_count_overdue_items_before_and_after_the_sweep(api: Api) -> None:
     campaign = api.campaign(10_000, grantTtlSeconds=100)
     plain, overdue, late, revoked = (api.account() for _ in range(4))
     paid = ok(api.batch(campaign, *[(account, 100) for account in (plain, overdue, late, revoked)]))["grants"]
@@ -70,7 +70,7 @@ def test_what_is_due_counts_before_and_after_it_is_written_down(api: Api) -> Non
     assert api.get(f"/campaigns/{campaign}")["spentMicro"] == before["spentMicro"] == "300"
 
 
-def test_a_day_has_what_was_granted_and_what_was_consumed_on_it_in_utc(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_day_has_its_grants_and_its_consumption_in_utc(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     midnight_us = parse_time("2040-03-01T00:00:00Z")
     set_time(monkeypatch, lambda: midnight_us - 1)
     campaign, first, second = api.campaign(1_000), api.account(), api.account()

@@ -1,4 +1,4 @@
-"""The time that stands still, as the tests of reservations have it."""
+"""Fixture: the frozen clock of the reservation tests."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.reservations.conftest import Moment
 
 @pytest.fixture
 def moment(monkeypatch: pytest.MonkeyPatch) -> Moment:
-    """The time of the book; ask for it before the API."""
+    """Freeze the clock of the book; request this fixture before `api`."""
     return Moment(monkeypatch)

@@ -1,4 +1,4 @@
-"""Short words for tiers, memberships and quotes."""
+"""Helpers for tiers, memberships and quotes."""
 
 from urllib.parse import quote as encoded
 
@@ -14,7 +14,7 @@ def put_tiers(api: Api, community: str, *tiers: Json) -> Json:
 
 
 def path_of(account: str, community: str) -> str:
-    """Where a membership is."""
+    """Return the path of a membership."""
     return f"/accounts/{account}/memberships/{encoded(community, safe='')}"
 
 
@@ -23,7 +23,7 @@ def join(api: Api, account: str, community: str, tier: str, **body: Json) -> Jso
 
 
 def member(api: Api, tier: Json, *amounts: int, community: str = "guild") -> str:
-    """A new account in the only tier of a community."""
+    """Return a new account in the only tier of a community."""
     account = api.account(*amounts)
     put_tiers(api, community, tier)
     join(api, account, community, tier["tier"])
@@ -35,5 +35,5 @@ def quote(api: Api, account: str, amount_micro: int) -> Json:
 
 
 def reasons(answer: Json) -> dict[str, tuple[bool, str]]:
-    """Whether each community counted, and why or why not."""
+    """Return (applied, reason) by community."""
     return {each["communityId"]: (each["applied"], each["reason"]) for each in answer["considered"]}

@@ -1,4 +1,4 @@
-"""Section 5: what a discount comes to, and which membership counts. Values in, values out."""
+"""Arithmetic of discounts, and the choice of the membership. See docs/concepts/discounts.md."""
 
 import pytest
 from hypothesis import given
@@ -28,10 +28,10 @@ UNIT = 1_000_000
         (30_003, 3_333, None, 9_999),
         (1, 9_999, None, 0),
         (1, 10_000, None, 1),
-        # All of it.
+        # The whole price.
         (7, 10_000, None, 7),
         (MAX, 10_000, None, MAX),
-        # Up to the cap, which may be nothing.
+        # Limited by the cap, which may be zero.
         (100, 5_000, 100, 50),
         (199, 5_000, 100, 99),
         (200, 5_000, 100, 100),
@@ -46,19 +46,19 @@ UNIT = 1_000_000
         (MAX, 5_000, None, 4_611_686_018_427_387_903),
         (MAX, 1, None, 922_337_203_685_477),
         (1_000_000 * UNIT, 1_234, None, 123_400 * UNIT),
-        # Integers that a float does not tell apart.
+        # Integers that a float cannot distinguish.
         (2**53 + 1, 10_000, None, 2**53 + 1),
     ],
 )
-def test_a_discount_is_a_share_of_the_list_price_rounded_down_up_to_its_cap(
+def test_a_discount_is_a_share_rounded_down_and_capped(
     list_micro: int, rate_bps: int, cap_micro: int | None, off_micro: int
 ) -> None:
     assert discount_micro(list_micro, rate_bps=rate_bps, max_discount_micro=cap_micro) == off_micro
 
 
 @given(st.integers(0, MAX), st.integers(0, 10_000), st.none() | st.integers(0, MAX))
-def test_what_the_database_computes_in_parts_is_the_same(list_micro: int, rate_bps: int, cap_micro: int | None) -> None:
-    # As reservations_discount_is_that_of_its_rate_and_cap has it; each part of it fits 63 bits.
+def test_sql_computes_the_same_discount(list_micro: int, rate_bps: int, cap_micro: int | None) -> None:
+    # As the constraint reservations_discount_is_that_of_its_rate_and_cap computes it: each part fits 63 bits.
     parts = [list_micro // 10_000 * rate_bps, list_micro % 10_000 * rate_bps]
     assert max(parts) <= MAX
     in_parts = min(parts[0] + parts[1] // 10_000, MAX if cap_micro is None else cap_micro)
@@ -90,7 +90,7 @@ WEIGHED: dict[str, tuple[list[Membership], int, str | None]] = {
 
 
 @pytest.mark.parametrize("name", WEIGHED)
-def test_the_best_single_live_membership_counts(name: str) -> None:
+def test_the_best_active_membership_applies(name: str) -> None:
     memberships, list_micro, community = WEIGHED[name]
     for order in (memberships, memberships[::-1]):
         assert best_discount(order, list_micro, now_us=50).community_id == community
@@ -103,14 +103,14 @@ def test_the_best_single_live_membership_counts(name: str) -> None:
         ("{}", "{FIGURES}"),
         (" { } ", "{FIGURES}"),
         ('{"job":7}', '{FIGURES,"job":7}'),
-        # Nothing of it is read as a number, and so nothing is lost.
+        # Numbers are copied as text, so they lose no digits.
         ('{"f": 1.00, "n": 12345678901234567890123, "o": {"a":1,"a":2}}',
          '{FIGURES,"f":1.00,"n":12345678901234567890123,"o":{"a":1,"a":2}}'),
         ('{"tier":"mine","job":7}', '{FIGURES,"metadata":{"tier":"mine","job":7}}'),
         ('{"metadata":{"x":1}}', '{FIGURES,"metadata":{"x":1}}'),
     ],
 )  # fmt: skip
-def test_figures_stand_beside_what_the_caller_gave(own: str | None, metadata: str) -> None:
+def test_discount_members_are_added_to_the_callers_metadata(own: str | None, metadata: str) -> None:
     figures = (
         '"listMicro":"1000","discountBps":5000,"maxDiscountMicro":"100","discountMicro":"100","communityId":"guild",'
         '"tier":"capped"'

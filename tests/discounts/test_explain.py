@@ -1,4 +1,4 @@
-"""`explain=true`: a reservation says why it holds what it does, of which lots and at which discount."""
+"""`explain=true`: the lots and the discount of a reservation, with the reasons."""
 
 import pytest
 
@@ -35,7 +35,7 @@ CAPPED_500 = discount(
 
 
 def full_account(moment: Moment, api: Api) -> tuple[str, dict[str, str]]:
-    """An account with a lot of each fate, by a word for it."""
+    """Return an account with a lot in each state, by name."""
     account = api.account()
     made: dict[str, str] = {}
     for word, amount, body in (
@@ -56,7 +56,7 @@ def full_account(moment: Moment, api: Api) -> tuple[str, dict[str, str]]:
     return account, made
 
 
-def test_it_names_each_lot_those_drawn_first_and_why_the_others_were_passed_over(moment: Moment, api: Api) -> None:
+def test_an_explanation_names_drawn_and_skipped_lots_with_reasons(moment: Moment, api: Api) -> None:
     account, made = full_account(moment, api)
     explanation = ask(api, account, 25, poolId="gpu")["explanation"]
     assert outcomes(explanation) == [
@@ -78,7 +78,7 @@ def test_it_names_each_lot_those_drawn_first_and_why_the_others_were_passed_over
     assert explanation["discount"] == discount(25, 0)
 
 
-def test_a_refusal_says_what_there_is_and_changes_nothing(moment: Moment, api: Api) -> None:
+def test_the_explanation_of_an_error_shows_the_lots_and_changes_nothing(moment: Moment, api: Api) -> None:
     account, made = full_account(moment, api)
     put_tiers(api, "guild", CAPPED)
     join(api, account, "guild", "capped")
@@ -99,7 +99,7 @@ def test_a_refusal_says_what_there_is_and_changes_nothing(moment: Moment, api: A
     assert reasons(explanation) == {"guild": (True, "it gives the most: 100")}
 
 
-def test_a_revoked_lot_is_said_to_be_revoked_also_while_all_of_it_is_reserved(api: Api) -> None:
+def test_a_revoked_lot_is_explained_as_revoked_while_fully_reserved(api: Api) -> None:
     account = api.account()
     campaigns = [api.campaign(), api.campaign()]
     grants = [ok(api.batch(campaign, (account, 5)))["grants"][0] for campaign in campaigns]
@@ -112,7 +112,7 @@ def test_a_revoked_lot_is_said_to_be_revoked_also_while_all_of_it_is_reserved(ap
     ]  # fmt: skip
 
 
-def test_it_says_which_memberships_were_considered_and_which_cap_bound(moment: Moment, api: Api) -> None:
+def test_an_explanation_names_the_memberships_and_the_cap_that_applied(moment: Moment, api: Api) -> None:
     account = member(api, CAPPED, 1_000)
     put_tiers(api, "other", GOLD)
     join(api, account, "other", "gold")
@@ -127,14 +127,14 @@ def test_it_says_which_memberships_were_considered_and_which_cap_bound(moment: M
     )  # fmt: skip
 
 
-def test_soft_mode_says_that_it_took_what_there_was(api: Api) -> None:
+def test_soft_mode_explains_that_it_drew_the_available_credits(api: Api) -> None:
     account = member(api, GOLD, 100)
     explanation = ask(api, account, 500, billingMode="soft")["explanation"]
     assert (explanation["boundBy"], explanation["discount"]["payableMicro"]) == (["availableMicro"], "400")
     assert outcomes(explanation) == [(*lots(api, account), "drawn", "100")]
 
 
-def test_shadow_mode_says_that_it_applies_no_discount(api: Api) -> None:
+def test_shadow_mode_explains_that_it_applies_no_discount(api: Api) -> None:
     account = member(api, GOLD, 100)
     explanation = ask(api, account, 50, billingMode="shadow")["explanation"]
     assert reasons(explanation) == {"guild": (False, "shadow mode applies no discount")}
@@ -143,7 +143,7 @@ def test_shadow_mode_says_that_it_applies_no_discount(api: Api) -> None:
 
 
 @pytest.mark.parametrize("drawn", [1, 60, 120])
-def test_a_hundred_lots_are_named_and_the_others_counted(api: Api, drawn: int) -> None:
+def test_an_explanation_names_a_hundred_lots_and_counts_the_others(api: Api, drawn: int) -> None:
     account = api.account()
 
     async def fill() -> None:
@@ -178,7 +178,7 @@ def test_a_hundred_lots_are_named_and_the_others_counted(api: Api, drawn: int) -
     assert [lot["lotId"] for lot in later["lots"]] == [lot["lotId"] for lot in explanation["lots"][:shown]]
 
 
-def test_a_reservation_that_is_read_says_what_is_kept(api: Api) -> None:
+def test_reading_a_reservation_explains_its_stored_terms(api: Api) -> None:
     account = member(api, CAPPED, 300, 100)
     first, second = lots(api, account)
     made = ask(api, account, 500)
@@ -205,7 +205,7 @@ def test_a_reservation_that_is_read_says_what_is_kept(api: Api) -> None:
     }
 
 
-def test_without_explain_answers_are_as_they_are(moment: Moment, api: Api) -> None:
+def test_responses_without_explain_are_unchanged(moment: Moment, api: Api) -> None:
     account = member(api, GOLD, 1_000)
     sent = {"accountId": account, "amountMicro": "5"}
     told = [
@@ -220,7 +220,7 @@ def test_without_explain_answers_are_as_they_are(moment: Moment, api: Api) -> No
     assert "explanation" in admin
 
 
-def test_explain_is_true_or_false_and_only_where_it_is_known(api: Api) -> None:
+def test_explain_is_a_boolean_parameter_of_these_routes_only(api: Api) -> None:
     account = api.account(10)
     held = api.reserve(account, 5)
     with api.unchanged():
@@ -240,7 +240,7 @@ def test_explain_is_true_or_false_and_only_where_it_is_known(api: Api) -> None:
             problem_of(response, 400, "validation_error", "explain")
 
 
-def test_the_same_key_with_another_explain_is_another_request(api: Api) -> None:
+def test_the_same_key_with_another_explain_is_rejected(api: Api) -> None:
     account = api.account(100)
     sent = {"accountId": account, "amountMicro": "5"}
     for first, later in (("true", "false"), ("false", "true")):

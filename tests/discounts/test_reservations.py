@@ -1,4 +1,4 @@
-"""Section 5: reserve holds the list price less the discount, and finalize charges at the same rate and cap."""
+"""Discounted reservations: reserve holds the discounted price; finalize uses the same rate and cap."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def figures(ended: Json) -> list[int]:
     return [int(ended[name]) for name in FIGURES]
 
 
-def test_a_reservation_holds_the_list_price_less_the_discount_and_reads_so(moment: Moment, api: Api) -> None:
+def test_a_reservation_holds_the_discounted_price(moment: Moment, api: Api) -> None:
     account = member(api, GOLD, 1_000)
     [lot] = lots(api, account)
     held = ok(api.ask_to_reserve(account, 504), 201)
@@ -33,7 +33,7 @@ def test_a_reservation_holds_the_list_price_less_the_discount_and_reads_so(momen
     assert ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "504"}))["totalReservedMicro"] == "404"
 
 
-# Tier, list price, what is held; actual cost, and what becomes of it.
+# Tier, list price, reserved amount; actual cost, and its result.
 CHARGES: dict[str, tuple[Json, str, int, int, int, list[int]]] = {
     "as priced": (GOLD, "live", 500, 400, 500, [400, 0, 0, 0]),
     "less": (GOLD, "live", 500, 400, 300, [240, 160, 0, 0]),
@@ -54,19 +54,19 @@ CHARGES: dict[str, tuple[Json, str, int, int, int, list[int]]] = {
 
 
 @pytest.mark.parametrize("name", CHARGES)
-def test_finalize_applies_the_rate_and_the_cap_that_were_kept_to_the_actual_list_cost(api: Api, name: str) -> None:
+def test_finalize_applies_the_stored_rate_and_cap_to_the_actual_cost(api: Api, name: str) -> None:
     tier, mode, price, held_micro, cost, ended = CHARGES[name]
     account = member(api, tier, 1_000)
     held = ok(api.ask_to_reserve(account, price, billingMode=mode), 201)
     assert held["totalReservedMicro"] == str(held_micro)
-    # Whatever has become of tier and membership.
+    # The tier and the membership have changed since; the reservation keeps its terms.
     put_tiers(api, "guild", {**tier, "rateBps": 1})
     api.call("DELETE", path_of(account, "guild"))
     first = api.finalize(held["reservationId"], cost)
     assert figures(ok(first)) == ended
     with api.unchanged():
         assert api.finalize(held["reservationId"], cost).content == first.content
-        # The list cost is what must be the same, not what it came to.
+        # A repetition must name the same list cost, not the discounted one.
         for other in {cost + 1, sum(ended[::2]), ended[0]} - {cost}:
             if 0 <= other <= MAX:
                 problem_of(api.finalize(held["reservationId"], other), 409, "reservation_conflict")
@@ -77,7 +77,7 @@ def test_finalize_applies_the_rate_and_the_cap_that_were_kept_to_the_actual_list
     assert balance(api, account) == (max(0, 1_000 - moved), 0, max(0, moved - 1_000))
 
 
-def test_a_discount_is_that_of_the_moment_of_reserving(moment: Moment, api: Api) -> None:
+def test_the_discount_is_fixed_when_the_reservation_is_made(moment: Moment, api: Api) -> None:
     account = member(api, GOLD, 1_000)
     join(api, account, "guild", "gold", expiresAt=moment.text(10))
     moment.at(10, -1)
@@ -89,7 +89,7 @@ def test_a_discount_is_that_of_the_moment_of_reserving(moment: Moment, api: Api)
     assert figures(ok(api.finalize(late["reservationId"], 100)))[0] == 100
 
 
-def test_too_little_is_refused_with_what_would_have_been_held_and_its_list_price(api: Api) -> None:
+def test_insufficient_balance_names_the_discounted_and_the_list_price(api: Api) -> None:
     account = member(api, GOLD, 1_000)
     with api.unchanged():
         problem = problem_of(api.ask_to_reserve(account, 1_252), 402, "insufficient_balance")
@@ -108,7 +108,7 @@ def test_a_free_reservation_needs_no_credits_and_makes_no_entries(api: Api) -> N
     assert entries(api, account) == []
 
 
-def test_the_ceiling_is_for_the_list_price_and_for_what_is_charged(start: Callable[..., Api]) -> None:
+def test_the_ceiling_applies_to_the_list_price_and_to_the_charge(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO="100")
     account = member(api, {"tier": "half", "rateBps": 5_000}, 100)
     with api.unchanged():
@@ -119,7 +119,7 @@ def test_the_ceiling_is_for_the_list_price_and_for_what_is_charged(start: Callab
     assert figures(ok(api.finalize(held, 200))) == [50, 0, 50, 0]
 
 
-def test_figures_are_in_the_metadata_of_the_entries_beside_what_the_caller_gave(api: Api) -> None:
+def test_entries_carry_the_discount_in_their_metadata(api: Api) -> None:
     account = member(api, CAPPED, 100, 300)
     held = api.reserve(account, 500, metadata={"job": 7, "f": 1.5}, description="a chat")
     ok(api.finalize(held, 150))
@@ -133,7 +133,7 @@ def test_figures_are_in_the_metadata_of_the_entries_beside_what_the_caller_gave(
     ]  # fmt: skip
 
 
-def test_an_overrun_and_its_debt_carry_the_figures_too(api: Api) -> None:
+def test_an_overrun_and_its_debt_carry_the_discount(api: Api) -> None:
     account = member(api, GOLD, 100)
     held = api.reserve(account, 50, billingMode="soft")
     ok(api.finalize(held, 200))
@@ -148,7 +148,7 @@ def test_an_overrun_and_its_debt_carry_the_figures_too(api: Api) -> None:
     }
 
 
-def test_without_a_discount_the_metadata_is_what_the_caller_gave(api: Api) -> None:
+def test_without_a_discount_the_metadata_is_the_callers(api: Api) -> None:
     account = member(api, GOLD, 100)
     api.call("DELETE", path_of(account, "guild"))
     held = api.reserve(account, 50, metadata={"tier": "mine"})
@@ -167,7 +167,7 @@ def test_shadow_mode_logs_the_full_price(api: Api) -> None:
     ]
 
 
-def test_a_release_gives_back_what_was_held(api: Api) -> None:
+def test_a_release_returns_the_reserved_credits(api: Api) -> None:
     account = member(api, GOLD, 1_000)
     assert ok(api.release(api.reserve(account, 500)))["releasedMicro"] == "400"
     assert balance(api, account) == (1_000, 0, 0)

@@ -1,4 +1,4 @@
-"""Section 5: tiers are put as a table, memberships one by one, and a quote says what they come to."""
+"""Tiers, memberships and quotes. See docs/concepts/discounts.md."""
 
 import pytest
 
@@ -34,7 +34,7 @@ ODD = [
 # --- tiers ---
 
 
-def test_tiers_are_answered_in_the_order_in_which_they_were_put_and_replaced_as_a_whole(api: Api) -> None:
+def test_tiers_keep_the_request_order_and_are_replaced_together(api: Api) -> None:
     path = "/discounts/guild/tiers"
     shown = {"communityId": "guild", "tiers": [{**GOLD, "maxDiscountMicro": None}, CAPPED]}
     assert put_tiers(api, "guild", GOLD, CAPPED) == shown
@@ -47,14 +47,14 @@ def test_tiers_are_answered_in_the_order_in_which_they_were_put_and_replaced_as_
     assert api.get("/discounts/nobody/tiers") == {"communityId": "nobody", "tiers": []}
 
 
-def test_a_community_has_100_tiers_at_most(api: Api) -> None:
+def test_a_community_has_at_most_100_tiers(api: Api) -> None:
     tiers = [{"tier": f"t{n}", "rateBps": n, "maxDiscountMicro": str(MAX)} for n in range(101)]
     assert put_tiers(api, "guild", *tiers[:100])["tiers"] == tiers[:100] == api.get("/discounts/guild/tiers")["tiers"]
     with api.unchanged():
         problem_of(api.call("PUT", "/discounts/guild/tiers", {"tiers": tiers}), 400, "validation_error", "tiers")
 
 
-def test_a_tier_named_twice_is_refused_by_the_second(api: Api) -> None:
+def test_a_duplicate_tier_is_rejected_at_the_second(api: Api) -> None:
     put_tiers(api, "guild", GOLD)
     with api.unchanged():
         twice = {"tiers": [CAPPED, GOLD, {**CAPPED, "rateBps": 1}]}
@@ -63,7 +63,7 @@ def test_a_tier_named_twice_is_refused_by_the_second(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_names_come_back_as_they_were_sent(api: Api, name: str) -> None:
+def test_unusual_names_are_returned_unchanged(api: Api, name: str) -> None:
     tier = {"tier": name[:64], "rateBps": 10_000, "maxDiscountMicro": "3"}
     account = member(api, tier, 10, community=name)
     [found] = api.get(f"/accounts/{account}/memberships")["items"]
@@ -80,7 +80,7 @@ def test_odd_names_come_back_as_they_were_sent(api: Api, name: str) -> None:
 def test_a_community_id_has_1_to_200_characters_of_utf_8_without_nul(api: Api, name: bytes) -> None:
     account = api.account()
     text = name.decode()
-    # Bytes that are no UTF-8 are rejected before the service knows what they should be.
+    # Bytes that are not UTF-8 are rejected before routing.
     where = "" if name in (b"%ff", b"%ed%a0%80") else "communityId"
     with api.unchanged():
         for method, path, body in (
@@ -95,7 +95,7 @@ def test_a_community_id_has_1_to_200_characters_of_utf_8_without_nul(api: Api, n
 # --- memberships ---
 
 
-def test_a_membership_is_put_changed_listed_and_deleted(moment: Moment, api: Api) -> None:
+def test_a_membership_is_created_changed_listed_and_deleted(moment: Moment, api: Api) -> None:
     account, other = api.account(), api.account()
     put_tiers(api, "guild", GOLD, CAPPED)
     put_tiers(api, "a club", FREE)
@@ -107,7 +107,7 @@ def test_a_membership_is_put_changed_listed_and_deleted(moment: Moment, api: Api
     assert free["expiresAt"] == "2041-01-01T00:00:00.000000Z"
     join(api, other, "guild", "capped")
     assert api.get(path)["items"] == [gold, free]
-    # Changed, it stays where it is in the list.
+    # A changed membership keeps its position in the list.
     capped = join(api, account, "guild", "capped", expiresAt=moment.text(10))
     assert capped == {**gold, "tier": "capped", "expiresAt": moment.text(10)}
     assert api.get(path)["items"] == [capped, free]
@@ -119,7 +119,7 @@ def test_a_membership_is_put_changed_listed_and_deleted(moment: Moment, api: Api
     assert [m["tier"] for m in api.get(f"/accounts/{other}/memberships")["items"]] == ["capped"]
 
 
-def test_what_is_not_there_is_a_404_that_says_what(api: Api) -> None:
+def test_a_404_names_the_missing_resource(api: Api) -> None:
     account = api.account()
     put_tiers(api, "guild", GOLD)
     join(api, account, "guild", "gold")
@@ -135,7 +135,7 @@ def test_what_is_not_there_is_a_404_that_says_what(api: Api) -> None:
             problem_of(api.call("GET", path), 404, "account_not_found")
 
 
-def test_an_account_has_1000_memberships_at_most(api: Api) -> None:
+def test_an_account_has_at_most_1000_memberships(api: Api) -> None:
     account = api.account()
     put_tiers(api, "guild", GOLD)
     put_tiers(api, "last", GOLD)
@@ -155,7 +155,7 @@ def test_an_account_has_1000_memberships_at_most(api: Api) -> None:
     join(api, account, "guild", "gold")
     with api.unchanged():
         problem_of(api.call("PUT", path_of(account, "last"), {"tier": "gold"}), 400, "validation_error", "communityId")
-    # What is there may still be changed, and makes room when it is deleted.
+    # Existing memberships can still be changed; deleting one makes room.
     join(api, account, "guild", "gold", expiresAt=api.after(5))
     assert quote(api, account, 1_000)["discountMicro"] == "200"
     assert len(quote(api, account, 1_000)["considered"]) == 1_000
@@ -163,14 +163,14 @@ def test_an_account_has_1000_memberships_at_most(api: Api) -> None:
     join(api, account, "last", "gold")
 
 
-def test_a_membership_may_be_put_with_an_end_that_has_passed(api: Api) -> None:
+def test_a_membership_can_be_created_with_an_end_in_the_past(api: Api) -> None:
     account = api.account()
     put_tiers(api, "guild", GOLD)
     join(api, account, "guild", "gold", expiresAt="2001-01-01T00:00:00Z")
     assert quote(api, account, 1_000)["discountBps"] == 0
 
 
-def test_a_dry_delete_says_so_and_a_key_makes_it_happen_once(api: Api) -> None:
+def test_a_delete_supports_dry_runs_and_idempotency_keys(api: Api) -> None:
     account = member(api, GOLD)
     path = path_of(account, "guild")
     with api.unchanged():
@@ -186,13 +186,13 @@ def test_a_dry_delete_says_so_and_a_key_makes_it_happen_once(api: Api) -> None:
         problem_of(api.call("DELETE", path, dryRun="true"), 404, "not_found")
 
 
-def test_other_methods_are_refused_with_those_that_the_path_takes(api: Api) -> None:
+def test_other_methods_are_rejected_with_the_allowed_ones(api: Api) -> None:
     response = api.call("PATCH", "/accounts/acct_1/memberships/guild", {})
     problem_of(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "DELETE, PUT"
 
 
-def test_every_change_is_audited_with_what_was_there_before(api: Api) -> None:
+def test_every_change_is_audited_with_the_state_before(api: Api) -> None:
     account = member(api, GOLD)
     put_tiers(api, "guild", CAPPED)
     join(api, account, "guild", "capped", expiresAt="2041-01-01T00:00:00Z")
@@ -211,7 +211,7 @@ def test_every_change_is_audited_with_what_was_there_before(api: Api) -> None:
         assert {(row["target_type"], row["target_id"], row["actor_id"]) for row in rows} == {(*target, "operator")}
 
 
-def test_a_write_to_memberships_settles_what_is_due(moment: Moment, api: Api) -> None:
+def test_a_write_to_memberships_expires_overdue_items_first(moment: Moment, api: Api) -> None:
     account = api.account()
     put_tiers(api, "guild", GOLD)
     api.mint(account, 5, expiresAt=moment.text(5))
@@ -232,7 +232,7 @@ def test_a_quote_without_memberships_is_the_list_price(api: Api) -> None:
         }  # fmt: skip
 
 
-def test_a_quote_says_of_each_membership_whether_it_counts_and_why(moment: Moment, api: Api) -> None:
+def test_a_quote_explains_each_membership(moment: Moment, api: Api) -> None:
     account = api.account()
     for community in ("a", "b", "c", "d", "e"):
         put_tiers(api, community, GOLD, CAPPED)
@@ -262,11 +262,11 @@ def test_a_quote_says_of_each_membership_whether_it_counts_and_why(moment: Momen
     later = quote(api, account, 1_000)
     assert later["communityId"] == "c"
     assert reasons(later)["b"] == (False, f"it expired at {moment.text(10)}")
-    # A smaller amount is another order.
+    # For a smaller amount another membership is the best.
     assert quote(api, account, 100)["communityId"] == "a"
 
 
-def test_a_membership_of_a_dropped_tier_gives_nothing_and_counts_again_once_it_is_back(api: Api) -> None:
+def test_a_membership_of_a_removed_tier_has_no_discount_until_it_returns(api: Api) -> None:
     account = member(api, GOLD, 1_000)
     put_tiers(api, "guild", FREE)
     assert [m["tier"] for m in api.get(f"/accounts/{account}/memberships")["items"]] == ["gold"]
@@ -279,7 +279,7 @@ def test_a_membership_of_a_dropped_tier_gives_nothing_and_counts_again_once_it_i
 
 
 @pytest.mark.parametrize("amount", ["", "-5", "1.5", "01", "x", " 1", str(MAX + 1)])
-def test_a_quote_is_asked_for_an_amount(api: Api, amount: str) -> None:
+def test_a_quote_requires_an_amount(api: Api, amount: str) -> None:
     path = f"/accounts/{api.account()}/quote"
     problem_of(api.call("GET", path, amountMicro=amount), 400, "validation_error", "amountMicro")
     problem_of(api.call("GET", path), 400, "validation_error", "amountMicro")

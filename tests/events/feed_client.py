@@ -1,4 +1,4 @@
-"""Reading the feed as a consumer does, for the tests of it."""
+"""A consumer of the feed, for tests."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tests.api_client import Api, Json
 
 
 def drain(api: Api, after: str | None = None, **query: Any) -> list[Json]:
-    """All events from a place on, by going on from each `nextCursor` until nothing comes."""
+    """Return all events after a cursor, by following each `nextCursor` to the end."""
     events: list[Json] = []
     while True:
         page = api.get("/events", **({} if after is None else {"after": after}), **query)
@@ -17,7 +17,7 @@ def drain(api: Api, after: str | None = None, **query: Any) -> list[Json]:
 
 
 def latest(api: Api) -> str:
-    """Where the feed ends now."""
+    """Return the cursor of the current end of the feed."""
     page = api.get("/events", after="latest")
     assert page["items"] == []
     cursor: str = page["nextCursor"]
@@ -25,10 +25,10 @@ def latest(api: Api) -> str:
 
 
 def types_of(events: list[Json]) -> list[str]:
-    """The types of events, in their order."""
+    """Return the types of events, in order."""
     return [event["type"] for event in events]
 
 
 def new_types(api: Api, after: str) -> list[str]:
-    """The types of what came after a place."""
+    """Return the types of the events after a cursor."""
     return types_of(drain(api, after))

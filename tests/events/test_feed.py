@@ -1,4 +1,4 @@
-"""The event feed: everything that happens, once and in one order, and how a consumer keeps up with it."""
+"""The event feed: every event once and in one order; pages, filters and long polls."""
 
 import re
 import socket
@@ -25,11 +25,11 @@ from tests.api_client import UNIT, Api, Json, ok, problem_of
 from tests.events.feed_client import drain, latest, new_types, types_of
 from tests.service_process import serving
 
-# --- an event for each kind of change ---
+# --- events of each type ---
 
 
-def _everything_happens(api: Api) -> None:
-    """Each type of event once at least."""
+def _emit_every_type(api: Api) -> None:
+    """Emit each type of event at least once."""
     account = api.account()
     put_thresholds(api, account, {"belowMicro": "50", "recoveredMicro": "80"})
     api.mint(account, 100, sourceType="deposit", description="an order")
@@ -59,8 +59,8 @@ def put_thresholds(api: Api, account: str, *thresholds: Json) -> Json:
     return ok(api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": list(thresholds)}))
 
 
-def test_every_type_of_event_comes_and_the_order_is_that_of_what_was_done(api: Api) -> None:
-    _everything_happens(api)
+def test_every_event_type_is_emitted_in_the_order_of_the_writes(api: Api) -> None:
+    _emit_every_type(api)
     events = drain(api)
     assert set(types_of(events)) == set(TYPES)
     assert types_of(events) == [
@@ -79,7 +79,7 @@ def test_every_type_of_event_comes_and_the_order_is_that_of_what_was_done(api: A
     ]  # fmt: skip
 
 
-def test_an_event_says_what_the_api_says_of_the_same_thing(api: Api) -> None:
+def test_the_data_of_an_event_equals_the_api_resource(api: Api) -> None:
     account = api.account(100)
     campaign = api.campaign(50)
     grant = ok(api.batch(campaign, {"accountId": account, "amountMicro": "20", "formulaInput": {"lossMicro": "9"}}))
@@ -97,11 +97,11 @@ def test_an_event_says_what_the_api_says_of_the_same_thing(api: Api) -> None:
         assert by_type[kind]["accountId"] == account
     assert by_type["account.opened"]["campaignId"] is None and by_type["campaign.activated"]["accountId"] is None
     assert by_type["campaign.activated"]["campaignId"] == by_type["grant.revoked"]["campaignId"] == campaign
-    # Of an entry it is the campaign that paid its lot.
+    # The campaign of an entry is the one that granted its lot.
     assert by_type["ledger.revoke"]["campaignId"] == campaign
 
 
-def test_the_entries_of_the_feed_are_those_of_the_history(api: Api) -> None:
+def test_ledger_events_equal_the_history(api: Api) -> None:
     accounts = [api.account(100, 50) for _ in range(3)]
     campaign = api.campaign()
     ok(api.batch(campaign, *((account, 5) for account in accounts)))
@@ -118,7 +118,7 @@ def test_the_entries_of_the_feed_are_those_of_the_history(api: Api) -> None:
     assert paid.count(campaign) == 3 and paid.count(None) == 6
 
 
-def test_what_is_refused_or_taken_back_or_changes_nothing_is_no_event(api: Api) -> None:
+def test_errors_dry_runs_and_empty_changes_emit_no_event(api: Api) -> None:
     account, campaign = api.account(10), api.campaign(50)
     after = latest(api)
     problem_of(api.ask_to_reserve(account, 11), 402, "insufficient_balance")
@@ -135,7 +135,7 @@ def api_entity(api: Api, account: str) -> Json:
     return {"entityType": found["entityType"], "entityId": found["entityId"]}
 
 
-def test_a_retry_with_a_key_makes_no_second_event(api: Api) -> None:
+def test_a_retry_with_a_key_emits_no_second_event(api: Api) -> None:
     account = api.account()
     after = latest(api)
     for _ in range(3):
@@ -143,13 +143,11 @@ def test_a_retry_with_a_key_makes_no_second_event(api: Api) -> None:
     assert new_types(api, after) == ["ledger.grant"]
 
 
-# --- places ---
+# --- positions ---
 
 
-def test_ids_sort_in_the_order_of_the_feed_and_are_the_same_whenever_they_are_read(
-    api: Api, start: Callable[..., Api]
-) -> None:
-    _everything_happens(api)
+def test_event_ids_sort_in_feed_order_and_never_change(api: Api, start: Callable[..., Api]) -> None:
+    _emit_every_type(api)
     events = drain(api)
     ids = [event["id"] for event in events]
     assert ids == sorted(set(ids)) and all(len(each) <= 64 for each in ids)
@@ -158,12 +156,12 @@ def test_ids_sort_in_the_order_of_the_feed_and_are_the_same_whenever_they_are_re
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 1000])
 def test_pages_of_any_size_hold_the_same_events(api: Api, limit: int) -> None:
-    _everything_happens(api)
+    _emit_every_type(api)
     assert drain(api, limit=limit) == drain(api)
 
 
-def test_an_event_is_a_place_to_go_on_from(api: Api) -> None:
-    _everything_happens(api)
+def test_an_event_id_is_a_cursor(api: Api) -> None:
+    _emit_every_type(api)
     events = drain(api)
     for number, event in enumerate(events):
         assert drain(api, event["id"]) == events[number + 1 :]
@@ -176,21 +174,21 @@ def test_the_cursor_of_an_empty_feed_misses_nothing(api: Api) -> None:
     assert new_types(api, page["nextCursor"]) == ["account.opened", "ledger.grant"]
 
 
-@pytest.mark.parametrize("place", [Position(0, 0), Position(1, 0), Position(7, 3), Position(2**63 - 1, 2**63 - 1)])
-def test_a_place_is_read_from_its_id(place: Position) -> None:
-    assert parse_position(event_id(place)) == place
+@pytest.mark.parametrize("position", [Position(0, 0), Position(1, 0), Position(7, 3), Position(2**63 - 1, 2**63 - 1)])
+def test_a_position_is_parsed_from_its_event_id(position: Position) -> None:
+    assert parse_position(event_id(position)) == position
 
 
 @pytest.mark.parametrize(
     "text", ["", "evt_", "evt_0", "entry_0000000000001", "evt_" + "0" * 25, "evt_" + "0" * 27, "LATEST"]
 )
-def test_what_is_no_place_is_an_invalid_cursor(api: Api, text: str) -> None:
+def test_text_that_is_no_position_is_an_invalid_cursor(api: Api, text: str) -> None:
     problem_of(api.call("GET", "/events", after=text), 400, "invalid_cursor")
 
 
 @pytest.mark.parametrize("further", [Position(1, 0), Position(0, 1)])
-def test_a_place_that_the_book_has_not_reached_is_refused(api: Api, further: Position) -> None:
-    # A book that was restored from a backup: to wait there would be to miss what comes until then.
+def test_a_cursor_ahead_of_the_feed_is_rejected(api: Api, further: Position) -> None:
+    # As after a restore from a backup: a consumer that waits there would miss events.
     api.account(5)
     newest = api.book.feed.newest()
     beyond = event_id(Position(newest.entry_id + further.entry_id, newest.event_id + further.event_id))
@@ -201,8 +199,8 @@ def test_a_place_that_the_book_has_not_reached_is_refused(api: Api, further: Pos
 # --- types ---
 
 
-def test_types_choose(api: Api) -> None:
-    _everything_happens(api)
+def test_the_feed_is_filtered_by_type(api: Api) -> None:
+    _emit_every_type(api)
     events = drain(api)
     for kind in TYPES:
         assert drain(api, types=kind) == [event for event in events if event["type"] == kind]
@@ -215,7 +213,7 @@ def test_types_choose(api: Api) -> None:
 @pytest.mark.parametrize(
     "types", ["", "ledger", "ledger.", "*", ".*", "ledger.grants", "ledger.grant,", "campaign.e*", "LEDGER.*"]
 )
-def test_a_type_that_there_is_not_is_refused(api: Api, types: str) -> None:
+def test_an_unknown_type_is_rejected(api: Api, types: str) -> None:
     problem_of(api.call("GET", "/events", types=types), 400, "validation_error", "types")
 
 
@@ -223,17 +221,15 @@ def test_a_type_that_there_is_not_is_refused(api: Api, types: str) -> None:
     ("name", "value"),
     [("limit", 0), ("limit", 1001), ("limit", "x"), ("wait", 31), ("wait", -1), ("wait", "1.5"), ("cursor", 1)],
 )
-def test_a_parameter_is_within_its_limits(api: Api, name: str, value: Any) -> None:
+def test_a_parameter_outside_its_range_is_rejected(api: Api, name: str, value: Any) -> None:
     problem_of(api.call("GET", "/events", **{name: value}), 400, "validation_error", name)
 
 
 @pytest.mark.parametrize(
     "types", [None, "threshold.*", "campaign.created,ledger.expire", "ledger.debt_paid", "ledger.*", "account.*"]
 )
-def test_a_search_in_stretches_finds_what_one_reading_finds(
-    api: Api, monkeypatch: pytest.MonkeyPatch, types: str | None
-) -> None:
-    _everything_happens(api)
+def test_a_search_in_several_scans_finds_every_event(api: Api, monkeypatch: pytest.MonkeyPatch, types: str | None) -> None:
+    _emit_every_type(api)
     query = {} if types is None else {"types": types}
     expected = drain(api, **query)
     for rows in (1, 2, 5):
@@ -241,7 +237,7 @@ def test_a_search_in_stretches_finds_what_one_reading_finds(
         assert drain(api, limit=4, **query) == expected
 
 
-def test_a_search_that_takes_long_answers_how_far_it_came(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_search_responds_with_its_cursor(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     api.account(*range(1, 8))
     wanted = api.campaign()
     monkeypatch.setattr(feed_module, "SCAN_ROWS_MAX", 2)
@@ -259,7 +255,7 @@ def test_a_search_that_takes_long_answers_how_far_it_came(api: Api, monkeypatch:
 
 
 class Poll:
-    """A request that waits, on a thread of its own."""
+    """A long poll on a thread of its own."""
 
     def __init__(self, api: Api, **query: Any) -> None:
         self.answer: Json = None
@@ -285,12 +281,12 @@ class Poll:
 
 
 def until_waiting(api: Api, polls: int) -> None:
-    """Returns once so many requests wait for news."""
+    """Return once that many polls wait for events."""
     while api.book.feed.waiters < polls:
         time.sleep(0.001)
 
 
-def test_who_waits_is_told_at_once(api: Api) -> None:
+def test_a_waiting_poll_gets_a_new_event_at_once(api: Api) -> None:
     account = api.account()
     polls = [Poll(api, after=latest(api), wait=30) for _ in range(20)]
     until_waiting(api, 20)
@@ -300,7 +296,7 @@ def test_who_waits_is_told_at_once(api: Api) -> None:
         assert poll.seconds < 20
 
 
-def test_who_waits_for_other_types_waits_on(api: Api) -> None:
+def test_a_poll_for_other_types_keeps_waiting(api: Api) -> None:
     account = api.account()
     poll = Poll(api, after=latest(api), wait=30, types="campaign.activated")
     until_waiting(api, 1)
@@ -311,7 +307,7 @@ def test_who_waits_for_other_types_waits_on(api: Api) -> None:
     assert types_of(poll.result()["items"]) == ["campaign.activated"]
 
 
-def test_a_wait_that_is_over_answers_where_to_go_on(api: Api) -> None:
+def test_a_poll_without_events_responds_with_its_cursor(api: Api) -> None:
     account, after = api.account(), latest(api)
     answer = api.get("/events", after=after, wait=1)
     assert answer == {"items": [], "nextCursor": after}
@@ -319,19 +315,19 @@ def test_a_wait_that_is_over_answers_where_to_go_on(api: Api) -> None:
     assert new_types(api, answer["nextCursor"]) == ["ledger.grant"]
 
 
-def test_nobody_waits_where_there_is_something(api: Api) -> None:
+def test_a_poll_does_not_wait_if_there_are_events(api: Api) -> None:
     api.account(5)
     began_s = time.monotonic()
     assert len(api.get("/events", wait=30)["items"]) == 2
     assert time.monotonic() - began_s < 20
 
 
-def test_a_wait_is_not_logged_as_slow(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_waiting_poll_is_not_logged_as_slow(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     api.get("/events", after="latest", wait=2)
     assert [record for record in caplog.records if record.name == "minibill.http"] == []
 
 
-def test_a_stop_ends_every_wait_at_once(api: Api) -> None:
+def test_a_stop_ends_every_poll_at_once(api: Api) -> None:
     after = latest(api)
     polls = [Poll(api, after=after, wait=30) for _ in range(5)]
     until_waiting(api, 5)
@@ -344,12 +340,12 @@ def test_a_stop_ends_every_wait_at_once(api: Api) -> None:
     assert max(poll.seconds for poll in polls) < 20
 
 
-def test_the_feed_is_read_with_the_scope_for_reading(api: Api) -> None:
+def test_the_feed_requires_the_read_scope(api: Api) -> None:
     problem_of(api.call("GET", "/events", token=api.sign(scopes=("admin:accounts:write",))), 403, "insufficient_scope")
     ok(api.call("GET", "/events", token=api.sign(scopes=("admin:billing:read",))))
 
 
-def test_a_large_batch_is_told_whole(api: Api) -> None:
+def test_a_large_batch_emits_every_event(api: Api) -> None:
     campaign = api.campaign(1000 * UNIT)
     after = latest(api)
     items = [{"entity": {"entityType": "person", "entityId": f"p{n}"}, "amountMicro": "5"} for n in range(500)]
@@ -357,7 +353,7 @@ def test_a_large_batch_is_told_whole(api: Api) -> None:
     assert sorted(new_types(api, after)) == ["account.opened"] * 500 + ["ledger.grant"] * 500
 
 
-# --- clients that leave, and many that wait ---
+# --- disconnected clients, and many polls ---
 
 
 def test_a_poll_ends_soon_after_its_client_disconnects(tmp_path: Path) -> None:
@@ -382,7 +378,7 @@ def test_a_poll_ends_soon_after_its_client_disconnects(tmp_path: Path) -> None:
         for connection in connections:
             connection.close()
         while waiters() > 0:
-            # The polls themselves would wait for 30 s.
+            # Undisturbed, the polls would wait for 30 s.
             assert monotonic_s() - began_s < 20
 
 
@@ -414,11 +410,11 @@ def test_a_commit_between_the_read_and_the_wait_wakes_the_poll(api: Api, monkeyp
     read = feed_module.Feed.read
 
     async def overtaken(self: Feed, after: Position, *, types: frozenset[str] | None, count: int) -> FeedPage:
-        told = await read(self, after, types=types, count=count)
+        page = await read(self, after, types=types, count=count)
         monkeypatch.setattr(feed_module.Feed, "read", read)
         admin = Caller("admin", "operator", None, frozenset())
         await api.book.write(bind(open_account, entity_type="person", entity_id="late"), caller=admin, origin=NOWHERE)
-        return told
+        return page
 
     monkeypatch.setattr(feed_module.Feed, "read", overtaken)
     poll = Poll(api, after=after, wait=30)

@@ -1,4 +1,4 @@
-"""The feed across kill -9: a consumer that goes on from its last cursor has every change once, in order, and no other."""
+"""The feed across kill -9: a consumer that continues from its last cursor gets every event once, in order."""
 
 import signal
 import threading
@@ -14,13 +14,13 @@ from tests.api_client import Json
 from tests.service_process import Server, open_account, serving
 
 KILLS = 4
-# Events that the consumer must have seen of a service before it is killed in the middle of its writes.
+# Events that the consumer gets from each service process before it is killed during its writes.
 EVENTS_A_LIFE = 60
 WRITERS = 4
 
 
 class Consumer(threading.Thread):
-    """Polls the feed by its cursor alone, and remembers what it was given, whatever happens to the service."""
+    """Poll the feed by its cursor alone, across restarts of the service, and keep the events."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -32,7 +32,7 @@ class Consumer(threading.Thread):
         self._enough = 0
 
     def watch(self, server: Server) -> None:
-        """From now on of this service; `seen_enough` says when it has told of `EVENTS_A_LIFE` more."""
+        """Poll this service from now on; `seen_enough` is set after `EVENTS_A_LIFE` more events."""
         self.seen_enough.clear()
         self._enough = len(self.events) + EVENTS_A_LIFE
         self.base = str(server.http.base_url).rstrip("/")
@@ -55,7 +55,7 @@ class Consumer(threading.Thread):
 
 
 def work(server: Server, account: str) -> None:
-    """Writes until the service is gone: credits, reservations, thresholds crossed, campaigns."""
+    """Write mints, reservations, threshold crossings and campaigns until the service is gone."""
     with httpx.Client(base_url=server.http.base_url, headers=server.http.headers, trust_env=False) as http:
         try:
             while True:
@@ -72,7 +72,7 @@ def work(server: Server, account: str) -> None:
             return
 
 
-def test_a_consumer_misses_nothing_and_has_nothing_twice_whenever_the_service_is_killed(tmp_path: Path) -> None:
+def test_a_consumer_gets_every_event_once_across_kills(tmp_path: Path) -> None:
     db = tmp_path / "book.db"
     consumer = Consumer()
     for life in range(KILLS):
@@ -100,8 +100,8 @@ def test_a_consumer_misses_nothing_and_has_nothing_twice_whenever_the_service_is
         consumer.join(30)
 
     assert len(consumer.events) >= KILLS * EVENTS_A_LIFE
-    told = [event["id"] for event in consumer.events]
-    assert told == sorted(set(told))
+    event_ids = [event["id"] for event in consumer.events]
+    assert event_ids == sorted(set(event_ids))
     with closing(open_reader(db)) as conn:
         assert violations(conn) == {}
         entries = conn.execute("SELECT id, account_id, entry_type, amount_micro FROM credit_ledger ORDER BY id").fetchall()
@@ -122,7 +122,7 @@ def test_a_consumer_misses_nothing_and_has_nothing_twice_whenever_the_service_is
     assert {kind for kind, _ in others} >= {"threshold.below", "threshold.recovered", "campaign.exhausted"}
 
 
-def test_a_stop_does_not_wait_for_who_waits(tmp_path: Path) -> None:
+def test_a_stop_does_not_wait_for_long_polls(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db") as server:
         base = str(server.http.base_url).rstrip("/")
         cursor = server.http.get("/events").json()["nextCursor"]

@@ -1,4 +1,4 @@
-"""Thresholds: told once when the available credits of a pool fall below a mark, and once when they are back."""
+"""Thresholds: one event when available credits fall below a limit, and one when they recover."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def at(below: int, recovered: int | None = None, pool: str | None = None) -> Jso
 
 
 def crossings(api: Api, after: str) -> list[tuple[str, str, str]]:
-    """Type, mark and available credits of each crossing after a place."""
+    """Return type, limit and available credits of each crossing after a cursor."""
     return [
         (event["type"].partition(".")[2], event["data"]["belowMicro"], event["data"]["availableMicro"])
         for event in drain(api, after, types="threshold.*")
@@ -31,7 +31,7 @@ def states(api: Api, account: str) -> list[str]:
     return [each["state"] for each in api.get(f"/accounts/{account}/thresholds")["thresholds"]]
 
 
-def test_thresholds_are_put_as_a_whole_and_read_in_their_order(api: Api) -> None:
+def test_thresholds_are_replaced_together_and_keep_their_order(api: Api) -> None:
     account = api.account(100)
     first = put(api, account, at(50, 80), at(200), at(5, pool="gpu"))
     assert first == [
@@ -47,14 +47,14 @@ def test_thresholds_are_put_as_a_whole_and_read_in_their_order(api: Api) -> None
     assert [row["target_id"] for row in api.audited("thresholds.replace")] == [account] * 3
 
 
-def test_a_crossing_is_told_once_each_way(api: Api) -> None:
+def test_a_crossing_emits_one_event_per_direction(api: Api) -> None:
     account = api.account(100)
     put(api, account, at(50, 80))
     after = latest(api)
     holds = [api.reserve(account, 10) for _ in range(8)]
     assert crossings(api, after) == [("below", "50", "40")]
     assert states(api, account) == ["below"]
-    # Up and down between the marks is nothing to be told.
+    # A change between both limits emits nothing.
     for hold in holds[:5]:
         api.release(hold)
     api.finalize(api.reserve(account, 30), 0)
@@ -64,7 +64,7 @@ def test_a_crossing_is_told_once_each_way(api: Api) -> None:
     assert states(api, account) == ["above"]
 
 
-def test_the_marks_themselves_are_not_below_and_are_recovered(api: Api) -> None:
+def test_the_limits_themselves_are_not_below_and_are_recovered(api: Api) -> None:
     account = api.account(100)
     put(api, account, at(50, 80))
     after = latest(api)
@@ -78,7 +78,7 @@ def test_the_marks_themselves_are_not_below_and_are_recovered(api: Api) -> None:
     assert crossings(api, after)[1:] == [("recovered", "50", "80")]
 
 
-def test_a_crossing_comes_right_after_the_entry_that_crosses(api: Api) -> None:
+def test_a_crossing_follows_its_entry_immediately(api: Api) -> None:
     account = api.account(60, 60)
     put(api, account, at(100), at(30))
     after = latest(api)
@@ -91,19 +91,19 @@ def test_a_crossing_comes_right_after_the_entry_that_crosses(api: Api) -> None:
     assert [e["data"]["belowMicro"] for e in events if e["type"] == "threshold.below"] == ["100", "30"]
 
 
-def test_marks_that_one_entry_crosses_are_told_in_the_order_in_which_they_lie(api: Api) -> None:
+def test_one_entry_emits_its_crossings_in_the_order_of_the_limits(api: Api) -> None:
     account = api.account(100)
-    # 5 are left: not below 5, and so not back from below it either.
+    # 5 are left, which is not below 5, so there is no recovery of that threshold either.
     put(api, account, at(30, 35), at(70, 75), at(50, 90), at(5, 100))
     after = latest(api)
     hold = api.reserve(account, 95)
-    assert [mark for _, mark, _ in crossings(api, after)] == ["70", "50", "30"]
+    assert [limit for _, limit, _ in crossings(api, after)] == ["70", "50", "30"]
     after = latest(api)
     api.release(hold)
     assert crossings(api, after) == [("recovered", "30", "100"), ("recovered", "70", "100"), ("recovered", "50", "100")]
 
 
-def test_pools_and_accounts_are_apart(api: Api) -> None:
+def test_thresholds_are_independent_per_pool_and_account(api: Api) -> None:
     account, other = api.account(100), api.account(100)
     api.mint(account, 100, poolId="gpu")
     put(api, account, at(50, pool="gpu"))
@@ -111,7 +111,7 @@ def test_pools_and_accounts_are_apart(api: Api) -> None:
     api.reserve(other, 90)
     api.reserve(account, 90)
     assert crossings(api, after) == []
-    # Of the gpu pool first, then of general, whose thresholds are others.
+    # Drawn from the gpu pool first, then from general, which has no threshold.
     api.reserve(account, 105, poolId="gpu")
     assert crossings(api, after) == [("below", "50", "0")]
 
@@ -124,7 +124,7 @@ def test_the_first_credits_of_a_pool_are_a_recovery(api: Api) -> None:
     assert crossings(api, after) == [("recovered", "5", "55")]
 
 
-def test_putting_the_same_again_changes_nothing_and_tells_nothing(api: Api) -> None:
+def test_repeating_thresholds_changes_and_emits_nothing(api: Api) -> None:
     account = api.account(100)
     put(api, account, at(50, 80))
     hold = api.reserve(account, 60)
@@ -132,14 +132,14 @@ def test_putting_the_same_again_changes_nothing_and_tells_nothing(api: Api) -> N
     assert states(api, account) == ["below"]
     after = latest(api)
     assert [each["state"] for each in put(api, account, at(50, 80))] == ["below"]
-    # Another recovery is judged anew: what is available is enough for it.
+    # A new recovery limit is compared with the available credits, which reach it.
     assert [each["state"] for each in put(api, account, at(50, 60))] == ["above"]
     assert new_types(api, after) == []
     api.release(hold)
     assert new_types(api, after) == ["ledger.release"]
 
 
-def test_what_falls_due_is_told_when_it_is_written_down(api: Api) -> None:
+def test_expired_credits_emit_a_crossing_when_the_sweep_records_them(api: Api) -> None:
     account = api.account()
     api.mint(account, 100, expiresAt=api.after(60))
     put(api, account, at(50))
@@ -150,7 +150,7 @@ def test_what_falls_due_is_told_when_it_is_written_down(api: Api) -> None:
     assert crossings(api, after) == [("below", "50", "0")]
 
 
-def test_a_crossing_that_is_taken_back_was_none(api: Api) -> None:
+def test_a_rolled_back_crossing_emits_nothing(api: Api) -> None:
     account = api.account(100)
     put(api, account, at(50))
     after = latest(api)
@@ -160,18 +160,18 @@ def test_a_crossing_that_is_taken_back_was_none(api: Api) -> None:
     assert states(api, account) == ["above"] and new_types(api, after) == []
 
 
-def test_a_grant_of_a_batch_crosses_like_any_other(api: Api) -> None:
+def test_each_grant_of_a_batch_can_cross_a_threshold(api: Api) -> None:
     accounts = [api.account() for _ in range(40)]
     for account in accounts:
         put(api, account, at(5))
     campaign, after = api.campaign(), latest(api)
     ok(api.batch(campaign, *((account, 7) for account in accounts)))
-    told = drain(api, after, types="threshold.*")
-    assert [event["accountId"] for event in told] == accounts
-    assert set(types_of(told)) == {"threshold.recovered"}
+    events = drain(api, after, types="threshold.*")
+    assert [event["accountId"] for event in events] == accounts
+    assert set(types_of(events)) == {"threshold.recovered"}
 
 
-def test_thresholds_outlive_a_restart(api: Api, start: Callable[..., Api]) -> None:
+def test_thresholds_survive_a_restart(api: Api, start: Callable[..., Api]) -> None:
     account = api.account(100)
     put(api, account, at(50, 80))
     hold = api.reserve(account, 60)
@@ -196,18 +196,18 @@ def test_thresholds_outlive_a_restart(api: Api, start: Callable[..., Api]) -> No
         ([at(n) for n in range(1, 22)], "thresholds"),
     ],
 )
-def test_a_threshold_that_makes_no_sense_is_refused(api: Api, thresholds: list[Json], path: str) -> None:
+def test_an_invalid_threshold_is_rejected_with_its_path(api: Api, thresholds: list[Json], path: str) -> None:
     account = api.account()
     with api.unchanged():
         response = api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": thresholds})
         problem_of(response, 400, "validation_error", path)
 
 
-def test_the_largest_and_the_most_thresholds_are_taken(api: Api) -> None:
+def test_the_largest_and_the_most_thresholds_are_accepted(api: Api) -> None:
     account = api.account(5)
     assert len(put(api, account, *(at(n, 2**63 - 1) for n in range(1, 21)))) == 20
 
 
-def test_an_account_that_there_is_not_has_no_thresholds(api: Api) -> None:
+def test_thresholds_of_an_unknown_account_are_not_found(api: Api) -> None:
     problem_of(api.call("GET", "/accounts/acct_none/thresholds"), 404, "account_not_found")
     problem_of(api.call("PUT", "/accounts/acct_none/thresholds", {"thresholds": []}), 404, "account_not_found")

@@ -1,4 +1,4 @@
-"""A receiver of webhooks on this machine, which can be down, slow, or refuse what a test says."""
+"""A receiver of webhooks on this machine, which a test can stop, or make reject messages."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from tests.api_client import Json
 
 
 class Message(NamedTuple):
-    """One request as it came, and what it was answered with."""
+    """One request, and the status of its response."""
 
     headers: dict[str, str]
     body: bytes
@@ -26,9 +26,9 @@ class Message(NamedTuple):
 
 
 class Receiver:
-    """Listens on a port of its own; `answer` decides the status of each message.
+    """An HTTP server on its own port; `answer` returns the status for each event.
 
-    With the file of a `certificate` and its key it speaks TLS.
+    With a `certificate` file, which includes the key, it uses TLS.
     """
 
     def __init__(self, port: int = 0, *, certificate: Path | None = None) -> None:
@@ -70,7 +70,7 @@ class Receiver:
             allow_reuse_address = True
 
             def handle_error(self, *_: Any) -> None:
-                # A sender that was killed in the middle of its request.
+                # The sender was killed during its request.
                 pass
 
         self._server = Server(("127.0.0.1", port), Handler)
@@ -84,7 +84,7 @@ class Receiver:
         self._thread.start()
 
     def close(self) -> None:
-        """Goes down: whoever is connected is cut off, and whoever connects is refused."""
+        """Stop the server: close its connections, and refuse new ones."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -93,22 +93,22 @@ class Receiver:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def accepted(self) -> list[Json]:
-        """The events that were accepted, in the order in which they came."""
+        """Return the accepted events, in the order of arrival."""
         return [message.event for message in list(self.messages) if 200 <= message.status < 300]
 
     def wait_for_messages(self, count: int) -> None:
-        """Returns once so many messages have come."""
+        """Return once that many messages have arrived."""
         self.wait_for(lambda: len(self.messages) >= count)
 
     def wait_for(self, is_enough: Callable[[], bool], seconds: float = 60) -> None:
-        """Returns once it is so; looked at whenever a message came."""
+        """Return once the condition holds; it is checked at each message."""
         with self.came:
-            assert self.came.wait_for(is_enough, seconds), f"{len(self.messages)} messages came"
+            assert self.came.wait_for(is_enough, seconds), f"{len(self.messages)} messages arrived"
 
 
 def is_in_order_by_account(events: list[Json]) -> bool:
-    """Whether the events of each account, and of each campaign without one, came in the order of the feed."""
-    lines: dict[str, list[str]] = {}
+    """Return true if the events of each account arrived in feed order; an event without one counts for its campaign."""
+    by_key: dict[str, list[str]] = {}
     for event in events:
-        lines.setdefault(event["accountId"] or event["campaignId"], []).append(event["id"])
-    return all(line == sorted(line) for line in lines.values())
+        by_key.setdefault(event["accountId"] or event["campaignId"], []).append(event["id"])
+    return all(event_ids == sorted(event_ids) for event_ids in by_key.values())

@@ -1,4 +1,4 @@
-"""Run `minibill serve` with a resolver that finds `silent.test` once, and from then on never responds about it.
+"""Run `minibill serve` with a resolver that resolves `silent.test` once and then never responds for it.
 
 python -m tests.webhooks.silent_resolver --db book.db …
 """

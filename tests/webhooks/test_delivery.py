@@ -1,4 +1,4 @@
-"""Webhooks are sent what the feed has: all of it, signed, in order for each account, whatever the receiver does."""
+"""Webhook delivery: every event, signed, in order per account, whatever the receiver responds."""
 
 import socket
 import ssl
@@ -31,7 +31,7 @@ def make(api: Api, receiver: Receiver, **body: Json) -> Json:
 
 
 def work(api: Api, accounts: int = 5) -> None:
-    """Some of everything, for several accounts."""
+    """Emit several types of events for several accounts."""
     for account in [api.account(100) for _ in range(accounts)]:
         api.finalize(api.reserve(account, 60), 30)
         ok(api.batch(api.campaign(), (account, 5)))
@@ -45,16 +45,14 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 def delivered(api: Api, webhook: Json) -> str:
-    place: str = api.get(f"/webhooks/{webhook['id']}")["delivered"]
-    return place
+    position: str = api.get(f"/webhooks/{webhook['id']}")["delivered"]
+    return position
 
 
-# --- all of it ---
+# --- complete and signed ---
 
 
-def test_a_webhook_is_sent_what_the_feed_says_and_nothing_from_before(
-    api: Api, receiver: Receiver, deliver: Deliver
-) -> None:
+def test_a_webhook_gets_every_event_since_its_creation(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     work(api)
     after = latest(api)
     webhook = make(api, receiver)
@@ -86,7 +84,7 @@ def test_the_progress_of_deliveries_is_saved_in_the_background(
     assert lanes and set(lanes) == {Lane.BACKGROUND}
 
 
-def test_a_message_is_signed_by_the_standard(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_a_message_is_signed_as_the_standard_specifies(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     secret = make(api, receiver)["secret"]
     deliver()
     api.account(5)
@@ -102,7 +100,7 @@ def test_a_message_is_signed_by_the_standard(api: Api, receiver: Receiver, deliv
                 Webhook(secret).verify(body, message.headers)
 
 
-def test_after_a_rotation_both_secrets_sign_for_a_day(
+def test_both_secrets_sign_for_a_day_after_a_rotation(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     webhook = make(api, receiver)
@@ -123,7 +121,7 @@ def test_after_a_rotation_both_secrets_sign_for_a_day(
         Webhook(first).verify(receiver.messages[1].body, receiver.messages[1].headers)
 
 
-def test_while_the_setting_is_rotated_secrets_of_both_sign(start: Callable[..., Api], receiver: Receiver) -> None:
+def test_secrets_of_both_master_keys_sign_during_their_rotation(start: Callable[..., Api], receiver: Receiver) -> None:
     networks = {"MINIBILL_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
     secret = make(start(**networks, MINIBILL_WEBHOOK_SECRET="old " * 10), receiver)["secret"]
     api = start(**networks, MINIBILL_WEBHOOK_SECRET="new " * 10, MINIBILL_WEBHOOK_SECRET_PREV="old " * 10)
@@ -135,7 +133,7 @@ def test_while_the_setting_is_rotated_secrets_of_both_sign(start: Callable[..., 
     assert len(receiver.messages[0].headers["webhook-signature"].split()) == 2
 
 
-def test_a_webhook_is_sent_the_types_that_it_names(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_a_webhook_gets_only_its_event_types(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     after = latest(api)
     webhook = make(api, receiver, types=["campaign.*", "ledger.finalize"])
     deliver()
@@ -145,7 +143,7 @@ def test_a_webhook_is_sent_the_types_that_it_names(api: Api, receiver: Receiver,
     assert sorted(receiver.accepted(), key=lambda event: event["id"]) == expected
 
 
-def test_what_happens_later_is_sent_without_being_asked_for(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_later_events_are_delivered_without_a_request(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     make(api, receiver)
     deliver()
     account = api.account()
@@ -154,11 +152,11 @@ def test_what_happens_later_is_sent_without_being_asked_for(api: Api, receiver: 
         api.mint(account, 5)
 
 
-# --- a receiver that fails ---
+# --- failing receivers ---
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_a_receiver_that_is_down_gets_all_of_it_later_and_in_order(api: Api, deliver: Deliver) -> None:
+def test_a_receiver_that_was_down_gets_every_event_in_order(api: Api, deliver: Deliver) -> None:
     down = Receiver()
     down.close()
     after = latest(api)
@@ -180,9 +178,7 @@ def test_a_receiver_that_is_down_gets_all_of_it_later_and_in_order(api: Api, del
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_a_receiver_that_fails_now_and_then_gets_each_event_once_and_in_order(
-    api: Api, receiver: Receiver, deliver: Deliver
-) -> None:
+def test_an_unreliable_receiver_gets_each_event_once_in_order(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     tries: Counter[str] = Counter()
 
     def answer(event: Json) -> int:
@@ -201,30 +197,32 @@ def test_a_receiver_that_fails_now_and_then_gets_each_event_once_and_in_order(
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_an_account_whose_event_is_refused_holds_up_no_other(api: Api, receiver: Receiver, deliver: Deliver) -> None:
-    refused_account, other = api.account(), api.account()
-    is_refused = [True]
-    receiver.answer = lambda event: 400 if event["accountId"] == refused_account and is_refused[0] else 200
+def test_a_rejected_event_survives_a_restart_and_blocks_its_account_only(
+    api: Api, receiver: Receiver, deliver: Deliver
+) -> None:
+    rejected_account, other = api.account(), api.account()
+    is_rejected = [True]
+    receiver.answer = lambda event: 400 if event["accountId"] == rejected_account and is_rejected[0] else 200
     webhook = make(api, receiver)
     running = deliver()
     for _ in range(3):
-        api.mint(refused_account, 5)
+        api.mint(rejected_account, 5)
         api.mint(other, 5)
     receiver.wait_for(lambda: len(receiver.accepted()) == 3)
     receiver.wait_for(lambda: len(receiver.messages) >= 6)
-    refused_events = {m.event["id"] for m in receiver.messages if m.status == 400}
-    assert len(refused_events) == 1, "the next of an account waits for the one before"
+    rejected_events = {m.event["id"] for m in receiver.messages if m.status == 400}
+    assert len(rejected_events) == 1, "later events of an account wait for the rejected one"
     # A restart sends no accepted event again, and still sends the events that wait behind the rejected one.
     running.stop()
-    is_refused[0] = False
+    is_rejected[0] = False
     deliver()
     receiver.wait_for(lambda: len(receiver.accepted()) == 6)
     until(lambda: delivered(api, webhook) == latest(api) and rows_set_aside(api) == [])
     accepted = [event["id"] for event in receiver.accepted()]
     assert len(accepted) == len(set(accepted)) and is_in_order_by_account(receiver.accepted())
-    # And the refused one goes on counting where it was.
+    # The attempts of the rejected event are counted across the restart.
     attempts = [
-        d for d in api.get(f"/webhooks/{webhook['id']}/deliveries", limit=100)["items"] if d["eventId"] in refused_events
+        d for d in api.get(f"/webhooks/{webhook['id']}/deliveries", limit=100)["items"] if d["eventId"] in rejected_events
     ]
     assert [d["attempt"] for d in attempts] == list(range(len(attempts), 0, -1)) and len(attempts) > 1
     assert [d["outcome"] for d in attempts] == ["accepted", *["failed"] * (len(attempts) - 1)]
@@ -267,7 +265,7 @@ def test_a_rejected_event_delays_its_own_account_only(
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_a_replay_sends_events_that_were_set_aside_once(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_a_replay_sends_set_aside_events_once(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     rejected, other = api.account(), api.account()
     is_rejected = [True]
     receiver.answer = lambda event: 400 if event["accountId"] == rejected and is_rejected[0] else 200
@@ -289,7 +287,7 @@ def test_a_replay_sends_events_that_were_set_aside_once(api: Api, receiver: Rece
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_a_webhook_with_too_many_rejected_accounts_reads_no_further(
+def test_too_many_rejected_accounts_pause_the_reading_of_the_feed(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_worker, "REJECTED_KEYS_MAX", 2)
@@ -319,7 +317,7 @@ def rows_set_aside(api: Api) -> list[tuple[object, ...]]:
         conn.close()
 
 
-def test_a_message_goes_only_to_a_host_with_the_certificate_of_its_name(
+def test_a_message_is_sent_only_over_a_certificate_of_its_host(
     api: Api, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = socket.getaddrinfo
@@ -341,14 +339,14 @@ def test_a_message_goes_only_to_a_host_with_the_certificate_of_its_name(
     assert "certificate" in delivery["error"]
 
 
-def test_a_webhook_that_is_deleted_while_its_sender_starts_logs_nothing(
+def test_deleting_a_webhook_while_its_worker_starts_logs_no_error(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begun, may_go_on, new_tls = threading.Event(), threading.Event(), dispatcher._new_tls
+    begun, may_continue, new_tls = threading.Event(), threading.Event(), dispatcher._new_tls
 
     def slow() -> ssl.SSLContext:
         begun.set()
-        assert may_go_on.wait(30)
+        assert may_continue.wait(30)
         return new_tls()
 
     monkeypatch.setattr(dispatcher, "_new_tls", slow)
@@ -357,7 +355,7 @@ def test_a_webhook_that_is_deleted_while_its_sender_starts_logs_nothing(
     assert begun.wait(30)
     assert api.call("DELETE", f"/webhooks/{deleted['id']}").status_code == 204
     kept = make(api, receiver)
-    may_go_on.set()
+    may_continue.set()
     api.account()
     receiver.wait_for_messages(1)
     until(lambda: delivered(api, kept) == latest(api))
@@ -365,41 +363,41 @@ def test_a_webhook_that_is_deleted_while_its_sender_starts_logs_nothing(
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_a_receiver_that_fails_is_tried_with_one_message_at_a_time(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_a_failing_receiver_gets_one_message_at_a_time(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     receiver.answer = lambda _: 503
     make(api, receiver)
     work(api, 40)
     deliver()
     receiver.wait_for(lambda: len(receiver.messages) >= 30)
-    # The first ones went out together; after them it rests between one and the next.
+    # The first messages are sent together; after their failure they are sent one at a time.
     assert len({m.event["id"] for m in receiver.messages[:8]}) == 8
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_a_fault_of_ours_in_the_middle_of_a_delivery_holds_up_nothing_for_good(
+def test_an_internal_error_in_a_delivery_restarts_the_worker(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_worker, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(endpoint_worker, "RESTART_SECONDS", 0.02)
-    post, faults = Sender.post, [RuntimeError("a fault made by the test")]
+    post, errors = Sender.post, [RuntimeError("an error made by the test")]
 
-    async def faulty(self: Sender, url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
-        if faults:
-            raise faults.pop()
+    async def failing(self: Sender, url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
+        if errors:
+            raise errors.pop()
         return await post(self, url, headers, body)
 
-    monkeypatch.setattr(Sender, "post", faulty)
+    monkeypatch.setattr(Sender, "post", failing)
     after = latest(api)
     make(api, receiver)
     deliver()
     work(api, accounts=2)
     expected = drain(api, after)
     receiver.wait_for(lambda: {event["id"] for event in receiver.accepted()} >= {event["id"] for event in expected})
-    assert faults == []
+    assert errors == []
     assert is_in_order_by_account(receiver.accepted())
 
 
-def test_a_receiver_names_when_to_come_again(
+def test_retry_after_delays_the_next_attempt(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_health, "DELAYS_S", (0.01,))
@@ -430,7 +428,7 @@ def test_no_redirect_is_followed(api: Api, receiver: Receiver, deliver: Deliver)
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_a_receiver_that_accepts_nothing_for_days_is_disabled_and_can_be_enabled_again(
+def test_a_receiver_that_fails_for_days_is_disabled_until_enabled_again(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_health, "DISABLE_US", 200_000)
@@ -449,7 +447,7 @@ def test_a_receiver_that_accepts_nothing_for_days_is_disabled_and_can_be_enabled
     assert is_in_order_by_account(receiver.accepted())
 
 
-def test_a_receiver_that_says_gone_is_disabled_at_once(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_a_response_410_disables_the_webhook_at_once(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     receiver.answer = lambda _: 410
     webhook = make(api, receiver)
     deliver()
@@ -459,7 +457,7 @@ def test_a_receiver_that_says_gone_is_disabled_at_once(api: Api, receiver: Recei
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_an_event_that_is_refused_for_days_is_abandoned_while_others_are_accepted(
+def test_an_event_rejected_for_days_is_abandoned(
     api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_health, "ABANDON_US", 100_000)
@@ -477,10 +475,10 @@ def test_an_event_that_is_refused_for_days_is_abandoned_while_others_are_accepte
     assert outcomes == {"accepted", "failed", "abandoned"}
 
 
-# --- on request ---
+# --- replays and edits ---
 
 
-def test_a_replay_sends_all_after_an_event_again_and_in_order(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_a_replay_sends_every_later_event_again_in_order(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     webhook = make(api, receiver)
     deliver()
     work(api)
@@ -498,9 +496,7 @@ def test_a_replay_sends_all_after_an_event_again_and_in_order(api: Api, receiver
     assert is_in_order_by_account(receiver.accepted())
 
 
-def test_a_replay_from_before_a_webhook_was_made_sends_what_it_never_had(
-    api: Api, receiver: Receiver, deliver: Deliver
-) -> None:
+def test_a_replay_can_start_before_the_webhook_was_created(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     work(api)
     webhook = make(api, receiver)
     beginning = "evt_" + "0" * 26
@@ -530,7 +526,7 @@ def test_single_events_are_sent_again_once(api: Api, receiver: Receiver, deliver
     assert sorted(event["id"] for event in receiver.accepted()[:2]) == sorted(set(chosen))
 
 
-def test_another_url_is_sent_what_the_one_before_has_not_accepted(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_a_new_url_gets_the_events_that_the_old_one_did_not_accept(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     down = Receiver()
     down.close()
     webhook = make(api, down)
@@ -541,7 +537,7 @@ def test_another_url_is_sent_what_the_one_before_has_not_accepted(api: Api, rece
     receiver.wait_for(lambda: len(receiver.accepted()) == 2)
 
 
-def test_a_webhook_that_is_disabled_or_deleted_is_sent_nothing(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_a_disabled_or_deleted_webhook_gets_nothing(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     other = Receiver()
     webhook, deleted = make(api, receiver), make(api, receiver)
     make(api, other)
@@ -552,12 +548,12 @@ def test_a_webhook_that_is_disabled_or_deleted_is_sent_nothing(api: Api, receive
     other.wait_for(lambda: len(other.messages) == 2)
     other.close()
     assert receiver.messages == []
-    # Nothing is missed by being disabled for a while.
+    # A webhook that was disabled gets the events since then.
     ok(api.call("PATCH", f"/webhooks/{webhook['id']}", {"enabled": True}))
     receiver.wait_for(lambda: len(receiver.accepted()) == 2)
 
 
-def test_the_log_says_what_became_of_each_attempt(api: Api, receiver: Receiver, deliver: Deliver) -> None:
+def test_the_delivery_log_lists_every_attempt(api: Api, receiver: Receiver, deliver: Deliver) -> None:
     webhook = make(api, receiver)
     running = deliver()
     account = api.account(5)
@@ -568,9 +564,7 @@ def test_the_log_says_what_became_of_each_attempt(api: Api, receiver: Receiver, 
     assert running.deliveries.counts == {"accepted": 2}
 
 
-def test_a_stop_writes_down_what_was_accepted(
-    api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_saves_the_progress(api: Api, receiver: Receiver, deliver: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SAVE_SECONDS", 3600)
     begins = latest(api)
     webhook = make(api, receiver)

@@ -1,4 +1,4 @@
-"""Webhooks across kill -9: whatever dies when, the receiver gets every event, in order for each account."""
+"""Webhooks across kill -9 of the service: the receiver gets every event, in order per account."""
 
 import signal
 import sys
@@ -17,12 +17,12 @@ from tests.service_process import Server, open_account, serving
 from tests.webhooks.receiver import Receiver, is_in_order_by_account
 
 LIVES = 3
-# Messages that the receiver must have had of a service before it is killed in the middle of its work.
+# Messages that the receiver gets from each service process before it is killed.
 MESSAGES_A_LIFE = 40
 
 
 def work(server: Server, name: str) -> None:
-    """Writes to an account of its own until the service is gone."""
+    """Write to a separate account until the service is gone."""
     with httpx.Client(base_url=server.http.base_url, headers=server.http.headers, trust_env=False) as http:
         try:
             account = http.post("/accounts", json={"entityType": "person", "entityId": name}).json()["id"]
@@ -44,7 +44,7 @@ def feed_of(server: Server, after: str) -> list[Json]:
     return events
 
 
-def test_a_receiver_gets_everything_whenever_the_service_is_killed_and_while_it_is_down_itself(tmp_path: Path) -> None:
+def test_a_receiver_gets_every_event_across_kills_and_its_own_downtime(tmp_path: Path) -> None:
     db = tmp_path / "book.db"
     receivers = [receiver := Receiver()]
     webhook, begins = "", ""
@@ -60,7 +60,7 @@ def test_a_receiver_gets_everything_whenever_the_service_is_killed_and_while_it_
                 writer.start()
             receiver.wait_for_messages(wanted)
             if life == 1:
-                # Now the receiver goes down in the middle, and comes back while the service is dead.
+                # The receiver stops during the deliveries, and restarts while the service is down.
                 receiver.close()
                 with httpx.Client(base_url=server.http.base_url, headers=server.http.headers, trust_env=False) as http:
                     while http.get(f"/webhooks/{webhook}").json()["failingSince"] is None:
@@ -82,7 +82,7 @@ def test_a_receiver_gets_everything_whenever_the_service_is_killed_and_while_it_
     first_times = list({event["id"]: event for event in accepted}.values())
     assert sorted(first_times, key=lambda event: event["id"]) == expected
     assert is_in_order_by_account(first_times)
-    # Sent again is only what a kill came before writing down: a quarter of a second's.
+    # Only events of the last quarter of a second before a kill are sent again.
     assert len(accepted) < len(expected) * 2
     with closing(open_reader(db)) as conn:
         assert violations(conn) == {}
@@ -90,7 +90,7 @@ def test_a_receiver_gets_everything_whenever_the_service_is_killed_and_while_it_
     assert sum(event["type"].startswith("ledger.") for event in expected) == entries
 
 
-def test_a_stop_writes_down_what_was_accepted_so_that_nothing_is_sent_twice(tmp_path: Path) -> None:
+def test_a_stop_saves_the_progress_so_no_event_is_sent_twice(tmp_path: Path) -> None:
     db = tmp_path / "book.db"
     receiver = Receiver()
     with serving(db) as server:
@@ -113,7 +113,7 @@ def test_a_stop_does_not_wait_for_a_silent_resolver(tmp_path: Path) -> None:
         made = server.http.post("/webhooks", json={"url": "http://silent.test:9/"})
         assert made.status_code == 201, made.text
         open_account(server)
-        # The look-up of the delivery fails after 5 s, and its thread goes on waiting.
+        # The look-up of the delivery times out after 5 s, but its thread keeps waiting.
         deliveries = f"/webhooks/{made.json()['id']}/deliveries"
         while not server.http.get(deliveries).json()["items"]:
             time.sleep(0.05)

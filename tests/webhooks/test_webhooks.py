@@ -1,4 +1,4 @@
-"""Webhooks as an admin makes and changes them, and where they may not lead."""
+"""Webhook endpoints: creation, edits, secrets, and the URL policy."""
 
 import socket
 import threading
@@ -21,7 +21,7 @@ def make(api: Api, **body: Json) -> Json:
     return ok(api.post("/webhooks", {"url": URL, **body}), 201)
 
 
-def test_the_secret_is_told_once(api: Api) -> None:
+def test_only_the_creation_response_has_the_secret(api: Api) -> None:
     made = make(api, types=["ledger.*"], description="the bookkeeping")
     assert made.pop("secret").startswith("whsec_")
     assert made == api.get(f"/webhooks/{made['id']}") == api.get("/webhooks")["items"][0]
@@ -41,7 +41,7 @@ def test_no_secret_is_in_the_database_or_the_audit_log(api: Api) -> None:
     assert made["secret"] != rotated["secret"] != make(api)["secret"]
 
 
-def test_an_id_and_its_secret_are_never_given_twice(api: Api) -> None:
+def test_ids_and_secrets_are_never_reused(api: Api) -> None:
     first = make(api)
     assert api.call("DELETE", f"/webhooks/{first['id']}").status_code == 204
     problem_of(api.call("GET", f"/webhooks/{first['id']}"), 404, "webhook_not_found")
@@ -49,13 +49,13 @@ def test_an_id_and_its_secret_are_never_given_twice(api: Api) -> None:
     assert first["id"] != second["id"] and first["secret"] != second["secret"]
 
 
-def test_without_a_setting_there_are_no_webhooks(start: Callable[..., Api]) -> None:
+def test_webhooks_are_disabled_without_a_master_key(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_WEBHOOK_SECRET="")
     with api.unchanged():
         problem_of(api.post("/webhooks", {"url": URL}), 409, "webhooks_disabled")
 
 
-def test_what_is_named_is_changed_and_the_rest_stays(api: Api) -> None:
+def test_an_edit_changes_only_the_named_members(api: Api) -> None:
     made = make(api, types=["ledger.*"])
     path = f"/webhooks/{made['id']}"
     edited = ok(api.call("PATCH", path, {"description": "x", "enabled": False}))
@@ -78,12 +78,12 @@ def test_what_is_named_is_changed_and_the_rest_stays(api: Api) -> None:
         ({"url": URL, "secret": "mine"}, "secret"),
     ],
 )
-def test_a_webhook_that_makes_no_sense_is_refused(api: Api, body: Json, path: str) -> None:
+def test_an_invalid_webhook_is_rejected_with_the_path(api: Api, body: Json, path: str) -> None:
     with api.unchanged():
         problem_of(api.post("/webhooks", body), 400, "validation_error", path)
 
 
-def test_there_are_20_at_most(api: Api) -> None:
+def test_there_are_at_most_20_webhooks(api: Api) -> None:
     for _ in range(20):
         make(api)
     with api.unchanged():
@@ -104,7 +104,7 @@ def test_there_are_20_at_most(api: Api) -> None:
         ({"after": "evt_00000000000020000000000000"}, "after"),
     ],
 )
-def test_a_replay_of_what_there_is_not_is_refused(api: Api, body: Json, path: str) -> None:
+def test_a_replay_of_unknown_events_is_rejected(api: Api, body: Json, path: str) -> None:
     account = api.account(5)
     webhook = make(api)
     api.mint(account, 5)
@@ -112,7 +112,7 @@ def test_a_replay_of_what_there_is_not_is_refused(api: Api, body: Json, path: st
         problem_of(api.post(f"/webhooks/{webhook['id']}/replay", body), 400, "validation_error", path)
 
 
-def test_who_may_not_change_it_may_not(api: Api) -> None:
+def test_changes_require_the_ops_scope(api: Api) -> None:
     webhook = make(api)["id"]
     token = api.sign(scopes=("admin:billing:read", "admin:accounts:write"))
     for method, path in (
@@ -123,7 +123,7 @@ def test_who_may_not_change_it_may_not(api: Api) -> None:
     ok(api.call("GET", f"/webhooks/{webhook}", token=token))
 
 
-# --- where it may lead ---
+# --- the URL policy ---
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_who_may_not_change_it_may_not(api: Api) -> None:
         "https://ex\u00e4mple.com/", "https://example.com/\r\nX: y", "https://[::1", "https://" + "e" * 2000,
     ],
 )  # fmt: skip
-def test_what_is_no_url_of_a_webhook_is_refused(api: Api, url: str) -> None:
+def test_an_invalid_url_is_rejected(api: Api, url: str) -> None:
     with api.unchanged():
         problem_of(api.post("/webhooks", {"url": url}), 400, "validation_error", "url")
     with pytest.raises(BadUrl):
@@ -151,12 +151,12 @@ def test_what_is_no_url_of_a_webhook_is_refused(api: Api, url: str) -> None:
         ("https://[2606:4700::1]:8443/x", "https", "2606:4700::1", 8443, "/x", "[2606:4700::1]:8443"),
     ],
 )
-def test_a_url_is_read_in_its_parts(url: str, scheme: str, host: str, port: int, path: str, authority: str) -> None:
+def test_a_url_is_split_into_its_parts(url: str, scheme: str, host: str, port: int, path: str, authority: str) -> None:
     target = target_of(url)
     assert (*target, target.authority) == (scheme, host, port, path, authority)
 
 
-INSIDE = [
+PRIVATE = [
     "0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.9.9.9", "169.254.169.254", "172.16.0.1", "192.0.0.1",
     "192.168.1.1", "198.18.0.1", "203.0.113.5", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
     "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "100::1",
@@ -165,8 +165,8 @@ INSIDE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("address", INSIDE)
-def test_an_address_inside_is_not_public_and_no_webhook_leads_there(start: Callable[..., Api], address: str) -> None:
+@pytest.mark.parametrize("address", PRIVATE)
+def test_a_webhook_to_a_private_address_is_rejected(start: Callable[..., Api], address: str) -> None:
     assert not is_public(ip_address(address))
     api = start()
     host = f"[{address}]" if ":" in address else address
@@ -181,12 +181,12 @@ def test_an_address_on_the_internet_is_public(address: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost"])
-def test_another_way_to_write_an_address_inside_is_found_out(start: Callable[..., Api], host: str) -> None:
+def test_other_notations_of_a_private_address_are_rejected(start: Callable[..., Api], host: str) -> None:
     problem_of(start().post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
 
 
-def named(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """From here on a name means these addresses, the first list the first time and so on; answers what was asked for."""
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Resolve every host to these addresses, one list per look-up; return the list of hosts looked up."""
     asked: list[str] = []
     left = list(answers)
 
@@ -199,27 +199,27 @@ def named(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     return asked
 
 
-def test_of_all_addresses_of_a_name_none_may_be_inside(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    named(monkeypatch, ["8.8.8.8", "10.0.0.1"])
+def test_a_host_with_any_private_address_is_rejected(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, ["8.8.8.8", "10.0.0.1"])
     problem_of(api.post("/webhooks", {"url": "https://example.com/"}), 400, "validation_error", "url")
 
 
-def test_without_tls_it_leads_only_to_networks_that_are_allowed(api: Api, start: Callable[..., Api]) -> None:
+def test_http_is_allowed_only_to_allowed_networks(api: Api, start: Callable[..., Api]) -> None:
     problem_of(api.post("/webhooks", {"url": "http://8.8.8.8/"}), 400, "validation_error", "url")
     ok(start(MINIBILL_WEBHOOK_ALLOW_NETWORKS="10.0.0.0/8, 192.168.7.7").post("/webhooks", {"url": "http://192.168.7.7/"}))
 
 
-def test_an_allowed_network_allows_no_other(start: Callable[..., Api]) -> None:
+def test_an_allowed_network_allows_no_other_network(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_WEBHOOK_ALLOW_NETWORKS="10.0.0.0/8")
     ok(api.post("/webhooks", {"url": "https://10.1.1.1/"}))
     problem_of(api.post("/webhooks", {"url": "https://192.168.7.7/"}), 400, "validation_error", "url")
 
 
-def test_a_name_that_means_an_address_inside_later_is_not_sent_to(
+def test_a_host_that_later_resolves_to_a_private_address_gets_nothing(
     start: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver, api = Receiver(), start()
-    named(monkeypatch, ["8.8.8.8"], ["127.0.0.1"])
+    resolve_to(monkeypatch, ["8.8.8.8"], ["127.0.0.1"])
     url = f"https://example.com:{receiver.port}/"
     ok(api.post("/webhooks", {"url": url}))
     sender = Sender(allowed=(), tls=new_tls())
@@ -229,10 +229,10 @@ def test_a_name_that_means_an_address_inside_later_is_not_sent_to(
     assert answer.status is None and "private address" in str(answer.error)
 
 
-def test_what_is_connected_to_is_the_address_that_was_found_good(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sender_connects_to_the_checked_address(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver = Receiver()
-    # Asked a second time, the name would mean another address.
-    asked = named(monkeypatch, ["127.0.0.1"], ["8.8.8.8"])
+    # A second look-up would return another address.
+    asked = resolve_to(monkeypatch, ["127.0.0.1"], ["8.8.8.8"])
     sender = Sender(allowed=networks("127.0.0.0/8"), tls=new_tls())
     answer = api.loop.run(sender.post(f"http://example.com:{receiver.port}/x", {}, b"{}"))
     api.loop.run(sender.close())
@@ -241,7 +241,7 @@ def test_what_is_connected_to_is_the_address_that_was_found_good(api: Api, monke
     assert receiver.messages[0].headers["host"] == f"example.com:{receiver.port}"
 
 
-def test_no_proxy_of_the_environment_is_asked(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sender_ignores_proxies_of_the_environment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver, proxy = Receiver(), Receiver()
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -253,12 +253,12 @@ def test_no_proxy_of_the_environment_is_asked(api: Api, monkeypatch: pytest.Monk
     assert answer.status == 204 and len(receiver.messages) == 1 and proxy.messages == []
 
 
-def test_a_name_that_can_not_be_resolved_is_refused(api: Api) -> None:
+def test_a_host_that_cannot_be_resolved_is_rejected(api: Api) -> None:
     with pytest.raises(BadUrl, match="resolved"):
         api.loop.run(resolve(target_of("https://nobody.invalid/"), allowed=()))
 
 
-def test_a_name_that_takes_too_long_is_abandoned(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_look_up_is_abandoned(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait() and [])
     monkeypatch.setattr(url_policy, "RESOLVE_SECONDS_MAX", 0.01)
