@@ -478,30 +478,31 @@ def test_an_item_names_either_an_account_or_an_entity(api: Api) -> None:
         problem_of(api.batch(campaign, (account, 1), neither), 400, "validation_error", "grants[1]")
 
 
-@pytest.mark.parametrize(
-    ("formula", "item", "member"),
-    [
-        (LOSSES, {}, "formulaInput"),
-        (LOSSES, {"formulaInput": None}, "formulaInput"),
-        (LOSSES, {"formulaInput": {}}, "formulaInput.lossMicro"),
-        (LOSSES, {"formulaInput": {"lossMicro": 5}}, "formulaInput.lossMicro"),
-        (LOSSES, {"formulaInput": {"LossMicro": "5"}}, "formulaInput.lossMicro"),
-        (LOSSES, {"formulaInput": {"lossMicro": None}}, "formulaInput.lossMicro"),
-        (
-            {"grantFormula": "tiered", "grantConfig": {"brackets": [{"minMicro": "0", "amountMicro": "1"}]}},
-            {},
-            "formulaInput",
-        ),
-        ({}, {}, "amountMicro"),
-        ({}, {"formulaInput": {"lossMicro": "5"}}, "amountMicro"),
-    ],
-)
-def test_an_undetermined_amount_is_rejected_with_its_path(api: Api, formula: Json, item: Json, member: str) -> None:
-    campaign, draft, account = api.campaign(**formula), api.draft(**formula), api.account()
-    with api.unchanged():
-        for each in (campaign, draft):
-            items: list[Json] = [(account, 1), entity("x", **item)]
-            problem_of(api.batch(each, *items), 400, "validation_error", f"grants[1].{member}")
+UNDETERMINED: list[tuple[Json, Json, str]] = [
+    (LOSSES, {}, "formulaInput"),
+    (LOSSES, {"formulaInput": None}, "formulaInput"),
+    (LOSSES, {"formulaInput": {}}, "formulaInput.lossMicro"),
+    (LOSSES, {"formulaInput": {"lossMicro": 5}}, "formulaInput.lossMicro"),
+    (LOSSES, {"formulaInput": {"LossMicro": "5"}}, "formulaInput.lossMicro"),
+    (LOSSES, {"formulaInput": {"lossMicro": None}}, "formulaInput.lossMicro"),
+    (
+        {"grantFormula": "tiered", "grantConfig": {"brackets": [{"minMicro": "0", "amountMicro": "1"}]}},
+        {},
+        "formulaInput",
+    ),
+    ({}, {}, "amountMicro"),
+    ({}, {"formulaInput": {"lossMicro": "5"}}, "amountMicro"),
+]
+
+
+def test_an_undetermined_amount_is_rejected_with_its_path(api: Api, subtests: pytest.Subtests) -> None:
+    for formula, item, member in UNDETERMINED:
+        with subtests.test(formula=formula, item=item, member=member):
+            campaign, draft, account = api.campaign(**formula), api.draft(**formula), api.account()
+            with api.unchanged():
+                for each in (campaign, draft):
+                    items: list[Json] = [(account, 1), entity("x", **item)]
+                    problem_of(api.batch(each, *items), 400, "validation_error", f"grants[1].{member}")
 
 
 def test_a_batch_has_at_most_1000_items(api: Api) -> None:

@@ -62,9 +62,10 @@ PROPORTIONAL: list[tuple[Json, int, int, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("config", "cap", "loss", "expected"), PROPORTIONAL)
-def test_proportional_loss_is_a_share_rounded_down_within_its_caps(config: Json, cap: int, loss: int, expected: int) -> None:
-    assert amount(built("proportional_loss", config, cap), loss) == expected
+def test_proportional_loss_is_a_share_rounded_down_within_its_caps(subtests: pytest.Subtests) -> None:
+    for config, cap, loss, expected in PROPORTIONAL:
+        with subtests.test(config=config, cap=cap, loss=loss, expected=expected):
+            assert amount(built("proportional_loss", config, cap), loss) == expected
 
 
 @given(ratio=st.integers(1, 1_000_000), least=micro, cap=micro, wallet_cap=micro, losses=st.tuples(micro, micro))
@@ -93,14 +94,15 @@ TIERS: Json = {
 }
 
 
-@pytest.mark.parametrize(
-    ("loss", "expected"),
-    [(0, 0), (9, 0), (10, 1), (19, 1), (20, 2), (29, 2), (30, 0), (39, 0), (40, 9), (41, 9), (MAX, 9)],
-)
-def test_a_bracket_is_half_open(loss: int, expected: int) -> None:
-    assert amount(built("tiered", TIERS), loss) == expected
-    assert amount(built("tiered", TIERS, 5), loss) == min(expected, 5)
-    assert amount(built("tiered", TIERS, 0), loss) == 0
+HALF_OPEN = [(0, 0), (9, 0), (10, 1), (19, 1), (20, 2), (29, 2), (30, 0), (39, 0), (40, 9), (41, 9), (MAX, 9)]
+
+
+def test_a_bracket_is_half_open(subtests: pytest.Subtests) -> None:
+    for loss, expected in HALF_OPEN:
+        with subtests.test(loss=loss, expected=expected):
+            assert amount(built("tiered", TIERS), loss) == expected
+            assert amount(built("tiered", TIERS, 5), loss) == min(expected, 5)
+            assert amount(built("tiered", TIERS, 0), loss) == 0
 
 
 @st.composite
@@ -178,13 +180,20 @@ WRONG: list[tuple[str, Json, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("formula", "config", "path"), WRONG)
-def test_an_invalid_config_is_rejected_when_the_campaign_is_created(api: Api, formula: str, config: Json, path: str) -> None:
-    body = {"name": "x", "campaignType": "loyalty", "budgetMicro": "1", "grantFormula": formula, "grantConfig": config}
-    with api.unchanged():
-        problem_of(api.post("/campaigns", body), 400, "validation_error", path)
-    with pytest.raises(InvalidRequest):
-        built(formula, config)
+def test_an_invalid_config_is_rejected_when_the_campaign_is_created(api: Api, subtests: pytest.Subtests) -> None:
+    for formula, config, path in WRONG:
+        with subtests.test(formula=formula, config=config, path=path):
+            body = {
+                "name": "x",
+                "campaignType": "loyalty",
+                "budgetMicro": "1",
+                "grantFormula": formula,
+                "grantConfig": config,
+            }
+            with api.unchanged():
+                problem_of(api.post("/campaigns", body), 400, "validation_error", path)
+            with pytest.raises(InvalidRequest):
+                built(formula, config)
 
 
 def test_without_a_config_each_grant_names_its_fixed_amount(api: Api) -> None:
@@ -228,10 +237,11 @@ def test_brackets_must_ascend_without_overlap(bounds: list[tuple[int, int | None
 # --- paid amounts ---
 
 
-@pytest.mark.parametrize(("config", "cap", "loss", "expected"), [row for row in PROPORTIONAL if row[2] < MAX // 10**6])
-def test_a_batch_pays_the_amount_of_the_formula(api: Api, config: Json, cap: int, loss: int, expected: int) -> None:
-    campaign = api.campaign(grantFormula="proportional_loss", grantConfig=config, perWalletCapMicro=str(cap))
-    account = api.account()
-    [grant] = ok(api.batch(campaign, {"accountId": account, "formulaInput": {"lossMicro": str(loss)}}))["grants"]
-    assert (grant["amountMicro"], grant["status"]) == (str(expected), "granted" if expected else "skipped")
-    assert api.available(account) == expected
+def test_a_batch_pays_the_amount_of_the_formula(api: Api, subtests: pytest.Subtests) -> None:
+    for config, cap, loss, expected in [row for row in PROPORTIONAL if row[2] < MAX // 10**6]:
+        with subtests.test(config=config, cap=cap, loss=loss, expected=expected):
+            campaign = api.campaign(grantFormula="proportional_loss", grantConfig=config, perWalletCapMicro=str(cap))
+            account = api.account()
+            [grant] = ok(api.batch(campaign, {"accountId": account, "formulaInput": {"lossMicro": str(loss)}}))["grants"]
+            assert (grant["amountMicro"], grant["status"]) == (str(expected), "granted" if expected else "skipped")
+            assert api.available(account) == expected

@@ -112,19 +112,20 @@ def test_a_campaign_ends_after_it_starts(api: Api, starts: int, expires: int) ->
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("name", STATES)
-def test_the_life_cycle_has_these_transitions_and_no_others(api: Api, name: str, verb: str) -> None:
-    campaign = STATES[name](api)
-    before, after = state_of(name), VERBS[verb]
-    assert api.get(f"/campaigns/{campaign}")["status"] == before
-    if (before, after) in TRANSITIONS:
-        answer = ok(api.post(f"/campaigns/{campaign}/{verb}"), 200)
-        assert (answer["id"], answer["status"]) == (campaign, after)
-        assert api.get(f"/campaigns/{campaign}") == answer
-    else:
-        with api.unchanged():
-            problem = problem_of(api.post(f"/campaigns/{campaign}/{verb}"), 409, "invalid_transition")
-            assert (problem["from"], problem["to"]) == (before, after)
+def test_the_life_cycle_has_these_transitions_and_no_others(api: Api, verb: str, subtests: pytest.Subtests) -> None:
+    for name in STATES:
+        with subtests.test(name=name):
+            campaign = STATES[name](api)
+            before, after = state_of(name), VERBS[verb]
+            assert api.get(f"/campaigns/{campaign}")["status"] == before
+            if (before, after) in TRANSITIONS:
+                answer = ok(api.post(f"/campaigns/{campaign}/{verb}"), 200)
+                assert (answer["id"], answer["status"]) == (campaign, after)
+                assert api.get(f"/campaigns/{campaign}") == answer
+            else:
+                with api.unchanged():
+                    problem = problem_of(api.post(f"/campaigns/{campaign}/{verb}"), 409, "invalid_transition")
+                    assert (problem["from"], problem["to"]) == (before, after)
 
 
 def test_a_transition_is_audited_with_its_source_status(api: Api) -> None:
@@ -192,30 +193,31 @@ EDITABLE_ONCE_ACTIVE = {"name", "description", "budgetMicro", "expiresAt"}
 
 
 @pytest.mark.parametrize("field", EDITS)
-@pytest.mark.parametrize("name", STATES)
-def test_the_editable_fields_depend_on_the_status(api: Api, name: str, field: str) -> None:
-    campaign = STATES[name](api)
-    path, state = f"/campaigns/{campaign}", state_of(name)
-    before = api.get(path)
-    change = {field: EDITS[field]}
-    if field == "startsAt":
-        # Earlier than the end of the campaign.
-        change = {field: format_time(parse_time(before["createdAt"]) + UNIT)}
-    allowed = state == "draft" or (state in ("active", "paused") and field in EDITABLE_ONCE_ACTIVE)
-    if allowed:
-        answer = ok(api.call("PATCH", path, change), 200)
-        expected = {**before, **change, "updatedAt": answer["updatedAt"]}
-        if field == "budgetMicro":
-            expected["remainingMicro"] = "7"
-        assert answer == expected == api.get(path)
-    else:
-        with api.unchanged():
-            problem = problem_of(api.call("PATCH", path, change), 422, "campaign_field_locked")
-            assert problem["fields"] == [field]
-            # A locked field is rejected also with others, and with its current value.
-            problem_of(api.call("PATCH", path, {**change, "name": "x"}), 422, "campaign_field_locked")
-            if before[field] is not None:
-                problem_of(api.call("PATCH", path, {field: before[field]}), 422, "campaign_field_locked")
+def test_the_editable_fields_depend_on_the_status(api: Api, field: str, subtests: pytest.Subtests) -> None:
+    for name in STATES:
+        with subtests.test(name=name):
+            campaign = STATES[name](api)
+            path, state = f"/campaigns/{campaign}", state_of(name)
+            before = api.get(path)
+            change = {field: EDITS[field]}
+            if field == "startsAt":
+                # Earlier than the end of the campaign.
+                change = {field: format_time(parse_time(before["createdAt"]) + UNIT)}
+            allowed = state == "draft" or (state in ("active", "paused") and field in EDITABLE_ONCE_ACTIVE)
+            if allowed:
+                answer = ok(api.call("PATCH", path, change), 200)
+                expected = {**before, **change, "updatedAt": answer["updatedAt"]}
+                if field == "budgetMicro":
+                    expected["remainingMicro"] = "7"
+                assert answer == expected == api.get(path)
+            else:
+                with api.unchanged():
+                    problem = problem_of(api.call("PATCH", path, change), 422, "campaign_field_locked")
+                    assert problem["fields"] == [field]
+                    # A locked field is rejected also with others, and with its current value.
+                    problem_of(api.call("PATCH", path, {**change, "name": "x"}), 422, "campaign_field_locked")
+                    if before[field] is not None:
+                        problem_of(api.call("PATCH", path, {field: before[field]}), 422, "campaign_field_locked")
 
 
 def test_an_error_lists_every_locked_field(api: Api) -> None:

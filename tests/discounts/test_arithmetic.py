@@ -10,50 +10,49 @@ MAX = 2**63 - 1
 UNIT = 1_000_000
 
 
-@pytest.mark.parametrize(
-    ("list_micro", "rate_bps", "cap_micro", "off_micro"),
-    [
-        (1_000, 2_000, None, 200),
-        (0, 2_000, None, 0),
-        (0, 10_000, 5, 0),
-        (1_000, 0, None, 0),
-        (1_000, 0, 5, 0),
-        # Rounded down.
-        (9, 2_000, None, 1),
-        (4, 2_000, None, 0),
-        (9_999, 1, None, 0),
-        (10_000, 1, None, 1),
-        (19_999, 1, None, 1),
-        (3, 3_333, None, 0),
-        (30_003, 3_333, None, 9_999),
-        (1, 9_999, None, 0),
-        (1, 10_000, None, 1),
-        # The whole price.
-        (7, 10_000, None, 7),
-        (MAX, 10_000, None, MAX),
-        # Limited by the cap, which may be zero.
-        (100, 5_000, 100, 50),
-        (199, 5_000, 100, 99),
-        (200, 5_000, 100, 100),
-        (201, 5_000, 100, 100),
-        (202, 5_000, 100, 100),
-        (1_000, 5_000, 0, 0),
-        (1_000, 5_000, MAX, 500),
-        (MAX, 10_000, MAX, MAX),
-        (MAX, 10_000, MAX - 1, MAX - 1),
-        # Products of more than 63 bits.
-        (MAX, 9_999, None, 9_222_449_699_651_090_329),
-        (MAX, 5_000, None, 4_611_686_018_427_387_903),
-        (MAX, 1, None, 922_337_203_685_477),
-        (1_000_000 * UNIT, 1_234, None, 123_400 * UNIT),
-        # Integers that a float cannot distinguish.
-        (2**53 + 1, 10_000, None, 2**53 + 1),
-    ],
-)
-def test_a_discount_is_a_share_rounded_down_and_capped(
-    list_micro: int, rate_bps: int, cap_micro: int | None, off_micro: int
-) -> None:
-    assert discount_micro(list_micro, rate_bps=rate_bps, max_discount_micro=cap_micro) == off_micro
+DISCOUNTS = [
+    (1_000, 2_000, None, 200),
+    (0, 2_000, None, 0),
+    (0, 10_000, 5, 0),
+    (1_000, 0, None, 0),
+    (1_000, 0, 5, 0),
+    # Rounded down.
+    (9, 2_000, None, 1),
+    (4, 2_000, None, 0),
+    (9_999, 1, None, 0),
+    (10_000, 1, None, 1),
+    (19_999, 1, None, 1),
+    (3, 3_333, None, 0),
+    (30_003, 3_333, None, 9_999),
+    (1, 9_999, None, 0),
+    (1, 10_000, None, 1),
+    # The whole price.
+    (7, 10_000, None, 7),
+    (MAX, 10_000, None, MAX),
+    # Limited by the cap, which may be zero.
+    (100, 5_000, 100, 50),
+    (199, 5_000, 100, 99),
+    (200, 5_000, 100, 100),
+    (201, 5_000, 100, 100),
+    (202, 5_000, 100, 100),
+    (1_000, 5_000, 0, 0),
+    (1_000, 5_000, MAX, 500),
+    (MAX, 10_000, MAX, MAX),
+    (MAX, 10_000, MAX - 1, MAX - 1),
+    # Products of more than 63 bits.
+    (MAX, 9_999, None, 9_222_449_699_651_090_329),
+    (MAX, 5_000, None, 4_611_686_018_427_387_903),
+    (MAX, 1, None, 922_337_203_685_477),
+    (1_000_000 * UNIT, 1_234, None, 123_400 * UNIT),
+    # Integers that a float cannot distinguish.
+    (2**53 + 1, 10_000, None, 2**53 + 1),
+]
+
+
+def test_a_discount_is_a_share_rounded_down_and_capped(subtests: pytest.Subtests) -> None:
+    for list_micro, rate_bps, cap_micro, off_micro in DISCOUNTS:
+        with subtests.test(list_micro=list_micro, rate_bps=rate_bps, cap_micro=cap_micro, off_micro=off_micro):
+            assert discount_micro(list_micro, rate_bps=rate_bps, max_discount_micro=cap_micro) == off_micro
 
 
 @given(st.integers(0, MAX), st.integers(0, 10_000), st.none() | st.integers(0, MAX))
@@ -89,32 +88,36 @@ WEIGHED: dict[str, tuple[list[Membership], int, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", WEIGHED)
-def test_the_best_active_membership_applies(name: str) -> None:
-    memberships, list_micro, community = WEIGHED[name]
-    for order in (memberships, memberships[::-1]):
-        assert best_discount(order, list_micro, now_us=50).community_id == community
+def test_the_best_active_membership_applies(subtests: pytest.Subtests) -> None:
+    for name in WEIGHED:
+        with subtests.test(name=name):
+            memberships, list_micro, community = WEIGHED[name]
+            for order in (memberships, memberships[::-1]):
+                assert best_discount(order, list_micro, now_us=50).community_id == community
 
 
-@pytest.mark.parametrize(
-    ("own", "metadata"),
-    [
-        (None, "{FIGURES}"),
-        ("{}", "{FIGURES}"),
-        (" { } ", "{FIGURES}"),
-        ('{"job":7}', '{FIGURES,"job":7}'),
-        # Numbers are copied as text, so they lose no digits.
-        ('{"f": 1.00, "n": 12345678901234567890123, "o": {"a":1,"a":2}}',
-         '{FIGURES,"f":1.00,"n":12345678901234567890123,"o":{"a":1,"a":2}}'),
-        ('{"tier":"mine","job":7}', '{FIGURES,"metadata":{"tier":"mine","job":7}}'),
-        ('{"metadata":{"x":1}}', '{FIGURES,"metadata":{"x":1}}'),
-    ],
-)  # fmt: skip
-def test_discount_members_are_added_to_the_callers_metadata(own: str | None, metadata: str) -> None:
+METADATA = [
+    (None, "{FIGURES}"),
+    ("{}", "{FIGURES}"),
+    (" { } ", "{FIGURES}"),
+    ('{"job":7}', '{FIGURES,"job":7}'),
+    # Numbers are copied as text, so they lose no digits.
+    (
+        '{"f": 1.00, "n": 12345678901234567890123, "o": {"a":1,"a":2}}',
+        '{FIGURES,"f":1.00,"n":12345678901234567890123,"o":{"a":1,"a":2}}',
+    ),
+    ('{"tier":"mine","job":7}', '{FIGURES,"metadata":{"tier":"mine","job":7}}'),
+    ('{"metadata":{"x":1}}', '{FIGURES,"metadata":{"x":1}}'),
+]
+
+
+def test_discount_members_are_added_to_the_callers_metadata(subtests: pytest.Subtests) -> None:
     figures = (
         '"listMicro":"1000","discountBps":5000,"maxDiscountMicro":"100","discountMicro":"100","communityId":"guild",'
         '"tier":"capped"'
     )
     discount = Discount(5_000, 100, "guild", "capped")
-    assert metadata_with_discount(own, discount, 1_000) == metadata.replace("FIGURES", figures)
-    assert metadata_with_discount(own, NO_DISCOUNT, 1_000) == own
+    for own, metadata in METADATA:
+        with subtests.test(own=own, metadata=metadata):
+            assert metadata_with_discount(own, discount, 1_000) == metadata.replace("FIGURES", figures)
+            assert metadata_with_discount(own, NO_DISCOUNT, 1_000) == own

@@ -174,16 +174,22 @@ def test_the_cursor_of_an_empty_feed_misses_nothing(api: Api) -> None:
     assert new_types(api, page["nextCursor"]) == ["account.opened", "ledger.grant"]
 
 
-@pytest.mark.parametrize("position", [Position(0, 0), Position(1, 0), Position(7, 3), Position(2**63 - 1, 2**63 - 1)])
-def test_a_position_is_parsed_from_its_event_id(position: Position) -> None:
-    assert parse_position(event_id(position)) == position
+POSITIONS = [Position(0, 0), Position(1, 0), Position(7, 3), Position(2**63 - 1, 2**63 - 1)]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "evt_", "evt_0", "entry_0000000000001", "evt_" + "0" * 25, "evt_" + "0" * 27, "LATEST"]
-)
-def test_text_that_is_no_position_is_an_invalid_cursor(api: Api, text: str) -> None:
-    problem_of(api.call("GET", "/events", after=text), 400, "invalid_cursor")
+def test_a_position_is_parsed_from_its_event_id(subtests: pytest.Subtests) -> None:
+    for position in POSITIONS:
+        with subtests.test(position=position):
+            assert parse_position(event_id(position)) == position
+
+
+INVALID_CURSORS = ["", "evt_", "evt_0", "entry_0000000000001", "evt_" + "0" * 25, "evt_" + "0" * 27, "LATEST"]
+
+
+def test_text_that_is_no_position_is_an_invalid_cursor(api: Api, subtests: pytest.Subtests) -> None:
+    for text in INVALID_CURSORS:
+        with subtests.test(text=text):
+            problem_of(api.call("GET", "/events", after=text), 400, "invalid_cursor")
 
 
 @pytest.mark.parametrize("further", [Position(1, 0), Position(0, 1)])
@@ -210,19 +216,30 @@ def test_the_feed_is_filtered_by_type(api: Api) -> None:
         assert expected and drain(api, types=chosen, limit=3) == expected
 
 
-@pytest.mark.parametrize(
-    "types", ["", "ledger", "ledger.", "*", ".*", "ledger.grants", "ledger.grant,", "campaign.e*", "LEDGER.*"]
-)
-def test_an_unknown_type_is_rejected(api: Api, types: str) -> None:
-    problem_of(api.call("GET", "/events", types=types), 400, "validation_error", "types")
+UNKNOWN_TYPES = ["", "ledger", "ledger.", "*", ".*", "ledger.grants", "ledger.grant,", "campaign.e*", "LEDGER.*"]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("limit", 0), ("limit", 1001), ("limit", "x"), ("wait", 31), ("wait", -1), ("wait", "1.5"), ("cursor", 1)],
-)
-def test_a_parameter_outside_its_range_is_rejected(api: Api, name: str, value: Any) -> None:
-    problem_of(api.call("GET", "/events", **{name: value}), 400, "validation_error", name)
+def test_an_unknown_type_is_rejected(api: Api, subtests: pytest.Subtests) -> None:
+    for types in UNKNOWN_TYPES:
+        with subtests.test(types=types):
+            problem_of(api.call("GET", "/events", types=types), 400, "validation_error", "types")
+
+
+OUT_OF_RANGE: list[tuple[str, Any]] = [
+    ("limit", 0),
+    ("limit", 1001),
+    ("limit", "x"),
+    ("wait", 31),
+    ("wait", -1),
+    ("wait", "1.5"),
+    ("cursor", 1),
+]
+
+
+def test_a_parameter_outside_its_range_is_rejected(api: Api, subtests: pytest.Subtests) -> None:
+    for name, value in OUT_OF_RANGE:
+        with subtests.test(name=name, value=value):
+            problem_of(api.call("GET", "/events", **{name: value}), 400, "validation_error", name)
 
 
 @pytest.mark.parametrize(

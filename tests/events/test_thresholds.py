@@ -182,25 +182,26 @@ def test_thresholds_survive_a_restart(api: Api, start: Callable[..., Api]) -> No
     assert crossings(again, after) == [("recovered", "50", "100")]
 
 
-@pytest.mark.parametrize(
-    ("thresholds", "path"),
-    [
-        ([at(0)], "thresholds[0].belowMicro"),
-        ([at(5), at(7, 6)], "thresholds[1].recoveredMicro"),
-        ([at(5), at(6), at(5, 9)], "thresholds[2].belowMicro"),
-        ([at(5), at(5, pool="general")], "thresholds[1].belowMicro"),
-        ([at(5, pool="Gpu")], "thresholds[0].poolId"),
-        ([{"belowMicro": 5}], "thresholds[0].belowMicro"),
-        ([{"poolId": "gpu"}], "thresholds[0].belowMicro"),
-        ([{"belowMicro": "5", "above": "6"}], "thresholds[0].above"),
-        ([at(n) for n in range(1, 22)], "thresholds"),
-    ],
-)
-def test_an_invalid_threshold_is_rejected_with_its_path(api: Api, thresholds: list[Json], path: str) -> None:
-    account = api.account()
-    with api.unchanged():
-        response = api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": thresholds})
-        problem_of(response, 400, "validation_error", path)
+INVALID = [
+    ([at(0)], "thresholds[0].belowMicro"),
+    ([at(5), at(7, 6)], "thresholds[1].recoveredMicro"),
+    ([at(5), at(6), at(5, 9)], "thresholds[2].belowMicro"),
+    ([at(5), at(5, pool="general")], "thresholds[1].belowMicro"),
+    ([at(5, pool="Gpu")], "thresholds[0].poolId"),
+    ([{"belowMicro": 5}], "thresholds[0].belowMicro"),
+    ([{"poolId": "gpu"}], "thresholds[0].belowMicro"),
+    ([{"belowMicro": "5", "above": "6"}], "thresholds[0].above"),
+    ([at(n) for n in range(1, 22)], "thresholds"),
+]
+
+
+def test_an_invalid_threshold_is_rejected_with_its_path(api: Api, subtests: pytest.Subtests) -> None:
+    for thresholds, path in INVALID:
+        with subtests.test(thresholds=thresholds, path=path):
+            account = api.account()
+            with api.unchanged():
+                response = api.call("PUT", f"/accounts/{account}/thresholds", {"thresholds": thresholds})
+                problem_of(response, 400, "validation_error", path)
 
 
 def test_the_largest_and_the_most_thresholds_are_accepted(api: Api) -> None:

@@ -67,20 +67,20 @@ def test_an_edit_changes_only_the_named_members(api: Api) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("body", "path"),
-    [
-        ({}, "url"),
-        ({"url": URL, "types": []}, "types"),
-        ({"url": URL, "types": ["ledger.*", "nothing"]}, "types[1]"),
-        ({"url": URL, "types": ["*"]}, "types[0]"),
-        ({"url": URL, "description": "d" * 501}, "description"),
-        ({"url": URL, "secret": "mine"}, "secret"),
-    ],
-)
-def test_an_invalid_webhook_is_rejected_with_the_path(api: Api, body: Json, path: str) -> None:
-    with api.unchanged():
-        problem_of(api.post("/webhooks", body), 400, "validation_error", path)
+INVALID_WEBHOOKS = [
+    ({}, "url"),
+    ({"url": URL, "types": []}, "types"),
+    ({"url": URL, "types": ["ledger.*", "nothing"]}, "types[1]"),
+    ({"url": URL, "types": ["*"]}, "types[0]"),
+    ({"url": URL, "description": "d" * 501}, "description"),
+    ({"url": URL, "secret": "mine"}, "secret"),
+]
+
+
+def test_an_invalid_webhook_is_rejected_with_the_path(api: Api, subtests: pytest.Subtests) -> None:
+    for body, path in INVALID_WEBHOOKS:
+        with subtests.test(body=body, path=path), api.unchanged():
+            problem_of(api.post("/webhooks", body), 400, "validation_error", path)
 
 
 def test_there_are_at_most_20_webhooks(api: Api) -> None:
@@ -90,26 +90,26 @@ def test_there_are_at_most_20_webhooks(api: Api) -> None:
         problem_of(api.post("/webhooks", {"url": URL}), 400, "validation_error", "")
 
 
-@pytest.mark.parametrize(
-    ("body", "path"),
-    [
-        ({}, ""),
-        ({"after": "evt_" + "0" * 26, "eventIds": ["evt_" + "0" * 26]}, ""),
-        ({"eventIds": []}, "eventIds"),
-        ({"eventIds": ["evt_00000000000010000000000000", "evt_" + "0" * 26]}, "eventIds[1]"),
-        ({"eventIds": ["evt_00000000000030000000000000"]}, "eventIds[0]"),
-        ({"eventIds": ["acct_0000000000001"]}, "eventIds[0]"),
-        ({"after": "evt_"}, "after"),
-        ({"after": "evt_zzzzzzzzzzzzz0000000000000"}, "after"),
-        ({"after": "evt_00000000000020000000000000"}, "after"),
-    ],
-)
-def test_a_replay_of_unknown_events_is_rejected(api: Api, body: Json, path: str) -> None:
+INVALID_REPLAYS = [
+    ({}, ""),
+    ({"after": "evt_" + "0" * 26, "eventIds": ["evt_" + "0" * 26]}, ""),
+    ({"eventIds": []}, "eventIds"),
+    ({"eventIds": ["evt_00000000000010000000000000", "evt_" + "0" * 26]}, "eventIds[1]"),
+    ({"eventIds": ["evt_00000000000030000000000000"]}, "eventIds[0]"),
+    ({"eventIds": ["acct_0000000000001"]}, "eventIds[0]"),
+    ({"after": "evt_"}, "after"),
+    ({"after": "evt_zzzzzzzzzzzzz0000000000000"}, "after"),
+    ({"after": "evt_00000000000020000000000000"}, "after"),
+]
+
+
+def test_a_replay_of_unknown_events_is_rejected(api: Api, subtests: pytest.Subtests) -> None:
     account = api.account(5)
     webhook = make(api)
     api.mint(account, 5)
-    with api.unchanged():
-        problem_of(api.post(f"/webhooks/{webhook['id']}/replay", body), 400, "validation_error", path)
+    for body, path in INVALID_REPLAYS:
+        with subtests.test(body=body, path=path), api.unchanged():
+            problem_of(api.post(f"/webhooks/{webhook['id']}/replay", body), 400, "validation_error", path)
 
 
 def test_changes_require_the_ops_scope(api: Api) -> None:
@@ -126,34 +126,52 @@ def test_changes_require_the_ops_scope(api: Api) -> None:
 # --- the URL policy ---
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "", "x", "example.com", "//example.com/", "ftp://example.com/", "file:///etc/passwd", "https://", "https:///x",
-        "https://user@example.com/", "https://user:word@example.com/", "https://example.com/#part", "https://example.com:0/",
-        "https://example.com:65536/", "https://example.com:x/", "https://exa mple.com/", "https://example.com\\@10.0.0.1/",
-        "https://ex\u00e4mple.com/", "https://example.com/\r\nX: y", "https://[::1", "https://" + "e" * 2000,
-    ],
-)  # fmt: skip
-def test_an_invalid_url_is_rejected(api: Api, url: str) -> None:
-    with api.unchanged():
-        problem_of(api.post("/webhooks", {"url": url}), 400, "validation_error", "url")
-    with pytest.raises(BadUrl):
-        target_of(url)
+INVALID_URLS = [
+    "",
+    "x",
+    "example.com",
+    "//example.com/",
+    "ftp://example.com/",
+    "file:///etc/passwd",
+    "https://",
+    "https:///x",
+    "https://user@example.com/",
+    "https://user:word@example.com/",
+    "https://example.com/#part",
+    "https://example.com:0/",
+    "https://example.com:65536/",
+    "https://example.com:x/",
+    "https://exa mple.com/",
+    "https://example.com\\@10.0.0.1/",
+    "https://ex\u00e4mple.com/",
+    "https://example.com/\r\nX: y",
+    "https://[::1",
+    "https://" + "e" * 2000,
+]
 
 
-@pytest.mark.parametrize(
-    ("url", "scheme", "host", "port", "path", "authority"),
-    [
-        ("https://Example.com", "https", "example.com", 443, "/", "example.com"),
-        ("https://example.com:443/a?b=c", "https", "example.com", 443, "/a?b=c", "example.com"),
-        ("http://example.com:8080?q", "http", "example.com", 8080, "/?q", "example.com:8080"),
-        ("https://[2606:4700::1]:8443/x", "https", "2606:4700::1", 8443, "/x", "[2606:4700::1]:8443"),
-    ],
-)
-def test_a_url_is_split_into_its_parts(url: str, scheme: str, host: str, port: int, path: str, authority: str) -> None:
-    target = target_of(url)
-    assert (*target, target.authority) == (scheme, host, port, path, authority)
+def test_an_invalid_url_is_rejected(api: Api, subtests: pytest.Subtests) -> None:
+    for url in INVALID_URLS:
+        with subtests.test(url=url):
+            with api.unchanged():
+                problem_of(api.post("/webhooks", {"url": url}), 400, "validation_error", "url")
+            with pytest.raises(BadUrl):
+                target_of(url)
+
+
+URLS = [
+    ("https://Example.com", "https", "example.com", 443, "/", "example.com"),
+    ("https://example.com:443/a?b=c", "https", "example.com", 443, "/a?b=c", "example.com"),
+    ("http://example.com:8080?q", "http", "example.com", 8080, "/?q", "example.com:8080"),
+    ("https://[2606:4700::1]:8443/x", "https", "2606:4700::1", 8443, "/x", "[2606:4700::1]:8443"),
+]
+
+
+def test_a_url_is_split_into_its_parts(subtests: pytest.Subtests) -> None:
+    for url, scheme, host, port, path, authority in URLS:
+        with subtests.test(url=url, scheme=scheme, host=host, port=port, path=path, authority=authority):
+            target = target_of(url)
+            assert (*target, target.authority) == (scheme, host, port, path, authority)
 
 
 PRIVATE = [
@@ -165,24 +183,34 @@ PRIVATE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("address", PRIVATE)
-def test_a_webhook_to_a_private_address_is_rejected(start: Callable[..., Api], address: str) -> None:
-    assert not is_public(ip_address(address))
+def test_a_webhook_to_a_private_address_is_rejected(start: Callable[..., Api], subtests: pytest.Subtests) -> None:
     api = start()
-    host = f"[{address}]" if ":" in address else address
-    with api.unchanged():
-        problem = problem_of(api.post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
-    assert "private address" in problem["detail"] or "resolved" in problem["detail"]
+    for address in PRIVATE:
+        with subtests.test(address=address):
+            assert not is_public(ip_address(address))
+            host = f"[{address}]" if ":" in address else address
+            with api.unchanged():
+                problem = problem_of(api.post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
+            assert "private address" in problem["detail"] or "resolved" in problem["detail"]
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "192.88.98.1", "2606:4700:4700::1111", "::ffff:8.8.8.8"])
-def test_an_address_on_the_internet_is_public(address: str) -> None:
-    assert is_public(ip_address(address))
+PUBLIC = ["1.1.1.1", "8.8.8.8", "192.88.98.1", "2606:4700:4700::1111", "::ffff:8.8.8.8"]
 
 
-@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost"])
-def test_other_notations_of_a_private_address_are_rejected(start: Callable[..., Api], host: str) -> None:
-    problem_of(start().post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
+def test_an_address_on_the_internet_is_public(subtests: pytest.Subtests) -> None:
+    for address in PUBLIC:
+        with subtests.test(address=address):
+            assert is_public(ip_address(address))
+
+
+PRIVATE_NOTATIONS = ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost"]
+
+
+def test_other_notations_of_a_private_address_are_rejected(start: Callable[..., Api], subtests: pytest.Subtests) -> None:
+    api = start()
+    for host in PRIVATE_NOTATIONS:
+        with subtests.test(host=host):
+            problem_of(api.post("/webhooks", {"url": f"https://{host}/"}), 400, "validation_error", "url")
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
