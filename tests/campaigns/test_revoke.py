@@ -87,18 +87,18 @@ def test_each_campaign_of_a_page_counts_its_own_returned_budget(api: Api) -> Non
     ended = overdue(api, {10: 2})
     ok(api.call("PATCH", f"/campaigns/{ended}", {"expiresAt": api.after(5)}))
 
-    def told() -> list[list[tuple[str, str]]]:
+    def listed() -> list[list[tuple[str, str]]]:
         pages = [api.get("/campaigns", **query)["items"] for query in ({}, {"status": "paused"}, {"status": "expired"})]
         return [[(shown["id"], shown["spentMicro"]) for shown in page] for page in pages]
 
     with api.unchanged():
         api.pass_time(9)
-        assert told() == [[(ended, "2"), (two, "13"), (none, "9"), (one, "130")], [(two, "13")], [(ended, "2")]]
+        assert listed() == [[(ended, "2"), (two, "13"), (none, "9"), (one, "130")], [(two, "13")], [(ended, "2")]]
         api.pass_time(3)
-        found = told()
+        found = listed()
         assert found == [[(ended, "0"), (two, "1"), (none, "9"), (one, "30")], [(two, "1")], [(ended, "0")]]
     api.advance(0)
-    assert told() == found
+    assert listed() == found
 
 
 @pytest.mark.parametrize("slices", ["one", "several"])
@@ -195,18 +195,18 @@ def test_credits_that_a_reservation_returns_are_revoked_at_once(
     used = 10 if how == "partly finalized" else 0
     parts = {"revoked": 100 - used} | ({"consumed": used} if used else {})
 
-    def told() -> Json:
+    def state() -> Json:
         stats = api.get(f"/campaigns/{campaign}/stats")
         shown = api.get(f"/campaigns/{campaign}")
         assert api.get("/campaigns")["items"] == api.get("/campaigns", status="active")["items"] == [shown]
         return balance(api, account), lots(api, account), {k: v for k, v in stats.items() if k != "perDay"}, shown
 
-    before = told()
+    before = state()
     assert before[:2] == ((0, 0, 0), {paid["lotId"]: parts})
     assert (before[2]["revokedMicro"], before[2]["spentMicro"]) == (str(100 - used), str(used))
     assert (before[3]["spentMicro"], before[3]["remainingMicro"]) == (str(used), str(1_000 - used))
     api.advance(0)
-    assert told() == before
+    assert state() == before
     assert entries(api, account)[-1] == Entry("revoke", used - held, 0, used - held, paid["lotId"], reservation)
     assert spent(api, campaign) == used
 

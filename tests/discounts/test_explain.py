@@ -208,13 +208,13 @@ def test_reading_a_reservation_explains_its_stored_terms(api: Api) -> None:
 def test_responses_without_explain_are_unchanged(moment: Moment, api: Api) -> None:
     account = member(api, GOLD, 1_000)
     sent = {"accountId": account, "amountMicro": "5"}
-    told = [
+    bodies = [
         api.internal("POST", "/reservations", sent, dryRun="true", **query).content
         for query in ({}, {"explain": "false"}, {"explain": "true"})
     ]
-    assert told[0] == told[1]
-    start, _, end = told[0].partition(b',"dryRun"')
-    assert told[2].startswith(start[:-1]) and b',"explanation":{' in told[2] and told[2].endswith(b'"dryRun":true}')
+    assert bodies[0] == bodies[1]
+    start, _, end = bodies[0].partition(b',"dryRun"')
+    assert bodies[2].startswith(start[:-1]) and b',"explanation":{' in bodies[2] and bodies[2].endswith(b'"dryRun":true}')
     assert end == b":true}"
     admin = ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "5"}, explain="true"), 201)
     assert "explanation" in admin

@@ -126,8 +126,8 @@ def test_entries_carry_the_discount_in_their_metadata(api: Api) -> None:
     kept: Json = {"discountBps": 5_000, "maxDiscountMicro": "100", "communityId": "guild", "tier": "capped"}
     reserved = {**kept, "listMicro": "500", "discountMicro": "100", "job": 7, "f": 1.5}
     finalized = {**kept, "listMicro": "150", "discountMicro": "75"}
-    told = [(e["entryType"], e["description"], e["metadata"]) for e in history(api, account)[2:]]
-    assert told == [
+    found = [(e["entryType"], e["description"], e["metadata"]) for e in history(api, account)[2:]]
+    assert found == [
         ("reserve", "a chat", reserved), ("reserve", "a chat", reserved), ("finalize", None, finalized),
         ("release", None, finalized), ("release", None, finalized),
     ]  # fmt: skip

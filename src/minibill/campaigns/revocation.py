@@ -133,10 +133,7 @@ def revoke_campaign(
         count=SLICE_GRANTS_MAX + 1,
     )
     grants = list(map(GrantToRevoke._make, rows))
-    time_limit, lots = Slice(), list[RevokedLot]()
-    while len(lots) < min(len(grants), SLICE_GRANTS_MAX) and not (lots and time_limit.is_over):
-        chunk = grants[len(lots) : min(len(lots) + CHUNK_GRANTS, SLICE_GRANTS_MAX)]
-        lots += _revoke(conn, chunk, reason=reason, now_us=now_us)
+    lots = _revoke_slice(conn, grants[:SLICE_GRANTS_MAX], reason=reason, now_us=now_us)
     is_last = len(lots) == len(grants)
     slice_totals = Totals(
         len(lots),
@@ -170,6 +167,14 @@ def revoke_campaign(
         reached = Progress(grants[len(lots) - 1].id, progress.until_id, rolled_back, progress.before)
         continuation = bind(revoke_campaign, campaign_id=campaign_id, reason=reason, dry_run=dry_run, progress=reached)
     return WriteResult(answer, "campaign.revoke", "campaign", campaign_id, details, continuation=continuation)
+
+
+def _revoke_slice(conn: Connection, grants: list[GrantToRevoke], *, reason: str, now_us: int) -> list[RevokedLot]:
+    """Revoke grants in chunks until the time of a slice is over; return the lots of those that were revoked."""
+    time_limit, lots = Slice(), list[RevokedLot]()
+    while len(lots) < len(grants) and not (lots and time_limit.is_over):
+        lots += _revoke(conn, grants[len(lots) : len(lots) + CHUNK_GRANTS], reason=reason, now_us=now_us)
+    return lots
 
 
 def _revoke(conn: Connection, grants: list[GrantToRevoke], *, reason: str, now_us: int) -> list[RevokedLot]:
