@@ -108,6 +108,18 @@ def test_a_campaign_ends_after_it_starts(api: Api, starts: int, expires: int) ->
         problem_of(api.post("/campaigns", {**body, "expiresAt": at}), 400, "validation_error", "expiresAt")
 
 
+def test_an_invalid_request_is_reported_before_a_reused_key(api: Api) -> None:
+    body = {"name": "x", "campaignType": "loyalty", "budgetMicro": "1"}
+    campaign = ok(api.post("/campaigns", body, key="k-1"))["id"]
+    invalid = {**body, "grantConfig": [1]}
+    with api.unchanged():
+        problem_of(api.post("/campaigns", invalid, key="k-1"), 400, "validation_error", "grantConfig")
+        problem_of(api.call("PATCH", f"/campaigns/{campaign}", invalid, key="k-1"), 400, "validation_error", "grantConfig")
+        batch = {"grants": [{"amountMicro": "1"}]}
+        path = f"/campaigns/{campaign}/grants/batch"
+        problem_of(api.post(path, batch, key="k-1"), 400, "validation_error", "grants[0]")
+
+
 # --- the life cycle ---
 
 

@@ -102,6 +102,11 @@ class _BudgetReturn(NamedTuple):
     revoked_at_us: int
 
 
+def check_config(body: CreateBody | EditBody) -> None:
+    """Check that `grantConfig` is an object within its size. Raises `InvalidRequest`; the formula is checked later."""
+    _grant_config(body)
+
+
 def create_campaign(conn: Connection, now_us: int, *, created_by: str, body: CreateBody) -> WriteResult:
     """Create a draft.
 

@@ -15,6 +15,7 @@ from minibill.campaigns.lifecycle import (
     CampaignRow,
     campaign_response,
     campaigns_at,
+    check_config,
     create_campaign,
     edit_campaign,
     transition_campaign,
@@ -69,6 +70,7 @@ _PAY_PROBLEMS = (
 async def create(request: Request) -> Response:
     """Create a campaign as a draft."""
     body = await request.read(_CREATE)
+    check_config(body)
     caller = request.context.caller
     assert caller is not None
     return await request.write(bind(create_campaign, created_by=caller.sub, body=body))
@@ -78,6 +80,7 @@ async def create(request: Request) -> Response:
 async def edit(request: Request) -> Response:
     """Change the members that the body names."""
     body = await request.read(_EDIT)
+    check_config(body)
     return await request.write(bind(edit_campaign, campaign_id=request.segment("campaign_id"), body=body))
 
 
