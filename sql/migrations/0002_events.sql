@@ -46,9 +46,10 @@ CREATE TABLE events (
     -- NULL each: it is about none.
     account_id     INTEGER REFERENCES credit_accounts (id),
     campaign_id    INTEGER REFERENCES credit_campaigns (id),
-    -- The row that it is about as it was then: its columns in the order in which src/minibill/events/told.py reads them.
+    -- The row that the event is about, as it was then: an object of column names and values. A reader takes the members that it
+    -- knows, so a later version may add columns: src/minibill/events/serialization.py.
     data           TEXT NOT NULL
-        CONSTRAINT events_data_is_an_array CHECK (json_valid(data) AND json_type(data) = 'array'),
+        CONSTRAINT events_data_is_an_object CHECK (json_valid(data) AND json_type(data) = 'object'),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
 
@@ -79,7 +80,9 @@ CREATE TRIGGER accounts_that_open_are_told AFTER INSERT ON credit_accounts
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'account.opened', NEW.id, NULL,
-           json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us
+           json_object('id', NEW.id, 'entity_type', NEW.entity_type, 'entity_id', NEW.entity_id,
+                       'created_at_us', NEW.created_at_us),
+           NEW.created_at_us
       FROM events_end;
 END;
 
@@ -88,9 +91,12 @@ CREATE VIEW campaigns_as_told AS
 SELECT id AS campaign_id,
        first_event_id,
        after_entry_id,
-       json_array(id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
-                  per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us,
-                  updated_at_us) AS data,
+       json_object('id', id, 'name', name, 'description', description, 'campaign_type', campaign_type, 'status', status,
+                   'budget_micro', budget_micro, 'spent_micro', spent_micro, 'grant_formula', grant_formula,
+                   'grant_config', grant_config, 'pool_id', pool_id, 'per_wallet_cap_micro', per_wallet_cap_micro,
+                   'starts_at_us', starts_at_us, 'expires_at_us', expires_at_us, 'grant_ttl_seconds', grant_ttl_seconds,
+                   'grant_count', grant_count, 'created_by', created_by, 'created_at_us', created_at_us,
+                   'updated_at_us', updated_at_us) AS data,
        updated_at_us
   FROM credit_campaigns
   JOIN events_end;
@@ -151,9 +157,12 @@ WHEN NEW.status = 'revoked'
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'grant.revoked', NEW.account_id, NEW.campaign_id,
-           json_array(NEW.id, NEW.campaign_id, NEW.account_id, a.entity_type, a.entity_id, NEW.lot_id, NEW.amount_micro,
-                      NEW.status, NEW.grant_formula, NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro,
-                      NEW.revoke_reason),
+           json_object('id', NEW.id, 'campaign_id', NEW.campaign_id, 'account_id', NEW.account_id,
+                       'entity_type', a.entity_type, 'entity_id', a.entity_id, 'lot_id', NEW.lot_id,
+                       'amount_micro', NEW.amount_micro, 'status', NEW.status, 'grant_formula', NEW.grant_formula,
+                       'formula_input', NEW.formula_input, 'created_at_us', NEW.created_at_us,
+                       'revoked_at_us', NEW.revoked_at_us, 'revoked_micro', NEW.revoked_micro,
+                       'revoke_reason', NEW.revoke_reason),
            NEW.revoked_at_us
       FROM events_end
       JOIN credit_accounts a ON a.id = NEW.account_id;
@@ -165,8 +174,9 @@ WHEN NEW.forgiven_lot_id IS NOT NULL
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
-           json_array(NEW.id, NEW.account_id, r.pool_id, NEW.reservation_id, NEW.original_micro, NEW.paid_micro,
-                      NEW.created_at_us),
+           json_object('id', NEW.id, 'account_id', NEW.account_id, 'pool_id', r.pool_id,
+                       'reservation_id', NEW.reservation_id, 'original_micro', NEW.original_micro,
+                       'paid_micro', NEW.paid_micro, 'created_at_us', NEW.created_at_us),
            l.created_at_us
       FROM events_end
       JOIN credit_lots l
@@ -190,7 +200,9 @@ BEGIN
                WHEN 1 THEN (SELECT first_event_id FROM events_end)
            END,
            NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
-           json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_micro),
+           json_object('account_id', account_id, 'pool_id', pool_id, 'below_micro', below_micro,
+                       'recovered_micro', recovered_micro, 'is_below', 1 - is_below,
+                       'available_micro', NEW.available_micro),
            NEW.created_at_us
       FROM thresholds
      WHERE account_id = NEW.account_id

@@ -455,9 +455,10 @@ CREATE TABLE events (
     -- NULL each: it is about none.
     account_id     INTEGER REFERENCES credit_accounts (id),
     campaign_id    INTEGER REFERENCES credit_campaigns (id),
-    -- The row that it is about as it was then: its columns in the order in which src/minibill/events/told.py reads them.
+    -- The row that the event is about, as it was then: an object of column names and values. A reader takes the members that it
+    -- knows, so a later version may add columns: src/minibill/events/serialization.py.
     data           TEXT NOT NULL
-        CONSTRAINT events_data_is_an_array CHECK (json_valid(data) AND json_type(data) = 'array'),
+        CONSTRAINT events_data_is_an_object CHECK (json_valid(data) AND json_type(data) = 'object'),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE webhooks (
@@ -520,7 +521,7 @@ CREATE TABLE webhook_attempts (
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
 INSERT INTO schema_migrations VALUES (1, 'book', '0e7966c061115b96d1c97ee78ee541a6a5f7508ff16f10ead1fb0d3da6765d10', 0);
-INSERT INTO schema_migrations VALUES (2, 'events', '9562c257c9ec39d70b1ce0ae3a2fb4930ec6a8d58846c542cf8a5dd8bb00bb6d', 0);
+INSERT INTO schema_migrations VALUES (2, 'events', '729768bdf9fc8432b341d2f03a179c3acfa2ae8bfd3406c44b4faaa25953ec11', 0);
 INSERT INTO schema_migrations VALUES (3, 'webhooks', 'eea919fb702b42390d1022763f5df3e8b960b8c0aff0cba88268ac66e71b4a2e', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
@@ -613,27 +614,27 @@ INSERT INTO revoked_subjects VALUES ('mallory', 1000, 1000);
 INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0);
 INSERT INTO thresholds VALUES (1, 'general', 700, 800, 2, 1);
 INSERT INTO thresholds VALUES (2, 'gpu', 5, 5, 1, 1);
-INSERT INTO events VALUES (1, 0, 'account.opened', 1, NULL, '[1,"person","ada",100]', 100);
-INSERT INTO events VALUES (2, 0, 'account.opened', 2, NULL, '[2,"agent","bot",110]', 110);
-INSERT INTO events VALUES (3, 0, 'account.opened', 3, NULL, '[3,"community","guild",120]', 120);
-INSERT INTO events VALUES (4, 0, 'campaign.created', NULL, 1, '[1,"Draft",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (5, 0, 'campaign.created', NULL, 2, '[2,"Active",null,"reverse_airdrop","draft",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (6, 0, 'campaign.created', NULL, 3, '[3,"Paused",null,"loyalty","draft",1000,0,"fixed_amount",null,"general",500,300,9000,60,0,"op",200,200]', 200);
-INSERT INTO events VALUES (7, 0, 'campaign.created', NULL, 4, '[4,"Completed",null,"referral","draft",1000,0,"tiered",null,"general",500,null,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (8, 0, 'campaign.created', NULL, 5, '[5,"Expired",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,null,260,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (9, 0, 'campaign.created', NULL, 6, '[6,"Later",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,2001,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (10, 0, 'campaign.created', NULL, 7, '[7,"Second",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (11, 0, 'campaign.created', NULL, 8, '[8,"Over",null,"promotional","draft",1000,0,"fixed_amount",null,"general",500,null,2000,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (12, 0, 'campaign.activated', NULL, 2, '[2,"Active",null,"reverse_airdrop","active",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (13, 0, 'campaign.activated', NULL, 3, '[3,"Paused",null,"loyalty","active",1000,0,"fixed_amount",null,"general",500,300,9000,60,0,"op",200,200]', 200);
-INSERT INTO events VALUES (14, 0, 'campaign.activated', NULL, 4, '[4,"Completed",null,"referral","active",1000,0,"tiered",null,"general",500,null,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (15, 0, 'campaign.activated', NULL, 6, '[6,"Later",null,"promotional","active",1000,0,"fixed_amount",null,"general",500,2001,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (16, 0, 'campaign.activated', NULL, 7, '[7,"Second",null,"promotional","active",1000,0,"fixed_amount",null,"general",500,null,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (17, 0, 'campaign.activated', NULL, 8, '[8,"Over",null,"promotional","active",1000,0,"fixed_amount",null,"general",500,null,2000,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (18, 0, 'campaign.paused', NULL, 3, '[3,"Paused",null,"loyalty","paused",1000,0,"fixed_amount",null,"general",500,300,9000,60,0,"op",200,200]', 200);
-INSERT INTO events VALUES (19, 0, 'campaign.completed', NULL, 4, '[4,"Completed",null,"referral","completed",1000,0,"tiered",null,"general",500,null,null,null,0,"op",200,200]', 200);
-INSERT INTO events VALUES (20, 0, 'campaign.expired', NULL, 5, '[5,"Expired",null,"promotional","expired",1000,0,"fixed_amount",null,"general",500,null,260,null,0,"op",200,260]', 260);
-INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '[2,2,3,"community","guild",4,100,"revoked","fixed_amount","{\"lossMicro\":\"100\"}",1130,1140,100,"a mistake"]', 1140);
+INSERT INTO events VALUES (1, 0, 'account.opened', 1, NULL, '{"id":1,"entity_type":"person","entity_id":"ada","created_at_us":100}', 100);
+INSERT INTO events VALUES (2, 0, 'account.opened', 2, NULL, '{"id":2,"entity_type":"agent","entity_id":"bot","created_at_us":110}', 110);
+INSERT INTO events VALUES (3, 0, 'account.opened', 3, NULL, '{"id":3,"entity_type":"community","entity_id":"guild","created_at_us":120}', 120);
+INSERT INTO events VALUES (4, 0, 'campaign.created', NULL, 1, '{"id":1,"name":"Draft","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (5, 0, 'campaign.created', NULL, 2, '{"id":2,"name":"Active","description":null,"campaign_type":"reverse_airdrop","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (6, 0, 'campaign.created', NULL, 3, '{"id":3,"name":"Paused","description":null,"campaign_type":"loyalty","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":300,"expires_at_us":9000,"grant_ttl_seconds":60,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (7, 0, 'campaign.created', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (8, 0, 'campaign.created', NULL, 5, '{"id":5,"name":"Expired","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":260,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (9, 0, 'campaign.created', NULL, 6, '{"id":6,"name":"Later","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":2001,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (10, 0, 'campaign.created', NULL, 7, '{"id":7,"name":"Second","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (11, 0, 'campaign.created', NULL, 8, '{"id":8,"name":"Over","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":2000,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (12, 0, 'campaign.activated', NULL, 2, '{"id":2,"name":"Active","description":null,"campaign_type":"reverse_airdrop","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (13, 0, 'campaign.activated', NULL, 3, '{"id":3,"name":"Paused","description":null,"campaign_type":"loyalty","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":300,"expires_at_us":9000,"grant_ttl_seconds":60,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (14, 0, 'campaign.activated', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (15, 0, 'campaign.activated', NULL, 6, '{"id":6,"name":"Later","description":null,"campaign_type":"promotional","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":2001,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (16, 0, 'campaign.activated', NULL, 7, '{"id":7,"name":"Second","description":null,"campaign_type":"promotional","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (17, 0, 'campaign.activated', NULL, 8, '{"id":8,"name":"Over","description":null,"campaign_type":"promotional","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":2000,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (18, 0, 'campaign.paused', NULL, 3, '{"id":3,"name":"Paused","description":null,"campaign_type":"loyalty","status":"paused","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":300,"expires_at_us":9000,"grant_ttl_seconds":60,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (19, 0, 'campaign.completed', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"completed","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (20, 0, 'campaign.expired', NULL, 5, '{"id":5,"name":"Expired","description":null,"campaign_type":"promotional","status":"expired","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":260,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":260}', 260);
+INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '{"id":2,"campaign_id":2,"account_id":3,"entity_type":"community","entity_id":"guild","lot_id":4,"amount_micro":100,"status":"revoked","grant_formula":"fixed_amount","formula_input":"{\"lossMicro\":\"100\"}","created_at_us":1130,"revoked_at_us":1140,"revoked_micro":100,"revoke_reason":"a mistake"}', 1140);
 INSERT INTO webhooks VALUES (1, 'https://example.com/hook', '["ledger.*"]', NULL, 1, 1, NULL, 16, 5, NULL, 1, 1200, 1200);
 CREATE TRIGGER epochs_follow_each_other BEFORE INSERT ON book_epochs
 WHEN NEW.number <= coalesce((SELECT max(number) FROM book_epochs), 1)
@@ -1009,16 +1010,21 @@ CREATE TRIGGER accounts_that_open_are_told AFTER INSERT ON credit_accounts
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'account.opened', NEW.id, NULL,
-           json_array(NEW.id, NEW.entity_type, NEW.entity_id, NEW.created_at_us), NEW.created_at_us
+           json_object('id', NEW.id, 'entity_type', NEW.entity_type, 'entity_id', NEW.entity_id,
+                       'created_at_us', NEW.created_at_us),
+           NEW.created_at_us
       FROM events_end;
 END;
 CREATE VIEW campaigns_as_told AS
 SELECT id AS campaign_id,
        first_event_id,
        after_entry_id,
-       json_array(id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
-                  per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, grant_count, created_by, created_at_us,
-                  updated_at_us) AS data,
+       json_object('id', id, 'name', name, 'description', description, 'campaign_type', campaign_type, 'status', status,
+                   'budget_micro', budget_micro, 'spent_micro', spent_micro, 'grant_formula', grant_formula,
+                   'grant_config', grant_config, 'pool_id', pool_id, 'per_wallet_cap_micro', per_wallet_cap_micro,
+                   'starts_at_us', starts_at_us, 'expires_at_us', expires_at_us, 'grant_ttl_seconds', grant_ttl_seconds,
+                   'grant_count', grant_count, 'created_by', created_by, 'created_at_us', created_at_us,
+                   'updated_at_us', updated_at_us) AS data,
        updated_at_us
   FROM credit_campaigns
   JOIN events_end;
@@ -1073,9 +1079,12 @@ WHEN NEW.status = 'revoked'
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'grant.revoked', NEW.account_id, NEW.campaign_id,
-           json_array(NEW.id, NEW.campaign_id, NEW.account_id, a.entity_type, a.entity_id, NEW.lot_id, NEW.amount_micro,
-                      NEW.status, NEW.grant_formula, NEW.formula_input, NEW.created_at_us, NEW.revoked_at_us, NEW.revoked_micro,
-                      NEW.revoke_reason),
+           json_object('id', NEW.id, 'campaign_id', NEW.campaign_id, 'account_id', NEW.account_id,
+                       'entity_type', a.entity_type, 'entity_id', a.entity_id, 'lot_id', NEW.lot_id,
+                       'amount_micro', NEW.amount_micro, 'status', NEW.status, 'grant_formula', NEW.grant_formula,
+                       'formula_input', NEW.formula_input, 'created_at_us', NEW.created_at_us,
+                       'revoked_at_us', NEW.revoked_at_us, 'revoked_micro', NEW.revoked_micro,
+                       'revoke_reason', NEW.revoke_reason),
            NEW.revoked_at_us
       FROM events_end
       JOIN credit_accounts a ON a.id = NEW.account_id;
@@ -1085,8 +1094,9 @@ WHEN NEW.forgiven_lot_id IS NOT NULL
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
-           json_array(NEW.id, NEW.account_id, r.pool_id, NEW.reservation_id, NEW.original_micro, NEW.paid_micro,
-                      NEW.created_at_us),
+           json_object('id', NEW.id, 'account_id', NEW.account_id, 'pool_id', r.pool_id,
+                       'reservation_id', NEW.reservation_id, 'original_micro', NEW.original_micro,
+                       'paid_micro', NEW.paid_micro, 'created_at_us', NEW.created_at_us),
            l.created_at_us
       FROM events_end
       JOIN credit_lots l
@@ -1104,7 +1114,9 @@ BEGIN
                WHEN 1 THEN (SELECT first_event_id FROM events_end)
            END,
            NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
-           json_array(account_id, pool_id, below_micro, recovered_micro, 1 - is_below, NEW.available_micro),
+           json_object('account_id', account_id, 'pool_id', pool_id, 'below_micro', below_micro,
+                       'recovered_micro', recovered_micro, 'is_below', 1 - is_below,
+                       'available_micro', NEW.available_micro),
            NEW.created_at_us
       FROM thresholds
      WHERE account_id = NEW.account_id

@@ -123,7 +123,7 @@ INTERNAL = frozenset({
     "events_are_never_changed",
     "events_are_never_deleted",
     "events_come_after_all_that_was_before",
-    "events_data_is_an_array",
+    "events_data_is_an_object",
     "events_type_is_known",
     "grants_are_never_deleted",
     "grants_are_revoked_once",

@@ -1,7 +1,7 @@
-"""What an event says: the row that it is about, in the words of the API."""
+"""Events as the API shows them: each carries the row that it is about."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,9 +17,43 @@ from minibill.ledger.accounts import account_response
 from minibill.ledger.debts import debt_response
 from minibill.ledger.reads import entry_response
 
+T = TypeVar("T", bound=tuple[Any, ...])
+
+
+class StoredAccount(NamedTuple):
+    """The data of an `account.*` event."""
+
+    id: int
+    entity_type: str
+    entity_id: str
+    created_at_us: int
+
+
+class StoredDebt(NamedTuple):
+    """The data of a `debt.*` event."""
+
+    id: int
+    account_id: int
+    pool_id: str
+    reservation_id: int
+    original_micro: int
+    paid_micro: int
+    created_at_us: int
+
+
+class ThresholdRow(NamedTuple):
+    """A row of `thresholds_of_account`, and the data of a `threshold.*` event."""
+
+    account_id: int
+    pool_id: str
+    below_micro: int
+    recovered_micro: int
+    is_below: int
+    available_micro: int
+
 
 def event_from_entry(row: Row) -> Event:
-    """The event that an entry is, from a row of `entry_events`."""
+    """Return the event of a ledger entry, from a row of `entry_events`."""
     *entry, account_id, campaign_id = row
     return Event(
         id=event_id(Position(entry[0], 0)),
@@ -32,31 +66,39 @@ def event_from_entry(row: Row) -> Event:
 
 
 def event_from_row(row: Row) -> Event:
-    """Any other event, from a row of `other_events`."""
+    """Return any other event, from a row of `other_events`."""
     key, after_entry_id, kind, account_id, campaign_id, data, created_at_us = row
-    told = _SERIALIZERS[kind.partition(".")[0]](msgspec.json.decode(data), created_at_us)
     return Event(
         id=event_id(Position(after_entry_id, key)),
         type=kind,
         created_at=format_time(created_at_us),
         account_id=None if account_id is None else ids.encode(ids.ACCOUNT, account_id),
         campaign_id=None if campaign_id is None else ids.encode(ids.CAMPAIGN, campaign_id),
-        data=optional_raw(encode(told).decode()),
+        data=optional_raw(encode(_SERIALIZERS[kind.partition(".")[0]](data, created_at_us)).decode()),
     )
 
 
-def threshold_response(row: Row) -> Threshold:
-    """A threshold as it is answered, from a row of `thresholds_of_account`."""
-    _, pool_id, below_micro, recovered_micro, is_below, available_micro = row
-    state = "below" if is_below else "above"
-    return Threshold(pool_id, str(below_micro), str(recovered_micro), state, str(available_micro))
+def stored_row(row_type: type[T], data: str) -> T:
+    """Decode the data of a stored event by name.
+
+    Members that `row_type` does not have are ignored. A member that the event lacks takes the default of its field, so a
+    column that a later version adds needs a default here.
+    """
+    members = msgspec.json.decode(data)
+    return row_type(**{name: members[name] for name in row_type._fields if name in members})  # type: ignore[attr-defined]
 
 
-# By what an event is about: the answer that its columns (see 0002_events.sql) and its time come to.
-_SERIALIZERS: dict[str, Callable[[list[Any], int], ResponseBody]] = {
-    "account": lambda columns, _: account_response(tuple(columns)),
-    "campaign": lambda columns, at_us: campaign_response(CampaignRow(*columns), now_us=at_us),
-    "debt": lambda columns, _: debt_response(tuple(columns)),
-    "grant": lambda columns, _: grant_response(GrantRow(*columns)),
-    "threshold": lambda columns, _: threshold_response(tuple(columns)),
+def threshold_response(row: ThresholdRow) -> Threshold:
+    """Return a threshold as the API shows it."""
+    state = "below" if row.is_below else "above"
+    return Threshold(row.pool_id, str(row.below_micro), str(row.recovered_micro), state, str(row.available_micro))
+
+
+# By the subject of an event's type. sql/migrations has the triggers that write the data.
+_SERIALIZERS: dict[str, Callable[[str, int], ResponseBody]] = {
+    "account": lambda data, _: account_response(stored_row(StoredAccount, data)),
+    "campaign": lambda data, at_us: campaign_response(stored_row(CampaignRow, data), now_us=at_us),
+    "debt": lambda data, _: debt_response(stored_row(StoredDebt, data)),
+    "grant": lambda data, _: grant_response(stored_row(GrantRow, data)),
+    "threshold": lambda data, _: threshold_response(stored_row(ThresholdRow, data)),
 }

@@ -4,29 +4,17 @@ A trigger (0002_events.sql) compares them with the balance at each entry. Each w
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from minibill.core.problems import FieldError, InvalidRequest
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import Row, queries
 from minibill.db.sqlite import Connection
 from minibill.events.schemas import ThresholdBody, Thresholds, ThresholdsBody
-from minibill.events.serialization import threshold_response
+from minibill.events.serialization import ThresholdRow, threshold_response
 from minibill.ledger.expiry import account_for_update
 from minibill.ledger.posting import DEFAULT_POOL
 
 SQL = queries("events")
-
-
-class ThresholdRow(NamedTuple):
-    """A row of `thresholds_of_account`."""
-
-    account_id: int
-    pool_id: str
-    below_micro: int
-    recovered_micro: int
-    is_below: int
-    available_micro: int
 
 
 def replace_thresholds(conn: Connection, now_us: int, *, account_id: str, body: ThresholdsBody) -> WriteResult:
@@ -55,7 +43,7 @@ def replace_thresholds(conn: Connection, now_us: int, *, account_id: str, body: 
     return WriteResult(answer, "thresholds.replace", "account", account_id, details)
 
 
-def thresholds_response(account_id: str, rows: Sequence[Row]) -> Thresholds:
+def thresholds_response(account_id: str, rows: Sequence[ThresholdRow]) -> Thresholds:
     """Return the response body of an account's thresholds, from rows of `thresholds_of_account`."""
     return Thresholds(account_id, [threshold_response(row) for row in rows])
 
