@@ -37,7 +37,7 @@ UPDATE credit_campaigns
 """
 
 # Kept where the others are dropped: they fire once a batch, and without them the campaign's counts would be wrong.
-COUNTING_TRIGGERS = ("campaigns_begin_to_count", "campaigns_count_what_they_grant")
+COUNTING_TRIGGERS = ("campaigns_create_totals", "campaigns_update_granted_totals")
 
 # When the file was migrated, the service's chain of what it wrote, and how often it committed.
 NOT_OF_THE_BATCHES = ("schema_migrations", "book_chain", "book_head")

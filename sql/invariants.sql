@@ -7,7 +7,7 @@
 
 -- ------------------------------------------------------------------------------------------------- lot_balance_match --
 
--- name: lots_have_parts_that_sum_to_their_original
+-- name: lots_parts_sum_to_original
 SELECT 'lot_' AS kind, id
   FROM credit_lots
  WHERE original_micro <> available_micro + reserved_micro + consumed_micro + expired_micro + revoked_micro
@@ -15,7 +15,7 @@ SELECT 'lot_' AS kind, id
 
 -- ----------------------------------------------------------------------------------------------- balance_cache_match --
 
--- name: balances_are_those_of_the_newest_entry
+-- name: balances_match_newest_entry
 SELECT 'acct_' AS kind, b.account_id AS id
   FROM credit_balances b
   LEFT JOIN credit_ledger e ON e.account_id = b.account_id AND e.pool_id = b.pool_id AND e.entry_seq = b.entry_seq
@@ -27,7 +27,7 @@ SELECT 'acct_' AS kind, b.account_id AS id
            AND later.pool_id = b.pool_id
            AND later.entry_seq > b.entry_seq);
 
--- name: balances_are_the_sums_of_the_lots
+-- name: balances_match_lots
 SELECT 'acct_' AS kind, b.account_id AS id
   FROM credit_balances b
   LEFT JOIN (
@@ -42,14 +42,14 @@ SELECT 'acct_' AS kind, b.account_id AS id
    AND b.account_id <= :until_account
    AND (b.available_micro, b.reserved_micro) IS NOT (coalesce(l.available_micro, 0), coalesce(l.reserved_micro, 0));
 
--- name: every_pool_with_entries_has_a_balance
+-- name: pools_with_entries_have_balance
 SELECT 'acct_' AS kind, e.account_id AS id
   FROM credit_ledger e
   LEFT JOIN credit_balances b ON b.account_id = e.account_id AND b.pool_id = e.pool_id
  WHERE e.entry_seq = 1
    AND b.account_id IS NULL;
 
--- name: thresholds_are_on_the_side_of_their_balance
+-- name: thresholds_match_balance
 SELECT 'acct_' AS kind, t.account_id AS id
   FROM thresholds t
   LEFT JOIN credit_balances b ON b.account_id = t.account_id AND b.pool_id = t.pool_id
@@ -57,16 +57,16 @@ SELECT 'acct_' AS kind, t.account_id AS id
 
 -- ------------------------------------------------------------------------------------------------------- entry_chain --
 
--- name: events_are_in_the_order_of_the_entries
+-- name: events_are_in_entry_order
 -- By the entry that an event comes after.
 SELECT 'entry_' AS kind, after_entry_id AS id
   FROM (
     SELECT after_entry_id, lag(after_entry_id, 1, 0) OVER (ORDER BY id) AS before_entry_id
       FROM events)
  WHERE after_entry_id < before_entry_id
-    OR after_entry_id > (SELECT after_entry_id FROM events_end);
+    OR after_entry_id > (SELECT after_entry_id FROM feed_end);
 
--- name: rows_have_ids_of_an_epoch
+-- name: ids_belong_to_an_epoch
 -- No row has an id that an epoch skipped, which a lost copy of the book may have issued. A debt is named by its reservation,
 -- an event by the entry that it comes after.
 SELECT 'acct_' AS kind, r.id FROM book_epochs b JOIN credit_accounts r ON r.id > b.accounts AND r.id <= b.base_id
@@ -85,7 +85,7 @@ SELECT 'grant_', r.id FROM book_epochs b JOIN credit_grants r ON r.id > b.grants
  UNION ALL
 SELECT 'entry_', r.after_entry_id FROM book_epochs b JOIN events r ON r.id > b.events AND r.id <= b.base_id;
 
--- name: entries_follow_the_one_before
+-- name: entries_continue_previous_entry
 -- Joined to the one before by the unique index, which takes a third of the time of a window.
 SELECT 'entry_' AS kind, e.id
   FROM credit_ledger e NOT INDEXED
@@ -96,13 +96,13 @@ SELECT 'entry_' AS kind, e.id
     OR e.reserved_after_micro <> coalesce(p.reserved_after_micro, 0) + e.reserved_delta_micro
     OR min(e.available_after_micro, e.reserved_after_micro) < 0;
 
--- name: entries_are_in_the_order_of_time
+-- name: entries_are_in_time_order
 SELECT 'entry_' AS kind, e.id
   FROM credit_ledger p
   JOIN credit_ledger e ON e.id = p.id + 1
  WHERE e.created_at_us < p.created_at_us;
 
--- name: entries_mean_what_their_type_says
+-- name: entries_deltas_match_type
 SELECT 'entry_' AS kind, id
   FROM credit_ledger
  WHERE NOT CASE entry_type
@@ -124,7 +124,7 @@ SELECT 'entry_' AS kind, id
 
 -- ------------------------------------------------------------------------------------------------ entries_match_lots --
 
--- name: lots_say_what_their_entries_say
+-- name: lots_match_entries
 -- The parts of a lot, recomputed from its entries.
 SELECT 'lot_' AS kind, l.id
   FROM credit_lots l
@@ -149,7 +149,7 @@ SELECT 'lot_' AS kind, l.id
    AND (l.available_micro, l.reserved_micro, l.consumed_micro, l.expired_micro, l.revoked_micro, 1)
     IS NOT (e.available_micro, e.reserved_micro, e.consumed_micro, e.expired_micro, e.revoked_micro, e.mints);
 
--- name: entries_are_about_lots_of_their_account_and_pool
+-- name: entries_match_account_and_pool_of_lot
 SELECT 'entry_' AS kind, e.id
   FROM credit_ledger e
   LEFT JOIN credit_lots l ON l.id = e.lot_id
@@ -161,7 +161,7 @@ SELECT 'entry_' AS kind, e.id
 
 -- ------------------------------------------------------------------------------------------------- reservation_match --
 
--- name: reservations_hold_what_their_lots_say
+-- name: reservations_match_reserved_lots
 SELECT 'res_' AS kind, r.id
   FROM credit_reservations r
  WHERE iif(r.billing_mode = 'shadow', 0, r.held_micro)
@@ -169,7 +169,7 @@ SELECT 'res_' AS kind, r.id
              FROM reservation_lots h
             WHERE h.reservation_id = r.id);
 
--- name: reservations_hold_lots_of_their_account_and_pool
+-- name: reservation_lots_match_account_and_pool
 -- Lots of its own pool, or of the general one.
 SELECT 'res_' AS kind, r.id
   FROM reservation_lots h
@@ -179,7 +179,7 @@ SELECT 'res_' AS kind, r.id
     OR l.pool_id NOT IN (r.pool_id, 'general')
     OR h.reserved_micro <= 0;
 
--- name: lots_hold_what_pending_reservations_hold
+-- name: lots_match_pending_reservations
 SELECT 'lot_' AS kind, l.id
   FROM credit_lots l
   LEFT JOIN (
@@ -194,7 +194,7 @@ SELECT 'lot_' AS kind, l.id
    AND l.account_id <= :until_account
    AND l.reserved_micro <> coalesce(p.reserved_micro, 0);
 
--- name: reservations_have_figures_that_add_up
+-- name: reservations_amounts_add_up
 -- The price is the list price less its discount; a finalized one is charged the price of its actual cost, by the same rate
 -- and cap. Written so that no product passes 63 bits.
 SELECT 'res_' AS kind, id
@@ -223,7 +223,7 @@ SELECT 'res_' AS kind, id
                 OR released_micro IS NOT held_micro
        END;
 
--- name: reservations_moved_what_their_entries_say
+-- name: reservations_match_entries
 -- What it held, charged, charged beyond that, and gave back, and when it ended, recomputed from its entries.
 SELECT 'res_' AS kind, r.id
   FROM (
@@ -258,7 +258,7 @@ SELECT 'res_' AS kind, r.id
         iif(r.billing_mode = 'shadow' AND r.status = 'finalized', 1, 0))
     OR (e.closed_at_us IS NOT NULL AND e.closed_at_us IS NOT r.closed_at_us);
 
--- name: reservations_that_moved_credits_have_entries
+-- name: reservations_have_entries
 -- Where the rule above holds for all that have entries, the sums are equal unless a reservation has none. Only then are they
 -- looked for, which takes a list of all that have some.
 SELECT 'res_' AS kind, r.id
@@ -280,7 +280,7 @@ SELECT 'res_' AS kind, r.id
    AND r.id NOT IN (SELECT reservation_id FROM credit_ledger WHERE reservation_id IS NOT NULL)
    AND (r.held_micro <> 0 OR r.overrun_micro <> 0 OR r.billing_mode = 'shadow');
 
--- name: entries_move_lots_for_the_reservation_that_holds_them
+-- name: entries_match_reserved_lots
 -- Reservation by reservation and lot by lot: it reserved what it holds, and while it is pending nothing of that has moved.
 SELECT 'res_' AS kind, m.reservation_id AS id
   FROM (
@@ -298,14 +298,14 @@ SELECT 'res_' AS kind, m.reservation_id AS id
   LEFT JOIN reservation_lots h ON h.reservation_id = m.reservation_id AND h.lot_id = m.lot_id
  WHERE (m.reserved_micro, m.left_micro) IS NOT (h.reserved_micro, iif(r.status = 'pending', h.reserved_micro, 0));
 
--- name: entries_act_for_reservations_of_their_account
+-- name: entries_match_account_of_reservation
 SELECT 'entry_' AS kind, e.id
   FROM credit_ledger e
   JOIN credit_reservations r ON r.id = e.reservation_id
  WHERE e.account_id <> r.account_id
     OR e.pool_id NOT IN (r.pool_id, 'general');
 
--- name: silent_ends_are_noted
+-- name: silent_ends_are_recorded
 SELECT 'res_' AS kind, r.id
   FROM credit_reservations r
  WHERE r.status <> 'pending'
@@ -317,7 +317,7 @@ SELECT 'res_', s.reservation_id
   LEFT JOIN credit_reservations r ON r.id = s.reservation_id
  WHERE (r.status <> 'pending' AND (r.held_micro = 0 OR r.billing_mode = 'shadow')) IS NOT TRUE;
 
--- name: debts_are_what_their_reservation_left_unpaid
+-- name: debts_match_incurring_entry
 SELECT 'res_' AS kind, d.reservation_id AS id
   FROM credit_debts d
   LEFT JOIN credit_ledger e
@@ -329,7 +329,7 @@ SELECT 'res_' AS kind, d.reservation_id AS id
  WHERE -d.original_micro IS NOT e.amount_micro
     OR d.paid_micro NOT BETWEEN 0 AND d.original_micro;
 
--- name: debts_are_incurred_as_their_entries_say
+-- name: debt_entries_have_debt
 SELECT 'res_' AS kind, e.reservation_id AS id
   FROM credit_ledger e
   LEFT JOIN credit_debts d ON d.reservation_id = e.reservation_id
@@ -337,7 +337,7 @@ SELECT 'res_' AS kind, e.reservation_id AS id
    AND e.entry_type = 'debt_incurred'
    AND (d.account_id, d.original_micro, d.created_at_us) IS NOT (e.account_id, -e.amount_micro, e.created_at_us);
 
--- name: debts_are_paid_what_their_entries_say
+-- name: debts_paid_matches_entries
 -- Debt by debt: each payment names the reservation that left the debt. A payment that names no debt is named itself.
 SELECT iif(d.id IS NULL, 'entry_', 'res_') AS kind, iif(d.id IS NULL, p.entry_id, d.reservation_id) AS id
   FROM (
@@ -352,7 +352,7 @@ SELECT iif(d.id IS NULL, 'entry_', 'res_') AS kind, iif(d.id IS NULL, p.entry_id
   LEFT JOIN credit_debts d ON d.reservation_id = p.debt_of
  WHERE (d.account_id, d.paid_micro) IS NOT (p.account_id, p.paid_micro);
 
--- name: debts_that_were_paid_have_entries
+-- name: paid_debts_have_entries
 -- As with reservations above: where each that has payments is right, the sums differ only if one has none.
 SELECT 'res_' AS kind, d.reservation_id AS id
   FROM credit_debts d
@@ -371,20 +371,20 @@ SELECT 'res_' AS kind, d.reservation_id AS id
 
 -- ----------------------------------------------------------------------------------------------- orphan_reservations --
 
--- name: reservations_that_hold_credits_hold_lots
+-- name: reservations_have_lots
 SELECT 'res_' AS kind, r.id
   FROM credit_reservations r
  WHERE r.billing_mode <> 'shadow'
    AND r.held_micro <> 0
    AND NOT EXISTS (SELECT 1 FROM reservation_lots h WHERE h.reservation_id = r.id);
 
--- name: reservations_are_of_accounts_that_there_are
+-- name: reservations_have_account
 SELECT 'res_' AS kind, r.id
   FROM credit_reservations r
   LEFT JOIN credit_accounts a ON a.id = r.account_id
  WHERE a.id IS NULL;
 
--- name: lots_are_held_by_reservations_that_there_are
+-- name: reservation_lots_have_reservation_and_lot
 SELECT 'res_' AS kind, h.reservation_id AS id
   FROM reservation_lots h
   LEFT JOIN credit_reservations r ON r.id = h.reservation_id
@@ -392,7 +392,7 @@ SELECT 'res_' AS kind, h.reservation_id AS id
  WHERE r.id IS NULL
     OR l.id IS NULL;
 
--- name: entries_name_reservations_that_there_are
+-- name: entries_have_reservation
 SELECT 'entry_' AS kind, e.id
   FROM credit_ledger e
   LEFT JOIN credit_reservations r ON r.id = e.reservation_id
@@ -401,7 +401,7 @@ SELECT 'entry_' AS kind, e.id
 
 -- ---------------------------------------------------------------------------------------------- campaign_spent_match --
 
--- name: campaigns_have_spent_what_their_grants_came_to
+-- name: campaigns_spent_matches_grants
 -- Less what was revoked, which their lots say.
 SELECT 'camp_' AS kind, c.id
   FROM credit_campaigns c
@@ -417,7 +417,7 @@ SELECT 'camp_' AS kind, c.id
     OR c.grant_count <> coalesce(g.grant_count, 0)
     OR c.spent_micro NOT BETWEEN 0 AND c.budget_micro;
 
--- name: campaigns_counted_what_became_of_their_grants
+-- name: campaign_totals_match_grants
 -- A campaign without a row of totals is one that does not count.
 SELECT 'camp_' AS kind, c.id
   FROM credit_campaigns c
@@ -443,7 +443,7 @@ SELECT 'camp_' AS kind, c.id
             coalesce(g.spending_accounts, 0), coalesce(g.grants_revoked, 0), coalesce(g.revoked_micro, 0),
             coalesce(g.revoked_consumed_micro, 0), coalesce(g.revoked_reserved_micro, 0));
 
--- name: campaigns_counted_what_they_did_each_day
+-- name: campaign_days_match_entries
 -- The sums of one slice of grants and entries, by campaign and day; invariants.py adds them up and compares the counts.
 SELECT campaign_id, day, sum(grants), sum(granted_high) * 4294967296 + sum(granted_low),
        sum(consumed_high) * 4294967296 + sum(consumed_low)
@@ -465,7 +465,7 @@ SELECT campaign_id, day, sum(grants), sum(granted_high) * 4294967296 + sum(grant
 
 -- -------------------------------------------------------------------------------------------------- grant_lot_match --
 
--- name: grants_have_their_lots
+-- name: grants_match_lots
 SELECT 'grant_' AS kind, g.id
   FROM credit_grants g
   LEFT JOIN credit_lots l ON l.id = g.lot_id
@@ -474,13 +474,13 @@ SELECT 'grant_' AS kind, g.id
     IS NOT (g.account_id, g.amount_micro, c.pool_id, 'grant', NULL, g.campaign_id, g.created_at_us)
     OR g.amount_micro > c.per_wallet_cap_micro;
 
--- name: lots_of_campaigns_have_their_grants
+-- name: campaign_lots_have_grant
 SELECT 'lot_' AS kind, l.id
   FROM credit_lots l
  WHERE l.campaign_id IS NOT NULL
    AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.lot_id = l.id);
 
--- name: grants_say_of_their_lots_what_was_revoked
+-- name: grants_revocation_matches_lot
 -- Of a revoked lot nothing is available any more. What was reserved when it was revoked is consumed or revoked later.
 SELECT 'grant_' AS kind, g.id
   FROM credit_grants g
@@ -500,13 +500,13 @@ SELECT 'grant_' AS kind, g.id
            ELSE TRUE
        END;
 
--- name: lots_are_revoked_with_their_grant
+-- name: revoked_lots_have_revoked_grant
 SELECT 'lot_' AS kind, l.id
   FROM credit_lots l
  WHERE (l.revoked_micro <> 0 OR l.revoked_at_us IS NOT NULL)
    AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.lot_id = l.id AND g.status = 'revoked');
 
--- name: grants_were_revoked_as_their_event_says
+-- name: grants_match_revoked_event
 -- The hash chain covers events. Members that only a later version writes are left out.
 SELECT 'grant_' AS kind, e.data ->> 'id' AS id
   FROM events e
@@ -519,7 +519,7 @@ SELECT 'grant_' AS kind, e.data ->> 'id' AS id
        IS NOT json_array(g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, g.amount_micro, g.status,
                          g.grant_formula, g.formula_input, g.created_at_us, g.revoked_at_us, g.revoked_micro, g.revoke_reason);
 
--- name: grants_that_were_revoked_have_events
+-- name: revoked_grants_have_event
 SELECT 'grant_' AS kind, g.id
   FROM credit_grants g
  WHERE (SELECT count(*) FROM credit_grants WHERE status = 'revoked') <> (SELECT count(*) FROM events WHERE type = 'grant.revoked')
@@ -528,7 +528,7 @@ SELECT 'grant_' AS kind, g.id
 
 -- ------------------------------------------------------------------------------------------------------- audit_chain --
 
--- name: the_audit_log_holds_what_the_last_reconciliation_saw
+-- name: audit_log_contains_reconciled_row
 -- Rows cut off at the end break no chain; but this row was there. In the first epoch its id was its seq.
 SELECT iif(a.id IS NULL AND EXISTS (SELECT 1 FROM book_epochs), 'admin_audit_log', 'audit_') AS kind,
        coalesce(a.id, r.audit_seq) AS id
@@ -537,30 +537,30 @@ SELECT iif(a.id IS NULL AND EXISTS (SELECT 1 FROM book_epochs), 'admin_audit_log
  WHERE r.audit_seq IS NOT NULL
    AND a.hash IS NOT r.audit_hash;
 
--- name: accounts_are_no_newer_than_the_audit_log
+-- name: accounts_not_newer_than_audit_log
 -- Only admins open accounts, so whoever opened the newest one was audited at that very time or later.
 SELECT 'acct_' AS kind, id
   FROM credit_accounts
  WHERE created_at_us > coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), -1);
 
--- name: lots_are_no_newer_than_the_audit_log
+-- name: lots_not_newer_than_audit_log
 SELECT 'lot_' AS kind, id
   FROM credit_lots
  WHERE created_at_us > coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), -1);
 
--- name: campaigns_are_no_newer_than_the_audit_log
+-- name: campaigns_not_newer_than_audit_log
 SELECT 'camp_' AS kind, id
   FROM credit_campaigns
  WHERE created_at_us > coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), -1);
 
--- name: revocations_are_no_newer_than_the_audit_log
+-- name: revocations_not_newer_than_audit_log
 SELECT 'grant_' AS kind, id
   FROM credit_grants
  WHERE revoked_at_us > coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), -1);
 
 -- ------------------------------------------------------------------------------------------------------ foreign_keys --
 
--- name: rows_name_rows_that_there_are
+-- name: foreign_keys_are_valid
 -- Tables without a rowid are named by the rules below; what else has no public id is named by its table.
 SELECT CASE f."table"
            WHEN 'credit_lots' THEN 'lot_'
@@ -583,23 +583,23 @@ SELECT CASE f."table"
   FROM pragma_foreign_key_check f
  WHERE f."table" NOT IN ('reservation_lots', 'credit_balances', 'credit_campaign_days', 'thresholds');
 
--- name: reservation_lots_name_rows_that_there_are
+-- name: reservation_lots_foreign_keys_are_valid
 SELECT 'res_' AS kind, h.reservation_id AS id
   FROM reservation_lots h
  WHERE NOT EXISTS (SELECT 1 FROM credit_reservations r WHERE r.id = h.reservation_id)
     OR NOT EXISTS (SELECT 1 FROM credit_lots l WHERE l.id = h.lot_id);
 
--- name: thresholds_are_of_accounts_that_there_are
+-- name: thresholds_have_account
 SELECT 'acct_' AS kind, t.account_id AS id
   FROM thresholds t
  WHERE NOT EXISTS (SELECT 1 FROM credit_accounts a WHERE a.id = t.account_id);
 
--- name: balances_are_of_accounts_that_there_are
+-- name: balances_have_account
 SELECT 'acct_' AS kind, b.account_id AS id
   FROM credit_balances b
  WHERE NOT EXISTS (SELECT 1 FROM credit_accounts a WHERE a.id = b.account_id);
 
--- name: campaign_days_are_of_campaigns_that_there_are
+-- name: campaign_days_have_campaign
 SELECT 'camp_' AS kind, d.campaign_id AS id
   FROM credit_campaign_days d
  WHERE NOT EXISTS (SELECT 1 FROM credit_campaigns c WHERE c.id = d.campaign_id);

@@ -32,14 +32,14 @@ CREATE TABLE book_epochs (
     campaigns    INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
     events       INTEGER NOT NULL,
-    CONSTRAINT epochs_begin_above_every_id
+    CONSTRAINT epochs_start_above_every_id
         CHECK (base_id > max(accounts, lots, reservations, debts, entries, campaigns, grants, events))
 ) STRICT;
 
-CREATE TRIGGER epochs_follow_each_other BEFORE INSERT ON book_epochs
+CREATE TRIGGER epochs_are_consecutive BEFORE INSERT ON book_epochs
 WHEN NEW.number <= coalesce((SELECT max(number) FROM book_epochs), 1)
   OR NEW.base_id <= coalesce((SELECT max(base_id) FROM book_epochs), 0)
-BEGIN SELECT RAISE(ABORT, 'epochs_follow_each_other'); END;
+BEGIN SELECT RAISE(ABORT, 'epochs_are_consecutive'); END;
 
 CREATE TRIGGER epochs_are_never_changed BEFORE UPDATE ON book_epochs
 BEGIN SELECT RAISE(ABORT, 'epochs_are_never_changed'); END;
@@ -119,7 +119,7 @@ CREATE TABLE credit_lots (
     revoked_micro   INTEGER NOT NULL CONSTRAINT lots_revoked_is_not_negative CHECK (revoked_micro >= 0),
     -- NULL: never expires.
     expires_at_us   INTEGER
-        CONSTRAINT lots_expire_after_they_are_made
+        CONSTRAINT lots_expire_after_creation
         CHECK (expires_at_us > created_at_us AND expires_at_us <= 253402300799999999),
     -- NULL: not revoked. From then on what a reservation gives back to it is revoked, not available.
     revoked_at_us   INTEGER
@@ -130,11 +130,11 @@ CREATE TABLE credit_lots (
     created_at_us   INTEGER NOT NULL,
     CONSTRAINT lots_parts_sum_to_original
         CHECK (original_micro = available_micro + reserved_micro + consumed_micro + expired_micro + revoked_micro),
-    CONSTRAINT lots_say_when_they_were_revoked CHECK (revoked_micro = 0 OR revoked_at_us IS NOT NULL)
+    CONSTRAINT lots_revoked_have_revocation_time CHECK (revoked_micro = 0 OR revoked_at_us IS NOT NULL)
 ) STRICT;
 
 -- One outside event credits once.
-CREATE UNIQUE INDEX lots_source_credits_once ON credit_lots (source_type, source_id) WHERE source_id IS NOT NULL;
+CREATE UNIQUE INDEX lots_source_is_unique ON credit_lots (source_type, source_id) WHERE source_id IS NOT NULL;
 CREATE INDEX lots_by_account ON credit_lots (account_id);
 -- The drawdown order of a pool; spent lots are not in it and cost nothing. 9223372036854775807: never-expiring lots last.
 CREATE INDEX lots_in_drawdown_order
@@ -146,9 +146,9 @@ CREATE INDEX lots_due_by_account ON credit_lots (account_id, expires_at_us)
 CREATE INDEX lots_due ON credit_lots (expires_at_us)
     WHERE available_micro > 0 AND expires_at_us IS NOT NULL;
 
-CREATE TRIGGER lots_begin_all_available BEFORE INSERT ON credit_lots
+CREATE TRIGGER lots_start_fully_available BEFORE INSERT ON credit_lots
 WHEN NEW.available_micro <> NEW.original_micro
-BEGIN SELECT RAISE(ABORT, 'lots_begin_all_available'); END;
+BEGIN SELECT RAISE(ABORT, 'lots_start_fully_available'); END;
 
 CREATE TRIGGER lots_terms_are_fixed
 BEFORE UPDATE OF id, account_id, pool_id, source_type, source_id, campaign_id, priority, original_micro, expires_at_us,
@@ -157,19 +157,19 @@ ON credit_lots
 BEGIN SELECT RAISE(ABORT, 'lots_terms_are_fixed'); END;
 
 -- What is consumed, expired or revoked stays so.
-CREATE TRIGGER lots_ends_are_final
+CREATE TRIGGER lots_final_parts_never_decrease
 BEFORE UPDATE OF consumed_micro, expired_micro, revoked_micro ON credit_lots
 WHEN NEW.consumed_micro < OLD.consumed_micro
   OR NEW.expired_micro < OLD.expired_micro
   OR NEW.revoked_micro < OLD.revoked_micro
-BEGIN SELECT RAISE(ABORT, 'lots_ends_are_final'); END;
+BEGIN SELECT RAISE(ABORT, 'lots_final_parts_never_decrease'); END;
 
 CREATE TRIGGER lots_are_revoked_once BEFORE UPDATE OF revoked_at_us ON credit_lots
 WHEN OLD.revoked_at_us IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'lots_are_revoked_once'); END;
 
 -- What is revoked of a lot, now or when a reservation gives it back, the campaign that paid it may spend again.
-CREATE TRIGGER lots_give_their_campaign_back_what_is_revoked AFTER UPDATE OF revoked_micro ON credit_lots
+CREATE TRIGGER lots_return_revoked_credits_to_campaign AFTER UPDATE OF revoked_micro ON credit_lots
 WHEN NEW.revoked_micro > OLD.revoked_micro AND NEW.campaign_id IS NOT NULL
 BEGIN
     UPDATE credit_campaigns
@@ -189,7 +189,7 @@ CREATE TABLE discount_tiers (
         CONSTRAINT tiers_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
     tier               TEXT NOT NULL CONSTRAINT tiers_tier_has_1_to_64_characters CHECK (length(tier) BETWEEN 1 AND 64),
     position           INTEGER NOT NULL
-        CONSTRAINT tiers_are_at_most_100_a_community CHECK (position BETWEEN 1 AND 100),
+        CONSTRAINT tiers_are_at_most_100_per_community CHECK (position BETWEEN 1 AND 100),
     rate_bps           INTEGER NOT NULL CONSTRAINT tiers_rate_is_0_to_10000_bps CHECK (rate_bps BETWEEN 0 AND 10000),
     -- NULL: the rate has no cap.
     max_discount_micro INTEGER CONSTRAINT tiers_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
@@ -197,7 +197,7 @@ CREATE TABLE discount_tiers (
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
-CREATE INDEX tiers_twice ON discount_tiers (community_id, rate_bps, max_discount_micro);
+CREATE INDEX tiers_integrity_copy ON discount_tiers (community_id, rate_bps, max_discount_micro);
 
 -- Who belongs to which community. What has lapsed stays until it is put again or deleted, and counts for nothing.
 CREATE TABLE memberships (
@@ -213,23 +213,23 @@ CREATE TABLE memberships (
 ) STRICT;
 
 CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
-CREATE INDEX memberships_twice ON memberships (account_id, community_id, tier, expires_at_us);
+CREATE INDEX memberships_integrity_copy ON memberships (account_id, community_id, tier, expires_at_us);
 
-CREATE TRIGGER memberships_begin_in_a_tier_of_the_community BEFORE INSERT ON memberships
+CREATE TRIGGER memberships_tier_exists_on_insert BEFORE INSERT ON memberships
 WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
-BEGIN SELECT RAISE(ABORT, 'memberships_begin_in_a_tier_of_the_community'); END;
+BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_insert'); END;
 
-CREATE TRIGGER memberships_change_to_a_tier_of_the_community BEFORE UPDATE ON memberships
+CREATE TRIGGER memberships_tier_exists_on_update BEFORE UPDATE ON memberships
 WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
-BEGIN SELECT RAISE(ABORT, 'memberships_change_to_a_tier_of_the_community'); END;
+BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_update'); END;
 
 -- All of them are weighed by each reservation.
-CREATE TRIGGER memberships_are_at_most_1000_an_account BEFORE INSERT ON memberships
+CREATE TRIGGER memberships_are_at_most_1000_per_account BEFORE INSERT ON memberships
 WHEN (SELECT count(*) FROM memberships WHERE account_id = NEW.account_id) >= 1000
-BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_an_account'); END;
+BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_per_account'); END;
 
-CREATE TRIGGER memberships_stay_with_their_account_and_community BEFORE UPDATE OF id, account_id, community_id ON memberships
-BEGIN SELECT RAISE(ABORT, 'memberships_stay_with_their_account_and_community'); END;
+CREATE TRIGGER memberships_account_and_community_are_fixed BEFORE UPDATE OF id, account_id, community_id ON memberships
+BEGIN SELECT RAISE(ABORT, 'memberships_account_and_community_are_fixed'); END;
 
 -- ------------------------------------------------------------------------------------------------------ reservations --
 
@@ -253,7 +253,7 @@ CREATE TABLE credit_reservations (
         CONSTRAINT reservations_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
     discount_micro     INTEGER NOT NULL
         -- list * bps / 10000, rounded down, without a product that could overflow.
-        CONSTRAINT reservations_discount_is_that_of_its_rate_and_cap
+        CONSTRAINT reservations_discount_matches_rate_and_cap
         CHECK (discount_micro = min(list_micro / 10000 * discount_bps + list_micro % 10000 * discount_bps / 10000,
                                     coalesce(max_discount_micro, 9223372036854775807))),
     -- The membership whose rate and cap they are; NULL both: none counted.
@@ -261,12 +261,12 @@ CREATE TABLE credit_reservations (
     tier               TEXT,
     -- What it holds, or in shadow mode would have held.
     held_micro         INTEGER NOT NULL
-        CONSTRAINT reservations_held_is_the_price_or_in_soft_mode_less
+        CONSTRAINT reservations_held_matches_price
         CHECK (held_micro >= 0
                AND (held_micro = list_micro - discount_micro
                     OR (billing_mode = 'soft' AND held_micro < list_micro - discount_micro))),
     expires_at_us      INTEGER NOT NULL
-        CONSTRAINT reservations_expire_after_they_are_made
+        CONSTRAINT reservations_expire_after_creation
         CHECK (expires_at_us > created_at_us AND expires_at_us <= 253402300799999999),
     -- NULL each: the caller gave none.
     description        TEXT,
@@ -274,11 +274,11 @@ CREATE TABLE credit_reservations (
         CONSTRAINT reservations_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
     -- The caller that created it, as `service:SUB` or `admin:SUB`.
     created_by         TEXT NOT NULL
-        CONSTRAINT reservations_are_created_by_a_service_or_an_admin
+        CONSTRAINT reservations_created_by_is_service_or_admin
         CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
     -- The caller that finalized or released it, where that is another; NULL: the same, or it is pending or has expired.
     closed_by          TEXT
-        CONSTRAINT reservations_are_closed_by_a_service_or_an_admin
+        CONSTRAINT reservations_closed_by_is_service_or_admin
         CHECK (length(closed_by) <= 136 AND (closed_by GLOB 'service:?*' OR closed_by GLOB 'admin:?*')),
     -- NULL all five: not finalized.
     actual_cost_micro  INTEGER CONSTRAINT reservations_actual_cost_is_not_negative CHECK (actual_cost_micro >= 0),
@@ -291,19 +291,19 @@ CREATE TABLE credit_reservations (
         CONSTRAINT reservations_parts_sum_to_held CHECK (released_micro = held_micro - coalesce(finalized_micro, 0)),
     closed_at_us       INTEGER,
     created_at_us      INTEGER NOT NULL,
-    CONSTRAINT reservations_are_closed_once_they_are_not_pending
+    CONSTRAINT reservations_are_pending_or_closed
         CHECK ((status = 'pending') = (closed_at_us IS NULL) AND (status = 'pending') = (released_micro IS NULL)),
-    CONSTRAINT reservations_name_another_caller_that_closed_them
+    CONSTRAINT reservations_closed_by_differs_from_created_by
         CHECK (closed_by IS NULL OR (closed_by <> created_by AND (status = 'finalized' OR status = 'released'))),
-    CONSTRAINT reservations_have_a_cost_when_they_are_finalized
+    CONSTRAINT reservations_finalized_have_cost
         CHECK ((status = 'finalized') = (actual_cost_micro IS NOT NULL)
                AND (status = 'finalized') = (finalized_micro IS NOT NULL)
                AND (status = 'finalized') = (overrun_micro IS NOT NULL)
                AND (status = 'finalized') = (absorbed_micro IS NOT NULL)),
-    CONSTRAINT reservations_discount_is_that_of_a_membership
+    CONSTRAINT reservations_discount_has_membership
         CHECK (CASE WHEN community_id IS NULL THEN tier IS NULL AND discount_bps = 0 AND max_discount_micro IS NULL
                     ELSE tier IS NOT NULL AND billing_mode <> 'shadow' END),
-    CONSTRAINT reservations_charge_is_the_cost_less_its_discount
+    CONSTRAINT reservations_charge_matches_cost_and_discount
         CHECK (finalized_micro + overrun_micro + absorbed_micro
                = actual_cost_micro
                  - min(actual_cost_micro / 10000 * discount_bps + actual_cost_micro % 10000 * discount_bps / 10000,
@@ -315,9 +315,9 @@ CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE statu
 -- Which of them a past moment must count as over although that was written down later.
 CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
 
-CREATE TRIGGER reservations_begin_pending BEFORE INSERT ON credit_reservations
+CREATE TRIGGER reservations_start_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
-BEGIN SELECT RAISE(ABORT, 'reservations_begin_pending'); END;
+BEGIN SELECT RAISE(ABORT, 'reservations_start_pending'); END;
 
 CREATE TRIGGER reservations_terms_are_fixed
 BEFORE UPDATE OF id, account_id, pool_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro,
@@ -341,9 +341,9 @@ CREATE TABLE silent_ends (
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id)
 ) STRICT;
 
-CREATE UNIQUE INDEX silent_ends_once_per_reservation ON silent_ends (reservation_id);
+CREATE UNIQUE INDEX silent_ends_one_per_reservation ON silent_ends (reservation_id);
 
-CREATE TRIGGER reservations_that_end_silently_are_noted AFTER UPDATE OF status ON credit_reservations
+CREATE TRIGGER reservations_record_silent_end AFTER UPDATE OF status ON credit_reservations
 WHEN NEW.held_micro = 0 OR NEW.billing_mode = 'shadow'
 BEGIN INSERT INTO silent_ends (reservation_id) VALUES (NEW.id); END;
 
@@ -360,7 +360,7 @@ CREATE TABLE reservation_lots (
         CONSTRAINT reservation_lots_position_counts_from_1 CHECK (position >= 1)
         CONSTRAINT reservation_lots_are_at_most_1000 CHECK (position <= 1000),
     lot_id         INTEGER NOT NULL REFERENCES credit_lots (id),
-    reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_hold_something CHECK (reserved_micro > 0),
+    reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_reserved_is_positive CHECK (reserved_micro > 0),
     PRIMARY KEY (reservation_id, position)
 ) STRICT, WITHOUT ROWID;
 
@@ -379,10 +379,10 @@ CREATE TABLE credit_debts (
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
-        CONSTRAINT debts_are_not_paid_beyond_what_is_owed CHECK (paid_micro BETWEEN 0 AND original_micro),
+        CONSTRAINT debts_paid_is_within_original CHECK (paid_micro BETWEEN 0 AND original_micro),
     -- The lot that wrote off what was left of it; NULL: it was not written off.
     forgiven_lot_id INTEGER REFERENCES credit_lots (id)
-        CONSTRAINT debts_are_forgiven_wholly CHECK (forgiven_lot_id IS NULL OR paid_micro = original_micro),
+        CONSTRAINT debts_forgiven_are_fully_paid CHECK (forgiven_lot_id IS NULL OR paid_micro = original_micro),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
 
@@ -391,11 +391,11 @@ CREATE UNIQUE INDEX debts_one_per_forgiving_lot ON credit_debts (forgiven_lot_id
 CREATE INDEX debts_by_account ON credit_debts (account_id);
 CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro < original_micro;
 
-CREATE TRIGGER debts_begin_unpaid BEFORE INSERT ON credit_debts
+CREATE TRIGGER debts_start_unpaid BEFORE INSERT ON credit_debts
 WHEN NEW.paid_micro <> 0 OR NEW.forgiven_lot_id IS NOT NULL
-BEGIN SELECT RAISE(ABORT, 'debts_begin_unpaid'); END;
+BEGIN SELECT RAISE(ABORT, 'debts_start_unpaid'); END;
 
-CREATE TRIGGER debts_are_only_ever_paid BEFORE UPDATE ON credit_debts
+CREATE TRIGGER debts_terms_are_fixed BEFORE UPDATE ON credit_debts
 WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.id <> OLD.id
   OR NEW.account_id <> OLD.account_id
@@ -403,7 +403,7 @@ WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.original_micro <> OLD.original_micro
   OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
-BEGIN SELECT RAISE(ABORT, 'debts_are_only_ever_paid'); END;
+BEGIN SELECT RAISE(ABORT, 'debts_terms_are_fixed'); END;
 
 CREATE TRIGGER debts_are_never_deleted BEFORE DELETE ON credit_debts
 BEGIN SELECT RAISE(ABORT, 'debts_are_never_deleted'); END;
@@ -433,7 +433,7 @@ CREATE TABLE credit_ledger (
     metadata              TEXT
         CONSTRAINT entries_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
     created_at_us         INTEGER NOT NULL,
-    CONSTRAINT entries_move_what_their_type_says CHECK (
+    CONSTRAINT entries_deltas_match_type CHECK (
         CASE entry_type
             WHEN 'deposit' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
             WHEN 'grant' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
@@ -448,10 +448,10 @@ CREATE TABLE credit_ledger (
                  AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
                       OR (available_delta_micro = 0 AND reserved_delta_micro = amount_micro))
         END),
-    CONSTRAINT entries_name_a_lot_unless_none_moves
+    CONSTRAINT entries_have_lot_if_credits_move
         CHECK ((lot_id IS NULL)
                = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
-    CONSTRAINT entries_name_the_reservation_that_acts
+    CONSTRAINT entries_have_reservation_if_type_requires
         CHECK (reservation_id IS NOT NULL
                OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
 ) STRICT;
@@ -484,14 +484,14 @@ CREATE TABLE credit_balances (
     CONSTRAINT balances_sum_fits_63_bits CHECK (available_micro <= 9223372036854775807 - reserved_micro)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TRIGGER entries_begin_a_balance AFTER INSERT ON credit_ledger
+CREATE TRIGGER entries_create_balance AFTER INSERT ON credit_ledger
 WHEN NEW.entry_seq = 1
 BEGIN
     INSERT INTO credit_balances (account_id, pool_id, available_micro, reserved_micro, entry_seq)
     VALUES (NEW.account_id, NEW.pool_id, NEW.available_delta_micro, NEW.reserved_delta_micro, 1);
 END;
 
-CREATE TRIGGER entries_follow_each_other AFTER INSERT ON credit_ledger
+CREATE TRIGGER entries_are_consecutive AFTER INSERT ON credit_ledger
 WHEN NEW.entry_seq <> 1
 BEGIN
     UPDATE credit_balances
@@ -501,32 +501,32 @@ BEGIN
      WHERE account_id = NEW.account_id
        AND pool_id = NEW.pool_id;
     -- Where there was no balance, there was no entry before this one.
-    SELECT RAISE(ABORT, 'entries_follow_each_other')
+    SELECT RAISE(ABORT, 'entries_are_consecutive')
      WHERE NOT EXISTS (SELECT 1 FROM credit_balances WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id);
 END;
 
 -- Together with the triggers above: an entry that leaves a gap, or whose after-balances are not the ones before plus its
 -- deltas, is refused; and so is any other change of a balance.
-CREATE TRIGGER balances_begin_with_the_first_entry AFTER INSERT ON credit_balances
+CREATE TRIGGER balances_start_with_first_entry AFTER INSERT ON credit_balances
 WHEN NOT EXISTS (
     SELECT 1 FROM credit_ledger e
      WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
        AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
-BEGIN SELECT RAISE(ABORT, 'balances_begin_with_the_first_entry'); END;
+BEGIN SELECT RAISE(ABORT, 'balances_start_with_first_entry'); END;
 
 -- Writes that touch a whole account read all of its pools.
-CREATE TRIGGER balances_are_at_most_64_an_account BEFORE INSERT ON credit_balances
+CREATE TRIGGER balances_are_at_most_64_per_account BEFORE INSERT ON credit_balances
 WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
-BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_an_account'); END;
+BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_per_account'); END;
 
-CREATE TRIGGER balances_follow_the_entries AFTER UPDATE ON credit_balances
+CREATE TRIGGER balances_follow_entries AFTER UPDATE ON credit_balances
 WHEN NEW.account_id <> OLD.account_id
   OR NEW.pool_id <> OLD.pool_id
   OR NOT EXISTS (
     SELECT 1 FROM credit_ledger e
      WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
        AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
-BEGIN SELECT RAISE(ABORT, 'balances_follow_the_entries'); END;
+BEGIN SELECT RAISE(ABORT, 'balances_follow_entries'); END;
 
 CREATE TRIGGER balances_are_never_deleted BEFORE DELETE ON credit_balances
 BEGIN SELECT RAISE(ABORT, 'balances_are_never_deleted'); END;
@@ -571,22 +571,22 @@ CREATE TABLE credit_campaigns (
 CREATE INDEX campaigns_by_status ON credit_campaigns (status);
 CREATE INDEX campaigns_due ON credit_campaigns (expires_at_us)
     WHERE status IN ('draft', 'active', 'paused') AND expires_at_us IS NOT NULL;
-CREATE INDEX campaigns_twice
+CREATE INDEX campaigns_integrity_copy
     ON credit_campaigns (name, description, campaign_type, budget_micro, grant_formula, grant_config, pool_id,
                          per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, created_by, created_at_us,
                          updated_at_us);
 
-CREATE TRIGGER campaigns_begin_as_drafts BEFORE INSERT ON credit_campaigns
+CREATE TRIGGER campaigns_start_as_drafts BEFORE INSERT ON credit_campaigns
 WHEN NEW.status <> 'draft' OR NEW.spent_micro <> 0 OR NEW.grant_count <> 0
-BEGIN SELECT RAISE(ABORT, 'campaigns_begin_as_drafts'); END;
+BEGIN SELECT RAISE(ABORT, 'campaigns_start_as_drafts'); END;
 
-CREATE TRIGGER campaigns_keep_to_their_life_cycle BEFORE UPDATE OF status ON credit_campaigns
+CREATE TRIGGER campaigns_status_transition_is_allowed BEFORE UPDATE OF status ON credit_campaigns
 WHEN NEW.status <> OLD.status
  AND (OLD.status, NEW.status) NOT IN (
         ('draft', 'active'), ('draft', 'expired'),
         ('active', 'paused'), ('active', 'completed'), ('active', 'expired'),
         ('paused', 'active'), ('paused', 'completed'), ('paused', 'expired'))
-BEGIN SELECT RAISE(ABORT, 'campaigns_keep_to_their_life_cycle'); END;
+BEGIN SELECT RAISE(ABORT, 'campaigns_status_transition_is_allowed'); END;
 
 CREATE TRIGGER campaigns_terms_are_locked_once_active BEFORE UPDATE ON credit_campaigns
 WHEN OLD.status <> 'draft'
@@ -599,14 +599,14 @@ WHEN OLD.status <> 'draft'
    OR OLD.grant_ttl_seconds IS NOT NEW.grant_ttl_seconds)
 BEGIN SELECT RAISE(ABORT, 'campaigns_terms_are_locked_once_active'); END;
 
-CREATE TRIGGER campaigns_ended_are_closed BEFORE UPDATE ON credit_campaigns
+CREATE TRIGGER campaigns_ended_are_locked BEFORE UPDATE ON credit_campaigns
 WHEN OLD.status IN ('completed', 'expired')
  AND (OLD.name <> NEW.name
    OR OLD.description IS NOT NEW.description
    OR OLD.budget_micro <> NEW.budget_micro
    OR OLD.expires_at_us IS NOT NEW.expires_at_us
    OR OLD.spent_micro < NEW.spent_micro)
-BEGIN SELECT RAISE(ABORT, 'campaigns_ended_are_closed'); END;
+BEGIN SELECT RAISE(ABORT, 'campaigns_ended_are_locked'); END;
 
 CREATE TRIGGER campaigns_are_never_deleted BEFORE DELETE ON credit_campaigns
 BEGIN SELECT RAISE(ABORT, 'campaigns_are_never_deleted'); END;
@@ -637,7 +637,7 @@ CREATE TABLE credit_campaign_days (
     PRIMARY KEY (campaign_id, day)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TRIGGER campaigns_begin_to_count AFTER INSERT ON credit_campaigns
+CREATE TRIGGER campaigns_create_totals AFTER INSERT ON credit_campaigns
 BEGIN
     INSERT INTO credit_campaign_totals (
         campaign_id, granted_micro, reserved_micro, expired_micro, spending_accounts, grants_revoked, revoked_micro,
@@ -646,12 +646,12 @@ BEGIN
 END;
 
 -- Budgets fit 63 bits, but what is revoked can be granted again.
-CREATE TRIGGER campaigns_grant_what_fits_63_bits BEFORE UPDATE OF grant_count ON credit_campaigns
+CREATE TRIGGER campaigns_granted_total_fits_63_bits BEFORE UPDATE OF grant_count ON credit_campaigns
 WHEN (SELECT granted_micro FROM credit_campaign_totals WHERE campaign_id = NEW.id)
      > 9223372036854775807 - (NEW.spent_micro - OLD.spent_micro)
-BEGIN SELECT RAISE(ABORT, 'campaigns_grant_what_fits_63_bits'); END;
+BEGIN SELECT RAISE(ABORT, 'campaigns_granted_total_fits_63_bits'); END;
 
-CREATE TRIGGER campaigns_count_what_they_grant AFTER UPDATE OF grant_count ON credit_campaigns
+CREATE TRIGGER campaigns_update_granted_totals AFTER UPDATE OF grant_count ON credit_campaigns
 BEGIN
     UPDATE credit_campaign_totals
        SET granted_micro = granted_micro + NEW.spent_micro - OLD.spent_micro
@@ -663,7 +663,7 @@ BEGIN
            granted_micro = granted_micro + excluded.granted_micro;
 END;
 
-CREATE TRIGGER lots_count_for_their_campaign AFTER UPDATE OF reserved_micro, consumed_micro, expired_micro ON credit_lots
+CREATE TRIGGER lots_update_campaign_totals AFTER UPDATE OF reserved_micro, consumed_micro, expired_micro ON credit_lots
 WHEN NEW.campaign_id IS NOT NULL
 BEGIN
     UPDATE credit_campaign_totals
@@ -678,7 +678,7 @@ CREATE VIEW campaign_credits_consumed AS
 SELECT campaign_id, day, consumed_micro
   FROM credit_campaign_days;
 
-CREATE TRIGGER campaigns_count_what_is_consumed INSTEAD OF INSERT ON campaign_credits_consumed
+CREATE TRIGGER campaigns_add_consumption INSTEAD OF INSERT ON campaign_credits_consumed
 BEGIN
     INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
     VALUES (NEW.campaign_id, NEW.day, 0, 0, NEW.consumed_micro)
@@ -686,7 +686,7 @@ BEGIN
        SET consumed_micro = consumed_micro + excluded.consumed_micro;
 END;
 
-CREATE TRIGGER entries_count_for_the_campaign_of_their_lot AFTER INSERT ON credit_ledger
+CREATE TRIGGER entries_update_campaign_consumption AFTER INSERT ON credit_ledger
 WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
  AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
 BEGIN
@@ -717,7 +717,7 @@ CREATE TABLE credit_grants (
         CONSTRAINT grants_revoked_reserved_within_amount CHECK (revoked_reserved_micro BETWEEN 0 AND amount_micro),
     revoke_reason          TEXT
         CONSTRAINT grants_revoke_reason_has_1_to_500_characters CHECK (length(revoke_reason) BETWEEN 1 AND 500),
-    CONSTRAINT grants_say_what_was_revoked_when_they_are_revoked CHECK (
+    CONSTRAINT grants_revocation_matches_status CHECK (
         CASE status
             WHEN 'granted' THEN coalesce(revoked_at_us, revoked_micro, revoked_consumed_micro, revoked_reserved_micro, revoke_reason) IS NULL
             WHEN 'revoked' THEN revoked_at_us IS NOT NULL AND revoked_micro IS NOT NULL AND revoked_consumed_micro IS NOT NULL
@@ -727,13 +727,13 @@ CREATE TABLE credit_grants (
 ) STRICT;
 
 -- A campaign pays an account once, also when the grant was taken back.
-CREATE UNIQUE INDEX grants_once_per_campaign_and_account ON credit_grants (campaign_id, account_id);
+CREATE UNIQUE INDEX grants_one_per_campaign_and_account ON credit_grants (campaign_id, account_id);
 CREATE UNIQUE INDEX grants_one_per_lot ON credit_grants (lot_id);
 CREATE INDEX grants_by_campaign_and_status ON credit_grants (campaign_id, status);
 CREATE INDEX grants_by_account ON credit_grants (account_id);
-CREATE INDEX grants_revoke_reasons_twice ON credit_grants (revoke_reason) WHERE revoke_reason IS NOT NULL;
+CREATE INDEX grants_revoke_reasons_integrity_copy ON credit_grants (revoke_reason) WHERE revoke_reason IS NOT NULL;
 
-CREATE TRIGGER grants_are_paid_by_an_active_campaign_in_its_time BEFORE INSERT ON credit_grants
+CREATE TRIGGER grants_campaign_is_active BEFORE INSERT ON credit_grants
 WHEN NEW.status <> 'granted'
   OR NOT EXISTS (
     SELECT 1 FROM credit_campaigns c
@@ -741,18 +741,18 @@ WHEN NEW.status <> 'granted'
        AND c.status = 'active'
        AND (c.starts_at_us IS NULL OR c.starts_at_us <= NEW.created_at_us)
        AND (c.expires_at_us IS NULL OR c.expires_at_us > NEW.created_at_us))
-BEGIN SELECT RAISE(ABORT, 'grants_are_paid_by_an_active_campaign_in_its_time'); END;
+BEGIN SELECT RAISE(ABORT, 'grants_campaign_is_active'); END;
 
 CREATE TRIGGER grants_are_within_the_cap BEFORE INSERT ON credit_grants
 WHEN NEW.amount_micro > (SELECT per_wallet_cap_micro FROM credit_campaigns WHERE id = NEW.campaign_id)
 BEGIN SELECT RAISE(ABORT, 'grants_are_within_the_cap'); END;
 
-CREATE TRIGGER grants_have_a_lot_of_their_own_account_and_amount BEFORE INSERT ON credit_grants
+CREATE TRIGGER grants_match_their_lot BEFORE INSERT ON credit_grants
 WHEN NOT EXISTS (
     SELECT 1 FROM credit_lots l
      WHERE l.id = NEW.lot_id AND l.account_id = NEW.account_id AND l.original_micro = NEW.amount_micro
        AND l.campaign_id = NEW.campaign_id AND l.source_type = 'grant' AND l.source_id IS NULL)
-BEGIN SELECT RAISE(ABORT, 'grants_have_a_lot_of_their_own_account_and_amount'); END;
+BEGIN SELECT RAISE(ABORT, 'grants_match_their_lot'); END;
 
 CREATE TRIGGER grants_terms_are_fixed
 BEFORE UPDATE OF id, campaign_id, account_id, lot_id, amount_micro, grant_formula, formula_input, created_at_us ON credit_grants
@@ -767,7 +767,7 @@ WHEN NEW.status = 'revoked'
  AND NEW.revoked_at_us IS NOT (SELECT revoked_at_us FROM credit_lots WHERE id = NEW.lot_id)
 BEGIN SELECT RAISE(ABORT, 'grants_are_revoked_with_their_lots'); END;
 
-CREATE TRIGGER grants_revoked_count_for_their_campaign AFTER UPDATE OF status ON credit_grants
+CREATE TRIGGER grants_update_revoked_totals AFTER UPDATE OF status ON credit_grants
 WHEN NEW.status = 'revoked'
 BEGIN
     UPDATE credit_campaign_totals
@@ -820,12 +820,12 @@ CREATE TRIGGER audit_times_do_not_decrease BEFORE INSERT ON admin_audit_log
 WHEN NEW.created_at_us < (SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1)
 BEGIN SELECT RAISE(ABORT, 'audit_times_do_not_decrease'); END;
 
-CREATE TRIGGER audit_rows_follow_each_other BEFORE INSERT ON admin_audit_log
+CREATE TRIGGER audit_rows_are_consecutive BEFORE INSERT ON admin_audit_log
 WHEN NEW.seq <> coalesce((SELECT max(seq) FROM admin_audit_log), 0) + 1
   OR NEW.id <= max(coalesce((SELECT id FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
                    coalesce((SELECT max(base_id) FROM book_epochs), 0))
   OR NEW.previous_hash <> coalesce((SELECT hash FROM admin_audit_log ORDER BY seq DESC LIMIT 1), zeroblob(32))
-BEGIN SELECT RAISE(ABORT, 'audit_rows_follow_each_other'); END;
+BEGIN SELECT RAISE(ABORT, 'audit_rows_are_consecutive'); END;
 
 CREATE TRIGGER audit_rows_are_never_changed BEFORE UPDATE ON admin_audit_log
 BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_changed'); END;
@@ -856,9 +856,9 @@ CREATE TABLE book_chain (
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 
-CREATE TRIGGER links_follow_each_other BEFORE INSERT ON book_chain
+CREATE TRIGGER links_are_consecutive BEFORE INSERT ON book_chain
 WHEN NEW.number <> coalesce((SELECT max(number) FROM book_chain), 0) + 1
-BEGIN SELECT RAISE(ABORT, 'links_follow_each_other'); END;
+BEGIN SELECT RAISE(ABORT, 'links_are_consecutive'); END;
 
 CREATE TRIGGER links_are_never_changed BEFORE UPDATE ON book_chain
 BEGIN SELECT RAISE(ABORT, 'links_are_never_changed'); END;
@@ -871,23 +871,23 @@ CREATE TABLE book_head (
     id              INTEGER PRIMARY KEY CONSTRAINT head_is_one_row CHECK (id = 1),
     -- The commits of the service, and the same number negated: a bit that flips in one of them shows.
     commits         INTEGER NOT NULL,
-    negated_commits INTEGER NOT NULL CONSTRAINT head_says_its_commits_twice CHECK (negated_commits = -commits)
+    negated_commits INTEGER NOT NULL CONSTRAINT head_copies_match CHECK (negated_commits = -commits)
 ) STRICT;
 
 INSERT INTO book_head (id, commits, negated_commits) VALUES (1, 0, 0);
 
-CREATE TRIGGER head_counts_every_commit BEFORE UPDATE ON book_head
+CREATE TRIGGER head_commits_increase_by_one BEFORE UPDATE ON book_head
 WHEN NEW.commits <> OLD.commits + 1
-BEGIN SELECT RAISE(ABORT, 'head_counts_every_commit'); END;
+BEGIN SELECT RAISE(ABORT, 'head_commits_increase_by_one'); END;
 
-CREATE TRIGGER head_is_kept BEFORE DELETE ON book_head
-BEGIN SELECT RAISE(ABORT, 'head_is_kept'); END;
+CREATE TRIGGER head_is_never_deleted BEFORE DELETE ON book_head
+BEGIN SELECT RAISE(ABORT, 'head_is_never_deleted'); END;
 
 -- --------------------------------------------------------------------------------------------------- reconciliation --
 
 -- The last reconciliation: one row, none before the first. src/minibill/invariants.py says what is checked.
 CREATE TABLE reconciliations (
-    id               INTEGER PRIMARY KEY CONSTRAINT reconciliation_is_the_last CHECK (id = 1),
+    id               INTEGER PRIMARY KEY CONSTRAINT reconciliation_is_one_row CHECK (id = 1),
     -- The moment of the snapshot that was checked.
     reconciled_at_us INTEGER NOT NULL,
     -- What it is answered with.
@@ -897,18 +897,18 @@ CREATE TABLE reconciliations (
     -- that log later, or makes its chain anew, can't do it without this row being missed.
     audit_seq        INTEGER,
     audit_hash       BLOB CONSTRAINT reconciliation_audit_hash_has_32_bytes CHECK (length(audit_hash) = 32),
-    CONSTRAINT reconciliation_names_an_audit_row_whole CHECK ((audit_seq IS NULL) = (audit_hash IS NULL))
+    CONSTRAINT reconciliation_has_audit_seq_and_hash CHECK ((audit_seq IS NULL) = (audit_hash IS NULL))
 ) STRICT;
 
-CREATE INDEX reconciliations_twice ON reconciliations (reconciled_at_us, report);
+CREATE INDEX reconciliations_integrity_copy ON reconciliations (reconciled_at_us, report);
 
-CREATE TRIGGER reconciliation_sees_no_less_of_the_audit_log BEFORE UPDATE ON reconciliations
+CREATE TRIGGER reconciliation_audit_seq_never_decreases BEFORE UPDATE ON reconciliations
 WHEN OLD.audit_seq IS NOT NULL
  AND (NEW.audit_seq IS NULL OR NEW.audit_seq < OLD.audit_seq)
-BEGIN SELECT RAISE(ABORT, 'reconciliation_sees_no_less_of_the_audit_log'); END;
+BEGIN SELECT RAISE(ABORT, 'reconciliation_audit_seq_never_decreases'); END;
 
-CREATE TRIGGER reconciliation_is_kept BEFORE DELETE ON reconciliations
-BEGIN SELECT RAISE(ABORT, 'reconciliation_is_kept'); END;
+CREATE TRIGGER reconciliation_is_never_deleted BEFORE DELETE ON reconciliations
+BEGIN SELECT RAISE(ABORT, 'reconciliation_is_never_deleted'); END;
 
 -- ---------------------------------------------------------------------------------------- idempotency keys and tokens --
 
@@ -921,7 +921,7 @@ CREATE TABLE idempotency_keys (
         CONSTRAINT idempotency_key_has_1_to_255_characters CHECK (length(key) BETWEEN 1 AND 255),
     -- SHA-256 of method, path and body.
     fingerprint   BLOB NOT NULL CONSTRAINT idempotency_fingerprint_has_32_bytes CHECK (length(fingerprint) = 32),
-    status        INTEGER NOT NULL CONSTRAINT idempotency_keeps_successes_only CHECK (status BETWEEN 200 AND 299),
+    status        INTEGER NOT NULL CONSTRAINT idempotency_status_is_success CHECK (status BETWEEN 200 AND 299),
     body          BLOB NOT NULL,
     -- By the running time, which counts while the book is served and which no clock that is set moves.
     created_at_us INTEGER NOT NULL,
@@ -932,8 +932,8 @@ CREATE TABLE idempotency_keys (
 
 CREATE UNIQUE INDEX idempotency_one_per_caller_and_key ON idempotency_keys (caller, key);
 
-CREATE TRIGGER idempotency_answers_are_never_changed BEFORE UPDATE ON idempotency_keys
-BEGIN SELECT RAISE(ABORT, 'idempotency_answers_are_never_changed'); END;
+CREATE TRIGGER idempotency_responses_are_never_changed BEFORE UPDATE ON idempotency_keys
+BEGIN SELECT RAISE(ABORT, 'idempotency_responses_are_never_changed'); END;
 
 -- Token ids that are refused until the token would have expired anyway. Times by the running time, as for keys.
 CREATE TABLE revoked_tokens (
@@ -942,7 +942,7 @@ CREATE TABLE revoked_tokens (
     revoked_at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX revoked_tokens_twice ON revoked_tokens (revoked_at_us);
+CREATE INDEX revoked_tokens_integrity_copy ON revoked_tokens (revoked_at_us);
 
 -- Subjects whose tokens are rejected if they were issued before a time, until the last of those would have expired anyway.
 CREATE TABLE revoked_subjects (
@@ -953,8 +953,8 @@ CREATE TABLE revoked_subjects (
     revoked_at_us    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX revoked_subjects_twice ON revoked_subjects (revoked_at_us, issued_before_us);
+CREATE INDEX revoked_subjects_integrity_copy ON revoked_subjects (revoked_at_us, issued_before_us);
 
-CREATE TRIGGER revoked_subjects_take_nothing_back BEFORE UPDATE ON revoked_subjects
+CREATE TRIGGER revoked_subjects_times_never_decrease BEFORE UPDATE ON revoked_subjects
 WHEN NEW.sub <> OLD.sub OR NEW.issued_before_us < OLD.issued_before_us OR NEW.revoked_at_us < OLD.revoked_at_us
-BEGIN SELECT RAISE(ABORT, 'revoked_subjects_take_nothing_back'); END;
+BEGIN SELECT RAISE(ABORT, 'revoked_subjects_times_never_decrease'); END;

@@ -19,18 +19,18 @@ CREATE TABLE thresholds (
     below_micro     INTEGER NOT NULL CONSTRAINT thresholds_below_is_positive CHECK (below_micro > 0),
     -- It is crossed back only here, so that credits that come and go around one mark are not told of each time.
     recovered_micro INTEGER NOT NULL
-        CONSTRAINT thresholds_recover_where_they_are_not_below CHECK (recovered_micro >= below_micro),
+        CONSTRAINT thresholds_recovered_is_at_least_below CHECK (recovered_micro >= below_micro),
     position        INTEGER NOT NULL
-        CONSTRAINT thresholds_are_at_most_20_an_account CHECK (position BETWEEN 1 AND 20),
+        CONSTRAINT thresholds_are_at_most_20_per_account CHECK (position BETWEEN 1 AND 20),
     -- 1: it was crossed downwards and not yet back.
-    is_below        INTEGER NOT NULL CONSTRAINT thresholds_are_below_or_not CHECK (is_below IN (0, 1)),
+    is_below        INTEGER NOT NULL CONSTRAINT thresholds_is_below_is_0_or_1 CHECK (is_below IN (0, 1)),
     PRIMARY KEY (account_id, pool_id, below_micro)
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
 
 -- What follows from nothing else, once more.
-CREATE INDEX thresholds_twice ON thresholds (account_id, position, recovered_micro, is_below);
+CREATE INDEX thresholds_integrity_copy ON thresholds (account_id, position, recovered_micro, is_below);
 
 -- ------------------------------------------------------------------------------------------------------------ events --
 
@@ -58,17 +58,17 @@ CREATE INDEX events_by_entry ON events (after_entry_id);
 
 -- What the next row of `events` comes after, and its id. That is NULL, for SQLite's own choice, except for the first event of
 -- an epoch.
-CREATE VIEW events_end AS
+CREATE VIEW feed_end AS
 SELECT max(coalesce((SELECT max(id) FROM credit_ledger), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0))
            AS after_entry_id,
        (SELECT max(b.base_id) + 1 FROM book_epochs b WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.id > b.base_id))
            AS first_event_id;
 
-CREATE TRIGGER events_come_after_all_that_was_before AFTER INSERT ON events
-WHEN NEW.after_entry_id <> (SELECT after_entry_id FROM events_end)
+CREATE TRIGGER events_are_in_feed_order AFTER INSERT ON events
+WHEN NEW.after_entry_id <> (SELECT after_entry_id FROM feed_end)
   OR NEW.id <> (SELECT max(id) FROM events)
   OR NEW.id <= (SELECT max(base_id) FROM book_epochs)
-BEGIN SELECT RAISE(ABORT, 'events_come_after_all_that_was_before'); END;
+BEGIN SELECT RAISE(ABORT, 'events_are_in_feed_order'); END;
 
 CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
 BEGIN SELECT RAISE(ABORT, 'events_are_never_changed'); END;
@@ -76,18 +76,18 @@ BEGIN SELECT RAISE(ABORT, 'events_are_never_changed'); END;
 CREATE TRIGGER events_are_never_deleted BEFORE DELETE ON events
 BEGIN SELECT RAISE(ABORT, 'events_are_never_deleted'); END;
 
-CREATE TRIGGER accounts_that_open_are_told AFTER INSERT ON credit_accounts
+CREATE TRIGGER accounts_emit_opened_event AFTER INSERT ON credit_accounts
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'account.opened', NEW.id, NULL,
            json_object('id', NEW.id, 'entity_type', NEW.entity_type, 'entity_id', NEW.entity_id,
                        'created_at_us', NEW.created_at_us),
            NEW.created_at_us
-      FROM events_end;
+      FROM feed_end;
 END;
 
 -- Campaigns as their events tell of them.
-CREATE VIEW campaigns_as_told AS
+CREATE VIEW campaign_event_data AS
 SELECT id AS campaign_id,
        first_event_id,
        after_entry_id,
@@ -99,17 +99,17 @@ SELECT id AS campaign_id,
                    'updated_at_us', updated_at_us) AS data,
        updated_at_us
   FROM credit_campaigns
-  JOIN events_end;
+  JOIN feed_end;
 
-CREATE TRIGGER campaigns_that_begin_are_told AFTER INSERT ON credit_campaigns
+CREATE TRIGGER campaigns_emit_created_event AFTER INSERT ON credit_campaigns
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'campaign.created', NULL, campaign_id, data, updated_at_us
-      FROM campaigns_as_told
+      FROM campaign_event_data
      WHERE campaign_id = NEW.id;
 END;
 
-CREATE TRIGGER campaigns_that_are_edited_are_told
+CREATE TRIGGER campaigns_emit_edited_event
 AFTER UPDATE OF name, description, campaign_type, budget_micro, grant_formula, grant_config, pool_id, per_wallet_cap_micro,
                 starts_at_us, expires_at_us, grant_ttl_seconds
 ON credit_campaigns
@@ -127,32 +127,32 @@ WHEN OLD.name <> NEW.name
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'campaign.edited', NULL, campaign_id, data, updated_at_us
-      FROM campaigns_as_told
+      FROM campaign_event_data
      WHERE campaign_id = NEW.id;
 END;
 
-CREATE TRIGGER campaigns_that_move_are_told AFTER UPDATE OF status ON credit_campaigns
+CREATE TRIGGER campaigns_emit_status_event AFTER UPDATE OF status ON credit_campaigns
 WHEN OLD.status <> NEW.status
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
            updated_at_us
-      FROM campaigns_as_told
+      FROM campaign_event_data
      WHERE campaign_id = NEW.id;
 END;
 
-CREATE TRIGGER campaigns_that_are_exhausted_are_told AFTER UPDATE OF spent_micro, budget_micro ON credit_campaigns
+CREATE TRIGGER campaigns_emit_exhausted_event AFTER UPDATE OF spent_micro, budget_micro ON credit_campaigns
 WHEN NEW.spent_micro = NEW.budget_micro
  AND OLD.spent_micro < OLD.budget_micro
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT first_event_id, after_entry_id, 'campaign.exhausted', NULL, campaign_id, data, updated_at_us
-      FROM campaigns_as_told
+      FROM campaign_event_data
      WHERE campaign_id = NEW.id;
 END;
 
 -- A grant that is made has its entry. One that is revoked may have none: when all of it is consumed or reserved.
-CREATE TRIGGER grants_that_are_revoked_are_told AFTER UPDATE OF status ON credit_grants
+CREATE TRIGGER grants_emit_revoked_event AFTER UPDATE OF status ON credit_grants
 WHEN NEW.status = 'revoked'
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
@@ -164,12 +164,12 @@ BEGIN
                        'revoked_at_us', NEW.revoked_at_us, 'revoked_micro', NEW.revoked_micro,
                        'revoke_reason', NEW.revoke_reason),
            NEW.revoked_at_us
-      FROM events_end
+      FROM feed_end
       JOIN credit_accounts a ON a.id = NEW.account_id;
 END;
 
 -- After the entries of the lot that writes it off.
-CREATE TRIGGER debts_that_are_forgiven_are_told AFTER UPDATE OF forgiven_lot_id ON credit_debts
+CREATE TRIGGER debts_emit_forgiven_event AFTER UPDATE OF forgiven_lot_id ON credit_debts
 WHEN NEW.forgiven_lot_id IS NOT NULL
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
@@ -178,7 +178,7 @@ BEGIN
                        'reservation_id', NEW.reservation_id, 'original_micro', NEW.original_micro,
                        'paid_micro', NEW.paid_micro, 'created_at_us', NEW.created_at_us),
            l.created_at_us
-      FROM events_end
+      FROM feed_end
       JOIN credit_lots l
       JOIN credit_reservations r ON r.id = NEW.reservation_id
      WHERE l.id = NEW.forgiven_lot_id;
@@ -192,12 +192,12 @@ CREATE VIEW thresholds_crossed AS
 SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at_us
   FROM thresholds;
 
-CREATE TRIGGER thresholds_that_are_crossed_are_told INSTEAD OF INSERT ON thresholds_crossed
+CREATE TRIGGER thresholds_emit_crossing INSTEAD OF INSERT ON thresholds_crossed
 BEGIN
     -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
     SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
-               WHEN 1 THEN (SELECT first_event_id FROM events_end)
+               WHEN 1 THEN (SELECT first_event_id FROM feed_end)
            END,
            NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
            json_object('account_id', account_id, 'pool_id', pool_id, 'below_micro', below_micro,
@@ -216,7 +216,7 @@ BEGIN
        AND iif(is_below, NEW.available_micro >= recovered_micro, NEW.available_micro < below_micro);
 END;
 
-CREATE TRIGGER entries_that_cross_a_threshold_are_told AFTER INSERT ON credit_ledger
+CREATE TRIGGER entries_check_thresholds AFTER INSERT ON credit_ledger
 WHEN NEW.available_delta_micro <> 0
  AND EXISTS (
     SELECT 1 FROM thresholds

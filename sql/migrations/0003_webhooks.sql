@@ -13,7 +13,7 @@ CREATE TABLE webhooks (
     -- NULL: none was given.
     description       TEXT
         CONSTRAINT webhooks_description_has_at_most_500_characters CHECK (length(description) <= 500),
-    is_enabled        INTEGER NOT NULL CONSTRAINT webhooks_are_enabled_or_not CHECK (is_enabled IN (0, 1)),
+    is_enabled        INTEGER NOT NULL CONSTRAINT webhooks_is_enabled_is_0_or_1 CHECK (is_enabled IN (0, 1)),
     secret_version    INTEGER NOT NULL CONSTRAINT webhooks_secret_version_is_positive CHECK (secret_version > 0),
     -- Until then the version before signs too; NULL: it does not. By the real clock, as all times here but created and updated.
     rotated_until_us  INTEGER,
@@ -29,7 +29,7 @@ CREATE TABLE webhooks (
 ) STRICT;
 
 -- What was asked for, once more. How far each has come is not: of a place that is wrong some events are sent again, or not.
-CREATE INDEX webhooks_twice
+CREATE INDEX webhooks_integrity_copy
     ON webhooks (url, types, description, is_enabled, secret_version, rotated_until_us, revision, created_at_us, updated_at_us);
 
 -- Each has a place in memory and connections of its own.

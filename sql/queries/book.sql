@@ -44,7 +44,7 @@ SELECT coalesce(max(n.after_entry_id - w.entry_id
          WHERE is_enabled) w
   JOIN (SELECT after_entry_id,
                max(coalesce((SELECT max(id) FROM events), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0)) AS event_id
-          FROM events_end) n;
+          FROM feed_end) n;
 
 -- name: rows_in_all
 -- Nothing in these tables is ever deleted, and ids run without gaps but for those that an epoch skipped.

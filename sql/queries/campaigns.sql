@@ -72,7 +72,7 @@ UPDATE credit_campaigns
  WHERE id = :campaign_id;
 
 -- name: transition_campaign
--- The trigger campaigns_keep_to_their_life_cycle rejects a transition that the life cycle does not have.
+-- The trigger campaigns_status_transition_is_allowed rejects a transition that the life cycle does not have.
 UPDATE credit_campaigns
    SET status = :status,
        updated_at_us = :now_us

@@ -3,7 +3,7 @@
 -- name: end_of_feed
 -- The newest entry, or the base of an epoch without entries, and the newest event. Every committed event is before this position.
 SELECT after_entry_id, coalesce((SELECT max(id) FROM events), 0)
-  FROM events_end;
+  FROM feed_end;
 
 -- name: position_exists
 -- 1 if this feed contains the position: each part is the id of a row, the base of an epoch, or 0 for the beginning.

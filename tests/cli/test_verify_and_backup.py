@@ -100,7 +100,7 @@ def test_verify_names_what_is_wrong_and_exits_1(book: Path) -> None:
     before = contents(book.parent)
     result = minibill("verify", "--db", book)
     assert result.exit_code == 1
-    assert "lot_0000000000001" in result.stdout and "lots_have_parts_that_sum_to_their_original" in result.stdout
+    assert "lot_0000000000001" in result.stdout and "lots_parts_sum_to_original" in result.stdout
     assert "1 of credit_lots break lots_parts_sum_to_original" in result.stdout
     assert "is unhealthy" in result.stdout and "lot_balance_match" in result.stdout.splitlines()[-1]
     assert contents(book.parent) == before

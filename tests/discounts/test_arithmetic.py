@@ -57,7 +57,7 @@ def test_a_discount_is_a_share_rounded_down_and_capped(subtests: pytest.Subtests
 
 @given(st.integers(0, MAX), st.integers(0, 10_000), st.none() | st.integers(0, MAX))
 def test_sql_computes_the_same_discount(list_micro: int, rate_bps: int, cap_micro: int | None) -> None:
-    # As the constraint reservations_discount_is_that_of_its_rate_and_cap computes it: each part fits 63 bits.
+    # As the constraint reservations_discount_matches_rate_and_cap computes it: each part fits 63 bits.
     parts = [list_micro // 10_000 * rate_bps, list_micro % 10_000 * rate_bps]
     assert max(parts) <= MAX
     in_parts = min(parts[0] + parts[1] // 10_000, MAX if cap_micro is None else cap_micro)

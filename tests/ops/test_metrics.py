@@ -102,7 +102,7 @@ def test_the_book_is_summed_exactly_also_where_no_column_could_hold_the_sum(
     shutil.copyfile(migrated_file, path)
     largest = 2**63 - 1
     conn = sqlite3.connect(path, isolation_level=None)
-    conn.execute("DROP TRIGGER balances_begin_with_the_first_entry")
+    conn.execute("DROP TRIGGER balances_start_with_first_entry")
     conn.executemany("INSERT INTO credit_balances VALUES (?, 'general', ?, 5, 1)", [(n, largest - 5) for n in range(3)])
     conn.close()
 

@@ -172,10 +172,10 @@ def test_what_the_database_rejects_rolls_no_expiry_back(moment: Moment, api: Api
     ok(api.call("PUT", "/discounts/c1/tiers", {"tiers": [{"tier": "gold", "rateBps": 1}]}))
 
     def fill(conn: sqlite3.Connection) -> None:
-        conn.execute("DROP TRIGGER memberships_are_at_most_1000_an_account")
+        conn.execute("DROP TRIGGER memberships_are_at_most_1000_per_account")
         conn.execute(
-            "CREATE TRIGGER memberships_are_at_most_1000_an_account BEFORE INSERT ON memberships"
-            " BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_an_account'); END"
+            "CREATE TRIGGER memberships_are_at_most_1000_per_account BEFORE INSERT ON memberships"
+            " BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_per_account'); END"
         )
 
     api.loop.run(api.book.writer.alone(fill))

@@ -20,23 +20,23 @@ YEAR_10000 = 253_402_300_800_000_000
 
 # What a caller is told when the database refuses what an operation should have refused before.
 ANSWERS = {
-    "lots_source_credits_once": (409, "source_already_credited"),
+    "lots_source_is_unique": (409, "source_already_credited"),
     "lots_metadata_is_an_object": (400, "validation_error"),
     "entries_metadata_is_an_object": (400, "validation_error"),
     "reservations_metadata_is_an_object": (400, "validation_error"),
     "grants_formula_input_is_an_object": (400, "validation_error"),
-    "memberships_are_at_most_1000_an_account": (400, "validation_error"),
+    "memberships_are_at_most_1000_per_account": (400, "validation_error"),
     "webhooks_are_at_most_20": (400, "validation_error"),
-    "memberships_begin_in_a_tier_of_the_community": (404, "tier_not_found"),
-    "memberships_change_to_a_tier_of_the_community": (404, "tier_not_found"),
+    "memberships_tier_exists_on_insert": (404, "tier_not_found"),
+    "memberships_tier_exists_on_update": (404, "tier_not_found"),
     "balances_sum_fits_63_bits": (422, "amount_too_large"),
-    "balances_are_at_most_64_an_account": (422, "too_many_pools"),
+    "balances_are_at_most_64_per_account": (422, "too_many_pools"),
     "reservation_lots_are_at_most_1000": (422, "too_many_lots"),
     "campaigns_spent_within_budget": (422, "budget_exceeded"),
     "campaigns_terms_are_locked_once_active": (422, "campaign_field_locked"),
-    "campaigns_ended_are_closed": (422, "campaign_field_locked"),
-    "campaigns_grant_what_fits_63_bits": (422, "amount_too_large"),
-    "grants_are_paid_by_an_active_campaign_in_its_time": (409, "campaign_not_active"),
+    "campaigns_ended_are_locked": (422, "campaign_field_locked"),
+    "campaigns_granted_total_fits_63_bits": (422, "amount_too_large"),
+    "grants_campaign_is_active": (409, "campaign_not_active"),
     "grants_are_within_the_cap": (422, "per_wallet_cap_exceeded"),
 }
 
@@ -164,8 +164,8 @@ NO_DISCOUNT: dict[str, object] = {
 
 
 def _rows_that_a_check_refuses() -> Iterator[Case]:
-    rate_and_cap = "reservations_discount_is_that_of_its_rate_and_cap"
-    of_a_membership = "reservations_discount_is_that_of_a_membership"
+    rate_and_cap = "reservations_discount_matches_rate_and_cap"
+    of_a_membership = "reservations_discount_has_membership"
     table: list[tuple[str, str, dict[str, object]]] = [
         ("accounts_entity_type_is_known", "credit_accounts", {"entity_type": "robot"}),
         ("accounts_entity_id_has_1_to_200_characters", "credit_accounts", {"entity_id": ""}),
@@ -189,34 +189,34 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("lots_source_type_is_known", "credit_lots", {"source_type": "gift"}),
         ("lots_source_id_has_1_to_200_characters", "credit_lots", {"source_id": ""}),
         ("lots_source_id_has_1_to_200_characters", "credit_lots", {"source_id": "s" * 201}),
-        ("lots_source_credits_once", "credit_lots", {"source_id": "order-1"}),
+        ("lots_source_is_unique", "credit_lots", {"source_id": "order-1"}),
         ("lots_priority_is_0_to_100", "credit_lots", {"priority": -1}),
         ("lots_priority_is_0_to_100", "credit_lots", {"priority": 101}),
         ("lots_original_is_positive", "credit_lots", {"original_micro": 0, "available_micro": 0}),
         ("lots_consumed_is_not_negative", "credit_lots", {"consumed_micro": -1, "reserved_micro": 1}),
         ("lots_expired_is_not_negative", "credit_lots", {"expired_micro": -1, "reserved_micro": 1}),
         ("lots_revoked_is_not_negative", "credit_lots", {"revoked_micro": -1, "reserved_micro": 1}),
-        ("lots_expire_after_they_are_made", "credit_lots", {"expires_at_us": 2000}),
-        ("lots_expire_after_they_are_made", "credit_lots", {"expires_at_us": YEAR_10000}),
+        ("lots_expire_after_creation", "credit_lots", {"expires_at_us": 2000}),
+        ("lots_expire_after_creation", "credit_lots", {"expires_at_us": YEAR_10000}),
         ("lots_parts_sum_to_original", "credit_lots", {"reserved_micro": 1}),
-        ("silent_ends_once_per_reservation", "silent_ends", {"reservation_id": 5}),
-        ("lots_begin_all_available", "credit_lots", {"available_micro": 99, "reserved_micro": 1}),
+        ("silent_ends_one_per_reservation", "silent_ends", {"reservation_id": 5}),
+        ("lots_start_fully_available", "credit_lots", {"available_micro": 99, "reserved_micro": 1}),
         ("lots_revoked_have_nothing_available", "credit_lots", {"revoked_at_us": 2000}),
         ("tiers_community_id_has_1_to_200_characters", "discount_tiers", {"community_id": ""}),
         ("tiers_community_id_has_1_to_200_characters", "discount_tiers", {"community_id": "c" * 201}),
         ("tiers_tier_has_1_to_64_characters", "discount_tiers", {"tier": ""}),
         ("tiers_tier_has_1_to_64_characters", "discount_tiers", {"tier": "t" * 65}),
-        ("tiers_are_at_most_100_a_community", "discount_tiers", {"position": 0}),
-        ("tiers_are_at_most_100_a_community", "discount_tiers", {"position": 101}),
+        ("tiers_are_at_most_100_per_community", "discount_tiers", {"position": 0}),
+        ("tiers_are_at_most_100_per_community", "discount_tiers", {"position": 101}),
         ("tiers_one_per_position", "discount_tiers", {"position": 2}),
         ("tiers_rate_is_0_to_10000_bps", "discount_tiers", {"rate_bps": -1}),
         ("tiers_rate_is_0_to_10000_bps", "discount_tiers", {"rate_bps": 10_001}),
         ("tiers_max_discount_is_not_negative", "discount_tiers", {"max_discount_micro": -1}),
         ("memberships_expire_before_the_year_10000", "memberships", {"expires_at_us": YEAR_10000}),
         ("memberships_one_per_account_and_community", "memberships", {"account_id": 1}),
-        ("memberships_begin_in_a_tier_of_the_community", "memberships", {"tier": "Gold"}),
-        ("memberships_begin_in_a_tier_of_the_community", "memberships", {"community_id": "other"}),
-        ("reservations_begin_pending", "credit_reservations", {"status": "released"}),
+        ("memberships_tier_exists_on_insert", "memberships", {"tier": "Gold"}),
+        ("memberships_tier_exists_on_insert", "memberships", {"community_id": "other"}),
+        ("reservations_start_pending", "credit_reservations", {"status": "released"}),
         ("reservations_billing_mode_is_known", "credit_reservations", {"billing_mode": "free"}),
         ("reservations_list_is_not_negative", "credit_reservations",
          {"list_micro": -1, "discount_micro": -1, "held_micro": 0}),
@@ -241,23 +241,23 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         (of_a_membership, "credit_reservations", NO_DISCOUNT | {"max_discount_micro": 5}),
         (of_a_membership, "credit_reservations", NO_DISCOUNT | {"list_micro": 5, "discount_bps": 1, "held_micro": 5}),
         (of_a_membership, "credit_reservations", {"billing_mode": "shadow"}),
-        ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations", {"held_micro": 89}),
-        ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations",
+        ("reservations_held_matches_price", "credit_reservations", {"held_micro": 89}),
+        ("reservations_held_matches_price", "credit_reservations",
          {"held_micro": 89, "billing_mode": "shadow"}),
-        ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations",
+        ("reservations_held_matches_price", "credit_reservations",
          {"held_micro": 91, "billing_mode": "soft"}),
-        ("reservations_held_is_the_price_or_in_soft_mode_less", "credit_reservations",
+        ("reservations_held_matches_price", "credit_reservations",
          {"held_micro": -1, "billing_mode": "soft"}),
-        ("reservations_expire_after_they_are_made", "credit_reservations", {"expires_at_us": 2000}),
-        ("reservations_expire_after_they_are_made", "credit_reservations", {"expires_at_us": YEAR_10000}),
+        ("reservations_expire_after_creation", "credit_reservations", {"expires_at_us": 2000}),
+        ("reservations_expire_after_creation", "credit_reservations", {"expires_at_us": YEAR_10000}),
         ("reservation_lots_position_counts_from_1", "reservation_lots", {"position": 0}),
         ("reservation_lots_are_at_most_1000", "reservation_lots", {"position": 1001}),
-        ("reservation_lots_hold_something", "reservation_lots", {"reserved_micro": 0}),
+        ("reservation_lots_reserved_is_positive", "reservation_lots", {"reserved_micro": 0}),
         ("debts_original_is_positive", "credit_debts", {"original_micro": 0}),
-        ("debts_begin_unpaid", "credit_debts", {"paid_micro": 1}),
-        ("debts_begin_unpaid", "credit_debts", {"forgiven_lot_id": 3}),
+        ("debts_start_unpaid", "credit_debts", {"paid_micro": 1}),
+        ("debts_start_unpaid", "credit_debts", {"forgiven_lot_id": 3}),
         ("debts_one_per_reservation", "credit_debts", {"reservation_id": 3}),
-        ("entries_name_a_lot_unless_none_moves", "credit_ledger", {"lot_id": None}),
+        ("entries_have_lot_if_credits_move", "credit_ledger", {"lot_id": None}),
         ("entries_times_do_not_decrease", "credit_ledger", {"created_at_us": 1169}),
         ("entries_one_per_sequence_number", "credit_ledger", {"entry_seq": 6}),
         ("entries_one_per_sequence_number", "credit_ledger", {"entry_seq": 1}),
@@ -271,24 +271,24 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("campaigns_expire_after_they_start", "credit_campaigns", {"starts_at_us": 3000, "expires_at_us": 3000}),
         ("campaigns_grant_ttl_is_within_100_years", "credit_campaigns", {"grant_ttl_seconds": 0}),
         ("campaigns_grant_ttl_is_within_100_years", "credit_campaigns", {"grant_ttl_seconds": 3_153_600_001}),
-        ("campaigns_begin_as_drafts", "credit_campaigns", {"status": "active"}),
-        ("campaigns_begin_as_drafts", "credit_campaigns", {"spent_micro": 1}),
-        ("campaigns_begin_as_drafts", "credit_campaigns", {"grant_count": 1}),
+        ("campaigns_start_as_drafts", "credit_campaigns", {"status": "active"}),
+        ("campaigns_start_as_drafts", "credit_campaigns", {"spent_micro": 1}),
+        ("campaigns_start_as_drafts", "credit_campaigns", {"grant_count": 1}),
         ("thresholds_below_is_positive", "thresholds", {"below_micro": 0}),
-        ("thresholds_recover_where_they_are_not_below", "thresholds", {"recovered_micro": 9}),
-        ("thresholds_are_at_most_20_an_account", "thresholds", {"position": 0}),
-        ("thresholds_are_at_most_20_an_account", "thresholds", {"position": 21}),
-        ("thresholds_are_below_or_not", "thresholds", {"is_below": 2}),
+        ("thresholds_recovered_is_at_least_below", "thresholds", {"recovered_micro": 9}),
+        ("thresholds_are_at_most_20_per_account", "thresholds", {"position": 0}),
+        ("thresholds_are_at_most_20_per_account", "thresholds", {"position": 21}),
+        ("thresholds_is_below_is_0_or_1", "thresholds", {"is_below": 2}),
         ("thresholds_one_per_position", "thresholds", {"position": 2}),
         ("events_type_is_known", "events", {"type": "account.closed"}),
         ("events_type_is_known", "events", {"type": "ledger.grant"}),
-        ("events_come_after_all_that_was_before", "events", {"after_entry_id": 16}),
-        ("events_come_after_all_that_was_before", "events", {"after_entry_id": 18}),
-        ("events_come_after_all_that_was_before", "events", {"id": 0}),
+        ("events_are_in_feed_order", "events", {"after_entry_id": 16}),
+        ("events_are_in_feed_order", "events", {"after_entry_id": 18}),
+        ("events_are_in_feed_order", "events", {"id": 0}),
         ("webhooks_url_has_1_to_2000_characters", "webhooks", {"url": ""}),
         ("webhooks_url_has_1_to_2000_characters", "webhooks", {"url": "u" * 2001}),
         ("webhooks_description_has_at_most_500_characters", "webhooks", {"description": "d" * 501}),
-        ("webhooks_are_enabled_or_not", "webhooks", {"is_enabled": 2}),
+        ("webhooks_is_enabled_is_0_or_1", "webhooks", {"is_enabled": 2}),
         ("webhooks_secret_version_is_positive", "webhooks", {"secret_version": 0}),
         ("webhook_attempts_count_from_1", "webhook_attempts", {"attempt": 0}),
         ("webhook_attempts_outcome_is_known", "webhook_attempts", {"outcome": "lost"}),
@@ -296,16 +296,16 @@ def _rows_that_a_check_refuses() -> Iterator[Case]:
         ("audit_actor_has_1_to_128_characters", "admin_audit_log", {"actor_id": "a" * 129}),
         ("audit_hash_has_32_bytes", "admin_audit_log", {"hash": bytes(31)}),
         ("audit_times_do_not_decrease", "admin_audit_log", {"created_at_us": 1009}),
-        ("audit_rows_follow_each_other", "admin_audit_log", {"seq": len(audit_rows()) + 2}),
-        ("audit_rows_follow_each_other", "admin_audit_log", {"seq": len(audit_rows())}),
-        ("audit_rows_follow_each_other", "admin_audit_log", {"id": 2}),
-        ("audit_rows_follow_each_other", "admin_audit_log", {"previous_hash": bytes(32)}),
+        ("audit_rows_are_consecutive", "admin_audit_log", {"seq": len(audit_rows()) + 2}),
+        ("audit_rows_are_consecutive", "admin_audit_log", {"seq": len(audit_rows())}),
+        ("audit_rows_are_consecutive", "admin_audit_log", {"id": 2}),
+        ("audit_rows_are_consecutive", "admin_audit_log", {"previous_hash": bytes(32)}),
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": ""}),
         ("idempotency_key_has_1_to_255_characters", "idempotency_keys", {"key": "k" * 256}),
         ("idempotency_fingerprint_has_32_bytes", "idempotency_keys", {"fingerprint": bytes(33)}),
         ("idempotency_checksum_has_63_bits", "idempotency_keys", {"checksum": -1}),
-        ("idempotency_keeps_successes_only", "idempotency_keys", {"status": 199}),
-        ("idempotency_keeps_successes_only", "idempotency_keys", {"status": 300}),
+        ("idempotency_status_is_success", "idempotency_keys", {"status": 199}),
+        ("idempotency_status_is_success", "idempotency_keys", {"status": 300}),
         ("idempotency_one_per_caller_and_key", "idempotency_keys", {"key": "key-1"}),
         ("revoked_tokens_id_has_1_to_255_characters", "revoked_tokens", {"token_id": ""}),
         ("revoked_tokens_id_has_1_to_255_characters", "revoked_tokens", {"token_id": "t" * 256}),
@@ -340,39 +340,39 @@ def _changes_of_lots_and_debts_that_are_refused() -> Iterator[Case]:
         ("lots_available_is_not_negative", "available_micro = -1, consumed_micro = 701 WHERE id = 1"),
         ("lots_reserved_is_not_negative", "reserved_micro = -1, consumed_micro = 451 WHERE id = 1"),
         ("lots_parts_sum_to_original", "available_micro = 549 WHERE id = 1"),
-        ("lots_ends_are_final", "consumed_micro = 149, available_micro = 551 WHERE id = 1"),
-        ("lots_ends_are_final", "expired_micro = 49, available_micro = 1 WHERE id = 5"),
-        ("lots_ends_are_final", "revoked_micro = 99, reserved_micro = 1 WHERE id = 4"),
+        ("lots_final_parts_never_decrease", "consumed_micro = 149, available_micro = 551 WHERE id = 1"),
+        ("lots_final_parts_never_decrease", "expired_micro = 49, available_micro = 1 WHERE id = 5"),
+        ("lots_final_parts_never_decrease", "revoked_micro = 99, reserved_micro = 1 WHERE id = 4"),
         ("lots_revoked_have_nothing_available", "revoked_at_us = 2000 WHERE id = 1"),
-        ("lots_say_when_they_were_revoked", "revoked_micro = 300, reserved_micro = 0 WHERE id = 1"),
+        ("lots_revoked_have_revocation_time", "revoked_micro = 300, reserved_micro = 0 WHERE id = 1"),
         ("lots_are_revoked_once", "revoked_at_us = 2000 WHERE id = 4"),
         ("lots_are_revoked_once", "revoked_at_us = NULL WHERE id = 4"),
     ):
         yield name, (f"UPDATE credit_lots SET {changes}",)
-    yield "debts_are_not_paid_beyond_what_is_owed", (update("credit_debts", 1, paid_micro=61),)
-    yield "debts_are_only_ever_paid", (update("credit_debts", 1, paid_micro=39),)
-    yield "debts_are_forgiven_wholly", (update("credit_debts", 1, forgiven_lot_id=3),)
+    yield "debts_paid_is_within_original", (update("credit_debts", 1, paid_micro=61),)
+    yield "debts_terms_are_fixed", (update("credit_debts", 1, paid_micro=39),)
+    yield "debts_forgiven_are_fully_paid", (update("credit_debts", 1, forgiven_lot_id=3),)
     forgiven = update("credit_debts", 1, paid_micro=60, forgiven_lot_id=3)
     for lot_id in (None, 2):
-        yield "debts_are_only_ever_paid", (forgiven, update("credit_debts", 1, forgiven_lot_id=lot_id))
+        yield "debts_terms_are_fixed", (forgiven, update("credit_debts", 1, forgiven_lot_id=lot_id))
     other = insert("credit_debts", id=2)
     yield "debts_one_per_forgiving_lot", (forgiven, other, update("credit_debts", 2, paid_micro=10, forgiven_lot_id=3))
 
 
 def _memberships_that_are_refused() -> Iterator[Case]:
-    change = "memberships_change_to_a_tier_of_the_community"
+    change = "memberships_tier_exists_on_update"
     yield change, (update("memberships", 1, tier="bronze"),)
     yield change, ("DELETE FROM discount_tiers WHERE tier = 'gold'", update("memberships", 1, expires_at_us=3000))
     for column, value in (("id", 7), ("account_id", 3), ("community_id", "guild")):
-        yield "memberships_stay_with_their_account_and_community", (update("memberships", 1, **{column: value}),)
+        yield "memberships_account_and_community_are_fixed", (update("memberships", 1, **{column: value}),)
     # No tier of such a name could be there: only without the trigger is the length the first to be wrong.
     for community_id in ("", "c" * 201):
         yield "memberships_community_id_has_1_to_200_characters", (
-            "DROP TRIGGER memberships_begin_in_a_tier_of_the_community", insert("memberships", community_id=community_id),
+            "DROP TRIGGER memberships_tier_exists_on_insert", insert("memberships", community_id=community_id),
         )  # fmt: skip
     communities = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
     yield (
-        "memberships_are_at_most_1000_an_account",
+        "memberships_are_at_most_1000_per_account",
         (
             f"{communities} INSERT INTO discount_tiers SELECT 'c' || i, 'gold', 1, 0, NULL FROM n",
             f"{communities} INSERT INTO memberships SELECT NULL, 3, 'c' || i, 'gold', NULL FROM n",
@@ -386,7 +386,7 @@ def _webhooks_that_are_refused() -> Iterator[Case]:
 
 
 def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
-    less_its_discount = "reservations_charge_is_the_cost_less_its_discount"
+    less_its_discount = "reservations_charge_matches_cost_and_discount"
     # How the pending reservation, which holds 300, is finalized: cost, finalized, overrun, absorbed, released.
     for name, amounts in (
         ("reservations_actual_cost_is_not_negative", (-1, 0, 0, 0, 300)),
@@ -399,18 +399,18 @@ def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
         (less_its_discount, (301, 300, 0, 0, 0)),
         (less_its_discount, (300, 300, 1, 0, 0)),
         (less_its_discount, (MAX, 300, MAX, 0, 0)),
-        ("reservations_have_a_cost_when_they_are_finalized", (None, None, None, None, 300)),
-        ("reservations_have_a_cost_when_they_are_finalized", (None, 300, 0, 0, 0)),
-        ("reservations_have_a_cost_when_they_are_finalized", (300, None, 0, 0, 300)),
-        ("reservations_have_a_cost_when_they_are_finalized", (300, 300, None, 0, 0)),
-        ("reservations_have_a_cost_when_they_are_finalized", (300, 300, 0, None, 0)),
+        ("reservations_finalized_have_cost", (None, None, None, None, 300)),
+        ("reservations_finalized_have_cost", (None, 300, 0, 0, 0)),
+        ("reservations_finalized_have_cost", (300, None, 0, 0, 300)),
+        ("reservations_finalized_have_cost", (300, 300, None, 0, 0)),
+        ("reservations_finalized_have_cost", (300, 300, 0, None, 0)),
     ):
         columns = ("actual_cost_micro", "finalized_micro", "overrun_micro", "absorbed_micro", "released_micro")
         closing = {"status": "finalized", "closed_at_us": 2000, **dict(zip(columns, amounts, strict=True))}
         yield name, (update("credit_reservations", 1, **closing),)
-    once = "reservations_are_closed_once_they_are_not_pending"
+    once = "reservations_are_pending_or_closed"
     table: list[tuple[str, dict[str, object]]] = [
-        ("reservations_have_a_cost_when_they_are_finalized", {"actual_cost_micro": 1}),
+        ("reservations_finalized_have_cost", {"actual_cost_micro": 1}),
         ("reservations_parts_sum_to_held", {"status": "released", "released_micro": 299, "closed_at_us": 2000}),
         ("reservations_status_is_known", {"status": "lost", "released_micro": 300, "closed_at_us": 2000}),
         ("reservations_status_is_known", {"status": "PENDING", "released_micro": 300, "closed_at_us": 2000}),
@@ -418,10 +418,10 @@ def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
         (once, {"released_micro": 300}),
         (once, {"status": "released", "released_micro": 300}),
         (once, {"status": "released", "closed_at_us": 2000}),
-        ("reservations_name_another_caller_that_closed_them", {"closed_by": "admin:op"}),
-        ("reservations_name_another_caller_that_closed_them", RELEASED | {"status": "expired", "closed_by": "admin:op"}),
-        ("reservations_name_another_caller_that_closed_them", RELEASED | {"closed_by": "service:g"}),
-        *(("reservations_are_closed_by_a_service_or_an_admin", RELEASED | {"closed_by": by}) for by in NO_CALLERS),
+        ("reservations_closed_by_differs_from_created_by", {"closed_by": "admin:op"}),
+        ("reservations_closed_by_differs_from_created_by", RELEASED | {"status": "expired", "closed_by": "admin:op"}),
+        ("reservations_closed_by_differs_from_created_by", RELEASED | {"closed_by": "service:g"}),
+        *(("reservations_closed_by_is_service_or_admin", RELEASED | {"closed_by": by}) for by in NO_CALLERS),
     ]
     for name, changes in table:
         yield name, (update("credit_reservations", 1, **changes),)
@@ -433,7 +433,7 @@ def _changes_of_reservations_that_are_refused() -> Iterator[Case]:
 
 def _callers_that_are_refused() -> Iterator[Case]:
     for by in NO_CALLERS:
-        yield "reservations_are_created_by_a_service_or_an_admin", (insert("credit_reservations", created_by=by),)
+        yield "reservations_created_by_is_service_or_admin", (insert("credit_reservations", created_by=by),)
 
 
 def _changes_of_campaigns_that_are_refused() -> Iterator[Case]:
@@ -450,13 +450,13 @@ def _changes_of_campaigns_that_are_refused() -> Iterator[Case]:
         "campaign_type": "x", "grant_formula": "x", "grant_config": "{}", "pool_id": "gpu", "per_wallet_cap_micro": 501,
         "starts_at_us": 301, "grant_ttl_seconds": 61,
     }  # fmt: skip
-    table += [("campaigns_ended_are_closed", ("completed", "expired"), {column: value}) for column, value in ended.items()]
+    table += [("campaigns_ended_are_locked", ("completed", "expired"), {column: value}) for column, value in ended.items()]
     table += [
         ("campaigns_terms_are_locked_once_active", ("active", "paused", "completed", "expired"), {column: value})
         for column, value in terms.items()
     ]
     table += [
-        ("campaigns_keep_to_their_life_cycle", (before,), {"status": after})
+        ("campaigns_status_transition_is_allowed", (before,), {"status": after})
         for before in CAMPAIGNS
         for after in (*CAMPAIGNS, "lost")
         if after != before and (before, after) not in LIFE_CYCLE
@@ -466,7 +466,7 @@ def _changes_of_campaigns_that_are_refused() -> Iterator[Case]:
             yield name, (update("credit_campaigns", CAMPAIGNS[status], **changes),)
     # It has granted 200 before, of which half was revoked and so is not spent.
     all_of_it = update("credit_campaigns", 2, budget_micro=MAX, spent_micro=MAX - 99, grant_count=3)
-    yield "campaigns_grant_what_fits_63_bits", (all_of_it,)
+    yield "campaigns_granted_total_fits_63_bits", (all_of_it,)
 
 
 def _changes_of_grants_that_are_refused() -> Iterator[Case]:
@@ -474,7 +474,7 @@ def _changes_of_grants_that_are_refused() -> Iterator[Case]:
         "status": "revoked", "revoked_at_us": 2000, "revoked_micro": 0, "revoked_consumed_micro": 0,
         "revoked_reserved_micro": 0, "revoke_reason": "why",
     }  # fmt: skip
-    said = "grants_say_what_was_revoked_when_they_are_revoked"
+    said = "grants_revocation_matches_status"
     table: list[tuple[str, dict[str, object]]] = [
         ("grants_revoked_within_amount", revoked | {"revoked_micro": -1}),
         ("grants_revoked_within_amount", revoked | {"revoked_micro": 101}),
@@ -502,7 +502,7 @@ def _changes_of_grants_that_are_refused() -> Iterator[Case]:
 
 
 def _grants_that_are_refused() -> Iterator[Case]:
-    in_time = "grants_are_paid_by_an_active_campaign_in_its_time"
+    in_time = "grants_campaign_is_active"
     for campaign in (*(CAMPAIGNS[s] for s in ("draft", "paused", "completed", "expired")), STARTS_LATER, IS_OVER):
         yield in_time, (insert("credit_grants", campaign_id=campaign, lot_id=LOTS_TO_GRANT + campaign),)
     yield in_time, (insert("credit_grants", status="revoked"),)
@@ -516,7 +516,7 @@ def _grants_that_are_refused() -> Iterator[Case]:
         available_micro=501,
     )
     yield "grants_are_within_the_cap", (new_lot, insert("credit_grants", lot_id=9, amount_micro=501))
-    own_lot = "grants_have_a_lot_of_their_own_account_and_amount"
+    own_lot = "grants_match_their_lot"
     yield own_lot, (insert("credit_grants", lot_id=99),)
     yield own_lot, (insert("credit_grants", campaign_id=99),)
     yield own_lot, (insert("credit_grants", account_id=2, campaign_id=7),)
@@ -529,14 +529,14 @@ def _grants_that_are_refused() -> Iterator[Case]:
         yield own_lot, (lot, insert("credit_grants", lot_id=9, amount_micro=100))
     again = insert("credit_lots", account_id=2, source_type="grant", source_id=None, campaign_id=2)
     yield (
-        "grants_once_per_campaign_and_account",
+        "grants_one_per_campaign_and_account",
         (again, insert("credit_grants", account_id=2, lot_id=9, amount_micro=100)),
     )
     # A lot is one campaign's, and that pays its account once: only without that index a lot could have two grants.
     yield (
         "grants_one_per_lot",
         (
-            "DROP INDEX grants_once_per_campaign_and_account",
+            "DROP INDEX grants_one_per_campaign_and_account",
             insert("credit_grants", account_id=2, lot_id=2, amount_micro=100),
         ),
     )
@@ -584,13 +584,13 @@ def lot_of(entry_type: str) -> int | None:
 def _entries_that_are_refused() -> Iterator[Case]:
     for entry_type, moves in WRONG_MOVES.items():
         for move in moves:
-            yield "entries_move_what_their_type_says", (entry(*move, entry_type, lot_id=lot_of(entry_type)),)
+            yield "entries_deltas_match_type", (entry(*move, entry_type, lot_id=lot_of(entry_type)),)
     for entry_type, move in MOVES_OF_A_RESERVATION.items():
         nobody_acts = entry(*move, entry_type, lot_id=lot_of(entry_type), reservation_id=None)
-        yield "entries_name_the_reservation_that_acts", (nobody_acts,)
+        yield "entries_have_reservation_if_type_requires", (nobody_acts,)
     for entry_type, move in (MOVES_OF_A_RESERVATION | MOVES_OF_A_LOT_ALONE).items():
         wrong_lot = 1 if entry_type in WITHOUT_A_LOT else None
-        yield "entries_name_a_lot_unless_none_moves", (entry(*move, entry_type, lot_id=wrong_lot),)
+        yield "entries_have_lot_if_credits_move", (entry(*move, entry_type, lot_id=wrong_lot),)
 
 
 def _balances_that_are_refused() -> Iterator[Case]:
@@ -599,9 +599,9 @@ def _balances_that_are_refused() -> Iterator[Case]:
     room = MAX - 620 - 300
     yield "balances_sum_fits_63_bits", (entry(room + 1, room + 1, 0, "deposit"),)
     first = {"pool_id": "gpu", "available_after_micro": 10, "reserved_after_micro": 0}
-    yield "entries_follow_each_other", (insert("credit_ledger", **{**first, "entry_seq": 2}),)
-    yield "entries_follow_each_other", (insert("credit_ledger", **{**first, "entry_seq": 0}),)
-    begin = "balances_begin_with_the_first_entry"
+    yield "entries_are_consecutive", (insert("credit_ledger", **{**first, "entry_seq": 2}),)
+    yield "entries_are_consecutive", (insert("credit_ledger", **{**first, "entry_seq": 0}),)
+    begin = "balances_start_with_first_entry"
     yield begin, (insert("credit_ledger", **{**first, "entry_seq": 1, "available_after_micro": 11}),)
     yield begin, (insert("credit_ledger", **{**first, "entry_seq": 1, "reserved_after_micro": 1}),)
     # The account has two pools.
@@ -611,12 +611,12 @@ def _balances_that_are_refused() -> Iterator[Case]:
         " SELECT 3, 'pool-' || value, 1, 'shadow_reserve', 4, 0, 0, 0, 0, 0, 2000 FROM json_each('{}')"
     )
     yield (
-        "balances_are_at_most_64_an_account",
+        "balances_are_at_most_64_per_account",
         (begin_pools.format(list(range(62))), begin_pools.format([62])),
     )
     yield begin, ("INSERT INTO credit_balances VALUES (1, 'gpu', 0, 0, 0)",)
     yield begin, ("INSERT INTO credit_balances VALUES (1, 'gpu', 10, 0, 1)",)
-    follow = "balances_follow_the_entries"
+    follow = "balances_follow_entries"
     yield follow, (insert("credit_ledger", entry_seq=8),)
     yield follow, (insert("credit_ledger", entry_seq=0),)
     yield follow, (insert("credit_ledger", available_after_micro=631),)
@@ -628,19 +628,19 @@ def _balances_that_are_refused() -> Iterator[Case]:
 
 
 def _reconciliations_that_are_refused() -> Iterator[Case]:
-    yield "reconciliation_is_the_last", ("INSERT INTO reconciliations VALUES (2, 1, '{}', NULL, NULL)",)
+    yield "reconciliation_is_one_row", ("INSERT INTO reconciliations VALUES (2, 1, '{}', NULL, NULL)",)
     for text in NO_OBJECTS:
         yield "reconciliation_report_is_an_object", (update("reconciliations", 1, report=text),)
     yield "reconciliation_audit_hash_has_32_bytes", (update("reconciliations", 1, audit_hash=bytes(31)),)
     yield (
-        "reconciliation_names_an_audit_row_whole",
+        "reconciliation_has_audit_seq_and_hash",
         (update("reconciliations", 1, audit_hash=None),),
     )
-    less = "reconciliation_sees_no_less_of_the_audit_log"
+    less = "reconciliation_audit_seq_never_decreases"
     yield less, (update("reconciliations", 1, audit_seq=0),)
     yield less, (update("reconciliations", 1, audit_seq=None, audit_hash=None),)
-    yield "reconciliation_is_kept", ("DELETE FROM reconciliations",)
-    yield "reconciliation_is_kept", (replace("reconciliations", 1),)
+    yield "reconciliation_is_never_deleted", ("DELETE FROM reconciliations",)
+    yield "reconciliation_is_never_deleted", (replace("reconciliations", 1),)
 
 
 def _links_and_heads_that_are_refused() -> Iterator[Case]:
@@ -649,31 +649,31 @@ def _links_and_heads_that_are_refused() -> Iterator[Case]:
     yield "links_keys_hash_has_32_bytes", (keys,)
     yield "links_hash_has_32_bytes", (link(1, 31),)
     for number in (0, 2):
-        yield "links_follow_each_other", (link(number, 32),)
-    yield "links_follow_each_other", (link(1, 32), link(1, 32))
+        yield "links_are_consecutive", (link(number, 32),)
+    yield "links_are_consecutive", (link(1, 32), link(1, 32))
     yield "links_are_never_changed", (link(1, 32), "UPDATE book_chain SET entries = entries")
     yield "links_are_never_deleted", (link(1, 32), "DELETE FROM book_chain")
     epoch = "INSERT INTO book_epochs VALUES ({}, {}, '{}', 2000, 3, 6, 6, 1, 17, 8, 2, 30)".format
-    yield "epochs_begin_above_every_id", (epoch(30, 2, "restored"),)
+    yield "epochs_start_above_every_id", (epoch(30, 2, "restored"),)
     yield "epochs_reason_is_known", (epoch(100, 2, "created"),)
     for base_id, number in ((100, 1), (100, 0), (0, 2)):
-        yield "epochs_follow_each_other", (epoch(base_id, number, "restored"),)
+        yield "epochs_are_consecutive", (epoch(base_id, number, "restored"),)
     for base_id, number in ((100, 3), (200, 2)):
-        yield "epochs_follow_each_other", (epoch(100, 2, "restored"), epoch(base_id, number, "loss_accepted"))
+        yield "epochs_are_consecutive", (epoch(100, 2, "restored"), epoch(base_id, number, "loss_accepted"))
     yield "epochs_are_never_changed", (epoch(100, 2, "anchor_missing"), "UPDATE book_epochs SET number = number")
     yield "epochs_are_never_deleted", (epoch(100, 2, "restored"), "DELETE FROM book_epochs")
     # Until there is an entry of the new epoch, its base stands for one.
     for changes in ({"after_entry_id": 17, "id": 101}, {"after_entry_id": 100, "id": 40}):
-        yield "events_come_after_all_that_was_before", (epoch(100, 2, "restored"), insert("events", **changes))
-    yield "audit_rows_follow_each_other", (epoch(100, 2, "restored"), insert("admin_audit_log", id=100))
+        yield "events_are_in_feed_order", (epoch(100, 2, "restored"), insert("events", **changes))
+    yield "audit_rows_are_consecutive", (epoch(100, 2, "restored"), insert("admin_audit_log", id=100))
     yield "head_is_one_row", ("INSERT INTO book_head VALUES (2, 0, 0)",)
-    yield "head_says_its_commits_twice", ("UPDATE book_head SET commits = commits + 1",)
+    yield "head_copies_match", ("UPDATE book_head SET commits = commits + 1",)
     for step in (-1, 0, 2):
         changed = f"commits = commits + {step}, negated_commits = negated_commits - {step}"
-        yield "head_counts_every_commit", (f"UPDATE book_head SET {changed}",)
-    yield "head_is_kept", ("DELETE FROM book_head",)
+        yield "head_commits_increase_by_one", (f"UPDATE book_head SET {changed}",)
+    yield "head_is_never_deleted", ("DELETE FROM book_head",)
     for changed in ("sub = 'eve'", "issued_before_us = 999", "revoked_at_us = 999"):
-        yield "revoked_subjects_take_nothing_back", (f"UPDATE revoked_subjects SET {changed}",)
+        yield "revoked_subjects_times_never_decrease", (f"UPDATE revoked_subjects SET {changed}",)
 
 
 def _rows_that_stay() -> Iterator[Case]:
@@ -704,7 +704,7 @@ def _rows_that_stay() -> Iterator[Case]:
     ):
         yield f"{prefix}_are_never_deleted", (replace(table, row_id),)
     # The debt is half paid, so that trigger would be the first to refuse it.
-    yield "debts_are_never_deleted", ("DROP TRIGGER debts_begin_unpaid", replace("credit_debts", 1))
+    yield "debts_are_never_deleted", ("DROP TRIGGER debts_start_unpaid", replace("credit_debts", 1))
     for table, prefix, where, column in (
         ("credit_accounts", "accounts", "id = 1", "entity_id"),
         ("reservation_lots", "reservation_lots", "reservation_id = 1", "reserved_micro"),
@@ -712,7 +712,7 @@ def _rows_that_stay() -> Iterator[Case]:
         ("credit_ledger", "entries", "id = 1", "description"),
         ("admin_audit_log", "audit_rows", "seq = 1", "details"),
         ("events", "events", "id = 1", "data"),
-        ("idempotency_keys", "idempotency_answers", "id = 1", "body"),
+        ("idempotency_keys", "idempotency_responses", "id = 1", "body"),
     ):
         yield f"{prefix}_are_never_changed", (f"UPDATE {table} SET {column} = {column} WHERE {where}",)
     for table, name, row_id, columns in (
@@ -724,7 +724,7 @@ def _rows_that_stay() -> Iterator[Case]:
             held_micro expires_at_us description metadata created_by created_at_us"""),
         ("credit_grants", "grants_terms_are_fixed", 1,
          "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us"),
-        ("credit_debts", "debts_are_only_ever_paid", 1, "id account_id reservation_id original_micro created_at_us"),
+        ("credit_debts", "debts_terms_are_fixed", 1, "id account_id reservation_id original_micro created_at_us"),
     ):  # fmt: skip
         for column in columns.split():
             yield name, (f"UPDATE {table} SET {column} = 7 WHERE id = {row_id}",)

@@ -44,7 +44,7 @@ def _miscounts() -> Iterator[tuple[str, list[int]]]:
 # By rule: what harm is done to the small book, and the keys of the things that the rule must name.
 HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
     # lot_balance_match
-    "lots_have_parts_that_sum_to_their_original": [
+    "lots_parts_sum_to_original": [
         ("UPDATE credit_lots SET available_micro = 551 WHERE id = 1", [1]),
         ("UPDATE credit_lots SET original_micro = 999 WHERE id = 1", [1]),
         ("UPDATE credit_lots SET available_micro = -1, reserved_micro = 851 WHERE id = 1", [1]),
@@ -54,7 +54,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         (f"UPDATE credit_lots SET original_micro = {MIN} WHERE id IN (1, 6)", [1, 6]),
     ],
     # balance_cache_match
-    "balances_are_those_of_the_newest_entry": [
+    "balances_match_newest_entry": [
         ("UPDATE credit_balances SET available_micro = 621 WHERE account_id = 1", [1]),
         ("UPDATE credit_balances SET reserved_micro = 301 WHERE account_id = 1", [1]),
         ("UPDATE credit_balances SET entry_seq = 5, available_micro = 550 WHERE account_id = 1", [1]),
@@ -62,30 +62,30 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("DELETE FROM credit_ledger WHERE id = 6", [1]),
         ("INSERT INTO credit_balances VALUES (2, 'gpu', 0, 0, 1)", [2]),
     ],
-    "balances_are_the_sums_of_the_lots": [
+    "balances_match_lots": [
         ("UPDATE credit_lots SET available_micro = 69, consumed_micro = 1 WHERE id = 6", [1]),
         ("UPDATE credit_balances SET available_micro = 610, reserved_micro = 310 WHERE account_id = 1", [1]),
         ("INSERT INTO credit_balances VALUES (2, 'gpu', 5, 0, 1)", [2]),
         ("INSERT INTO credit_balances VALUES (2, 'gpu', 0, 5, 1)", [2]),
         (f"UPDATE credit_lots SET available_micro = {MAX}, reserved_micro = {MAX} WHERE account_id = 1", [1]),
     ],
-    "every_pool_with_entries_has_a_balance": [
+    "pools_with_entries_have_balance": [
         ("DELETE FROM credit_balances WHERE account_id = 2", [2]),
         ("DELETE FROM credit_balances WHERE pool_id = 'gpu'", [3]),
     ],
-    "thresholds_are_on_the_side_of_their_balance": [
+    "thresholds_match_balance": [
         ("UPDATE thresholds SET is_below = 1 WHERE below_micro = 600", [1]),
         ("UPDATE thresholds SET is_below = 0 WHERE below_micro = 700", [1]),
         ("UPDATE thresholds SET is_below = 0 WHERE pool_id = 'gpu'", [2]),
         ("UPDATE credit_balances SET available_micro = 599 WHERE account_id = 1", [1]),
     ],
     # entry_chain
-    "events_are_in_the_order_of_the_entries": [
+    "events_are_in_entry_order": [
         ("UPDATE events SET after_entry_id = 3 WHERE id = 1", [0]),
         ("UPDATE events SET after_entry_id = 18 WHERE id = (SELECT max(id) FROM events)", [18]),
         ("DELETE FROM credit_ledger WHERE id = 17", [17]),
     ],
-    "rows_have_ids_of_an_epoch": [
+    "ids_belong_to_an_epoch": [
         # Each says of one table that its newest row is older than it is.
         (f"INSERT INTO book_epochs VALUES (500, 2, 'restored', 1, {newest})", [key])
         for newest, key in (
@@ -99,7 +99,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
             ("3, 6, 6, 1, 17, 8, 2, (SELECT max(id) - 1 FROM events)", 17),
         )
     ],
-    "entries_follow_the_one_before": [
+    "entries_continue_previous_entry": [
         ("UPDATE credit_ledger SET entry_seq = 8 WHERE id = 6", [6]),
         ("UPDATE credit_ledger SET entry_seq = 2 WHERE id = 17", [17]),
         ("UPDATE credit_ledger SET entry_seq = 0 WHERE id = 1", [1, 2]),
@@ -112,11 +112,11 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         (f"UPDATE credit_ledger SET available_after_micro = {MAX} WHERE id = 1", [1, 2]),
         (f"UPDATE credit_ledger SET available_delta_micro = {MIN}, available_after_micro = {MIN} WHERE id = 6", [6]),
     ],
-    "entries_are_in_the_order_of_time": [
+    "entries_are_in_time_order": [
         ("UPDATE credit_ledger SET created_at_us = 1039 WHERE id = 5", [5]),
         ("UPDATE credit_ledger SET created_at_us = 1081 WHERE id = 7", [8]),
     ],
-    "entries_mean_what_their_type_says": [
+    "entries_deltas_match_type": [
         ("UPDATE credit_ledger SET entry_type = 'finalize' WHERE id = 6", [6]),
         ("UPDATE credit_ledger SET entry_type = 'gift' WHERE id = 6", [6]),
         ("UPDATE credit_ledger SET amount_micro = -301 WHERE id = 2", [2]),
@@ -125,7 +125,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_ledger SET reservation_id = NULL WHERE id IN (2, 5, 17)", [2, 5, 17]),
     ],
     # entries_match_lots
-    "lots_say_what_their_entries_say": [
+    "lots_match_entries": [
         ("UPDATE credit_lots SET available_micro = 549, consumed_micro = 151 WHERE id = 1", [1]),
         ("UPDATE credit_lots SET reserved_micro = 299, consumed_micro = 151 WHERE id = 1", [1]),
         ("UPDATE credit_lots SET expired_micro = 49, revoked_micro = 1 WHERE id = 5", [5]),
@@ -137,7 +137,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         (f"UPDATE credit_ledger SET amount_micro = {MIN}, available_delta_micro = {MAX} WHERE lot_id = 1", [1]),
         (f"UPDATE credit_lots SET available_micro = {MIN} WHERE id = 1", [1]),
     ],
-    "entries_are_about_lots_of_their_account_and_pool": [
+    "entries_match_account_and_pool_of_lot": [
         ("UPDATE credit_ledger SET lot_id = 1 WHERE id = 11", [11]),
         ("UPDATE credit_ledger SET lot_id = 99 WHERE id = 12", [12]),
         ("UPDATE credit_lots SET pool_id = 'gpu' WHERE id = 6", [6]),
@@ -147,7 +147,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_lots SET original_micro = 71 WHERE id = 6", [6]),
     ],
     # reservation_match
-    "reservations_hold_what_their_lots_say": [
+    "reservations_match_reserved_lots": [
         ("DELETE FROM reservation_lots WHERE reservation_id = 2", [2]),
         ("UPDATE credit_reservations SET held_micro = 99 WHERE id = 3", [3]),
         ("UPDATE credit_reservations SET held_micro = 1 WHERE id = 5", [5]),
@@ -155,13 +155,13 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_reservations SET billing_mode = 'live' WHERE id = 4", [4]),
         (f"INSERT INTO reservation_lots VALUES (1, 2, 6, {MAX}), (1, 3, 6, {MAX})", [1]),
     ],
-    "reservations_hold_lots_of_their_account_and_pool": [
+    "reservation_lots_match_account_and_pool": [
         ("UPDATE credit_reservations SET account_id = 2 WHERE id = 1", [1]),
         ("UPDATE credit_lots SET pool_id = 'gpu' WHERE id = 2", [3]),
         ("UPDATE reservation_lots SET lot_id = 3 WHERE reservation_id = 1", [1]),
         ("UPDATE reservation_lots SET reserved_micro = -1 WHERE reservation_id = 1", [1]),
     ],
-    "lots_hold_what_pending_reservations_hold": [
+    "lots_match_pending_reservations": [
         ("UPDATE credit_lots SET reserved_micro = 299, available_micro = 551 WHERE id = 1", [1]),
         ("UPDATE credit_lots SET reserved_micro = 1, available_micro = 69 WHERE id = 6", [6]),
         ("UPDATE credit_reservations SET status = 'released' WHERE id = 1", [1]),
@@ -169,7 +169,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE reservation_lots SET lot_id = 6 WHERE reservation_id = 1", [1, 6]),
         (f"INSERT INTO reservation_lots VALUES (1, 2, 6, {MAX}), (1, 3, 6, {MAX})", [6]),
     ],
-    "reservations_have_figures_that_add_up": [
+    "reservations_amounts_add_up": [
         ("UPDATE credit_reservations SET discount_micro = 19, held_micro = 181 WHERE id = 2", [2]),
         ("UPDATE credit_reservations SET max_discount_micro = 19 WHERE id = 2", [2]),
         ("UPDATE credit_reservations SET held_micro = 299 WHERE id = 1", [1]),
@@ -188,7 +188,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         (f"UPDATE credit_reservations SET list_micro = {MAX}, actual_cost_micro = {MAX} WHERE id = 2", [2]),
         (f"UPDATE credit_reservations SET list_micro = {MIN} WHERE id = 2", [2]),
     ],
-    "reservations_moved_what_their_entries_say": [
+    "reservations_match_entries": [
         ("UPDATE credit_ledger SET amount_micro = -301 WHERE id = 2", [1]),
         ("DELETE FROM credit_ledger WHERE id = 4", [2]),
         ("DELETE FROM credit_ledger WHERE id = 10", [3]),
@@ -200,13 +200,13 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_reservations SET status = 'finalized' WHERE id = 4", [4]),
         (f"UPDATE credit_ledger SET amount_micro = {MIN}, reserved_delta_micro = {MIN} WHERE lot_id = 1", [1, 2]),
     ],
-    "reservations_that_moved_credits_have_entries": [
+    "reservations_have_entries": [
         ("DELETE FROM credit_ledger WHERE id = 2", [1]),
         ("DELETE FROM credit_ledger WHERE id = 17", [4]),
         ("DELETE FROM credit_ledger WHERE reservation_id IS NOT NULL", [1, 2, 3, 4]),
         ("UPDATE credit_reservations SET held_micro = 7 WHERE id = 5", [5]),
     ],
-    "entries_move_lots_for_the_reservation_that_holds_them": [
+    "entries_match_reserved_lots": [
         ("UPDATE credit_ledger SET lot_id = 6 WHERE id IN (3, 4)", [2, 2]),
         ("UPDATE credit_ledger SET reservation_id = 2 WHERE id = 2", [2]),
         ("UPDATE credit_ledger SET reservation_id = 6 WHERE id = 2", [6]),
@@ -214,19 +214,19 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_reservations SET status = 'released' WHERE id = 1", [1]),
         (f"UPDATE credit_ledger SET reserved_delta_micro = {MAX} WHERE lot_id = 1", [1, 2]),
     ],
-    "entries_act_for_reservations_of_their_account": [
+    "entries_match_account_of_reservation": [
         ("UPDATE credit_ledger SET reservation_id = 3 WHERE id = 2", [2]),
         ("UPDATE credit_reservations SET account_id = 1 WHERE id = 4", [17]),
         ("UPDATE credit_reservations SET pool_id = 'tpu' WHERE id = 4", [17]),
     ],
-    "silent_ends_are_noted": [
+    "silent_ends_are_recorded": [
         ("UPDATE credit_reservations SET status = 'released' WHERE id = 4", [4]),
         ("UPDATE credit_reservations SET status = 'pending' WHERE id = 5", [5]),
         ("DELETE FROM silent_ends", [5, 6]),
         ("INSERT INTO silent_ends VALUES (3, 2)", [2]),
         ("INSERT INTO silent_ends VALUES (3, 99)", [99]),
     ],
-    "debts_are_what_their_reservation_left_unpaid": [
+    "debts_match_incurring_entry": [
         ("UPDATE credit_debts SET reservation_id = 1", [1]),
         ("UPDATE credit_debts SET original_micro = 61", [3]),
         ("UPDATE credit_debts SET created_at_us = 1091", [3]),
@@ -235,13 +235,13 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("DELETE FROM credit_ledger WHERE entry_type = 'debt_incurred'", [3]),
         (f"INSERT INTO credit_debts VALUES (2, 2, 1, {MAX}, 0, NULL, 1), (3, 2, 2, {MAX}, {MAX}, NULL, 1)", [1, 2]),
     ],
-    "debts_are_incurred_as_their_entries_say": [
+    "debt_entries_have_debt": [
         ("DELETE FROM credit_debts", [3]),
         ("UPDATE credit_debts SET original_micro = 61", [3]),
         ("UPDATE credit_debts SET account_id = 1", [3]),
         ("UPDATE credit_debts SET created_at_us = 1091", [3]),
     ],
-    "debts_are_paid_what_their_entries_say": [
+    "debts_paid_matches_entries": [
         ("UPDATE credit_debts SET paid_micro = 41", [3]),
         ("UPDATE credit_debts SET account_id = 1", [3]),
         ("UPDATE credit_debts SET reservation_id = 1", [12]),
@@ -250,30 +250,30 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_ledger SET metadata = replace(metadata, '3', '1') WHERE id = 12", [12]),
         (f"UPDATE credit_debts SET paid_micro = {MAX}", [3]),
     ],
-    "debts_that_were_paid_have_entries": [
+    "paid_debts_have_entries": [
         ("DELETE FROM credit_ledger WHERE entry_type = 'debt_paid'", [3]),
         ("INSERT INTO credit_debts VALUES (2, 1, 2, 10, 1, NULL, 1)", [2]),
     ],
     # orphan_reservations
-    "reservations_that_hold_credits_hold_lots": [
+    "reservations_have_lots": [
         ("DELETE FROM reservation_lots WHERE reservation_id IN (1, 2)", [1, 2]),
         ("UPDATE credit_reservations SET billing_mode = 'soft' WHERE id = 4", [4]),
     ],
-    "reservations_are_of_accounts_that_there_are": [
+    "reservations_have_account": [
         ("UPDATE credit_reservations SET account_id = 99 WHERE id = 5", [5]),
         ("DELETE FROM credit_accounts WHERE id = 2", [3]),
     ],
-    "lots_are_held_by_reservations_that_there_are": [
+    "reservation_lots_have_reservation_and_lot": [
         ("DELETE FROM credit_reservations WHERE id = 1", [1]),
         ("UPDATE reservation_lots SET reservation_id = 99 WHERE reservation_id = 2", [99]),
         ("UPDATE reservation_lots SET lot_id = 99 WHERE reservation_id = 2", [2]),
     ],
-    "entries_name_reservations_that_there_are": [
+    "entries_have_reservation": [
         ("DELETE FROM credit_reservations WHERE id = 1", [2]),
         ("UPDATE credit_ledger SET reservation_id = 99 WHERE id = 6", [6]),
     ],
     # campaign_spent_match
-    "campaigns_have_spent_what_their_grants_came_to": [
+    "campaigns_spent_matches_grants": [
         ("UPDATE credit_campaigns SET spent_micro = 200 WHERE id = 2", [2]),
         ("UPDATE credit_campaigns SET grant_count = 1 WHERE id = 2", [2]),
         ("UPDATE credit_campaigns SET spent_micro = 1 WHERE id = 7", [7]),
@@ -284,14 +284,14 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_lots SET revoked_micro = 99, consumed_micro = 1 WHERE id = 4", [2]),
         (f"UPDATE credit_grants SET amount_micro = {MAX} WHERE campaign_id = 2", [2]),
     ],
-    "campaigns_counted_what_became_of_their_grants": [
+    "campaign_totals_match_grants": [
         *_miscounts(),
         ("UPDATE credit_lots SET consumed_micro = 0, reserved_micro = 100 WHERE id = 2", [2]),
         ("UPDATE credit_grants SET status = 'granted', revoked_micro = NULL WHERE id = 2", [2]),
         ("DELETE FROM credit_campaign_totals WHERE campaign_id = 7", [7]),
         (f"UPDATE credit_grants SET revoked_consumed_micro = {MAX}, revoked_reserved_micro = {MAX}", [2]),
     ],
-    "campaigns_counted_what_they_did_each_day": [
+    "campaign_days_match_entries": [
         ("UPDATE credit_campaign_days SET grants = 3", [2]),
         ("UPDATE credit_campaign_days SET granted_micro = 199", [2]),
         ("UPDATE credit_campaign_days SET consumed_micro = 101", [2]),
@@ -301,7 +301,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         (f"INSERT INTO credit_campaign_days VALUES (2, 1, {MAX}, {MAX}, {MAX}), (2, 2, {MIN}, {MIN}, {MIN})", [2, 2]),
     ],
     # grant_lot_match
-    "grants_have_their_lots": [
+    "grants_match_lots": [
         ("UPDATE credit_grants SET lot_id = 99 WHERE id = 1", [1]),
         ("UPDATE credit_grants SET campaign_id = 99 WHERE id = 2", [2]),
         ("UPDATE credit_grants SET account_id = 1 WHERE id = 1", [1]),
@@ -313,11 +313,11 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_lots SET source_id = 'order-9' WHERE id = 2", [1]),
         ("UPDATE credit_lots SET campaign_id = 7 WHERE id = 2", [1]),
     ],
-    "lots_of_campaigns_have_their_grants": [
+    "campaign_lots_have_grant": [
         ("UPDATE credit_lots SET campaign_id = 2 WHERE id = 6", [6]),
         ("DELETE FROM credit_grants WHERE id = 1", [2]),
     ],
-    "grants_say_of_their_lots_what_was_revoked": [
+    "grants_revocation_matches_lot": [
         ("UPDATE credit_lots SET revoked_micro = 0, available_micro = 100 WHERE id = 4", [2]),
         ("UPDATE credit_lots SET revoked_micro = 99, consumed_micro = 1 WHERE id = 4", [2]),
         ("UPDATE credit_lots SET revoked_micro = 1, consumed_micro = 99 WHERE id = 2", [1]),
@@ -332,45 +332,45 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_grants SET revoke_reason = NULL WHERE id = 2", [2]),
         ("UPDATE credit_grants SET revoke_reason = 'why' WHERE id = 1", [1]),
     ],
-    "lots_are_revoked_with_their_grant": [
+    "revoked_lots_have_revoked_grant": [
         ("UPDATE credit_lots SET revoked_micro = 1, available_micro = 69 WHERE id = 6", [6]),
         ("UPDATE credit_lots SET revoked_at_us = 1140 WHERE id = 6", [6]),
         ("UPDATE credit_grants SET status = 'granted' WHERE id = 2", [4]),
         ("DELETE FROM credit_grants WHERE id = 2", [4]),
     ],
-    "grants_were_revoked_as_their_event_says": [
+    "grants_match_revoked_event": [
         ("UPDATE credit_grants SET revoke_reason = 'another' WHERE id = 2", [2]),
         ("UPDATE credit_grants SET status = 'granted' WHERE id = 2", [2]),
         ("DELETE FROM credit_grants WHERE id = 2", [2]),
         ("UPDATE events SET data = replace(data, 'mistake', 'gift') WHERE type = 'grant.revoked'", [2]),
     ],
-    "grants_that_were_revoked_have_events": [
+    "revoked_grants_have_event": [
         ("DELETE FROM events WHERE type = 'grant.revoked'", [2]),
         ("UPDATE credit_grants SET status = 'revoked' WHERE id = 1", [1]),
     ],
     # audit_chain
-    "the_audit_log_holds_what_the_last_reconciliation_saw": [
+    "audit_log_contains_reconciled_row": [
         ("DELETE FROM admin_audit_log WHERE seq = 1", [1]),
         ("DELETE FROM admin_audit_log", [1]),
         ("UPDATE admin_audit_log SET hash = zeroblob(32) WHERE seq = 1", [1]),
         ("UPDATE reconciliations SET audit_seq = 99", [99]),
     ],
-    "accounts_are_no_newer_than_the_audit_log": [
+    "accounts_not_newer_than_audit_log": [
         ("DELETE FROM admin_audit_log", [1, 2, 3]),
         ("UPDATE credit_accounts SET created_at_us = 1151 WHERE id = 3", [3]),
     ],
-    "lots_are_no_newer_than_the_audit_log": [
+    "lots_not_newer_than_audit_log": [
         ("DELETE FROM admin_audit_log WHERE seq >= 2", [1, 2, 3, 4, 5, 6]),
         ("UPDATE credit_lots SET created_at_us = 1151 WHERE id = 5", [5]),
     ],
-    "campaigns_are_no_newer_than_the_audit_log": [
+    "campaigns_not_newer_than_audit_log": [
         ("UPDATE credit_campaigns SET created_at_us = 1151 WHERE id = 3", [3]),
     ],
-    "revocations_are_no_newer_than_the_audit_log": [
+    "revocations_not_newer_than_audit_log": [
         ("DELETE FROM admin_audit_log WHERE seq >= 2", [2]),
     ],
     # foreign_keys
-    "rows_name_rows_that_there_are": [
+    "foreign_keys_are_valid": [
         ("UPDATE credit_ledger SET reservation_id = 99 WHERE id = 2", [2]),
         ("UPDATE credit_ledger SET lot_id = 99 WHERE id = 6", [6]),
         ("UPDATE credit_debts SET account_id = 99", [3]),
@@ -380,15 +380,15 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_lots SET account_id = 99 WHERE id = 6", [6]),
         ("UPDATE credit_reservations SET account_id = 99 WHERE id = 5", [5]),
     ],
-    "thresholds_are_of_accounts_that_there_are": [("UPDATE thresholds SET account_id = 99 WHERE account_id = 2", [99])],
-    "reservation_lots_name_rows_that_there_are": [
+    "thresholds_have_account": [("UPDATE thresholds SET account_id = 99 WHERE account_id = 2", [99])],
+    "reservation_lots_foreign_keys_are_valid": [
         ("UPDATE reservation_lots SET reservation_id = 99 WHERE reservation_id = 2", [99]),
         ("UPDATE reservation_lots SET lot_id = 99 WHERE reservation_id = 2", [2]),
     ],
-    "balances_are_of_accounts_that_there_are": [
+    "balances_have_account": [
         ("UPDATE credit_balances SET account_id = 99 WHERE account_id = 2", [99]),
     ],
-    "campaign_days_are_of_campaigns_that_there_are": [
+    "campaign_days_have_campaign": [
         ("UPDATE credit_campaign_days SET campaign_id = 99", [99]),
     ],
     # settings_match_audit
@@ -547,7 +547,7 @@ def test_a_thing_that_breaks_several_rules_of_a_check_is_one_violation(defencele
     finally:
         conn.execute("ROLLBACK")
     assert (found.checked, found.violations, found.examples) == (4, 1, ["acct_0000000000001"])
-    assert found.broken == ["balances_are_the_sums_of_the_lots", "balances_are_those_of_the_newest_entry"]
+    assert found.broken == ["balances_match_lots", "balances_match_newest_entry"]
 
 
 def test_of_many_violations_ten_are_named_and_all_are_counted(defenceless: sqlite3.Connection) -> None:
@@ -604,11 +604,11 @@ def test_a_file_that_can_not_be_read_fails_the_check_that_reads_it(defenceless: 
 # --- memory: SQLite sorts in memory, so a rule may sort a slice, or what is small whatever the book's size ---
 
 SORTS_LITTLE = {
-    "campaigns_have_spent_what_their_grants_came_to": "a row a campaign",
-    "campaigns_counted_what_became_of_their_grants": "a row a campaign",
-    "reservations_that_moved_credits_have_entries": "a list that only a broken book needs",
-    "debts_that_were_paid_have_entries": "a list that only a broken book needs",
-    "grants_that_were_revoked_have_events": "a list that only a broken book needs",
+    "campaigns_spent_matches_grants": "a row a campaign",
+    "campaign_totals_match_grants": "a row a campaign",
+    "reservations_have_entries": "a list that only a broken book needs",
+    "paid_debts_have_entries": "a list that only a broken book needs",
+    "revoked_grants_have_event": "a list that only a broken book needs",
 }
 
 

@@ -28,11 +28,11 @@ SCANS = {
     ("last_audit_row", "SCAN admin_audit_log"): "one row: the last by rowid",
     (
         "revoked_tokens",
-        "SCAN revoked_tokens USING COVERING INDEX revoked_tokens_twice",
+        "SCAN revoked_tokens USING COVERING INDEX revoked_tokens_integrity_copy",
     ): "the whole deny list is what a start loads, and it is pruned",
     (
         "revoked_subjects",
-        "SCAN revoked_subjects USING COVERING INDEX revoked_subjects_twice",
+        "SCAN revoked_subjects USING COVERING INDEX revoked_subjects_integrity_copy",
     ): "the same",
     ("newest_running_time", "SCAN idempotency_keys"): "one row: the last by rowid",
     ("newest_time_to_compare", "SCAN idempotency_keys"): "one row: the last by rowid",
@@ -51,16 +51,16 @@ SCANS = {
     ("links", "SCAN book_chain"): "verify reads the whole chain, with all that it is of",
     ("kept_keys", "SCAN idempotency_keys"): "verify reads them all",
     ("webhooks_in_all", "SCAN h"): "at most 20 webhooks",
-    ("webhooks_in_all", "SCAN events_end"): "one row",
+    ("webhooks_in_all", "SCAN feed_end"): "one row",
     ("webhooks_in_all", "SCAN book_epochs"): "one row a restore",
     ("rows_in_all", "SCAN book_epochs"): "one row a restore",
-    ("end_of_feed", "SCAN events_end"): "one row",
+    ("end_of_feed", "SCAN feed_end"): "one row",
     ("newest_epoch", "SCAN book_epochs"): "one row: the last by rowid",
     ("newest_ids", "SCAN admin_audit_log"): "one row: the last by rowid",
     ("forget_counted_id", "SCAN sqlite_sequence"): "two rows",
     ("first_entry", "SCAN credit_ledger"): "one row: the first by rowid",
-    ("enabled_webhooks", "SCAN webhooks USING COVERING INDEX webhooks_twice"): "at most 20",
-    ("count_webhooks", "SCAN webhooks USING COVERING INDEX webhooks_twice"): "at most 20",
+    ("enabled_webhooks", "SCAN webhooks USING COVERING INDEX webhooks_integrity_copy"): "at most 20",
+    ("count_webhooks", "SCAN webhooks USING COVERING INDEX webhooks_integrity_copy"): "at most 20",
 }
 
 # Sorts that no index does, and what bounds them.

@@ -250,7 +250,7 @@ def campaigns_at(conn: Connection, rows: Sequence[Row], *, now_us: int) -> list[
     found = map(_BudgetReturn._make, SQL.overdue_budget_returns.all(conn, campaign_ids=keys, now_us=now_us))
     returns = {each.campaign_id: each for each in found}
     return [
-        # The trigger lots_give_their_campaign_back_what_is_revoked will record the same values.
+        # The trigger lots_return_revoked_credits_to_campaign will record the same values.
         campaign._replace(
             spent_micro=campaign.spent_micro - returns[campaign.id].returned_micro,
             updated_at_us=max(campaign.updated_at_us, returns[campaign.id].revoked_at_us),

@@ -1,7 +1,7 @@
 """Revocation: take back the unspent credits of grants, now or when a reservation returns them.
 
 ledger/revocation.py moves the credits now, and ledger/expiry.py and ledger/finalize.py move those that return later. A
-trigger, lots_give_their_campaign_back_what_is_revoked, returns them to the budget of the campaign.
+trigger, lots_return_revoked_credits_to_campaign, returns them to the budget of the campaign.
 """
 
 from typing import NamedTuple

@@ -46,99 +46,97 @@ class Check(NamedTuple):
 
 # The rules that no query alone can tell: the hashes of the audit log, and sums that grow with the days of a campaign.
 AUDIT_RULE = "audit_rows_are_chained"
-DAYS_RULE = "campaigns_counted_what_they_did_each_day"
+DAYS_RULE = "campaign_days_match_entries"
 
 
 # The ten of the contract, in its order, and those that came since.
 CHECKS = {
-    "lot_balance_match": Check(("credit_lots",), ("lots_have_parts_that_sum_to_their_original",)),
+    "lot_balance_match": Check(("credit_lots",), ("lots_parts_sum_to_original",)),
     "balance_cache_match": Check(
         ("credit_balances",),
         (
-            "balances_are_those_of_the_newest_entry",
-            "balances_are_the_sums_of_the_lots",
-            "every_pool_with_entries_has_a_balance",
-            "thresholds_are_on_the_side_of_their_balance",
+            "balances_match_newest_entry",
+            "balances_match_lots",
+            "pools_with_entries_have_balance",
+            "thresholds_match_balance",
         ),
     ),
     "entry_chain": Check(
         ("credit_ledger",),
         (
-            "entries_follow_the_one_before",
-            "entries_are_in_the_order_of_time",
-            "entries_mean_what_their_type_says",
-            "events_are_in_the_order_of_the_entries",
-            "rows_have_ids_of_an_epoch",
+            "entries_continue_previous_entry",
+            "entries_are_in_time_order",
+            "entries_deltas_match_type",
+            "events_are_in_entry_order",
+            "ids_belong_to_an_epoch",
         ),
     ),
-    "entries_match_lots": Check(
-        ("credit_ledger",), ("lots_say_what_their_entries_say", "entries_are_about_lots_of_their_account_and_pool")
-    ),
+    "entries_match_lots": Check(("credit_ledger",), ("lots_match_entries", "entries_match_account_and_pool_of_lot")),
     "reservation_match": Check(
         ("credit_reservations",),
         (
-            "reservations_hold_what_their_lots_say",
-            "reservations_hold_lots_of_their_account_and_pool",
-            "lots_hold_what_pending_reservations_hold",
-            "reservations_have_figures_that_add_up",
-            "reservations_moved_what_their_entries_say",
-            "entries_move_lots_for_the_reservation_that_holds_them",
-            "entries_act_for_reservations_of_their_account",
-            "reservations_that_moved_credits_have_entries",
-            "silent_ends_are_noted",
-            "debts_are_what_their_reservation_left_unpaid",
-            "debts_are_incurred_as_their_entries_say",
-            "debts_are_paid_what_their_entries_say",
-            "debts_that_were_paid_have_entries",
+            "reservations_match_reserved_lots",
+            "reservation_lots_match_account_and_pool",
+            "lots_match_pending_reservations",
+            "reservations_amounts_add_up",
+            "reservations_match_entries",
+            "entries_match_reserved_lots",
+            "entries_match_account_of_reservation",
+            "reservations_have_entries",
+            "silent_ends_are_recorded",
+            "debts_match_incurring_entry",
+            "debt_entries_have_debt",
+            "debts_paid_matches_entries",
+            "paid_debts_have_entries",
         ),
     ),
     "orphan_reservations": Check(
         ("credit_reservations",),
         (
-            "reservations_that_hold_credits_hold_lots",
-            "reservations_are_of_accounts_that_there_are",
-            "lots_are_held_by_reservations_that_there_are",
-            "entries_name_reservations_that_there_are",
+            "reservations_have_lots",
+            "reservations_have_account",
+            "reservation_lots_have_reservation_and_lot",
+            "entries_have_reservation",
         ),
     ),
     "campaign_spent_match": Check(
         ("credit_campaigns",),
         (
-            "campaigns_have_spent_what_their_grants_came_to",
-            "campaigns_counted_what_became_of_their_grants",
-            "campaigns_counted_what_they_did_each_day",
+            "campaigns_spent_matches_grants",
+            "campaign_totals_match_grants",
+            "campaign_days_match_entries",
         ),
     ),
     "grant_lot_match": Check(
         ("credit_grants",),
         (
-            "grants_have_their_lots",
-            "lots_of_campaigns_have_their_grants",
-            "grants_say_of_their_lots_what_was_revoked",
-            "lots_are_revoked_with_their_grant",
-            "grants_were_revoked_as_their_event_says",
-            "grants_that_were_revoked_have_events",
+            "grants_match_lots",
+            "campaign_lots_have_grant",
+            "grants_revocation_matches_lot",
+            "revoked_lots_have_revoked_grant",
+            "grants_match_revoked_event",
+            "revoked_grants_have_event",
         ),
     ),
     "audit_chain": Check(
         ("admin_audit_log",),
         (
             AUDIT_RULE,
-            "the_audit_log_holds_what_the_last_reconciliation_saw",
-            "accounts_are_no_newer_than_the_audit_log",
-            "lots_are_no_newer_than_the_audit_log",
-            "campaigns_are_no_newer_than_the_audit_log",
-            "revocations_are_no_newer_than_the_audit_log",
+            "audit_log_contains_reconciled_row",
+            "accounts_not_newer_than_audit_log",
+            "lots_not_newer_than_audit_log",
+            "campaigns_not_newer_than_audit_log",
+            "revocations_not_newer_than_audit_log",
         ),
     ),
     "foreign_keys": Check(
         (),
         (
-            "rows_name_rows_that_there_are",
-            "reservation_lots_name_rows_that_there_are",
-            "balances_are_of_accounts_that_there_are",
-            "thresholds_are_of_accounts_that_there_are",
-            "campaign_days_are_of_campaigns_that_there_are",
+            "foreign_keys_are_valid",
+            "reservation_lots_foreign_keys_are_valid",
+            "balances_have_account",
+            "thresholds_have_account",
+            "campaign_days_have_campaign",
         ),
     ),
     "settings_match_audit": Check(
