@@ -12,9 +12,9 @@ CREATE TABLE book_epochs (
     number       INTEGER NOT NULL,
     reason       TEXT NOT NULL
         CONSTRAINT epochs_reason_is_known CHECK (reason IN ('restored', 'loss_accepted', 'anchor_missing')),
-    -- By the machine's clock.
+    -- Wall-clock time.
     began_at_us  INTEGER NOT NULL,
-    -- The newest id of each table when the epoch began; 0: the table was empty. No row ever has an id between this and the base.
+    -- The newest id of each table when the epoch began; 0 for an empty table. No row has an id between it and the base.
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
@@ -60,8 +60,9 @@ CREATE TABLE credit_accounts (
         CONSTRAINT accounts_entity_id_has_1_to_200_characters CHECK (length(entity_id) BETWEEN 1 AND 200)
         CONSTRAINT accounts_entity_id_has_single_inner_spaces
         CHECK (entity_id = trim(entity_id) AND instr(entity_id, '  ') = 0)
-        -- Controls, white space but U+0020, and the blocks of format and private-use characters. The program knows the rest.
-        -- Most ids are printable ASCII, and the second pattern is built for each row.
+        -- No control, format or private-use characters, and no white space except U+0020. src/minibill/core/entity_ids.py
+        -- rejects unassigned characters as well. The first pattern is a shortcut: most ids are printable ASCII, and SQLite
+        -- builds the second pattern for each row.
         CONSTRAINT accounts_entity_id_is_visible CHECK (entity_id NOT GLOB '*[^ -~]*' OR entity_id NOT GLOB
             '*[' || char(1, 45, 31, 127, 45, 160, 173, 5760, 8192, 45, 8207, 8232, 45, 8239, 8287, 45, 8303, 12288,
                          57344, 45, 63743, 65279, 65529, 45, 65531, 917504, 45, 917759, 918000, 45, 1114111) || ']*')
@@ -91,10 +92,10 @@ CREATE TABLE credit_lots (
         CONSTRAINT lots_source_type_is_known
         CHECK (source_type = 'deposit' OR source_type = 'grant' OR source_type = 'purchase' OR source_type = 'transfer_in'
                OR source_type = 'commons_dividend'),
-    -- NULL: the caller named no outside event. Lots of a campaign have none; their grant names them.
+    -- The id of the external event that paid the lot. NULL: none was given. Lots of grants have none.
     source_id       TEXT
         CONSTRAINT lots_source_id_has_1_to_200_characters CHECK (length(source_id) BETWEEN 1 AND 200),
-    -- NULL: no campaign paid it.
+    -- NULL: the lot is not part of a campaign.
     campaign_id     INTEGER REFERENCES credit_campaigns (id),
     priority        INTEGER NOT NULL CONSTRAINT lots_priority_is_0_to_100 CHECK (priority BETWEEN 0 AND 100),
     original_micro  INTEGER NOT NULL CONSTRAINT lots_original_is_positive CHECK (original_micro > 0),
@@ -103,11 +104,11 @@ CREATE TABLE credit_lots (
     consumed_micro  INTEGER NOT NULL CONSTRAINT lots_consumed_is_not_negative CHECK (consumed_micro >= 0),
     expired_micro   INTEGER NOT NULL CONSTRAINT lots_expired_is_not_negative CHECK (expired_micro >= 0),
     revoked_micro   INTEGER NOT NULL CONSTRAINT lots_revoked_is_not_negative CHECK (revoked_micro >= 0),
-    -- NULL: never expires.
+    -- NULL: the lot never expires.
     expires_at_us   INTEGER
         CONSTRAINT lots_expire_after_creation
         CHECK (expires_at_us > created_at_us AND expires_at_us <= 253402300799999999),
-    -- NULL: not revoked. From then on what a reservation gives back to it is revoked, not available.
+    -- NULL: not revoked. Credits that a reservation returns to a revoked lot are revoked as well.
     revoked_at_us   INTEGER
         CONSTRAINT lots_revoked_have_nothing_available CHECK (revoked_at_us IS NULL OR available_micro = 0),
     -- NULL: none was given.
@@ -127,10 +128,10 @@ CREATE INDEX lots_in_drawdown_order
     ON credit_lots (account_id, pool_id, priority, coalesce(expires_at_us, 9223372036854775807), id)
     WHERE available_micro > 0;
 
-CREATE INDEX lots_due_by_account ON credit_lots (account_id, expires_at_us)
+CREATE INDEX lots_by_account_and_expiry ON credit_lots (account_id, expires_at_us)
     WHERE available_micro > 0 AND expires_at_us IS NOT NULL;
 
-CREATE INDEX lots_due ON credit_lots (expires_at_us)
+CREATE INDEX lots_by_expiry ON credit_lots (expires_at_us)
     WHERE available_micro > 0 AND expires_at_us IS NOT NULL;
 
 CREATE TRIGGER lots_start_fully_available BEFORE INSERT ON credit_lots
@@ -154,64 +155,126 @@ CREATE TRIGGER lots_are_revoked_once BEFORE UPDATE OF revoked_at_us ON credit_lo
 WHEN OLD.revoked_at_us IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'lots_are_revoked_once'); END;
 
-CREATE TRIGGER lots_return_revoked_credits_to_campaign AFTER UPDATE OF revoked_micro ON credit_lots
-WHEN NEW.revoked_micro > OLD.revoked_micro AND NEW.campaign_id IS NOT NULL
-BEGIN
-    UPDATE credit_campaigns
-       SET spent_micro   = spent_micro - (NEW.revoked_micro - OLD.revoked_micro),
-           updated_at_us = max(updated_at_us, NEW.revoked_at_us)
-     WHERE id = NEW.campaign_id;
-END;
-
 CREATE TRIGGER lots_are_never_deleted BEFORE DELETE ON credit_lots
 BEGIN SELECT RAISE(ABORT, 'lots_are_never_deleted'); END;
 
-CREATE TABLE discount_tiers (
-    community_id       TEXT NOT NULL
-        CONSTRAINT tiers_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
-    tier               TEXT NOT NULL CONSTRAINT tiers_tier_has_1_to_64_characters CHECK (length(tier) BETWEEN 1 AND 64),
-    position           INTEGER NOT NULL
-        CONSTRAINT tiers_are_at_most_100_per_community CHECK (position BETWEEN 1 AND 100),
-    rate_bps           INTEGER NOT NULL CONSTRAINT tiers_rate_is_0_to_10000_bps CHECK (rate_bps BETWEEN 0 AND 10000),
-    -- NULL: the rate has no cap.
-    max_discount_micro INTEGER CONSTRAINT tiers_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
-    PRIMARY KEY (community_id, tier)
-) STRICT, WITHOUT ROWID;
-
-CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
-
-CREATE INDEX tiers_integrity_copy ON discount_tiers (community_id, rate_bps, max_discount_micro);
-
-CREATE TABLE memberships (
-    id            INTEGER PRIMARY KEY,
-    account_id    INTEGER NOT NULL REFERENCES credit_accounts (id),
-    community_id  TEXT NOT NULL
-        CONSTRAINT memberships_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
-    -- One that the community had when this was put; the community may have dropped it since, and then it counts for nothing.
-    tier          TEXT NOT NULL,
-    -- NULL: never expires.
-    expires_at_us INTEGER
-        CONSTRAINT memberships_expire_before_the_year_10000 CHECK (expires_at_us <= 253402300799999999)
+CREATE TABLE credit_ledger (
+    id                    INTEGER PRIMARY KEY,
+    account_id            INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id               TEXT NOT NULL
+        CONSTRAINT entries_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    -- 1, 2, 3 … per account and pool, without gaps.
+    entry_seq             INTEGER NOT NULL,
+    entry_type            TEXT NOT NULL,
+    -- NULL: no credits move. A debt is incurred, or the reservation is a shadow.
+    lot_id                INTEGER REFERENCES credit_lots (id),
+    -- NULL: the entry belongs to no reservation.
+    reservation_id        INTEGER REFERENCES credit_reservations (id),
+    amount_micro          INTEGER NOT NULL,
+    available_delta_micro INTEGER NOT NULL,
+    reserved_delta_micro  INTEGER NOT NULL,
+    available_after_micro INTEGER NOT NULL,
+    reserved_after_micro  INTEGER NOT NULL,
+    -- NULL each: none was given.
+    description           TEXT,
+    metadata              TEXT
+        CONSTRAINT entries_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    created_at_us         INTEGER NOT NULL,
+    CONSTRAINT entries_deltas_match_type CHECK (
+        CASE entry_type
+            WHEN 'deposit' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
+            WHEN 'grant' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
+            WHEN 'reserve' THEN amount_micro < 0 AND available_delta_micro = amount_micro
+                                AND reserved_delta_micro = -amount_micro
+            WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro
+                                AND reserved_delta_micro = -amount_micro
+            WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
+            WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            ELSE (entry_type = 'finalize' OR entry_type = 'expire' OR entry_type = 'revoke')
+                 AND amount_micro < 0
+                 AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
+                      OR (available_delta_micro = 0 AND reserved_delta_micro = amount_micro))
+        END),
+    CONSTRAINT entries_have_lot_if_credits_move
+        CHECK ((lot_id IS NULL)
+               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
+    CONSTRAINT entries_have_reservation_if_type_requires
+        CHECK (reservation_id IS NOT NULL
+               OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
 ) STRICT;
 
-CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
+CREATE UNIQUE INDEX entries_one_per_sequence_number ON credit_ledger (account_id, pool_id, entry_seq);
 
-CREATE INDEX memberships_integrity_copy ON memberships (account_id, community_id, tier, expires_at_us);
+CREATE INDEX entries_of_debts ON credit_ledger (account_id, created_at_us)
+    WHERE entry_type IN ('debt_incurred', 'debt_paid');
 
-CREATE TRIGGER memberships_tier_exists_on_insert BEFORE INSERT ON memberships
-WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
-BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_insert'); END;
+CREATE TRIGGER entries_are_never_changed BEFORE UPDATE ON credit_ledger
+BEGIN SELECT RAISE(ABORT, 'entries_are_never_changed'); END;
 
-CREATE TRIGGER memberships_tier_exists_on_update BEFORE UPDATE ON memberships
-WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
-BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_update'); END;
+CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON credit_ledger
+BEGIN SELECT RAISE(ABORT, 'entries_are_never_deleted'); END;
 
-CREATE TRIGGER memberships_are_at_most_1000_per_account BEFORE INSERT ON memberships
-WHEN (SELECT count(*) FROM memberships WHERE account_id = NEW.account_id) >= 1000
-BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_per_account'); END;
+CREATE TRIGGER entries_times_do_not_decrease BEFORE INSERT ON credit_ledger
+WHEN NEW.created_at_us < (SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1)
+BEGIN SELECT RAISE(ABORT, 'entries_times_do_not_decrease'); END;
 
-CREATE TRIGGER memberships_account_and_community_are_fixed BEFORE UPDATE OF id, account_id, community_id ON memberships
-BEGIN SELECT RAISE(ABORT, 'memberships_account_and_community_are_fixed'); END;
+CREATE TABLE credit_balances (
+    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id         TEXT NOT NULL,
+    available_micro INTEGER NOT NULL CONSTRAINT balances_available_is_not_negative CHECK (available_micro >= 0),
+    reserved_micro  INTEGER NOT NULL CONSTRAINT balances_reserved_is_not_negative CHECK (reserved_micro >= 0),
+    entry_seq       INTEGER NOT NULL,
+    PRIMARY KEY (account_id, pool_id),
+    -- A plain sum could overflow.
+    CONSTRAINT balances_sum_fits_63_bits CHECK (available_micro <= 9223372036854775807 - reserved_micro)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER entries_create_balance AFTER INSERT ON credit_ledger
+WHEN NEW.entry_seq = 1
+BEGIN
+    INSERT INTO credit_balances (account_id, pool_id, available_micro, reserved_micro, entry_seq)
+    VALUES (NEW.account_id, NEW.pool_id, NEW.available_delta_micro, NEW.reserved_delta_micro, 1);
+END;
+
+CREATE TRIGGER entries_are_consecutive AFTER INSERT ON credit_ledger
+WHEN NEW.entry_seq <> 1
+BEGIN
+    UPDATE credit_balances
+       SET available_micro = available_micro + NEW.available_delta_micro,
+           reserved_micro  = reserved_micro + NEW.reserved_delta_micro,
+           entry_seq       = entry_seq + 1
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id;
+    -- A pool without a balance has no previous entry.
+    SELECT RAISE(ABORT, 'entries_are_consecutive')
+     WHERE NOT EXISTS (SELECT 1 FROM credit_balances WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id);
+END;
+
+CREATE TRIGGER balances_start_with_first_entry AFTER INSERT ON credit_balances
+WHEN NOT EXISTS (
+    SELECT 1 FROM credit_ledger e
+     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
+       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
+BEGIN SELECT RAISE(ABORT, 'balances_start_with_first_entry'); END;
+
+CREATE TRIGGER balances_are_at_most_64_per_account BEFORE INSERT ON credit_balances
+WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
+BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_per_account'); END;
+
+CREATE TRIGGER balances_follow_entries AFTER UPDATE ON credit_balances
+WHEN NEW.account_id <> OLD.account_id
+  OR NEW.pool_id <> OLD.pool_id
+  OR NOT EXISTS (
+    SELECT 1 FROM credit_ledger e
+     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
+       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
+BEGIN SELECT RAISE(ABORT, 'balances_follow_entries'); END;
+
+CREATE TRIGGER balances_are_never_deleted BEFORE DELETE ON credit_balances
+BEGIN SELECT RAISE(ABORT, 'balances_are_never_deleted'); END;
 
 CREATE TABLE credit_reservations (
     id                 INTEGER PRIMARY KEY,
@@ -236,10 +299,10 @@ CREATE TABLE credit_reservations (
         CONSTRAINT reservations_discount_matches_rate_and_cap
         CHECK (discount_micro = min(list_micro / 10000 * discount_bps + list_micro % 10000 * discount_bps / 10000,
                                     coalesce(max_discount_micro, 9223372036854775807))),
-    -- The membership whose rate and cap they are; NULL both: none counted.
+    -- The membership that gives the discount. NULL both: no discount.
     community_id       TEXT,
     tier               TEXT,
-    -- What it holds, or in shadow mode would have held.
+    -- The held credits; in shadow mode, those that it would hold.
     held_micro         INTEGER NOT NULL
         CONSTRAINT reservations_held_matches_price
         CHECK (held_micro >= 0
@@ -252,21 +315,23 @@ CREATE TABLE credit_reservations (
     description        TEXT,
     metadata           TEXT
         CONSTRAINT reservations_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
-    -- The caller that created it, as `service:SUB` or `admin:SUB`.
+    -- The caller that created the reservation, as `service:SUB` or `admin:SUB`.
     created_by         TEXT NOT NULL
         CONSTRAINT reservations_created_by_is_service_or_admin
         CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
-    -- The caller that finalized or released it, where that is another; NULL: the same, or it is pending or has expired.
+    -- The caller that finalized or released the reservation, if different. NULL: the same caller, or no caller yet, or it
+    -- expired.
     closed_by          TEXT
         CONSTRAINT reservations_closed_by_is_service_or_admin
         CHECK (length(closed_by) <= 136 AND (closed_by GLOB 'service:?*' OR closed_by GLOB 'admin:?*')),
-    -- NULL all five: not finalized.
+    -- NULL all four: not finalized. Charges beyond the held credits are overrun_micro; in live mode they are lost and
+    -- absorbed_micro.
     actual_cost_micro  INTEGER CONSTRAINT reservations_actual_cost_is_not_negative CHECK (actual_cost_micro >= 0),
     finalized_micro    INTEGER
         CONSTRAINT reservations_finalized_is_within_held CHECK (finalized_micro BETWEEN 0 AND held_micro),
     overrun_micro      INTEGER CONSTRAINT reservations_overrun_is_not_negative CHECK (overrun_micro >= 0),
     absorbed_micro     INTEGER CONSTRAINT reservations_absorbed_is_not_negative CHECK (absorbed_micro >= 0),
-    -- What it gave back when it was finalized, released or expired; NULL while it is pending.
+    -- The credits that the reservation returned when it ended. NULL: pending.
     released_micro     INTEGER
         CONSTRAINT reservations_parts_sum_to_held CHECK (released_micro = held_micro - coalesce(finalized_micro, 0)),
     closed_at_us       INTEGER,
@@ -290,9 +355,9 @@ CREATE TABLE credit_reservations (
                        coalesce(max_discount_micro, 9223372036854775807)))
 ) STRICT;
 
-CREATE INDEX reservations_due_by_account ON credit_reservations (account_id, expires_at_us) WHERE status = 'pending';
+CREATE INDEX reservations_by_account_and_expiry ON credit_reservations (account_id, expires_at_us) WHERE status = 'pending';
 
-CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE status = 'pending';
+CREATE INDEX reservations_by_expiry ON credit_reservations (expires_at_us) WHERE status = 'pending';
 
 CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
 
@@ -352,12 +417,12 @@ BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_deleted'); END;
 CREATE TABLE credit_debts (
     id             INTEGER PRIMARY KEY,
     account_id     INTEGER NOT NULL REFERENCES credit_accounts (id),
-    -- A reservation makes one debt at most: it is finalized once.
+    -- A reservation is finalized once, so it leaves one debt at most.
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
         CONSTRAINT debts_paid_is_within_original CHECK (paid_micro BETWEEN 0 AND original_micro),
-    -- The lot that wrote off what was left of it; NULL: it was not written off.
+    -- The lot that paid the rest when an admin forgave the debt. NULL: not forgiven.
     forgiven_lot_id INTEGER REFERENCES credit_lots (id)
         CONSTRAINT debts_forgiven_are_fully_paid CHECK (forgiven_lot_id IS NULL OR paid_micro = original_micro),
     created_at_us  INTEGER NOT NULL
@@ -375,7 +440,7 @@ CREATE TRIGGER debts_start_unpaid BEFORE INSERT ON credit_debts
 WHEN NEW.paid_micro <> 0 OR NEW.forgiven_lot_id IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'debts_start_unpaid'); END;
 
-CREATE TRIGGER debts_terms_are_fixed BEFORE UPDATE ON credit_debts
+CREATE TRIGGER debts_change_only_by_payment BEFORE UPDATE ON credit_debts
 WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.id <> OLD.id
   OR NEW.account_id <> OLD.account_id
@@ -383,126 +448,58 @@ WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.original_micro <> OLD.original_micro
   OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
-BEGIN SELECT RAISE(ABORT, 'debts_terms_are_fixed'); END;
+BEGIN SELECT RAISE(ABORT, 'debts_change_only_by_payment'); END;
 
 CREATE TRIGGER debts_are_never_deleted BEFORE DELETE ON credit_debts
 BEGIN SELECT RAISE(ABORT, 'debts_are_never_deleted'); END;
 
-CREATE TABLE credit_ledger (
-    id                    INTEGER PRIMARY KEY,
-    account_id            INTEGER NOT NULL REFERENCES credit_accounts (id),
-    pool_id               TEXT NOT NULL
-        CONSTRAINT entries_pool_id_is_well_formed
-        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
-    -- 1, 2, 3 … per account and pool; the chain below leaves no gap.
-    entry_seq             INTEGER NOT NULL,
-    entry_type            TEXT NOT NULL,
-    -- NULL: an entry about a debt being made or about a shadow; no lot moves.
-    lot_id                INTEGER REFERENCES credit_lots (id),
-    -- NULL: no reservation acts.
-    reservation_id        INTEGER REFERENCES credit_reservations (id),
-    amount_micro          INTEGER NOT NULL,
-    available_delta_micro INTEGER NOT NULL,
-    reserved_delta_micro  INTEGER NOT NULL,
-    available_after_micro INTEGER NOT NULL,
-    reserved_after_micro  INTEGER NOT NULL,
-    -- NULL each: none was given.
-    description           TEXT,
-    metadata              TEXT
-        CONSTRAINT entries_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
-    created_at_us         INTEGER NOT NULL,
-    CONSTRAINT entries_deltas_match_type CHECK (
-        CASE entry_type
-            WHEN 'deposit' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
-            WHEN 'grant' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
-            WHEN 'reserve' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = -amount_micro
-            WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = -amount_micro
-            WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
-            WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
-            WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
-            WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
-            ELSE (entry_type = 'finalize' OR entry_type = 'expire' OR entry_type = 'revoke')
-                 AND amount_micro < 0
-                 AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
-                      OR (available_delta_micro = 0 AND reserved_delta_micro = amount_micro))
-        END),
-    CONSTRAINT entries_have_lot_if_credits_move
-        CHECK ((lot_id IS NULL)
-               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
-    CONSTRAINT entries_have_reservation_if_type_requires
-        CHECK (reservation_id IS NOT NULL
-               OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
-) STRICT;
-
-CREATE UNIQUE INDEX entries_one_per_sequence_number ON credit_ledger (account_id, pool_id, entry_seq);
-
-CREATE INDEX entries_of_debts ON credit_ledger (account_id, created_at_us)
-    WHERE entry_type IN ('debt_incurred', 'debt_paid');
-
-CREATE TRIGGER entries_are_never_changed BEFORE UPDATE ON credit_ledger
-BEGIN SELECT RAISE(ABORT, 'entries_are_never_changed'); END;
-
-CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON credit_ledger
-BEGIN SELECT RAISE(ABORT, 'entries_are_never_deleted'); END;
-
-CREATE TRIGGER entries_times_do_not_decrease BEFORE INSERT ON credit_ledger
-WHEN NEW.created_at_us < (SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1)
-BEGIN SELECT RAISE(ABORT, 'entries_times_do_not_decrease'); END;
-
-CREATE TABLE credit_balances (
-    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
-    pool_id         TEXT NOT NULL,
-    available_micro INTEGER NOT NULL CONSTRAINT balances_available_is_not_negative CHECK (available_micro >= 0),
-    reserved_micro  INTEGER NOT NULL CONSTRAINT balances_reserved_is_not_negative CHECK (reserved_micro >= 0),
-    entry_seq       INTEGER NOT NULL,
-    PRIMARY KEY (account_id, pool_id),
-    -- Written so that the sum itself can't overflow.
-    CONSTRAINT balances_sum_fits_63_bits CHECK (available_micro <= 9223372036854775807 - reserved_micro)
+CREATE TABLE discount_tiers (
+    community_id       TEXT NOT NULL
+        CONSTRAINT tiers_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
+    tier               TEXT NOT NULL CONSTRAINT tiers_tier_has_1_to_64_characters CHECK (length(tier) BETWEEN 1 AND 64),
+    position           INTEGER NOT NULL
+        CONSTRAINT tiers_are_at_most_100_per_community CHECK (position BETWEEN 1 AND 100),
+    rate_bps           INTEGER NOT NULL CONSTRAINT tiers_rate_is_0_to_10000_bps CHECK (rate_bps BETWEEN 0 AND 10000),
+    -- NULL: no cap.
+    max_discount_micro INTEGER CONSTRAINT tiers_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
+    PRIMARY KEY (community_id, tier)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TRIGGER entries_create_balance AFTER INSERT ON credit_ledger
-WHEN NEW.entry_seq = 1
-BEGIN
-    INSERT INTO credit_balances (account_id, pool_id, available_micro, reserved_micro, entry_seq)
-    VALUES (NEW.account_id, NEW.pool_id, NEW.available_delta_micro, NEW.reserved_delta_micro, 1);
-END;
+CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
 
-CREATE TRIGGER entries_are_consecutive AFTER INSERT ON credit_ledger
-WHEN NEW.entry_seq <> 1
-BEGIN
-    UPDATE credit_balances
-       SET available_micro = available_micro + NEW.available_delta_micro,
-           reserved_micro  = reserved_micro + NEW.reserved_delta_micro,
-           entry_seq       = entry_seq + 1
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id;
-    -- Where there was no balance, there was no entry before this one.
-    SELECT RAISE(ABORT, 'entries_are_consecutive')
-     WHERE NOT EXISTS (SELECT 1 FROM credit_balances WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id);
-END;
+CREATE INDEX tiers_integrity_copy ON discount_tiers (community_id, rate_bps, max_discount_micro);
 
-CREATE TRIGGER balances_start_with_first_entry AFTER INSERT ON credit_balances
-WHEN NOT EXISTS (
-    SELECT 1 FROM credit_ledger e
-     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
-       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
-BEGIN SELECT RAISE(ABORT, 'balances_start_with_first_entry'); END;
+CREATE TABLE memberships (
+    id            INTEGER PRIMARY KEY,
+    account_id    INTEGER NOT NULL REFERENCES credit_accounts (id),
+    community_id  TEXT NOT NULL
+        CONSTRAINT memberships_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
+    -- A tier that the community had when the membership was put. If the community has dropped it since, there is no
+    -- discount.
+    tier          TEXT NOT NULL,
+    -- NULL: the membership never expires.
+    expires_at_us INTEGER
+        CONSTRAINT memberships_expire_before_the_year_10000 CHECK (expires_at_us <= 253402300799999999)
+) STRICT;
 
-CREATE TRIGGER balances_are_at_most_64_per_account BEFORE INSERT ON credit_balances
-WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
-BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_per_account'); END;
+CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
 
-CREATE TRIGGER balances_follow_entries AFTER UPDATE ON credit_balances
-WHEN NEW.account_id <> OLD.account_id
-  OR NEW.pool_id <> OLD.pool_id
-  OR NOT EXISTS (
-    SELECT 1 FROM credit_ledger e
-     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
-       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
-BEGIN SELECT RAISE(ABORT, 'balances_follow_entries'); END;
+CREATE INDEX memberships_integrity_copy ON memberships (account_id, community_id, tier, expires_at_us);
 
-CREATE TRIGGER balances_are_never_deleted BEFORE DELETE ON credit_balances
-BEGIN SELECT RAISE(ABORT, 'balances_are_never_deleted'); END;
+CREATE TRIGGER memberships_tier_exists_on_insert BEFORE INSERT ON memberships
+WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
+BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_insert'); END;
+
+CREATE TRIGGER memberships_tier_exists_on_update BEFORE UPDATE ON memberships
+WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
+BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_update'); END;
+
+CREATE TRIGGER memberships_are_at_most_1000_per_account BEFORE INSERT ON memberships
+WHEN (SELECT count(*) FROM memberships WHERE account_id = NEW.account_id) >= 1000
+BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_per_account'); END;
+
+CREATE TRIGGER memberships_account_and_community_are_fixed BEFORE UPDATE OF id, account_id, community_id ON memberships
+BEGIN SELECT RAISE(ABORT, 'memberships_account_and_community_are_fixed'); END;
 
 CREATE TABLE credit_campaigns (
     id                   INTEGER PRIMARY KEY,
@@ -516,18 +513,18 @@ CREATE TABLE credit_campaigns (
         CHECK (campaign_type IN ('reverse_airdrop', 'promotional', 'loyalty', 'referral')),
     status               TEXT NOT NULL,
     budget_micro         INTEGER NOT NULL,
-    -- What its grants came to, less what was revoked of them.
+    -- The sum of the campaign's grants, less revoked credits.
     spent_micro          INTEGER NOT NULL CONSTRAINT campaigns_spent_is_not_negative CHECK (spent_micro >= 0),
     grant_formula        TEXT NOT NULL
         CONSTRAINT campaigns_formula_is_known CHECK (grant_formula IN ('proportional_loss', 'fixed_amount', 'tiered')),
-    -- NULL: the formula has nothing to be told; a fixed amount is then named by each grant.
+    -- NULL: the formula needs none. Each grant of a fixed amount then states its own.
     grant_config         TEXT
         CONSTRAINT campaigns_config_is_an_object CHECK (json_valid(grant_config) AND json_type(grant_config) = 'object'),
     pool_id              TEXT NOT NULL
         CONSTRAINT campaigns_pool_id_is_well_formed
         CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
     per_wallet_cap_micro INTEGER NOT NULL CONSTRAINT campaigns_cap_is_not_negative CHECK (per_wallet_cap_micro >= 0),
-    -- NULL: no start, no end, lots that never expire.
+    -- NULL: no start, no end, and lots that never expire.
     starts_at_us         INTEGER,
     expires_at_us        INTEGER CONSTRAINT campaigns_expire_after_they_start CHECK (expires_at_us > starts_at_us),
     grant_ttl_seconds    INTEGER
@@ -541,7 +538,7 @@ CREATE TABLE credit_campaigns (
 
 CREATE INDEX campaigns_by_status ON credit_campaigns (status);
 
-CREATE INDEX campaigns_due ON credit_campaigns (expires_at_us)
+CREATE INDEX campaigns_by_expiry ON credit_campaigns (expires_at_us)
     WHERE status IN ('draft', 'active', 'paused') AND expires_at_us IS NOT NULL;
 
 CREATE INDEX campaigns_integrity_copy
@@ -584,84 +581,6 @@ BEGIN SELECT RAISE(ABORT, 'campaigns_ended_are_locked'); END;
 CREATE TRIGGER campaigns_are_never_deleted BEFORE DELETE ON credit_campaigns
 BEGIN SELECT RAISE(ABORT, 'campaigns_are_never_deleted'); END;
 
-CREATE TABLE credit_campaign_totals (
-    campaign_id            INTEGER PRIMARY KEY REFERENCES credit_campaigns (id),
-    granted_micro          INTEGER NOT NULL,
-    reserved_micro         INTEGER NOT NULL,
-    expired_micro          INTEGER NOT NULL,
-    spending_accounts    INTEGER NOT NULL,
-    -- The revoked grants, and the sums of what each of them says of the moment at which it was revoked.
-    grants_revoked         INTEGER NOT NULL,
-    revoked_micro          INTEGER NOT NULL,
-    revoked_consumed_micro INTEGER NOT NULL,
-    revoked_reserved_micro INTEGER NOT NULL
-) STRICT;
-
-CREATE TABLE credit_campaign_days (
-    campaign_id    INTEGER NOT NULL REFERENCES credit_campaigns (id),
-    -- Days since 1970-01-01, in UTC.
-    day            INTEGER NOT NULL,
-    grants         INTEGER NOT NULL,
-    granted_micro  INTEGER NOT NULL,
-    consumed_micro INTEGER NOT NULL,
-    PRIMARY KEY (campaign_id, day)
-) STRICT, WITHOUT ROWID;
-
-CREATE TRIGGER campaigns_create_totals AFTER INSERT ON credit_campaigns
-BEGIN
-    INSERT INTO credit_campaign_totals (
-        campaign_id, granted_micro, reserved_micro, expired_micro, spending_accounts, grants_revoked, revoked_micro,
-        revoked_consumed_micro, revoked_reserved_micro)
-    VALUES (NEW.id, 0, 0, 0, 0, 0, 0, 0, 0);
-END;
-
-CREATE TRIGGER campaigns_granted_total_fits_63_bits BEFORE UPDATE OF grant_count ON credit_campaigns
-WHEN (SELECT granted_micro FROM credit_campaign_totals WHERE campaign_id = NEW.id)
-     > 9223372036854775807 - (NEW.spent_micro - OLD.spent_micro)
-BEGIN SELECT RAISE(ABORT, 'campaigns_granted_total_fits_63_bits'); END;
-
-CREATE TRIGGER campaigns_update_granted_totals AFTER UPDATE OF grant_count ON credit_campaigns
-BEGIN
-    UPDATE credit_campaign_totals
-       SET granted_micro = granted_micro + NEW.spent_micro - OLD.spent_micro
-     WHERE campaign_id = NEW.id;
-    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
-    VALUES (NEW.id, NEW.updated_at_us / 86400000000, NEW.grant_count - OLD.grant_count, NEW.spent_micro - OLD.spent_micro, 0)
-        ON CONFLICT DO UPDATE
-       SET grants        = grants + excluded.grants,
-           granted_micro = granted_micro + excluded.granted_micro;
-END;
-
-CREATE TRIGGER lots_update_campaign_totals AFTER UPDATE OF reserved_micro, consumed_micro, expired_micro ON credit_lots
-WHEN NEW.campaign_id IS NOT NULL
-BEGIN
-    UPDATE credit_campaign_totals
-       SET reserved_micro      = reserved_micro + NEW.reserved_micro - OLD.reserved_micro,
-           expired_micro       = expired_micro + NEW.expired_micro - OLD.expired_micro,
-           spending_accounts = spending_accounts + (OLD.consumed_micro = 0 AND NEW.consumed_micro > 0)
-     WHERE campaign_id = NEW.campaign_id;
-END;
-
-CREATE VIEW campaign_credits_consumed AS
-SELECT campaign_id, day, consumed_micro
-  FROM credit_campaign_days;
-
-CREATE TRIGGER campaigns_add_consumption INSTEAD OF INSERT ON campaign_credits_consumed
-BEGIN
-    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
-    VALUES (NEW.campaign_id, NEW.day, 0, 0, NEW.consumed_micro)
-        ON CONFLICT DO UPDATE
-       SET consumed_micro = consumed_micro + excluded.consumed_micro;
-END;
-
-CREATE TRIGGER entries_update_campaign_consumption AFTER INSERT ON credit_ledger
-WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
- AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
-BEGIN
-    INSERT INTO campaign_credits_consumed (campaign_id, day, consumed_micro)
-    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, -NEW.amount_micro);
-END;
-
 CREATE TABLE credit_grants (
     id                     INTEGER PRIMARY KEY,
     campaign_id            INTEGER NOT NULL REFERENCES credit_campaigns (id),
@@ -669,7 +588,7 @@ CREATE TABLE credit_grants (
     lot_id                 INTEGER NOT NULL REFERENCES credit_lots (id),
     amount_micro           INTEGER NOT NULL,
     status                 TEXT NOT NULL,
-    -- The formula of the campaign, and the input that it was given; NULL: none was.
+    -- The campaign's formula and its input. NULL: no input was given.
     grant_formula          TEXT NOT NULL,
     formula_input          TEXT
         CONSTRAINT grants_formula_input_is_an_object CHECK (json_valid(formula_input) AND json_type(formula_input) = 'object'),
@@ -685,9 +604,11 @@ CREATE TABLE credit_grants (
         CONSTRAINT grants_revoke_reason_has_1_to_500_characters CHECK (length(revoke_reason) BETWEEN 1 AND 500),
     CONSTRAINT grants_revocation_matches_status CHECK (
         CASE status
-            WHEN 'granted' THEN coalesce(revoked_at_us, revoked_micro, revoked_consumed_micro, revoked_reserved_micro, revoke_reason) IS NULL
-            WHEN 'revoked' THEN revoked_at_us IS NOT NULL AND revoked_micro IS NOT NULL AND revoked_consumed_micro IS NOT NULL
-                                AND revoked_reserved_micro IS NOT NULL AND revoke_reason IS NOT NULL
+            WHEN 'granted' THEN coalesce(revoked_at_us, revoked_micro, revoked_consumed_micro, revoked_reserved_micro,
+                                         revoke_reason) IS NULL
+            WHEN 'revoked' THEN revoked_at_us IS NOT NULL AND revoked_micro IS NOT NULL
+                                AND revoked_consumed_micro IS NOT NULL AND revoked_reserved_micro IS NOT NULL
+                                AND revoke_reason IS NOT NULL
             ELSE 0
         END)
 ) STRICT;
@@ -736,6 +657,76 @@ WHEN NEW.status = 'revoked'
  AND NEW.revoked_at_us IS NOT (SELECT revoked_at_us FROM credit_lots WHERE id = NEW.lot_id)
 BEGIN SELECT RAISE(ABORT, 'grants_are_revoked_with_their_lots'); END;
 
+CREATE TRIGGER grants_are_never_deleted BEFORE DELETE ON credit_grants
+BEGIN SELECT RAISE(ABORT, 'grants_are_never_deleted'); END;
+
+CREATE TABLE credit_campaign_totals (
+    campaign_id            INTEGER PRIMARY KEY REFERENCES credit_campaigns (id),
+    granted_micro          INTEGER NOT NULL,
+    reserved_micro         INTEGER NOT NULL,
+    expired_micro          INTEGER NOT NULL,
+    spending_accounts      INTEGER NOT NULL,
+    -- Sums over the revoked grants, of the amounts at the moment of each revocation.
+    grants_revoked         INTEGER NOT NULL,
+    revoked_micro          INTEGER NOT NULL,
+    revoked_consumed_micro INTEGER NOT NULL,
+    revoked_reserved_micro INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE credit_campaign_days (
+    campaign_id    INTEGER NOT NULL REFERENCES credit_campaigns (id),
+    -- Days since 1970-01-01, in UTC.
+    day            INTEGER NOT NULL,
+    grants         INTEGER NOT NULL,
+    granted_micro  INTEGER NOT NULL,
+    consumed_micro INTEGER NOT NULL,
+    PRIMARY KEY (campaign_id, day)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER campaigns_create_totals AFTER INSERT ON credit_campaigns
+BEGIN
+    INSERT INTO credit_campaign_totals (
+        campaign_id, granted_micro, reserved_micro, expired_micro, spending_accounts, grants_revoked, revoked_micro,
+        revoked_consumed_micro, revoked_reserved_micro)
+    VALUES (NEW.id, 0, 0, 0, 0, 0, 0, 0, 0);
+END;
+
+CREATE TRIGGER campaigns_granted_total_fits_63_bits BEFORE UPDATE OF grant_count ON credit_campaigns
+WHEN (SELECT granted_micro FROM credit_campaign_totals WHERE campaign_id = NEW.id)
+     > 9223372036854775807 - (NEW.spent_micro - OLD.spent_micro)
+BEGIN SELECT RAISE(ABORT, 'campaigns_granted_total_fits_63_bits'); END;
+
+CREATE TRIGGER campaigns_update_granted_totals AFTER UPDATE OF grant_count ON credit_campaigns
+BEGIN
+    UPDATE credit_campaign_totals
+       SET granted_micro = granted_micro + NEW.spent_micro - OLD.spent_micro
+     WHERE campaign_id = NEW.id;
+    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
+    VALUES (NEW.id, NEW.updated_at_us / 86400000000, NEW.grant_count - OLD.grant_count, NEW.spent_micro - OLD.spent_micro, 0)
+        ON CONFLICT DO UPDATE
+       SET grants        = grants + excluded.grants,
+           granted_micro = granted_micro + excluded.granted_micro;
+END;
+
+CREATE TRIGGER lots_return_revoked_credits_to_campaign AFTER UPDATE OF revoked_micro ON credit_lots
+WHEN NEW.revoked_micro > OLD.revoked_micro AND NEW.campaign_id IS NOT NULL
+BEGIN
+    UPDATE credit_campaigns
+       SET spent_micro   = spent_micro - (NEW.revoked_micro - OLD.revoked_micro),
+           updated_at_us = max(updated_at_us, NEW.revoked_at_us)
+     WHERE id = NEW.campaign_id;
+END;
+
+CREATE TRIGGER lots_update_campaign_totals AFTER UPDATE OF reserved_micro, consumed_micro, expired_micro ON credit_lots
+WHEN NEW.campaign_id IS NOT NULL
+BEGIN
+    UPDATE credit_campaign_totals
+       SET reserved_micro      = reserved_micro + NEW.reserved_micro - OLD.reserved_micro,
+           expired_micro       = expired_micro + NEW.expired_micro - OLD.expired_micro,
+           spending_accounts   = spending_accounts + (OLD.consumed_micro = 0 AND NEW.consumed_micro > 0)
+     WHERE campaign_id = NEW.campaign_id;
+END;
+
 CREATE TRIGGER grants_update_revoked_totals AFTER UPDATE OF status ON credit_grants
 WHEN NEW.status = 'revoked'
 BEGIN
@@ -747,12 +738,20 @@ BEGIN
      WHERE campaign_id = NEW.campaign_id;
 END;
 
-CREATE TRIGGER grants_are_never_deleted BEFORE DELETE ON credit_grants
-BEGIN SELECT RAISE(ABORT, 'grants_are_never_deleted'); END;
+CREATE TRIGGER entries_update_campaign_consumption AFTER INSERT ON credit_ledger
+WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
+ AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+BEGIN
+    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
+    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, 0, 0,
+            -NEW.amount_micro)
+        ON CONFLICT DO UPDATE
+       SET consumed_micro = consumed_micro + excluded.consumed_micro;
+END;
 
 CREATE TABLE admin_audit_log (
     seq            INTEGER PRIMARY KEY,
-    -- The public id. It grows with seq, and skips to the base of each new epoch.
+    -- The public id. It grows with seq, and jumps to the base of each new epoch.
     id             INTEGER NOT NULL,
     actor_id       TEXT NOT NULL CONSTRAINT audit_actor_has_1_to_128_characters CHECK (length(actor_id) BETWEEN 1 AND 128),
     action         TEXT NOT NULL,
@@ -760,7 +759,7 @@ CREATE TABLE admin_audit_log (
     target_id      TEXT NOT NULL,
     details        TEXT NOT NULL
         CONSTRAINT audit_details_are_an_object CHECK (json_valid(details) AND json_type(details) = 'object'),
-    -- NULL each: the caller sent none.
+    -- NULL each: the request had none.
     ip             TEXT,
     user_agent     TEXT,
     correlation_id TEXT,
@@ -804,7 +803,7 @@ BEGIN SELECT RAISE(ABORT, 'audit_rows_are_never_deleted'); END;
 
 CREATE TABLE book_chain (
     number       INTEGER PRIMARY KEY,
-    -- The last row of each table that it covers.
+    -- The last row of each table that the link covers.
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
@@ -815,7 +814,8 @@ CREATE TABLE book_chain (
     events       INTEGER NOT NULL,
     silent_ends  INTEGER NOT NULL,
     keys         INTEGER NOT NULL,
-    -- Of the idempotency keys alone, which are pruned: part of the hash below, and compared while all of them are kept.
+    -- The hash of the idempotency keys, which are pruned. It is part of the hash below; it can be checked while its keys
+    -- exist.
     keys_hash    BLOB NOT NULL CONSTRAINT links_keys_hash_has_32_bytes CHECK (length(keys_hash) = 32),
     epochs       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
@@ -833,7 +833,7 @@ BEGIN SELECT RAISE(ABORT, 'links_are_never_deleted'); END;
 
 CREATE TABLE book_head (
     id              INTEGER PRIMARY KEY CONSTRAINT head_is_one_row CHECK (id = 1),
-    -- The commits of the service, and the same number negated: a bit that flips in one of them shows.
+    -- The commits of the service, and the same number negated. A flipped bit in either shows.
     commits         INTEGER NOT NULL,
     negated_commits INTEGER NOT NULL CONSTRAINT head_copies_match CHECK (negated_commits = -commits)
 ) STRICT;
@@ -847,13 +847,13 @@ BEGIN SELECT RAISE(ABORT, 'head_is_never_deleted'); END;
 
 CREATE TABLE reconciliations (
     id               INTEGER PRIMARY KEY CONSTRAINT reconciliation_is_one_row CHECK (id = 1),
-    -- The moment of the snapshot that was checked.
+    -- The time of the checked snapshot.
     reconciled_at_us INTEGER NOT NULL,
-    -- What it is answered with.
+    -- The body of the API's response.
     report           TEXT NOT NULL
         CONSTRAINT reconciliation_report_is_an_object CHECK (json_valid(report) AND json_type(report) = 'object'),
-    -- The newest row of the audit log when its chain was last found whole; NULL both: there was none. Whoever cuts rows off
-    -- that log later, or makes its chain anew, can't do it without this row being missed.
+    -- The newest audit row when its hash chain last passed the check. NULL both: the log was empty. The next check finds out
+    -- if somebody deletes this row or rebuilds the hashes.
     audit_seq        INTEGER,
     audit_hash       BLOB CONSTRAINT reconciliation_audit_hash_has_32_bytes CHECK (length(audit_hash) = 32),
     CONSTRAINT reconciliation_has_audit_seq_and_hash CHECK ((audit_seq IS NULL) = (audit_hash IS NULL))
@@ -871,7 +871,7 @@ BEGIN SELECT RAISE(ABORT, 'reconciliation_is_never_deleted'); END;
 
 CREATE TABLE idempotency_keys (
     id            INTEGER PRIMARY KEY,
-    -- 'admin:' or 'service:' and the token's subject.
+    -- 'admin:SUB' or 'service:SUB', by the token.
     caller        TEXT NOT NULL,
     key           TEXT NOT NULL
         CONSTRAINT idempotency_key_has_1_to_255_characters CHECK (length(key) BETWEEN 1 AND 255),
@@ -879,9 +879,9 @@ CREATE TABLE idempotency_keys (
     fingerprint   BLOB NOT NULL CONSTRAINT idempotency_fingerprint_has_32_bytes CHECK (length(fingerprint) = 32),
     status        INTEGER NOT NULL CONSTRAINT idempotency_status_is_success CHECK (status BETWEEN 200 AND 299),
     body          BLOB NOT NULL,
-    -- By the running time, which counts while the book is served and which no clock that is set moves.
+    -- In service uptime, which counts only while the service runs. Setting the machine's clock does not move it.
     created_at_us INTEGER NOT NULL,
-    -- Of all columns but the id; src/minibill/idempotency.py makes it.
+    -- Over all columns but the id; src/minibill/api/idempotency.py computes it.
     checksum      INTEGER NOT NULL
         CONSTRAINT idempotency_checksum_has_63_bits CHECK (checksum >= 0)
 ) STRICT;
@@ -902,7 +902,7 @@ CREATE INDEX revoked_tokens_integrity_copy ON revoked_tokens (revoked_at_us);
 CREATE TABLE revoked_subjects (
     sub              TEXT NOT NULL PRIMARY KEY
         CONSTRAINT revoked_subjects_sub_has_1_to_128_characters CHECK (length(sub) BETWEEN 1 AND 128),
-    -- By the wall clock, as the times in tokens.
+    -- Wall-clock time, like the times in tokens.
     issued_before_us INTEGER NOT NULL,
     revoked_at_us    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -913,40 +913,20 @@ CREATE TRIGGER revoked_subjects_times_never_decrease BEFORE UPDATE ON revoked_su
 WHEN NEW.sub <> OLD.sub OR NEW.issued_before_us < OLD.issued_before_us OR NEW.revoked_at_us < OLD.revoked_at_us
 BEGIN SELECT RAISE(ABORT, 'revoked_subjects_times_never_decrease'); END;
 
-CREATE TABLE thresholds (
-    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
-    pool_id         TEXT NOT NULL
-        CONSTRAINT thresholds_pool_id_is_well_formed
-        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
-    below_micro     INTEGER NOT NULL CONSTRAINT thresholds_below_is_positive CHECK (below_micro > 0),
-    -- It is crossed back only here, so that credits that come and go around one mark are not told of each time.
-    recovered_micro INTEGER NOT NULL
-        CONSTRAINT thresholds_recovered_is_at_least_below CHECK (recovered_micro >= below_micro),
-    position        INTEGER NOT NULL
-        CONSTRAINT thresholds_are_at_most_20_per_account CHECK (position BETWEEN 1 AND 20),
-    -- 1: it was crossed downwards and not yet back.
-    is_below        INTEGER NOT NULL CONSTRAINT thresholds_is_below_is_0_or_1 CHECK (is_below IN (0, 1)),
-    PRIMARY KEY (account_id, pool_id, below_micro)
-) STRICT, WITHOUT ROWID;
-
-CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
-
-CREATE INDEX thresholds_integrity_copy ON thresholds (account_id, position, recovered_micro, is_below);
-
 CREATE TABLE events (
     id             INTEGER PRIMARY KEY,
-    -- The newest entry of the ledger, or base of an epoch, when it was written; 0: there was none.
+    -- The newest entry, or the base of the epoch, when the event was written; 0 for none.
     after_entry_id INTEGER NOT NULL,
     type           TEXT NOT NULL
         CONSTRAINT events_type_is_known
         CHECK (type IN ('account.opened', 'campaign.created', 'campaign.edited', 'campaign.activated', 'campaign.paused',
                         'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'debt.forgiven', 'grant.revoked',
                         'threshold.below', 'threshold.recovered')),
-    -- NULL each: it is about none.
+    -- NULL each: the event concerns none.
     account_id     INTEGER REFERENCES credit_accounts (id),
     campaign_id    INTEGER REFERENCES credit_campaigns (id),
-    -- The row that the event is about, as it was then: an object of column names and values. A reader takes the members that it
-    -- knows, so a later version may add columns: src/minibill/events/serialization.py.
+    -- The row that the event concerns, as it was then, as an object of column names and values. Readers ignore unknown
+    -- members, so that a later version can add columns: src/minibill/events/serialization.py.
     data           TEXT NOT NULL
         CONSTRAINT events_data_is_an_object CHECK (json_valid(data) AND json_type(data) = 'object'),
     created_at_us  INTEGER NOT NULL
@@ -1030,8 +1010,8 @@ CREATE TRIGGER campaigns_emit_status_event AFTER UPDATE OF status ON credit_camp
 WHEN OLD.status <> NEW.status
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
-           updated_at_us
+    SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL,
+           campaign_id, data, updated_at_us
       FROM campaign_event_data
      WHERE campaign_id = NEW.id;
 END;
@@ -1077,43 +1057,53 @@ BEGIN
      WHERE l.id = NEW.forgiven_lot_id;
 END;
 
-CREATE VIEW thresholds_crossed AS
-SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at_us
-  FROM thresholds;
+CREATE TABLE thresholds (
+    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id         TEXT NOT NULL
+        CONSTRAINT thresholds_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    below_micro     INTEGER NOT NULL CONSTRAINT thresholds_below_is_positive CHECK (below_micro > 0),
+    -- The amount at which the threshold recovers. A higher one avoids an event for each small change around below_micro.
+    recovered_micro INTEGER NOT NULL
+        CONSTRAINT thresholds_recovered_is_at_least_below CHECK (recovered_micro >= below_micro),
+    position        INTEGER NOT NULL
+        CONSTRAINT thresholds_are_at_most_20_per_account CHECK (position BETWEEN 1 AND 20),
+    -- 1: the credits fell below and have not recovered yet.
+    is_below        INTEGER NOT NULL CONSTRAINT thresholds_is_below_is_0_or_1 CHECK (is_below IN (0, 1)),
+    PRIMARY KEY (account_id, pool_id, below_micro)
+) STRICT, WITHOUT ROWID;
 
-CREATE TRIGGER thresholds_emit_crossing INSTEAD OF INSERT ON thresholds_crossed
-BEGIN
-    -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
-    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
-               WHEN 1 THEN (SELECT first_event_id FROM feed_end)
-           END,
-           NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
-           json_object('account_id', account_id, 'pool_id', pool_id, 'below_micro', below_micro,
-                       'recovered_micro', recovered_micro, 'is_below', 1 - is_below,
-                       'available_micro', NEW.available_micro),
-           NEW.created_at_us
-      FROM thresholds
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id
-       AND iif(is_below, NEW.available_micro >= recovered_micro, NEW.available_micro < below_micro)
-     ORDER BY iif(is_below, recovered_micro, -below_micro);
-    UPDATE thresholds
-       SET is_below = 1 - is_below
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id
-       AND iif(is_below, NEW.available_micro >= recovered_micro, NEW.available_micro < below_micro);
-END;
+CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
 
-CREATE TRIGGER entries_check_thresholds AFTER INSERT ON credit_ledger
+CREATE INDEX thresholds_integrity_copy ON thresholds (account_id, position, recovered_micro, is_below);
+
+CREATE TRIGGER thresholds_emit_crossing AFTER INSERT ON credit_ledger
 WHEN NEW.available_delta_micro <> 0
  AND EXISTS (
     SELECT 1 FROM thresholds
      WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id
        AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro))
 BEGIN
-    INSERT INTO thresholds_crossed (account_id, pool_id, entry_id, available_micro, created_at_us)
-    VALUES (NEW.account_id, NEW.pool_id, NEW.id, NEW.available_after_micro, NEW.created_at_us);
+    -- In the order of crossing: the highest threshold first on the way down, the lowest first on the way up.
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
+               WHEN 1 THEN (SELECT first_event_id FROM feed_end)
+           END,
+           NEW.id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+           json_object('account_id', account_id, 'pool_id', pool_id, 'below_micro', below_micro,
+                       'recovered_micro', recovered_micro, 'is_below', 1 - is_below,
+                       'available_micro', NEW.available_after_micro),
+           NEW.created_at_us
+      FROM thresholds
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro)
+     ORDER BY iif(is_below, recovered_micro, -below_micro);
+    UPDATE thresholds
+       SET is_below = 1 - is_below
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro);
 END;
 
 CREATE TABLE webhooks (
@@ -1128,14 +1118,16 @@ CREATE TABLE webhooks (
         CONSTRAINT webhooks_description_has_at_most_500_characters CHECK (length(description) <= 500),
     is_enabled        INTEGER NOT NULL CONSTRAINT webhooks_is_enabled_is_0_or_1 CHECK (is_enabled IN (0, 1)),
     secret_version    INTEGER NOT NULL CONSTRAINT webhooks_secret_version_is_positive CHECK (secret_version > 0),
-    -- Until then the version before signs too; NULL: it does not. By the real clock, as all times here but created and updated.
+    -- Until then the previous secret signs as well. NULL: it does not. All times here except created and updated are
+    -- wall-clock times.
     rotated_until_us  INTEGER,
-    -- The place in the feed up to which all was accepted; what was accepted beyond it is in webhook_accepted.
+    -- The position in the feed up to which every event was accepted or set aside. webhook_accepted has accepted events
+    -- beyond it.
     entry_id          INTEGER NOT NULL,
     event_id          INTEGER NOT NULL,
-    -- Since when every attempt has failed; NULL: the last one did not.
+    -- The time since which every attempt has failed. NULL: the last attempt succeeded.
     failing_since_us  INTEGER,
-    -- Counts what is changed here on request, so that whoever delivers begins anew.
+    -- Counts changes by requests. The dispatcher restarts delivery when it changes.
     revision          INTEGER NOT NULL,
     created_at_us     INTEGER NOT NULL,
     updated_at_us     INTEGER NOT NULL
@@ -1179,7 +1171,7 @@ CREATE TABLE webhook_attempts (
     attempt         INTEGER NOT NULL CONSTRAINT webhook_attempts_count_from_1 CHECK (attempt >= 1),
     outcome         TEXT NOT NULL
         CONSTRAINT webhook_attempts_outcome_is_known CHECK (outcome IN ('accepted', 'failed', 'abandoned')),
-    -- NULL: there was no answer.
+    -- The HTTP status. NULL: no response.
     status          INTEGER,
     -- NULL: it was accepted.
     error           TEXT,

@@ -11,9 +11,9 @@ CREATE TABLE book_epochs (
     number       INTEGER NOT NULL,
     reason       TEXT NOT NULL
         CONSTRAINT epochs_reason_is_known CHECK (reason IN ('restored', 'loss_accepted', 'anchor_missing')),
-    -- By the machine's clock.
+    -- Wall-clock time.
     began_at_us  INTEGER NOT NULL,
-    -- The newest id of each table when the epoch began; 0: the table was empty. No row ever has an id between this and the base.
+    -- The newest id of each table when the epoch began; 0 for an empty table. No row has an id between it and the base.
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
@@ -34,8 +34,9 @@ CREATE TABLE credit_accounts (
         CONSTRAINT accounts_entity_id_has_1_to_200_characters CHECK (length(entity_id) BETWEEN 1 AND 200)
         CONSTRAINT accounts_entity_id_has_single_inner_spaces
         CHECK (entity_id = trim(entity_id) AND instr(entity_id, '  ') = 0)
-        -- Controls, white space but U+0020, and the blocks of format and private-use characters. The program knows the rest.
-        -- Most ids are printable ASCII, and the second pattern is built for each row.
+        -- No control, format or private-use characters, and no white space except U+0020. src/minibill/core/entity_ids.py
+        -- rejects unassigned characters as well. The first pattern is a shortcut: most ids are printable ASCII, and SQLite
+        -- builds the second pattern for each row.
         CONSTRAINT accounts_entity_id_is_visible CHECK (entity_id NOT GLOB '*[^ -~]*' OR entity_id NOT GLOB
             '*[' || char(1, 45, 31, 127, 45, 160, 173, 5760, 8192, 45, 8207, 8232, 45, 8239, 8287, 45, 8303, 12288,
                          57344, 45, 63743, 65279, 65529, 45, 65531, 917504, 45, 917759, 918000, 45, 1114111) || ']*')
@@ -54,10 +55,10 @@ CREATE TABLE credit_lots (
         CONSTRAINT lots_source_type_is_known
         CHECK (source_type = 'deposit' OR source_type = 'grant' OR source_type = 'purchase' OR source_type = 'transfer_in'
                OR source_type = 'commons_dividend'),
-    -- NULL: the caller named no outside event. Lots of a campaign have none; their grant names them.
+    -- The id of the external event that paid the lot. NULL: none was given. Lots of grants have none.
     source_id       TEXT
         CONSTRAINT lots_source_id_has_1_to_200_characters CHECK (length(source_id) BETWEEN 1 AND 200),
-    -- NULL: no campaign paid it.
+    -- NULL: the lot is not part of a campaign.
     campaign_id     INTEGER REFERENCES credit_campaigns (id),
     priority        INTEGER NOT NULL CONSTRAINT lots_priority_is_0_to_100 CHECK (priority BETWEEN 0 AND 100),
     original_micro  INTEGER NOT NULL CONSTRAINT lots_original_is_positive CHECK (original_micro > 0),
@@ -66,11 +67,11 @@ CREATE TABLE credit_lots (
     consumed_micro  INTEGER NOT NULL CONSTRAINT lots_consumed_is_not_negative CHECK (consumed_micro >= 0),
     expired_micro   INTEGER NOT NULL CONSTRAINT lots_expired_is_not_negative CHECK (expired_micro >= 0),
     revoked_micro   INTEGER NOT NULL CONSTRAINT lots_revoked_is_not_negative CHECK (revoked_micro >= 0),
-    -- NULL: never expires.
+    -- NULL: the lot never expires.
     expires_at_us   INTEGER
         CONSTRAINT lots_expire_after_creation
         CHECK (expires_at_us > created_at_us AND expires_at_us <= 253402300799999999),
-    -- NULL: not revoked. From then on what a reservation gives back to it is revoked, not available.
+    -- NULL: not revoked. Credits that a reservation returns to a revoked lot are revoked as well.
     revoked_at_us   INTEGER
         CONSTRAINT lots_revoked_have_nothing_available CHECK (revoked_at_us IS NULL OR available_micro = 0),
     -- NULL: none was given.
@@ -81,28 +82,63 @@ CREATE TABLE credit_lots (
         CHECK (original_micro = available_micro + reserved_micro + consumed_micro + expired_micro + revoked_micro),
     CONSTRAINT lots_revoked_have_revocation_time CHECK (revoked_micro = 0 OR revoked_at_us IS NOT NULL)
 ) STRICT;
-CREATE TABLE discount_tiers (
-    community_id       TEXT NOT NULL
-        CONSTRAINT tiers_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
-    tier               TEXT NOT NULL CONSTRAINT tiers_tier_has_1_to_64_characters CHECK (length(tier) BETWEEN 1 AND 64),
-    position           INTEGER NOT NULL
-        CONSTRAINT tiers_are_at_most_100_per_community CHECK (position BETWEEN 1 AND 100),
-    rate_bps           INTEGER NOT NULL CONSTRAINT tiers_rate_is_0_to_10000_bps CHECK (rate_bps BETWEEN 0 AND 10000),
-    -- NULL: the rate has no cap.
-    max_discount_micro INTEGER CONSTRAINT tiers_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
-    PRIMARY KEY (community_id, tier)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE memberships (
-    id            INTEGER PRIMARY KEY,
-    account_id    INTEGER NOT NULL REFERENCES credit_accounts (id),
-    community_id  TEXT NOT NULL
-        CONSTRAINT memberships_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
-    -- One that the community had when this was put; the community may have dropped it since, and then it counts for nothing.
-    tier          TEXT NOT NULL,
-    -- NULL: never expires.
-    expires_at_us INTEGER
-        CONSTRAINT memberships_expire_before_the_year_10000 CHECK (expires_at_us <= 253402300799999999)
+CREATE TABLE credit_ledger (
+    id                    INTEGER PRIMARY KEY,
+    account_id            INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id               TEXT NOT NULL
+        CONSTRAINT entries_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    -- 1, 2, 3 … per account and pool, without gaps.
+    entry_seq             INTEGER NOT NULL,
+    entry_type            TEXT NOT NULL,
+    -- NULL: no credits move. A debt is incurred, or the reservation is a shadow.
+    lot_id                INTEGER REFERENCES credit_lots (id),
+    -- NULL: the entry belongs to no reservation.
+    reservation_id        INTEGER REFERENCES credit_reservations (id),
+    amount_micro          INTEGER NOT NULL,
+    available_delta_micro INTEGER NOT NULL,
+    reserved_delta_micro  INTEGER NOT NULL,
+    available_after_micro INTEGER NOT NULL,
+    reserved_after_micro  INTEGER NOT NULL,
+    -- NULL each: none was given.
+    description           TEXT,
+    metadata              TEXT
+        CONSTRAINT entries_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    created_at_us         INTEGER NOT NULL,
+    CONSTRAINT entries_deltas_match_type CHECK (
+        CASE entry_type
+            WHEN 'deposit' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
+            WHEN 'grant' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
+            WHEN 'reserve' THEN amount_micro < 0 AND available_delta_micro = amount_micro
+                                AND reserved_delta_micro = -amount_micro
+            WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro
+                                AND reserved_delta_micro = -amount_micro
+            WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
+            WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            ELSE (entry_type = 'finalize' OR entry_type = 'expire' OR entry_type = 'revoke')
+                 AND amount_micro < 0
+                 AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
+                      OR (available_delta_micro = 0 AND reserved_delta_micro = amount_micro))
+        END),
+    CONSTRAINT entries_have_lot_if_credits_move
+        CHECK ((lot_id IS NULL)
+               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
+    CONSTRAINT entries_have_reservation_if_type_requires
+        CHECK (reservation_id IS NOT NULL
+               OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
 ) STRICT;
+CREATE TABLE credit_balances (
+    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id         TEXT NOT NULL,
+    available_micro INTEGER NOT NULL CONSTRAINT balances_available_is_not_negative CHECK (available_micro >= 0),
+    reserved_micro  INTEGER NOT NULL CONSTRAINT balances_reserved_is_not_negative CHECK (reserved_micro >= 0),
+    entry_seq       INTEGER NOT NULL,
+    PRIMARY KEY (account_id, pool_id),
+    -- A plain sum could overflow.
+    CONSTRAINT balances_sum_fits_63_bits CHECK (available_micro <= 9223372036854775807 - reserved_micro)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE credit_reservations (
     id                 INTEGER PRIMARY KEY,
     account_id         INTEGER NOT NULL REFERENCES credit_accounts (id),
@@ -126,10 +162,10 @@ CREATE TABLE credit_reservations (
         CONSTRAINT reservations_discount_matches_rate_and_cap
         CHECK (discount_micro = min(list_micro / 10000 * discount_bps + list_micro % 10000 * discount_bps / 10000,
                                     coalesce(max_discount_micro, 9223372036854775807))),
-    -- The membership whose rate and cap they are; NULL both: none counted.
+    -- The membership that gives the discount. NULL both: no discount.
     community_id       TEXT,
     tier               TEXT,
-    -- What it holds, or in shadow mode would have held.
+    -- The held credits; in shadow mode, those that it would hold.
     held_micro         INTEGER NOT NULL
         CONSTRAINT reservations_held_matches_price
         CHECK (held_micro >= 0
@@ -142,21 +178,23 @@ CREATE TABLE credit_reservations (
     description        TEXT,
     metadata           TEXT
         CONSTRAINT reservations_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
-    -- The caller that created it, as `service:SUB` or `admin:SUB`.
+    -- The caller that created the reservation, as `service:SUB` or `admin:SUB`.
     created_by         TEXT NOT NULL
         CONSTRAINT reservations_created_by_is_service_or_admin
         CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
-    -- The caller that finalized or released it, where that is another; NULL: the same, or it is pending or has expired.
+    -- The caller that finalized or released the reservation, if different. NULL: the same caller, or no caller yet, or it
+    -- expired.
     closed_by          TEXT
         CONSTRAINT reservations_closed_by_is_service_or_admin
         CHECK (length(closed_by) <= 136 AND (closed_by GLOB 'service:?*' OR closed_by GLOB 'admin:?*')),
-    -- NULL all five: not finalized.
+    -- NULL all four: not finalized. Charges beyond the held credits are overrun_micro; in live mode they are lost and
+    -- absorbed_micro.
     actual_cost_micro  INTEGER CONSTRAINT reservations_actual_cost_is_not_negative CHECK (actual_cost_micro >= 0),
     finalized_micro    INTEGER
         CONSTRAINT reservations_finalized_is_within_held CHECK (finalized_micro BETWEEN 0 AND held_micro),
     overrun_micro      INTEGER CONSTRAINT reservations_overrun_is_not_negative CHECK (overrun_micro >= 0),
     absorbed_micro     INTEGER CONSTRAINT reservations_absorbed_is_not_negative CHECK (absorbed_micro >= 0),
-    -- What it gave back when it was finalized, released or expired; NULL while it is pending.
+    -- The credits that the reservation returned when it ended. NULL: pending.
     released_micro     INTEGER
         CONSTRAINT reservations_parts_sum_to_held CHECK (released_micro = held_micro - coalesce(finalized_micro, 0)),
     closed_at_us       INTEGER,
@@ -195,71 +233,39 @@ CREATE TABLE reservation_lots (
 CREATE TABLE credit_debts (
     id             INTEGER PRIMARY KEY,
     account_id     INTEGER NOT NULL REFERENCES credit_accounts (id),
-    -- A reservation makes one debt at most: it is finalized once.
+    -- A reservation is finalized once, so it leaves one debt at most.
     reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
         CONSTRAINT debts_paid_is_within_original CHECK (paid_micro BETWEEN 0 AND original_micro),
-    -- The lot that wrote off what was left of it; NULL: it was not written off.
+    -- The lot that paid the rest when an admin forgave the debt. NULL: not forgiven.
     forgiven_lot_id INTEGER REFERENCES credit_lots (id)
         CONSTRAINT debts_forgiven_are_fully_paid CHECK (forgiven_lot_id IS NULL OR paid_micro = original_micro),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE credit_ledger (
-    id                    INTEGER PRIMARY KEY,
-    account_id            INTEGER NOT NULL REFERENCES credit_accounts (id),
-    pool_id               TEXT NOT NULL
-        CONSTRAINT entries_pool_id_is_well_formed
-        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
-    -- 1, 2, 3 … per account and pool; the chain below leaves no gap.
-    entry_seq             INTEGER NOT NULL,
-    entry_type            TEXT NOT NULL,
-    -- NULL: an entry about a debt being made or about a shadow; no lot moves.
-    lot_id                INTEGER REFERENCES credit_lots (id),
-    -- NULL: no reservation acts.
-    reservation_id        INTEGER REFERENCES credit_reservations (id),
-    amount_micro          INTEGER NOT NULL,
-    available_delta_micro INTEGER NOT NULL,
-    reserved_delta_micro  INTEGER NOT NULL,
-    available_after_micro INTEGER NOT NULL,
-    reserved_after_micro  INTEGER NOT NULL,
-    -- NULL each: none was given.
-    description           TEXT,
-    metadata              TEXT
-        CONSTRAINT entries_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
-    created_at_us         INTEGER NOT NULL,
-    CONSTRAINT entries_deltas_match_type CHECK (
-        CASE entry_type
-            WHEN 'deposit' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
-            WHEN 'grant' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
-            WHEN 'reserve' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = -amount_micro
-            WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = -amount_micro
-            WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
-            WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
-            WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
-            WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
-            ELSE (entry_type = 'finalize' OR entry_type = 'expire' OR entry_type = 'revoke')
-                 AND amount_micro < 0
-                 AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
-                      OR (available_delta_micro = 0 AND reserved_delta_micro = amount_micro))
-        END),
-    CONSTRAINT entries_have_lot_if_credits_move
-        CHECK ((lot_id IS NULL)
-               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
-    CONSTRAINT entries_have_reservation_if_type_requires
-        CHECK (reservation_id IS NOT NULL
-               OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
-) STRICT;
-CREATE TABLE credit_balances (
-    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
-    pool_id         TEXT NOT NULL,
-    available_micro INTEGER NOT NULL CONSTRAINT balances_available_is_not_negative CHECK (available_micro >= 0),
-    reserved_micro  INTEGER NOT NULL CONSTRAINT balances_reserved_is_not_negative CHECK (reserved_micro >= 0),
-    entry_seq       INTEGER NOT NULL,
-    PRIMARY KEY (account_id, pool_id),
-    -- Written so that the sum itself can't overflow.
-    CONSTRAINT balances_sum_fits_63_bits CHECK (available_micro <= 9223372036854775807 - reserved_micro)
+CREATE TABLE discount_tiers (
+    community_id       TEXT NOT NULL
+        CONSTRAINT tiers_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
+    tier               TEXT NOT NULL CONSTRAINT tiers_tier_has_1_to_64_characters CHECK (length(tier) BETWEEN 1 AND 64),
+    position           INTEGER NOT NULL
+        CONSTRAINT tiers_are_at_most_100_per_community CHECK (position BETWEEN 1 AND 100),
+    rate_bps           INTEGER NOT NULL CONSTRAINT tiers_rate_is_0_to_10000_bps CHECK (rate_bps BETWEEN 0 AND 10000),
+    -- NULL: no cap.
+    max_discount_micro INTEGER CONSTRAINT tiers_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
+    PRIMARY KEY (community_id, tier)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE memberships (
+    id            INTEGER PRIMARY KEY,
+    account_id    INTEGER NOT NULL REFERENCES credit_accounts (id),
+    community_id  TEXT NOT NULL
+        CONSTRAINT memberships_community_id_has_1_to_200_characters CHECK (length(community_id) BETWEEN 1 AND 200),
+    -- A tier that the community had when the membership was put. If the community has dropped it since, there is no
+    -- discount.
+    tier          TEXT NOT NULL,
+    -- NULL: the membership never expires.
+    expires_at_us INTEGER
+        CONSTRAINT memberships_expire_before_the_year_10000 CHECK (expires_at_us <= 253402300799999999)
+) STRICT;
 CREATE TABLE credit_campaigns (
     id                   INTEGER PRIMARY KEY,
     name                 TEXT NOT NULL
@@ -272,18 +278,18 @@ CREATE TABLE credit_campaigns (
         CHECK (campaign_type IN ('reverse_airdrop', 'promotional', 'loyalty', 'referral')),
     status               TEXT NOT NULL,
     budget_micro         INTEGER NOT NULL,
-    -- What its grants came to, less what was revoked of them.
+    -- The sum of the campaign's grants, less revoked credits.
     spent_micro          INTEGER NOT NULL CONSTRAINT campaigns_spent_is_not_negative CHECK (spent_micro >= 0),
     grant_formula        TEXT NOT NULL
         CONSTRAINT campaigns_formula_is_known CHECK (grant_formula IN ('proportional_loss', 'fixed_amount', 'tiered')),
-    -- NULL: the formula has nothing to be told; a fixed amount is then named by each grant.
+    -- NULL: the formula needs none. Each grant of a fixed amount then states its own.
     grant_config         TEXT
         CONSTRAINT campaigns_config_is_an_object CHECK (json_valid(grant_config) AND json_type(grant_config) = 'object'),
     pool_id              TEXT NOT NULL
         CONSTRAINT campaigns_pool_id_is_well_formed
         CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
     per_wallet_cap_micro INTEGER NOT NULL CONSTRAINT campaigns_cap_is_not_negative CHECK (per_wallet_cap_micro >= 0),
-    -- NULL: no start, no end, lots that never expire.
+    -- NULL: no start, no end, and lots that never expire.
     starts_at_us         INTEGER,
     expires_at_us        INTEGER CONSTRAINT campaigns_expire_after_they_start CHECK (expires_at_us > starts_at_us),
     grant_ttl_seconds    INTEGER
@@ -294,27 +300,6 @@ CREATE TABLE credit_campaigns (
     updated_at_us        INTEGER NOT NULL,
     CONSTRAINT campaigns_spent_within_budget CHECK (spent_micro <= budget_micro)
 ) STRICT;
-CREATE TABLE credit_campaign_totals (
-    campaign_id            INTEGER PRIMARY KEY REFERENCES credit_campaigns (id),
-    granted_micro          INTEGER NOT NULL,
-    reserved_micro         INTEGER NOT NULL,
-    expired_micro          INTEGER NOT NULL,
-    spending_accounts    INTEGER NOT NULL,
-    -- The revoked grants, and the sums of what each of them says of the moment at which it was revoked.
-    grants_revoked         INTEGER NOT NULL,
-    revoked_micro          INTEGER NOT NULL,
-    revoked_consumed_micro INTEGER NOT NULL,
-    revoked_reserved_micro INTEGER NOT NULL
-) STRICT;
-CREATE TABLE credit_campaign_days (
-    campaign_id    INTEGER NOT NULL REFERENCES credit_campaigns (id),
-    -- Days since 1970-01-01, in UTC.
-    day            INTEGER NOT NULL,
-    grants         INTEGER NOT NULL,
-    granted_micro  INTEGER NOT NULL,
-    consumed_micro INTEGER NOT NULL,
-    PRIMARY KEY (campaign_id, day)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE credit_grants (
     id                     INTEGER PRIMARY KEY,
     campaign_id            INTEGER NOT NULL REFERENCES credit_campaigns (id),
@@ -322,7 +307,7 @@ CREATE TABLE credit_grants (
     lot_id                 INTEGER NOT NULL REFERENCES credit_lots (id),
     amount_micro           INTEGER NOT NULL,
     status                 TEXT NOT NULL,
-    -- The formula of the campaign, and the input that it was given; NULL: none was.
+    -- The campaign's formula and its input. NULL: no input was given.
     grant_formula          TEXT NOT NULL,
     formula_input          TEXT
         CONSTRAINT grants_formula_input_is_an_object CHECK (json_valid(formula_input) AND json_type(formula_input) = 'object'),
@@ -338,15 +323,38 @@ CREATE TABLE credit_grants (
         CONSTRAINT grants_revoke_reason_has_1_to_500_characters CHECK (length(revoke_reason) BETWEEN 1 AND 500),
     CONSTRAINT grants_revocation_matches_status CHECK (
         CASE status
-            WHEN 'granted' THEN coalesce(revoked_at_us, revoked_micro, revoked_consumed_micro, revoked_reserved_micro, revoke_reason) IS NULL
-            WHEN 'revoked' THEN revoked_at_us IS NOT NULL AND revoked_micro IS NOT NULL AND revoked_consumed_micro IS NOT NULL
-                                AND revoked_reserved_micro IS NOT NULL AND revoke_reason IS NOT NULL
+            WHEN 'granted' THEN coalesce(revoked_at_us, revoked_micro, revoked_consumed_micro, revoked_reserved_micro,
+                                         revoke_reason) IS NULL
+            WHEN 'revoked' THEN revoked_at_us IS NOT NULL AND revoked_micro IS NOT NULL
+                                AND revoked_consumed_micro IS NOT NULL AND revoked_reserved_micro IS NOT NULL
+                                AND revoke_reason IS NOT NULL
             ELSE 0
         END)
 ) STRICT;
+CREATE TABLE credit_campaign_totals (
+    campaign_id            INTEGER PRIMARY KEY REFERENCES credit_campaigns (id),
+    granted_micro          INTEGER NOT NULL,
+    reserved_micro         INTEGER NOT NULL,
+    expired_micro          INTEGER NOT NULL,
+    spending_accounts      INTEGER NOT NULL,
+    -- Sums over the revoked grants, of the amounts at the moment of each revocation.
+    grants_revoked         INTEGER NOT NULL,
+    revoked_micro          INTEGER NOT NULL,
+    revoked_consumed_micro INTEGER NOT NULL,
+    revoked_reserved_micro INTEGER NOT NULL
+) STRICT;
+CREATE TABLE credit_campaign_days (
+    campaign_id    INTEGER NOT NULL REFERENCES credit_campaigns (id),
+    -- Days since 1970-01-01, in UTC.
+    day            INTEGER NOT NULL,
+    grants         INTEGER NOT NULL,
+    granted_micro  INTEGER NOT NULL,
+    consumed_micro INTEGER NOT NULL,
+    PRIMARY KEY (campaign_id, day)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE admin_audit_log (
     seq            INTEGER PRIMARY KEY,
-    -- The public id. It grows with seq, and skips to the base of each new epoch.
+    -- The public id. It grows with seq, and jumps to the base of each new epoch.
     id             INTEGER NOT NULL,
     actor_id       TEXT NOT NULL CONSTRAINT audit_actor_has_1_to_128_characters CHECK (length(actor_id) BETWEEN 1 AND 128),
     action         TEXT NOT NULL,
@@ -354,7 +362,7 @@ CREATE TABLE admin_audit_log (
     target_id      TEXT NOT NULL,
     details        TEXT NOT NULL
         CONSTRAINT audit_details_are_an_object CHECK (json_valid(details) AND json_type(details) = 'object'),
-    -- NULL each: the caller sent none.
+    -- NULL each: the request had none.
     ip             TEXT,
     user_agent     TEXT,
     correlation_id TEXT,
@@ -365,7 +373,7 @@ CREATE TABLE admin_audit_log (
 ) STRICT;
 CREATE TABLE book_chain (
     number       INTEGER PRIMARY KEY,
-    -- The last row of each table that it covers.
+    -- The last row of each table that the link covers.
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
@@ -376,33 +384,34 @@ CREATE TABLE book_chain (
     events       INTEGER NOT NULL,
     silent_ends  INTEGER NOT NULL,
     keys         INTEGER NOT NULL,
-    -- Of the idempotency keys alone, which are pruned: part of the hash below, and compared while all of them are kept.
+    -- The hash of the idempotency keys, which are pruned. It is part of the hash below; it can be checked while its keys
+    -- exist.
     keys_hash    BLOB NOT NULL CONSTRAINT links_keys_hash_has_32_bytes CHECK (length(keys_hash) = 32),
     epochs       INTEGER NOT NULL,
     hash         BLOB NOT NULL CONSTRAINT links_hash_has_32_bytes CHECK (length(hash) = 32)
 ) STRICT;
 CREATE TABLE book_head (
     id              INTEGER PRIMARY KEY CONSTRAINT head_is_one_row CHECK (id = 1),
-    -- The commits of the service, and the same number negated: a bit that flips in one of them shows.
+    -- The commits of the service, and the same number negated. A flipped bit in either shows.
     commits         INTEGER NOT NULL,
     negated_commits INTEGER NOT NULL CONSTRAINT head_copies_match CHECK (negated_commits = -commits)
 ) STRICT;
 CREATE TABLE reconciliations (
     id               INTEGER PRIMARY KEY CONSTRAINT reconciliation_is_one_row CHECK (id = 1),
-    -- The moment of the snapshot that was checked.
+    -- The time of the checked snapshot.
     reconciled_at_us INTEGER NOT NULL,
-    -- What it is answered with.
+    -- The body of the API's response.
     report           TEXT NOT NULL
         CONSTRAINT reconciliation_report_is_an_object CHECK (json_valid(report) AND json_type(report) = 'object'),
-    -- The newest row of the audit log when its chain was last found whole; NULL both: there was none. Whoever cuts rows off
-    -- that log later, or makes its chain anew, can't do it without this row being missed.
+    -- The newest audit row when its hash chain last passed the check. NULL both: the log was empty. The next check finds out
+    -- if somebody deletes this row or rebuilds the hashes.
     audit_seq        INTEGER,
     audit_hash       BLOB CONSTRAINT reconciliation_audit_hash_has_32_bytes CHECK (length(audit_hash) = 32),
     CONSTRAINT reconciliation_has_audit_seq_and_hash CHECK ((audit_seq IS NULL) = (audit_hash IS NULL))
 ) STRICT;
 CREATE TABLE idempotency_keys (
     id            INTEGER PRIMARY KEY,
-    -- 'admin:' or 'service:' and the token's subject.
+    -- 'admin:SUB' or 'service:SUB', by the token.
     caller        TEXT NOT NULL,
     key           TEXT NOT NULL
         CONSTRAINT idempotency_key_has_1_to_255_characters CHECK (length(key) BETWEEN 1 AND 255),
@@ -410,9 +419,9 @@ CREATE TABLE idempotency_keys (
     fingerprint   BLOB NOT NULL CONSTRAINT idempotency_fingerprint_has_32_bytes CHECK (length(fingerprint) = 32),
     status        INTEGER NOT NULL CONSTRAINT idempotency_status_is_success CHECK (status BETWEEN 200 AND 299),
     body          BLOB NOT NULL,
-    -- By the running time, which counts while the book is served and which no clock that is set moves.
+    -- In service uptime, which counts only while the service runs. Setting the machine's clock does not move it.
     created_at_us INTEGER NOT NULL,
-    -- Of all columns but the id; src/minibill/idempotency.py makes it.
+    -- Over all columns but the id; src/minibill/api/idempotency.py computes it.
     checksum      INTEGER NOT NULL
         CONSTRAINT idempotency_checksum_has_63_bits CHECK (checksum >= 0)
 ) STRICT;
@@ -424,43 +433,43 @@ CREATE TABLE revoked_tokens (
 CREATE TABLE revoked_subjects (
     sub              TEXT NOT NULL PRIMARY KEY
         CONSTRAINT revoked_subjects_sub_has_1_to_128_characters CHECK (length(sub) BETWEEN 1 AND 128),
-    -- By the wall clock, as the times in tokens.
+    -- Wall-clock time, like the times in tokens.
     issued_before_us INTEGER NOT NULL,
     revoked_at_us    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE thresholds (
-    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
-    pool_id         TEXT NOT NULL
-        CONSTRAINT thresholds_pool_id_is_well_formed
-        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
-    below_micro     INTEGER NOT NULL CONSTRAINT thresholds_below_is_positive CHECK (below_micro > 0),
-    -- It is crossed back only here, so that credits that come and go around one mark are not told of each time.
-    recovered_micro INTEGER NOT NULL
-        CONSTRAINT thresholds_recovered_is_at_least_below CHECK (recovered_micro >= below_micro),
-    position        INTEGER NOT NULL
-        CONSTRAINT thresholds_are_at_most_20_per_account CHECK (position BETWEEN 1 AND 20),
-    -- 1: it was crossed downwards and not yet back.
-    is_below        INTEGER NOT NULL CONSTRAINT thresholds_is_below_is_0_or_1 CHECK (is_below IN (0, 1)),
-    PRIMARY KEY (account_id, pool_id, below_micro)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE events (
     id             INTEGER PRIMARY KEY,
-    -- The newest entry of the ledger, or base of an epoch, when it was written; 0: there was none.
+    -- The newest entry, or the base of the epoch, when the event was written; 0 for none.
     after_entry_id INTEGER NOT NULL,
     type           TEXT NOT NULL
         CONSTRAINT events_type_is_known
         CHECK (type IN ('account.opened', 'campaign.created', 'campaign.edited', 'campaign.activated', 'campaign.paused',
                         'campaign.completed', 'campaign.expired', 'campaign.exhausted', 'debt.forgiven', 'grant.revoked',
                         'threshold.below', 'threshold.recovered')),
-    -- NULL each: it is about none.
+    -- NULL each: the event concerns none.
     account_id     INTEGER REFERENCES credit_accounts (id),
     campaign_id    INTEGER REFERENCES credit_campaigns (id),
-    -- The row that the event is about, as it was then: an object of column names and values. A reader takes the members that it
-    -- knows, so a later version may add columns: src/minibill/events/serialization.py.
+    -- The row that the event concerns, as it was then, as an object of column names and values. Readers ignore unknown
+    -- members, so that a later version can add columns: src/minibill/events/serialization.py.
     data           TEXT NOT NULL
         CONSTRAINT events_data_is_an_object CHECK (json_valid(data) AND json_type(data) = 'object'),
     created_at_us  INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE thresholds (
+    account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id         TEXT NOT NULL
+        CONSTRAINT thresholds_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    below_micro     INTEGER NOT NULL CONSTRAINT thresholds_below_is_positive CHECK (below_micro > 0),
+    -- The amount at which the threshold recovers. A higher one avoids an event for each small change around below_micro.
+    recovered_micro INTEGER NOT NULL
+        CONSTRAINT thresholds_recovered_is_at_least_below CHECK (recovered_micro >= below_micro),
+    position        INTEGER NOT NULL
+        CONSTRAINT thresholds_are_at_most_20_per_account CHECK (position BETWEEN 1 AND 20),
+    -- 1: the credits fell below and have not recovered yet.
+    is_below        INTEGER NOT NULL CONSTRAINT thresholds_is_below_is_0_or_1 CHECK (is_below IN (0, 1)),
+    PRIMARY KEY (account_id, pool_id, below_micro)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE webhooks (
     id                INTEGER PRIMARY KEY AUTOINCREMENT,
     url               TEXT NOT NULL
@@ -473,14 +482,16 @@ CREATE TABLE webhooks (
         CONSTRAINT webhooks_description_has_at_most_500_characters CHECK (length(description) <= 500),
     is_enabled        INTEGER NOT NULL CONSTRAINT webhooks_is_enabled_is_0_or_1 CHECK (is_enabled IN (0, 1)),
     secret_version    INTEGER NOT NULL CONSTRAINT webhooks_secret_version_is_positive CHECK (secret_version > 0),
-    -- Until then the version before signs too; NULL: it does not. By the real clock, as all times here but created and updated.
+    -- Until then the previous secret signs as well. NULL: it does not. All times here except created and updated are
+    -- wall-clock times.
     rotated_until_us  INTEGER,
-    -- The place in the feed up to which all was accepted; what was accepted beyond it is in webhook_accepted.
+    -- The position in the feed up to which every event was accepted or set aside. webhook_accepted has accepted events
+    -- beyond it.
     entry_id          INTEGER NOT NULL,
     event_id          INTEGER NOT NULL,
-    -- Since when every attempt has failed; NULL: the last one did not.
+    -- The time since which every attempt has failed. NULL: the last attempt succeeded.
     failing_since_us  INTEGER,
-    -- Counts what is changed here on request, so that whoever delivers begins anew.
+    -- Counts changes by requests. The dispatcher restarts delivery when it changes.
     revision          INTEGER NOT NULL,
     created_at_us     INTEGER NOT NULL,
     updated_at_us     INTEGER NOT NULL
@@ -513,16 +524,29 @@ CREATE TABLE webhook_attempts (
     attempt         INTEGER NOT NULL CONSTRAINT webhook_attempts_count_from_1 CHECK (attempt >= 1),
     outcome         TEXT NOT NULL
         CONSTRAINT webhook_attempts_outcome_is_known CHECK (outcome IN ('accepted', 'failed', 'abandoned')),
-    -- NULL: there was no answer.
+    -- The HTTP status. NULL: no response.
     status          INTEGER,
     -- NULL: it was accepted.
     error           TEXT,
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'book', '11c89db2abdae1f0b701eef500af3e143010b01110643269cc0431ae199f0fa7', 0);
-INSERT INTO schema_migrations VALUES (2, 'events', '90a067508def40a619627d0e949bad7b84fa9263d9c4a4e004e66a894b62e746', 0);
-INSERT INTO schema_migrations VALUES (3, 'webhooks', 'ff18614600f327b9502120b8e0a2b4971c45779be1c059353d95d3a07406f6a1', 0);
+INSERT INTO schema_migrations VALUES (1, 'epochs', '97f04af64a0cbdc4196d26e0254b1335aed871286ecdc6325b010598b9ed78de', 0);
+INSERT INTO schema_migrations VALUES (2, 'accounts', '7939fdec9b097a5875967ddddc6b7a1640d7db481e00760bea33170dfd689b14', 0);
+INSERT INTO schema_migrations VALUES (3, 'lots_and_entries', 'bb6acf1a5b52fd35e65208accac8adbc5b51b1eedb9028bc0ce4233f4715db69', 0);
+INSERT INTO schema_migrations VALUES (4, 'reservations', 'ffd12e9e8142123da240d4797f694a2612402e21a60b48f3f43a297f8c18f4ef', 0);
+INSERT INTO schema_migrations VALUES (5, 'debts', '0ad89859c46ea04b5115af4843fb98f76d95cb3b96e9907c65b07e93ba7a4e86', 0);
+INSERT INTO schema_migrations VALUES (6, 'discounts', 'b12f77dfb2730c1d5ee42ac68ef54e989ddc41b0d6b4db5729f2e49a5317abde', 0);
+INSERT INTO schema_migrations VALUES (7, 'campaigns', '06e2865c33c916f78739d8146b735dd592aac75328ce897ec71c8553d37013ac', 0);
+INSERT INTO schema_migrations VALUES (8, 'grants', '6164b311e8c4143e39335731f4b9af41083897b3bc44bc61558945bd730ca604', 0);
+INSERT INTO schema_migrations VALUES (9, 'campaign_totals', '6266bfbb3bb85de35d659a1ccf46f99affd010d5273fd19f83889e8527e101d7', 0);
+INSERT INTO schema_migrations VALUES (10, 'audit', '85d4ae5c010b6f5da1ae8de353dd562193401aa3fffcc719e23560bebce54f9c', 0);
+INSERT INTO schema_migrations VALUES (11, 'integrity', '2d9937dc4b027bbf51a998b93e2ec19ec21667a10844eb94b53e8adc5ba8a1db', 0);
+INSERT INTO schema_migrations VALUES (12, 'idempotency_keys', '95c0460af12ed2c53d081ff9d19e787f16910ddd04eb78dd695462ee02bc2217', 0);
+INSERT INTO schema_migrations VALUES (13, 'revoked_tokens', '4b83e952ae45af6cc3ea3619e14af774873d92bc76ff1731920d5f61446cb80b', 0);
+INSERT INTO schema_migrations VALUES (14, 'events', 'b56ae83bbc4f5ccafc846eb0dc25e5a663f0d59ea5c4ac4803cc09090b704e08', 0);
+INSERT INTO schema_migrations VALUES (15, 'thresholds', '3701de77f1403edfe55231887b3cb54bc5c11d4ad1f8719276bac720a9039967', 0);
+INSERT INTO schema_migrations VALUES (16, 'webhooks', '97e7f0d3167a854772efa6e02043ab6d3fc8b10f3d7732346a709080d6b08979', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);
@@ -532,22 +556,6 @@ INSERT INTO credit_lots VALUES (3, 2, 'general', 'deposit', 'order-2', NULL, 50,
 INSERT INTO credit_lots VALUES (4, 3, 'general', 'grant', NULL, 2, 50, 100, 0, 0, 0, 0, 100, NULL, 1140, NULL, 1130);
 INSERT INTO credit_lots VALUES (5, 3, 'general', 'purchase', 'order-3', NULL, 50, 50, 0, 0, 0, 50, 0, 1155, NULL, NULL, 1150);
 INSERT INTO credit_lots VALUES (6, 1, 'general', 'grant', NULL, NULL, 50, 70, 70, 0, 0, 0, 0, NULL, NULL, '{"why":"thanks"}', 1060);
-INSERT INTO discount_tiers VALUES ('guild', 'gold', 1, 1000, 50);
-INSERT INTO discount_tiers VALUES ('guild', 'silver', 2, 500, NULL);
-INSERT INTO memberships VALUES (1, 1, 'guild', 'gold', NULL);
-INSERT INTO memberships VALUES (2, 2, 'guild', 'silver', 1500);
-INSERT INTO credit_reservations VALUES (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020);
-INSERT INTO credit_reservations VALUES (2, 1, 'general', 'live', 'finalized', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 'service:g', NULL, 166, 150, 0, 0, 30, 1050, 1030);
-INSERT INTO credit_reservations VALUES (3, 2, 'general', 'soft', 'finalized', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 'service:g', NULL, 160, 100, 60, 0, 0, 1090, 1080);
-INSERT INTO credit_reservations VALUES (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1170);
-INSERT INTO credit_reservations VALUES (5, 1, 'general', 'live', 'released', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, 0, 1050, 1020);
-INSERT INTO credit_reservations VALUES (6, 1, 'general', 'live', 'expired', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, 0, 9000, 1020);
-INSERT INTO silent_ends VALUES (1, 5);
-INSERT INTO silent_ends VALUES (2, 6);
-INSERT INTO reservation_lots VALUES (1, 1, 1, 300);
-INSERT INTO reservation_lots VALUES (2, 1, 1, 180);
-INSERT INTO reservation_lots VALUES (3, 1, 2, 100);
-INSERT INTO credit_debts VALUES (1, 2, 3, 60, 40, NULL, 1090);
 INSERT INTO credit_ledger VALUES (1, 1, 'general', 1, 'deposit', 1, NULL, 1000, 1000, 0, 1000, 0, NULL, NULL, 1010);
 INSERT INTO credit_ledger VALUES (2, 1, 'general', 2, 'reserve', 1, 1, -300, -300, 300, 700, 300, NULL, NULL, 1020);
 INSERT INTO credit_ledger VALUES (3, 1, 'general', 3, 'reserve', 1, 2, -180, -180, 180, 520, 480, NULL, NULL, 1030);
@@ -569,6 +577,22 @@ INSERT INTO credit_balances VALUES (1, 'general', 620, 300, 6);
 INSERT INTO credit_balances VALUES (2, 'general', 0, 0, 6);
 INSERT INTO credit_balances VALUES (3, 'general', 0, 0, 4);
 INSERT INTO credit_balances VALUES (3, 'gpu', 0, 0, 1);
+INSERT INTO credit_reservations VALUES (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020);
+INSERT INTO credit_reservations VALUES (2, 1, 'general', 'live', 'finalized', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 'service:g', NULL, 166, 150, 0, 0, 30, 1050, 1030);
+INSERT INTO credit_reservations VALUES (3, 2, 'general', 'soft', 'finalized', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 'service:g', NULL, 160, 100, 60, 0, 0, 1090, 1080);
+INSERT INTO credit_reservations VALUES (4, 3, 'gpu', 'shadow', 'pending', 80, 0, NULL, 0, NULL, NULL, 80, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1170);
+INSERT INTO credit_reservations VALUES (5, 1, 'general', 'live', 'released', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, 0, 1050, 1020);
+INSERT INTO credit_reservations VALUES (6, 1, 'general', 'live', 'expired', 0, 0, NULL, 0, NULL, NULL, 0, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, 0, 9000, 1020);
+INSERT INTO silent_ends VALUES (1, 5);
+INSERT INTO silent_ends VALUES (2, 6);
+INSERT INTO reservation_lots VALUES (1, 1, 1, 300);
+INSERT INTO reservation_lots VALUES (2, 1, 1, 180);
+INSERT INTO reservation_lots VALUES (3, 1, 2, 100);
+INSERT INTO credit_debts VALUES (1, 2, 3, 60, 40, NULL, 1090);
+INSERT INTO discount_tiers VALUES ('guild', 'gold', 1, 1000, 50);
+INSERT INTO discount_tiers VALUES ('guild', 'silver', 2, 500, NULL);
+INSERT INTO memberships VALUES (1, 1, 'guild', 'gold', NULL);
+INSERT INTO memberships VALUES (2, 2, 'guild', 'silver', 1500);
 INSERT INTO credit_campaigns VALUES (1, 'Draft', NULL, 'promotional', 'draft', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 200, 200);
 INSERT INTO credit_campaigns VALUES (2, 'Active', NULL, 'reverse_airdrop', 'active', 1000, 100, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 2, 'op', 200, 1140);
 INSERT INTO credit_campaigns VALUES (3, 'Paused', NULL, 'loyalty', 'paused', 1000, 0, 'fixed_amount', NULL, 'general', 500, 300, 9000, 60, 0, 'op', 200, 200);
@@ -577,6 +601,8 @@ INSERT INTO credit_campaigns VALUES (5, 'Expired', NULL, 'promotional', 'expired
 INSERT INTO credit_campaigns VALUES (6, 'Later', NULL, 'promotional', 'active', 1000, 0, 'fixed_amount', NULL, 'general', 500, 2001, NULL, NULL, 0, 'op', 200, 200);
 INSERT INTO credit_campaigns VALUES (7, 'Second', NULL, 'promotional', 'active', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, NULL, NULL, 0, 'op', 200, 200);
 INSERT INTO credit_campaigns VALUES (8, 'Over', NULL, 'promotional', 'active', 1000, 0, 'fixed_amount', NULL, 'general', 500, NULL, 2000, NULL, 0, 'op', 200, 200);
+INSERT INTO credit_grants VALUES (1, 2, 2, 2, 100, 'granted', 'fixed_amount', NULL, 1070, NULL, NULL, NULL, NULL, NULL);
+INSERT INTO credit_grants VALUES (2, 2, 3, 4, 100, 'revoked', 'fixed_amount', '{"lossMicro":"100"}', 1130, 1140, 100, 0, 0, 'a mistake');
 INSERT INTO credit_campaign_totals VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0);
 INSERT INTO credit_campaign_totals VALUES (2, 200, 0, 0, 1, 1, 100, 0, 0);
 INSERT INTO credit_campaign_totals VALUES (3, 0, 0, 0, 0, 0, 0, 0, 0);
@@ -586,8 +612,6 @@ INSERT INTO credit_campaign_totals VALUES (6, 0, 0, 0, 0, 0, 0, 0, 0);
 INSERT INTO credit_campaign_totals VALUES (7, 0, 0, 0, 0, 0, 0, 0, 0);
 INSERT INTO credit_campaign_totals VALUES (8, 0, 0, 0, 0, 0, 0, 0, 0);
 INSERT INTO credit_campaign_days VALUES (2, 0, 2, 200, 100);
-INSERT INTO credit_grants VALUES (1, 2, 2, 2, 100, 'granted', 'fixed_amount', NULL, 1070, NULL, NULL, NULL, NULL, NULL);
-INSERT INTO credit_grants VALUES (2, 2, 3, 4, 100, 'revoked', 'fixed_amount', '{"lossMicro":"100"}', 1130, 1140, 100, 0, 0, 'a mistake');
 INSERT INTO admin_audit_log VALUES (1, 1, 'op', 'account.open', 'account', 'acct_1', '{}', NULL, NULL, NULL, NULL, 210, X'0000000000000000000000000000000000000000000000000000000000000000', X'69D2FB1F9F8D393A867A8A9B22DF6140D054B8A5CD4F7950E9CE36929AA91BFE');
 INSERT INTO admin_audit_log VALUES (2, 2, 'op', 'account.mint', 'account', 'acct_1', '{"after":1}', '192.0.2.7', 'curl', 'abc', 'token-0', 1150, X'69D2FB1F9F8D393A867A8A9B22DF6140D054B8A5CD4F7950E9CE36929AA91BFE', X'C4A3B10ADAF3A19390646295BC6858FD7FBD7465FD673DC71675819DF0835606');
 INSERT INTO admin_audit_log VALUES (3, 3, 'op', 'tiers.replace', 'community', 'guild', '{"before":[],"after":[{"tier":"gold","rateBps":1000,"maxDiscountMicro":"50"},{"tier":"silver","rateBps":500,"maxDiscountMicro":null}]}', NULL, NULL, NULL, NULL, 1150, X'C4A3B10ADAF3A19390646295BC6858FD7FBD7465FD673DC71675819DF0835606', X'0178C346617192A35D125BCC18A13FFA9E6CA0476FEBF022C2098F5B46657B2B');
@@ -611,9 +635,6 @@ INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'69D2FB
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000, 625297192556928864);
 INSERT INTO revoked_tokens VALUES ('token-1', 1000);
 INSERT INTO revoked_subjects VALUES ('mallory', 1000, 1000);
-INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0);
-INSERT INTO thresholds VALUES (1, 'general', 700, 800, 2, 1);
-INSERT INTO thresholds VALUES (2, 'gpu', 5, 5, 1, 1);
 INSERT INTO events VALUES (1, 0, 'account.opened', 1, NULL, '{"id":1,"entity_type":"person","entity_id":"ada","created_at_us":100}', 100);
 INSERT INTO events VALUES (2, 0, 'account.opened', 2, NULL, '{"id":2,"entity_type":"agent","entity_id":"bot","created_at_us":110}', 110);
 INSERT INTO events VALUES (3, 0, 'account.opened', 3, NULL, '{"id":3,"entity_type":"community","entity_id":"guild","created_at_us":120}', 120);
@@ -635,6 +656,9 @@ INSERT INTO events VALUES (18, 0, 'campaign.paused', NULL, 3, '{"id":3,"name":"P
 INSERT INTO events VALUES (19, 0, 'campaign.completed', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"completed","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
 INSERT INTO events VALUES (20, 0, 'campaign.expired', NULL, 5, '{"id":5,"name":"Expired","description":null,"campaign_type":"promotional","status":"expired","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":260,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":260}', 260);
 INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '{"id":2,"campaign_id":2,"account_id":3,"entity_type":"community","entity_id":"guild","lot_id":4,"amount_micro":100,"status":"revoked","grant_formula":"fixed_amount","formula_input":"{\"lossMicro\":\"100\"}","created_at_us":1130,"revoked_at_us":1140,"revoked_micro":100,"revoke_reason":"a mistake"}', 1140);
+INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0);
+INSERT INTO thresholds VALUES (1, 'general', 700, 800, 2, 1);
+INSERT INTO thresholds VALUES (2, 'gpu', 5, 5, 1, 1);
 INSERT INTO webhooks VALUES (1, 'https://example.com/hook', '["ledger.*"]', NULL, 1, 1, NULL, 16, 5, NULL, 1, 1200, 1200);
 CREATE TRIGGER epochs_are_consecutive BEFORE INSERT ON book_epochs
 WHEN NEW.number <= coalesce((SELECT max(number) FROM book_epochs), 1)
@@ -667,9 +691,9 @@ CREATE INDEX lots_by_account ON credit_lots (account_id);
 CREATE INDEX lots_in_drawdown_order
     ON credit_lots (account_id, pool_id, priority, coalesce(expires_at_us, 9223372036854775807), id)
     WHERE available_micro > 0;
-CREATE INDEX lots_due_by_account ON credit_lots (account_id, expires_at_us)
+CREATE INDEX lots_by_account_and_expiry ON credit_lots (account_id, expires_at_us)
     WHERE available_micro > 0 AND expires_at_us IS NOT NULL;
-CREATE INDEX lots_due ON credit_lots (expires_at_us)
+CREATE INDEX lots_by_expiry ON credit_lots (expires_at_us)
     WHERE available_micro > 0 AND expires_at_us IS NOT NULL;
 CREATE TRIGGER lots_start_fully_available BEFORE INSERT ON credit_lots
 WHEN NEW.available_micro <> NEW.original_micro
@@ -688,33 +712,58 @@ BEGIN SELECT RAISE(ABORT, 'lots_final_parts_never_decrease'); END;
 CREATE TRIGGER lots_are_revoked_once BEFORE UPDATE OF revoked_at_us ON credit_lots
 WHEN OLD.revoked_at_us IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'lots_are_revoked_once'); END;
-CREATE TRIGGER lots_return_revoked_credits_to_campaign AFTER UPDATE OF revoked_micro ON credit_lots
-WHEN NEW.revoked_micro > OLD.revoked_micro AND NEW.campaign_id IS NOT NULL
-BEGIN
-    UPDATE credit_campaigns
-       SET spent_micro   = spent_micro - (NEW.revoked_micro - OLD.revoked_micro),
-           updated_at_us = max(updated_at_us, NEW.revoked_at_us)
-     WHERE id = NEW.campaign_id;
-END;
 CREATE TRIGGER lots_are_never_deleted BEFORE DELETE ON credit_lots
 BEGIN SELECT RAISE(ABORT, 'lots_are_never_deleted'); END;
-CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
-CREATE INDEX tiers_integrity_copy ON discount_tiers (community_id, rate_bps, max_discount_micro);
-CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
-CREATE INDEX memberships_integrity_copy ON memberships (account_id, community_id, tier, expires_at_us);
-CREATE TRIGGER memberships_tier_exists_on_insert BEFORE INSERT ON memberships
-WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
-BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_insert'); END;
-CREATE TRIGGER memberships_tier_exists_on_update BEFORE UPDATE ON memberships
-WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
-BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_update'); END;
-CREATE TRIGGER memberships_are_at_most_1000_per_account BEFORE INSERT ON memberships
-WHEN (SELECT count(*) FROM memberships WHERE account_id = NEW.account_id) >= 1000
-BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_per_account'); END;
-CREATE TRIGGER memberships_account_and_community_are_fixed BEFORE UPDATE OF id, account_id, community_id ON memberships
-BEGIN SELECT RAISE(ABORT, 'memberships_account_and_community_are_fixed'); END;
-CREATE INDEX reservations_due_by_account ON credit_reservations (account_id, expires_at_us) WHERE status = 'pending';
-CREATE INDEX reservations_due ON credit_reservations (expires_at_us) WHERE status = 'pending';
+CREATE UNIQUE INDEX entries_one_per_sequence_number ON credit_ledger (account_id, pool_id, entry_seq);
+CREATE INDEX entries_of_debts ON credit_ledger (account_id, created_at_us)
+    WHERE entry_type IN ('debt_incurred', 'debt_paid');
+CREATE TRIGGER entries_are_never_changed BEFORE UPDATE ON credit_ledger
+BEGIN SELECT RAISE(ABORT, 'entries_are_never_changed'); END;
+CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON credit_ledger
+BEGIN SELECT RAISE(ABORT, 'entries_are_never_deleted'); END;
+CREATE TRIGGER entries_times_do_not_decrease BEFORE INSERT ON credit_ledger
+WHEN NEW.created_at_us < (SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1)
+BEGIN SELECT RAISE(ABORT, 'entries_times_do_not_decrease'); END;
+CREATE TRIGGER entries_create_balance AFTER INSERT ON credit_ledger
+WHEN NEW.entry_seq = 1
+BEGIN
+    INSERT INTO credit_balances (account_id, pool_id, available_micro, reserved_micro, entry_seq)
+    VALUES (NEW.account_id, NEW.pool_id, NEW.available_delta_micro, NEW.reserved_delta_micro, 1);
+END;
+CREATE TRIGGER entries_are_consecutive AFTER INSERT ON credit_ledger
+WHEN NEW.entry_seq <> 1
+BEGIN
+    UPDATE credit_balances
+       SET available_micro = available_micro + NEW.available_delta_micro,
+           reserved_micro  = reserved_micro + NEW.reserved_delta_micro,
+           entry_seq       = entry_seq + 1
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id;
+    -- A pool without a balance has no previous entry.
+    SELECT RAISE(ABORT, 'entries_are_consecutive')
+     WHERE NOT EXISTS (SELECT 1 FROM credit_balances WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id);
+END;
+CREATE TRIGGER balances_start_with_first_entry AFTER INSERT ON credit_balances
+WHEN NOT EXISTS (
+    SELECT 1 FROM credit_ledger e
+     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
+       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
+BEGIN SELECT RAISE(ABORT, 'balances_start_with_first_entry'); END;
+CREATE TRIGGER balances_are_at_most_64_per_account BEFORE INSERT ON credit_balances
+WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
+BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_per_account'); END;
+CREATE TRIGGER balances_follow_entries AFTER UPDATE ON credit_balances
+WHEN NEW.account_id <> OLD.account_id
+  OR NEW.pool_id <> OLD.pool_id
+  OR NOT EXISTS (
+    SELECT 1 FROM credit_ledger e
+     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
+       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
+BEGIN SELECT RAISE(ABORT, 'balances_follow_entries'); END;
+CREATE TRIGGER balances_are_never_deleted BEFORE DELETE ON credit_balances
+BEGIN SELECT RAISE(ABORT, 'balances_are_never_deleted'); END;
+CREATE INDEX reservations_by_account_and_expiry ON credit_reservations (account_id, expires_at_us) WHERE status = 'pending';
+CREATE INDEX reservations_by_expiry ON credit_reservations (expires_at_us) WHERE status = 'pending';
 CREATE INDEX reservations_expired_by_account ON credit_reservations (account_id, closed_at_us) WHERE status = 'expired';
 CREATE TRIGGER reservations_start_pending BEFORE INSERT ON credit_reservations
 WHEN NEW.status <> 'pending'
@@ -751,7 +800,7 @@ CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro
 CREATE TRIGGER debts_start_unpaid BEFORE INSERT ON credit_debts
 WHEN NEW.paid_micro <> 0 OR NEW.forgiven_lot_id IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'debts_start_unpaid'); END;
-CREATE TRIGGER debts_terms_are_fixed BEFORE UPDATE ON credit_debts
+CREATE TRIGGER debts_change_only_by_payment BEFORE UPDATE ON credit_debts
 WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.id <> OLD.id
   OR NEW.account_id <> OLD.account_id
@@ -759,59 +808,26 @@ WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.original_micro <> OLD.original_micro
   OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
-BEGIN SELECT RAISE(ABORT, 'debts_terms_are_fixed'); END;
+BEGIN SELECT RAISE(ABORT, 'debts_change_only_by_payment'); END;
 CREATE TRIGGER debts_are_never_deleted BEFORE DELETE ON credit_debts
 BEGIN SELECT RAISE(ABORT, 'debts_are_never_deleted'); END;
-CREATE UNIQUE INDEX entries_one_per_sequence_number ON credit_ledger (account_id, pool_id, entry_seq);
-CREATE INDEX entries_of_debts ON credit_ledger (account_id, created_at_us)
-    WHERE entry_type IN ('debt_incurred', 'debt_paid');
-CREATE TRIGGER entries_are_never_changed BEFORE UPDATE ON credit_ledger
-BEGIN SELECT RAISE(ABORT, 'entries_are_never_changed'); END;
-CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON credit_ledger
-BEGIN SELECT RAISE(ABORT, 'entries_are_never_deleted'); END;
-CREATE TRIGGER entries_times_do_not_decrease BEFORE INSERT ON credit_ledger
-WHEN NEW.created_at_us < (SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1)
-BEGIN SELECT RAISE(ABORT, 'entries_times_do_not_decrease'); END;
-CREATE TRIGGER entries_create_balance AFTER INSERT ON credit_ledger
-WHEN NEW.entry_seq = 1
-BEGIN
-    INSERT INTO credit_balances (account_id, pool_id, available_micro, reserved_micro, entry_seq)
-    VALUES (NEW.account_id, NEW.pool_id, NEW.available_delta_micro, NEW.reserved_delta_micro, 1);
-END;
-CREATE TRIGGER entries_are_consecutive AFTER INSERT ON credit_ledger
-WHEN NEW.entry_seq <> 1
-BEGIN
-    UPDATE credit_balances
-       SET available_micro = available_micro + NEW.available_delta_micro,
-           reserved_micro  = reserved_micro + NEW.reserved_delta_micro,
-           entry_seq       = entry_seq + 1
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id;
-    -- Where there was no balance, there was no entry before this one.
-    SELECT RAISE(ABORT, 'entries_are_consecutive')
-     WHERE NOT EXISTS (SELECT 1 FROM credit_balances WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id);
-END;
-CREATE TRIGGER balances_start_with_first_entry AFTER INSERT ON credit_balances
-WHEN NOT EXISTS (
-    SELECT 1 FROM credit_ledger e
-     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
-       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
-BEGIN SELECT RAISE(ABORT, 'balances_start_with_first_entry'); END;
-CREATE TRIGGER balances_are_at_most_64_per_account BEFORE INSERT ON credit_balances
-WHEN (SELECT count(*) FROM credit_balances WHERE account_id = NEW.account_id) >= 64
-BEGIN SELECT RAISE(ABORT, 'balances_are_at_most_64_per_account'); END;
-CREATE TRIGGER balances_follow_entries AFTER UPDATE ON credit_balances
-WHEN NEW.account_id <> OLD.account_id
-  OR NEW.pool_id <> OLD.pool_id
-  OR NOT EXISTS (
-    SELECT 1 FROM credit_ledger e
-     WHERE e.account_id = NEW.account_id AND e.pool_id = NEW.pool_id AND e.entry_seq = NEW.entry_seq
-       AND e.available_after_micro = NEW.available_micro AND e.reserved_after_micro = NEW.reserved_micro)
-BEGIN SELECT RAISE(ABORT, 'balances_follow_entries'); END;
-CREATE TRIGGER balances_are_never_deleted BEFORE DELETE ON credit_balances
-BEGIN SELECT RAISE(ABORT, 'balances_are_never_deleted'); END;
+CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
+CREATE INDEX tiers_integrity_copy ON discount_tiers (community_id, rate_bps, max_discount_micro);
+CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
+CREATE INDEX memberships_integrity_copy ON memberships (account_id, community_id, tier, expires_at_us);
+CREATE TRIGGER memberships_tier_exists_on_insert BEFORE INSERT ON memberships
+WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
+BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_insert'); END;
+CREATE TRIGGER memberships_tier_exists_on_update BEFORE UPDATE ON memberships
+WHEN NOT EXISTS (SELECT 1 FROM discount_tiers WHERE community_id = NEW.community_id AND tier = NEW.tier)
+BEGIN SELECT RAISE(ABORT, 'memberships_tier_exists_on_update'); END;
+CREATE TRIGGER memberships_are_at_most_1000_per_account BEFORE INSERT ON memberships
+WHEN (SELECT count(*) FROM memberships WHERE account_id = NEW.account_id) >= 1000
+BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_per_account'); END;
+CREATE TRIGGER memberships_account_and_community_are_fixed BEFORE UPDATE OF id, account_id, community_id ON memberships
+BEGIN SELECT RAISE(ABORT, 'memberships_account_and_community_are_fixed'); END;
 CREATE INDEX campaigns_by_status ON credit_campaigns (status);
-CREATE INDEX campaigns_due ON credit_campaigns (expires_at_us)
+CREATE INDEX campaigns_by_expiry ON credit_campaigns (expires_at_us)
     WHERE status IN ('draft', 'active', 'paused') AND expires_at_us IS NOT NULL;
 CREATE INDEX campaigns_integrity_copy
     ON credit_campaigns (name, description, campaign_type, budget_micro, grant_formula, grant_config, pool_id,
@@ -847,54 +863,6 @@ WHEN OLD.status IN ('completed', 'expired')
 BEGIN SELECT RAISE(ABORT, 'campaigns_ended_are_locked'); END;
 CREATE TRIGGER campaigns_are_never_deleted BEFORE DELETE ON credit_campaigns
 BEGIN SELECT RAISE(ABORT, 'campaigns_are_never_deleted'); END;
-CREATE TRIGGER campaigns_create_totals AFTER INSERT ON credit_campaigns
-BEGIN
-    INSERT INTO credit_campaign_totals (
-        campaign_id, granted_micro, reserved_micro, expired_micro, spending_accounts, grants_revoked, revoked_micro,
-        revoked_consumed_micro, revoked_reserved_micro)
-    VALUES (NEW.id, 0, 0, 0, 0, 0, 0, 0, 0);
-END;
-CREATE TRIGGER campaigns_granted_total_fits_63_bits BEFORE UPDATE OF grant_count ON credit_campaigns
-WHEN (SELECT granted_micro FROM credit_campaign_totals WHERE campaign_id = NEW.id)
-     > 9223372036854775807 - (NEW.spent_micro - OLD.spent_micro)
-BEGIN SELECT RAISE(ABORT, 'campaigns_granted_total_fits_63_bits'); END;
-CREATE TRIGGER campaigns_update_granted_totals AFTER UPDATE OF grant_count ON credit_campaigns
-BEGIN
-    UPDATE credit_campaign_totals
-       SET granted_micro = granted_micro + NEW.spent_micro - OLD.spent_micro
-     WHERE campaign_id = NEW.id;
-    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
-    VALUES (NEW.id, NEW.updated_at_us / 86400000000, NEW.grant_count - OLD.grant_count, NEW.spent_micro - OLD.spent_micro, 0)
-        ON CONFLICT DO UPDATE
-       SET grants        = grants + excluded.grants,
-           granted_micro = granted_micro + excluded.granted_micro;
-END;
-CREATE TRIGGER lots_update_campaign_totals AFTER UPDATE OF reserved_micro, consumed_micro, expired_micro ON credit_lots
-WHEN NEW.campaign_id IS NOT NULL
-BEGIN
-    UPDATE credit_campaign_totals
-       SET reserved_micro      = reserved_micro + NEW.reserved_micro - OLD.reserved_micro,
-           expired_micro       = expired_micro + NEW.expired_micro - OLD.expired_micro,
-           spending_accounts = spending_accounts + (OLD.consumed_micro = 0 AND NEW.consumed_micro > 0)
-     WHERE campaign_id = NEW.campaign_id;
-END;
-CREATE VIEW campaign_credits_consumed AS
-SELECT campaign_id, day, consumed_micro
-  FROM credit_campaign_days;
-CREATE TRIGGER campaigns_add_consumption INSTEAD OF INSERT ON campaign_credits_consumed
-BEGIN
-    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
-    VALUES (NEW.campaign_id, NEW.day, 0, 0, NEW.consumed_micro)
-        ON CONFLICT DO UPDATE
-       SET consumed_micro = consumed_micro + excluded.consumed_micro;
-END;
-CREATE TRIGGER entries_update_campaign_consumption AFTER INSERT ON credit_ledger
-WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
- AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
-BEGIN
-    INSERT INTO campaign_credits_consumed (campaign_id, day, consumed_micro)
-    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, -NEW.amount_micro);
-END;
 CREATE UNIQUE INDEX grants_one_per_campaign_and_account ON credit_grants (campaign_id, account_id);
 CREATE UNIQUE INDEX grants_one_per_lot ON credit_grants (lot_id);
 CREATE INDEX grants_by_campaign_and_status ON credit_grants (campaign_id, status);
@@ -928,6 +896,47 @@ CREATE TRIGGER grants_are_revoked_with_their_lots BEFORE UPDATE OF status ON cre
 WHEN NEW.status = 'revoked'
  AND NEW.revoked_at_us IS NOT (SELECT revoked_at_us FROM credit_lots WHERE id = NEW.lot_id)
 BEGIN SELECT RAISE(ABORT, 'grants_are_revoked_with_their_lots'); END;
+CREATE TRIGGER grants_are_never_deleted BEFORE DELETE ON credit_grants
+BEGIN SELECT RAISE(ABORT, 'grants_are_never_deleted'); END;
+CREATE TRIGGER campaigns_create_totals AFTER INSERT ON credit_campaigns
+BEGIN
+    INSERT INTO credit_campaign_totals (
+        campaign_id, granted_micro, reserved_micro, expired_micro, spending_accounts, grants_revoked, revoked_micro,
+        revoked_consumed_micro, revoked_reserved_micro)
+    VALUES (NEW.id, 0, 0, 0, 0, 0, 0, 0, 0);
+END;
+CREATE TRIGGER campaigns_granted_total_fits_63_bits BEFORE UPDATE OF grant_count ON credit_campaigns
+WHEN (SELECT granted_micro FROM credit_campaign_totals WHERE campaign_id = NEW.id)
+     > 9223372036854775807 - (NEW.spent_micro - OLD.spent_micro)
+BEGIN SELECT RAISE(ABORT, 'campaigns_granted_total_fits_63_bits'); END;
+CREATE TRIGGER campaigns_update_granted_totals AFTER UPDATE OF grant_count ON credit_campaigns
+BEGIN
+    UPDATE credit_campaign_totals
+       SET granted_micro = granted_micro + NEW.spent_micro - OLD.spent_micro
+     WHERE campaign_id = NEW.id;
+    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
+    VALUES (NEW.id, NEW.updated_at_us / 86400000000, NEW.grant_count - OLD.grant_count, NEW.spent_micro - OLD.spent_micro, 0)
+        ON CONFLICT DO UPDATE
+       SET grants        = grants + excluded.grants,
+           granted_micro = granted_micro + excluded.granted_micro;
+END;
+CREATE TRIGGER lots_return_revoked_credits_to_campaign AFTER UPDATE OF revoked_micro ON credit_lots
+WHEN NEW.revoked_micro > OLD.revoked_micro AND NEW.campaign_id IS NOT NULL
+BEGIN
+    UPDATE credit_campaigns
+       SET spent_micro   = spent_micro - (NEW.revoked_micro - OLD.revoked_micro),
+           updated_at_us = max(updated_at_us, NEW.revoked_at_us)
+     WHERE id = NEW.campaign_id;
+END;
+CREATE TRIGGER lots_update_campaign_totals AFTER UPDATE OF reserved_micro, consumed_micro, expired_micro ON credit_lots
+WHEN NEW.campaign_id IS NOT NULL
+BEGIN
+    UPDATE credit_campaign_totals
+       SET reserved_micro      = reserved_micro + NEW.reserved_micro - OLD.reserved_micro,
+           expired_micro       = expired_micro + NEW.expired_micro - OLD.expired_micro,
+           spending_accounts   = spending_accounts + (OLD.consumed_micro = 0 AND NEW.consumed_micro > 0)
+     WHERE campaign_id = NEW.campaign_id;
+END;
 CREATE TRIGGER grants_update_revoked_totals AFTER UPDATE OF status ON credit_grants
 WHEN NEW.status = 'revoked'
 BEGIN
@@ -938,8 +947,16 @@ BEGIN
            revoked_reserved_micro = revoked_reserved_micro + NEW.revoked_reserved_micro
      WHERE campaign_id = NEW.campaign_id;
 END;
-CREATE TRIGGER grants_are_never_deleted BEFORE DELETE ON credit_grants
-BEGIN SELECT RAISE(ABORT, 'grants_are_never_deleted'); END;
+CREATE TRIGGER entries_update_campaign_consumption AFTER INSERT ON credit_ledger
+WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
+ AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
+BEGIN
+    INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
+    VALUES ((SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id), NEW.created_at_us / 86400000000, 0, 0,
+            -NEW.amount_micro)
+        ON CONFLICT DO UPDATE
+       SET consumed_micro = consumed_micro + excluded.consumed_micro;
+END;
 CREATE INDEX audit_by_time ON admin_audit_log (created_at_us);
 CREATE INDEX audit_by_actor ON admin_audit_log (actor_id, created_at_us);
 CREATE INDEX audit_by_action ON admin_audit_log (action, created_at_us);
@@ -989,8 +1006,6 @@ CREATE INDEX revoked_subjects_integrity_copy ON revoked_subjects (revoked_at_us,
 CREATE TRIGGER revoked_subjects_times_never_decrease BEFORE UPDATE ON revoked_subjects
 WHEN NEW.sub <> OLD.sub OR NEW.issued_before_us < OLD.issued_before_us OR NEW.revoked_at_us < OLD.revoked_at_us
 BEGIN SELECT RAISE(ABORT, 'revoked_subjects_times_never_decrease'); END;
-CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
-CREATE INDEX thresholds_integrity_copy ON thresholds (account_id, position, recovered_micro, is_below);
 CREATE INDEX events_by_entry ON events (after_entry_id);
 CREATE VIEW feed_end AS
 SELECT max(coalesce((SELECT max(id) FROM credit_ledger), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0))
@@ -1060,8 +1075,8 @@ CREATE TRIGGER campaigns_emit_status_event AFTER UPDATE OF status ON credit_camp
 WHEN OLD.status <> NEW.status
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL, campaign_id, data,
-           updated_at_us
+    SELECT first_event_id, after_entry_id, 'campaign.' || iif(NEW.status = 'active', 'activated', NEW.status), NULL,
+           campaign_id, data, updated_at_us
       FROM campaign_event_data
      WHERE campaign_id = NEW.id;
 END;
@@ -1103,41 +1118,35 @@ BEGIN
       JOIN credit_reservations r ON r.id = NEW.reservation_id
      WHERE l.id = NEW.forgiven_lot_id;
 END;
-CREATE VIEW thresholds_crossed AS
-SELECT account_id, pool_id, 0 AS entry_id, 0 AS available_micro, 0 AS created_at_us
-  FROM thresholds;
-CREATE TRIGGER thresholds_emit_crossing INSTEAD OF INSERT ON thresholds_crossed
-BEGIN
-    -- The first that is crossed comes first: the highest on the way down, the lowest on the way up.
-    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
-               WHEN 1 THEN (SELECT first_event_id FROM feed_end)
-           END,
-           NEW.entry_id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
-           json_object('account_id', account_id, 'pool_id', pool_id, 'below_micro', below_micro,
-                       'recovered_micro', recovered_micro, 'is_below', 1 - is_below,
-                       'available_micro', NEW.available_micro),
-           NEW.created_at_us
-      FROM thresholds
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id
-       AND iif(is_below, NEW.available_micro >= recovered_micro, NEW.available_micro < below_micro)
-     ORDER BY iif(is_below, recovered_micro, -below_micro);
-    UPDATE thresholds
-       SET is_below = 1 - is_below
-     WHERE account_id = NEW.account_id
-       AND pool_id = NEW.pool_id
-       AND iif(is_below, NEW.available_micro >= recovered_micro, NEW.available_micro < below_micro);
-END;
-CREATE TRIGGER entries_check_thresholds AFTER INSERT ON credit_ledger
+CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
+CREATE INDEX thresholds_integrity_copy ON thresholds (account_id, position, recovered_micro, is_below);
+CREATE TRIGGER thresholds_emit_crossing AFTER INSERT ON credit_ledger
 WHEN NEW.available_delta_micro <> 0
  AND EXISTS (
     SELECT 1 FROM thresholds
      WHERE account_id = NEW.account_id AND pool_id = NEW.pool_id
        AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro))
 BEGIN
-    INSERT INTO thresholds_crossed (account_id, pool_id, entry_id, available_micro, created_at_us)
-    VALUES (NEW.account_id, NEW.pool_id, NEW.id, NEW.available_after_micro, NEW.created_at_us);
+    -- In the order of crossing: the highest threshold first on the way down, the lowest first on the way up.
+    INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
+    SELECT CASE row_number() OVER (ORDER BY iif(is_below, recovered_micro, -below_micro))
+               WHEN 1 THEN (SELECT first_event_id FROM feed_end)
+           END,
+           NEW.id, iif(is_below, 'threshold.recovered', 'threshold.below'), account_id, NULL,
+           json_object('account_id', account_id, 'pool_id', pool_id, 'below_micro', below_micro,
+                       'recovered_micro', recovered_micro, 'is_below', 1 - is_below,
+                       'available_micro', NEW.available_after_micro),
+           NEW.created_at_us
+      FROM thresholds
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro)
+     ORDER BY iif(is_below, recovered_micro, -below_micro);
+    UPDATE thresholds
+       SET is_below = 1 - is_below
+     WHERE account_id = NEW.account_id
+       AND pool_id = NEW.pool_id
+       AND iif(is_below, NEW.available_after_micro >= recovered_micro, NEW.available_after_micro < below_micro);
 END;
 CREATE INDEX webhooks_integrity_copy
     ON webhooks (url, types, description, is_enabled, secret_version, rotated_until_us, revision, created_at_us, updated_at_us);

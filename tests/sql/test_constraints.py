@@ -350,11 +350,11 @@ def _changes_of_lots_and_debts_that_are_refused() -> Iterator[Case]:
     ):
         yield name, (f"UPDATE credit_lots SET {changes}",)
     yield "debts_paid_is_within_original", (update("credit_debts", 1, paid_micro=61),)
-    yield "debts_terms_are_fixed", (update("credit_debts", 1, paid_micro=39),)
+    yield "debts_change_only_by_payment", (update("credit_debts", 1, paid_micro=39),)
     yield "debts_forgiven_are_fully_paid", (update("credit_debts", 1, forgiven_lot_id=3),)
     forgiven = update("credit_debts", 1, paid_micro=60, forgiven_lot_id=3)
     for lot_id in (None, 2):
-        yield "debts_terms_are_fixed", (forgiven, update("credit_debts", 1, forgiven_lot_id=lot_id))
+        yield "debts_change_only_by_payment", (forgiven, update("credit_debts", 1, forgiven_lot_id=lot_id))
     other = insert("credit_debts", id=2)
     yield "debts_one_per_forgiving_lot", (forgiven, other, update("credit_debts", 2, paid_micro=10, forgiven_lot_id=3))
 
@@ -724,7 +724,7 @@ def _rows_that_stay() -> Iterator[Case]:
             held_micro expires_at_us description metadata created_by created_at_us"""),
         ("credit_grants", "grants_terms_are_fixed", 1,
          "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us"),
-        ("credit_debts", "debts_terms_are_fixed", 1, "id account_id reservation_id original_micro created_at_us"),
+        ("credit_debts", "debts_change_only_by_payment", 1, "id account_id reservation_id original_micro created_at_us"),
     ):  # fmt: skip
         for column in columns.split():
             yield name, (f"UPDATE {table} SET {column} = 7 WHERE id = {row_id}",)

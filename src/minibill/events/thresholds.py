@@ -1,6 +1,7 @@
-"""Thresholds: limits of an account's available credits whose crossing emits an event.
+"""Thresholds: events about the available credits of an account's pool.
 
-A trigger (0002_events.sql) compares them with the balance at each entry. Each write replaces all thresholds of an account.
+Triggers compare each entry with the thresholds (sql/migrations/0015_thresholds.sql). This module reads and replaces the
+thresholds of an account.
 """
 
 from collections.abc import Sequence

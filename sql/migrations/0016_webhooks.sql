@@ -1,7 +1,7 @@
--- Webhooks: who is sent the events of the feed, how far each has come, and what became of the last attempts.
+-- Webhooks: endpoints that receive the events of the feed, their progress, and the latest delivery attempts.
 --
--- No secret is here: it is derived from a setting, the webhook's id and its version (src/minibill/webhooks/signing.py). That
--- is why an id is never given a second time. A new epoch moves what SQLite counts in sqlite_sequence.
+-- The database holds no secrets. src/minibill/webhooks/signing.py derives a secret from a setting, the webhook's id and its
+-- secret version. Therefore no id is used twice; a new epoch raises the counter in sqlite_sequence.
 
 CREATE TABLE webhooks (
     id                INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -15,29 +15,31 @@ CREATE TABLE webhooks (
         CONSTRAINT webhooks_description_has_at_most_500_characters CHECK (length(description) <= 500),
     is_enabled        INTEGER NOT NULL CONSTRAINT webhooks_is_enabled_is_0_or_1 CHECK (is_enabled IN (0, 1)),
     secret_version    INTEGER NOT NULL CONSTRAINT webhooks_secret_version_is_positive CHECK (secret_version > 0),
-    -- Until then the version before signs too; NULL: it does not. By the real clock, as all times here but created and updated.
+    -- Until then the previous secret signs as well. NULL: it does not. All times here except created and updated are
+    -- wall-clock times.
     rotated_until_us  INTEGER,
-    -- The place in the feed up to which all was accepted; what was accepted beyond it is in webhook_accepted.
+    -- The position in the feed up to which every event was accepted or set aside. webhook_accepted has accepted events
+    -- beyond it.
     entry_id          INTEGER NOT NULL,
     event_id          INTEGER NOT NULL,
-    -- Since when every attempt has failed; NULL: the last one did not.
+    -- The time since which every attempt has failed. NULL: the last attempt succeeded.
     failing_since_us  INTEGER,
-    -- Counts what is changed here on request, so that whoever delivers begins anew.
+    -- Counts changes by requests. The dispatcher restarts delivery when it changes.
     revision          INTEGER NOT NULL,
     created_at_us     INTEGER NOT NULL,
     updated_at_us     INTEGER NOT NULL
 ) STRICT;
 
--- What was asked for, once more. How far each has come is not: of a place that is wrong some events are sent again, or not.
+-- The requested settings. The progress is left out: a wrong position only repeats or skips deliveries.
 CREATE INDEX webhooks_integrity_copy
     ON webhooks (url, types, description, is_enabled, secret_version, rotated_until_us, revision, created_at_us, updated_at_us);
 
--- Each has a place in memory and connections of its own.
+-- Each webhook takes memory and connections.
 CREATE TRIGGER webhooks_are_at_most_20 BEFORE INSERT ON webhooks
 WHEN (SELECT count(*) FROM webhooks) >= 20
 BEGIN SELECT RAISE(ABORT, 'webhooks_are_at_most_20'); END;
 
--- Events beyond the place of a webhook that it has accepted: an account that it refuses does not hold up the others.
+-- Accepted events beyond the position of their webhook. A rejected event delays only its own account.
 CREATE TABLE webhook_accepted (
     webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     entry_id   INTEGER NOT NULL,
@@ -45,8 +47,8 @@ CREATE TABLE webhook_accepted (
     PRIMARY KEY (webhook_id, entry_id, event_id)
 ) STRICT, WITHOUT ROWID;
 
--- Events that wait behind a rejected event of the same account or campaign, and that rejected event itself. The place of their
--- webhook is beyond them, so that they delay no other account. They are sent in the order of the feed.
+-- A rejected event, and the later events of the same account or campaign, which wait for it. The position of the webhook
+-- moves past them, so that they delay no other account. They are sent in the order of the feed.
 CREATE TABLE webhook_set_aside (
     webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     -- The id of the account, or of the campaign for an event without an account.
@@ -56,7 +58,7 @@ CREATE TABLE webhook_set_aside (
     PRIMARY KEY (webhook_id, line_key, entry_id, event_id)
 ) STRICT, WITHOUT ROWID;
 
--- Single events that are to be sent once more, out of their order.
+-- Single events to send again, out of order.
 CREATE TABLE webhook_replays (
     webhook_id INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     entry_id   INTEGER NOT NULL,
@@ -64,7 +66,7 @@ CREATE TABLE webhook_replays (
     PRIMARY KEY (webhook_id, entry_id, event_id)
 ) STRICT, WITHOUT ROWID;
 
--- The last attempts to deliver, of all webhooks; older ones are forgotten.
+-- The latest delivery attempts of all webhooks. Older ones are pruned.
 CREATE TABLE webhook_attempts (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     webhook_id      INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -73,7 +75,7 @@ CREATE TABLE webhook_attempts (
     attempt         INTEGER NOT NULL CONSTRAINT webhook_attempts_count_from_1 CHECK (attempt >= 1),
     outcome         TEXT NOT NULL
         CONSTRAINT webhook_attempts_outcome_is_known CHECK (outcome IN ('accepted', 'failed', 'abandoned')),
-    -- NULL: there was no answer.
+    -- The HTTP status. NULL: no response.
     status          INTEGER,
     -- NULL: it was accepted.
     error           TEXT,
