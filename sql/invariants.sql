@@ -1,9 +1,9 @@
--- What must hold of every book, as rules. Each query answers what breaks its rule, as the kind and the key of the thing that
--- is wrong, and so nothing when the book is whole. src/minibill/invariants.py says which check each rule belongs to.
+-- The rules that every database keeps. Each query returns the rows that break its rule, as a kind and a key, and returns
+-- nothing for an undamaged database. src/minibill/integrity/checks.py says which check each rule belongs to.
 --
--- A broken book may hold any number, so no sum may overflow: what a wrong number could push past 63 bits is summed up in
--- halves, sum(x >> 32) * 4294967296 + sum(x & 4294967295). Of whole books that is exact; of broken ones it may become a REAL,
--- which equals no amount that is in its range.
+-- Rules with :after_account and :until_account run over one range of accounts after the other, so that their sorts stay
+-- small. Amounts of one lot, reservation, pool or campaign add up to 63 bits at most. SQLite raises an error for a larger
+-- sum, which only damaged rows can have; checks.py reports that as a violation.
 
 -- ------------------------------------------------------------------------------------------------- lot_balance_match --
 
@@ -32,8 +32,8 @@ SELECT 'acct_' AS kind, b.account_id AS id
   FROM credit_balances b
   LEFT JOIN (
     SELECT account_id, pool_id,
-           sum(available_micro >> 32) * 4294967296 + sum(available_micro & 4294967295) AS available_micro,
-           sum(reserved_micro >> 32) * 4294967296 + sum(reserved_micro & 4294967295) AS reserved_micro
+           sum(available_micro) AS available_micro,
+           sum(reserved_micro) AS reserved_micro
       FROM credit_lots
      WHERE account_id > :after_account
        AND account_id <= :until_account
@@ -58,7 +58,7 @@ SELECT 'acct_' AS kind, t.account_id AS id
 -- ------------------------------------------------------------------------------------------------------- entry_chain --
 
 -- name: events_are_in_entry_order
--- By the entry that an event comes after.
+-- A violation names the entry before the event.
 SELECT 'entry_' AS kind, after_entry_id AS id
   FROM (
     SELECT after_entry_id, lag(after_entry_id, 1, 0) OVER (ORDER BY id) AS before_entry_id
@@ -67,8 +67,8 @@ SELECT 'entry_' AS kind, after_entry_id AS id
     OR after_entry_id > (SELECT after_entry_id FROM feed_end);
 
 -- name: ids_belong_to_an_epoch
--- No row has an id that an epoch skipped, which a lost copy of the book may have issued. A debt is named by its reservation,
--- an event by the entry that it comes after.
+-- A lost copy of the database may have issued the ids that an epoch skipped. A violation names a debt by its reservation,
+-- and an event by the entry before it.
 SELECT 'acct_' AS kind, r.id FROM book_epochs b JOIN credit_accounts r ON r.id > b.accounts AND r.id <= b.base_id
  UNION ALL
 SELECT 'lot_', r.id FROM book_epochs b JOIN credit_lots r ON r.id > b.lots AND r.id <= b.base_id
@@ -86,7 +86,7 @@ SELECT 'grant_', r.id FROM book_epochs b JOIN credit_grants r ON r.id > b.grants
 SELECT 'entry_', r.after_entry_id FROM book_epochs b JOIN events r ON r.id > b.events AND r.id <= b.base_id;
 
 -- name: entries_continue_previous_entry
--- Joined to the one before by the unique index, which takes a third of the time of a window.
+-- A join by the unique index takes a third of the time of a window function.
 SELECT 'entry_' AS kind, e.id
   FROM credit_ledger e NOT INDEXED
   LEFT JOIN credit_ledger p ON p.account_id = e.account_id AND p.pool_id = e.pool_id AND p.entry_seq = e.entry_seq - 1
@@ -108,8 +108,10 @@ SELECT 'entry_' AS kind, id
  WHERE NOT CASE entry_type
                WHEN 'deposit' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
                WHEN 'grant' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
-               WHEN 'reserve' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = -amount_micro
-               WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = -amount_micro
+               WHEN 'reserve' THEN amount_micro < 0 AND available_delta_micro = amount_micro
+                                   AND reserved_delta_micro = -amount_micro
+               WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro
+                                   AND reserved_delta_micro = -amount_micro
                WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
                WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
                WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
@@ -125,19 +127,15 @@ SELECT 'entry_' AS kind, id
 -- ------------------------------------------------------------------------------------------------ entries_match_lots --
 
 -- name: lots_match_entries
--- The parts of a lot, recomputed from its entries.
 SELECT 'lot_' AS kind, l.id
   FROM credit_lots l
   LEFT JOIN (
     SELECT lot_id,
-           sum(available_delta_micro >> 32) * 4294967296 + sum(available_delta_micro & 4294967295) AS available_micro,
-           sum(reserved_delta_micro >> 32) * 4294967296 + sum(reserved_delta_micro & 4294967295) AS reserved_micro,
-           sum(iif(entry_type IN ('finalize', 'debt_paid'), -amount_micro >> 32, 0)) * 4294967296
-               + sum(iif(entry_type IN ('finalize', 'debt_paid'), -amount_micro & 4294967295, 0)) AS consumed_micro,
-           sum(iif(entry_type = 'expire', -amount_micro >> 32, 0)) * 4294967296
-               + sum(iif(entry_type = 'expire', -amount_micro & 4294967295, 0)) AS expired_micro,
-           sum(iif(entry_type = 'revoke', -amount_micro >> 32, 0)) * 4294967296
-               + sum(iif(entry_type = 'revoke', -amount_micro & 4294967295, 0)) AS revoked_micro,
+           sum(available_delta_micro) AS available_micro,
+           sum(reserved_delta_micro) AS reserved_micro,
+           sum(iif(entry_type IN ('finalize', 'debt_paid'), -amount_micro, 0)) AS consumed_micro,
+           sum(iif(entry_type = 'expire', -amount_micro, 0)) AS expired_micro,
+           sum(iif(entry_type = 'revoke', -amount_micro, 0)) AS revoked_micro,
            sum(entry_type IN ('deposit', 'grant')) AS mints
       FROM credit_ledger
      WHERE account_id > :after_account
@@ -165,12 +163,12 @@ SELECT 'entry_' AS kind, e.id
 SELECT 'res_' AS kind, r.id
   FROM credit_reservations r
  WHERE iif(r.billing_mode = 'shadow', 0, r.held_micro)
-       <> (SELECT coalesce(sum(h.reserved_micro >> 32), 0) * 4294967296 + coalesce(sum(h.reserved_micro & 4294967295), 0)
+       <> (SELECT coalesce(sum(h.reserved_micro), 0)
              FROM reservation_lots h
             WHERE h.reservation_id = r.id);
 
 -- name: reservation_lots_match_account_and_pool
--- Lots of its own pool, or of the general one.
+-- A reservation holds lots of its own pool and of `general`.
 SELECT 'res_' AS kind, r.id
   FROM reservation_lots h
   JOIN credit_reservations r ON r.id = h.reservation_id
@@ -183,7 +181,7 @@ SELECT 'res_' AS kind, r.id
 SELECT 'lot_' AS kind, l.id
   FROM credit_lots l
   LEFT JOIN (
-    SELECT h.lot_id, sum(h.reserved_micro >> 32) * 4294967296 + sum(h.reserved_micro & 4294967295) AS reserved_micro
+    SELECT h.lot_id, sum(h.reserved_micro) AS reserved_micro
       FROM reservation_lots h
       JOIN credit_reservations r ON r.id = h.reservation_id
      WHERE r.status = 'pending'
@@ -195,8 +193,8 @@ SELECT 'lot_' AS kind, l.id
    AND l.reserved_micro <> coalesce(p.reserved_micro, 0);
 
 -- name: reservations_amounts_add_up
--- The price is the list price less its discount; a finalized one is charged the price of its actual cost, by the same rate
--- and cap. Written so that no product passes 63 bits.
+-- The price is the list price less the discount. A finalized reservation is charged its actual cost less the discount of the
+-- same rate and cap. The terms are arranged so that no product exceeds 63 bits.
 SELECT 'res_' AS kind, id
   FROM (
     SELECT id, billing_mode, status, list_micro, discount_micro, held_micro, actual_cost_micro, finalized_micro, overrun_micro,
@@ -210,8 +208,8 @@ SELECT 'res_' AS kind, id
     OR held_micro NOT BETWEEN 0 AND list_micro - discount_micro
     OR (held_micro <> list_micro - discount_micro AND billing_mode <> 'soft')
     OR CASE status
-           WHEN 'pending' THEN coalesce(actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro, closed_at_us)
-                               IS NOT NULL
+           WHEN 'pending' THEN coalesce(actual_cost_micro, finalized_micro, overrun_micro, absorbed_micro, released_micro,
+                                        closed_at_us) IS NOT NULL
            WHEN 'finalized' THEN
                (finalized_micro, overrun_micro, absorbed_micro, released_micro)
                IS NOT (min(charge_micro, held_micro),
@@ -224,20 +222,15 @@ SELECT 'res_' AS kind, id
        END;
 
 -- name: reservations_match_entries
--- What it held, charged, charged beyond that, and gave back, and when it ended, recomputed from its entries.
+-- The held, charged, overrun and returned credits, and the time of the end, are recomputed from the entries.
 SELECT 'res_' AS kind, r.id
   FROM (
     SELECT reservation_id,
-           sum(iif(entry_type = 'reserve', -amount_micro >> 32, 0)) * 4294967296
-               + sum(iif(entry_type = 'reserve', -amount_micro & 4294967295, 0)) AS held_micro,
-           sum(iif(entry_type = 'finalize', -reserved_delta_micro >> 32, 0)) * 4294967296
-               + sum(iif(entry_type = 'finalize', -reserved_delta_micro & 4294967295, 0)) AS finalized_micro,
-           sum(iif(entry_type = 'debt_incurred' OR (entry_type = 'finalize' AND reserved_delta_micro = 0), -amount_micro >> 32, 0))
-               * 4294967296
-               + sum(iif(entry_type = 'debt_incurred' OR (entry_type = 'finalize' AND reserved_delta_micro = 0),
-                         -amount_micro & 4294967295, 0)) AS overrun_micro,
-           sum(iif(entry_type IN ('release', 'expire', 'revoke'), -reserved_delta_micro >> 32, 0)) * 4294967296
-               + sum(iif(entry_type IN ('release', 'expire', 'revoke'), -reserved_delta_micro & 4294967295, 0)) AS released_micro,
+           sum(iif(entry_type = 'reserve', -amount_micro, 0)) AS held_micro,
+           sum(iif(entry_type = 'finalize', -reserved_delta_micro, 0)) AS finalized_micro,
+           sum(iif(entry_type = 'debt_incurred' OR (entry_type = 'finalize' AND reserved_delta_micro = 0), -amount_micro, 0))
+               AS overrun_micro,
+           sum(iif(entry_type IN ('release', 'expire', 'revoke'), -reserved_delta_micro, 0)) AS released_micro,
            sum(entry_type = 'shadow_reserve') AS shadow_reserves,
            sum(entry_type = 'shadow_finalize') AS shadow_finalizes,
            max(iif(entry_type IN ('reserve', 'shadow_reserve', 'debt_paid'), NULL, created_at_us)) AS closed_at_us
@@ -259,8 +252,10 @@ SELECT 'res_' AS kind, r.id
     OR (e.closed_at_us IS NOT NULL AND e.closed_at_us IS NOT r.closed_at_us);
 
 -- name: reservations_have_entries
--- Where the rule above holds for all that have entries, the sums are equal unless a reservation has none. Only then are they
--- looked for, which takes a list of all that have some.
+-- If reservations_match_entries holds, the two sums differ only when some reservation has no entries. Only then does the
+-- query list the reservations that have entries, because there is no index for that. These are sums over all reservations
+-- ever made, which can exceed 63 bits. So each sum adds high and low halves; a larger one becomes a REAL
+-- (docs/internals/decisions/0022-sum-halves-over-all-reservations.md).
 SELECT 'res_' AS kind, r.id
   FROM credit_reservations r
  WHERE (SELECT sum(iif(billing_mode = 'shadow', 0, held_micro >> 32)) * 4294967296
@@ -281,13 +276,13 @@ SELECT 'res_' AS kind, r.id
    AND (r.held_micro <> 0 OR r.overrun_micro <> 0 OR r.billing_mode = 'shadow');
 
 -- name: entries_match_reserved_lots
--- Reservation by reservation and lot by lot: it reserved what it holds, and while it is pending nothing of that has moved.
+-- For each reservation and lot, the reserve entries match the held credits. While the reservation is pending, nothing else
+-- has moved.
 SELECT 'res_' AS kind, m.reservation_id AS id
   FROM (
     SELECT reservation_id, lot_id,
-           sum(iif(entry_type = 'reserve', reserved_delta_micro >> 32, 0)) * 4294967296
-               + sum(iif(entry_type = 'reserve', reserved_delta_micro & 4294967295, 0)) AS reserved_micro,
-           sum(reserved_delta_micro >> 32) * 4294967296 + sum(reserved_delta_micro & 4294967295) AS left_micro
+           sum(iif(entry_type = 'reserve', reserved_delta_micro, 0)) AS reserved_micro,
+           sum(reserved_delta_micro) AS left_micro
       FROM credit_ledger
      WHERE account_id > :after_account
        AND account_id <= :until_account
@@ -338,11 +333,11 @@ SELECT 'res_' AS kind, e.reservation_id AS id
    AND (d.account_id, d.original_micro, d.created_at_us) IS NOT (e.account_id, -e.amount_micro, e.created_at_us);
 
 -- name: debts_paid_matches_entries
--- Debt by debt: each payment names the reservation that left the debt. A payment that names no debt is named itself.
+-- A payment names the reservation of its debt. A violation by a payment without a debt names the entry.
 SELECT iif(d.id IS NULL, 'entry_', 'res_') AS kind, iif(d.id IS NULL, p.entry_id, d.reservation_id) AS id
   FROM (
     SELECT account_id, reservation_key(json_extract(metadata, '$.debtReservationId')) AS debt_of, min(id) AS entry_id,
-           sum(-amount_micro >> 32) * 4294967296 + sum(-amount_micro & 4294967295) AS paid_micro
+           sum(-amount_micro) AS paid_micro
       FROM credit_ledger INDEXED BY entries_of_debts
      WHERE entry_type IN ('debt_incurred', 'debt_paid')
        AND entry_type = 'debt_paid'
@@ -353,21 +348,18 @@ SELECT iif(d.id IS NULL, 'entry_', 'res_') AS kind, iif(d.id IS NULL, p.entry_id
  WHERE (d.account_id, d.paid_micro) IS NOT (p.account_id, p.paid_micro);
 
 -- name: paid_debts_have_entries
--- As with reservations above: where each that has payments is right, the sums differ only if one has none.
 SELECT 'res_' AS kind, d.reservation_id AS id
   FROM credit_debts d
- WHERE (SELECT sum(paid_micro >> 32) * 4294967296 + sum(paid_micro & 4294967295) FROM credit_debts)
-       IS NOT (
-        SELECT coalesce(sum(-amount_micro >> 32) * 4294967296 + sum(-amount_micro & 4294967295), 0)
-          FROM credit_ledger
-         WHERE entry_type IN ('debt_incurred', 'debt_paid')
-           AND entry_type = 'debt_paid')
+ WHERE d.account_id > :after_account
+   AND d.account_id <= :until_account
    AND d.paid_micro <> 0
    AND d.reservation_id NOT IN (
         SELECT coalesce(reservation_key(json_extract(metadata, '$.debtReservationId')), 0)
-          FROM credit_ledger
+          FROM credit_ledger INDEXED BY entries_of_debts
          WHERE entry_type IN ('debt_incurred', 'debt_paid')
-           AND entry_type = 'debt_paid');
+           AND entry_type = 'debt_paid'
+           AND account_id > :after_account
+           AND account_id <= :until_account);
 
 -- ----------------------------------------------------------------------------------------------- orphan_reservations --
 
@@ -402,14 +394,13 @@ SELECT 'entry_' AS kind, e.id
 -- ---------------------------------------------------------------------------------------------- campaign_spent_match --
 
 -- name: campaigns_spent_matches_grants
--- Less what was revoked, which their lots say.
+-- The sum of the grants, less the revoked credits of their lots.
 SELECT 'camp_' AS kind, c.id
   FROM credit_campaigns c
   LEFT JOIN (
     SELECT g.campaign_id,
            count(*) AS grant_count,
-           sum(g.amount_micro >> 32) * 4294967296 + sum(g.amount_micro & 4294967295)
-               - (sum(l.revoked_micro >> 32) * 4294967296 + sum(l.revoked_micro & 4294967295)) AS spent_micro
+           sum(g.amount_micro) - sum(l.revoked_micro) AS spent_micro
       FROM credit_grants g
       JOIN credit_lots l ON l.id = g.lot_id
      GROUP BY g.campaign_id) g ON g.campaign_id = c.id
@@ -418,22 +409,20 @@ SELECT 'camp_' AS kind, c.id
     OR c.spent_micro NOT BETWEEN 0 AND c.budget_micro;
 
 -- name: campaign_totals_match_grants
--- A campaign without a row of totals is one that does not count.
+-- A campaign without a row of totals is a violation.
 SELECT 'camp_' AS kind, c.id
   FROM credit_campaigns c
   LEFT JOIN credit_campaign_totals t ON t.campaign_id = c.id
   LEFT JOIN (
     SELECT g.campaign_id,
-           sum(g.amount_micro >> 32) * 4294967296 + sum(g.amount_micro & 4294967295) AS granted_micro,
-           sum(l.reserved_micro >> 32) * 4294967296 + sum(l.reserved_micro & 4294967295) AS reserved_micro,
-           sum(l.expired_micro >> 32) * 4294967296 + sum(l.expired_micro & 4294967295) AS expired_micro,
+           sum(g.amount_micro) AS granted_micro,
+           sum(l.reserved_micro) AS reserved_micro,
+           sum(l.expired_micro) AS expired_micro,
            sum(l.consumed_micro > 0) AS spending_accounts,
            sum(g.status = 'revoked') AS grants_revoked,
-           coalesce(sum(g.revoked_micro >> 32), 0) * 4294967296 + coalesce(sum(g.revoked_micro & 4294967295), 0) AS revoked_micro,
-           coalesce(sum(g.revoked_consumed_micro >> 32), 0) * 4294967296 + coalesce(sum(g.revoked_consumed_micro & 4294967295), 0)
-               AS revoked_consumed_micro,
-           coalesce(sum(g.revoked_reserved_micro >> 32), 0) * 4294967296 + coalesce(sum(g.revoked_reserved_micro & 4294967295), 0)
-               AS revoked_reserved_micro
+           coalesce(sum(g.revoked_micro), 0) AS revoked_micro,
+           coalesce(sum(g.revoked_consumed_micro), 0) AS revoked_consumed_micro,
+           coalesce(sum(g.revoked_reserved_micro), 0) AS revoked_reserved_micro
       FROM credit_grants g
       JOIN credit_lots l ON l.id = g.lot_id
      GROUP BY g.campaign_id) g ON g.campaign_id = c.id
@@ -444,17 +433,15 @@ SELECT 'camp_' AS kind, c.id
             coalesce(g.revoked_consumed_micro, 0), coalesce(g.revoked_reserved_micro, 0));
 
 -- name: campaign_days_match_entries
--- The sums of one slice of grants and entries, by campaign and day; invariants.py adds them up and compares the counts.
-SELECT campaign_id, day, sum(grants), sum(granted_high) * 4294967296 + sum(granted_low),
-       sum(consumed_high) * 4294967296 + sum(consumed_low)
+-- The sums of one range of grants and entries, by campaign and day. checks.py adds up the ranges and compares the result.
+SELECT campaign_id, day, sum(grants), sum(granted_micro), sum(consumed_micro)
   FROM (
-    SELECT campaign_id, created_at_us / 86400000000 AS day, 1 AS grants, amount_micro >> 32 AS granted_high,
-           amount_micro & 4294967295 AS granted_low, 0 AS consumed_high, 0 AS consumed_low
+    SELECT campaign_id, created_at_us / 86400000000 AS day, 1 AS grants, amount_micro AS granted_micro, 0 AS consumed_micro
       FROM credit_grants
      WHERE id > :after
        AND id <= :until
      UNION ALL
-    SELECT l.campaign_id, e.created_at_us / 86400000000, 0, 0, 0, -e.amount_micro >> 32, -e.amount_micro & 4294967295
+    SELECT l.campaign_id, e.created_at_us / 86400000000, 0, 0, -e.amount_micro
       FROM credit_ledger e
       JOIN credit_lots l ON l.id = e.lot_id
      WHERE e.id > :after
@@ -481,7 +468,7 @@ SELECT 'lot_' AS kind, l.id
    AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.lot_id = l.id);
 
 -- name: grants_revocation_matches_lot
--- Of a revoked lot nothing is available any more. What was reserved when it was revoked is consumed or revoked later.
+-- A revoked lot has no available credits. Credits that were reserved at the revocation are consumed or revoked later.
 SELECT 'grant_' AS kind, g.id
   FROM credit_grants g
   JOIN credit_lots l ON l.id = g.lot_id
@@ -507,7 +494,7 @@ SELECT 'lot_' AS kind, l.id
    AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.lot_id = l.id AND g.status = 'revoked');
 
 -- name: grants_match_revoked_event
--- The hash chain covers events. Members that only a later version writes are left out.
+-- The hash chain covers the event, so the grant must match it. Members of later versions are not compared.
 SELECT 'grant_' AS kind, e.data ->> 'id' AS id
   FROM events e
   LEFT JOIN credit_grants g ON g.id = e.data ->> 'id'
@@ -529,7 +516,7 @@ SELECT 'grant_' AS kind, g.id
 -- ------------------------------------------------------------------------------------------------------- audit_chain --
 
 -- name: audit_log_contains_reconciled_row
--- Rows cut off at the end break no chain; but this row was there. In the first epoch its id was its seq.
+-- Deleting the newest rows breaks no hash, but this row existed. In the first epoch its id was its seq.
 SELECT iif(a.id IS NULL AND EXISTS (SELECT 1 FROM book_epochs), 'admin_audit_log', 'audit_') AS kind,
        coalesce(a.id, r.audit_seq) AS id
   FROM reconciliations r
@@ -538,7 +525,7 @@ SELECT iif(a.id IS NULL AND EXISTS (SELECT 1 FROM book_epochs), 'admin_audit_log
    AND a.hash IS NOT r.audit_hash;
 
 -- name: accounts_not_newer_than_audit_log
--- Only admins open accounts, so whoever opened the newest one was audited at that very time or later.
+-- The write that opened the newest account has an audit row of the same time or later.
 SELECT 'acct_' AS kind, id
   FROM credit_accounts
  WHERE created_at_us > coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), -1);
@@ -561,7 +548,7 @@ SELECT 'grant_' AS kind, id
 -- ------------------------------------------------------------------------------------------------------ foreign_keys --
 
 -- name: foreign_keys_are_valid
--- Tables without a rowid are named by the rules below; what else has no public id is named by its table.
+-- The rules below cover tables without a rowid. A violation names rows without a public id by their table.
 SELECT CASE f."table"
            WHEN 'credit_lots' THEN 'lot_'
            WHEN 'credit_reservations' THEN 'res_'
