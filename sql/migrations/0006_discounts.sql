@@ -13,6 +13,7 @@ CREATE TABLE discount_tiers (
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX tiers_one_per_position ON discount_tiers (community_id, position);
+-- For SQLite's integrity check.
 CREATE INDEX tiers_integrity_copy ON discount_tiers (community_id, rate_bps, max_discount_micro);
 
 -- The memberships of accounts. An expired membership stays until it is replaced or deleted, and gives no discount.
@@ -30,6 +31,7 @@ CREATE TABLE memberships (
 ) STRICT;
 
 CREATE UNIQUE INDEX memberships_one_per_account_and_community ON memberships (account_id, community_id);
+-- For SQLite's integrity check.
 CREATE INDEX memberships_integrity_copy ON memberships (account_id, community_id, tier, expires_at_us);
 
 CREATE TRIGGER memberships_tier_exists_on_insert BEFORE INSERT ON memberships

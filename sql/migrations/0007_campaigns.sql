@@ -40,6 +40,7 @@ CREATE INDEX campaigns_by_status ON credit_campaigns (status);
 -- Campaigns that the background sweep expires.
 CREATE INDEX campaigns_by_expiry ON credit_campaigns (expires_at_us)
     WHERE status IN ('draft', 'active', 'paused') AND expires_at_us IS NOT NULL;
+-- For SQLite's integrity check.
 CREATE INDEX campaigns_integrity_copy
     ON credit_campaigns (name, description, campaign_type, budget_micro, grant_formula, grant_config, pool_id,
                          per_wallet_cap_micro, starts_at_us, expires_at_us, grant_ttl_seconds, created_by, created_at_us,

@@ -37,6 +37,7 @@ CREATE UNIQUE INDEX grants_one_per_campaign_and_account ON credit_grants (campai
 CREATE UNIQUE INDEX grants_one_per_lot ON credit_grants (lot_id);
 CREATE INDEX grants_by_campaign_and_status ON credit_grants (campaign_id, status);
 CREATE INDEX grants_by_account ON credit_grants (account_id);
+-- For SQLite's integrity check.
 CREATE INDEX grants_revoke_reasons_integrity_copy ON credit_grants (revoke_reason) WHERE revoke_reason IS NOT NULL;
 
 CREATE TRIGGER grants_campaign_is_active BEFORE INSERT ON credit_grants

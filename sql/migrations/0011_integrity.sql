@@ -64,6 +64,7 @@ CREATE TABLE reconciliations (
     CONSTRAINT reconciliation_has_audit_seq_and_hash CHECK ((audit_seq IS NULL) = (audit_hash IS NULL))
 ) STRICT;
 
+-- For SQLite's integrity check.
 CREATE INDEX reconciliations_integrity_copy ON reconciliations (reconciled_at_us, report);
 
 CREATE TRIGGER reconciliation_audit_seq_never_decreases BEFORE UPDATE ON reconciliations

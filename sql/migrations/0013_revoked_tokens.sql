@@ -6,6 +6,7 @@ CREATE TABLE revoked_tokens (
     revoked_at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- For SQLite's integrity check.
 CREATE INDEX revoked_tokens_integrity_copy ON revoked_tokens (revoked_at_us);
 
 -- Subjects whose tokens are rejected if they were issued before a time. Kept until the last such token would have expired
@@ -18,6 +19,7 @@ CREATE TABLE revoked_subjects (
     revoked_at_us    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- For SQLite's integrity check.
 CREATE INDEX revoked_subjects_integrity_copy ON revoked_subjects (revoked_at_us, issued_before_us);
 
 CREATE TRIGGER revoked_subjects_times_never_decrease BEFORE UPDATE ON revoked_subjects

@@ -17,6 +17,7 @@ CREATE TABLE thresholds (
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);
+-- For SQLite's integrity check.
 CREATE INDEX thresholds_integrity_copy ON thresholds (account_id, position, recovered_micro, is_below);
 
 -- SQLite checks each entry, so that the event follows directly after the entry that crosses the threshold.

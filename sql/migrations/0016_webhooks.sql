@@ -30,7 +30,7 @@ CREATE TABLE webhooks (
     updated_at_us     INTEGER NOT NULL
 ) STRICT;
 
--- The requested settings. The progress is left out: a wrong position only repeats or skips deliveries.
+-- For SQLite's integrity check: the requested settings. A wrong position would only repeat or skip deliveries.
 CREATE INDEX webhooks_integrity_copy
     ON webhooks (url, types, description, is_enabled, secret_version, rotated_until_us, revision, created_at_us, updated_at_us);
 

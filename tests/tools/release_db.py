@@ -1,10 +1,7 @@
-"""A small database of each released version, as SQL: what an upgrade begins with.
+"""A small database of each released version, dumped as SQL, for upgrade tests.
 
-`python -m tests.tools.release_db` writes that of the version to come.
-
-A dump holds the checksums of the migrations that made it. So once a version is released, a migration of it that is edited
-is found out by every database of that version, and the dump is never written again; until then it is kept the same as what
-the migrations make, and `make schema` writes it anew.
+`python -m tests.tools.release_db` writes the dump of the next version; `make schema` runs it. After the release the dump is
+frozen. It holds the checksums of its migrations, so a test fails when somebody edits a released migration.
 """
 
 import re
@@ -24,7 +21,7 @@ FOLDER = ROOT / "tests" / "released"
 
 
 def changelog() -> dict[str, bool]:
-    """Return each version of the changelog, the newest first, and whether it is released.
+    """Return each version of the changelog, the newest first, with True if it is released.
 
     `[Unreleased]` is the version of this source tree, until that version has a heading of its own.
     """
@@ -38,7 +35,7 @@ def dump_of(version: str) -> Path:
 
 
 def dump_now() -> str:
-    """A book with some of everything, as this source tree makes it."""
+    """Dump a database with rows of every kind, made by this source tree."""
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder, "empty.db")
         migrate_file(empty)
@@ -55,16 +52,16 @@ def _statements(conn: sqlite3.Connection) -> Iterator[str]:
         yield f"{sql};"
     for name, _ in tables:
         columns = [row[1] for row in conn.execute(f"PRAGMA table_info({name})").fetchall()]
-        # When a migration was applied is the one thing that differs from dump to dump.
+        # The time of a migration would differ from dump to dump.
         values = ", ".join("0" if column == "applied_at_us" else f"quote({column})" for column in columns)
         for row in conn.execute(f"SELECT {values} FROM {name} ORDER BY {', '.join(columns)}").fetchall():
             yield f"INSERT INTO {name} VALUES ({', '.join(map(str, row))});"
-    # After the rows: triggers are about what happens to a book, and this has happened.
+    # Triggers come after the rows, which they would reject or count a second time.
     yield from (f"{sql};" for kind, _, sql in objects if kind != "table")
 
 
 def load(version: str, path: Path) -> None:
-    """Makes the database of a released version."""
+    """Create the database of a released version from its dump."""
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         conn.executescript(dump_of(version).read_text("utf-8"))
 
@@ -72,7 +69,7 @@ def load(version: str, path: Path) -> None:
 if __name__ == "__main__":
     if changelog()[minibill.__version__]:
         raise SystemExit(
-            f"{minibill.__version__} is released: its database stays as it is. Give the next version its heading"
+            f"{minibill.__version__} is released, so its database is frozen; add a heading for the next version to CHANGELOG.md"
         )
     FOLDER.mkdir(exist_ok=True)
     dump_of(minibill.__version__).write_text(dump_now(), "utf-8")

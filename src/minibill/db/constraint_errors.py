@@ -1,7 +1,7 @@
-"""What a caller is told when the database itself refuses: one table from each constraint and trigger to its problem.
+"""Problems for errors that SQLite raises: a table from each constraint and trigger to its problem.
 
-Operations check before they write, so that a refusal comes with its facts; what is listed here is the last line behind
-them. `INTERNAL` are the rules that only a bug of ours could break.
+Operations check before they write, so that a problem carries its details. The database is the last line of defense behind
+them. `INTERNAL` lists the rules that only a bug in minibill can break.
 """
 
 import re
@@ -26,16 +26,16 @@ from minibill.core.problems import (
 )
 from minibill.db.sqlite import sqlite3
 
-Refusal = Callable[[], Problem]
+ProblemFactory = Callable[[], Problem]
 
 SQLITE_BUSY, SQLITE_FULL = 5, 13
 
 
-def _invalid(path: str, message: str) -> Refusal:
+def _invalid(path: str, message: str) -> ProblemFactory:
     return lambda: InvalidRequest(FieldError(path, message))
 
 
-CONSTRAINT_PROBLEMS: dict[str, Refusal] = {
+CONSTRAINT_PROBLEMS: dict[str, ProblemFactory] = {
     "lots_source_is_unique": lambda: SourceAlreadyCredited("this source has been credited already"),
     "lots_metadata_is_an_object": _invalid("metadata", "expected an object that is not nested deeper than 1,000 levels"),
     "entries_metadata_is_an_object": _invalid("metadata", "expected an object that is not nested deeper than 1,000 levels"),
@@ -44,21 +44,21 @@ CONSTRAINT_PROBLEMS: dict[str, Refusal] = {
     ),
     "grants_formula_input_is_an_object": _invalid("grants", "expected inputs that are not nested deeper than 1,000 levels"),
     "memberships_are_at_most_1000_per_account": _invalid(
-        "communityId", "the account has 1000 memberships, which is the most; delete one that is over"
+        "communityId", "the account has 1000 memberships, which is the limit; delete an expired one"
     ),
-    "webhooks_are_at_most_20": _invalid("", "there are 20 webhooks, which is the most; delete one first"),
+    "webhooks_are_at_most_20": _invalid("", "there are 20 webhooks, which is the limit; delete one first"),
     "memberships_tier_exists_on_insert": TierNotFound,
     "memberships_tier_exists_on_update": TierNotFound,
     "balances_sum_fits_63_bits": lambda: AmountTooLarge("the account would hold more than 9223372036854775807 micro-units"),
-    "balances_are_at_most_64_per_account": lambda: TooManyPools("the account has 64 pools, which is the most", limit=64),
+    "balances_are_at_most_64_per_account": lambda: TooManyPools("the account has 64 pools, which is the limit", limit=64),
     "reservation_lots_are_at_most_1000": lambda: TooManyLots("a reservation draws on at most 1000 lots", limit=1_000),
-    "campaigns_spent_within_budget": lambda: BudgetExceeded("the campaign's budget does not cover this"),
+    "campaigns_spent_within_budget": lambda: BudgetExceeded("the grants exceed the campaign's remaining budget"),
     "campaigns_terms_are_locked_once_active": lambda: CampaignFieldLocked(
         "the campaign's terms are fixed once it is active"
     ),
     "campaigns_ended_are_locked": lambda: CampaignFieldLocked("the campaign has ended"),
     "campaigns_granted_total_fits_63_bits": lambda: AmountTooLarge(
-        "a campaign grants at most 9223372036854775807 micro-units, what is revoked of them included"
+        "a campaign grants at most 9223372036854775807 micro-units in total, including revoked grants"
     ),
     "grants_campaign_is_active": lambda: CampaignNotActive("the campaign is not active"),
     "grants_are_within_the_cap": lambda: PerWalletCapExceeded("a grant is over the campaign's cap per wallet"),
@@ -237,7 +237,7 @@ INTERNAL = frozenset({
     "webhooks_url_has_1_to_2000_characters",
 })  # fmt: skip
 
-# SQLite names the columns of a UNIQUE index that is violated, not the index.
+# SQLite's error for a UNIQUE index names its columns, not the index.
 UNIQUE_COLUMNS = {
     "credit_accounts.entity_id, credit_accounts.entity_type": "accounts_one_per_entity",
     "credit_lots.source_type, credit_lots.source_id": "lots_source_is_unique",
@@ -255,7 +255,7 @@ UNIQUE_COLUMNS = {
 
 
 def constraint_of(error: sqlite3.Error) -> str | None:
-    """The name of the constraint or trigger that raised an error; None when it was none of ours."""
+    """Return the name of the constraint or trigger that raised an error; None if the schema does not name it."""
     text = str(error)
     if found := re.fullmatch(r"CHECK constraint failed: (\w+)", text):
         return found[1]
@@ -265,21 +265,21 @@ def constraint_of(error: sqlite3.Error) -> str | None:
 
 
 def error_code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code of an error; 0 where there is none."""
+    """Return the primary result code of a SQLite error; 0 if it has none."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF
 
 
 def problem_from_sqlite_error(error: sqlite3.Error) -> Exception:
-    """What to raise to the caller of an operation in which SQLite raised `error`."""
+    """Return the problem to raise for an error of SQLite in an operation; `InternalError` if the client can't fix it."""
     code = error_code(error)
     if code == SQLITE_FULL:
         return StorageFull()
     if code == SQLITE_BUSY:
         return Overloaded("another program holds the database file")
-    refusal = CONSTRAINT_PROBLEMS.get(constraint_of(error) or "")
-    if refusal is not None:
-        return refusal()
+    problem = CONSTRAINT_PROBLEMS.get(constraint_of(error) or "")
+    if problem is not None:
+        return problem()
     internal = InternalError()
     internal.__cause__ = error
     return internal
