@@ -1,8 +1,8 @@
-"""A small whole book, made by SQL alone: a row of every kind, in every state, for tests that break or refuse one thing.
+"""A small valid database, made by SQL alone, with a row of every kind in every state. Tests damage or reject one part of it.
 
-Ada (1), a gold member of the guild, has a pending and a finalized reservation on one lot. The bot (2) overspent a grant in
-soft mode and owes 20 of 60. The guild (3) had its grant revoked, let a lot expire, and was priced in shadow mode. Times are
-small numbers: the book's newest entry is of time 1170.
+Ada (1) is a gold member of the guild and has a pending and a finalized reservation on one lot. The bot (2) overspent a grant
+in soft mode and owes 20 of 60. The guild (3) has a revoked grant, an expired lot and a shadow reservation. Times are small
+numbers; the newest entry has time 1170.
 """
 
 import shutil
@@ -15,7 +15,7 @@ import msgspec
 from minibill.audit import log
 from minibill.db.connection import open_writer
 
-# One campaign in each state; 6 is active but has not started at 2000, and 8 is over from then on.
+# One campaign in each state. 6 is active but starts after 2000, and 8 ends at 2000.
 CAMPAIGNS = {"draft": 1, "active": 2, "paused": 3, "completed": 4, "expired": 5}
 STARTS_LATER, IS_OVER = 6, 8
 
@@ -134,7 +134,7 @@ _CAMPAIGNS = (
     ("Active", "reverse_airdrop", "active", "fixed_amount", None, None, None),
     ("Paused", "loyalty", "paused", "fixed_amount", 300, 9000, 60),
     ("Completed", "referral", "completed", "tiered", None, None, None),
-    # The sweep ended it.
+    # The background sweep expired it.
     ("Expired", "promotional", "draft", "fixed_amount", None, 260, None),
     ("Later", "promotional", "active", "fixed_amount", 2001, None, None),
     ("Second", "promotional", "active", "fixed_amount", None, None, None),
@@ -167,7 +167,7 @@ def _threshold(pool: str, below: int, recovered: int, state: str) -> dict[str, o
 
 
 def _settings() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """What administrators did to the rows that are changed in place: action, target and details."""
+    """Yield the admin writes to rows that change in place: action, target type, target id and details."""
     tiers = [
         {"tier": "gold", "rateBps": 1000, "maxDiscountMicro": "50"},
         {"tier": "silver", "rateBps": 500, "maxDiscountMicro": None},
@@ -193,7 +193,7 @@ def _settings() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 
 
 def audit_rows() -> list[tuple[object, ...]]:
-    """The rows of the audit log, whole with their hashes."""
+    """Return the rows of the audit log with their hashes."""
     rows: list[tuple[object, ...]] = []
     previous_hash = log.NO_HASH
     settings = (
@@ -208,7 +208,7 @@ def audit_rows() -> list[tuple[object, ...]]:
 
 
 def make_book(migrated_file: Path, folder: Path) -> Path:
-    """The book in a file of its own."""
+    """Create the database in a new file, and return its path."""
     path = folder / "book.db"
     shutil.copyfile(migrated_file, path)
     conn = open_writer(path)
@@ -224,7 +224,7 @@ def make_book(migrated_file: Path, folder: Path) -> Path:
 
 
 def literal(value: object) -> str:
-    """A value as SQL has it."""
+    """Return a value as a SQL literal."""
     if value is None:
         return "NULL"
     if isinstance(value, bytes):

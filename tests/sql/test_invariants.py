@@ -1,4 +1,4 @@
-"""Every way in which a book can be broken is found, by the rule that it breaks and with the rows that do."""
+"""Each kind of damage is found, by the rule that it breaks and with the damaged rows."""
 
 import re
 from collections import Counter
@@ -33,7 +33,7 @@ MAX, MIN = 2**63 - 1, -(2**63)
 
 
 def _miscounts() -> Iterator[tuple[str, list[int]]]:
-    """Each total of a campaign with grants, and of one without, is one too many."""
+    """Yield statements that add 1 to one total of a campaign, with grants and without."""
     for column in (
         "granted_micro", "reserved_micro", "expired_micro", "spending_accounts", "grants_revoked", "revoked_micro",
         "revoked_consumed_micro", "revoked_reserved_micro",
@@ -89,7 +89,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("DELETE FROM credit_ledger WHERE id = 17", [17]),
     ],
     "ids_belong_to_an_epoch": [
-        # Each says of one table that its newest row is older than it is.
+        # Each row states a newest id that is too low for one table.
         (f"INSERT INTO book_epochs VALUES (500, 2, 'restored', 1, {newest})", [key])
         for newest, key in (
             ("2, 6, 6, 1, 17, 8, 2, 500", 3),
@@ -459,7 +459,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
     "forgiven_debts_match_the_audit_log": [
         ("UPDATE credit_debts SET paid_micro = original_micro, forgiven_lot_id = 1 WHERE id = 1", [1]),
     ],
-    # What no query can tell: the hashes of the audit log.
+    # Checked in Python, not by a query.
     AUDIT_RULE: [
         ('UPDATE admin_audit_log SET details = \'{"after":2}\' WHERE seq = 2', [2]),
         ("UPDATE admin_audit_log SET actor_id = 'other' WHERE seq = 1", [1]),
@@ -487,18 +487,19 @@ def _ids() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def defenceless(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """The small book on a connection that refuses nothing."""
+def unprotected(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """The small database, on a connection without constraints and triggers, unchanged at the end."""
     conn = open_writer(make_book(migrated_file, tmp_path_factory.mktemp("invariants")))
     conn.execute("PRAGMA foreign_keys = OFF")
     conn.execute("PRAGMA ignore_check_constraints = ON")
     for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
         conn.execute(f"DROP TRIGGER {name}")
     yield conn
+    assert violations(conn) == {}
     conn.close()
 
 
-def test_a_whole_book_passes_every_check(migrated_file: Path, tmp_path: Path) -> None:
+def test_an_undamaged_database_passes_every_check(migrated_file: Path, tmp_path: Path) -> None:
     with closing(open_reader(make_book(migrated_file, tmp_path))) as conn:
         findings = run_checks(conn)
     assert {name: (found.violations, found.examples, found.broken) for name, found in findings.items()} == {
@@ -507,18 +508,17 @@ def test_a_whole_book_passes_every_check(migrated_file: Path, tmp_path: Path) ->
     assert all(found.checked > 0 for found in findings.values())
 
 
-def test_an_empty_book_passes_every_check(migrated_file: Path) -> None:
+def test_an_empty_database_passes_every_check(migrated_file: Path) -> None:
     with closing(open_reader(migrated_file)) as conn:
         assert violations(conn) == {}
 
 
 @pytest.mark.parametrize(("rule", "harm", "keys"), CASES, ids=_ids())
-def test_a_broken_book_is_found_out(defenceless: sqlite3.Connection, rule: str, harm: str, keys: list[Any]) -> None:
-    conn = defenceless
+def test_damage_is_found_by_its_rule(unprotected: sqlite3.Connection, rule: str, harm: str, keys: list[Any]) -> None:
+    conn = unprotected
     [check] = [name for name, check in CHECKS.items() if rule in check.rules]
     conn.execute("BEGIN IMMEDIATE")
     try:
-        assert violations(conn) == {}
         assert conn.execute(harm).rowcount > 0
         found = run_check(conn, check)
         named = list(violations_of(conn, rule))
@@ -527,24 +527,24 @@ def test_a_broken_book_is_found_out(defenceless: sqlite3.Connection, rule: str, 
         conn.execute("ROLLBACK")
     assert rule in found.broken
     assert found.violations > 0 and len(found.examples) <= EXAMPLES_MAX
-    # Settings are listed by their public ids, without the type of what has none.
+    # Violations of settings have public ids, or the type of the target and its id.
     shown = [public_id(kind, key) for kind, key in named]
     assert sorted(key for _, key in named) == keys or sorted(text.rpartition(":")[2] for text in shown) == keys
     assert set(shown) <= set(found.examples)
-    # A check fails with a reason, and names what is wrong.
+    # A failed check names its rules and examples.
     for other in others.values():
         assert bool(other.violations) == bool(other.broken) == bool(other.examples)
         assert FILE_RULE not in other.broken
 
 
-def test_every_rule_is_broken_here_once_at_least_and_belongs_to_one_check() -> None:
+def test_every_rule_has_a_case_and_belongs_to_one_check() -> None:
     every_rule = {*RULES, AUDIT_RULE, *SETTINGS}
     assert HARMS.keys() == every_rule
     assert sorted(rule for check in CHECKS.values() for rule in check.rules) == sorted(every_rule)
 
 
-def test_a_thing_that_breaks_several_rules_of_a_check_is_one_violation(defenceless: sqlite3.Connection) -> None:
-    conn = defenceless
+def test_a_row_that_breaks_several_rules_is_one_violation(unprotected: sqlite3.Connection) -> None:
+    conn = unprotected
     conn.execute("BEGIN IMMEDIATE")
     try:
         conn.execute("UPDATE credit_balances SET available_micro = 605 WHERE account_id = 1")
@@ -555,8 +555,8 @@ def test_a_thing_that_breaks_several_rules_of_a_check_is_one_violation(defencele
     assert found.broken == ["balances_match_lots", "balances_match_newest_entry"]
 
 
-def test_of_many_violations_ten_are_named_and_all_are_counted(defenceless: sqlite3.Connection) -> None:
-    conn = defenceless
+def test_a_check_counts_all_violations_and_names_ten(unprotected: sqlite3.Connection) -> None:
+    conn = unprotected
     conn.execute("BEGIN IMMEDIATE")
     try:
         conn.execute("UPDATE credit_ledger SET available_after_micro = -5 - id")
@@ -570,9 +570,9 @@ def test_of_many_violations_ten_are_named_and_all_are_counted(defenceless: sqlit
     ] + ["audit_000000000000a"]
 
 
-def test_numbers_of_any_size_in_any_column_break_no_check(defenceless: sqlite3.Connection) -> None:
-    """Overflow: each check still comes to a finding, and never to an error of SQL."""
-    conn = defenceless
+def test_a_check_survives_extreme_numbers_in_every_column(unprotected: sqlite3.Connection) -> None:
+    """Each check returns a finding, and never an error of SQLite."""
+    conn = unprotected
     columns = [
         (table, column)
         for (table,) in conn.execute(
@@ -594,8 +594,8 @@ def test_numbers_of_any_size_in_any_column_break_no_check(defenceless: sqlite3.C
             assert not any(FILE_RULE in found.broken for found in findings.values()), (table, column, number)
 
 
-def test_a_file_that_can_not_be_read_fails_the_check_that_reads_it(defenceless: sqlite3.Connection) -> None:
-    conn = defenceless
+def test_an_unreadable_table_fails_the_check_that_reads_it(unprotected: sqlite3.Connection) -> None:
+    conn = unprotected
     conn.execute("BEGIN IMMEDIATE")
     try:
         conn.execute("DROP TABLE credit_balances")
@@ -606,17 +606,17 @@ def test_a_file_that_can_not_be_read_fails_the_check_that_reads_it(defenceless: 
     assert findings["audit_chain"].violations == 0
 
 
-# --- memory: SQLite sorts in memory, so a rule may sort a slice, or what is small whatever the book's size ---
+# --- memory: SQLite sorts in memory, so a rule sorts one range of accounts, or a few rows in a database of any size ---
 
 SORTS_LITTLE = {
     "campaigns_spent_matches_grants": "a row a campaign",
     "campaign_totals_match_grants": "a row a campaign",
-    "reservations_have_entries": "a list that only a broken book needs",
-    "revoked_grants_have_event": "a list that only a broken book needs",
+    "reservations_have_entries": "a list that only a damaged database needs",
+    "revoked_grants_have_event": "a list that only a damaged database needs",
 }
 
 
-def test_a_rule_sorts_no_more_than_a_slice(migrated_file: Path) -> None:
+def test_a_rule_sorts_one_range_of_accounts_at_most(migrated_file: Path) -> None:
     with closing(open_reader(migrated_file)) as conn:
         conn.create_function("reservation_key", 1, lambda key: key, deterministic=True)
         plans = {
@@ -628,25 +628,27 @@ def test_a_rule_sorts_no_more_than_a_slice(migrated_file: Path) -> None:
     sorting = {name for name, plan in plans.items() if re.search("TEMP B-TREE|MATERIALIZE|AUTOMATIC|LIST SUBQUERY", plan)}
     whole = {name for name in sorting if not RULES[name].parameters}
     assert whole == SORTS_LITTLE.keys()
-    # A slice is found by an index, and never by reading the whole table again.
+    # An index finds the rows of a range. No rule scans a whole table per range.
     for name in sorting - whole:
         assert not re.search(r"SCAN (credit_|reservation_lots|[a-z] USING)", plans[name]), (name, plans[name])
 
 
 @pytest.mark.parametrize("entries", [1, 6, 7, 12, 1_000])
-def test_slices_cover_every_account_once(
-    defenceless: sqlite3.Connection, entries: int, monkeypatch: pytest.MonkeyPatch
+def test_ranges_cover_every_account_once(
+    unprotected: sqlite3.Connection, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minibill.integrity.checks.SLICE_ENTRIES", entries)
-    slices = [(bounds["after_account"], bounds["until_account"]) for bounds in account_slices(defenceless)]
+    slices = [(bounds["after_account"], bounds["until_account"]) for bounds in account_slices(unprotected)]
     assert (slices[0][0], slices[-1][1]) == (MIN, MAX)
     assert [until for _, until in slices[:-1]] == [after for after, _ in slices[1:]]
     assert len(slices) == {1: 3, 6: 3, 7: 2, 12: 2, 1_000: 1}[entries]
-    assert violations(defenceless) == {}
+    assert violations(unprotected) == {}
 
 
-def test_slices_find_what_the_whole_book_shows(defenceless: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    conn = defenceless
+def test_ranges_find_the_same_violations_as_one_run(
+    unprotected: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn = unprotected
     conn.execute("BEGIN IMMEDIATE")
     try:
         conn.execute("UPDATE credit_ledger SET amount_micro = amount_micro - 1, reservation_id = NULL WHERE id > 3")
@@ -659,11 +661,11 @@ def test_slices_find_what_the_whole_book_shows(defenceless: sqlite3.Connection, 
     assert sum(found.violations for found in whole.values()) > 10
 
 
-def test_more_violations_than_are_told_apart_are_all_counted(
-    defenceless: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+def test_violations_beyond_the_memory_limit_are_counted(
+    unprotected: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minibill.integrity.checks.SEEN_MAX", 5)
-    conn = defenceless
+    conn = unprotected
     conn.execute("BEGIN IMMEDIATE")
     try:
         conn.execute("UPDATE credit_ledger SET available_after_micro = -5 - id")
@@ -674,18 +676,18 @@ def test_more_violations_than_are_told_apart_are_all_counted(
 
 
 @pytest.mark.parametrize("error", [UnicodeDecodeError("utf-8", b"\xe5", 0, 1, "x"), TypeError("int and None"), ValueError()])
-def test_a_value_that_nobody_writes_fails_its_check(
-    defenceless: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, error: Exception
+def test_an_unreadable_value_fails_its_check(
+    unprotected: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def damaged(*_: object) -> object:
         raise error
 
     monkeypatch.setattr(checks, "_miscounted_days", damaged)
-    found = run_check(defenceless, "campaign_spent_match")
+    found = run_check(unprotected, "campaign_spent_match")
     assert (found.violations, found.broken) == (1, [checks.FILE_RULE])
 
 
-def test_the_largest_lot_can_be_reserved_and_released_many_times(start: Callable[..., Api]) -> None:
+def test_the_largest_lot_passes_after_many_reservations(start: Callable[..., Api]) -> None:
     """The sums over its entries stay within 63 bits, although the sum of its reserves alone does not."""
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account(MAX)

@@ -1,4 +1,4 @@
-"""Making, opening and migrating a file; and what a connection to it may do."""
+"""Creating, opening and migrating a database file, and the rights of its connections."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ Pretend = Callable[..., None]
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
-    """As if these were all migrations of this version."""
+    """Return a function that replaces the migrations of this version."""
 
     def pretend(*pretended: Migration) -> None:
         monkeypatch.setattr(migrations, "all_migrations", lambda: list(pretended))
@@ -52,14 +52,14 @@ def one(conn: sqlite3.Connection, statement: str) -> object:
 # --- migrations ---
 
 
-def test_schema_sql_is_what_the_migrations_come_to() -> None:
+def test_schema_sql_is_up_to_date() -> None:
     printed = subprocess.run(
         [sys.executable, "-m", "minibill.db.migrations"], capture_output=True, text=True, check=True
     ).stdout
     assert (sql_folder() / "schema.sql").read_text("utf-8") == printed, "run: make schema"
 
 
-def test_schema_sql_makes_the_schema_of_a_migrated_file(migrated_file: Path) -> None:
+def test_schema_sql_creates_the_schema_of_a_migrated_file(migrated_file: Path) -> None:
     with closing(sqlite3.connect(":memory:")) as made, closing(open_reader(migrated_file)) as migrated:
         made.executescript((sql_folder() / "schema.sql").read_text("utf-8"))
         assert schema_of(made) == schema_of(migrated)
@@ -77,13 +77,13 @@ def test_a_new_file_gets_every_migration_once(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_migrated_file_says_whose_it_is_and_what_was_applied(writer: sqlite3.Connection) -> None:
+def test_a_migrated_file_records_its_migrations(writer: sqlite3.Connection) -> None:
     assert one(writer, "PRAGMA application_id") == APPLICATION_ID
     applied = writer.execute("SELECT version, name, checksum FROM schema_migrations ORDER BY version").fetchall()
     assert applied == [(m.version, m.name, m.checksum) for m in all_migrations()]
 
 
-def test_only_what_is_new_is_applied(tmp_path: Path, pretend: Pretend) -> None:
+def test_only_new_migrations_are_applied(tmp_path: Path, pretend: Pretend) -> None:
     path = tmp_path / "book.db"
     second = Migration(2, "second", "CREATE TABLE second (x INTEGER) STRICT;")
     pretend(GOOD)
@@ -102,7 +102,7 @@ def test_only_what_is_new_is_applied(tmp_path: Path, pretend: Pretend) -> None:
     ],
     ids=["changed text", "from the future", "renumbered"],
 )
-def test_a_file_that_other_migrations_made_is_refused(
+def test_a_file_of_other_migrations_is_rejected(
     tmp_path: Path, pretend: Pretend, now_known: list[Migration], message: str
 ) -> None:
     path = tmp_path / "book.db"
@@ -126,7 +126,7 @@ def test_a_file_that_other_migrations_made_is_refused(
         "INSERT INTO schema_migrations VALUES (2, 'bad', '', 0);",
     ],
 )
-def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, pretend: Pretend, rest: str) -> None:
+def test_a_failed_migration_is_rolled_back(tmp_path: Path, pretend: Pretend, rest: str) -> None:
     path = tmp_path / "book.db"
     bad = Migration(2, "bad", f"CREATE TABLE half (x INTEGER) STRICT;\nINSERT INTO good VALUES (2);\n{rest}")
     pretend(GOOD, bad)
@@ -136,7 +136,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, pretend: P
     with closing(open_writer(path)) as conn:
         assert conn.execute("SELECT x FROM good").fetchall() == [(1,)]
         assert conn.execute("SELECT version FROM schema_migrations").fetchall() == [(1,)]
-        # The connection on which it failed is of use as well.
+        # The connection stays usable.
         with pytest.raises(sqlite3.Error):
             migrations.migrate(conn)
         assert not conn.in_transaction
@@ -144,7 +144,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, pretend: P
         assert migrations.migrate(conn) == []
 
 
-def test_a_first_migration_that_fails_leaves_an_empty_file(tmp_path: Path, pretend: Pretend) -> None:
+def test_a_failed_first_migration_leaves_an_empty_file(tmp_path: Path, pretend: Pretend) -> None:
     path = tmp_path / "book.db"
     pretend(Migration(1, "bad", "CREATE TABLE half (x INTEGER) STRICT; not SQL;"))
     with pytest.raises(sqlite3.Error):
@@ -163,11 +163,11 @@ def test_a_migration_has_a_plain_name(tmp_path: Path, pretend: Pretend) -> None:
     assert tables(tmp_path / "book.db") == set()
 
 
-# --- files that are something else ---
+# --- other files ---
 
 
 @pytest.mark.parametrize("content", [b"hello", b"a,b\n1,2\n" * 1000, bytes(4096), b"SQLite format 2\0" + bytes(4080)])
-def test_a_file_that_is_not_sqlite_is_not_a_book(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_sqlite_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "list.csv"
     path.write_bytes(content)
     with pytest.raises(NotABook, match=r"list\.csv is not an SQLite database"):
@@ -184,7 +184,7 @@ def test_a_file_that_is_not_sqlite_is_not_a_book(tmp_path: Path, content: bytes)
         "PRAGMA application_id = 1; CREATE TABLE t (x);",
     ],
 )
-def test_the_database_of_another_program_is_not_a_book_and_stays_as_it_was(tmp_path: Path, made_by: str) -> None:
+def test_a_database_of_another_program_is_rejected_unchanged(tmp_path: Path, made_by: str) -> None:
     path = tmp_path / "other.db"
     with closing(sqlite3.connect(path)) as conn:
         conn.executescript(made_by)
@@ -195,13 +195,13 @@ def test_the_database_of_another_program_is_not_a_book_and_stays_as_it_was(tmp_p
     assert [file.name for file in tmp_path.iterdir()] == ["other.db"]
 
 
-def test_an_empty_file_becomes_a_book(tmp_path: Path) -> None:
+def test_an_empty_file_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "book.db"
     path.touch()
     assert migrate_file(path) == all_migrations()
 
 
-def test_a_lock_is_held_by_one_also_under_another_name(tmp_path: Path) -> None:
+def test_a_lock_is_exclusive_also_through_a_link(tmp_path: Path) -> None:
     path, link = tmp_path / "book.db", tmp_path / "link.db"
     migrate_file(path)
     link.symlink_to(path)
@@ -215,7 +215,7 @@ def test_a_lock_is_held_by_one_also_under_another_name(tmp_path: Path) -> None:
 # --- the library ---
 
 
-def test_the_library_is_at_or_above_the_floor() -> None:
+def test_the_sqlite_library_has_the_minimum_version() -> None:
     require_floor()
     with closing(sqlite3.connect(":memory:")) as conn:
         version = str(one(conn, "SELECT sqlite_version()"))
@@ -223,7 +223,7 @@ def test_the_library_is_at_or_above_the_floor() -> None:
     assert version == sqlite.VERSION
 
 
-def test_a_library_below_the_floor_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_sqlite_library_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     major, minor, patch = sqlite3.sqlite_version_info
     monkeypatch.setattr(sqlite, "FLOOR", (major, minor, patch + 1))
     with pytest.raises(SqliteTooOld, match=rf"is below {major}\.{minor}\.{patch + 1}.*pip install"):
@@ -246,13 +246,11 @@ def test_a_library_below_the_floor_opens_nothing(tmp_path: Path, monkeypatch: py
         ("ignore_check_constraints", 0),
     ],
 )
-def test_the_writer_is_set_up_to_lose_and_let_through_nothing(
-    writer: sqlite3.Connection, pragma: str, value: object
-) -> None:
+def test_the_writer_has_the_safe_settings(writer: sqlite3.Connection, pragma: str, value: object) -> None:
     assert one(writer, f"PRAGMA {pragma}") == value
 
 
-def test_the_writer_begins_no_transaction_by_itself(writer: sqlite3.Connection) -> None:
+def test_the_writer_starts_no_implicit_transaction(writer: sqlite3.Connection) -> None:
     writer.execute("INSERT INTO revoked_tokens VALUES ('token', 1)")
     assert not writer.in_transaction
 
@@ -267,7 +265,7 @@ def test_the_writer_begins_no_transaction_by_itself(writer: sqlite3.Connection) 
         "PRAGMA application_id = 1",
     ],
 )
-def test_a_reader_writes_nothing(writer: sqlite3.Connection, tmp_path: Path, statement: str) -> None:
+def test_a_reader_can_not_write(writer: sqlite3.Connection, tmp_path: Path, statement: str) -> None:
     writer.execute("INSERT INTO revoked_tokens VALUES ('first', 1)")
     with closing(open_reader(tmp_path / "book.db")) as reader:
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
@@ -282,7 +280,7 @@ def test_a_reader_does_not_checkpoint(writer: sqlite3.Connection, tmp_path: Path
         assert one(reader, "PRAGMA query_only") == 1
 
 
-def test_a_reader_sees_what_is_committed_and_no_more(writer: sqlite3.Connection, tmp_path: Path) -> None:
+def test_a_reader_sees_only_committed_rows(writer: sqlite3.Connection, tmp_path: Path) -> None:
     with closing(open_reader(tmp_path / "book.db")) as reader:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO revoked_tokens VALUES ('token', 1)")

@@ -69,7 +69,7 @@ def load(version: str, path: Path) -> None:
 if __name__ == "__main__":
     if changelog()[minibill.__version__]:
         raise SystemExit(
-            f"{minibill.__version__} is released, so its database is frozen; add a heading for the next version to CHANGELOG.md"
+            f"{minibill.__version__} is released and its database is frozen; add the next version to CHANGELOG.md"
         )
     FOLDER.mkdir(exist_ok=True)
     dump_of(minibill.__version__).write_text(dump_now(), "utf-8")
