@@ -47,5 +47,5 @@ def test_the_wheel_migrates_from_a_fresh_environment(wheel: Path, tmp_path: Path
     commit = r", commit [0-9a-f]{12}(-dirty)?" if (ROOT / ".git").exists() else ""
     said = run(command, "--version", cwd=tmp_path)
     assert re.fullmatch(rf"minibill, version {minibill.__version__}{commit}, SQLite \d+\.\d+\.\d+\n", said), said
-    assert "applied 0001 book" in run(command, "migrate", "--db", "new.db", cwd=tmp_path)
+    assert "applied 0001 epochs" in run(command, "migrate", "--db", "new.db", cwd=tmp_path)
     assert (tmp_path / "new.db").exists()

@@ -43,7 +43,7 @@ def test_the_demo_pays_a_list_once_and_ends_with_a_whole_book(tmp_path: Path) ->
 
 
 def test_migrate_says_what_it_did_and_a_second_time_that_there_is_nothing_to_do(tmp_path: Path) -> None:
-    assert "applied 0001 book" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
+    assert "applied 0001 epochs" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
     assert "up to date" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
     (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
     refused = minibill("migrate", "--db", "noise.db", cwd=tmp_path)

@@ -756,7 +756,7 @@ def test_migrate_and_token_answer_in_json(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("BILLING_ADMIN_JWT_SECRET", "a" * 32)
     monkeypatch.setenv("BILLING_INTERNAL_JWT_SECRET", "b" * 32)
     first, second = (json.loads(minibill("migrate", "--db", tmp_path / "x.db", "--json").stdout) for _ in range(2))
-    assert first["applied"][0] == "0001 book" and second["applied"] == []
+    assert first["applied"][0] == "0001 epochs" and second["applied"] == []
     signed = json.loads(minibill("token", "--sub", "ada", "--ttl", "60", "--json").stdout)
     assert (signed["sub"], signed["scopes"], signed["ttl"]) == ("ada", ["admin:*"], 60)
     assert signed["token"].count(".") == 2
