@@ -13,6 +13,7 @@ from minibill.db.write_operation import bind
 from minibill.events.feed import Feed
 from minibill.events.position import BEGINNING, Position, event_id, parse_position
 from minibill.events.schemas import LATEST, Events, EventsQuery, Thresholds, ThresholdsBody
+from minibill.events.serialization import ThresholdRow
 from minibill.events.thresholds import SQL, replace_thresholds, thresholds_response
 from minibill.events.type_filter import parse_types
 from minibill.ledger import reads
@@ -38,7 +39,7 @@ async def show_thresholds(request: Request) -> Response:
     account_id = request.segment("account_id")
     account = reads.require_account(reader, account_id)
     rows = await reader.all(SQL.thresholds_of_account, account_id=account[0])
-    return request.answer(thresholds_response(account_id, rows))
+    return request.answer(thresholds_response(account_id, [ThresholdRow(*row) for row in rows]))
 
 
 @operation(Events, query=EventsQuery, problems=(InvalidCursor,))
