@@ -1,4 +1,4 @@
-"""What completes a command line in bash, where click's own way stops at the colons of a scope."""
+"""Completion in bash of values with colons, such as scopes, which click does not support."""
 
 import os
 from typing import Any
@@ -7,19 +7,19 @@ from click.shell_completion import BashComplete, CompletionItem, split_arg_strin
 
 
 class Bash(BashComplete):
-    """bash ends a word at a colon, and puts what completes it in the place of what comes after the last one.
+    """Completion for bash, which splits words at colons and replaces only the text after the last colon.
 
-    So `admin:mint:write` reaches us as five words, and goes back without what stands before its last colon.
+    `admin:mint:write` arrives as five words. The completion is printed without the text before its last colon.
     """
 
     _before = ""
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """The words as they were typed, and the one to be completed."""
-        place = int(os.environ["COMP_CWORD"])
-        pieces = split_arg_string(os.environ["COMP_WORDS"])[: place + 1]
-        if len(pieces) == place:
-            # An empty word to be completed is lost on the way here.
+        """Return the words before the cursor, joined again at colons, and the incomplete word."""
+        position = int(os.environ["COMP_CWORD"])
+        pieces = split_arg_string(os.environ["COMP_WORDS"])[: position + 1]
+        if len(pieces) == position:
+            # split_arg_string drops an empty incomplete word.
             pieces.append("")
         words: list[str] = []
         for piece in pieces:
@@ -32,5 +32,5 @@ class Bash(BashComplete):
         return arguments[1:], incomplete
 
     def format_completion(self, item: CompletionItem[Any]) -> str:
-        """One completion as the script reads it."""
+        """Return a completion in the format of click's bash script."""
         return f"{item.type},{str(item.value).removeprefix(self._before)}"

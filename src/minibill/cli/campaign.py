@@ -1,6 +1,6 @@
-"""`minibill campaign`: makes, changes and shows campaigns on a running service, over HTTP.
+"""`minibill campaign`: create, change and show campaigns on a running service, over HTTP.
 
-The `import` command is in campaign_import.py. Results go to stdout; notes, faults and the progress bar to stderr.
+The `import` command is in campaign_import.py. Results go to stdout; notes, errors and the progress bar go to stderr.
 """
 
 import sys
@@ -14,15 +14,18 @@ from rich.progress_bar import ProgressBar
 
 from minibill.campaigns.schemas import Campaign, CampaignType, Formula, RevokedCampaign, RevokedGrant
 from minibill.cli.campaign_import import import_list
-from minibill.cli.output import access_options, campaign_argument, escaped, grant_id_of, money, print_json
-from minibill.cli.service import asked_service
+from minibill.cli.help import SERVICE_EXIT_CODES, Group
+from minibill.cli.options import campaign_argument, service_options
+from minibill.cli.options import grant_id as grant_id_type
+from minibill.cli.output import escaped, money, print_json
+from minibill.cli.service import service_client
 from minibill.core.money import parse_micro
 
 # --- options ---
 
 
 def micro_amount(text: str) -> int:
-    """An amount in micro-units."""
+    """Parse an amount in micro-units."""
     try:
         return parse_micro(text)
     except ValueError:
@@ -30,7 +33,7 @@ def micro_amount(text: str) -> int:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """A JSON object."""
+    """Parse a JSON object."""
     try:
         decoded = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -43,44 +46,52 @@ def json_object(text: str) -> dict[str, Any]:
 # --- commands ---
 
 
-@click.group(short_help="Campaigns on a running service: create, activate, import, show, revoke.")
+@click.group(
+    cls=Group,
+    short_help="Create campaigns, and pay lists of accounts",
+    examples="""
+        export MINIBILL_TOKEN=$(minibill token)
+        id=$(minibill campaign create "Summer" --type promotional --budget 1000000000 --quiet)
+        minibill campaign activate "$id"
+        minibill campaign import "$id" wallets.csv --account-column wallet --entity-type person --amount-column amount
+        minibill campaign show "$id"
+        minibill campaign stats "$id"
+    """,
+)
 def campaign() -> None:
-    """Campaigns on a running service: make one, open it, pay a list, look at it.
+    """Manage campaigns on a running service: create and activate one, pay a list, see what became of it.
 
-    \b
-    export MINIBILL_TOKEN=$(minibill token)
-    id=$(minibill campaign create "Summer" --type promotional --budget 1000000000 --quiet)
-    minibill campaign activate "$id"
-    minibill campaign import "$id" wallets.csv --account-column wallet --entity-type person --amount-column amount
-    minibill campaign show "$id"
-    minibill campaign stats "$id"
-
-    Amounts in options are micro-units (1 unit = 1,000,000 micro); amounts in lists are units.
+    Amounts in options are micro-units (1 unit = 1,000,000 micro). Amounts in lists are units.
     """
 
 
-@campaign.command()
+@campaign.command(
+    short_help="Create a campaign, as a draft",
+    exit_codes=SERVICE_EXIT_CODES,
+    examples="""
+        minibill campaign create "CRV losses" --type reverse_airdrop --budget 5000000000 \\
+            --formula proportional_loss --config '{"ratioBps": 10000, "minLossMicro": "10000"}'
+        id=$(minibill campaign create "Summer" --type promotional --budget 1000000000 --quiet)
+    """,
+)
 @click.argument("name")
-@click.option("--type", "campaign_type", type=click.Choice(get_args(CampaignType)), required=True, help="Kind of campaign.")
-@click.option("--budget", type=micro_amount, metavar="MICRO", required=True, help="All that it may pay, in micro-units.")
-@click.option("--formula", type=click.Choice(get_args(Formula)), help="What a grant comes to. [default: fixed_amount]")
-@click.option("--config", type=json_object, metavar="JSON", help="The formula's config, as JSON.")
-@click.option("--pool", help="Pool that the credits go to. [default: general]")
+@click.option("--type", "campaign_type", type=click.Choice(get_args(CampaignType)), required=True, help="Type of campaign.")
+@click.option("--budget", type=micro_amount, metavar="MICRO", required=True, help="Budget, in micro-units.")
+@click.option("--formula", type=click.Choice(get_args(Formula)), help="Formula of a grant's amount. [default: fixed_amount]")
+@click.option("--config", type=json_object, metavar="JSON", help="Configuration of the formula, a JSON object.")
+@click.option("--pool", help="Pool that receives the credits. [default: general]")
 @click.option(
-    "--cap", type=micro_amount, metavar="MICRO", help="The most for one wallet, in micro-units. [default: 5000000]"
+    "--cap", type=micro_amount, metavar="MICRO", help="Largest grant per wallet, in micro-units. [default: 5000000]"
 )
-@click.option("--starts-at", metavar="TIME", help="Pays nothing before; RFC 3339, such as 2027-01-31T12:00:00Z.")
-@click.option("--expires-at", metavar="TIME", help="Pays nothing from then on.")
+@click.option("--starts-at", metavar="TIME", help="First moment at which it pays; RFC 3339, such as 2027-01-31T12:00:00Z.")
+@click.option("--expires-at", metavar="TIME", help="Moment from which it no longer pays.")
 @click.option(
-    "--grant-ttl",
-    type=click.IntRange(min=1),
-    metavar="SECONDS",
-    help="How long granted credits live. [default: for ever]",
+    "--grant-ttl", type=click.IntRange(min=1), metavar="SECONDS", help="Lifetime of granted credits. [default: unlimited]"
 )
-@click.option("--description", help="For people.")
-@click.option("--dry-run", is_flag=True, help="Have the service judge it, and change nothing.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the id and nothing else.")
-@access_options
+@click.option("--description", help="Description for people.")
+@click.option("--dry-run", is_flag=True, help="Have the service check the request, and change nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the campaign id.")
+@service_options
 def create(
     *,
     name: str,
@@ -100,17 +111,11 @@ def create(
     token: str,
     as_json: bool,
 ) -> None:
-    """Make a campaign called NAME. It is a draft and pays nothing until it is activated.
-
-    \b
-    minibill campaign create "CRV losses" --type reverse_airdrop --budget 5000000000 \\
-        --formula proportional_loss --config '{"ratioBps": 10000, "minLossMicro": "10000"}'
-    id=$(minibill campaign create "Summer" --type promotional --budget 1000000000 --quiet)
-    """
+    """Create a campaign called NAME. It is a draft and pays nothing until it is activated."""
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
-    with asked_service(url, token) as client:
-        made = client.create_campaign(
+    with service_client(url, token) as client:
+        created = client.create_campaign(
             name,
             campaign_type,
             budget,
@@ -124,73 +129,74 @@ def create(
             grant_ttl_seconds=grant_ttl,
             dry_run=dry_run,
         )
+    title, budget_text = escaped(created.name), money(int(created.budget_micro))
     if as_json:
-        print_json(made, dry_run=dry_run)
+        print_json(created, dry_run=dry_run)
     elif dry_run:
-        # The id is not printed: no such campaign remains.
-        click.echo(
-            f"dry run: {escaped(made.name)} would be created with a budget of {money(int(made.budget_micro))}", err=quiet
-        )
+        # Not the id: it is the id of nothing.
+        click.echo(f"dry run: {title} would be created with a budget of {budget_text}", err=quiet)
     elif quiet:
-        click.echo(made.id)
+        click.echo(created.id)
     else:
-        click.echo(f"{made.id} created as a {made.status}: {escaped(made.name)}, budget {money(int(made.budget_micro))}")
-        click.echo(f"next: minibill campaign activate {made.id}")
+        click.echo(f"{created.id} created as a {created.status}: {title}, budget {budget_text}")
+        click.echo(f"next: minibill campaign activate {created.id}")
 
 
-@campaign.command()
+@campaign.command(
+    short_help="Start paying, for a draft or paused campaign",
+    exit_codes=SERVICE_EXIT_CODES,
+    examples="minibill campaign activate camp_0000000000001",
+)
 @campaign_argument
-@access_options
+@service_options
 def activate(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
-    """Open a draft or paused CAMPAIGN: from now on it pays.
-
-    \b
-    minibill campaign activate camp_0000000000001
-    """
-    with asked_service(url, token) as client:
+    """Activate a draft or paused CAMPAIGN, so that it pays."""
+    with service_client(url, token) as client:
         changed = client.activate_campaign(campaign_id)
-    _tell_change(changed, as_json=as_json)
+    _print_change(changed, as_json=as_json)
 
 
-@campaign.command()
+@campaign.command(
+    short_help="Stop paying until it is activated again",
+    exit_codes=SERVICE_EXIT_CODES,
+    examples="minibill campaign pause camp_0000000000001",
+)
 @campaign_argument
-@access_options
+@service_options
 def pause(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
-    """Stop an active CAMPAIGN from paying until it is activated again.
-
-    \b
-    minibill campaign pause camp_0000000000001
-    """
-    with asked_service(url, token) as client:
+    """Pause an active CAMPAIGN. It pays nothing until it is activated again."""
+    with service_client(url, token) as client:
         changed = client.pause_campaign(campaign_id)
-    _tell_change(changed, as_json=as_json)
+    _print_change(changed, as_json=as_json)
 
 
-@campaign.command()
+@campaign.command(
+    short_help="End a campaign for good",
+    exit_codes=SERVICE_EXIT_CODES,
+    examples="minibill campaign complete camp_0000000000001",
+)
 @campaign_argument
-@access_options
+@service_options
 def complete(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
-    """End a CAMPAIGN for good. It never pays again; what it granted stays.
-
-    \b
-    minibill campaign complete camp_0000000000001
-    """
-    with asked_service(url, token) as client:
+    """End a CAMPAIGN for good. It never pays again; its grants remain."""
+    with service_client(url, token) as client:
         changed = client.complete_campaign(campaign_id)
-    _tell_change(changed, as_json=as_json)
+    _print_change(changed, as_json=as_json)
 
 
-@campaign.command()
+@campaign.command(
+    short_help="Show a campaign and its remaining budget",
+    exit_codes=SERVICE_EXIT_CODES,
+    examples="""
+        minibill campaign show camp_0000000000001
+        minibill campaign show camp_0000000000001 --json | jq -r .remainingMicro
+    """,
+)
 @campaign_argument
-@access_options
+@service_options
 def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
-    """Show a CAMPAIGN: its state, its formula, and how much of the budget is spent.
-
-    \b
-    minibill campaign show camp_0000000000001
-    minibill campaign show camp_0000000000001 --json | jq -r .remainingMicro
-    """
-    with asked_service(url, token) as client:
+    """Show a CAMPAIGN: its status, its formula, and how much of the budget is spent."""
+    with service_client(url, token) as client:
         shown = client.campaign(campaign_id)
     if as_json:
         print_json(shown)
@@ -198,50 +204,56 @@ def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
         _print_campaign(shown)
 
 
-@campaign.command()
+@campaign.command(
+    short_help="Revoke unspent credits of grants",
+    exit_codes=SERVICE_EXIT_CODES,
+    examples="""
+        minibill campaign revoke camp_0000000000001 --grant grant_0000000000001 --reason "not a person"
+        minibill campaign revoke camp_0000000000001 --reason "wrong list" --dry-run
+    """,
+)
 @campaign_argument
-@click.option("--grant", "grant_id", metavar="GRANT", type=grant_id_of, help="This grant alone. [default: all of them]")
-@click.option("--reason", required=True, help="Why; it stays with the grants and in the audit log.")
-@click.option("--dry-run", is_flag=True, help="Have the service say what it would take back, and change nothing.")
-@access_options
+@click.option("--grant", "grant_id", metavar="GRANT", type=grant_id_type, help="Revoke only this grant. [default: all]")
+@click.option("--reason", required=True, help="Reason, kept with the grants and in the audit log.")
+@click.option("--dry-run", is_flag=True, help="Print what would be revoked, and change nothing.")
+@service_options
 def revoke(
     *, campaign_id: str, grant_id: str | None, reason: str, dry_run: bool, url: str, token: str, as_json: bool
 ) -> None:
-    """Take back what CAMPAIGN granted and nobody has consumed or reserved. What is reserved is taken as it comes back.
+    """Revoke the credits granted by CAMPAIGN that are neither consumed nor reserved.
 
-    A revoked account is never paid by this campaign again. Safe to run again: what was revoked stays as it was.
-
-    \b
-    minibill campaign revoke camp_0000000000001 --grant grant_0000000000001 --reason "not a person"
-    minibill campaign revoke camp_0000000000001 --reason "wrong list" --dry-run
+    Reserved credits are revoked when they return. The campaign never pays a revoked account again. The command is safe to
+    run again: grants that are revoked already stay as they are.
     """
     revoked: RevokedGrant | RevokedCampaign
-    with asked_service(url, token) as client:
+    with service_client(url, token) as client:
         if grant_id is not None:
-            revoked, what = client.revoke_grant(campaign_id, grant_id, reason, dry_run=dry_run), grant_id
+            revoked, target = client.revoke_grant(campaign_id, grant_id, reason, dry_run=dry_run), grant_id
         else:
             revoked = client.revoke_campaign(campaign_id, reason, dry_run=dry_run)
-            what = f"{revoked.total_revoked} grants of {campaign_id}"
+            target = f"{revoked.total_revoked} grants of {campaign_id}"
     if as_json:
         print_json(revoked, dry_run=dry_run)
         return
-    click.echo(f"dry run: {what} would be revoked" if dry_run else f"{what} revoked")
-    click.echo(f"{'taken back':<11}{money(int(revoked.revoked_micro))}")
+    click.echo(f"dry run: {target} would be revoked" if dry_run else f"{target} revoked")
+    click.echo(f"{'revoked':<11}{money(int(revoked.revoked_micro))}")
     click.echo(f"{'consumed':<11}{money(int(revoked.consumed_micro))}")
     click.echo(f"{'reserved':<11}{money(int(revoked.reserved_micro))}")
 
 
-@campaign.command()
+@campaign.command(
+    short_help="Show what became of the granted credits",
+    exit_codes=SERVICE_EXIT_CODES,
+    examples="""
+        minibill campaign stats camp_0000000000001
+        minibill campaign stats camp_0000000000001 --json | jq -r .consumedMicro
+    """,
+)
 @campaign_argument
-@access_options
+@service_options
 def stats(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
-    """Say what became of the credits that CAMPAIGN granted.
-
-    \b
-    minibill campaign stats camp_0000000000001
-    minibill campaign stats camp_0000000000001 --json | jq -r .consumedMicro
-    """
-    with asked_service(url, token) as client:
+    """Show what became of the credits that CAMPAIGN granted: in total, and for each day."""
+    with service_client(url, token) as client:
         shown = client.campaign_stats(campaign_id)
     if as_json:
         print_json(shown)
@@ -262,13 +274,12 @@ campaign.add_command(import_list)
 # --- for people ---
 
 
-def _tell_change(changed: Campaign, *, as_json: bool) -> None:
+def _print_change(changed: Campaign, *, as_json: bool) -> None:
     if as_json:
         print_json(changed)
     else:
-        click.echo(
-            f"{changed.id} is {changed.status}: {escaped(changed.name)}, {money(int(changed.remaining_micro))} left to pay"
-        )
+        remaining = money(int(changed.remaining_micro))
+        click.echo(f"{changed.id} is {changed.status}: {escaped(changed.name)}, {remaining} of the budget remaining")
 
 
 def _print_campaign(shown: Campaign) -> None:
@@ -285,7 +296,7 @@ def _print_campaign(shown: Campaign) -> None:
         "pool": shown.pool_id,
         "starts": shown.starts_at,
         "expires": shown.expires_at,
-        "credits": f"live {shown.grant_ttl_seconds} seconds" if shown.grant_ttl_seconds else "never expire",
+        "credits": f"expire after {shown.grant_ttl_seconds} seconds" if shown.grant_ttl_seconds else "never expire",
         "grants": str(shown.grant_count),
         "budget": money(budget_micro),
         "spent": f"{money(spent_micro)}, {percent} %",

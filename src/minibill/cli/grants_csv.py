@@ -1,6 +1,6 @@
-"""Loss lists: a CSV file becomes rows to pay, exactly and with line numbers. Nothing is sent from here.
+"""Reader for lists of grants: a CSV file becomes rows with exact amounts and line numbers. Nothing is sent from here.
 
-Amounts are read digit by digit; no float is involved anywhere. The file is read as a stream, a row at a time.
+Amounts are parsed as decimal digits, never as floats. The file is read as a stream, one row at a time.
 """
 
 import codecs
@@ -19,11 +19,11 @@ from minibill.core.ids import ID_CHARACTERS_MAX
 from minibill.core.money import MAX_MICRO, MICRO_PER_UNIT
 
 FORMULA_INPUT_BYTES_MAX = 4096
-# A float has no more digits and no larger exponent than this; anything beyond is not a number that a list holds.
+# No float has more digits or a larger exponent than this. Longer text is not a number of a list.
 NUMBER_CHARS_MAX = 400
 EXPONENT_MAX = 330
 DECIMALS_MAX = 100
-# A line that is longer is not one of a list, and would have to be held in memory.
+# A longer line is not a row of a list, and reading it would take unbounded memory.
 LINE_CHARS_MAX = 1_048_576
 
 PLACES = len(str(MICRO_PER_UNIT)) - 1
@@ -33,10 +33,10 @@ _UNDECODABLE = re.compile("[\ud800-\udfff]")
 _QUOTED_CHARS_MAX = 40
 _COLUMNS_LISTED_MAX = 30
 
-# White space without control characters: those are never part of a good field.
+# White space, but no control characters. Those are always an error.
 _BLANKS = "\t \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 
-# A spreadsheet signs the exponent or writes decimals, so that `12e4`, which a hash can begin with, is an id.
+# A spreadsheet writes decimals or a signed exponent. So `12e4`, with which a hash can begin, is an id.
 _EXPONENT_FORM = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+[eE][+-]?|[eE][+-])[0-9]+")
 _ERROR_VALUE = re.compile(r"#[¡¿]?[\w/]+[!?]|#(?:N/A|N/D|N/V|NV|GETTING_DATA|#+)|Err:[0-9]{3}", re.IGNORECASE)
 
@@ -45,11 +45,11 @@ _DELIMITERS = {";": "';'", "\t": "tab", "|": "'|'"}
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The format of the file, and the meaning of its columns.
+    """Format of the file and meaning of its columns.
 
-    With an entity type the account column holds entity ids, otherwise account ids. `input_columns` maps a key of the
-    formula's input to its column; a key that ends in `Micro` is an amount, any other is kept as text. With `decimals` an
-    amount is an integer in base units of 10^-decimals.
+    With an entity type, the account column holds entity ids, otherwise account ids. `input_columns` maps each key of the
+    formula's input to a column. A key that ends in `Micro` is an amount; any other is kept as text. With `decimals`,
+    amounts are integers in base units of 10^-decimals.
     """
 
     account_column: str
@@ -61,43 +61,42 @@ class Layout:
     decimals: int | None = None
 
 
-class Fault(NamedTuple):
-    """The reason why a row can't be paid. Equal faults of many rows have the same `what`; `value` is the row's own."""
+class RowError(NamedTuple):
+    """Reason why a row can't be paid. Rows with the same error have the same `reason`; `value` is specific to the row."""
 
-    what: str
+    reason: str
     value: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what} {self.value}".rstrip()
+        return f"{self.reason} {self.value}".rstrip()
 
 
 class ListRow(NamedTuple):
-    """One record and the line that it starts on. `account` is None where it can't be read."""
+    """One record of the file and the line on which it starts. `account` is None if it can't be read."""
 
     line: int
     account: str | None
     amount_micro: int | None
     formula_input: bytes | None
-    fault: Fault | None
+    error: RowError | None
 
 
 class UnreadableList(Exception):
-    """The file as a whole can't be read, so no row of it can be trusted; the message says why."""
+    """The file as a whole can't be read, so none of its rows can be trusted."""
 
 
-class _BadRecord(Exception):
-    """One record can't be read."""
+class _InvalidRecord(Exception):
+    """A record can't be read. The other records can."""
 
-    def __init__(self, what: str, value: str = "") -> None:
-        super().__init__(what, value)
-        self.fault = Fault(what, value)
+    def __init__(self, reason: str, value: str = "") -> None:
+        super().__init__(reason, value)
+        self.error = RowError(reason, value)
 
 
 def read_rows(source: BinaryIO, *, layout: Layout) -> Iterator[ListRow]:
-    """Read a CSV file to its end, a row at a time; line 1 is its first line, header or not.
+    """Read a CSV file to its end, one row at a time. Line 1 is its first line.
 
-    Raise UnreadableList when the header lacks a column or names it twice, and when quotes are so broken that rows can't be
-    told apart.
+    Raise `UnreadableList` if the header lacks a column or names it twice, or if broken quotes leave the rows ambiguous.
     """
     records = _records(_Lines(source), delimiter=layout.delimiter)
     columns = _columns(records, layout)
@@ -112,28 +111,31 @@ def read_rows(source: BinaryIO, *, layout: Layout) -> Iterator[ListRow]:
                 amount_micro = _amount(fields, layout.amount_column, layout)
             if layout.input_columns:
                 formula_input = _formula_input(fields, layout)
-        except _BadRecord as error:
-            yield ListRow(record.line, account, None, None, error.fault)
+        except _InvalidRecord as invalid:
+            yield ListRow(record.line, account, None, None, invalid.error)
         else:
             yield ListRow(record.line, account, amount_micro, formula_input, None)
 
 
-def parse_units(text: str, *, round_down: bool) -> int:
-    """The micro-units of a decimal number of units: `1.5`, `0.000001`, and `1.2e-05` as statistics programs write it.
+# --- amounts ---
 
-    Raises ValueError, with a message for the user, for anything else, for more than six places unless they may be
-    cut off, and for more than the service can hold.
+
+def parse_units(text: str, *, round_down: bool) -> int:
+    """Return the micro-units of a decimal number of units: `1.5`, `0.000001`, or `1.2e-05` as statistics programs write it.
+
+    Raise ValueError with a message for the user for any other text, for an amount above the service's maximum, and for
+    more than six decimal places unless `round_down` is set.
     """
-    found = _NUMBER.fullmatch(text) if len(text) <= NUMBER_CHARS_MAX else None
-    exponent = int(found[3] or "0") if found else 0
-    if not found or abs(exponent) > EXPONENT_MAX:
+    match = _NUMBER.fullmatch(text) if len(text) <= NUMBER_CHARS_MAX else None
+    exponent = int(match[3] or "0") if match else 0
+    if not match or abs(exponent) > EXPONENT_MAX:
         raise _not_a_number("a plain decimal number", text)
-    fraction = found[2] or ""
-    return _micro(int(found[1] + fraction), PLACES + exponent - len(fraction), text, round_down=round_down)
+    fraction = match[2] or ""
+    return _micro(int(match[1] + fraction), PLACES + exponent - len(fraction), text, round_down=round_down)
 
 
 def parse_base_units(text: str, *, decimals: int, round_down: bool) -> int:
-    """The micro-units of an integer in base units of 10^-decimals. Raises ValueError as `parse_units` does."""
+    """Return the micro-units of an integer in base units of 10^-decimals. Raise ValueError like `parse_units`."""
     if len(text) > NUMBER_CHARS_MAX or not _DIGITS.fullmatch(text):
         raise _not_a_number("an integer, since --decimals is given", text)
     return _micro(int(text), PLACES - decimals, text, round_down=round_down)
@@ -146,12 +148,12 @@ def _not_a_number(expected: str, text: str) -> ValueError:
 
 
 def _micro(digits: int, shift: int, text: str, *, round_down: bool) -> int:
-    """`digits` times 10^shift, in micro-units."""
+    """Return `digits` times 10^shift as micro-units."""
     if shift >= 0:
         amount_micro: int = digits * 10**shift
     else:
-        amount_micro, beyond = divmod(digits, 10**-shift)
-        if beyond and not round_down:
+        amount_micro, remainder = divmod(digits, 10**-shift)
+        if remainder and not round_down:
             raise ValueError(f"more than {PLACES} decimal places (--round down cuts them off):", quoted(text))
     if amount_micro > MAX_MICRO:
         raise ValueError(f"too large (at most {MAX_MICRO} micro):", quoted(text))
@@ -162,7 +164,7 @@ def _micro(digits: int, shift: int, text: str, *, round_down: bool) -> int:
 
 
 class _Lines:
-    """The physical lines of a file, with the last one at hand. What is not UTF-8 becomes surrogates."""
+    """Physical lines of a file, with the latest one at hand. Bytes that are not UTF-8 become surrogates."""
 
     def __init__(self, source: BinaryIO) -> None:
         start = source.read(4096)
@@ -185,7 +187,7 @@ class _Lines:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream whose start has been read already; a pipe can't be wound back."""
+    """A stream together with its start, which has been read already. A pipe can't be rewound."""
 
     def __init__(self, start: bytes, rest: BinaryIO) -> None:
         self._start = start
@@ -202,16 +204,16 @@ class _Rejoined(io.RawIOBase):
 
 
 class _Record(NamedTuple):
-    """The fields of a record, without white space around them; or the fault that leaves it without any."""
+    """The fields of a record without surrounding white space, or the error that made them unreadable."""
 
     line: int
     fields: list[str]
-    fault: Fault | None = None
+    error: RowError | None = None
 
 
 def _records(lines: _Lines, *, delimiter: str) -> Iterator[_Record]:
-    """Each record with the line it starts on. Blank lines and records of blank fields are left out."""
-    # Not strict, the reader would take `"1"2` for 12.
+    """Yield each record with the line on which it starts. Leave out blank lines and records of blank fields."""
+    # Without strict, the reader would read `"1"2` as 12.
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != " ")
     while True:
         line = reader.line_num + 1
@@ -220,17 +222,17 @@ def _records(lines: _Lines, *, delimiter: str) -> Iterator[_Record]:
         except StopIteration:
             return
         except csv.Error:
-            # The reader goes on at the next line, which is the next record only if no quote is open.
+            # The reader continues at the next line. That is the next record only if no quote is open.
             if reader.line_num != line or lines.last.count('"') % 2:
                 raise UnreadableList(
-                    f"line {line}: a quote is not closed, or a field is too long; the rows after it can't be told apart"
+                    f"line {line}: a quote is not closed, or a field is too long; the rows after it are ambiguous"
                 ) from None
-            yield _Record(line, [], Fault("has broken quotes, or a field that is too long"))
+            yield _Record(line, [], RowError("has broken quotes, or a field that is too long"))
             continue
         fields = [text.strip(_BLANKS) for text in fields]
         if reader.line_num != line:
             yield _Record(
-                line, fields, Fault("has a field that spans lines:", f"a quote is open up to line {reader.line_num}")
+                line, fields, RowError("has a field that spans lines:", f"a quote is open up to line {reader.line_num}")
             )
         elif any(fields):
             yield _Record(line, fields)
@@ -238,23 +240,23 @@ def _records(lines: _Lines, *, delimiter: str) -> Iterator[_Record]:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The positions of the columns in use."""
+    """Positions of the columns in use, and the number of all columns."""
 
     positions: dict[str, int]
     count: int
 
     def pick(self, record: _Record) -> dict[str, str]:
-        """The fields in use by the name of their column."""
-        if record.fault is not None:
-            raise _BadRecord(*record.fault)
+        """Return the fields in use by the names of their columns."""
+        if record.error is not None:
+            raise _InvalidRecord(*record.error)
         fields = record.fields
         joined = "".join(fields)
         if not joined.isascii() and _UNDECODABLE.search(joined):
-            raise _BadRecord("has bytes that are not UTF-8")
+            raise _InvalidRecord("has bytes that are not UTF-8")
         if "\0" in joined:
-            raise _BadRecord("has a NUL byte")
+            raise _InvalidRecord("has a NUL byte")
         if len(fields) != self.count:
-            raise _BadRecord(f"has {len(fields)} fields where the header has {self.count}")
+            raise _InvalidRecord(f"has {len(fields)} fields, but the header has {self.count}")
         return {name: fields[position] for name, position in self.positions.items()}
 
 
@@ -262,8 +264,8 @@ def _columns(records: Iterator[_Record], layout: Layout) -> _Columns:
     header = next(records, None)
     if header is None:
         raise UnreadableList("the file is empty")
-    if header.fault is not None:
-        raise UnreadableList(f"line {header.line}: the header {header.fault}")
+    if header.error is not None:
+        raise UnreadableList(f"line {header.line}: the header {header.error}")
     names = header.fields
     if _UNDECODABLE.search("".join(names)) or "\0" in "".join(names):
         raise UnreadableList(f"line {header.line}: the header is not UTF-8 text")
@@ -274,26 +276,26 @@ def _columns(records: Iterator[_Record], layout: Layout) -> _Columns:
     ]
     for name in used:
         if names.count(name) > 1:
-            raise UnreadableList(f"the column {name!r} is there more than once; rename the columns that are not meant")
+            raise UnreadableList(f"the file has more than one column {name!r}; rename the others")
         if name not in names:
-            raise UnreadableList(f"the column {name!r} is not in the file; {_advice(name, names, header.line, layout)}")
+            raise UnreadableList(f"the file has no column {name!r}; {_column_hint(name, names, header.line, layout)}")
     return _Columns({name: names.index(name) for name in used}, len(names))
 
 
-def _advice(name: str, names: list[str], line: int, layout: Layout) -> str:
-    """Return a hint for a header that lacks a column."""
+def _column_hint(name: str, names: list[str], line: int, layout: Layout) -> str:
+    """Suggest a correction for a header that lacks a column."""
     listed = ", ".join(map(quoted, names[:_COLUMNS_LISTED_MAX])) + (" and more" if len(names) > _COLUMNS_LISTED_MAX else "")
     columns = f"its columns are {listed}"
     for delimiter, option in _DELIMITERS.items():
         if delimiter != layout.delimiter and any(delimiter in text for text in names):
-            return f"{columns}; if they are separated otherwise, give --delimiter {option}"
+            return f"{columns}; if they are separated by another character, give --delimiter {option}"
     if layout.delimiter != "," and any("," in text for text in names):
         return f"{columns}; if they are separated by commas, leave out --delimiter"
     by_folded = {text.casefold(): text for text in names}
     if close := difflib.get_close_matches(name.casefold(), by_folded, n=1):
         return f"did you mean {by_folded[close[0]]!r}? {columns}"
     if any(_NUMBER.fullmatch(text) for text in names):
-        return f"line {line} looks like a row, and must name the columns: {columns}"
+        return f"line {line} looks like a row, but must name the columns: {columns}"
     return columns
 
 
@@ -303,22 +305,22 @@ def _advice(name: str, names: list[str], line: int, layout: Layout) -> str:
 def _account(text: str, layout: Layout) -> str:
     column = repr(layout.account_column)
     if not text:
-        raise _BadRecord(f"column {column}: no account")
+        raise _InvalidRecord(f"column {column}: no account")
     if text[0] in "'=":
-        raise _BadRecord(f"column {column}: a spreadsheet has put {text[0]} before the id:", quoted(text))
+        raise _InvalidRecord(f"column {column}: a spreadsheet has put {text[0]} before the id:", quoted(text))
     if text[0] in "+-0123456789" and _EXPONENT_FORM.fullmatch(text):
-        raise _BadRecord(f"column {column}: a spreadsheet has turned the id into a number:", quoted(text))
+        raise _InvalidRecord(f"column {column}: a spreadsheet has turned the id into a number:", quoted(text))
     if text[0] in "#Ee" and _ERROR_VALUE.fullmatch(text):
-        raise _BadRecord(f"column {column}: an error value of a spreadsheet:", quoted(text))
+        raise _InvalidRecord(f"column {column}: an error value of a spreadsheet:", quoted(text))
     if layout.entity_type is not None:
         try:
             return normalized(text)
         except ValueError as error:
-            raise _BadRecord(f"column {column}: {error}:", quoted(text)) from None
+            raise _InvalidRecord(f"column {column}: {error}:", quoted(text)) from None
     if len(text) > ID_CHARACTERS_MAX:
-        raise _BadRecord(f"column {column}: longer than {ID_CHARACTERS_MAX} characters:", quoted(text))
-    if strange := next((character for character in text if not "!" <= character <= "~"), None):
-        raise _BadRecord(f"column {column}: no account id has {named(strange)}:", quoted(text))
+        raise _InvalidRecord(f"column {column}: longer than {ID_CHARACTERS_MAX} characters:", quoted(text))
+    if invalid := next((character for character in text if not "!" <= character <= "~"), None):
+        raise _InvalidRecord(f"column {column}: account ids can't have {named(invalid)}:", quoted(text))
     return text
 
 
@@ -330,7 +332,7 @@ def _formula_input(fields: Mapping[str, str], layout: Layout) -> bytes:
         }
     )
     if len(formula_input) > FORMULA_INPUT_BYTES_MAX:
-        raise _BadRecord(f"its formula input is larger than {FORMULA_INPUT_BYTES_MAX} bytes")
+        raise _InvalidRecord(f"its formula input is larger than {FORMULA_INPUT_BYTES_MAX} bytes")
     return formula_input
 
 
@@ -341,10 +343,10 @@ def _amount(fields: Mapping[str, str], column: str, layout: Layout) -> int:
             return parse_units(text, round_down=layout.round_down)
         return parse_base_units(text, decimals=layout.decimals, round_down=layout.round_down)
     except ValueError as error:
-        what, value = error.args
-        raise _BadRecord(f"column {column!r}: {what}", value) from None
+        reason, value = error.args
+        raise _InvalidRecord(f"column {column!r}: {reason}", value) from None
 
 
 def quoted(text: str) -> str:
-    """A value of a list, in quotes: repr, so that it can play no tricks with the terminal."""
+    """Quote a value of the list with repr, so that it can't change a terminal."""
     return repr(text) if len(text) <= _QUOTED_CHARS_MAX else repr(text[:_QUOTED_CHARS_MAX]) + " and so on"

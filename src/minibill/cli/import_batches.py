@@ -1,4 +1,4 @@
-"""The batches of an import: cut to the limits of the service, judged, and paid in the order of the list."""
+"""Batches of an import: cut to the limits of the service, checked in dry runs, and paid in list order."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,20 +23,24 @@ from minibill.core.problems import (
     Problem,
 )
 
-# The service takes 1 MiB; the rest is room for whatever a proxy counts as well.
+# Below the service's limit of 1 MiB, because a proxy may count more than the body.
 BATCH_BYTES_MAX = 900 * 1024
-# The names of the members of an item, its entity type and its amount.
+# Upper bound for an item's member names, entity type and amount.
 ITEM_BYTES = 150
 
 GRANT_PATH = re.compile(r"\bgrants\[([0-9]{1,6})\](\.?)")
 
 
 class DoesNotFit(Exception):
-    """The remaining budget does not cover a row."""
+    """The remaining budget does not cover the next row."""
 
 
 class Batches:
-    """One campaign, and the rows to pay. `sending` are the items whose response is awaited, except in a dry run."""
+    """The requests that pay a list in one campaign.
+
+    `sending` holds the items whose response is missing; dry runs leave it empty. `current` holds the items of the latest
+    request, so that a path such as `grants[3]` can be mapped to a line.
+    """
 
     def __init__(
         self,
@@ -56,13 +60,12 @@ class Batches:
         self._force = force
         self._size_max = size_max
         self._on_progress = on_progress
-        # The ceiling of one request; the first batch above it learns it from the error.
+        # Ceiling of one request. The error of the first batch above it states the ceiling.
         self._ceiling_micro: int | None = None
         self.sending: list[Item] = []
-        # The items of the last request: a path such as `grants[3]` is about one of these.
         self.current: list[Item] = []
         self.requests = 0
-        # What all new grants come to, from `judge`, and what the campaign had left of its budget.
+        # From `check`: the sum of all new grants, and the campaign's remaining budget before them.
         self.needed_micro = 0
         self.remaining_micro: int | None = None
         self.over_limits = 0
@@ -70,62 +73,62 @@ class Batches:
     # --- before anything is paid ---
 
     def is_within_limits(self, campaign: Campaign) -> bool:
-        """Return true if the list fits the budget even when no row of it was paid before."""
+        """Return true if the whole list fits the campaign's budget and caps, even if no row was paid before."""
         self.remaining_micro = int(campaign.remaining_micro)
-        self._rows.expect(amount_by_formula(campaign))
-        bound = self._rows.bound()
+        self._rows.compute_amounts(amount_by_formula(campaign))
+        total = self._rows.total()
         largest_micro = int(campaign.per_wallet_cap_micro)
         if not self._force:
             largest_micro = min(largest_micro, LARGE_GRANT_MICRO)
-        fits = bound.total_micro <= self.remaining_micro and bound.largest_micro <= largest_micro
-        return fits and not bound.unknown
+        fits = total.total_micro <= self.remaining_micro and total.largest_micro <= largest_micro
+        return fits and not total.unknown
 
     def read_campaign(self) -> Campaign | None:
-        """The campaign; None where the token may pay but not read."""
+        """Return the campaign, or None if the token has no scope to read it."""
         try:
             return self._client.campaign(self._campaign_id)
         except InsufficientScope:
             return None
 
-    def judge(self) -> None:
-        """Have the service evaluate all rows in dry runs. Raise the problem where it is not about a limit."""
+    def check(self) -> None:
+        """Have the service evaluate all rows in dry runs. Raise problems that are not about a limit."""
         for items in self._cut():
-            self._judge(items)
+            self._check(items)
             self._on_progress(len(items))
 
-    def _judge(self, items: list[Item]) -> None:
+    def _check(self, items: list[Item]) -> None:
         if not items:
             return
         try:
-            judged = self._send(items, dry_run=True)
+            checked = self._send(items, dry_run=True)
         except BudgetExceeded as problem:
             self.needed_micro += int(problem.extensions["requested_micro"])
             self.remaining_micro = int(problem.extensions["remaining_micro"])
-            self._judge_beyond_the_budget(items)
+            self._check_over_budget(items)
         except (PerWalletCapExceeded, LargeGrantRequiresForce) as problem:
             over = self._over_limit(problem, items)
             self._rows.record(Result(item.line, "refused", micro, reason=problem.code) for item, micro in over)
             self.over_limits += len(over)
             lines = {item.line for item, _ in over}
-            self._judge([item for item in items if item.line not in lines])
+            self._check([item for item in items if item.line not in lines])
         except (AmountTooLarge, PayloadTooLarge, BatchTooLarge) as problem:
             if len(items) == 1:
                 self._rows.record([Result(items[0].line, "refused", items[0].expected_micro, reason=problem.code)])
                 self.over_limits += 1
                 return
             for part in self._split(items, problem):
-                self._judge(part)
+                self._check(part)
         else:
-            self.needed_micro += int(judged.total_amount_micro)
-            self.remaining_micro = int(judged.remaining_micro) + int(judged.total_amount_micro)
-            self._rows.record(_result(item, grant, paid=False) for item, grant in zip(items, judged.grants, strict=True))
+            self.needed_micro += int(checked.total_amount_micro)
+            self.remaining_micro = int(checked.remaining_micro) + int(checked.total_amount_micro)
+            self._rows.record(_result(item, grant, paid=False) for item, grant in zip(items, checked.grants, strict=True))
 
-    def _judge_beyond_the_budget(self, items: list[Item]) -> None:
-        """Tell the rows that were paid before from the others: grants of zero are within every limit."""
+    def _check_over_budget(self, items: list[Item]) -> None:
+        """Find the rows that were paid before, by grants of zero, which are within every limit."""
         probes = [item._replace(amount_micro=0) for item in items]
-        judged = self._send(probes, dry_run=True)
+        checked = self._send(probes, dry_run=True)
         results = []
-        for item, grant in zip(items, judged.grants, strict=True):
+        for item, grant in zip(items, checked.grants, strict=True):
             result = _result(item, grant, paid=False)
             if result.status == "skipped" and item.expected_micro != 0:
                 result = Result(item.line, "new", item.expected_micro, grant.account_id)
@@ -135,9 +138,9 @@ class Batches:
     def _over_limit(self, problem: Problem, items: list[Item]) -> list[tuple[Item, int]]:
         over = []
         for member in problem.extensions.get("grants", ()):
-            place = place_of(str(member.get("path", "")), items)
-            if place is not None:
-                over.append((items[place], int(member["amountMicro"])))
+            index = index_in_path(str(member.get("path", "")), items)
+            if index is not None:
+                over.append((items[index], int(member["amountMicro"])))
         if not over:
             raise problem
         return over
@@ -145,7 +148,7 @@ class Batches:
     # --- paying ---
 
     def pay(self, *, partial: bool, on_paid: Callable[[BatchResult], None]) -> None:
-        """Pay the rows. With `partial`, raise `DoesNotFit` at the first row that the budget does not cover."""
+        """Pay the rows. With `partial`, raise `DoesNotFit` at the first row that exceeds the budget."""
         for items in self._cut():
             self._pay(items, partial=partial, on_paid=on_paid)
             self._on_progress(len(items))
@@ -180,13 +183,13 @@ class Batches:
         self.current = items
         self.requests += 1
         body = body_of(items, entity_type=self._entity_type, force=self._force)
-        answer = self._client.pay_encoded_batch(self._campaign_id, body, dry_run=dry_run)
-        if len(answer.grants) != len(items):
-            raise not_like_minibill(f"{len(answer.grants)} grants for {len(items)} asked for")
-        return answer
+        response = self._client.pay_encoded_batch(self._campaign_id, body, dry_run=dry_run)
+        if len(response.grants) != len(items):
+            raise not_like_minibill(f"{len(response.grants)} grants for {len(items)} items")
+        return response
 
     def _split(self, items: list[Item], problem: Problem) -> list[list[Item]]:
-        """The parts of a batch that was too large; the batches to come are cut accordingly."""
+        """Split a batch that was too large, and limit the size of later batches."""
         if isinstance(problem, AmountTooLarge) and "limit_micro" in problem.extensions:
             self._ceiling_micro = int(problem.extensions["limit_micro"])
         else:
@@ -195,25 +198,25 @@ class Batches:
             raise problem
         parts, rest = [], items
         while rest:
-            parts.append(fitting_of(rest, ceiling_micro=self._ceiling_micro))
+            parts.append(first_batch(rest, ceiling_micro=self._ceiling_micro))
             rest = rest[len(parts[-1]) :]
         half = len(items) // 2
         return parts if len(parts) > 1 else [items[:half], items[half:]]
 
     def _cut(self) -> Iterator[list[Item]]:
-        """The rows to send, in their order, in batches within the limits of one request as far as they are known."""
+        """Yield the rows to send, in list order, in batches within the known limits of one request."""
         last_line = 0
         while items := self._rows.to_send(after_line=last_line, count=self._size_max):
-            fitting = fitting_of(items, ceiling_micro=self._ceiling_micro)
-            last_line = fitting[-1].line
-            yield fitting
+            batch = first_batch(items, ceiling_micro=self._ceiling_micro)
+            last_line = batch[-1].line
+            yield batch
 
 
-def fitting_of(items: list[Item], *, ceiling_micro: int | None) -> list[Item]:
-    """The first items, one at least, that are within the size and the ceiling of one request."""
+def first_batch(items: list[Item], *, ceiling_micro: int | None) -> list[Item]:
+    """Return the first items, at least one, that fit the size and the ceiling of one request."""
     size_bytes = total_micro = 0
     for end, item in enumerate(items):
-        # Escapes make six bytes of a character at most; the names of the members come on top.
+        # JSON escapes take at most six bytes for a character.
         size_bytes += 6 * len(item.account) + len(item.formula_input or b"") + ITEM_BYTES
         total_micro += item.expected_micro or 0
         if end and (size_bytes > BATCH_BYTES_MAX or (ceiling_micro is not None and total_micro > ceiling_micro)):
@@ -222,7 +225,7 @@ def fitting_of(items: list[Item], *, ceiling_micro: int | None) -> list[Item]:
 
 
 def body_of(items: Sequence[Item], *, entity_type: str | None, force: bool) -> bytes:
-    """The body of a batch."""
+    """Encode the body of a batch."""
     grants = b",".join(_grant(item, entity_type) for item in items)
     return b'{"grants":[%b],"force":%b}' % (grants, b"true" if force else b"false")
 
@@ -241,12 +244,12 @@ def _grant(item: Item, entity_type: str | None) -> bytes:
 
 
 def amount_by_formula(campaign: Campaign) -> Callable[[bytes | None], int | None]:
-    """The amount that the campaign's formula comes to for a row's input; None where only the service can say."""
+    """Return a function from a row's formula input to its amount, or to None if only the service can compute it."""
     config = None if campaign.grant_config is None else msgspec.json.encode(campaign.grant_config).decode()
     try:
         formula = formulas.build(campaign.grant_formula, config, per_wallet_cap_micro=int(campaign.per_wallet_cap_micro))
     except InvalidRequest:
-        # A newer service knows more of formulas.
+        # A newer service may have formulas that this version does not know.
         return lambda formula_input: None
 
     def amount_of(formula_input: bytes | None) -> int | None:
@@ -258,10 +261,10 @@ def amount_by_formula(campaign: Campaign) -> Callable[[bytes | None], int | None
     return amount_of
 
 
-def place_of(path: str, items: Sequence[Item]) -> int | None:
-    """The place of the item that a path of a request is about."""
-    found = GRANT_PATH.match(path)
-    return int(found[1]) if found and int(found[1]) < len(items) else None
+def index_in_path(path: str, items: Sequence[Item]) -> int | None:
+    """Return the index of the item that a path such as `grants[3].amountMicro` names."""
+    match = GRANT_PATH.match(path)
+    return int(match[1]) if match and int(match[1]) < len(items) else None
 
 
 def _result(item: Item, grant: GrantResult, *, paid: bool) -> Result:
@@ -272,7 +275,7 @@ def _result(item: Item, grant: GrantResult, *, paid: bool) -> Result:
     if grant.status == "skipped":
         return Result(item.line, "skipped", 0, grant.account_id, reason=grant.reason or "no_reason_given")
     if grant.status == "granted":
-        # The ids of a dry run are those of nothing that remains.
+        # The ids of a dry run identify nothing.
         return (
             Result(item.line, "granted", amount_micro, grant.account_id, grant.grant_id)
             if paid

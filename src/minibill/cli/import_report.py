@@ -1,33 +1,26 @@
-"""The report of `minibill campaign import`: what became of every row, as text, as JSON and as CSV, and the exit code.
+"""Report of `minibill campaign import`: one row for each row of the list, their totals, and the exit code.
 
-Figures go to stdout; faults, with places in a batch as lines of the file, to stderr. The rows are read from the temporary
-file and written one by one, so that memory does not grow with the list.
+The rows are read from the temporary file and written one by one, so that memory does not grow with the list.
+import_summary.py prints the totals for people.
 """
 
 import csv
 import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
-import click
-
-from minibill.cli.import_batches import GRANT_PATH, place_of
-from minibill.cli.import_rows import Item, Outcome, Result, Rows
+from minibill.cli.import_batches import GRANT_PATH, index_in_path
+from minibill.cli.import_rows import Item, Outcome, Rows
 from minibill.cli.output import (
     LISTED_MAX,
-    LOG_COLUMNS,
     UsageError,
     errors_of,
-    escaped,
     escaped_json,
-    facts_of,
+    extensions_of,
     is_usage_error,
-    money,
-    refusal_text,
+    problem_text,
     units,
 )
 from minibill.core.problems import Problem
@@ -36,13 +29,50 @@ EXIT_DONE, EXIT_NO, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, UsageError.exit_code, 1
 
 REPORT_HEADER = ("line", "accountId", "entityId", "status", "amount", "grantId", "reason")
 
-# Ranges of lines that a figure lists; --report has every line.
+# Statuses that are reported with their reasons.
+STATUSES_WITH_REASON = ("skipped", "failed", "refused", "not_paid")
+
+# Ranges of lines listed for one figure; --report has every line.
 RANGES_MAX = 100
+
+
+class ReportRow(NamedTuple):
+    """One line of the report: the result of one row of the list."""
+
+    line: int
+    status: str
+    amount_micro: int | None = None
+    account_id: str | None = None
+    entity_id: str | None = None
+    grant_id: str | None = None
+    reason: str | None = None
+
+    def csv_fields(self) -> tuple[object, ...]:
+        """Return the fields in the order of `REPORT_HEADER`, with the amount in units."""
+        return (
+            self.line, self.account_id, self.entity_id, self.status, self._amount(), self.grant_id, self.reason
+        )  # fmt: skip
+
+    def json_members(self) -> dict[str, Any]:
+        """Return the members of the row in JSON output."""
+        return {
+            "line": self.line,
+            "accountId": self.account_id,
+            "entityId": self.entity_id,
+            "status": self.status,
+            "amount": self._amount(),
+            "amountMicro": None if self.amount_micro is None else str(self.amount_micro),
+            "grantId": self.grant_id,
+            "reason": self.reason,
+        }
+
+    def _amount(self) -> str | None:
+        return None if self.amount_micro is None else units(self.amount_micro)
 
 
 @dataclass
 class Lines:
-    """Ascending line numbers as ranges, both ends included; after `RANGES_MAX` of them only their count goes on."""
+    """Ascending line numbers, as inclusive ranges. Beyond `RANGES_MAX` ranges, lines are only counted."""
 
     count: int = 0
     ranges: list[tuple[int, int]] = field(default_factory=list)
@@ -61,25 +91,33 @@ class Lines:
         self.listed += 1
 
     def __str__(self) -> str:
-        """`lines 2-841, 843`."""
-        told = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in self.ranges)
+        """Format as `lines 2-841, 843`."""
+        ranges = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in self.ranges)
         more = f" and {self.count - self.listed} more" if self.count > self.listed else ""
-        return f"{'line' if self.count == 1 else 'lines'} {told}{more}"
+        return f"{'line' if self.count == 1 else 'lines'} {ranges}{more}"
 
 
-@dataclass(frozen=True)
-class Stop:
-    """Why an import did not get to the end: a word for programs, lines for people."""
+class Stop(NamedTuple):
+    """Reason for an early end: `why` is a word for programs, `message` is for people."""
 
     why: str
     message: str
     exit_code: int
-    facts: Mapping[str, Any]
+    members: Mapping[str, Any]
+
+
+class DifferentAmount(NamedTuple):
+    """An account that was paid another amount before than the list says now."""
+
+    line: int
+    account: str
+    paid_micro: int
+    listed_micro: int
 
 
 @dataclass(kw_only=True)
 class Report:
-    """The outcome of an import. `stop` names the reason for an early end."""
+    """Totals of an import. `stop` is set if the import ended early."""
 
     campaign_id: str
     dry_run: bool
@@ -89,84 +127,100 @@ class Report:
     remaining_micro: int | None = None
     missing_micro: int = 0
     stop: Stop | None = None
-    # Of the rows: by status, and by status and reason.
     by_status: dict[str, Lines] = field(default_factory=dict)
     by_reason: dict[tuple[str, str], Lines] = field(default_factory=dict)
     granted_micro: int = 0
-    different: list[tuple[int, str, int, int]] = field(default_factory=list)
+    # The first LISTED_MAX of them, and the number of all.
+    different: list[DifferentAmount] = field(default_factory=list)
     different_count: int = 0
 
-    def stop_early(self, why: str, message: str, exit_code: int, *, facts: Mapping[str, Any] | None = None) -> None:
-        """The import does not get to the end."""
-        self.stop = Stop(why, message, exit_code, facts or {})
+    # --- an early end ---
+
+    def stop_early(self, why: str, message: str, exit_code: int, *, members: Mapping[str, Any] | None = None) -> None:
+        """Record that the import ends before the end of the list."""
+        self.stop = Stop(why, message, exit_code, members or {})
 
     def stop_in_doubt(
-        self, why: str, message: str, exit_code: int, sending: Sequence[Item], facts: Mapping[str, Any] | None = None
+        self, why: str, message: str, exit_code: int, sending: Sequence[Item], members: Mapping[str, Any] | None = None
     ) -> None:
-        """The response to a batch is missing, if one was sent: its rows may have been paid."""
-        facts = facts or {}
+        """Record an early end at which the response for `sending` is missing. These items may have been paid."""
+        members = members or {}
         if sending:
             first, last = sending[0].line, sending[-1].line
-            doubt = f"lines {first} to {last} were on their way and may have been paid"
+            doubt = f"lines {first} to {last} were in flight and may have been paid"
             message += f" ({doubt})" if exit_code == EXIT_USAGE else f"\n{doubt}"
-            facts = {**facts, "mayHaveBeenPaid": {"firstLine": first, "lastLine": last}}
-        self.stop_early(why, message, exit_code, facts=facts)
+            members = {**members, "mayHaveBeenPaid": {"firstLine": first, "lastLine": last}}
+        self.stop_early(why, message, exit_code, members=members)
 
-    def stop_at_refusal(self, refusal: Problem, items: Sequence[Item], *, url: str, in_doubt: bool) -> None:
-        """The service has refused a batch as a whole."""
-        message = _placed(refusal_text(refusal, url), items)
-        exit_code = EXIT_USAGE if is_usage_error(refusal) else EXIT_NO
-        self.stop_in_doubt("refused", message, exit_code, items if in_doubt else (), _refusal_json(refusal, items))
+    def stop_at_problem(self, problem: Problem, items: Sequence[Item], *, url: str, in_doubt: bool) -> None:
+        """Record that the service rejected a batch as a whole."""
+        message = _with_lines(problem_text(problem, url), items)
+        exit_code = EXIT_USAGE if is_usage_error(problem) else EXIT_NO
+        self.stop_in_doubt("refused", message, exit_code, items if in_doubt else (), _problem_json(problem, items))
+
+    # --- the rows ---
+
+    def add(self, outcome: Outcome) -> ReportRow:
+        """Count a row of the list and return its line of the report."""
+        row = self._row(outcome)
+        self.by_status.setdefault(row.status, Lines()).add(row.line)
+        if row.status in STATUSES_WITH_REASON:
+            self.by_reason.setdefault((row.status, row.reason or ""), Lines()).add(row.line)
+        if row.status == "granted":
+            self.granted_micro += row.amount_micro or 0
+        return row
+
+    def _row(self, outcome: Outcome) -> ReportRow:
+        row = ReportRow(
+            outcome.line,
+            "granted" if outcome.status == "new" and self.dry_run else outcome.status or "",
+            outcome.amount_micro,
+            outcome.account_id if self.by_entity else outcome.account,
+            outcome.account if self.by_entity else None,
+            outcome.grant_id,
+            outcome.reason,
+        )
+        if outcome.error is not None:
+            return row._replace(status="bad", amount_micro=None, grant_id=None, reason=str(outcome.error))
+        if outcome.into_line is not None:
+            return row._replace(status="summed", amount_micro=None, reason=f"added to line {outcome.into_line}")
+        if row.status in ("", "new"):
+            why = self.stop.why if self.stop is not None else "not_sent"
+            return row._replace(status="not_paid", amount_micro=outcome.expected_micro, reason=why)
+        if row.status in ("duplicate", "revoked") and outcome.expected_micro not in (None, outcome.amount_micro):
+            return row._replace(reason=self._add_different(outcome))
+        return row
+
+    def _add_different(self, outcome: Outcome) -> str:
+        different = DifferentAmount(
+            outcome.line, outcome.account or "", outcome.amount_micro or 0, outcome.expected_micro or 0
+        )
+        self.different_count += 1
+        if len(self.different) < LISTED_MAX:
+            self.different.append(different)
+        return f"paid {units(different.paid_micro)} before; the list says {units(different.listed_micro)}"
+
+    # --- the result ---
 
     def count(self, status: str) -> int:
-        lines = self.by_status.get(status)
-        return 0 if lines is None else lines.count
+        """Return the number of rows with a status."""
+        return self.lines(status).count
+
+    def lines(self, status: str) -> Lines:
+        """Return the lines of rows with a status."""
+        return self.by_status.get(status) or Lines()
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the command."""
+        """Exit code of the command."""
         if self.stop is not None:
             return self.stop.exit_code
-        negative = any(self.count(status) for status in ("failed", "refused", "bad", "not_paid", "unknown"))
-        return EXIT_NO if negative or (self.strict and self.different_count) else EXIT_DONE
-
-
-# --- the rows ---
-
-
-def _count(report: Report, result: Result) -> None:
-    report.by_status.setdefault(result.status, Lines()).add(result.line)
-    if result.status in ("skipped", "failed", "refused", "not_paid"):
-        report.by_reason.setdefault((result.status, result.reason or ""), Lines()).add(result.line)
-    if result.status == "granted":
-        report.granted_micro += result.amount_micro or 0
-
-
-def _result_of(outcome: Outcome, report: Report) -> Result:
-    line, account_id, grant_id = outcome.line, outcome.account_id, outcome.grant_id
-    if not report.by_entity:
-        account_id = outcome.account
-    if outcome.fault is not None:
-        return Result(line, "bad", None, account_id, None, str(outcome.fault))
-    if outcome.into_line is not None:
-        return Result(line, "summed", None, account_id, grant_id, f"added to line {outcome.into_line}")
-    status = outcome.status
-    if status is None or (status == "new" and not report.dry_run):
-        why = report.stop.why if report.stop is not None else "not_sent"
-        return Result(line, "not_paid", outcome.expected_micro, account_id, None, why)
-    status = "granted" if status == "new" else status
-    reason = outcome.reason
-    if status in ("duplicate", "revoked") and outcome.expected_micro not in (None, outcome.amount_micro):
-        listed_micro, paid_micro = outcome.expected_micro or 0, outcome.amount_micro or 0
-        reason = f"paid {units(paid_micro)} before; the list says {units(listed_micro)}"
-        report.different_count += 1
-        if len(report.different) < LISTED_MAX:
-            report.different.append((line, outcome.account or "", paid_micro, listed_micro))
-    return Result(line, status, outcome.amount_micro, account_id, grant_id, reason)
+        is_negative = any(self.count(status) for status in ("failed", "refused", "bad", "not_paid", "unknown"))
+        return EXIT_NO if is_negative or (self.strict and self.different_count) else EXIT_DONE
 
 
 def write_report(rows: Rows, report: Report, *, table: TextIO | None, as_json: bool) -> None:
-    """Go through all rows once: count them, and write the report file and the JSON as they come."""
+    """Count all rows. Write each one to the report file, and as JSON to stdout."""
     writerow: Callable[[Iterable[object]], object] | None = None
     if table is not None:
         writerow = csv.writer(table, lineterminator="\n").writerow
@@ -176,24 +230,11 @@ def write_report(rows: Rows, report: Report, *, table: TextIO | None, as_json: b
         stdout.write('{"rows":[')
     separator = ""
     for outcome in rows.outcomes():
-        result = _result_of(outcome, report)
-        _count(report, result)
-        entity_id = outcome.account if report.by_entity else None
-        amount = None if result.amount_micro is None else units(result.amount_micro)
+        row = report.add(outcome)
         if writerow is not None:
-            writerow((result.line, result.account_id, entity_id, result.status, amount, result.grant_id, result.reason))
+            writerow(row.csv_fields())
         if as_json:
-            members = {
-                "line": result.line,
-                "accountId": result.account_id,
-                "entityId": entity_id,
-                "status": result.status,
-                "amount": amount,
-                "amountMicro": None if result.amount_micro is None else str(result.amount_micro),
-                "grantId": result.grant_id,
-                "reason": result.reason,
-            }
-            stdout.write(separator + escaped_json(members))
+            stdout.write(separator + escaped_json(row.json_members()))
             separator = ",\n"
     if as_json:
         stdout.write("]," + escaped_json(_totals_json(report))[1:] + "\n")
@@ -202,138 +243,7 @@ def write_report(rows: Rows, report: Report, *, table: TextIO | None, as_json: b
         table.flush()
 
 
-def tell_bad_rows(rows: Rows) -> None:
-    """The rows that can't be paid, on stderr, before anything is sent: a line for all rows with an equal fault."""
-    lines: dict[str, Lines] = {}
-    first_value: dict[str, str] = {}
-    more = 0
-    for line, fault in rows.faults():
-        if fault.what not in lines and len(lines) == LISTED_MAX:
-            more += 1
-            continue
-        lines.setdefault(fault.what, Lines()).add(line)
-        first_value.setdefault(fault.what, fault.value)
-    for what, those in lines.items():
-        value = first_value[what]
-        if those.count == 1:
-            click.echo(f"{those}: {what} {value}".rstrip(), err=True)
-        else:
-            told = f"{those}: {what.rstrip(':')}" + (f" (the first: {value})" if value else "")
-            click.echo(_wrapped(told, indent="") if len(those.ranges) > 1 else told, err=True)
-    if more:
-        click.echo(f"and {more} more rows with other faults; --report lists them all", err=True)
-
-
-def tell(report: Report, *, as_json: bool) -> None:
-    """The figures on stdout; on stderr the amounts that changed, and why it stopped."""
-    if report.batches and not as_json:
-        click.echo("\n".join(_report_lines(report)))
-    for line, account, paid_micro, listed_micro in report.different:
-        amounts = f"was paid {units(paid_micro)} before; the list says {units(listed_micro)}"
-        click.echo(f"line {line}: {escaped(account)} {amounts}", err=True)
-    if (more := report.different_count - len(report.different)) > 0:
-        click.echo(f"and {more} more were paid a different amount before; --report lists them all", err=True)
-    if report.stop is not None:
-        click.echo(f"Error: {_stop_text(report, report.stop)}", err=True)
-
-
-# --- for people ---
-
-
-def _stop_text(report: Report, stop: Stop) -> str:
-    """Why it stopped and that it may be run again: on a line of its own, but wrong usage is one line."""
-    if stop.why in ("bad_rows", "over_limits", "over_budget") or report.dry_run:
-        return stop.message
-    nothing = "" if report.count("granted") or "mayHaveBeenPaid" in stop.facts else "Nothing new was paid. "
-    again = f"{nothing}It is safe to run this again: who was paid is not paid twice."
-    if stop.exit_code != EXIT_USAGE:
-        return f"{stop.message}\n{again}"
-    return f"{stop.message}{'' if stop.message.endswith('?') else '.'} {again}"
-
-
-# Where the figures begin; the lines that they are of are told below them.
-_INDENT = " " * 12
-
-
-def _report_lines(report: Report) -> list[str]:
-    revoked = report.by_status.get("revoked", Lines())
-    duplicates = report.by_status.get("duplicate", Lines())
-    lines = [
-        f"granted     {report.count('granted')} ({money(report.granted_micro)})",
-        *_lines_below("", report.by_status.get("granted")),
-        f"duplicates  {duplicates.count + revoked.count}"
-        + (f" ({revoked.count} of them were revoked and stay so)" if revoked.count else ""),
-        *_lines_below("granted" if revoked.count else "", duplicates),
-        *_lines_below("revoked", revoked),
-        f"skipped     {_counted(report, 'skipped')}",
-        *_lines_by_reason(report, "skipped"),
-        f"failed      {report.count('failed')}",
-        *_lines_by_reason(report, "failed"),
-    ]
-    for status, label in (("summed", "added up"), ("bad", "left out"), ("unknown", "in doubt")):
-        if report.count(status):
-            lines += [f"{label:<12}{report.count(status)}", *_lines_below("", report.by_status[status])]
-    for status, label in (("refused", "over limit"), ("not_paid", "not paid")):
-        if report.count(status):
-            lines += [f"{label:<12}{report.count(status)}", *_lines_by_reason(report, status)]
-    if report.remaining_micro is not None and not report.missing_micro:
-        lines.append(f"remaining   {money(report.remaining_micro)}")
-    if report.dry_run:
-        lines.insert(0, "dry run, nothing was paid; it would come to:")
-    elif report.stop is not None:
-        lines.insert(0, "stopped before the end; until then:")
-    elif not report.count("granted"):
-        lines.append("nothing new was paid")
-    return lines
-
-
-def _lines_by_reason(report: Report, status: str) -> list[str]:
-    return [text for (of, reason), those in report.by_reason.items() if of == status for text in _lines_below(reason, those)]
-
-
-def _lines_below(word: str, those: Lines | None) -> list[str]:
-    """The lines of the file that are of a word, such as a reason; of "" without one."""
-    if those is None or not those.count:
-        return []
-    return [_wrapped(f"{word}: {those}" if word else str(those))]
-
-
-def _wrapped(text: str, *, indent: str = _INDENT) -> str:
-    columns = shutil.get_terminal_size((LOG_COLUMNS, 0)).columns
-    return textwrap.fill(
-        text, columns, initial_indent=indent, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def _counted(report: Report, status: str) -> str:
-    """`315 (300 comes_to_zero, 15 amount_is_zero)`."""
-    counts = sorted(
-        ((those.count, reason) for (of, reason), those in report.by_reason.items() if of == status), reverse=True
-    )
-    told = ", ".join(f"{count} {reason}" for count, reason in counts)
-    return f"{report.count(status)} ({told})" if counts else "0"
-
-
-def _placed(text: str, items: Sequence[Item]) -> str:
-    """`grants[3].amountMicro` as `line 5, amountMicro`."""
-
-    def placed(found: re.Match[str]) -> str:
-        line = _line_of(found[0], items)
-        return found[0] if line is None else f"line {line}" + (", " if found[2] else "")
-
-    return GRANT_PATH.sub(placed, text)
-
-
-def _line_of(path: str, items: Sequence[Item]) -> int | None:
-    place = place_of(path, items)
-    return None if place is None else items[place].line
-
-
-# --- for programs ---
-
-
 def _totals_json(report: Report) -> dict[str, Any]:
-    """The report for programs, without its rows: the API's own names."""
     stop = report.stop
     return {
         "campaignId": report.campaign_id,
@@ -351,19 +261,37 @@ def _totals_json(report: Report) -> dict[str, Any]:
         "totalAmountMicro": str(report.granted_micro),
         "remainingMicro": None if report.remaining_micro is None else str(report.remaining_micro),
         "missingMicro": str(report.missing_micro),
-        "stopped": None if stop is None else {"why": stop.why, "message": stop.message, **stop.facts},
+        "stopped": None if stop is None else {"why": stop.why, "message": stop.message, **stop.members},
     }
 
 
-def _refusal_json(refusal: Problem, items: Sequence[Item]) -> dict[str, Any]:
+# --- paths of a request as lines of the list ---
+
+
+def _with_lines(text: str, items: Sequence[Item]) -> str:
+    """Replace `grants[3].amountMicro` by `line 5, amountMicro`."""
+
+    def line_text(match: re.Match[str]) -> str:
+        line = _line_of(match[0], items)
+        return match[0] if line is None else f"line {line}" + (", " if match[2] else "")
+
+    return GRANT_PATH.sub(line_text, text)
+
+
+def _line_of(path: str, items: Sequence[Item]) -> int | None:
+    index = index_in_path(path, items)
+    return None if index is None else items[index].line
+
+
+def _problem_json(problem: Problem, items: Sequence[Item]) -> dict[str, Any]:
     return {
-        "code": refusal.code,
-        "status": refusal.status,
-        "detail": refusal.detail,
-        "facts": facts_of(refusal),
-        # So that a program can tell the line of any `grants[3]` in the above.
+        "code": problem.code,
+        "status": problem.status,
+        "detail": problem.detail,
+        "facts": extensions_of(problem),
+        # With these a program can map any `grants[3]` in the other members to its line.
         "linesOfGrants": [item.line for item in items],
         "errors": [
-            {"line": _line_of(path, items), "path": path, "message": message} for path, message in errors_of(refusal)
+            {"line": _line_of(path, items), "path": path, "message": message} for path, message in errors_of(problem)
         ],
     }

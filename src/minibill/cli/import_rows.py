@@ -1,7 +1,6 @@
-"""The rows of an import in a temporary file, so that memory does not grow with the list.
+"""Rows of an import and their results, in a temporary file, so that memory does not grow with the list.
 
-The file is an SQLite database without a journal. It has no name from the moment it is open: nothing is left behind,
-however the program ends.
+The file is an SQLite database without a journal. It is deleted as soon as it is open, so a crash leaves nothing behind.
 """
 
 import os
@@ -12,44 +11,44 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from minibill.cli.grants_csv import Fault, ListRow, quoted
+from minibill.cli.grants_csv import ListRow, RowError, quoted
 from minibill.core.money import MAX_MICRO
 from minibill.db.sqlite import sqlite3
 
-# Pages kept in memory; the rest is in the file.
+# Pages kept in memory; the others are in the file.
 CACHE_KIB = 16_384
 
 _SCHEMA = """
--- pays: the row carries its account. Of several rows of one account it is the first; into_line is that one's, where they are
--- added up. expected_micro is the amount, or what the campaign's formula comes to; NULL where that is not known.
+-- pays: the row pays its account. Of several rows of one account, the first one pays; with --sum, into_line of the others is
+-- its line. expected_micro: the amount, or the result of the campaign's formula; NULL if only the service knows it.
 CREATE TABLE rows (
     line INTEGER PRIMARY KEY, account TEXT, pays INTEGER NOT NULL, into_line INTEGER, amount_micro INTEGER,
-    expected_micro INTEGER, formula_input BLOB, what TEXT, value TEXT);
+    expected_micro INTEGER, formula_input BLOB, error TEXT, error_value TEXT);
 CREATE UNIQUE INDEX rows_once_per_account ON rows (account) WHERE pays;
 CREATE TABLE results (
     line INTEGER PRIMARY KEY, status TEXT NOT NULL, amount_micro INTEGER, account_id TEXT, grant_id TEXT, reason TEXT);
 """
 _INSERT = """
-INSERT OR IGNORE INTO rows (line, account, pays, into_line, amount_micro, expected_micro, formula_input, what, value)
+INSERT OR IGNORE INTO rows (line, account, pays, into_line, amount_micro, expected_micro, formula_input, error, error_value)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _TO_SEND = """
 SELECT r.line, r.account, r.amount_micro, r.expected_micro, r.formula_input
   FROM rows r LEFT JOIN results s USING (line)
- WHERE r.line > ? AND r.pays AND r.what IS NULL AND coalesce(s.status, 'new') = 'new'
+ WHERE r.line > ? AND r.pays AND r.error IS NULL AND coalesce(s.status, 'new') = 'new'
  ORDER BY r.line LIMIT ?"""
 _OUTCOMES = """
-SELECT r.line, r.account, r.into_line, coalesce(f.what, r.what), coalesce(f.value, r.value), f.expected_micro,
+SELECT r.line, r.account, r.into_line, coalesce(f.error, r.error), coalesce(f.error_value, r.error_value), f.expected_micro,
        s.status, s.amount_micro, s.account_id, s.grant_id, s.reason
   FROM rows r LEFT JOIN rows f ON f.line = coalesce(r.into_line, r.line) LEFT JOIN results s ON s.line = f.line
  ORDER BY r.line"""
 
 
-# Raised by every operation on the rows when the temporary file can't be written.
+# Raised by every operation on the rows if the temporary file can't be written.
 TemporaryFileError = sqlite3.Error
 
 
 class Item(NamedTuple):
-    """One grant to ask for. `expected_micro` is None where the amount is not known here."""
+    """One grant to request. `expected_micro` is None if only the service knows the amount."""
 
     line: int
     account: str
@@ -59,7 +58,7 @@ class Item(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The status of a row. A row is `new` when a real run would pay it."""
+    """Result of a row. In a dry run, `new` means that a real run would pay the row."""
 
     line: int
     status: str
@@ -70,12 +69,12 @@ class Result(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A row of the list with its result; `status` is None where it was not sent."""
+    """A row of the list with its result. `status` is None if the row was not sent."""
 
     line: int
     account: str | None
     into_line: int | None
-    fault: Fault | None
+    error: RowError | None
     expected_micro: int | None
     status: str | None
     amount_micro: int | None
@@ -84,8 +83,8 @@ class Outcome(NamedTuple):
     reason: str | None
 
 
-class Bound(NamedTuple):
-    """An upper bound of what the rows come to: their sum, the largest, and how many amounts are not known."""
+class Total(NamedTuple):
+    """Sum and largest amount of the good rows, and the number of rows whose amount only the service knows."""
 
     total_micro: int
     largest_micro: int
@@ -93,7 +92,7 @@ class Bound(NamedTuple):
 
 
 class Rows:
-    """All rows of a list and their results, in the order of the list."""
+    """All rows of a list and their results, in list order."""
 
     def __init__(self) -> None:
         descriptor, path = tempfile.mkstemp(prefix="minibill-import-")
@@ -107,7 +106,7 @@ class Rows:
             self._conn.executescript(_SCHEMA)
         finally:
             os.unlink(path)  # noqa: PTH108
-        # One transaction for all: it is never committed, since nobody reads the file afterwards.
+        # One transaction, never committed: only this connection reads the file.
         self._conn.execute("BEGIN")
         self.good = 0
         self.bad = 0
@@ -120,39 +119,40 @@ class Rows:
 
     # --- reading the list ---
 
-    def add(self, rows: Iterable[ListRow], *, adds_up: bool) -> None:
-        """Take in the rows of a list. A second row of an account is bad, or is added up to the first."""
+    def add(self, rows: Iterable[ListRow], *, sum_rows: bool) -> None:
+        """Store the rows of a list. A second row of an account is an error, or is added to the first with `sum_rows`."""
         for row in rows:
             if row.account is None or not self._insert(row, pays=True):
-                self._add_again(row, adds_up=adds_up)
-        self.good = self._number("SELECT count(*) FROM rows WHERE pays AND what IS NULL")
+                self._add_other(row, sum_rows=sum_rows)
+        self.good = self._number("SELECT count(*) FROM rows WHERE pays AND error IS NULL")
         self.bad = self._number(
-            "SELECT count(*) FROM rows r LEFT JOIN rows f ON f.line = r.into_line WHERE coalesce(f.what, r.what) IS NOT NULL"
+            "SELECT count(*) FROM rows r LEFT JOIN rows f ON f.line = r.into_line "
+            "WHERE coalesce(f.error, r.error) IS NOT NULL"
         )
 
-    def _add_again(self, row: ListRow, *, adds_up: bool) -> None:
-        """Take in a row without an account, or of one that an earlier row names."""
+    def _add_other(self, row: ListRow, *, sum_rows: bool) -> None:
+        """Store a row that has no account, or whose account an earlier row names."""
         if row.account is None:
             self._insert(row, pays=False)
             return
-        first, amount_micro, formula_input, what = self._conn.execute(
-            "SELECT line, amount_micro, formula_input, what FROM rows WHERE account = ? AND pays", (row.account,)
+        first, amount_micro, formula_input, first_error = self._conn.execute(
+            "SELECT line, amount_micro, formula_input, error FROM rows WHERE account = ? AND pays", (row.account,)
         ).fetchone()
-        if not adds_up:
-            fault = row.fault or Fault("names the account of an earlier row:", f"{quoted(row.account)} of line {first}")
-            self._insert(row._replace(fault=fault), pays=False)
+        if not sum_rows:
+            error = row.error or RowError("names the account of an earlier row:", f"{quoted(row.account)} of line {first}")
+            self._insert(row._replace(error=error), pays=False)
             return
-        # A sum without one of its parts would be paid once and for all.
-        if row.fault is not None or what is not None:
-            part = "another row of the same account can't be read:"
-            if what is None:
-                self._spoil(first, Fault(part, f"line {row.line}"))
-            self._insert(row._replace(fault=row.fault or Fault(part, f"line {first}")), pays=False)
+        # An incomplete sum must not be paid: the campaign pays an account only once.
+        if row.error is not None or first_error is not None:
+            reason = "another row of the same account can't be read:"
+            if first_error is None:
+                self._set_error(first, RowError(reason, f"line {row.line}"))
+            self._insert(row._replace(error=row.error or RowError(reason, f"line {first}")), pays=False)
             return
         total_micro = None if amount_micro is None else amount_micro + (row.amount_micro or 0)
-        total_input = _added_up(formula_input, row.formula_input)
+        total_input = _sum_inputs(formula_input, row.formula_input)
         if total_input is None or (total_micro or 0) > MAX_MICRO:
-            self._spoil(first, Fault(f"the rows of this account come to more than {MAX_MICRO} micro"))
+            self._set_error(first, RowError(f"the rows of this account add up to more than {MAX_MICRO} micro"))
         else:
             self._conn.execute(
                 "UPDATE rows SET amount_micro = ?, expected_micro = ?, formula_input = ? WHERE line = ?",
@@ -161,60 +161,70 @@ class Rows:
         self._insert(row, pays=False, into_line=first)
 
     def _insert(self, row: ListRow, *, pays: bool, into_line: int | None = None) -> bool:
-        """Return true if the row was inserted; false where another row pays its account."""
-        what, value = row.fault or (None, None)
-        values = (row.line, row.account, pays, into_line, row.amount_micro, row.amount_micro, row.formula_input, what, value)
+        """Return true if the row was inserted, false if another row pays its account."""
+        reason, value = row.error or (None, None)
+        values = (
+            row.line,
+            row.account,
+            pays,
+            into_line,
+            row.amount_micro,
+            row.amount_micro,
+            row.formula_input,
+            reason,
+            value,
+        )
         return self._conn.execute(_INSERT, values).rowcount == 1
 
-    def _spoil(self, line: int, fault: Fault) -> None:
-        self._conn.execute("UPDATE rows SET what = ?, value = ? WHERE line = ?", (*fault, line))
+    def _set_error(self, line: int, error: RowError) -> None:
+        self._conn.execute("UPDATE rows SET error = ?, error_value = ? WHERE line = ?", (*error, line))
 
-    def faults(self) -> Iterator[tuple[int, Fault]]:
-        """The bad rows, by line."""
-        return ((outcome.line, outcome.fault) for outcome in self.outcomes() if outcome.fault is not None)
+    def errors(self) -> Iterator[tuple[int, RowError]]:
+        """Yield line and error of each bad row, by line."""
+        return ((outcome.line, outcome.error) for outcome in self.outcomes() if outcome.error is not None)
 
     # --- paying it ---
 
-    def expect(self, amount_of: Callable[[bytes | None], int | None]) -> None:
-        """Compute the amounts of rows that name none, by the formula of the campaign."""
+    def compute_amounts(self, amount_of: Callable[[bytes | None], int | None]) -> None:
+        """Compute the expected amounts of rows without an amount, from their formula input."""
         self._conn.create_function("amount_of", 1, amount_of, deterministic=True)
         self._conn.execute(
-            "UPDATE rows SET expected_micro = amount_of(formula_input) WHERE amount_micro IS NULL AND pays AND what IS NULL"
+            "UPDATE rows SET expected_micro = amount_of(formula_input) WHERE amount_micro IS NULL AND pays AND error IS NULL"
         )
 
-    def bound(self) -> Bound:
-        """Add up the good rows."""
+    def total(self) -> Total:
+        """Add up the expected amounts of the good rows."""
         total_micro = largest_micro = unknown = 0
-        with closing(self._conn.execute("SELECT expected_micro FROM rows WHERE pays AND what IS NULL")) as cursor:
+        with closing(self._conn.execute("SELECT expected_micro FROM rows WHERE pays AND error IS NULL")) as cursor:
             for (amount_micro,) in cursor:
                 if amount_micro is None:
                     unknown += 1
                 else:
                     total_micro += amount_micro
                     largest_micro = max(largest_micro, amount_micro)
-        return Bound(total_micro, largest_micro, unknown)
+        return Total(total_micro, largest_micro, unknown)
 
     def to_send(self, *, after_line: int, count: int) -> list[Item]:
-        """The next good rows that have no final result."""
+        """Return the next good rows without a final result."""
         return [Item(*row) for row in self._conn.execute(_TO_SEND, (after_line, count)).fetchall()]
 
     def record(self, results: Iterable[Result]) -> None:
-        """Keep results; a later one of a row takes the place of an earlier one."""
+        """Store results. A later result of a row replaces an earlier one."""
         self._conn.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", results)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Every row of the list with its result, by line."""
+        """Yield every row of the list with its result, by line."""
         with closing(self._conn.execute(_OUTCOMES)) as cursor:
-            for line, account, into_line, what, value, *rest in cursor:
-                yield Outcome(line, account, into_line, None if what is None else Fault(what, value), *rest)
+            for line, account, into_line, reason, value, *rest in cursor:
+                yield Outcome(line, account, into_line, None if reason is None else RowError(reason, value), *rest)
 
     def _number(self, query: str) -> int:
         [number] = self._conn.execute(query).fetchone()
         return int(number)
 
 
-def _added_up(first: bytes | None, second: bytes | None) -> bytes | None:
-    """The formula input of two rows: amounts are added up, evidence is the first row's. None for too much."""
+def _sum_inputs(first: bytes | None, second: bytes | None) -> bytes | None:
+    """Add the amounts of two formula inputs and keep the first one's evidence. Return None above the maximum."""
     if first is None or second is None:
         return b""
     total, more = msgspec.json.decode(first), msgspec.json.decode(second)

@@ -1,6 +1,6 @@
-"""The command line: one click group, each command in a module of its own under `commands/`.
+"""The command line: one click group, with each command in a module of its own.
 
-Exit codes: 0 done; 1 the answer is "no"; 2 wrong usage or configuration, with one line that says what to do.
+Exit codes: 0 done; 1 a negative result; 2 wrong usage or configuration, with one line that states what to do.
 """
 
 import sys
@@ -12,9 +12,10 @@ import click
 from click.shell_completion import CompletionItem, add_completion_class
 
 from minibill.cli.bash_completion import Bash
+from minibill.cli.help import Group
 from minibill.cli.streams import flush_output, safe_streams
 
-# In the order of the help; a command has the name of its function, which is in this module under `commands/`.
+# In the order of the help. A command has the name of its function, which is in this module of `minibill.cli`.
 COMMANDS = {
     "demo": "demo",
     "serve": "serve",
@@ -28,27 +29,27 @@ COMMANDS = {
     "completion": "completion",
 }
 
-# Through this the completion script of a shell asks for completions, whatever the program's file is called.
+# The completion script of a shell asks for completions with this variable, under whatever name the program is installed.
 COMPLETION_VARIABLE = "_MINIBILL_COMPLETE"
 add_completion_class(Bash)
 
 
-class CommandGroup(click.Group):
-    """Imports a command when it is asked for: a server has no use for what the other commands import."""
+class LazyGroup(Group):
+    """A group that imports a command when it is used. The service does not need what other commands import."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **options: Any) -> NoReturn:  # type: ignore[override]
-        """Runs the command line and exits; wrong usage is one line, which says what to do."""
+        """Run the command line and exit. A usage error is printed as one line."""
         with safe_streams():
             sys.exit(self._run(sys.argv[1:] if args is None else list(args), prog_name, options))
 
     def _run(self, args: list[str], prog_name: str | None, options: dict[str, Any]) -> int | str | None:
-        """The exit code of a command line."""
+        """Return the exit code of a command line."""
         try:
             _require_values(args)
             try:
                 code = super().main(args, prog_name, COMPLETION_VARIABLE, standalone_mode=False, **options) or 0
-            except SystemExit as ended:
-                code = ended.code
+            except SystemExit as error:
+                code = error.code
             flush_output()
             return code
         except click.exceptions.NoArgsIsHelpError as error:
@@ -66,7 +67,7 @@ class CommandGroup(click.Group):
             return 1
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The commands by name alone: to look into each, as click does, is to import them all."""
+        """Complete command names without importing the commands, as click's own method would."""
         names = [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)]
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
@@ -82,7 +83,7 @@ class CommandGroup(click.Group):
 
 
 def _require_values(args: list[str]) -> None:
-    """An empty value is never meant: a shell puts it where a variable is not set."""
+    """Reject empty values. A shell passes one where a variable is not set."""
     option = ""
     for argument in args:
         if argument == "--":
@@ -96,27 +97,29 @@ def _require_values(args: list[str]) -> None:
         option = argument if argument.startswith("-") else ""
 
 
-def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
-    if asked:
-        # Imported when it is asked for, like the commands.
+def _print_version(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
+    if is_given:
+        # Imported on use, like the commands.
         from minibill.cli.version import version_line
 
         click.echo(version_line())
         ctx.exit()
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    examples="""
+        minibill demo                     # run a whole campaign on a fresh database
+        minibill serve --dev              # serve minibill.db, and print a token to paste
+        minibill campaign import --help   # pay a CSV list of any length, each account once
+    """,
+)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version and exit."
 )
 def main() -> None:
-    """Prepaid credits and promotional campaigns on one SQLite file.
-
-    \b
-    minibill demo                     a whole campaign, start to end, on a fresh database
-    minibill serve --dev              a server on minibill.db, with a token to paste
-    minibill campaign import --help   pay a list of any length, once
-    """
+    """Prepaid credits and promotional campaigns on one SQLite file."""
 
 
 if __name__ == "__main__":

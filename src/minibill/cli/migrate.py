@@ -1,10 +1,11 @@
-"""`minibill migrate`: brings a database file to this version's schema."""
+"""`minibill migrate`: bring a database file to the schema of this version."""
 
 from pathlib import Path
 
 import click
 
-from minibill.cli.options import database_option, require_folder
+from minibill.cli.help import Command
+from minibill.cli.options import database_option, json_option, require_folder
 from minibill.cli.output import print_json
 from minibill.db.connection import NotABook
 from minibill.db.file_lock import DatabaseLocked, FileLock
@@ -13,14 +14,18 @@ from minibill.db.migrations import MigrationRefused, migrate_file
 from minibill.db.sqlite import SqliteTooOld, sqlite3
 
 
-@click.command(epilog="\b\nExample:\n  minibill migrate --db /var/lib/credits.db")
+@click.command(
+    cls=Command,
+    short_help="Create or upgrade a database file",
+    examples="minibill migrate --db /var/lib/credits.db",
+)
 @database_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@json_option
 def migrate(*, db: Path, as_json: bool) -> None:
-    """Make a database file, or bring it to this version's schema.
+    """Create a database file, or bring it to the schema of this version.
 
-    `serve` does the same when it starts. The file must not be served meanwhile.
-    """  # fmt: skip
+    `minibill serve` does the same when it starts. The command does not run while a service uses the file.
+    """
     require_folder(db)
     try:
         lock = FileLock(db, create=True)

@@ -1,4 +1,4 @@
-"""`minibill serve`: the options of the service; server.py runs it."""
+"""`minibill serve`: the options of the service. `server/process.py` runs it."""
 
 import os
 import sys
@@ -8,27 +8,31 @@ from pathlib import Path
 import click
 import msgspec
 
+from minibill.cli.help import Command
 from minibill.cli.options import database_option, require_folder
 from minibill.config import SETTINGS, ConfigurationError, SettingMissing, Settings, read_settings, unknown_variables
 
 
 def _settings_help() -> str:
-    lines = ["\b", "Settings come from the environment:"]
+    lines = ["\b", "Settings, from the environment:"]
     for setting in SETTINGS:
         default = "no default" if setting.default is None else f"default {setting.default or 'none'}"
         lines += [f"  {setting.variable} ({setting.unit}; {default})", f"      {setting.reason}"]
     return "\n".join(lines)
 
 
-_EXAMPLES = """\b
-Examples:
-  minibill serve --dev                       on minibill.db, with secrets and a token made for you
-  minibill serve --dev --reset --seed        the same on a fresh example book
-  minibill serve --db /var/lib/credits.db    needs the two secrets in the environment
-  minibill serve --dev --port 0              on a free port; the first line says which"""
-
-
-@click.command(epilog=f"{_EXAMPLES}\n\n{_settings_help()}")
+@click.command(
+    cls=Command,
+    short_help="Serve the HTTP API on one database file",
+    epilog=_settings_help(),
+    exit_codes={0: "stopped by SIGTERM or Ctrl-C", 1: "the service failed", 2: "wrong usage or configuration"},
+    examples="""
+        minibill serve --dev                       # on minibill.db, with secrets and a token made for you
+        minibill serve --dev --reset --seed        # the same, on a fresh example database
+        minibill serve --db /var/lib/credits.db    # needs the two secrets in the environment
+        minibill serve --dev --port 0              # on a free port, which the first line names
+    """,
+)
 @database_option
 @click.option(
     "--host",
@@ -36,7 +40,7 @@ Examples:
     envvar="MINIBILL_HOST",
     show_default=True,
     show_envvar=True,
-    help="The address to listen on.",
+    help="Address to listen on.",
 )
 @click.option(
     "--port",
@@ -45,18 +49,14 @@ Examples:
     envvar="MINIBILL_PORT",
     show_default=True,
     show_envvar=True,
-    help="0 picks a free one.",
+    help="Port to listen on; 0 picks a free one.",
 )
-@click.option("--dev", is_flag=True, help="Make and keep secrets beside the database; print a token and a curl line.")
-@click.option("--test-clock", is_flag=True, help="With --dev: let admins move the book's time forward.")
-@click.option("--reset", is_flag=True, help="With --dev: delete the database first, after a question.")
-@click.option("--yes", is_flag=True, help="With --reset: do not ask.")
-@click.option("--seed", is_flag=True, help="With --dev: fill an empty database with an example book of a month.")
-@click.option(
-    "--accept-loss",
-    is_flag=True,
-    help="Serve a book that has lost what was answered, in a new epoch of ids; the log says how much.",
-)
+@click.option("--dev", is_flag=True, help="Keep generated secrets next to the database; print a token and a curl line.")
+@click.option("--test-clock", is_flag=True, help="With --dev: allow admins to move the ledger's time forward.")
+@click.option("--reset", is_flag=True, help="With --dev: delete the database first, after confirmation.")
+@click.option("--yes", is_flag=True, help="With --reset: do not ask for confirmation.")
+@click.option("--seed", is_flag=True, help="With --dev: fill an empty database with an example month.")
+@click.option("--accept-loss", is_flag=True, help="Start even if acknowledged commits are missing; logs what was lost.")
 def serve(
     *,
     db: Path,
@@ -71,15 +71,16 @@ def serve(
 ) -> None:
     """Serve the HTTP API on one database file.
 
-    Migrates the file first. One process serves a file; a second one is refused. SIGTERM finishes what was taken on.
-    """  # fmt: skip
-    for option, given in (("--test-clock", test_clock), ("--reset", reset), ("--seed", seed)):
-        if given and not dev:
+    The service first migrates the file. Only one process can serve a file. On SIGTERM the service finishes the requests
+    that it has accepted, then stops.
+    """
+    for option, is_given in (("--test-clock", test_clock), ("--reset", reset), ("--seed", seed)):
+        if is_given and not dev:
             raise click.UsageError(f"{option} is for development only: add --dev")
     if yes and not reset:
-        raise click.UsageError("--yes answers the question that --reset asks: add --reset")
+        raise click.UsageError("--yes confirms --reset: add --reset")
     require_folder(db)
-    # Imported when it is time to serve: to complete a command line takes a tenth of the time without.
+    # Imported on use: completion takes a tenth of the time without it.
     from minibill.cli import dev as development
 
     try:
@@ -90,13 +91,13 @@ def serve(
         raise click.UsageError(str(error)) from None
     settings = msgspec.structs.replace(settings, cors_loopback=dev)
     for name in unknown_variables(os.environ):
-        click.echo(f"warning: {name} is no setting of this minibill; minibill serve --help lists them", err=True)
+        click.echo(f"warning: unknown setting {name}; run `minibill serve --help` for the list", err=True)
     if reset:
-        development.reset(db, sure=yes)
+        development.reset(db, is_confirmed=yes)
 
     from minibill.server.process import run
 
-    # A laptop is where files are deleted by hand: what was lost there is said in the log, and in nobody's way.
+    # On a developer's machine, files are deleted by hand. The log reports the loss, and the service starts.
     accept_loss = accept_loss or dev
     run(
         db,
@@ -112,13 +113,13 @@ def serve(
 
 
 async def _prepare(db: Path, settings: Settings, *, seed: bool) -> None:
-    """Put an example book into a new database, if that is asked for."""
+    """Fill a new database with the example month, with `--seed`."""
     if not seed:
         return
-    # Imported for those who want it: a server has no use for it.
+    # Imported on use: a service does not need it.
     from minibill.cli.seed import BookNotEmpty, seed_book
 
     try:
         await seed_book(db, settings)
     except BookNotEmpty as error:
-        raise click.UsageError(f"--seed: {error}; add --reset to begin anew") from None
+        raise click.UsageError(f"--seed: {error}; add --reset to start with an empty one") from None

@@ -1,4 +1,4 @@
-"""Output that ends well: a closed pipe ends it quietly, and a full device is one line and exit code 2."""
+"""Standard output and error: a closed pipe ends the output quietly, a full device is one error line and exit code 2."""
 
 import errno
 import io
@@ -12,7 +12,7 @@ import click
 
 
 class OutputError(click.ClickException):
-    """The output of a command can't be written."""
+    """The output of a command can't be written. Exit code 2."""
 
     exit_code = 2
 
@@ -21,7 +21,7 @@ class OutputError(click.ClickException):
 
 
 class _Stdout(io.RawIOBase):
-    """Standard output. What follows a fault is dropped: nobody reads it, and the work goes on."""
+    """Standard output. After an error it drops all data, so that the command finishes its work."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
@@ -46,23 +46,23 @@ class _Stdout(io.RawIOBase):
                 self._has_ended = True
             except OSError as error:
                 self._has_ended = True
-                self._failed(error)
+                self._report(error)
         return len(data)
 
-    def _failed(self, error: OSError) -> None:
+    def _report(self, error: OSError) -> None:
         raise OutputError(error)
 
 
 class _Stderr(_Stdout):
-    """Standard error: where a fault of it could be told, there is nothing left to tell it with."""
+    """Standard error. No stream is left on which its own errors could be reported."""
 
-    def _failed(self, error: OSError) -> None:
+    def _report(self, error: OSError) -> None:
         pass
 
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Take the place of the streams of this process, unless a test has put its own there."""
+    """Replace stdout and stderr of this process, unless a test has replaced them."""
     before = sys.stdout, sys.stderr
     if before == (sys.__stdout__, sys.__stderr__):
         sys.stdout = _text(_Stdout(_descriptor(before[0])), before[0])
@@ -71,13 +71,13 @@ def safe_streams() -> Iterator[None]:
         yield
     finally:
         if sys.stdout is not before[0]:
-            # What is buffered goes out now: at exit Python would tell of a fault in its own words.
+            # Flush now. At exit Python would report an error with a traceback.
             with suppress(OutputError):
                 sys.stdout.flush()
 
 
 def flush_output() -> None:
-    """Write what is buffered. Raise `OutputError` where it can't be."""
+    """Write buffered output. Raise `OutputError` if that fails."""
     if sys.stdout is not None:
         sys.stdout.flush()
 

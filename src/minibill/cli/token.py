@@ -1,4 +1,4 @@
-"""`minibill token`: signs a token with the configured secret."""
+"""`minibill token`: sign a token with the configured secret."""
 
 import os
 from pathlib import Path
@@ -9,22 +9,25 @@ from minibill.auth.callers import CallerKind
 from minibill.auth.scopes import ALL_SCOPES, EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, SUBJECT_CHARACTERS_MAX, sign_token
 from minibill.cli.dev import dev_secrets
-from minibill.cli.options import file_path
+from minibill.cli.help import Command
+from minibill.cli.options import file_path, json_option
 from minibill.cli.output import print_json
 from minibill.config import SECRET_BYTES_MIN, ConfigurationError, SettingMissing, read_settings
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  minibill token                                          all scopes, an hour
-  minibill token --sub ada --scope admin:billing:read --ttl 600
-  minibill token --service                                for /api/internal/billing, 5 minutes"""
+    cls=Command,
+    short_help="Sign a token and print it",
+    examples="""
+        minibill token                      # all scopes, one hour
+        minibill token --sub ada --scope admin:billing:read --ttl 600
+        minibill token --service            # for /api/internal/billing, five minutes
+    """,
 )
-@click.option("--sub", help="Who the token speaks for.  [default: operator, or service with --service]")
-@click.option("--scope", "scopes", multiple=True, type=click.Choice(ALL_SCOPES), help="What it may do; may be given again.")
-@click.option("--ttl", type=click.IntRange(min=1), help="Seconds it lives.  [default: the longest that is accepted]")
-@click.option("--service", is_flag=True, help="A service token; it has no scopes.")
+@click.option("--sub", help="Subject of the token.  [default: operator, or service with --service]")
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(ALL_SCOPES), help="Permission to add; repeatable.")
+@click.option("--ttl", type=click.IntRange(min=1), help="Lifetime in seconds.  [default: the longest accepted]")
+@click.option("--service", is_flag=True, help="Sign a service token, which has no scopes.")
 @click.option(
     "--db",
     type=click.Path(path_type=Path),
@@ -32,16 +35,17 @@ Examples:
     default=Path("minibill.db"),
     envvar="MINIBILL_DB",
     show_default=True,
-    help="Whose development secrets to use when the environment has none.",
+    show_envvar=True,
+    help="Database whose development secrets to use if the environment has none.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@json_option
 def token(*, sub: str | None, scopes: tuple[str, ...], ttl: int | None, service: bool, db: Path, as_json: bool) -> None:
     """Sign a token and print it.
 
-    The secret is BILLING_ADMIN_JWT_SECRET, or BILLING_INTERNAL_JWT_SECRET with --service; without them, the one that
-    `serve --dev` keeps beside the database.
-    """  # fmt: skip
-    # The secret of the other kind signs nothing here, so it need not be known.
+    The secret is BILLING_ADMIN_JWT_SECRET, or BILLING_INTERNAL_JWT_SECRET with --service. Without them, the command uses
+    the secrets that `minibill serve --dev` keeps next to the database.
+    """
+    # The secret of the other kind of token is not used, so it may be missing.
     own, other = "BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET"
     if service:
         own, other = other, own

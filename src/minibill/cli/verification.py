@@ -1,4 +1,4 @@
-"""What verify, backup, restore and demo have in common: how checks are waited for, and how what they came to is told."""
+"""Checks of a database file, as verify, backup, restore and demo run and print them."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -22,63 +22,61 @@ from minibill.db.sqlite import SqliteTooOld, sqlite3
 from minibill.integrity.report import Report, failed_checks
 from minibill.integrity.verify import STEPS, Verified, verify_file
 
+# Called with the step's name, the finished and the total amount of its work.
 ProgressCallback = Callable[[str, int, int], None]
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-force_option = click.option("--force", is_flag=True, help="Replace what is there.")
 
 
 @contextmanager
 def progress_bar() -> Iterator[ProgressCallback]:
-    """A bar on a terminal's stderr, told what is being done, how far it is and of how much."""
+    """Show a progress bar on stderr, if that is a terminal. Yield the function that updates it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task("", total=None)
-        yield lambda doing, done, total: progress.update(task, description=doing, completed=done, total=total)
+        yield lambda step, done, total: progress.update(task, description=step, completed=done, total=total)
 
 
 @contextmanager
-def cli_errors(doing: str, path: Path) -> Iterator[None]:
-    """What goes wrong with files ends the command with one line: 1 when a book can't be read, 2 when it is no use to try."""
-    cant = f"can't {doing} {path}"
+def cli_errors(action: str, path: Path) -> Iterator[None]:
+    """Turn file and database errors into one line. The exit code is 1 for a damaged database, otherwise 2."""
+    failed = f"can't {action} {path}"
     try:
         yield
     except FileNotFoundError as error:
-        raise UsageError(f"{cant}: {reason_of(f'{error.filename} is not there', path)}") from None
+        raise UsageError(f"{failed}: {reason_of(f'{error.filename} does not exist', path)}") from None
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, SnapshotInvalidated) as error:
-        raise UsageError(f"{cant}: {reason_of(error, path)}") from None
+        raise UsageError(f"{failed}: {reason_of(error, path)}") from None
     except OSError as error:
-        raise UsageError(f"{cant}: {error.filename or ''} {error.strerror}") from None
+        raise UsageError(f"{failed}: {error.filename or ''} {error.strerror}") from None
     except sqlite3.OperationalError as error:
-        raise UsageError(f"{cant}: {reason_of(error, path)}") from None
+        raise UsageError(f"{failed}: {reason_of(error, path)}") from None
     except sqlite3.DatabaseError as error:
-        raise click.ClickException(f"{cant}: {error}") from None
+        raise click.ClickException(f"{failed}: {error}") from None
 
 
-def verified(path: Path, say: ProgressCallback, *, paced: bool = False) -> Verified:
-    """Checks a file, telling the bar of each step; `paced` as in `verify_file`."""
+def verify_with_progress(path: Path, on_progress: ProgressCallback, *, paced: bool = False) -> Verified:
+    """Check a file and report each step. `paced` is that of `verify_file`."""
     steps = iter(range(STEPS))
-    return verify_file(path, on_step=lambda name: say(f"checking {name}", next(steps, STEPS), STEPS), paced=paced)
+    return verify_file(path, on_step=lambda name: on_progress(f"checking {name}", next(steps, STEPS), STEPS), paced=paced)
 
 
-def verdict_json(report: Report) -> dict[str, Any]:
-    """A report for programs."""
+def report_json(report: Report) -> dict[str, Any]:
+    """Return a report as JSON members."""
     members: dict[str, Any] = msgspec.to_builtins(report)
     return {name: value for name, value in members.items() if name != "lastReconciliationAt"}
 
 
-def print_checks(found: Verified) -> None:
-    """The checks as a table, and below it what is wrong."""
+def print_checks(verified: Verified) -> None:
+    """Print the checks as a table, then the violations of each failed check."""
     table = Table("check", "", box=None, pad_edge=False, header_style="bold")
     table.add_column("checked", justify="right")
     table.add_column("violations", justify="right")
-    for name, check in found.report.checks.items():
+    for name, check in verified.report.checks.items():
         mark = "[green]pass[/]" if check.status == "pass" else "[red bold]FAIL[/]"
         table.add_row(name, mark, f"{check.checked:,}", f"{check.violations:,}")
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else LOG_COLUMNS).print(table, highlight=False)
-    for name in failed_checks(found.report):
-        check = found.report.checks[name]
-        click.echo(f"\n{name}: {', '.join(found.broken[name])}".rstrip(": "))
+    for name in failed_checks(verified.report):
+        check = verified.report.checks[name]
+        click.echo(f"\n{name}: {', '.join(verified.broken[name])}".rstrip(": "))
         for example in check.examples:
             click.echo(f"  {escaped(example)}")
         if check.violations > len(check.examples) > 0:
@@ -86,9 +84,9 @@ def print_checks(found: Verified) -> None:
 
 
 def summary(path: Path, report: Report) -> str:
-    """`book.db is healthy: 11 checks in 1.2 s.`"""
+    """Format the result in one line: `book.db is healthy: 11 checks pass (1.2 s)`."""
     failed = failed_checks(report)
-    which = (
+    result = (
         f"{', '.join(failed)} {'fails' if len(failed) == 1 else 'fail'}" if failed else f"{len(report.checks)} checks pass"
     )
-    return f"{path} is {report.status}: {which} ({(report.duration_ms or 0) / 1000:.1f} s)"
+    return f"{path} is {report.status}: {result} ({(report.duration_ms or 0) / 1000:.1f} s)"

@@ -1,41 +1,47 @@
-"""`minibill verify`: recomputes a book and says whether it is whole."""
+"""`minibill verify`: check a database file without a service."""
 
 import sys
 from pathlib import Path
 
 import click
 
-from minibill.cli.options import existing_database_option
+from minibill.cli.help import Command
+from minibill.cli.options import existing_database_option, json_option
 from minibill.cli.output import print_json
-from minibill.cli.verification import cli_errors, json_option, print_checks, progress_bar, summary, verdict_json, verified
+from minibill.cli.verification import cli_errors, print_checks, progress_bar, report_json, summary, verify_with_progress
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  minibill verify --db /var/lib/credits.db
-  minibill verify --json | jq '.checks | map_values(select(.status == "fail"))'
-
-Exit codes: 0 healthy; 1 something is wrong; 2 there is no book to check."""
+    cls=Command,
+    short_help="Check a database file for any damage",
+    exit_codes={0: "healthy", 1: "a check failed, or the file is damaged", 2: "no database that could be checked"},
+    examples="""
+        minibill verify --db /var/lib/credits.db
+        minibill verify --json | jq '.checks | map_values(select(.status == "fail"))'
+    """,
 )
 @existing_database_option
 @json_option
 def verify(*, db: Path, as_json: bool) -> None:
-    """Recompute a book from its entries, and check the file itself.
+    """Recompute a database from its ledger entries and check its file.
 
-    Reads only, and never waits for a service that writes the file meanwhile. What is checked is what
-    POST /admin/billing/reconciliation checks, and file_integrity: SQLite's own check of pages, indexes and constraints,
-    and whether the schema is the one that this version makes; commit_chain: whether rows that never change are what the
-    chain hashed, and nothing is missing of what FILE-anchor says was committed; kept_answers: the answers that are kept
-    for idempotency keys.
-    """  # fmt: skip
-    with cli_errors("verify", db), progress_bar() as say:
-        found = verified(db, say)
+    The command only reads, and runs next to a service without waiting for it. It runs all checks of a reconciliation,
+    and three more:
+
+    \b
+    file_integrity  pages, indexes and constraints, by SQLite's own check; the schema
+                    must be the one of this version
+    commit_chain    rows that never change must match the hash chain, and no commit
+                    that FILE-anchor records may be missing
+    kept_answers    the responses stored for idempotency keys
+    """
+    with cli_errors("verify", db), progress_bar() as on_progress:
+        verified = verify_with_progress(db, on_progress)
     if as_json:
-        print_json({"db": str(db), "anchored": found.anchored, **verdict_json(found.report)})
+        print_json({"db": str(db), "anchored": verified.anchored, **report_json(verified.report)})
     else:
-        print_checks(found)
-        if not found.anchored:
-            click.echo(f"\nThere is no anchor beside {db}: nothing tells whether its newest commits are missing.")
-        click.echo(f"\n{summary(db, found.report)}")
-    sys.exit(0 if found.report.status == "healthy" else 1)
+        print_checks(verified)
+        if not verified.anchored:
+            click.echo(f"\nThere is no anchor next to {db}, so missing commits can't be detected.")
+        click.echo(f"\n{summary(db, verified.report)}")
+    sys.exit(0 if verified.report.status == "healthy" else 1)

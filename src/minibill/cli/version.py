@@ -1,4 +1,4 @@
-"""Which minibill this is: version, commit and SQLite, as `minibill --version` says it."""
+"""The version line of `minibill --version`: version, commit and SQLite."""
 
 import subprocess
 from pathlib import Path
@@ -9,8 +9,8 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def version_line() -> str:
-    """`minibill, version 0.1.0, commit 0123456789ab, SQLite 3.53.4`; the commit is left out where nobody knows it."""
-    # Imported when it is asked for: no other command line needs the database library this early.
+    """Return `minibill, version 0.1.0, commit 0123456789ab, SQLite 3.53.4`, without a commit that is not known."""
+    # Imported on use: completion does not need the database library.
     from minibill.db.sqlite import VERSION
 
     known = commit()
@@ -19,7 +19,7 @@ def version_line() -> str:
 
 
 def commit() -> str | None:
-    """The commit that was stamped into the package when it was built, or that of the source tree that it runs from."""
+    """Return the commit stamped into the package by `hatch_build.py`, or the commit of the source tree."""
     stamp = _PACKAGE / "commit.txt"
     if stamp.exists():
         return stamp.read_text("utf-8").strip()
