@@ -1,78 +1,105 @@
-# Everything runs in .venv, which the first target that needs it sets up from requirements.lock.
+# `make` lists the targets. Everything runs in .venv, which the first target that needs it sets up from the locks:
+# .venv/runtime with minibill's own dependencies, .venv/installed with the development tools as well.
 PYTHON ?= python3
 BIN := .venv/bin
+# Runs from the source tree, without the installation that .venv/installed makes.
+MINIBILL := PYTHONPATH="$(CURDIR)/src" $(BIN)/python -m minibill
+INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all torture lint format serve bench schema client wheel binary lock clean
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test test-all torture lint format bench schema client reference wheel binary lock clean
 
-demo: .venv/installed  ## a whole campaign on a fresh database
-	@$(BIN)/minibill demo
+help:  ## list the targets
+	@echo "Targets of make:"
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/  \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-12s %s\n", $$1, $$2 }'
 
-test: .venv/installed  ## the tests, on all cores
+# --- running ---
+
+demo: .venv/runtime  ## run a whole campaign on a fresh database
+	@$(MINIBILL) demo
+
+serve: .venv/runtime  ## serve minibill.db for development, and print a token to paste
+	@$(MINIBILL) serve --dev
+
+# --- tests and style ---
+
+test: .venv/installed  ## run the tests on all cores, without the slow ones
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not serial"
 	$(BIN)/pytest -m "serial and not slow"
 
-test-all: .venv/installed  ## the same and the slow ones
+test-all: .venv/installed  ## run all tests
 	$(BIN)/pytest -n auto --dist worksteal -m "not serial"
 	$(BIN)/pytest -m serial
 
-torture: .venv/installed  ## the tests of faults and attacks at full length: hours; `make torture T=kill` runs some
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes \
+torture: .venv/installed  ## run fault and attack tests at full length, for hours; `make torture T=kill` selects some
+	@$(BIN)/python $(INSTALL) --only-binary :all: --require-hashes \
 		-r tests/faults/fuzz/requirements.lock || echo "No fuzzing: this Python has no wheel of the fuzzer here." >&2
 	$(BIN)/pytest tests/faults --long -k "$(T)"
 
-lint: .venv/installed  ## style and types, and whether a dependency is known to be vulnerable
+lint: .venv/installed  ## check format, style, types and known vulnerabilities of dependencies
 	$(BIN)/ruff format --check src tests bench docs/example
 	$(BIN)/ruff check src tests bench docs/example
 	$(BIN)/mypy
 	@$(BIN)/python -m tests.tools.audit_dependencies
 
-format: .venv/installed
+format: .venv/installed  ## format the code, and fix style errors that can be fixed
 	$(BIN)/ruff format src tests bench docs/example
 	$(BIN)/ruff check --fix src tests bench docs/example
 
-serve: .venv/installed  ## a development server on minibill.db, with a token to paste
-	$(BIN)/minibill serve --dev
-
-bench: .venv/installed  ## every measurement, beside its baselines of the same run
+bench: .venv/installed  ## run every benchmark next to its baselines
 	$(BIN)/python -m bench
 
-schema: .venv/installed  ## sql/schema.sql anew from the migrations, and the database of the release to come
+# --- generated files ---
+
+schema: .venv/installed  ## generate sql/schema.sql and the next release's database from the migrations
 	$(BIN)/python -m minibill.db.migrations > sql/schema.sql
 	$(BIN)/python -m tests.tools.release_db
 
-client: .venv/installed  ## the synchronous client anew from the asynchronous one
+client: .venv/installed  ## generate the synchronous client from the asynchronous one
 	$(BIN)/python tests/tools/sync_client.py
 
-wheel: .venv/installed  ## dist/*.whl, with the commit inside
-	@rm -f dist/*.whl
-	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+reference: .venv/installed  ## generate the reference pages of settings, commands and metrics
+	$(BIN)/python -m tests.tools.reference_docs
 
-# The same names in the same order, and no time of the build: the same source comes out as the same file.
-binary: wheel build/venv/installed  ## dist/minibill: one file that needs no Python
-	build/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
-	PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
-	    build/venv/bin/pyinstaller --noconfirm --clean --log-level WARN --distpath dist --workpath build docs/deploy/minibill.spec
-
-build/venv/installed: docs/deploy/binary.lock
-	@echo "Setting up build/venv …"
-	@$(PYTHON) -m venv --clear build/venv
-	@build/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/deploy/binary.lock
-	@touch $@
-
-# uv only writes the lock; nothing else needs it.
-lock:
+# uv only writes the locks; nothing else needs it.
+lock:  ## resolve the dependencies anew, with uv
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra dev pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --group fuzz -o tests/faults/fuzz/requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml -c requirements.lock -o docs/deploy/requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra binary pyproject.toml -c requirements.lock -o docs/deploy/binary.lock
 
-.venv/installed: requirements.lock pyproject.toml
+# --- packages ---
+
+wheel: .venv/installed  ## build dist/*.whl, with the commit inside
+	@rm -f dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+# The hash seed fixes the order of names, and the commit's time replaces the build's, so that builds are reproducible.
+binary: wheel build/venv/installed  ## build dist/minibill, one file that needs no Python
+	build/venv/bin/python $(INSTALL) --no-deps --force-reinstall dist/*.whl
+	PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	    build/venv/bin/pyinstaller --noconfirm --clean --log-level WARN --distpath dist --workpath build docs/deploy/minibill.spec
+
+clean:  ## delete everything that make has created
+	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# --- virtual environments ---
+
+.venv/runtime: docs/deploy/requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "minibill needs Python 3.11 or later: make PYTHON=python3.11 …" >&2; exit 1; }
 	@echo "Setting up .venv …"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python $(INSTALL) --require-hashes -r docs/deploy/requirements.lock
 	@touch $@
 
-clean:
-	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+.venv/installed: .venv/runtime requirements.lock pyproject.toml
+	@echo "Installing the development tools …"
+	@$(BIN)/python $(INSTALL) --require-hashes -r requirements.lock
+	@$(BIN)/python $(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+build/venv/installed: docs/deploy/binary.lock
+	@echo "Setting up build/venv …"
+	@$(PYTHON) -m venv --clear build/venv
+	@build/venv/bin/python $(INSTALL) --require-hashes -r docs/deploy/binary.lock
+	@touch $@

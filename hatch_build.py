@@ -1,4 +1,4 @@
-"""What hatchling runs when it builds a wheel: the commit that it is built from goes into it, as `minibill/commit.txt`."""
+"""Build hook of hatchling: write the commit into the wheel, as `minibill/commit.txt`."""
 
 import subprocess
 import tempfile
@@ -9,10 +9,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class CommitHook(BuildHookInterface[Any]):
-    """Stamps the wheel; one that is built outside a git checkout has no commit, and an editable one asks git itself."""
+    """Adds the commit to a wheel built from a git checkout. An editable install asks git when it runs."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Adds the file to what is packed."""
+        """Add `commit.txt` to the files of the wheel, unless git knows no commit."""
         if version == "editable":
             return
         git = ["git", "-C", self.root, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]

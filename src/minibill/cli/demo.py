@@ -183,17 +183,18 @@ def _spend(url: str, token: str, losses: Path) -> str:
     with _admin(url, token) as http:
         query = {"entityType": "person", "entityId": wallet}
         [account] = http.get("/accounts", params=query).raise_for_status().json()["items"]
-        reserved = (
-            http.post(f"/accounts/{account['id']}/reservations", json={"amountMicro": "2000000"}).raise_for_status().json()
-        )
-        cost = {"actualCostMicro": "1250000"}
-        http.post(f"/reservations/{reserved['reservationId']}/finalize", json=cost).raise_for_status()
+        price, cost = {"amountMicro": "2000000"}, {"actualCostMicro": "1250000"}
+        reservation = http.post(f"/accounts/{account['id']}/reservations", json=price).raise_for_status().json()
+        http.post(f"/reservations/{reservation['reservationId']}/finalize", json=cost).raise_for_status()
         entries = http.get(f"/accounts/{account['id']}/history").raise_for_status().json()["items"]
     _step(7, "One wallet spends: reserves 2 units before the work, pays 1.25 after it", f"{wallet}  =  {account['id']}")
     for entry in reversed(entries):
+        amount, available, reserved = (
+            money(int(entry[member])) for member in ("amountMicro", "availableAfterMicro", "reservedAfterMicro")
+        )
         click.echo(
-            f"   entry {entry['entrySeq']}   {entry['entryType']:<9}{money(int(entry['amountMicro'])):>12}   "
-            f"available {money(int(entry['availableAfterMicro'])):>10}   reserved {money(int(entry['reservedAfterMicro'])):>10}"
+            f"   entry {entry['entrySeq']}   {entry['entryType']:<9}{amount:>12}   available {available:>10}   "
+            f"reserved {reserved:>10}"
         )
     account_id: str = account["id"]
     return account_id
