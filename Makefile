@@ -2,8 +2,6 @@
 # .venv/runtime with minibill's own dependencies, .venv/installed with the development tools as well.
 PYTHON ?= python3
 BIN := .venv/bin
-# Runs from the source tree, without the installation that .venv/installed makes.
-MINIBILL := PYTHONPATH="$(CURDIR)/src" $(BIN)/python -m minibill
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -16,10 +14,10 @@ help:  ## list the targets
 # --- running ---
 
 demo: .venv/runtime  ## run a whole campaign on a fresh database
-	@$(MINIBILL) demo
+	@$(BIN)/minibill demo
 
 serve: .venv/runtime  ## serve minibill.db for development, and print a token to paste
-	@$(MINIBILL) serve --dev
+	$(BIN)/minibill serve --dev
 
 # --- tests and style ---
 
@@ -85,11 +83,14 @@ clean:  ## delete everything that make has created
 
 # --- virtual environments ---
 
+# To install the package itself takes development tools. Until then, a script runs it from the source tree.
 .venv/runtime: docs/deploy/requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "minibill needs Python 3.11 or later: make PYTHON=python3.11 …" >&2; exit 1; }
 	@echo "Setting up .venv …"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python $(INSTALL) --require-hashes -r docs/deploy/requirements.lock
+	@printf '#!/bin/sh\nPYTHONPATH="%s/src" exec "%s/.venv/bin/python" -m minibill "$$@"\n' "$(CURDIR)" "$(CURDIR)" > $(BIN)/minibill
+	@chmod +x $(BIN)/minibill
 	@touch $@
 
 .venv/installed: .venv/runtime requirements.lock pyproject.toml
