@@ -44,6 +44,28 @@ def sentence(text: str) -> str:
 
 # --- settings ---
 
+SETTINGS_INTRO = """\
+# Settings
+
+minibill reads its settings from environment variables when it starts. A wrong value stops the start with one line that
+names the variable. A variable that begins with `MINIBILL_` or `BILLING_` and is no setting causes a warning.
+`minibill serve --help` prints the same list.
+
+```sh
+export BILLING_ADMIN_JWT_SECRET="$(openssl rand -base64 48)"
+export BILLING_INTERNAL_JWT_SECRET="$(openssl rand -base64 48)"
+minibill serve --db /var/lib/credits.db
+```
+"""
+
+DEVELOPMENT = """\
+## Development
+
+`minibill serve --dev` needs no settings. It creates these secrets unless the environment sets them: {}.
+It keeps them in `FILE.secrets` next to the database. It also allows browsers to call from every web page that this machine
+serves, and it changes these defaults:
+"""
+
 SECTIONS = {
     "Secrets": (
         "BILLING_ADMIN_JWT_SECRET", "BILLING_ADMIN_JWT_SECRET_PREV", "BILLING_INTERNAL_JWT_SECRET",
@@ -72,15 +94,7 @@ def settings_page() -> str:
     assert sorted(listed) == sorted(by_variable), "every setting stands in one section"
     parts = [
         GENERATED,
-        "# Settings\n",
-        "minibill reads its settings from environment variables when it starts. A wrong value stops the start with one line that\n"
-        "names the variable. A variable that begins with `MINIBILL_` or `BILLING_` and is no setting causes a warning.\n"
-        "`minibill serve --help` prints the same list.\n",
-        "```sh\n"
-        'export BILLING_ADMIN_JWT_SECRET="$(openssl rand -base64 48)"\n'
-        'export BILLING_INTERNAL_JWT_SECRET="$(openssl rand -base64 48)"\n'
-        "minibill serve --db /var/lib/credits.db\n"
-        "```\n",
+        SETTINGS_INTRO,
     ]
     for title, variables in SECTIONS.items():
         rows = [_setting_row(by_variable[variable]) for variable in variables]
@@ -88,10 +102,7 @@ def settings_page() -> str:
     parts += ["## Options of commands\n", "Each of these is the default of a command-line option.\n", _variables_table()]
     secrets = ", ".join(f"`{name}`" for name in dev.SECRETS)
     parts += [
-        "## Development\n",
-        f"`minibill serve --dev` needs no settings. It creates {secrets}\n"
-        "unless the environment sets them, and keeps them in `FILE.secrets` next to the database. It also allows browsers to\n"
-        "call from every page of this machine, and changes these defaults:\n",
+        DEVELOPMENT.format(secrets),
         table("variable, default with --dev", [(f"`{name}`", f"`{value}`") for name, value in dev.DEFAULTS.items()]),
     ]
     return "\n".join(parts)
@@ -119,6 +130,19 @@ def _variables_table() -> str:
 
 # --- commands ---
 
+CLI_INTRO = """\
+# Command line
+
+`minibill` serves the API, maintains database files, and manages campaigns on a running service over HTTP.
+`python -m minibill` is the same command.
+
+- Results go to stdout. Notes, errors and progress bars go to stderr.
+- `--json` prints JSON for programs.
+- Exit codes are 0 for done, 1 for a negative result, and 2 for wrong usage or configuration. With exit code 2, one line on
+  stderr states what to do.
+- `-h` or `--help` explains a command. `--version` prints version, commit and SQLite.
+"""
+
 
 def commands(group: click.Group = main, prefix: str = "minibill") -> Iterator[tuple[str, click.Command]]:
     """Yield every command and group below a group, with its full name."""
@@ -140,14 +164,7 @@ def cli_page() -> str:
     ]
     parts = [
         GENERATED,
-        "# Command line\n",
-        "`minibill` serves the API, maintains database files, and manages campaigns on a running service over HTTP.\n"
-        "`python -m minibill` is the same command.\n",
-        "- Results go to stdout. Notes, errors and progress bars go to stderr.\n"
-        "- `--json` prints JSON for programs.\n"
-        "- Exit codes are 0 for done, 1 for a negative result, and 2 for wrong usage or configuration. With exit code 2, one\n"
-        "  line on stderr states what to do.\n"
-        "- `-h` or `--help` explains a command. `--version` prints version, commit and SQLite.\n",
+        CLI_INTRO,
         table("command, purpose", rows),
     ]
     for path, command in commands():
@@ -197,6 +214,17 @@ def _option_row(option: click.Option, context: click.Context) -> tuple[str, ...]
 
 # --- metrics ---
 
+METRICS_INTRO = """\
+# Metrics
+
+`GET /metrics` returns what the process counts as Prometheus text. It needs no token and names no account. If the totals of
+the ledger are confidential, keep the port private. [Monitoring](../operating/monitoring.md) has alert rules.
+
+```sh
+curl -fsS http://127.0.0.1:8080/metrics
+```
+"""
+
 LABELS = {
     "method, route": "HTTP method, and path of the route with its variables. Requests without a route have the route `none`",
     "status": "HTTP status of the response",
@@ -218,13 +246,10 @@ def metrics_page() -> str:
     own, process = ([f for f in families if f.name.startswith(prefix)] for prefix in ("minibill_", "process_"))
     parts = [
         GENERATED,
-        "# Metrics\n",
-        "`GET /metrics` returns what the process counts as Prometheus text. It needs no token and names no account. If the\n"
-        "totals of the ledger are confidential, keep the port private. [Monitoring](../operating/monitoring.md) has alert rules.\n",
-        "```sh\ncurl -fsS http://127.0.0.1:8080/metrics\n```\n",
+        METRICS_INTRO,
         table("metric, type, labels, meaning", [_metric_row(family) for family in own]),
         "## Labels\n",
-        table("label, meaning", [(labels, text) for labels, text in LABELS.items()]),
+        table("label, meaning", list(LABELS.items())),
         "## Process\n",
         "On Linux, the Prometheus client library adds the resources of the process.\n",
         table("metric, type, meaning", [(name, kind, text) for name, kind, _, text in map(_metric_row, process)]),
@@ -233,7 +258,7 @@ def metrics_page() -> str:
 
 
 async def _families() -> list[Metric]:
-    settings = read_settings({name: "x" * 32 for name in dev.SECRETS})
+    settings = read_settings(dict.fromkeys(dev.SECRETS, "x" * 32))
     with tempfile.TemporaryDirectory() as folder:
         book = await Book.open(Path(folder, "book.db"))
         try:
