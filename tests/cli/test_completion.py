@@ -1,4 +1,4 @@
-"""Completion in the shells themselves: what the Tab key makes of a line that somebody began."""
+"""Completion with the Tab key, in real shells."""
 
 import os
 import pty
@@ -17,12 +17,12 @@ SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], "source <(minibill completion bash)"),
     "zsh": (["zsh", "-f", "-i"], "autoload -U compinit; compinit -u -D; source <(minibill completion zsh)"),
 }
-PATIENCE_S = 30
+TIMEOUT_S = 30
 READY = "ready-to-type"
 
 
 def complete(shell: str, line: str, expected: str) -> str:
-    """What is on the terminal once Tab was pressed at the end of `line`, and `expected` is there or long has not come."""
+    """Press Tab at the end of `line`. Return the terminal's text once it has `expected`, or after a timeout."""
     command, setup = SHELLS[shell]
     terminal, theirs = pty.openpty()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -32,7 +32,7 @@ def complete(shell: str, line: str, expected: str) -> str:
     ) as process:
         os.close(theirs)
         try:
-            # In two pieces, so that the line that is typed, which the terminal repeats, is not taken for its answer.
+            # Written in two pieces, because the terminal repeats the typed line, which is not the output.
             os.write(terminal, f"{setup}; echo ready-to''-type\n".encode())
             seen = read_until(terminal, READY)
             assert READY in seen, seen
@@ -44,7 +44,7 @@ def complete(shell: str, line: str, expected: str) -> str:
 
 
 def read_until(terminal: int, expected: str) -> str:
-    seen, end = "", time.monotonic() + PATIENCE_S
+    seen, end = "", time.monotonic() + TIMEOUT_S
     while expected not in seen and time.monotonic() < end:
         if select.select([terminal], [], [], 0.2)[0]:
             seen += os.read(terminal, 4096).decode(errors="replace")
@@ -70,7 +70,7 @@ def test_the_tab_key_completes_commands_options_and_choices(shell: str, line: st
     assert completed in complete(shell, line, completed)
 
 
-def test_the_commands_are_completed_without_importing_any_of_them() -> None:
+def test_completing_command_names_imports_no_command() -> None:
     script = (
         "import sys; from minibill.cli.main import COMMANDS, main\n"
         "try: main(['serve'], 'minibill')\n"
@@ -81,7 +81,7 @@ def test_the_commands_are_completed_without_importing_any_of_them() -> None:
     assert result.stdout.splitlines() == [*(f"plain,{name}" for name in COMMANDS), "[]"]
 
 
-def test_to_complete_the_options_of_serve_takes_no_server() -> None:
+def test_completing_options_of_serve_does_not_import_the_server() -> None:
     script = (
         "import sys; from minibill.cli.main import main; main.get_command(None, 'serve'); print('uvicorn' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""`minibill serve --dev`: what it prints, a book begun anew, and the example book."""
+"""`minibill serve --dev`: its output, `--reset` and the example database of `--seed`."""
 
 import asyncio
 import re
@@ -24,10 +24,10 @@ from tests.service_process import SERVE, environment, open_account, serving
 SETTINGS = read_settings(SECRETS)
 
 
-def serve(db: Path, *options: str, said: str = "") -> subprocess.CompletedProcess[str]:
-    """A start that ends by itself, with this typed in."""
+def serve(db: Path, *options: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a service that ends by itself, with `typed` on its standard input."""
     command = [*SERVE, "--db", str(db), "--port", "0", *options]
-    return subprocess.run(command, env=environment(), input=said, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment(), input=typed, capture_output=True, text=True, timeout=60)
 
 
 def accounts(db: Path) -> int:
@@ -36,10 +36,10 @@ def accounts(db: Path) -> int:
     return count
 
 
-# --- what it prints ---
+# --- output ---
 
 
-def test_the_documentation_is_where_it_says(tmp_path: Path) -> None:
+def test_dev_prints_the_address_of_the_api_documentation(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db") as server:
         assert server.process.stdout is not None
         lines = iter(server.process.stdout)
@@ -48,7 +48,7 @@ def test_the_documentation_is_where_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, 0), ({"MINIBILL_ADMIN_RATE_PER_MINUTE": "7"}, 7)])
-def test_dev_limits_nothing_unless_it_is_told_to(tmp_path: Path, given: dict[str, str], expected: int) -> None:
+def test_dev_has_no_rate_limit_unless_one_is_set(tmp_path: Path, given: dict[str, str], expected: int) -> None:
     assert read_settings(with_dev_secrets(tmp_path / "book.db", given)).admin_rate_per_minute == expected
 
 
@@ -65,50 +65,50 @@ def used(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("option", ["--reset", "--seed"])
-def test_what_is_for_development_is_refused_without_dev(used: Path, option: str) -> None:
+def test_development_options_require_dev(used: Path, option: str) -> None:
     result = serve(used, option)
     assert result.returncode == 2 and "--dev" in result.stderr
     assert accounts(used) == 1
 
 
-@pytest.mark.parametrize("said", ["n\n", "\n", ""])
-def test_reset_asks_and_anything_but_yes_keeps_the_book(used: Path, said: str) -> None:
-    result = serve(used, "--dev", "--reset", said=said)
+@pytest.mark.parametrize("typed", ["n\n", "\n", ""])
+def test_reset_asks_and_only_yes_deletes_the_database(used: Path, typed: str) -> None:
+    result = serve(used, "--dev", "--reset", typed=typed)
     assert result.returncode == 1 and str(used) in result.stderr
     assert accounts(used) == 1
 
 
-def test_reset_deletes_the_book_and_keeps_its_secrets(used: Path) -> None:
+def test_reset_deletes_the_database_and_keeps_its_secrets(used: Path) -> None:
     secrets = used.with_name("book.db.secrets").read_bytes()
     with serving(used, "--reset", "--yes") as server:
         assert server.http.get("/accounts").json()["items"] == []
     assert used.with_name("book.db.secrets").read_bytes() == secrets
 
 
-def test_reset_deletes_the_log_also_while_somebody_reads_it(used: Path) -> None:
+def test_reset_deletes_the_log_while_another_process_reads_it(used: Path) -> None:
     with serving(used) as server:
         server.http.post("/accounts", json={"entityType": "person", "entityId": "bob"})
         server.end(9)
-    # The log of a killed service stays where it is for as long as somebody has the file open.
+    # The log of a killed service remains while another process has the file open.
     with closing(open_reader(used)) as reader:
         assert reader.execute("SELECT count(*) FROM credit_accounts").fetchone() == (2,)
-        reset(used, sure=True)
+        reset(used, is_confirmed=True)
         assert {file.name for file in used.parent.glob("book.db*")} == {"book.db.lock", "book.db.secrets"}
 
 
-def test_reset_without_a_database_has_nothing_to_ask(tmp_path: Path) -> None:
+def test_reset_without_a_database_does_not_ask(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db", "--reset") as server:
         assert server.http.get("/accounts").json()["items"] == []
 
 
-def test_reset_leaves_a_served_book_alone(used: Path) -> None:
+def test_reset_does_not_delete_a_served_database(used: Path) -> None:
     with serving(used) as server:
         result = serve(used, "--dev", "--reset", "--yes")
         assert result.returncode == 2 and str(server.process.pid) in result.stderr
         assert len(server.http.get("/accounts").json()["items"]) == 1
 
 
-def test_reset_deletes_nothing_but_a_book(tmp_path: Path) -> None:
+def test_reset_deletes_only_minibill_databases(tmp_path: Path) -> None:
     notes, other = tmp_path / "notes.txt", tmp_path / "other.db"
     notes.write_text("not a database, and mine")
     with closing(sqlite3.connect(other)) as conn:
@@ -121,7 +121,7 @@ def test_reset_deletes_nothing_but_a_book(tmp_path: Path) -> None:
     assert other.read_bytes() == before
 
 
-def test_yes_answers_no_other_question(used: Path) -> None:
+def test_yes_requires_reset(used: Path) -> None:
     result = serve(used, "--dev", "--yes")
     assert result.returncode == 2 and "--reset" in result.stderr
 
@@ -141,7 +141,7 @@ def column(db: Path, sql: str) -> list[Any]:
         return [value for (value,) in conn.execute(sql).fetchall()]
 
 
-def test_the_example_book_reconciles_and_breaks_no_rule(seeded: Path) -> None:
+def test_the_example_database_is_healthy(seeded: Path) -> None:
     assert verify_file(seeded).report.status == "healthy"
     with closing(open_reader(seeded)) as conn:
         assert violations(conn) == {}
@@ -168,16 +168,16 @@ def test_the_example_book_reconciles_and_breaks_no_rule(seeded: Path) -> None:
         ("SELECT DISTINCT community_id FROM credit_reservations", {"night-owls", "makers-guild", None}),
     ],
 )  # fmt: skip
-def test_the_example_book_has_some_of_everything(seeded: Path, sql: str, there: set[Any]) -> None:
+def test_the_example_database_has_some_of_everything(seeded: Path, sql: str, there: set[Any]) -> None:
     assert set(column(seeded, sql)) == there
 
 
-def test_the_example_book_is_audited(seeded: Path) -> None:
+def test_the_example_database_is_audited(seeded: Path) -> None:
     actions = set(column(seeded, "SELECT action FROM admin_audit_log"))
     assert {"account.open", "account.mint", "campaign.create", "campaign.grant", "grant.revoke", "tiers.replace"} <= actions
 
 
-def test_the_example_book_is_the_same_every_time(seeded: Path, tmp_path: Path) -> None:
+def test_the_example_database_is_the_same_every_time(seeded: Path, tmp_path: Path) -> None:
     again = tmp_path / "book.db"
     asyncio.run(seed_book(again, SETTINGS))
     for sql in (
@@ -189,20 +189,20 @@ def test_the_example_book_is_the_same_every_time(seeded: Path, tmp_path: Path) -
         assert column(seeded, sql) == column(again, sql) != []
 
 
-def test_the_example_book_ends_before_now_so_that_the_service_goes_on_from_there(tmp_path: Path) -> None:
+def test_the_example_month_ends_an_hour_ago(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db", "--seed") as server:
-        # The story ended an hour ago: the service's clock neither lags a month behind nor waits for the book's.
+        # The service's clock is neither a month behind the ledger nor waits for it.
         made = server.http.post("/accounts", json={"entityType": "person", "entityId": "ruth"})
         assert made.status_code == 201
-        [ended_us] = column(tmp_path / "book.db", "SELECT max(created_at_us) FROM credit_ledger")
-        assert 3_500 < (parse_time(made.json()["createdAt"]) - ended_us) / US_PER_SECOND < 3_700
+        [last_us] = column(tmp_path / "book.db", "SELECT max(created_at_us) FROM credit_ledger")
+        assert 3_500 < (parse_time(made.json()["createdAt"]) - last_us) / US_PER_SECOND < 3_700
         pending = column(tmp_path / "book.db", "SELECT id FROM credit_reservations WHERE status = 'pending'")
         names = [ids.encode(ids.RESERVATION, number) for number in pending]
         states = [server.http.get(f"/reservations/{name}").json()["status"] for name in names]
         assert states == ["pending", "pending"]
 
 
-def test_a_book_in_use_is_not_seeded(used: Path) -> None:
+def test_seed_requires_an_empty_database(used: Path) -> None:
     before = accounts(used)
     result = serve(used, "--dev", "--seed")
     assert result.returncode == 2 and "--reset" in result.stderr

@@ -1,4 +1,4 @@
-"""Reading a list: exact amounts, physical line numbers, and nothing guessed."""
+"""The reader of grant lists: exact amounts, physical line numbers, and no guesses."""
 
 import io
 import json
@@ -10,24 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibill.cli.grants_csv import LINE_CHARS_MAX, Layout, ListRow, UnreadableList, parse_base_units, parse_units, read_rows
-from minibill.cli.import_batches import BATCH_BYTES_MAX, body_of, fitting_of
+from minibill.cli.import_batches import BATCH_BYTES_MAX, body_of, first_batch
 from minibill.cli.import_rows import Item
 from minibill.core.money import MAX_MICRO
 
 
 class Read(NamedTuple):
-    """A list that was read to its end."""
+    """The rows of a list, good and bad."""
 
     entity_type: str | None
     rows: list[ListRow]
 
     @property
     def items(self) -> list[ListRow]:
-        return [row for row in self.rows if row.fault is None]
+        return [row for row in self.rows if row.error is None]
 
     @property
     def bad_rows(self) -> list[tuple[int, str]]:
-        return [(row.line, str(row.fault)) for row in self.rows if row.fault is not None]
+        return [(row.line, str(row.error)) for row in self.rows if row.error is not None]
 
 
 def read(text: str | bytes, **layout: Any) -> Read:
@@ -41,15 +41,15 @@ def item_of(row: ListRow) -> Item:
     return Item(row.line, row.account or "", row.amount_micro, row.amount_micro, row.formula_input)
 
 
-def grants(loss_list: Read) -> list[Any]:
-    assert not loss_list.bad_rows
-    body = body_of([item_of(row) for row in loss_list.items], entity_type=loss_list.entity_type, force=False)
+def grants(read_list: Read) -> list[Any]:
+    assert not read_list.bad_rows
+    body = body_of([item_of(row) for row in read_list.items], entity_type=read_list.entity_type, force=False)
     items: list[Any] = json.loads(body)["grants"]
     return items
 
 
-def bad_line(loss_list: Read) -> tuple[int, str]:
-    [row] = loss_list.bad_rows
+def bad_line(read_list: Read) -> tuple[int, str]:
+    [row] = read_list.bad_rows
     return row
 
 
@@ -85,7 +85,7 @@ def test_an_amount_is_read_exactly(text: str, amount_micro: int) -> None:
         *["9223372036854.775808", "1e13", "9" * 401, "9" * 5000],
     ],
 )
-def test_what_is_no_amount_in_range_is_refused_whether_or_not_it_may_be_rounded(text: str) -> None:
+def test_an_invalid_or_too_large_amount_is_rejected_rounded_or_not(text: str) -> None:
     for round_down in (False, True):
         with pytest.raises(ValueError, match=r"expected|too large"):
             parse_units(text, round_down=round_down)
@@ -101,14 +101,14 @@ def test_what_is_no_amount_in_range_is_refused_whether_or_not_it_may_be_rounded(
         ("3e-324", 0),
     ],
 )
-def test_more_than_six_places_are_refused_unless_they_are_to_be_cut_off(text: str, floor_micro: int) -> None:
+def test_more_than_six_decimal_places_are_rejected_unless_rounded(text: str, floor_micro: int) -> None:
     with pytest.raises(ValueError, match="more than 6 decimal places"):
         parse_units(text, round_down=False)
     assert parse_units(text, round_down=True) == floor_micro
 
 
 @given(st.integers(0, MAX_MICRO), st.integers(0, 12), st.integers(-20, 20))
-def test_any_way_to_write_an_amount_reads_back_as_that_amount(amount_micro: int, zeros: int, exponent: int) -> None:
+def test_every_notation_of_an_amount_is_read_as_that_amount(amount_micro: int, zeros: int, exponent: int) -> None:
     shifted = Decimal((0, tuple(map(int, str(amount_micro))), -6 - exponent))
     text = f"{shifted:f}" + ("0" * zeros if "." in f"{shifted:f}" else "")
     assert parse_units(f"{text}e{exponent}", round_down=False) == amount_micro
@@ -127,7 +127,7 @@ def test_with_an_entity_type_the_account_column_holds_entity_ids() -> None:
     ]
 
 
-def test_input_that_ends_in_micro_is_an_amount_and_any_other_is_kept_as_it_is_written() -> None:
+def test_input_whose_key_ends_in_micro_is_an_amount_any_other_is_text() -> None:
     text = "who,ETH to recover , note\nacct_1, 0.25,007.50 \n"
     inputs = {"lossMicro": "ETH to recover", "note": "note", "loss": "ETH to recover"}
     assert grants(read(text, amount_column=None, input_columns=inputs)) == [
@@ -135,12 +135,12 @@ def test_input_that_ends_in_micro_is_an_amount_and_any_other_is_kept_as_it_is_wr
     ]
 
 
-def test_an_amount_and_input_go_together() -> None:
+def test_a_row_can_have_an_amount_and_input() -> None:
     [grant] = grants(read("who,amount\nacct_1,1\n", input_columns={"lossMicro": "amount"}))
     assert grant["amountMicro"] == grant["formulaInput"]["lossMicro"] == "1000000"
 
 
-def test_rounding_down_reaches_amounts_and_input() -> None:
+def test_rounding_applies_to_amounts_and_input() -> None:
     [grant] = grants(read("who,amount\nacct_1,0.0000019\n", input_columns={"lossMicro": "amount"}, round_down=True))
     assert (grant["amountMicro"], grant["formulaInput"]["lossMicro"]) == ("1", "1")
 
@@ -163,33 +163,33 @@ def test_rounding_down_reaches_amounts_and_input() -> None:
     ],
     ids=["plain", "no end", "BOM and CRLF", "CR", "quoted", "blank lines", "nameless column", "order", "names twice"],
 )
-def test_a_list_is_read_however_it_was_written(text: str) -> None:
+def test_a_list_is_read_in_all_usual_variants_of_csv(text: str) -> None:
     assert grants(read(text)) == [{"accountId": "acct_1", "amountMicro": "1000000"}]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
-def test_columns_may_be_delimited_otherwise(delimiter: str) -> None:
+def test_columns_can_have_another_delimiter(delimiter: str) -> None:
     text = "who,amount\nacct_1,1\n".replace(",", delimiter)
     assert len(grants(read(text, delimiter=delimiter))) == 1
 
 
-def test_a_line_number_is_that_of_the_physical_line() -> None:
-    loss_list = read('who,note,amount\r\n\r\na,"two",1\r\n,,\r\nb,x,x\r\nc,,1\r\n')
-    assert [(row.account, row.line) for row in loss_list.items] == [("a", 3), ("c", 6)]
-    assert bad_line(loss_list)[0] == 5
+def test_line_numbers_count_physical_lines() -> None:
+    result = read('who,note,amount\r\n\r\na,"two",1\r\n,,\r\nb,x,x\r\nc,,1\r\n')
+    assert [(row.account, row.line) for row in result.items] == [("a", 3), ("c", 6)]
+    assert bad_line(result)[0] == 5
 
 
 @pytest.mark.parametrize("blank", ["", ",,", " , ,\t", "   ", '"","",""', "\u00a0,,", ",,,,,,"])
 def test_a_row_of_blank_fields_is_left_out(blank: str) -> None:
-    loss_list = read(f"who,amount,note\n{blank}\na,1,\n{blank}\n{blank}")
-    assert [(row.account, row.line) for row in loss_list.rows] == [("a", 3)]
+    result = read(f"who,amount,note\n{blank}\na,1,\n{blank}\n{blank}")
+    assert [(row.account, row.line) for row in result.rows] == [("a", 3)]
 
 
 def test_white_space_around_fields_and_names_is_ignored() -> None:
-    loss_list = read('\u00a0who , amount,x\n a ,\t1.5\u00a0, x\n "b" , 2,\n', entity_type="person")
-    assert [(row.account, row.amount_micro) for row in loss_list.items] == [("a", 1_500_000)]
-    loss_list = read('who, amount\n "b", "2"\n')
-    assert [(row.account, row.amount_micro) for row in loss_list.items] == [("b", 2_000_000)]
+    result = read('\u00a0who , amount,x\n a ,\t1.5\u00a0, x\n "b" , 2,\n', entity_type="person")
+    assert [(row.account, row.amount_micro) for row in result.items] == [("a", 1_500_000)]
+    result = read('who, amount\n "b", "2"\n')
+    assert [(row.account, row.amount_micro) for row in result.items] == [("b", 2_000_000)]
 
 
 @pytest.mark.parametrize(
@@ -201,10 +201,10 @@ def test_white_space_around_fields_and_names_is_ignored() -> None:
     ],
 )
 def test_a_field_that_spans_lines_is_a_bad_row(text: str) -> None:
-    loss_list = read(text)
-    assert bad_line(loss_list)[0] == 2
-    assert "spans lines" in bad_line(loss_list)[1]
-    assert [row.account for row in loss_list.items] == ["d"]
+    result = read(text)
+    assert bad_line(result)[0] == 2
+    assert "spans lines" in bad_line(result)[1]
+    assert [row.account for row in result.items] == ["d"]
 
 
 def test_a_file_with_a_header_only_has_no_rows() -> None:
@@ -246,8 +246,8 @@ def test_base_units_below_a_micro_unit_are_rounded_only_on_request() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (b"b", "has 1 fields where the header has 2"),
-        (b"b,1,", "has 3 fields where the header has 2"),
+        (b"b", "has 1 fields, but the header has 2"),
+        (b"b,1,", "has 3 fields, but the header has 2"),
         (b",1", "no account"),
         (b"b\xc3\xa9,1", "U+00E9"),
         (b"b,", "found nothing"),
@@ -260,26 +260,26 @@ def test_base_units_below_a_micro_unit_are_rounded_only_on_request() -> None:
         (b"b" * 65 + b",1", "longer than 64 characters"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named_by_line_and_reason_and_spoils_no_other(row: bytes, reason: str) -> None:
-    loss_list = read(b"who,amount\na,1\n" + row + b"\nc,1\n")
-    assert [item.line for item in loss_list.items] == [2, 4]
-    line, why = bad_line(loss_list)
+def test_a_bad_row_has_a_line_and_a_reason_and_affects_no_other_row(row: bytes, reason: str) -> None:
+    result = read(b"who,amount\na,1\n" + row + b"\nc,1\n")
+    assert [item.line for item in result.items] == [2, 4]
+    line, why = bad_line(result)
     assert line == 3
     assert reason in why
 
 
 def test_entity_ids_have_200_characters_at_most() -> None:
-    loss_list = read(f"who,amount\n{'é' * 200},1\n{'x' * 201},1\n", entity_type="person")
-    assert [item.line for item in loss_list.items] == [2]
-    assert "1 to 200 characters" in bad_line(loss_list)[1]
+    result = read(f"who,amount\n{'é' * 200},1\n{'x' * 201},1\n", entity_type="person")
+    assert [item.line for item in result.items] == [2]
+    assert "1 to 200 characters" in bad_line(result)[1]
 
 
 def test_formula_input_has_4_kib_at_most() -> None:
     fits = "x" * (4096 - len('{"note":""}'))
     layout = {"amount_column": None, "input_columns": {"note": "note"}}
-    loss_list = read(f"who,note\na,{fits}\nb,{fits}x\n", **layout)
-    assert [item.line for item in loss_list.items] == [2]
-    assert "larger than 4096 bytes" in bad_line(loss_list)[1]
+    result = read(f"who,note\na,{fits}\nb,{fits}x\n", **layout)
+    assert [item.line for item in result.items] == [2]
+    assert "larger than 4096 bytes" in bad_line(result)[1]
 
 
 @pytest.mark.parametrize(
@@ -291,9 +291,9 @@ def test_formula_input_has_4_kib_at_most() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("entity_type", ["person", None])
 def test_an_id_that_a_spreadsheet_changed_is_a_bad_row(name: str, entity_type: str | None) -> None:
-    loss_list = read(f"who;amount\na;1\n{name};1\n", entity_type=entity_type, delimiter=";")
-    assert bad_line(loss_list)[0] == 3
-    assert "spreadsheet" in bad_line(loss_list)[1]
+    result = read(f"who;amount\na;1\n{name};1\n", entity_type=entity_type, delimiter=";")
+    assert bad_line(result)[0] == 3
+    assert "spreadsheet" in bad_line(result)[1]
 
 
 @pytest.mark.parametrize("name", ["12e4", "0x1e10", "e5", "#1", "a=b", "O'Brien", "1.5", "#general", "1e"])
@@ -302,12 +302,12 @@ def test_an_id_that_only_resembles_a_number_is_good(name: str) -> None:
 
 
 def test_entity_ids_are_read_in_their_normal_form() -> None:
-    loss_list = read("who,amount\n0xABCDEF0123456789abcdef0123456789abcdef01,1\nju\u0308rgen,1\n", entity_type="person")
-    assert [row.account for row in loss_list.items] == ["0xabcdef0123456789abcdef0123456789abcdef01", "j\u00fcrgen"]
+    result = read("who,amount\n0xABCDEF0123456789abcdef0123456789abcdef01,1\nju\u0308rgen,1\n", entity_type="person")
+    assert [row.account for row in result.items] == ["0xabcdef0123456789abcdef0123456789abcdef01", "j\u00fcrgen"]
     assert "U+200B" in bad_line(read("who,amount\nalice\u200b,1\n", entity_type="person"))[1]
 
 
-def test_nothing_that_a_list_says_reaches_the_terminal_raw() -> None:
+def test_values_of_the_list_are_quoted_in_messages() -> None:
     [row] = read("who,amount\na,\x1b[2J1\n").bad_rows
     assert row == (2, r"column 'amount': expected a plain decimal number, not '\x1b[2J1'")
 
@@ -320,11 +320,11 @@ def test_nothing_that_a_list_says_reaches_the_terminal_raw() -> None:
     [
         (b"", "empty"),
         (b"\n\n", "empty"),
-        (b"wallet,amount\na,1\n", "'who' is not in the file; its columns are 'wallet', 'amount'"),
+        (b"wallet,amount\na,1\n", "no column 'who'; its columns are 'wallet', 'amount'"),
         (b"Who,amount\na,1\n", "did you mean 'Who'?"),
         (b"whos,amount\na,1\n", "did you mean 'whos'?"),
         (b"0xabc,1\n0xdef,2\n", "line 1 looks like a row"),
-        (b"who,amount,amount\na,1,2\n", "'amount' is there more than once"),
+        (b"who,amount,amount\na,1,2\n", "more than one column 'amount'"),
         (b"who;amount\na;1\n", "--delimiter ';'"),
         (b"who\tamount\na\t1\n", "--delimiter tab"),
         (b"who|amount\na|1\n", "--delimiter '|'"),
@@ -337,10 +337,10 @@ def test_nothing_that_a_list_says_reaches_the_terminal_raw() -> None:
         (b'who,amount\n"a"b,"1\nc,1\n', "line 2: a quote is not closed"),
     ],
 )
-def test_a_file_whose_rows_cannot_be_told_is_refused_as_a_whole(data: bytes, reason: str) -> None:
-    with pytest.raises(UnreadableList) as refusal:
+def test_an_ambiguous_file_is_rejected_as_a_whole(data: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableList) as error:
         read(data)
-    assert reason in str(refusal.value)
+    assert reason in str(error.value)
 
 
 # --- batches ---
@@ -361,7 +361,7 @@ def test_a_body_holds_every_item_in_order_and_the_flag() -> None:
 
 def test_a_batch_is_cut_before_its_body_is_too_large() -> None:
     source = items(1000, size_bytes=4096)
-    fitting = fitting_of(source, ceiling_micro=None)
+    fitting = first_batch(source, ceiling_micro=None)
     assert 1 < len(fitting) < 1000
     assert fitting == source[: len(fitting)]
     assert len(body_of(fitting, entity_type="foundation", force=False)) <= BATCH_BYTES_MAX + 64
@@ -369,4 +369,4 @@ def test_a_batch_is_cut_before_its_body_is_too_large() -> None:
 
 @pytest.mark.parametrize(("amount_micro", "count"), [(3, 3), (10, 1), (11, 1), (None, 20)])
 def test_a_batch_is_cut_to_the_ceiling_of_one_request(amount_micro: int | None, count: int) -> None:
-    assert len(fitting_of(items(20, amount_micro=amount_micro), ceiling_micro=10)) == count
+    assert len(first_batch(items(20, amount_micro=amount_micro), ceiling_micro=10)) == count

@@ -1,4 +1,4 @@
-"""verify, backup and restore, on files that are served, that were, and that are no books at all."""
+"""verify, backup and restore: healthy, damaged, served and foreign files."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ def minibill(*arguments: object) -> Result:
 
 @pytest.fixture
 def book(migrated_file: Path, tmp_path: Path) -> Path:
-    """The small book of tests/sql, in a folder of its own."""
+    """Return the small database of tests/sql, in a folder of its own."""
     folder = tmp_path / "here"
     folder.mkdir()
     path = make_book(migrated_file, folder)
@@ -47,7 +47,7 @@ def book(migrated_file: Path, tmp_path: Path) -> Path:
 
 
 def harm(path: Path, statement: str) -> None:
-    """Breaks a file in a way that its rules refuse."""
+    """Change a file in a way that its constraints and triggers would reject."""
     with closing(open_writer(path)) as conn:
         conn.execute("PRAGMA ignore_check_constraints = ON")
         triggers = conn.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
@@ -63,13 +63,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def everything(conn: sqlite3.Connection) -> list[object]:
-    """The schema, and all rows of all tables."""
+    """Return the schema and all rows of all tables."""
     schema = conn.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
     return [schema, *[conn.execute(f"SELECT * FROM {name}").fetchall() for kind, name, _ in schema if kind == "table"]]
 
 
 def spend_later(path: Path) -> None:
-    """Makes a book newer than it was."""
+    """Add an account and an entry to a database."""
     with closing(open_writer(path)) as conn:
         conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
         conn.execute(
@@ -80,7 +80,7 @@ def spend_later(path: Path) -> None:
 # --- verify ---
 
 
-def test_verify_says_that_a_book_is_healthy_and_leaves_its_folder_as_it_was(book: Path) -> None:
+def test_verify_reports_a_healthy_database_and_changes_no_file(book: Path) -> None:
     before = contents(book.parent)
     result = minibill("verify", "--db", book)
     assert result.exit_code == 0, result.output
@@ -89,13 +89,13 @@ def test_verify_says_that_a_book_is_healthy_and_leaves_its_folder_as_it_was(book
     assert contents(book.parent) == before
 
 
-def test_verify_answers_in_json(book: Path) -> None:
+def test_verify_prints_json(book: Path) -> None:
     answer = json.loads(minibill("verify", "--db", book, "--json").stdout)
     assert answer.keys() == {"db", "anchored", "status", "durationMs", "checks"}
     assert answer["status"] == "healthy" and answer["checks"].keys() == FILE_CHECKS | CHECKS.keys()
 
 
-def test_verify_names_what_is_wrong_and_exits_1(book: Path) -> None:
+def test_verify_names_each_violation_and_exits_1(book: Path) -> None:
     harm(book, "UPDATE credit_lots SET available_micro = 551 WHERE id = 1")
     before = contents(book.parent)
     result = minibill("verify", "--db", book)
@@ -120,7 +120,7 @@ def test_verify_knows_every_check_of_the_schema(book: Path) -> None:
     assert all(expression.count("(") == expression.count(")") for expression in checks.values())
 
 
-def test_verify_finds_an_index_that_does_not_say_what_its_table_says(book: Path) -> None:
+def test_verify_finds_an_index_that_differs_from_its_table(book: Path) -> None:
     with closing(sqlite3.connect(book, isolation_level=None)) as conn:
         root = conn.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'lots_by_account'").fetchone()[0]
         size = conn.execute("PRAGMA page_size").fetchone()[0]
@@ -128,7 +128,7 @@ def test_verify_finds_an_index_that_does_not_say_what_its_table_says(book: Path)
     with book.open("r+b") as file:
         file.seek((root - 1) * size)
         page = file.read(size)
-        # One of the keys, at the end of the page, becomes another.
+        # Change one of the keys at the end of the page.
         file.seek(root * size - 1)
         file.write(bytes([page[-1] ^ 0x40]))
     result = minibill("verify", "--db", book)
@@ -150,7 +150,7 @@ def test_verify_finds_an_index_that_does_not_say_what_its_table_says(book: Path)
         ),
     ],
 )
-def test_verify_names_what_the_schema_lacks_or_has_otherwise(book: Path, statements: list[str], named: str) -> None:
+def test_verify_names_each_difference_of_the_schema(book: Path, statements: list[str], named: str) -> None:
     with closing(open_writer(book)) as conn:
         for statement in statements:
             conn.execute(statement)
@@ -161,14 +161,14 @@ def test_verify_names_what_the_schema_lacks_or_has_otherwise(book: Path, stateme
 
 
 def replicate(book: Path) -> None:
-    """Leaves in a book what Litestream leaves in it for good."""
+    """Add the tables that Litestream leaves in a database."""
     with closing(open_writer(book)) as conn:
         conn.execute("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)")
         conn.execute("CREATE TABLE _litestream_lock (id INTEGER)")
         conn.execute("INSERT INTO _litestream_seq VALUES (1, 7)")
 
 
-def test_a_book_with_the_tables_of_litestream_is_healthy_and_can_be_restored(book: Path, tmp_path: Path) -> None:
+def test_a_database_with_tables_of_litestream_can_be_restored(book: Path, tmp_path: Path) -> None:
     replicate(book)
     copy = tmp_path / "copy.db"
     assert minibill("verify", "--db", book).exit_code == 0
@@ -191,7 +191,7 @@ def test_a_book_with_the_tables_of_litestream_is_healthy_and_can_be_restored(boo
         ("DROP TABLE _litestream_lock; CREATE VIEW _litestream_lock AS SELECT 1", "view _litestream_lock"),
     ],
 )
-def test_nothing_else_passes_for_a_table_of_litestream(book: Path, statement: str, named: str) -> None:
+def test_no_other_table_passes_as_one_of_litestream(book: Path, statement: str, named: str) -> None:
     replicate(book)
     with closing(open_writer(book)) as conn:
         conn.executescript(statement)
@@ -200,13 +200,13 @@ def test_nothing_else_passes_for_a_table_of_litestream(book: Path, statement: st
     assert (result.exit_code, check["examples"]) == (1, [f"{named} is not of minibill's schema"])
 
 
-def test_verify_is_content_with_a_book_that_was_analyzed(book: Path) -> None:
+def test_verify_accepts_the_tables_of_analyze(book: Path) -> None:
     with closing(open_writer(book)) as conn:
         conn.execute("ANALYZE")
     assert minibill("verify", "--db", book).exit_code == 0
 
 
-def test_verify_reads_what_a_killed_service_left_in_its_log_and_does_not_touch_it(book: Path, tmp_path: Path) -> None:
+def test_verify_reads_the_log_of_a_killed_service_and_leaves_it(book: Path, tmp_path: Path) -> None:
     killed = tmp_path / "killed"
     killed.mkdir()
     with closing(open_writer(book)) as conn:
@@ -224,7 +224,7 @@ def test_verify_reads_what_a_killed_service_left_in_its_log_and_does_not_touch_i
         assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone() == (4,)
 
 
-def test_a_book_is_verified_while_it_is_served(tmp_path: Path) -> None:
+def test_verify_runs_next_to_a_service(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db") as server:
         account = open_account(server)
         assert mint(server, account, 1) == 201
@@ -235,9 +235,9 @@ def test_a_book_is_verified_while_it_is_served(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [["verify"], ["backup", "copy.db"]])
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "expected"),
     [
-        ("missing", "is not there"),
+        ("missing", "does not exist"),
         ("noise", "not an SQLite database"),
         ("empty", "not a minibill database"),
         ("another program's", "not a minibill database"),
@@ -245,8 +245,8 @@ def test_a_book_is_verified_while_it_is_served(tmp_path: Path) -> None:
         ("older", "minibill migrate"),
     ],
 )
-def test_what_is_no_book_of_this_version_is_refused_in_one_line(
-    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str, command: list[str]
+def test_a_file_that_is_no_current_database_is_one_error_line(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, expected: str, command: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "x.db"
@@ -266,14 +266,14 @@ def test_what_is_no_book_of_this_version_is_refused_in_one_line(
     before = sorted(file.name for file in tmp_path.iterdir())
     result = minibill(*command, "--db", path)
     assert result.exit_code == 2
-    assert said in result.stderr and len(result.stderr.splitlines()) == 1
+    assert expected in result.stderr and len(result.stderr.splitlines()) == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == before
 
 
 # --- backup ---
 
 
-def test_a_backup_is_checked_and_the_same_book(book: Path, tmp_path: Path) -> None:
+def test_a_backup_is_checked_and_has_the_same_rows(book: Path, tmp_path: Path) -> None:
     before = contents(book.parent)
     copy = tmp_path / "copies" / "monday.db"
     copy.parent.mkdir()
@@ -287,9 +287,7 @@ def test_a_backup_is_checked_and_the_same_book(book: Path, tmp_path: Path) -> No
         assert everything(one) == everything(other)
 
 
-def test_a_backup_pauses_while_it_copies_and_while_it_checks(
-    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backup_pauses_while_it_copies_and_checks(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = list[float]()
     monkeypatch.setattr("minibill.db.pacing.time.sleep", pauses.append)
     monkeypatch.setattr("minibill.db.pacing.STEPS_BETWEEN_PAUSES", 1_000)
@@ -300,24 +298,24 @@ def test_a_backup_pauses_while_it_copies_and_while_it_checks(
     pages = (tmp_path / "copy.db").stat().st_size // 4_096
     assert len(pauses) > 2 * pages // 10
     pauses.clear()
-    # Nobody is served from a file that is only verified.
+    # verify does not pause: no service uses the file.
     assert minibill("verify", "--db", tmp_path / "copy.db").exit_code == 0
     assert pauses == []
 
 
-def test_a_backup_replaces_nothing_unless_it_is_forced(book: Path, tmp_path: Path) -> None:
+def test_a_backup_replaces_a_file_only_with_force(book: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     copy.write_text("precious")
     result = minibill("backup", copy, "--db", book)
     assert result.exit_code == 2 and "--force" in result.stderr and copy.read_text() == "precious"
-    # What lies beside it belonged to the file that is replaced.
+    # A stale log of the replaced file must go.
     (tmp_path / "copy.db-wal").write_text("stale")
     assert minibill("backup", copy, "--db", book, "--force").exit_code == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.db", "here"]
     assert minibill("verify", "--db", copy).exit_code == 0
 
 
-def test_a_backup_onto_the_book_itself_or_onto_a_book_that_is_served_is_refused(book: Path, tmp_path: Path) -> None:
+def test_a_backup_never_replaces_its_source_or_a_served_database(book: Path, tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(book)
     before = book.read_bytes()
     for dest in (book, tmp_path / "link.db"):
@@ -332,7 +330,7 @@ def test_a_backup_onto_the_book_itself_or_onto_a_book_that_is_served_is_refused(
     assert book.read_bytes() == before == served.read_bytes()
 
 
-def test_a_book_that_is_not_healthy_is_not_backed_up(book: Path, tmp_path: Path) -> None:
+def test_an_unhealthy_database_is_not_backed_up(book: Path, tmp_path: Path) -> None:
     harm(book, "UPDATE credit_campaigns SET spent_micro = 101 WHERE id = 2")
     result = minibill("backup", tmp_path / "copy.db", "--db", book)
     assert result.exit_code == 1
@@ -340,14 +338,14 @@ def test_a_book_that_is_not_healthy_is_not_backed_up(book: Path, tmp_path: Path)
     assert [file.name for file in tmp_path.iterdir()] == ["here"]
 
 
-def test_a_backup_into_a_folder_that_is_not_there_is_refused(book: Path, tmp_path: Path) -> None:
+def test_a_backup_into_a_missing_folder_is_a_usage_error(book: Path, tmp_path: Path) -> None:
     result = minibill("backup", tmp_path / "no" / "copy.db", "--db", book)
     assert result.exit_code == 2 and "no folder" in result.stderr
 
 
-def test_a_backup_under_full_load_restores_to_a_healthy_book_with_every_write_answered_before(tmp_path: Path) -> None:
+def test_a_backup_under_load_has_every_write_acknowledged_before(tmp_path: Path) -> None:
     db, copy, restored = tmp_path / "book.db", tmp_path / "copy.db", tmp_path / "restored.db"
-    answered: list[tuple[float, int]] = []
+    acknowledged: list[tuple[float, int]] = []
     with serving(db) as server:
         account = open_account(server)
         stop = threading.Event()
@@ -356,7 +354,7 @@ def test_a_backup_under_full_load_restores_to_a_healthy_book_with_every_write_an
             number = first
             while not stop.is_set():
                 assert mint(server, account, number) == 201
-                answered.append((time.monotonic(), number))
+                acknowledged.append((time.monotonic(), number))
                 number += 4
 
         threads = [threading.Thread(target=load, args=(first,)) for first in range(4)]
@@ -372,12 +370,14 @@ def test_a_backup_under_full_load_restores_to_a_healthy_book_with_every_write_an
             thread.join()
         assert result.exit_code == 0, result.output
     assert minibill("restore", copy, "--db", restored).exit_code == 0
-    before = {number for at, number in answered if at < began}
-    assert len(before) > 50 and any(began < at < ended for at, _ in answered) and any(at > ended for at, _ in answered)
+    before = {number for at, number in acknowledged if at < began}
+    assert (
+        len(before) > 50 and any(began < at < ended for at, _ in acknowledged) and any(at > ended for at, _ in acknowledged)
+    )
     with closing(open_reader(restored)) as conn:
         there = {int(source.removeprefix("order-")) for (source,) in conn.execute("SELECT source_id FROM credit_lots")}
         assert violations(conn) == {}
-    assert before <= there and len(there) < len(answered)
+    assert before <= there and len(there) < len(acknowledged)
     with serving(restored) as server:
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == str(len(there))
         assert mint(server, account, min(there)) == 200
@@ -386,7 +386,7 @@ def test_a_backup_under_full_load_restores_to_a_healthy_book_with_every_write_an
 # --- restore ---
 
 
-def test_a_restore_makes_the_file_where_there_is_none(book: Path, tmp_path: Path) -> None:
+def test_a_restore_creates_a_missing_file(book: Path, tmp_path: Path) -> None:
     target = tmp_path / "there" / "book.db"
     target.parent.mkdir()
     result = minibill("restore", book, "--db", target, "--json")
@@ -397,7 +397,7 @@ def test_a_restore_makes_the_file_where_there_is_none(book: Path, tmp_path: Path
     assert minibill("verify", "--db", target).exit_code == 0
 
 
-def test_a_book_that_is_served_is_never_replaced(book: Path, tmp_path: Path) -> None:
+def test_a_restore_never_replaces_a_served_database(book: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "served.db") as server:
         account = open_account(server)
         (tmp_path / "link.db").symlink_to(tmp_path / "served.db")
@@ -409,7 +409,7 @@ def test_a_book_that_is_served_is_never_replaced(book: Path, tmp_path: Path) -> 
 
 
 def kept_of(book: Path) -> list[Path]:
-    """The books that restores have replaced, oldest first, without what lies beside them."""
+    """Return the databases that restores have replaced, oldest first, without their logs and anchors."""
     files = book.parent.glob(f"{book.name}.before-restore-*")
     return sorted(file for file in files if not file.name.endswith(("-anchor", "-wal")))
 
@@ -420,23 +420,23 @@ def accounts_of(book: Path) -> int:
         return count
 
 
-def test_a_newer_book_is_kept_whole_beside_the_backup_that_takes_its_place(book: Path, tmp_path: Path) -> None:
+def test_a_restore_keeps_the_replaced_database(book: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     assert minibill("backup", copy, "--db", book).exit_code == 0
     spend_later(book)
-    (tmp_path / "here" / "book.db-anchor").write_text("what was said of it")
+    (tmp_path / "here" / "book.db-anchor").write_text("the anchor of it")
     newer = book.read_bytes()
     result = minibill("restore", copy, "--db", book)
     assert result.exit_code == 0, result.output
     [kept] = kept_of(book)
     assert re.fullmatch(r"book\.db\.before-restore-\d{8}T\d{6}Z", kept.name)
     assert f"kept as {kept}: 1 entry of the ledger and 0 rows of the audit log later than the backup" in result.stdout
-    assert kept.read_bytes() == newer and Path(f"{kept}-anchor").read_text() == "what was said of it"
+    assert kept.read_bytes() == newer and Path(f"{kept}-anchor").read_text() == "the anchor of it"
     assert (accounts_of(book), accounts_of(kept)) == (3, 4)
     assert minibill("verify", "--db", book).exit_code == 0
 
 
-def test_nothing_that_was_kept_is_overwritten(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restore_overwrites_no_kept_database(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "copy.db"
     assert minibill("backup", copy, "--db", book).exit_code == 0
     monkeypatch.setattr("minibill.cli.backup.Clock.now_us", lambda _: 1_800_000_000_123_456)
@@ -446,7 +446,7 @@ def test_nothing_that_was_kept_is_overwritten(book: Path, tmp_path: Path, monkey
     assert [file.name for file in kept_of(book)] == [name, f"{name}-2", f"{name}-3"]
 
 
-def test_a_book_that_went_on_differently_after_a_restore_is_still_the_same_book(tmp_path: Path) -> None:
+def test_a_restore_counts_what_a_diverged_database_would_lose(tmp_path: Path) -> None:
     db, copy = tmp_path / "book.db", tmp_path / "copy.db"
     with serving(db) as server:
         account = open_account(server)
@@ -464,7 +464,7 @@ def test_a_book_that_went_on_differently_after_a_restore_is_still_the_same_book(
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "2"
 
 
-# Runs a restore that is killed before one of the changes that it makes to files in the end, by number.
+# Runs a restore that is killed before its Nth change to files, counted from put_in_place.
 KILLED = """
 import os, signal, sys
 from minibill.cli.main import main
@@ -489,13 +489,11 @@ main()
 """
 
 
-def test_a_restore_that_is_killed_leaves_the_old_book_or_the_new_one_and_then_the_old_one_beside_it(
-    book: Path, tmp_path: Path
-) -> None:
+def test_a_killed_restore_leaves_the_old_or_the_restored_database(book: Path, tmp_path: Path) -> None:
     copy, step, replaced = tmp_path / "copy.db", 0, 0
     assert minibill("backup", copy, "--db", book).exit_code == 0
-    (tmp_path / "here" / "book.db-anchor").write_text("what was said of it")
-    # What is newer in it is in the log that a killed service left.
+    (tmp_path / "here" / "book.db-anchor").write_text("the anchor of it")
+    # The newer row is in the log, as a killed service leaves it.
     with closing(open_writer(book)) as conn:
         conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
         before = contents(book.parent)
@@ -509,7 +507,7 @@ def test_a_restore_that_is_killed_leaves_the_old_book_or_the_new_one_and_then_th
         command = [sys.executable, "-c", KILLED, str(step), "restore", str(copy), "--db", str(db)]
         code = subprocess.run(command, capture_output=True).returncode
         step += 1
-        # It could be served.
+        # A service could open the file.
         FileLock(db).release()
         kept = kept_of(db)
         assert [accounts_of(file) for file in kept] in ([], [4])
@@ -519,7 +517,7 @@ def test_a_restore_that_is_killed_leaves_the_old_book_or_the_new_one_and_then_th
     assert step > 15 and step > replaced > 1
 
 
-def test_another_book_is_replaced_only_by_force_however_old_it_is(book: Path, tmp_path: Path, migrated_file: Path) -> None:
+def test_a_database_of_another_history_is_replaced_only_with_force(book: Path, tmp_path: Path, migrated_file: Path) -> None:
     other = tmp_path / "other.db"
     shutil.copyfile(migrated_file, other)
     row = (1, 1, "op", "campaign.create", "campaign", "camp_1", "{}", None, None, None, None, 100)
@@ -528,14 +526,14 @@ def test_another_book_is_replaced_only_by_force_however_old_it_is(book: Path, tm
         conn.execute(f"INSERT INTO admin_audit_log VALUES ({', '.join('?' * 14)})", hashed)
     before = other.read_bytes()
     result = minibill("restore", book, "--db", other)
-    assert result.exit_code == 2 and "another book" in result.stderr and "--force" in result.stderr
+    assert result.exit_code == 2 and "another database" in result.stderr and "--force" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert other.read_bytes() == before and kept_of(other) == []
     answer = json.loads(minibill("restore", book, "--db", other, "--force", "--json").stdout)
     assert answer["laterEntries"] is None and Path(answer["kept"]).read_bytes() == before
 
 
-def test_what_a_killed_service_left_in_its_log_counts_as_written_and_is_gone_after_a_restore(tmp_path: Path) -> None:
+def test_a_restore_counts_and_replaces_the_log_of_a_killed_service(tmp_path: Path) -> None:
     db, copy = tmp_path / "book.db", tmp_path / "copy.db"
     server = Server(db)
     account = open_account(server)
@@ -552,21 +550,21 @@ def test_what_a_killed_service_left_in_its_log_counts_as_written_and_is_gone_aft
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "0"
 
 
-def test_a_log_whose_book_was_moved_away_without_it_is_not_deleted(book: Path, tmp_path: Path) -> None:
+def test_a_log_without_its_database_is_deleted_only_with_force(book: Path, tmp_path: Path) -> None:
     folder = tmp_path / "there"
     folder.mkdir()
-    (folder / "book.db-wal").write_bytes(b"what was answered last")
+    (folder / "book.db-wal").write_bytes(b"acknowledged writes")
     before = contents(folder)
     result = minibill("restore", book, "--db", folder / "book.db")
     assert result.exit_code == 2
-    assert "book.db-wal is, with writes" in result.stderr and result.stderr.count("\n") == 1
+    assert "book.db-wal does, with acknowledged writes" in result.stderr and result.stderr.count("\n") == 1
     assert {name: content for name, content in contents(folder).items() if name != "book.db.lock"} == before
     assert minibill("restore", book, "--db", folder / "book.db", "--force").exit_code == 0
     assert not (folder / "book.db-wal").exists()
 
 
 @pytest.mark.parametrize("harmed", ["a row", "a page", "a half", "noise"])
-def test_a_backup_that_is_not_sound_changes_nothing(book: Path, tmp_path: Path, harmed: str) -> None:
+def test_a_damaged_backup_changes_nothing(book: Path, tmp_path: Path, harmed: str) -> None:
     copy = tmp_path / "copy.db"
     shutil.copyfile(book, copy)
     match harmed:
@@ -592,20 +590,20 @@ def test_a_backup_that_is_not_sound_changes_nothing(book: Path, tmp_path: Path, 
     assert after == before
 
 
-def test_a_file_that_can_not_be_read_is_replaced_only_by_force_and_kept_with_its_log(book: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_replaced_only_with_force_and_kept(book: Path, tmp_path: Path) -> None:
     target = tmp_path / "target.db"
     target.write_bytes(b"no database at all" * 1000)
-    (tmp_path / "target.db-wal").write_text("what it may take to mend it")
+    (tmp_path / "target.db-wal").write_text("the log of it")
     result = minibill("restore", book, "--db", target)
     assert result.exit_code == 2 and "--force" in result.stderr
     assert minibill("restore", book, "--db", target, "--force").exit_code == 0
     assert minibill("verify", "--db", target).exit_code == 0
     [kept] = kept_of(target)
     assert kept.read_bytes() == b"no database at all" * 1000
-    assert Path(f"{kept}-wal").read_text() == "what it may take to mend it" and not (tmp_path / "target.db-wal").exists()
+    assert Path(f"{kept}-wal").read_text() == "the log of it" and not (tmp_path / "target.db-wal").exists()
 
 
-def test_a_book_whose_log_can_not_be_folded_is_not_replaced(
+def test_a_database_whose_log_can_not_be_checkpointed_is_not_replaced(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "copy.db"
@@ -625,9 +623,7 @@ def test_a_book_whose_log_can_not_be_folded_is_not_replaced(
     assert minibill("verify", "--db", book).exit_code == 0
 
 
-def test_a_book_is_left_alone_when_its_log_or_the_copy_can_not_be_written(
-    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restore_on_a_full_disk_changes_nothing(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "copy.db"
     assert minibill("backup", copy, "--db", book).exit_code == 0
 
@@ -645,11 +641,11 @@ def test_a_book_is_left_alone_when_its_log_or_the_copy_can_not_be_written(
         }
 
 
-def test_a_book_of_which_nothing_can_be_read_is_replaced_by_force(book: Path, tmp_path: Path) -> None:
+def test_a_database_without_a_readable_schema_is_replaced_with_force(book: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     assert minibill("backup", copy, "--db", book).exit_code == 0
     with book.open("r+b") as file:
-        # The root page of the schema, behind the header.
+        # The root page of the schema, after the header.
         file.seek(100)
         file.write(b"\xff" * 3_900)
     assert "can't be compared" in minibill("restore", copy, "--db", book).stderr
@@ -657,34 +653,32 @@ def test_a_book_of_which_nothing_can_be_read_is_replaced_by_force(book: Path, tm
     assert result.exit_code == 0, result.output
 
 
-def test_a_restore_from_nowhere_or_onto_itself_is_refused(book: Path, tmp_path: Path) -> None:
+def test_a_restore_from_a_missing_file_or_onto_itself_fails(book: Path, tmp_path: Path) -> None:
     result = minibill("restore", tmp_path / "nowhere.db", "--db", book)
-    assert result.exit_code == 2 and "is not there" in result.stderr
+    assert result.exit_code == 2 and "does not exist" in result.stderr
     result = minibill("restore", book, "--db", book, "--force")
     assert result.exit_code == 2 and "same file" in result.stderr
 
 
-# --- the file that is made ---
+# --- the file that is written ---
 
 
-def when_told(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
-    """Does something whenever a command says how far it is."""
+def on_progress(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Call a function whenever a command reports progress."""
 
     @contextmanager
     def bar() -> Iterator[Callable[[str, int, int], None]]:
-        def say(*_: object) -> None:
+        def report(*_: object) -> None:
             do()
 
-        yield say
+        yield report
 
     monkeypatch.setattr("minibill.cli.backup.progress_bar", bar)
 
 
-def test_a_copy_is_closed_to_others_also_when_its_book_is_not(
-    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_is_readable_by_its_owner_only(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[int] = set()
-    when_told(monkeypatch, lambda: seen.update(file.stat().st_mode & 0o777 for file in tmp_path.glob(".copy.db.*.tmp")))
+    on_progress(monkeypatch, lambda: seen.update(file.stat().st_mode & 0o777 for file in tmp_path.glob(".copy.db.*.tmp")))
     book.chmod(0o664)
     assert minibill("backup", tmp_path / "copy.db", "--db", book).exit_code == 0
     assert seen == {0o600}
@@ -692,20 +686,18 @@ def test_a_copy_is_closed_to_others_also_when_its_book_is_not(
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_a_file_that_came_to_be_there_meanwhile_is_not_replaced(
+def test_a_file_created_during_the_copy_is_not_replaced(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     target = tmp_path / "x.db"
-    when_told(monkeypatch, lambda: target.write_text("precious"))
+    on_progress(monkeypatch, lambda: target.write_text("precious"))
     arguments = (target, "--db", book) if command == "backup" else (book, "--db", target)
     result = minibill(command, *arguments)
     assert result.exit_code == 2 and "x.db was made meanwhile" in result.stderr
     assert target.read_text() == "precious" and not list(tmp_path.glob(".*.tmp"))
 
 
-def test_a_backup_is_made_where_the_file_system_has_no_links(
-    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backup_works_without_hard_links(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -714,35 +706,33 @@ def test_a_backup_is_made_where_the_file_system_has_no_links(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.db", "here"]
 
 
-def test_a_file_is_not_served_while_a_backup_replaces_it(
+def test_a_file_can_not_be_served_while_a_backup_replaces_it(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, refused = tmp_path / "copy.db", 0
+    target, rejected = tmp_path / "copy.db", 0
     shutil.copyfile(book, target)
 
     def serve() -> None:
-        nonlocal refused
+        nonlocal rejected
         with pytest.raises(DatabaseLocked, match="already served"):
             FileLock(target)
-        refused += 1
+        rejected += 1
 
-    when_told(monkeypatch, serve)
+    on_progress(monkeypatch, serve)
     assert minibill("backup", target, "--db", book, "--force").exit_code == 0
-    assert refused > 1
+    assert rejected > 1
     FileLock(target).release()
 
 
-def test_a_backup_that_is_told_to_end_leaves_nothing_behind(
-    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def not_handled(*_: object) -> None:
-        raise AssertionError("nobody handles SIGTERM")
+def test_a_terminated_backup_leaves_no_file(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(*_: object) -> None:
+        raise AssertionError("SIGTERM reached the previous handler")
 
-    when_told(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.signal(signal.SIGTERM, not_handled)
+    on_progress(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, unexpected)
     try:
         result = minibill("backup", tmp_path / "copy.db", "--db", book)
-        assert signal.getsignal(signal.SIGTERM) is not_handled
+        assert signal.getsignal(signal.SIGTERM) is unexpected
     finally:
         signal.signal(signal.SIGTERM, before)
     assert result.exit_code == 128 + signal.SIGTERM
@@ -752,7 +742,7 @@ def test_a_backup_that_is_told_to_end_leaves_nothing_behind(
 # --- for programs ---
 
 
-def test_migrate_and_token_answer_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrate_and_token_print_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILLING_ADMIN_JWT_SECRET", "a" * 32)
     monkeypatch.setenv("BILLING_INTERNAL_JWT_SECRET", "b" * 32)
     first, second = (json.loads(minibill("migrate", "--db", tmp_path / "x.db", "--json").stdout) for _ in range(2))

@@ -81,7 +81,7 @@ def back_up_over_it(db: Path, backup: Path) -> str:
 
 def reset_it(db: Path, backup: Path) -> str:
     with pytest.raises(UsageError) as caught:
-        reset(db, sure=True)
+        reset(db, is_confirmed=True)
     return caught.value.message
 
 

@@ -46,7 +46,7 @@ def directives(name: str) -> list[str]:
 
 @needs("systemd-analyze")
 @pytest.mark.parametrize("name", ["minibill", "litestream"])
-def test_systemd_understands_every_line_of_the_unit(tmp_path: Path, name: str) -> None:
+def test_systemd_accepts_every_line_of_the_units(tmp_path: Path, name: str) -> None:
     unit = tmp_path / f"{name}.service"
     # Verify looks whether the program is there, and here it is somewhere else.
     unit.write_text((DEPLOY / unit.name).read_text("utf-8").replace(f"/usr/local/bin/{name}", "/bin/true"))
@@ -56,26 +56,26 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path, name: str) -
 
 
 @needs("systemd-analyze")
-def test_the_unit_leaves_little_exposed() -> None:
+def test_the_exposure_of_the_unit_is_low() -> None:
     result = run("systemd-analyze", "security", "--offline=true", "--threshold=20", DEPLOY / "minibill.service")
     assert result.returncode == 0, result.stdout
 
 
-def test_the_unit_is_told_by_the_service_and_starts_it_anew_when_it_hangs() -> None:
+def test_the_unit_restarts_a_service_that_hangs() -> None:
     assert directives("Type") == ["notify"] and directives("Restart") == ["on-failure"]
     assert int(directives("WatchdogSec")[0]) > 3 * LOCK_SECONDS_MAX
     # Wrong configuration ends with 2, and is the same the next time.
     assert directives("RestartPreventExitStatus") == ["2"]
 
 
-def test_the_unit_keeps_its_secrets_out_of_itself() -> None:
+def test_the_unit_contains_no_secrets() -> None:
     assert directives("EnvironmentFile") == ["/etc/minibill/env"]
     assert "JWT_SECRET" not in UNIT
 
 
 @needs("strace")
 @needs("systemd-analyze")
-def test_the_service_makes_no_call_that_the_unit_forbids(tmp_path: Path) -> None:
+def test_the_service_makes_no_system_call_that_the_unit_forbids(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     script = (
         "import sys; from pathlib import Path; from tests.service_process import serving, open_account, mint\n"
@@ -121,12 +121,12 @@ def syscalls(sets: list[str]) -> set[str]:
 
 
 @needs("hadolint")
-def test_the_dockerfile_is_clean() -> None:
+def test_hadolint_finds_no_error_in_the_dockerfile() -> None:
     result = run("hadolint", DEPLOY / "Dockerfile")
     assert (result.returncode, result.stdout) == (0, "")
 
 
-def test_the_image_is_small_pinned_and_runs_as_nobody_in_particular() -> None:
+def test_the_image_is_slim_pinned_and_runs_as_its_own_user() -> None:
     stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     assert len(stages) == 2 and all(re.fullmatch(r"python:3\.\d+-slim-\w+", stage) for stage in stages)
     last = DOCKERFILE.rpartition("\nFROM ")[2]
@@ -135,19 +135,19 @@ def test_the_image_is_small_pinned_and_runs_as_nobody_in_particular() -> None:
     assert "--require-hashes" in DOCKERFILE and "--only-binary=:all:" in DOCKERFILE
 
 
-def test_what_the_image_is_made_of_is_let_into_it() -> None:
+def test_the_build_context_has_exactly_the_copied_files() -> None:
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
     let_in = {line[1:] for line in ignored if line.startswith("!")}
     [copied] = re.findall(r"^COPY (docs\S+ \S+) ", DOCKERFILE, re.MULTILINE)
     assert set(copied.split()) == let_in and "*" in ignored
 
 
-def test_the_image_sets_what_there_is_to_set() -> None:
+def test_the_image_sets_only_known_settings() -> None:
     variables = set(re.findall(r"\b(MINIBILL_\w+)=", DOCKERFILE))
     assert variables and variables <= {setting.variable for setting in SETTINGS} | OTHER_VARIABLES
 
 
-def test_the_image_has_what_the_wheel_needs_and_no_more() -> None:
+def test_the_image_installs_only_run_time_dependencies() -> None:
     pinned, all_of_them = (
         set(re.findall(r"^([\w.-]+==\S+)", (ROOT / file).read_text(), re.MULTILINE))
         for file in ("docs/deploy/requirements.lock", "requirements.lock")
@@ -156,7 +156,7 @@ def test_the_image_has_what_the_wheel_needs_and_no_more() -> None:
     assert {name.partition("==")[0] for name in pinned} >= {"litestar", "uvicorn", "pysqlite3", "msgspec"}
 
 
-def test_the_health_check_tells_a_ready_service_from_one_that_is_not(tmp_path: Path) -> None:
+def test_the_health_check_succeeds_only_for_a_ready_service(tmp_path: Path) -> None:
     [words] = re.findall(r"^HEALTHCHECK .*\n\s+CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
     _, *arguments = json.loads(words)
 
@@ -183,19 +183,19 @@ def metrics_of(api: Api) -> set[str]:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
-def test_an_alert_is_about_metrics_that_there_are(start: Callable[..., Api], alert: dict[str, Any]) -> None:
+def test_alerts_use_only_metrics_that_exist(start: Callable[..., Api], alert: dict[str, Any]) -> None:
     named = set(re.findall(r"\b(?:minibill|process)_\w+", re.sub(r'"[^"]*"', "", alert["expr"])))
     assert named <= metrics_of(start()) and (named or "up{" in alert["expr"])
     codes = re.findall(r'code="(\w+)"', alert["expr"])
     assert all(f"`{code}`" in (ROOT / "docs/reference/errors.md").read_text("utf-8") for code in codes)
 
 
-def test_a_name_that_is_no_metric_would_be_found(start: Callable[..., Api]) -> None:
+def test_an_unknown_metric_would_be_found(start: Callable[..., Api]) -> None:
     assert {"minibill_ready", "minibill_problems_total", "process_open_fds"} <= metrics_of(start())
     assert "minibill_redy" not in metrics_of(start())
 
 
-def test_every_alert_is_explained_and_no_other() -> None:
+def test_every_alert_is_explained_in_order() -> None:
     explained = re.findall(r"^\| `(Minibill\w+)` \|", OPERATIONS, re.MULTILINE)
     assert explained == [alert["alert"] for alert in ALERTS]
 
@@ -208,21 +208,21 @@ def test_litestream_replicates_the_file_that_the_unit_serves() -> None:
     assert f"--db {database['path']}" in directives("ExecStart")[0]
 
 
-def test_litestream_is_the_owner_of_the_file_and_starts_before_minibill() -> None:
+def test_litestream_runs_as_the_same_user_and_starts_first() -> None:
     replicating = (DEPLOY / "litestream.service").read_text("utf-8")
     for name in ("User", "Group", "UMask", "StateDirectory", "StateDirectoryMode"):
         assert re.findall(rf"^{name}=(.*)$", replicating, re.MULTILINE) == directives(name) != []
     assert "litestream.service" in directives("After")[0]
 
 
-def test_the_documents_name_the_files_that_there_are() -> None:
+def test_the_operating_pages_name_all_deploy_files() -> None:
     named = set(re.findall(r"\bdocs/deploy/[\w.]+\w", OPERATIONS))
     assert named == {f"docs/deploy/{file.name}" for file in DEPLOY.iterdir() if not file.name.endswith(".lock")} - {
         "docs/deploy/Dockerfile.dockerignore", "docs/deploy/minibill.spec",
     }  # fmt: skip
 
 
-def test_the_settings_that_the_box_is_told_of_are_settings() -> None:
+def test_the_pages_set_what_litestream_needs() -> None:
     assert "MINIBILL_CHECKPOINT_PAGES=0" in OPERATIONS
     parser = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
     parser.optionxform = str  # type: ignore[assignment,method-assign]

@@ -195,7 +195,7 @@ def box(new_box: Callable[[str], Box]) -> Box:
     return new_box("machine")
 
 
-def test_the_commands_work_when_they_are_pasted(box: Box) -> None:
+def test_the_commands_of_the_operating_pages_work(box: Box) -> None:
     assert '"ready"' in box.run("install")
     assert "minibill" in (box.folder / "user").read_text()
     assert oct(box.env.stat().st_mode & 0o777) == "0o600" and len(set(box.env.read_text().split())) == 2
@@ -278,7 +278,7 @@ def test_a_lost_machine_is_restored_on_an_empty_one(new_box: Callable[[str], Box
     assert {oct(file.stat().st_mode & 0o777) for file in empty.book.parent.glob("book.db*")} == {"0o600"}
 
 
-def test_every_command_is_run_or_says_why_not() -> None:
+def test_every_command_is_run_or_has_a_reason() -> None:
     marked = re.findall(r"<!-- (run: [\w-]+|not run: [^>]+) -->\n```sh\n", TEXT)
     assert len(marked) == len(re.findall(r"^```sh$", TEXT, re.MULTILINE))
     assert len(BLOCKS) == sum(mark.startswith("run: ") for mark in marked)
@@ -286,7 +286,7 @@ def test_every_command_is_run_or_says_why_not() -> None:
     assert [name for name in BLOCKS if f'"{name}"' not in source] == []
 
 
-def test_the_figures_of_size_are_of_the_bench_and_add_up() -> None:
+def test_the_figures_of_size_add_up() -> None:
     [account], [lot], [charge] = (
         re.findall(rf"^\| {what}[^|]*\| \d \| (\d+) \|", TEXT, re.MULTILINE)
         for what in ("an account is opened", "credits are minted", "a reservation is made")

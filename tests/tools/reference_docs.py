@@ -1,13 +1,13 @@
 """Generator of the reference pages for settings, commands and metrics, from the code that defines them.
 
-`make reference` writes the pages. `tests/cli/test_reference_pages.py` fails when a page differs from its code.
+`make reference` writes the pages. `tests/cli/test_help.py` fails when a page differs from its code.
 """
 
 import asyncio
 import inspect
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -29,7 +29,7 @@ FOLDER = ROOT / "docs" / "reference"
 GENERATED = "<!-- Generated from the code by `make reference`. -->\n"
 
 
-def table(header: str, rows: list[tuple[str, ...]]) -> str:
+def table(header: str, rows: Sequence[tuple[str, ...]]) -> str:
     """Format a Markdown table. `header` holds the names of the columns, separated by commas."""
     columns = [column.strip() for column in header.split(",")]
     lines = [columns, ["---"] * len(columns), *rows]

@@ -328,8 +328,8 @@ def _compare_with_limits(batches: Batches, report: Report, *, partial: bool) -> 
     elif report.missing_micro and not (partial and not report.dry_run):
         needed, remaining, missing = map(money, (batches.needed_micro, remaining_micro, report.missing_micro))
         message = (
-            f"{nothing}the new grants add up to {needed}, but the campaign has {remaining} remaining; {missing} are "
-            "missing; raise the budget, or pay as many rows as it covers with --partial"
+            f"{nothing}the new grants add up to {needed}, {missing} more than the remaining {remaining}; raise the budget, "
+            "or pay as many rows as it covers with --partial"
         )
         # A usage error is one line, without figures.
         report.batches = batches.requests if report.dry_run else 0

@@ -53,7 +53,7 @@ def money(amount_micro: int) -> str:
     sign = "-" if amount_micro < 0 else ""
     whole, rest = divmod(abs(amount_micro), MICRO_PER_UNIT)
     fraction = f".{rest:06}".rstrip("0") if rest else ""
-    return f"{sign}{whole:,}{fraction} units"
+    return f"{sign}{whole:,}{fraction} {'unit' if (whole, rest) == (1, 0) else 'units'}"
 
 
 def first_of(texts: list[str]) -> list[str]:

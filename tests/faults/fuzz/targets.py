@@ -251,7 +251,7 @@ def read_list(data: bytes) -> None:
     _parse_units(text.decode("latin-1"))
     with Rows() as rows:
         try:
-            rows.add(read_rows(io.BytesIO(text), layout=layout), adds_up=False)
+            rows.add(read_rows(io.BytesIO(text), layout=layout), sum_rows=False)
         except UnreadableList:
             return
         outcomes = list(rows.outcomes())
@@ -259,7 +259,7 @@ def read_list(data: bytes) -> None:
     lines = [outcome.line for outcome in outcomes]
     assert lines == sorted(set(lines))
     assert len({item.account for item in items}) == len(items)
-    faults = [str(outcome.fault) for outcome in outcomes if outcome.fault is not None]
+    faults = [str(outcome.error) for outcome in outcomes if outcome.error is not None]
     assert all(fault.isprintable() for fault in faults)
     assert len(items) + len(faults) == len(outcomes)
     for start in range(0, len(items), BATCH_GRANTS_MAX):
