@@ -284,7 +284,7 @@ def test_a_copy_without_its_anchor_is_as_good_as_any(
 ) -> None:
     anchor_file(killed).unlink()
     result = minibill("verify", "--db", killed)
-    assert result.exit_code == 0 and "There is no anchor beside" in result.stdout
+    assert result.exit_code == 0 and "There is no anchor next to" in result.stdout
     assert json.loads(minibill("verify", "--db", killed, "--json").stdout)["anchored"] is False
     opened(killed)
     assert sum("there is no anchor" in record.message for record in caplog.records) == 1

@@ -211,7 +211,7 @@ def test_reading_a_book_writes_nothing_through_a_planted_link(
 
 def test_a_demo_overwrites_no_list_and_follows_no_link(folder: Path, outside: Path) -> None:
     (folder / "losses.csv").symlink_to(outside / "not there")
-    assert "losses.csv is there already" in minibill("demo", "--keep", folder).stderr
+    assert "losses.csv exists already" in minibill("demo", "--keep", folder).stderr
     assert is_untouched(outside)
 
 
