@@ -1,4 +1,4 @@
-"""What a box is set up with: the files of docs/deploy, each looked at by its own tool where that is there."""
+"""The files of docs/deploy, each checked by its own tool where that is installed."""
 
 import configparser
 import json
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "docs" / "deploy"
 UNIT = (DEPLOY / "minibill.service").read_text("utf-8")
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
-OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text("utf-8")
+PAGES = "\n".join(file.read_text("utf-8") for file in sorted((ROOT / "docs" / "operating").glob("*.md")))
 ALERTS = yaml.safe_load((DEPLOY / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
 
 
@@ -37,7 +37,7 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def directives(name: str) -> list[str]:
-    """What the unit says for a name, line by line."""
+    """Return the values of a directive of the unit, line by line."""
     return re.findall(rf"^{name}=(.*)$", UNIT, re.MULTILINE)
 
 
@@ -48,11 +48,11 @@ def directives(name: str) -> list[str]:
 @pytest.mark.parametrize("name", ["minibill", "litestream"])
 def test_systemd_accepts_every_line_of_the_units(tmp_path: Path, name: str) -> None:
     unit = tmp_path / f"{name}.service"
-    # Verify looks whether the program is there, and here it is somewhere else.
+    # systemd-analyze checks that the program exists, and here it is elsewhere.
     unit.write_text((DEPLOY / unit.name).read_text("utf-8").replace(f"/usr/local/bin/{name}", "/bin/true"))
     result = run("systemd-analyze", "verify", unit)
-    said = [line for line in result.stderr.splitlines() if name in line]
-    assert (result.returncode, said) == (0, [])
+    messages = [line for line in result.stderr.splitlines() if name in line]
+    assert (result.returncode, messages) == (0, [])
 
 
 @needs("systemd-analyze")
@@ -64,7 +64,7 @@ def test_the_exposure_of_the_unit_is_low() -> None:
 def test_the_unit_restarts_a_service_that_hangs() -> None:
     assert directives("Type") == ["notify"] and directives("Restart") == ["on-failure"]
     assert int(directives("WatchdogSec")[0]) > 3 * LOCK_SECONDS_MAX
-    # Wrong configuration ends with 2, and is the same the next time.
+    # Exit code 2 is a wrong configuration, which a restart does not correct.
     assert directives("RestartPreventExitStatus") == ["2"]
 
 
@@ -91,21 +91,21 @@ def test_the_service_makes_no_system_call_that_the_unit_forbids(tmp_path: Path) 
         [str(word) for word in command], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     if "PTRACE" in result.stderr:
-        pytest.skip("this machine lets nobody be traced")
+        pytest.skip("this machine does not allow strace")
     assert result.returncode == 0, result.stderr
     lines = trace.read_text(errors="replace").splitlines()
     called = {found[1] for line in lines if (found := re.match(r"\d+ +(\w+)\(", line))}
     assert {"fsync", "fdatasync"} & called and "listen" in called
-    allowed, refused = (syscalls(names) for names in (["@system-service", "@default"], ["@privileged"]))
+    allowed, forbidden = (syscalls(names) for names in (["@system-service", "@default"], ["@privileged"]))
     assert directives("SystemCallFilter") == ["@system-service", "~@privileged"]
-    # As root, which the unit's user is not, SQLite gives its files to the owner of the database.
-    assert called - (allowed - refused) <= {"fchown"}
+    # Only as root, SQLite gives its files to the owner of the database. The unit's user is not root.
+    assert called - (allowed - forbidden) <= {"fchown"}
     if directives("MemoryDenyWriteExecute") == ["yes"]:
         assert [line for line in lines if "PROT_WRITE|PROT_EXEC" in line or re.search(r"mprotect\(.*PROT_EXEC", line)] == []
 
 
 def syscalls(sets: list[str]) -> set[str]:
-    """The calls of systemd's sets, and of the sets in them."""
+    """Return the system calls of systemd's sets, and of the sets in them."""
     found: set[str] = set()
     while sets:
         for line in run("systemd-analyze", "syscall-filter", sets.pop()).stdout.splitlines()[1:]:
@@ -137,9 +137,9 @@ def test_the_image_is_slim_pinned_and_runs_as_its_own_user() -> None:
 
 def test_the_build_context_has_exactly_the_copied_files() -> None:
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
-    let_in = {line[1:] for line in ignored if line.startswith("!")}
+    included = {line[1:] for line in ignored if line.startswith("!")}
     [copied] = re.findall(r"^COPY (docs\S+ \S+) ", DOCKERFILE, re.MULTILINE)
-    assert set(copied.split()) == let_in and "*" in ignored
+    assert set(copied.split()) == included and "*" in ignored
 
 
 def test_the_image_sets_only_known_settings() -> None:
@@ -176,7 +176,7 @@ def test_the_health_check_succeeds_only_for_a_ready_service(tmp_path: Path) -> N
 def metrics_of(api: Api) -> set[str]:
     response: httpx.Response = api.ask("GET", "/metrics", headers=[])
     families = list(text_string_to_metric_families(response.text))
-    # A name without a sample is there as well: it has none before the first reconciliation.
+    # Some metrics have no sample before the first reconciliation.
     return {sample.name for family in families for sample in family.samples} | {
         f"{family.name}{ending}" for family in families for ending in ("", "_total")
     }
@@ -196,7 +196,7 @@ def test_an_unknown_metric_would_be_found(start: Callable[..., Api]) -> None:
 
 
 def test_every_alert_is_explained_in_order() -> None:
-    explained = re.findall(r"^\| `(Minibill\w+)` \|", OPERATIONS, re.MULTILINE)
+    explained = re.findall(r"^\| `(Minibill\w+)` \|", PAGES, re.MULTILINE)
     assert explained == [alert["alert"] for alert in ALERTS]
 
 
@@ -216,14 +216,14 @@ def test_litestream_runs_as_the_same_user_and_starts_first() -> None:
 
 
 def test_the_operating_pages_name_all_deploy_files() -> None:
-    named = set(re.findall(r"\bdocs/deploy/[\w.]+\w", OPERATIONS))
+    named = set(re.findall(r"\bdocs/deploy/[\w.]+\w", PAGES))
     assert named == {f"docs/deploy/{file.name}" for file in DEPLOY.iterdir() if not file.name.endswith(".lock")} - {
         "docs/deploy/Dockerfile.dockerignore", "docs/deploy/minibill.spec",
     }  # fmt: skip
 
 
 def test_the_pages_set_what_litestream_needs() -> None:
-    assert "MINIBILL_CHECKPOINT_PAGES=0" in OPERATIONS
+    assert "MINIBILL_CHECKPOINT_PAGES=0" in PAGES
     parser = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(UNIT)

@@ -1,7 +1,7 @@
-"""docs/OPERATIONS.md works when it is pasted: its commands are run in order, on a folder that stands for the machine.
+"""The commands of docs/operating work: they run in order, on a folder that stands for the machine.
 
-`sudo` runs what follows it; `systemctl` starts and stops the unit's own command with the unit's own environment file;
-`install` gives files to nobody. Litestream is the real one, with a folder for a bucket.
+Stand-ins replace the machine's programs: `sudo` runs its arguments, `systemctl` starts and stops the unit's own command with
+the unit's environment file, `install` changes no owners. Litestream is the real program, with a folder as its bucket.
 """
 
 import os
@@ -21,15 +21,16 @@ import pytest
 from minibill.db.connection import open_reader
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "OPERATIONS.md").read_text("utf-8")
+PAGES = {file.name: file.read_text("utf-8") for file in sorted((ROOT / "docs" / "operating").glob("*.md"))}
+TEXT = "\n".join(PAGES.values())
 BLOCKS = dict(re.findall(r"<!-- run: ([\w-]+) -->\n```sh\n(.*?)```", TEXT, re.DOTALL))
-# What stands for the folders of the machine.
+# Paths of the machine, each replaced by one below the folder.
 FOLDERS = (
     "/usr/local/bin", "/var/lib/minibill", "/var/backups/minibill", "/etc/minibill", "/etc/systemd/system",
     "/etc/litestream.yml",
 )  # fmt: skip
 ADDRESS = "127.0.0.1:8080"
-# Installed with the other programs that the tests need, beside this Python.
+# Installed next to this Python, from the lock.
 LITESTREAM = str(Path(sys.executable).with_name("litestream"))
 
 SUDO = """#!/bin/sh
@@ -42,7 +43,7 @@ set -euo pipefail
 name=${!#}
 unit=$MACHINE/etc/systemd/system/$name.service
 pid=$MACHINE/$name.pid
-said() {
+directive() {
     sed -nE "s|^$1=-?||p" "$unit" | sed -E "s#/(usr/local/bin|var/lib/minibill|etc/minibill|etc/litestream)#$MACHINE&#g"
 }
 stop() {
@@ -53,10 +54,10 @@ start() {
     mkdir -p -m 700 "$MACHINE/var/lib/minibill"
     (
         set -a
-        if test -e "$(said EnvironmentFile)"; then . "$(said EnvironmentFile)"; fi
+        if test -e "$(directive EnvironmentFile)"; then . "$(directive EnvironmentFile)"; fi
         set +a
-        umask "$(said UMask)"
-        exec $(said ExecStart) >> "$MACHINE/$name.log" 2>&1
+        umask "$(directive UMask)"
+        exec $(directive ExecStart) >> "$MACHINE/$name.log" 2>&1
     ) &
     echo $! > "$pid"
     if test "$name" != minibill; then return; fi
@@ -72,11 +73,11 @@ case "$*" in
     "enable --now minibill" | "start minibill" | "enable --now litestream") start ;;
     "stop minibill") stop ;;
     "restart minibill") stop; start ;;
-    *) echo "what is systemctl $*?" >&2; exit 1 ;;
+    *) echo "unexpected: systemctl $*" >&2; exit 1 ;;
 esac
 """
 
-# There is no user minibill to give files to, and the bucket is a folder.
+# Files keep their owner, since there is no user minibill. The bucket is a folder.
 INSTALL = r"""#!/usr/bin/env bash
 set -euo pipefail
 words=()
@@ -107,7 +108,7 @@ def accounts_of(book: Path) -> set[str]:
 
 
 class Box:
-    """The machine."""
+    """A machine: a folder with stand-ins for its programs."""
 
     def __init__(self, folder: Path, bucket: Path) -> None:
         self.folder = folder
@@ -120,13 +121,13 @@ class Box:
             (folder / path).mkdir(parents=True)
         for name, script in STANDINS.items():
             self._program(folder / "standins" / name, script)
-        # The same program as the single file, only that it is installed here already.
+        # A script in place of the single-file executable.
         self._program(folder / "source/dist/minibill", f'#!/bin/sh\nexec {sys.executable} -m minibill "$@"\n')
         (folder / "source/docs").symlink_to(ROOT / "docs")
         (folder / "usr/local/bin/litestream").symlink_to(LITESTREAM)
 
     def run(self, name: str) -> str:
-        """Pastes a block; answers what it printed."""
+        """Run a block of commands and return its output."""
         script = re.sub("|".join(map(re.escape, FOLDERS)), lambda found: f"{self.folder}{found[0]}", BLOCKS[name])
         script = script.replace(ADDRESS, f"127.0.0.1:{self.port}")
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("MINIBILL_", "BILLING_"))}
@@ -144,13 +145,13 @@ class Box:
         return result.stdout
 
     def token(self, *options: str) -> str:
-        """A token, signed with the secrets of now."""
+        """Sign a token with the current secrets."""
         secrets = dict(line.split("=", 1) for line in self.env.read_text().splitlines())
         command = [sys.executable, "-m", "minibill", "token", *options]
         return subprocess.run(command, env=os.environ | secrets, capture_output=True, text=True, check=True).stdout.strip()
 
     def status(self, token: str) -> int:
-        """What the service answers to this token."""
+        """Return the status of a request with this token."""
         url = f"http://127.0.0.1:{self.port}/admin/billing/campaigns"
         return httpx.get(url, headers={"Authorization": f"Bearer {token}"}, trust_env=False).status_code
 
@@ -163,7 +164,7 @@ class Box:
         return accounts_of(self.book)
 
     def kill(self) -> None:
-        """Ends every service without a warning, as a machine ends that is lost."""
+        """Kill every service, as the loss of a machine does."""
         for file in self.folder.glob("*.pid"):
             subprocess.run(["kill", "-9", file.read_text().strip()], capture_output=True)
 
@@ -175,10 +176,10 @@ class Box:
 
 @pytest.fixture
 def new_box(tmp_path: Path) -> Iterator[Callable[[str], Box]]:
-    """Sets up machines, each in a folder of its own, that share a bucket."""
+    """Return a function that sets up machines, each in a folder of its own, with one bucket."""
     for program in ("bash", "curl", "openssl"):
         if shutil.which(program) is None:
-            pytest.skip(f"the commands need {program}, which this machine has not")
+            pytest.skip(f"the commands need {program}, which this machine does not have")
     boxes: list[Box] = []
 
     def new_box(name: str) -> Box:
@@ -202,8 +203,8 @@ def test_the_commands_of_the_operating_pages_work(box: Box) -> None:
     assert '"items":[]' in box.run("token")
 
     box.open_account("before the upgrade")
-    said = box.run("upgrade")
-    assert "healthy" in said and "up to date" in said and '"ready"' in said and "minibill, version" in said
+    output = box.run("upgrade")
+    assert "healthy" in output and "up to date" in output and '"ready"' in output and "minibill, version" in output
     assert box.accounts() == {"before the upgrade"}
 
     old = box.token()
@@ -220,8 +221,8 @@ def test_the_commands_of_the_operating_pages_work(box: Box) -> None:
     box.open_account("after the backup")
     assert box.run("drill").count("healthy") == 2
     assert box.accounts() == {"before the upgrade", "after the backup"}
-    said = box.run("restore")
-    assert '"ready"' in said and "1 row of the audit log later" in said
+    output = box.run("restore")
+    assert '"ready"' in output and "1 row of the audit log later" in output
     assert box.accounts() == {"before the upgrade"}
     [kept] = box.book.parent.glob("book.db.before-restore-*Z")
     with closing(open_reader(kept)) as conn:
@@ -238,15 +239,15 @@ def test_the_commands_of_the_operating_pages_work(box: Box) -> None:
 
 
 def wait_for(box: Box, account: str) -> None:
-    """Waits until an account is in the bucket."""
-    looked_at = box.folder / "looked-at.db"
+    """Wait until an account is in the bucket."""
+    replica = box.folder / "replica.db"
     for _ in range(100):
-        command = [LITESTREAM, "restore", "-force", "-config", str(box.folder / "etc/litestream.yml"), "-o", str(looked_at)]
+        command = [LITESTREAM, "restore", "-force", "-config", str(box.folder / "etc/litestream.yml"), "-o", str(replica)]
         restored = subprocess.run([*command, str(box.book)], capture_output=True, timeout=60)
-        if restored.returncode == 0 and account in accounts_of(looked_at):
+        if restored.returncode == 0 and account in accounts_of(replica):
             return
         time.sleep(0.1)
-    pytest.fail(f"{account} never came to the bucket")
+    pytest.fail(f"{account} is not in the bucket")
 
 
 @pytest.mark.parametrize("copy", ["rescue-backup", "rescue-replica"])
@@ -269,10 +270,10 @@ def test_a_lost_machine_is_restored_on_an_empty_one(new_box: Callable[[str], Box
     lost.kill()
     empty.run("empty-machine")
     empty.run(copy)
-    said = empty.run("rescue-start")
-    assert said.count("is healthy") == 2 and '"ready"' in said
+    output = empty.run("rescue-start")
+    assert output.count("is healthy") == 2 and '"ready"' in output
     assert empty.accounts() == {"before the loss"}
-    # The secrets are the same, and so are the tokens that are out.
+    # The secrets are the same, so existing tokens are valid.
     assert empty.status(token) == 200
     empty.open_account("after the loss")
     assert {oct(file.stat().st_mode & 0o777) for file in empty.book.parent.glob("book.db*")} == {"0o600"}
@@ -284,6 +285,21 @@ def test_every_command_is_run_or_has_a_reason() -> None:
     assert len(BLOCKS) == sum(mark.startswith("run: ") for mark in marked)
     source = Path(__file__).read_text("utf-8")
     assert [name for name in BLOCKS if f'"{name}"' not in source] == []
+
+
+def test_links_between_the_pages_lead_to_files_and_headings() -> None:
+    # The guides have tests of their own.
+    broken = []
+    for name, text in PAGES.items():
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+            target = (ROOT / "docs" / "operating" / (path or name)).resolve()
+            if target.parts[-2] == "guides":
+                continue
+            headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE) if anchor else []
+            slugs = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+            if not target.exists() or (anchor and anchor not in slugs):
+                broken.append(f"{name}: {path}#{anchor}")
+    assert broken == []
 
 
 def test_the_figures_of_size_add_up() -> None:
