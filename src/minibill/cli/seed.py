@@ -1,7 +1,7 @@
-"""The example book of `serve --dev --seed`: a month of Harbor, a small product whose agents write and draw for people.
+"""Example database of `serve --dev --seed`: a month of Harbor, a small product whose agents write and draw for people.
 
-Everything is asked of the application itself, as any client would, on a clock that begins a month ago: so it is checked,
-audited and reconciles like any other book. It is the same book every time, but for its times and hashes.
+All of it is made by requests to the application, on a clock that begins a month ago. Therefore it is validated, audited and
+reconciles like any other database. Only times and hashes differ from run to run.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ HOUR = 3_600
 DAY = 24 * HOUR
 STORY_DAYS = 30
 
-# The book of the story goes by these, whatever the service that is started on it goes by.
+# Settings of the story. Those of the service that starts afterwards may differ.
 _RULES = {
     "admin_rate_per_minute": 0,
     "service_rate_per_minute": 0,
@@ -49,17 +49,17 @@ _OTHERS = (
 
 
 class BookNotEmpty(Exception):
-    """The file holds a book that somebody uses."""
+    """The database is in use: it has rows."""
 
 
 async def seed_book(path: Path, settings: Settings) -> None:
-    """Fills an empty book, which is made where there is none. Raises `BookNotEmpty`, and what `Book.open` raises."""
+    """Fill an empty database, created if it does not exist. Raise `BookNotEmpty`, or an error of `Book.open`."""
     clock = Clock(offset_us=-STORY_DAYS * DAY * US_PER_SECOND)
     book = await Book.open(path, clock=clock)
     try:
         if any(book.readers.point_read(rows_in_all).values()):
             raise BookNotEmpty(f"{path} is not empty")
-        await _Story(book, msgspec.structs.replace(settings, **_RULES)).tell()
+        await _Story(book, msgspec.structs.replace(settings, **_RULES)).run()
     finally:
         await book.close()
 
@@ -72,11 +72,11 @@ class _Story:
         service = sign_token(settings, "service", sub="gateway", scopes=[], ttl=SERVICE_TOKEN_MAX_TTL)
         self._tokens = {"/admin": admin, "/api": service}
         self._accounts: dict[str, str] = {}
-        # The same story every time; nothing here is a secret.
+        # A fixed seed, so that every run makes the same database. Nothing here is a secret.
         self._chance = random.Random(2026)  # noqa: S311
 
-    async def tell(self) -> None:
-        """The month, day by day; what is due is swept at the end of each."""
+    async def run(self) -> None:
+        """Run the month day by day, and expire overdue credits and reservations after each day."""
         chapters = {0: self._open, 2: self._launch, 9: self._outage, 12: self._after_the_outage, 15: self._images,
                     20: self._welcome, 25: self._plans, 27: self._debts}  # fmt: skip
         for day in range(STORY_DAYS - 1):
@@ -86,7 +86,7 @@ class _Story:
             await self._pass(DAY)
         await self._last_day()
 
-    # --- the chapters ---
+    # --- chapters ---
 
     async def _open(self) -> None:
         entities = [("person", name) for name in _PEOPLE] + [("agent", name) for name in _AGENTS] + list(_OTHERS)
@@ -111,7 +111,7 @@ class _Story:
             await self._admin("PUT", path, {"tier": tier, "expiresAt": expires})
 
     async def _launch(self) -> None:
-        """Credits that most never spend, of a campaign that ends by itself."""
+        """Grant credits that most never spend, in a campaign that expires."""
         campaign = await self._campaign(
             "Launch week", "promotional", 40, grantConfig={"amountMicro": "2000000"}, expiresAt=self._after(7 * DAY),
             grantTtlSeconds=14 * DAY, description="2 units for everybody who was there, good for two weeks.",
@@ -143,7 +143,7 @@ class _Story:
         await self._admin("POST", f"{path}/complete")
 
     async def _images(self) -> None:
-        """A pool of its own, and a campaign that is paused later on."""
+        """Grant credits in a pool of their own, and pause the campaign."""
         campaign = await self._campaign(
             "Autumn of images", "loyalty", 100, poolId="images", grantFormula="tiered",
             grantConfig={"brackets": [{"minMicro": "1000000", "maxMicro": "10000000", "amountMicro": "1000000"},
@@ -158,7 +158,7 @@ class _Story:
         await self._admin("POST", f"/campaigns/{campaign}/pause")
 
     async def _welcome(self) -> None:
-        """A campaign that goes on, and opens the accounts that it pays."""
+        """Begin a campaign that stays active and opens the accounts that it pays."""
         campaign = await self._campaign(
             "Welcome", "promotional", 250, grantConfig={"amountMicro": "1500000"}, grantTtlSeconds=90 * DAY,
             description="1.5 units for everybody who is new.",
@@ -174,14 +174,14 @@ class _Story:
         })  # fmt: skip
 
     async def _debts(self) -> None:
-        """Work that cost more than there was: a debt that the next deposit pays, and one that is still open."""
+        """Spend more than the balance twice: a deposit pays the first debt, the second stays open."""
         await self._deposit("echo", 2, "invoice-echo-1")
         await self._spend("echo", 2_000_000, 3_500_000, billingMode="soft", description="a long conversation")
         await self._deposit("echo", 4, "invoice-echo-2")
         await self._spend("echo", 2_500_000, 6_200_000, billingMode="soft", description="a longer conversation")
 
     async def _last_day(self) -> None:
-        """What is under way: released, overdue, only written down, and still held when the story ends, an hour ago."""
+        """Leave reservations in each state: released, overdue, shadow, and pending. The story ends an hour ago."""
         released = await self._reserve("bruno", 900_000, description="a letter, not sent")
         await self._service("POST", "/release", {"reservationId": released})
         await self._reserve("farah", 1_100_000, ttlSeconds=60, description="a job that never came back")
@@ -202,7 +202,7 @@ class _Story:
             jobs.append(self._spend(name, price, cost, description=f"work of day {day + 1}"))
         await self._all(jobs)
 
-    # --- its words ---
+    # --- operations ---
 
     async def _deposit(self, name: str, units: int, source: str) -> None:
         body = {"amountMicro": f"{units}000000", "sourceType": "deposit", "sourceId": source}
@@ -215,8 +215,8 @@ class _Story:
         return campaign
 
     async def _pay(self, campaign: str, grants: list[Json]) -> list[Json]:
-        answer = await self._admin("POST", f"/campaigns/{campaign}/grants/batch", {"grants": grants})
-        paid: list[Json] = answer["grants"]
+        response = await self._admin("POST", f"/campaigns/{campaign}/grants/batch", {"grants": grants})
+        paid: list[Json] = response["grants"]
         return paid
 
     async def _reserve(self, name: str, micro: int, **terms: Any) -> str:
@@ -229,7 +229,7 @@ class _Story:
         await self._service("POST", "/finalize", {"reservationId": reservation, "actualCostMicro": str(cost_micro)})
 
     async def _all(self, requests: Iterable[Any]) -> list[Json]:
-        """Together: they share a COMMIT, and come out in the same order every time."""
+        """Run requests concurrently. They share a COMMIT, in the same order every time."""
         return list(await asyncio.gather(*requests))
 
     async def _pass(self, seconds: int) -> None:
@@ -242,13 +242,13 @@ class _Story:
     # --- requests ---
 
     async def _admin(self, method: str, path: str, body: Json | None = None) -> Json:
-        return await self._ask(method, "/admin", f"/billing{path}", body or {})
+        return await self._request(method, "/admin", f"/billing{path}", body or {})
 
     async def _service(self, method: str, path: str, body: Json) -> Json:
-        return await self._ask(method, "/api", f"/internal/billing{path}", body)
+        return await self._request(method, "/api", f"/internal/billing{path}", body)
 
-    async def _ask(self, method: str, root: str, rest: str, body: Json) -> Json:
-        """The JSON that the application answers; a refusal would be a mistake in the story."""
+    async def _request(self, method: str, root: str, rest: str, body: Json) -> Json:
+        """Send a request to the application and return its JSON. An error response is a bug in the story."""
         path, content = root + rest, json.dumps(body).encode()
         headers = {
             "authorization": f"Bearer {self._tokens[root]}",
@@ -270,6 +270,6 @@ class _Story:
             sent.append(message)
 
         await self._app(scope, receive, send)
-        answer: Json = json.loads(b"".join(message.get("body", b"") for message in sent))
-        assert sent[0]["status"] < 300, (path, answer)
-        return answer
+        response: Json = json.loads(b"".join(message.get("body", b"") for message in sent))
+        assert sent[0]["status"] < 300, (path, response)
+        return response
