@@ -1,4 +1,7 @@
-"""Help of the commands, and the reference pages that are generated from it."""
+"""Help of the commands and of make, and the reference pages that are generated from it."""
+
+import re
+import subprocess
 
 import click
 import click.testing
@@ -6,7 +9,7 @@ import click.testing
 from minibill.cli.help import SHORT_HELP_CHARS_MAX, Command, Group
 from minibill.cli.main import main
 from minibill.config import SETTINGS
-from tests.tools.reference_docs import FOLDER, PAGES, commands
+from tests.tools.reference_docs import FOLDER, PAGES, ROOT, commands
 
 COMMANDS = dict(commands())
 
@@ -55,3 +58,10 @@ def test_every_option_has_a_help_text() -> None:
 def test_the_help_of_serve_lists_every_setting() -> None:
     text = help_of("serve")
     assert [setting.variable for setting in SETTINGS if f"  {setting.variable} (" not in text] == []
+
+
+def test_make_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    listed = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^  ([a-z-]+)  ", listed, re.MULTILINE)) == targets

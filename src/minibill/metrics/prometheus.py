@@ -1,7 +1,6 @@
-"""The counters of the process as Prometheus reads them: `GET /metrics`. Imported when it is first asked for.
+"""Metrics of the process as Prometheus text, for `GET /metrics`. Imported on the first request.
 
-A source answers metric families; to tell of something new, write a source, name it in `SOURCES`, and add its line to the
-README, where a test looks for it.
+A source yields metric families. To add a metric, yield it from a source in `SOURCES` and run `make reference`.
 """
 
 import platform
@@ -37,8 +36,10 @@ def exposition(state: AppState, sums: LedgerTotals) -> bytes:
 def _requests(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     metrics = state.metrics
     labels = ["method", "route"]
-    requests = CounterMetricFamily("minibill_http_requests", "Requests that were answered.", labels=[*labels, "status"])
-    seconds = HistogramMetricFamily("minibill_http_request_duration_seconds", "From the gate to the answer.", labels=labels)
+    requests = CounterMetricFamily("minibill_http_requests", "Responses by route and status.", labels=[*labels, "status"])
+    seconds = HistogramMetricFamily(
+        "minibill_http_request_duration_seconds", "Time from the request's headers to the response.", labels=labels
+    )
     for name, of_route in {**metrics.routes, f"any {UNROUTED}": metrics.unrouted}.items():
         key = name.split(" ")
         for status, number in sorted(dict(of_route.statuses).items()):
@@ -47,77 +48,99 @@ def _requests(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
             _add(seconds, of_route.seconds, key)
     yield requests
     yield seconds
-    problems = CounterMetricFamily("minibill_problems", "Refusals and failures by their code.", labels=["code"])
+    problems = CounterMetricFamily("minibill_problems", "Error responses by code.", labels=["code"])
     for code, number in sorted(dict(metrics.problems).items()):
         problems.add_metric([code], number)
     yield problems
-    yield CounterMetricFamily(
-        "minibill_replays", "Answers that were given again to an idempotency key.", value=metrics.replays
-    )
+    yield CounterMetricFamily("minibill_replays", "Responses replayed for an idempotency key.", value=metrics.replays)
 
 
 def _writer(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     writer = state.book.writer
-    waiting = GaugeMetricFamily("minibill_write_queue_length", "Accepted writes that have not begun.", labels=["lane"])
+    waiting = GaugeMetricFamily("minibill_write_queue_length", "Writes that are queued, by lane.", labels=["lane"])
     for lane in Lane:
         waiting.add_metric([lane.name.lower()], writer.waiting(lane))
     yield waiting
-    group = HistogramMetricFamily("minibill_commit_batch_size", "Writes that shared one transaction.")
+    group = HistogramMetricFamily("minibill_commit_batch_size", "Writes in one transaction.")
     _add(group, writer.group_writes)
     yield group
-    commit = HistogramMetricFamily("minibill_commit_seconds", "How long a COMMIT took.")
+    commit = HistogramMetricFamily("minibill_commit_seconds", "Duration of a COMMIT.")
     _add(commit, writer.commit_seconds)
     yield commit
-    ready = GaugeMetricFamily("minibill_ready", "1 when the book takes writes, else 0.", value=writer.last_error is None)
+    ready = GaugeMetricFamily(
+        "minibill_ready", "1 if the service accepts writes, otherwise 0.", value=writer.last_error is None
+    )
     yield ready
 
 
 def _files(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     path = state.book.path
     for name, file, what in (
-        ("minibill_database_bytes", path, "The database file."),
-        ("minibill_wal_bytes", path.with_name(path.name + "-wal"), "The write-ahead log beside it."),
+        ("minibill_database_bytes", path, "Size of the database file."),
+        ("minibill_wal_bytes", path.with_name(path.name + "-wal"), "Size of the write-ahead log."),
     ):
         yield GaugeMetricFamily(name, what, value=file.stat().st_size if file.exists() else 0)
 
 
 def _sweeps(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     sweeps = state.book.sweeps
-    yield CounterMetricFamily("minibill_sweeps", "Times that what was due was written down.", value=sweeps.count)
-    yield CounterMetricFamily("minibill_expirations", "Lots, reservations and campaigns that were due.", value=sweeps.rows)
-    yield CounterMetricFamily("minibill_sweep_seconds", "Seconds that the sweeps took.", value=sweeps.seconds)
+    yield CounterMetricFamily(
+        "minibill_sweeps", "Sweeps that recorded expired lots, reservations and campaigns.", value=sweeps.count
+    )
+    yield CounterMetricFamily(
+        "minibill_expirations", "Lots, reservations and campaigns that sweeps expired.", value=sweeps.rows
+    )
+    yield CounterMetricFamily("minibill_sweep_seconds", "Total duration of the sweeps.", value=sweeps.seconds)
 
 
 def _clock(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     clock = state.book.clock
     clock_state = clock.state()
     yield GaugeMetricFamily(
-        "minibill_clock_held", "1 while the book's time does not follow the wall clock.", value=clock_state.is_held
+        "minibill_clock_held",
+        "1 while the ledger's time does not follow a wall clock that jumped ahead, otherwise 0.",
+        value=clock_state.is_held,
     )
     ahead_s = clock_state.ahead_us / US_PER_SECOND
-    yield GaugeMetricFamily("minibill_clock_ahead_seconds", "The wall clock less the book's time.", value=ahead_s)
-    yield CounterMetricFamily("minibill_clock_jumps", "Jumps of the wall clock that were not followed.", value=clock.jumps)
+    yield GaugeMetricFamily(
+        "minibill_clock_ahead_seconds",
+        "Wall clock minus ledger time; negative while the wall clock is behind.",
+        value=ahead_s,
+    )
+    yield CounterMetricFamily(
+        "minibill_clock_jumps", "Jumps of the wall clock that the ledger's time did not follow.", value=clock.jumps
+    )
 
 
 def _feed(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
-    yield GaugeMetricFamily("minibill_feed_waiters", "Long polls that wait for events.", value=state.book.feed.waiters)
+    yield GaugeMetricFamily(
+        "minibill_feed_waiters", "Long polls that are waiting for events.", value=state.book.feed.waiters
+    )
 
 
 def _webhooks(state: AppState, sums: LedgerTotals) -> Iterator[Metric]:
-    attempts = CounterMetricFamily("minibill_webhook_attempts", "Events sent to webhooks, by outcome.", labels=["outcome"])
+    attempts = CounterMetricFamily("minibill_webhook_attempts", "Deliveries to webhooks by outcome.", labels=["outcome"])
     for outcome, number in sorted(dict(state.metrics.deliveries.counts).items()):
         attempts.add_metric([outcome], number)
     yield attempts
     yield GaugeMetricFamily(
-        "minibill_webhook_lag_events", "Events not yet accepted by a webhook.", value=sums.webhook_behind
+        "minibill_webhook_lag_events",
+        "Events that the webhook furthest behind has yet to accept, of all types.",
+        value=sums.webhook_behind,
     )
-    yield GaugeMetricFamily("minibill_webhooks_failing", "Webhooks that accept nothing now.", value=sums.webhooks_failing)
+    yield GaugeMetricFamily(
+        "minibill_webhooks_failing", "Enabled webhooks whose deliveries are failing.", value=sums.webhooks_failing
+    )
 
 
 def _reconciliation(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
     last = state.book.reconciler.last
-    time = GaugeMetricFamily("minibill_reconciliation_timestamp_seconds", "The moment that was last reconciled.")
-    wrong = GaugeMetricFamily("minibill_reconciliation_violations", "What the last reconciliation found.", labels=["check"])
+    time = GaugeMetricFamily(
+        "minibill_reconciliation_timestamp_seconds", "Unix time of the last reconciliation; no value before the first."
+    )
+    wrong = GaugeMetricFamily(
+        "minibill_reconciliation_violations", "Violations found by the last reconciliation, by check.", labels=["check"]
+    )
     if last is not None:
         time.add_metric([], last.at_us / US_PER_SECOND)
         for name, check in last.report.checks.items():
@@ -131,8 +154,12 @@ def _book(_: AppState, sums: LedgerTotals) -> Iterator[Metric]:
     yield GaugeMetricFamily("minibill_reserved_micro", "Reserved credits of all accounts.", value=sums.reserved_micro)
     yield GaugeMetricFamily("minibill_debt_micro", "Open debts of all accounts.", value=sums.debt_micro)
     age_s = monotonic_s() - sums.made_s
-    yield GaugeMetricFamily("minibill_totals_age_seconds", "How old the three sums before are.", value=age_s)
-    rows = GaugeMetricFamily("minibill_rows", "Rows of the book's tables.", labels=["table"])
+    yield GaugeMetricFamily(
+        "minibill_totals_age_seconds",
+        "Age of the three totals above: at most 15 s, or 100 times their computing time if that is longer.",
+        value=age_s,
+    )
+    rows = GaugeMetricFamily("minibill_rows", "Rows by table.", labels=["table"])
     for table, number in sums.rows.items():
         rows.add_metric([table], number)
     yield rows
@@ -140,7 +167,7 @@ def _book(_: AppState, sums: LedgerTotals) -> Iterator[Metric]:
 
 def _build(_: AppState, __: LedgerTotals) -> Iterator[Metric]:
     versions = {"version": minibill.__version__, "sqlite": sqlite3.sqlite_version, "python": platform.python_version()}
-    info = GaugeMetricFamily("minibill_build_info", "Always 1; the labels say what runs.", labels=list(versions))
+    info = GaugeMetricFamily("minibill_build_info", "Always 1; the labels have the versions.", labels=list(versions))
     info.add_metric(list(versions.values()), 1)
     yield info
 
