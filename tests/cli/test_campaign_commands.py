@@ -100,8 +100,8 @@ def test_revoke_revokes_one_grant_or_all(api: Api, run: Run) -> None:
     with api.unchanged():
         dry = run("revoke", campaign, *reason, "--dry-run").stdout
     assert f"dry run: 3 grants of {campaign} would be revoked" in dry
-    answer = json.loads(run("revoke", campaign, *reason, "--json").stdout)
-    assert (answer["totalRevoked"], answer["revokedMicro"]) == (3, str(3 * UNIT - 10))
+    output = json.loads(run("revoke", campaign, *reason, "--json").stdout)
+    assert (output["totalRevoked"], output["revokedMicro"]) == (3, str(3 * UNIT - 10))
     assert {grant["revokeReason"] for grant in api.get(f"/campaigns/{campaign}/grants")["items"]} == {"not a person"}
     assert "grant_not_found (404)" in run("revoke", campaign, "--grant", "grant_none", *reason, exit_code=1).stderr
 

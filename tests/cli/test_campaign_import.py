@@ -146,9 +146,9 @@ def test_rows_with_the_same_error_share_one_line(pay: Run, transport: FaultyTran
         "line 1007: column 'amount': more than 6 decimal places (--round down cuts them off): '0.0000001'",
         "Error: nothing was paid: 1005 of 1006 rows can't be paid; correct them, or pay the others with --skip-bad-rows",
     ]
-    answer = json.loads(result.stdout)
-    assert (answer["totalBad"], answer["totalNotPaid"], answer["stopped"]["why"]) == (1005, 1, "bad_rows")
-    assert [row["status"] for row in answer["rows"]] == ["bad"] * 1000 + ["not_paid"] + ["bad"] * 5
+    output = json.loads(result.stdout)
+    assert (output["totalBad"], output["totalNotPaid"], output["stopped"]["why"]) == (1005, 1, "bad_rows")
+    assert [row["status"] for row in output["rows"]] == ["bad"] * 1000 + ["not_paid"] + ["bad"] * 5
     assert not transport.requests
 
 
@@ -211,7 +211,7 @@ def test_a_dry_run_checks_the_whole_list_against_the_budget(
     report = tmp_path / "report.csv"
     rows = [*people(3, "3"), ("old", "2"), ("zero", "0"), ("p9", "4.5")]
     with api.unchanged():
-        # Batches that each fit alone, and batches that do not.
+        # Batches that fit the budget alone, and one that does not.
         for size in (1, 2, 1000):
             result = pay(campaign, rows, *PERSON, "--batch-size", size, "--dry-run", "--report", report, exit_code=2)
             assert "5.5 units more than the remaining" in result.stderr
@@ -244,7 +244,7 @@ def test_a_formula_counts_towards_the_budget_before_anything_is_paid(api: Api, r
         assert "1 unit more than the remaining" in run("import", campaign, path, *columns, exit_code=2).stderr
     path.write_text("who,loss\na,4\nb,2\n")
     run("import", campaign, path, *columns)
-    # What an account was paid is compared with what the formula comes to now.
+    # The paid amount is compared with the current result of the formula.
     path.write_text("who,loss\na,4\nb,1\n")
     assert "line 3: b was paid 1 before; the list says 0.5" in run("import", campaign, path, *columns).stderr
 
@@ -258,7 +258,7 @@ def test_grants_that_were_paid_before_count_towards_no_limit(api: Api, pay: Run)
     again = pay(campaign, [*rows, ("new", "2")], *PERSON).stdout
     assert "duplicates  5\n" in again
     assert "nothing new was paid" in again
-    # An amount over the limits is no fault where the account is not paid again.
+    # An amount over the limits is no error if the account is not paid again.
     pay(campaign, [*people(3, "2"), ("p3", "500")], *PERSON)
 
 
@@ -272,7 +272,7 @@ def test_partial_pays_in_list_order_until_a_row_does_not_fit(api: Api, pay: Run,
     assert re.search(r"until then:\ngranted +4 \(8 units", result.stdout)
     assert "budget_exceeded: lines 6-7" in result.stdout
     assert "duplicates  1" in result.stdout
-    # With more budget the rest is paid.
+    # A larger budget pays the rest.
     ok(api.call("PATCH", f"/campaigns/{campaign}", {"budgetMicro": str(12 * UNIT)}))
     assert re.search(r"granted +2 \(2\.5 units", pay(campaign, rows, *PERSON, "--partial").stdout)
 
@@ -295,7 +295,7 @@ def test_batches_are_cut_to_the_ceiling_of_one_request(
     ok(api.call("PATCH", f"/campaigns/{campaign}", {"budgetMicro": str(90 * UNIT)}))
     pay(campaign, people(20, "3"), *PERSON)
     assert api.get(f"/campaigns/{campaign}")["grantCount"] == 20
-    # The batch of all is too large, and tells the ceiling; what is left is cut to it.
+    # The first batch is too large, and its error states the ceiling. Later batches are cut to it.
     assert len(transport.posts) == 1 + 7
     result = pay(campaign, [("small", "1"), ("large", "11")], *PERSON, "--dry-run", exit_code=1)
     assert "amount_too_large: line 3" in result.stdout
@@ -315,9 +315,9 @@ def test_an_amount_that_changed_is_listed_with_both_amounts(api: Api, pay: Run) 
     pay(campaign, [("a", "1.25"), ("b", "2")], *PERSON)
     again = pay(campaign, [("a", "3.75"), ("b", "2")], *PERSON)
     assert "line 2: a was paid 1.25 before; the list says 3.75\n" in again.stderr
-    answer = json.loads(pay(campaign, [("a", "3.75"), ("b", "2")], *PERSON, "--json", "--strict", exit_code=1).stdout)
-    assert answer["totalDifferent"] == 1
-    assert [(row["amountMicro"], row["reason"]) for row in answer["rows"]] == [
+    output = json.loads(pay(campaign, [("a", "3.75"), ("b", "2")], *PERSON, "--json", "--strict", exit_code=1).stdout)
+    assert output["totalDifferent"] == 1
+    assert [(row["amountMicro"], row["reason"]) for row in output["rows"]] == [
         ("1250000", "paid 1.25 before; the list says 3.75"), ("2000000", None)
     ]  # fmt: skip
     pay(campaign, [("a", "1.25"), ("b", "2")], *PERSON, "--strict")
@@ -435,11 +435,11 @@ def test_a_real_service_pays_a_list_longer_than_one_batch(tmp_path: Path) -> Non
             environment["MINIBILL_URL"] = found[0]
 
             def ask(*arguments: object) -> str:
-                answer = subprocess.run(
+                output = subprocess.run(
                     [*minibill, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=60
                 )
-                assert answer.returncode == 0, answer.stderr
-                return answer.stdout.strip()
+                assert output.returncode == 0, output.stderr
+                return output.stdout.strip()
 
             environment["MINIBILL_TOKEN"] = ask("token", "--db", db)
             campaign = ask("campaign", "create", "Summer", "--type", "loyalty", "--budget", 100 * UNIT, "--quiet")

@@ -61,17 +61,17 @@ def test_a_missing_folder_is_a_usage_error_that_names_it(tmp_path: Path, command
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["serve"], "can't open noise.db: it is not an SQLite database"),
         (["verify"], "can't verify noise.db: it is not an SQLite database"),
         (["backup", "copy.db"], "can't back up noise.db: it is not an SQLite database"),
     ],
 )
-def test_an_error_about_a_file_names_it_once(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_an_error_about_a_file_names_it_once(tmp_path: Path, arguments: list[str], expected: str) -> None:
     (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
     result = minibill(*arguments, "--db", "noise.db", cwd=tmp_path, **SECRETS)
-    assert usage_error(result) == f"Error: {said}"
+    assert usage_error(result) == f"Error: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_an_error_about_a_file_names_it_once(tmp_path: Path, arguments: list[str
     ],
 )
 def test_a_missing_secret_is_an_error_that_states_what_to_do(tmp_path: Path, command: str, advice: str) -> None:
-    said = usage_error(minibill(command, cwd=tmp_path))
-    assert "BILLING_ADMIN_JWT_SECRET is not set: give it a secret of 32 bytes or more" in said
-    assert said.endswith(f"(openssl rand -base64 48), {advice}")
+    message = usage_error(minibill(command, cwd=tmp_path))
+    assert "BILLING_ADMIN_JWT_SECRET is not set: give it a secret of 32 bytes or more" in message
+    assert message.endswith(f"(openssl rand -base64 48), {advice}")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["--ttl", "3601"], "3600"),
         (["--service", "--scope", "admin:*"], "no scopes"),
@@ -96,9 +96,9 @@ def test_a_missing_secret_is_an_error_that_states_what_to_do(tmp_path: Path, com
         (["--sub", " "], "--sub"),
     ],
 )
-def test_a_token_that_no_service_accepts_is_a_usage_error(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_a_token_that_no_service_accepts_is_a_usage_error(tmp_path: Path, arguments: list[str], expected: str) -> None:
     result = minibill("token", *arguments, cwd=tmp_path, **SECRETS)
-    assert result.returncode == 2 and said in result.stderr and not result.stdout
+    assert result.returncode == 2 and expected in result.stderr and not result.stdout
 
 
 def test_serve_warns_about_an_unknown_setting(tmp_path: Path) -> None:

@@ -103,12 +103,12 @@ def test_a_wrong_url_exits_2_and_a_missing_campaign_exits_1(
     pay: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for answered in (run("show", "camp_none", exit_code=1), pay("camp_none", people(1), exit_code=1)):
-        assert "campaign_not_found (404)" in answered.stderr
+    for result in (run("show", "camp_none", exit_code=1), pay("camp_none", people(1), exit_code=1)):
+        assert "campaign_not_found (404)" in result.stderr
     nope = f"{URL}/nope"
     monkeypatch.setattr("tests.cli.conftest.URL", nope)
-    for answered in (run("show", "camp_none", exit_code=2), pay("camp_none", people(1), exit_code=2)):
-        text = one_line(answered.stderr)
+    for result in (run("show", "camp_none", exit_code=2), pay("camp_none", people(1), exit_code=2)):
+        text = one_line(result.stderr)
         assert f"not_found (404): nothing is at this path; check the URL: {nope} should be the address of minibill" in text
 
 
@@ -148,7 +148,7 @@ def test_an_interrupted_import_ends_with_a_report_and_can_run_again(api: Api, pa
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         httpx.Response(200, html="<h1>It works!</h1>"),
         httpx.Response(404, text="nothing here"),
@@ -161,8 +161,10 @@ def test_an_interrupted_import_ends_with_a_report_and_can_run_again(api: Api, pa
         httpx.Response(200, content=b"[" * 100_000),
     ],
 )
-def test_another_program_at_the_url_is_one_error_line(pay: Run, transport: FaultyTransport, answer: httpx.Response) -> None:
-    transport.faults = [lambda: answer]
+def test_another_program_at_the_url_is_one_error_line(
+    pay: Run, transport: FaultyTransport, response: httpx.Response
+) -> None:
+    transport.faults = [lambda: response]
     result = pay("camp_1", people(1), exit_code=2)
     assert "does not answer like minibill" in result.stderr
     assert len(transport.requests) == 1

@@ -90,9 +90,9 @@ def test_verify_reports_a_healthy_database_and_changes_no_file(book: Path) -> No
 
 
 def test_verify_prints_json(book: Path) -> None:
-    answer = json.loads(minibill("verify", "--db", book, "--json").stdout)
-    assert answer.keys() == {"db", "anchored", "status", "durationMs", "checks"}
-    assert answer["status"] == "healthy" and answer["checks"].keys() == FILE_CHECKS | CHECKS.keys()
+    output = json.loads(minibill("verify", "--db", book, "--json").stdout)
+    assert output.keys() == {"db", "anchored", "status", "durationMs", "checks"}
+    assert output["status"] == "healthy" and output["checks"].keys() == FILE_CHECKS | CHECKS.keys()
 
 
 def test_verify_names_each_violation_and_exits_1(book: Path) -> None:
@@ -104,11 +104,11 @@ def test_verify_names_each_violation_and_exits_1(book: Path) -> None:
     assert "1 of credit_lots break lots_parts_sum_to_original" in result.stdout
     assert "is unhealthy" in result.stdout and "lot_balance_match" in result.stdout.splitlines()[-1]
     assert contents(book.parent) == before
-    answer = json.loads(minibill("verify", "--db", book, "--json").stdout)
-    assert answer["checks"]["lot_balance_match"] == {
+    output = json.loads(minibill("verify", "--db", book, "--json").stdout)
+    assert output["checks"]["lot_balance_match"] == {
         "status": "fail", "checked": 6, "violations": 1, "examples": ["lot_0000000000001"],
     }  # fmt: skip
-    assert answer["checks"]["entry_chain"]["status"] == "pass"
+    assert output["checks"]["entry_chain"]["status"] == "pass"
 
 
 def test_verify_knows_every_check_of_the_schema(book: Path) -> None:
@@ -228,8 +228,8 @@ def test_verify_runs_next_to_a_service(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db") as server:
         account = open_account(server)
         assert mint(server, account, 1) == 201
-        answer = json.loads(minibill("verify", "--db", tmp_path / "book.db", "--json").stdout)
-        assert answer["status"] == "healthy" and answer["checks"]["entry_chain"]["checked"] == 1
+        output = json.loads(minibill("verify", "--db", tmp_path / "book.db", "--json").stdout)
+        assert output["status"] == "healthy" and output["checks"]["entry_chain"]["checked"] == 1
         assert mint(server, account, 2) == 201
 
 
@@ -279,9 +279,9 @@ def test_a_backup_is_checked_and_has_the_same_rows(book: Path, tmp_path: Path) -
     copy.parent.mkdir()
     result = minibill("backup", copy, "--db", book, "--json")
     assert result.exit_code == 0, result.output
-    answer = json.loads(result.stdout)
-    assert (answer["db"], answer["backup"], answer["status"]) == (str(book), str(copy), "healthy")
-    assert answer["bytes"] == copy.stat().st_size
+    output = json.loads(result.stdout)
+    assert (output["db"], output["backup"], output["status"]) == (str(book), str(copy), "healthy")
+    assert output["bytes"] == copy.stat().st_size
     assert contents(book.parent) == before and [file.name for file in copy.parent.iterdir()] == ["monday.db"]
     with closing(open_reader(copy)) as one, closing(open_reader(book)) as other:
         assert everything(one) == everything(other)
@@ -391,8 +391,8 @@ def test_a_restore_creates_a_missing_file(book: Path, tmp_path: Path) -> None:
     target.parent.mkdir()
     result = minibill("restore", book, "--db", target, "--json")
     assert result.exit_code == 0, result.output
-    answer = json.loads(result.stdout)
-    assert (answer["backup"], answer["db"], answer["replaced"]) == (str(book), str(target), False)
+    output = json.loads(result.stdout)
+    assert (output["backup"], output["db"], output["replaced"]) == (str(book), str(target), False)
     assert sorted(file.name for file in target.parent.iterdir()) == ["book.db", "book.db-anchor", "book.db.lock"]
     assert minibill("verify", "--db", target).exit_code == 0
 
@@ -453,14 +453,14 @@ def test_a_restore_counts_what_a_diverged_database_would_lose(tmp_path: Path) ->
         assert mint(server, account, 1) == 201
         assert minibill("backup", copy, "--db", db).exit_code == 0
         assert [mint(server, account, number) for number in (2, 3, 4)] == [201] * 3
-    answers = [json.loads(minibill("restore", copy, "--db", db, "--json").stdout)]
+    outputs = [json.loads(minibill("restore", copy, "--db", db, "--json").stdout)]
     with serving(db) as server:
         assert mint(server, account, 5) == 201
-    answers.append(json.loads(minibill("restore", answers[0]["kept"], "--db", db, "--json").stdout))
-    assert [(answer["laterEntries"], answer["laterAuditRows"]) for answer in answers] == [(3, 3), (1, 1)]
+    outputs.append(json.loads(minibill("restore", outputs[0]["kept"], "--db", db, "--json").stdout))
+    assert [(output["laterEntries"], output["laterAuditRows"]) for output in outputs] == [(3, 3), (1, 1)]
     with serving(db) as server:
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "4"
-    with serving(Path(answers[1]["kept"])) as server:
+    with serving(Path(outputs[1]["kept"])) as server:
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "2"
 
 
@@ -529,8 +529,8 @@ def test_a_database_of_another_history_is_replaced_only_with_force(book: Path, t
     assert result.exit_code == 2 and "another database" in result.stderr and "--force" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert other.read_bytes() == before and kept_of(other) == []
-    answer = json.loads(minibill("restore", book, "--db", other, "--force", "--json").stdout)
-    assert answer["laterEntries"] is None and Path(answer["kept"]).read_bytes() == before
+    output = json.loads(minibill("restore", book, "--db", other, "--force", "--json").stdout)
+    assert output["laterEntries"] is None and Path(output["kept"]).read_bytes() == before
 
 
 def test_a_restore_counts_and_replaces_the_log_of_a_killed_service(tmp_path: Path) -> None:
@@ -541,10 +541,10 @@ def test_a_restore_counts_and_replaces_the_log_of_a_killed_service(tmp_path: Pat
     assert mint(server, account, 1) == 201
     server.end(signal.SIGKILL)
     assert (tmp_path / "book.db-wal").stat().st_size > 0
-    answer = json.loads(minibill("restore", copy, "--db", db, "--json").stdout)
-    assert (answer["laterEntries"], answer["laterAuditRows"]) == (1, 1)
+    output = json.loads(minibill("restore", copy, "--db", db, "--json").stdout)
+    assert (output["laterEntries"], output["laterAuditRows"]) == (1, 1)
     assert not (tmp_path / "book.db-wal").exists() and not (tmp_path / "book.db-shm").exists()
-    with open_snapshot(Path(answer["kept"])) as conn:
+    with open_snapshot(Path(output["kept"])) as conn:
         assert conn.execute("SELECT available_micro FROM credit_balances").fetchone() == (1,)
     with serving(db) as server:
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "0"
