@@ -45,7 +45,7 @@ def test_demo_pays_a_list_once_and_ends_with_a_healthy_database(tmp_path: Path) 
 
 
 def test_migrate_lists_what_it_applied_and_can_run_again(tmp_path: Path) -> None:
-    assert "applied 0001 book" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
+    assert "applied 0001 epochs" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
     assert "up to date" in minibill("migrate", "--db", "x.db", cwd=tmp_path).stdout
     (tmp_path / "noise.db").write_bytes(b"no database at all" * 1000)
     result = minibill("migrate", "--db", "noise.db", cwd=tmp_path)
