@@ -21,6 +21,7 @@ from bench.reconciling import ENTRIES_AN_ACCOUNT, make_book
 from bench.report import Table, Unfit, number, require_whole
 from bench.singles import WARM_UP_SECONDS
 from bench.sizes import Sizes
+from minibill.api.types import Entity, Micro
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
@@ -30,6 +31,7 @@ from minibill.db.write_operation import bind
 from minibill.ledger.accounts import open_account
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reserve
+from minibill.ledger.schemas import MintBody, ReserveBody
 
 CONNECTIONS = 8
 
@@ -195,21 +197,14 @@ async def _crowd(db: Path, count: int) -> list[str]:
     try:
         for number in range(CROWDED_ACCOUNTS):
             opened = await book.write(
-                bind(open_account, entity_type="agent", entity_id=f"crowded-{number}"), caller=admin, origin=NOWHERE
+                bind(open_account, body=Entity("agent", f"crowded-{number}")), caller=admin, origin=NOWHERE
             )
             account = msgspec.json.decode(opened.body)["id"]
             await book.write(
                 bind(
                     mint,
                     account_id=account,
-                    amount_micro=count,
-                    source_type="deposit",
-                    source_id=None,
-                    pool_id="general",
-                    priority=50,
-                    expires_at_us=None,
-                    description=None,
-                    metadata=None,
+                    body=MintBody(amount_micro=Micro(count), source_type="deposit"),
                     ceiling_micro=10**15,
                 ),
                 caller=admin,
@@ -228,13 +223,8 @@ async def _hold(book: Book, account: str, ttl_seconds: int) -> None:
         bind(
             reserve,
             account_id=account,
-            entity=None,
-            pool_id="general",
-            list_micro=1,
-            ttl_seconds=ttl_seconds,
-            billing_mode="live",
-            description=None,
-            metadata=None,
+            body=ReserveBody(amount_micro=Micro(1), ttl_seconds=ttl_seconds),
+            default_billing_mode="live",
             ceiling_micro=10**15,
             created_by=CALLER.name,
         ),

@@ -13,7 +13,7 @@ from bench.report import Table, number, require_whole
 from bench.sizes import Sizes
 from bench.spending import CALLER, CEILING_MICRO, OPERATOR
 from minibill.api.idempotency import Key
-from minibill.api.types import Micro
+from minibill.api.types import Entity, Micro
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.batch import pay_batch
@@ -26,6 +26,7 @@ from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reserve
+from minibill.ledger.schemas import AdminFinalizeBody, MintBody, ReserveBody
 
 GB = 1_000_000_000
 
@@ -48,29 +49,34 @@ class Filler:
 
     async def open(self, number_: int) -> None:
         """A new account."""
-        await self.write(open_account, entity_type="person", entity_id=f"0x{number_:040x}")
+        await self.write(open_account, body=Entity("person", f"0x{number_:040x}"))
 
     async def mint(self, number_: int) -> None:
         """A lot of an account's own."""
         await self.write(
-            mint, account_id=ids.encode(ids.ACCOUNT, number_ + 1), amount_micro=1_000_000, source_type="deposit",
-            source_id=f"order-{number_}", pool_id="general", priority=50, expires_at_us=None, description=None,
-            metadata=None, ceiling_micro=CEILING_MICRO,
-        )  # fmt: skip
+            mint,
+            account_id=ids.encode(ids.ACCOUNT, number_ + 1),
+            body=MintBody(amount_micro=Micro(1_000_000), source_type="deposit", source_id=f"order-{number_}"),
+            ceiling_micro=CEILING_MICRO,
+        )
 
     async def spend(self, number_: int) -> None:
         """A pair of reserve and finalize, which gives some back."""
         held = await self.write(
-            reserve, CALLER, account_id=ids.encode(ids.ACCOUNT, number_ + 1), entity=None, pool_id="general", list_micro=100,
-            ttl_seconds=300, billing_mode="live", description=None, metadata=None, ceiling_micro=CEILING_MICRO,
+            reserve,
+            CALLER,
+            account_id=ids.encode(ids.ACCOUNT, number_ + 1),
+            body=ReserveBody(amount_micro=Micro(100)),
+            default_billing_mode="live",
+            ceiling_micro=CEILING_MICRO,
             created_by=CALLER.name,
-        )  # fmt: skip
+        )
         reservation = held["reservationId"]
         await self.write(
             finalize,
             CALLER,
             reservation_id=reservation,
-            actual_cost_micro=60,
+            body=AdminFinalizeBody(Micro(60)),
             ceiling_micro=CEILING_MICRO,
             closed_by=CALLER.name,
         )

@@ -18,6 +18,7 @@ from bench.machine import on_server_core
 from bench.report import Table, Unfit, number
 from bench.singles import CONNECTIONS, WARM_UP_SECONDS
 from bench.sizes import Sizes
+from minibill.api.types import Entity
 from minibill.audit import log
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
@@ -180,7 +181,7 @@ async def _open_once(db: Path) -> None:
     # All of the rows are of 1970, and a clock that far ahead of the book is not followed until somebody accepts it.
     book.clock.accept()
     admin = Caller("admin", "op", None, frozenset())
-    await book.write(bind(open_account, entity_type="foundation", entity_id="bench"), caller=admin, origin=NOWHERE)
+    await book.write(bind(open_account, body=Entity("foundation", "bench")), caller=admin, origin=NOWHERE)
     await book.close()
 
 

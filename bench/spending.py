@@ -21,7 +21,7 @@ from bench.singles import CONNECTIONS, NOOP_POST, WARM_UP_SECONDS
 from bench.sizes import Sizes
 from minibill.api import idempotency
 from minibill.api.idempotency import Key
-from minibill.api.types import encode
+from minibill.api.types import Entity, Micro, encode
 from minibill.auth.tokens import Caller, sign_token
 from minibill.book import Book
 from minibill.config import read_settings
@@ -37,6 +37,7 @@ from minibill.ledger.finalize import finalize
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reserve
+from minibill.ledger.schemas import AdminFinalizeBody, MintBody, ReserveBody
 
 LEDGER = queries("ledger")
 
@@ -54,6 +55,10 @@ LOTS = ((1, 0), (100, 0), (10_000, 0), (1, 10_000))
 
 # Accounts over HTTP: enough that neighbours in a group are not the same.
 HTTP_ACCOUNTS = 64
+
+# The bodies of a pair: 100 are reserved, 60 charged.
+RESERVE_100 = ReserveBody(amount_micro=Micro(100))
+FINALIZE_60 = AdminFinalizeBody(actual_cost_micro=Micro(60))
 
 
 def in_process(sizes: Sizes) -> Table:
@@ -220,17 +225,21 @@ def _run_pairs(conn: sqlite3.Connection, pairs: int) -> None:
         conn.execute("BEGIN IMMEDIATE")
         for count in range(begin, min(begin + SPENDERS // 2, pairs)):
             reserved = run(
-                reserve, f"r{count}", account_id=ACCOUNT, entity=None, pool_id="general", list_micro=100, ttl_seconds=300,
-                created_by=CALLER.name, billing_mode="live", description=None, metadata=None,
-            )  # fmt: skip
-            run(finalize, f"f{count}", reservation_id=reserved.reservation_id, actual_cost_micro=60, closed_by=CALLER.name)
+                reserve,
+                f"r{count}",
+                account_id=ACCOUNT,
+                body=RESERVE_100,
+                default_billing_mode="live",
+                created_by=CALLER.name,
+            )
+            run(finalize, f"f{count}", reservation_id=reserved.reservation_id, body=FINALIZE_60, closed_by=CALLER.name)
         conn.execute("COMMIT")
 
 
 async def make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
     book = await Book.open(db)
     for number_ in range(accounts):
-        await _write(book, open_account, None, entity_type="person", entity_id=f"spender-{number_}")
+        await _write(book, open_account, None, body=Entity("person", f"spender-{number_}"))
     if spent:
         await _mints(book, ACCOUNT, amount_micro=1, count=spent)
         # A reservation draws on so many lots at most.
@@ -259,23 +268,26 @@ async def _mints(book: Book, account_id: str, *, amount_micro: int, count: int) 
 
 
 async def _mint(book: Book, account_id: str, amount_micro: int) -> None:
-    await _write(
-        book, mint, None, account_id=account_id, amount_micro=amount_micro, source_type="grant", source_id=None,
-        pool_id="general", priority=50, expires_at_us=None, description=None, metadata=None, ceiling_micro=CEILING_MICRO,
-    )  # fmt: skip
+    body = MintBody(amount_micro=Micro(amount_micro))
+    await _write(book, mint, None, account_id=account_id, body=body, ceiling_micro=CEILING_MICRO)
 
 
 async def _reserve(book: Book, amount_micro: int, key: str) -> str:
-    body = await _write(
-        book, reserve, key, account_id=ACCOUNT, entity=None, pool_id="general", list_micro=amount_micro, ttl_seconds=300,
-        billing_mode="live", description=None, metadata=None, ceiling_micro=CEILING_MICRO, created_by=CALLER.name,
+    answer = await _write(
+        book, reserve, key, account_id=ACCOUNT, body=ReserveBody(amount_micro=Micro(amount_micro)),
+        default_billing_mode="live", ceiling_micro=CEILING_MICRO, created_by=CALLER.name,
     )  # fmt: skip
-    reservation_id: str = msgspec.json.decode(body)["reservationId"]
+    reservation_id: str = msgspec.json.decode(answer)["reservationId"]
     return reservation_id
 
 
 async def _finalize(book: Book, reservation_id: str, cost_micro: int, key: str) -> None:
     await _write(
-        book, finalize, key, reservation_id=reservation_id, actual_cost_micro=cost_micro, ceiling_micro=CEILING_MICRO,
+        book,
+        finalize,
+        key,
+        reservation_id=reservation_id,
+        body=AdminFinalizeBody(Micro(cost_micro)),
+        ceiling_micro=CEILING_MICRO,
         closed_by=CALLER.name,
-    )  # fmt: skip
+    )

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minibill.api.decoding import Decoder
-from minibill.api.types import encode, optional_time
+from minibill.api.types import Entity, Micro, TimeUs, encode, optional_time
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns.batch import check_batch, pay_batch
@@ -35,6 +35,7 @@ from minibill.integrity.checks import violations
 from minibill.ledger import reads
 from minibill.ledger.accounts import open_account
 from minibill.ledger.mint import mint
+from minibill.ledger.schemas import MintBody
 from tests.api_client import Json, Loop
 
 LARGE = 50_000_000
@@ -339,7 +340,7 @@ class Run:
     async def do(self, command: Command) -> None:
         match command:
             case Open(name):
-                answer = await self.write(open_account, entity_type="person", entity_id=name)
+                answer = await self.write(open_account, body=Entity("person", name))
                 assert answer[0] == (200 if name in self.model.accounts else 201)
                 self.model.accounts += [] if name in self.model.accounts else [name]
                 self.ids[name] = answer[1]["id"]
@@ -421,11 +422,16 @@ class Run:
         return {**named, "amountMicro": text(grant.amount), "formulaInput": formula_input}
 
     def mint_arguments(self, command: Mint) -> dict[str, Any]:
+        expires_at_us = self.time_us(command.lives_s)
         return {
-            "account_id": self.account_id(command.name), "amount_micro": command.amount, "source_type": "grant",
-            "source_id": None, "pool_id": command.pool, "priority": 50, "expires_at_us": self.time_us(command.lives_s),
-            "description": None, "metadata": None, "ceiling_micro": CEILING,
-        }  # fmt: skip
+            "account_id": self.account_id(command.name),
+            "body": MintBody(
+                amount_micro=Micro(command.amount),
+                pool_id=command.pool,
+                expires_at=None if expires_at_us is None else TimeUs(expires_at_us),
+            ),
+            "ceiling_micro": CEILING,
+        }
 
     def create_body(self, command: Create) -> CreateBody:
         formula, config = FORMULAS[command.formula]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minibill.api.types import Entity
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.core.write_result import Origin
@@ -29,7 +30,7 @@ def fill(book: Book, loop: Loop) -> None:
             names = [f"{number}".ljust(200, "x") for number in range(start, start + 100)]
             await asyncio.gather(
                 *(
-                    book.write(bind(open_account, entity_type="person", entity_id=name), caller=caller, origin=origin)
+                    book.write(bind(open_account, body=Entity("person", name)), caller=caller, origin=origin)
                     for name in names
                 )
             )

@@ -2,10 +2,12 @@
 
 import pytest
 
+from minibill.api.types import Micro
 from minibill.auth.tokens import Caller
 from minibill.core.write_result import Origin
 from minibill.db.write_operation import bind
 from minibill.ledger.mint import mint
+from minibill.ledger.schemas import MintBody
 from tests.api_client import Api, Json, ok, problem_of
 from tests.discounts.helpers import CAPPED, GOLD, join, member, put_tiers, reasons
 from tests.reservations.conftest import Moment
@@ -149,19 +151,7 @@ def test_an_explanation_names_a_hundred_lots_and_counts_the_others(api: Api, dra
     async def fill() -> None:
         for _ in range(150):
             await api.book.write(
-                bind(
-                    mint,
-                    account_id=account,
-                    amount_micro=1,
-                    source_type="grant",
-                    source_id=None,
-                    pool_id="general",
-                    priority=50,
-                    expires_at_us=None,
-                    description=None,
-                    metadata=None,
-                    ceiling_micro=10,
-                ),
+                bind(mint, account_id=account, body=MintBody(amount_micro=Micro(1)), ceiling_micro=10),
                 caller=Caller("admin", "test", None, frozenset()),
                 origin=Origin(None, None, None, None),
             )

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from minibill.api.types import Entity
 from minibill.auth.tokens import Caller
 from minibill.core.clock import monotonic_s
 from minibill.core.problems import Overloaded
@@ -430,7 +431,7 @@ def test_a_commit_between_the_read_and_the_wait_wakes_the_poll(api: Api, monkeyp
         page = await read(self, after, types=types, count=count)
         monkeypatch.setattr(feed_module.Feed, "read", read)
         admin = Caller("admin", "operator", None, frozenset())
-        await api.book.write(bind(open_account, entity_type="person", entity_id="late"), caller=admin, origin=NOWHERE)
+        await api.book.write(bind(open_account, body=Entity("person", "late")), caller=admin, origin=NOWHERE)
         return page
 
     monkeypatch.setattr(feed_module.Feed, "read", overtaken)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from minibill import book
 from minibill.api.idempotency import Key, StoredResponse
-from minibill.api.types import Micro, TimeUs, encode
+from minibill.api.types import Entity, Micro, TimeUs, encode
 from minibill.auth.tokens import Caller
 from minibill.book import Book
 from minibill.campaigns import lifecycle, revocation
@@ -48,6 +48,7 @@ from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize, release
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reservation_response, reserve
+from minibill.ledger.schemas import AdminFinalizeBody, BillingMode, MintBody, ReserveBody
 from tests.api_client import Json, Loop
 from tests.reservations.cache_checks import misremembered
 
@@ -96,7 +97,7 @@ class Reserve(NamedTuple):
     pool: str
     amount: int
     ttl_s: int
-    mode: str
+    mode: BillingMode
 
 
 class Finalize(NamedTuple):
@@ -914,11 +915,9 @@ class Run:
     def operation(self, action: Action, *, dry: bool) -> tuple[Callable[..., WriteResult], Json]:
         match action:
             case Mint(name, pool, amount, priority, lives_s, source):
-                return mint, {
-                    "account_id": account_id(name), "amount_micro": amount, "source_type": "grant", "source_id": source,
-                    "pool_id": pool, "priority": priority, "description": None, "metadata": None, "ceiling_micro": CEILING,
-                    "expires_at_us": None if lives_s is None else self.clock.time_us + lives_s * US_PER_SECOND,
-                }  # fmt: skip
+                expires_at = None if lives_s is None else TimeUs(self.clock.time_us + lives_s * US_PER_SECOND)
+                minted = MintBody(Micro(amount), source_id=source, pool_id=pool, priority=priority, expires_at=expires_at)
+                return mint, {"account_id": account_id(name), "body": minted, "ceiling_micro": CEILING}
             case Grant(name, campaign, amount):
                 body = BatchBody([GrantItem(account_id=account_id(name), amount_micro=Micro(amount))])
                 return pay_batch, {"campaign_id": campaign_id(campaign), "body": body, "ceiling_micro": CEILING}
@@ -934,10 +933,16 @@ class Run:
                 }  # fmt: skip
             case Reserve(name, pool, amount, ttl_s, mode):
                 by_id = action.amount % 2 == 0
+                reserved = ReserveBody(
+                    Micro(amount),
+                    account_id=account_id(name) if by_id else None,
+                    entity=None if by_id else Entity("person", NAMES[name]),
+                    pool_id=pool,
+                    ttl_seconds=ttl_s,
+                    billing_mode=mode,
+                )
                 return reserve, {
-                    "account_id": account_id(name) if by_id else None, "entity": None if by_id else ("person", NAMES[name]),
-                    "pool_id": pool, "list_micro": amount, "ttl_seconds": ttl_s, "billing_mode": mode, "description": None,
-                    "metadata": None, "ceiling_micro": CEILING, "created_by": SERVICE.name,
+                    "body": reserved, "default_billing_mode": "live", "ceiling_micro": CEILING, "created_by": SERVICE.name,
                 }  # fmt: skip
             case Tiers(community, found):
                 bodies = [TierBody(tier, bps, None if cap is None else Micro(cap)) for tier, bps, cap in found]
@@ -953,7 +958,7 @@ class Run:
             case Finalize(number, cost):
                 reservation = ids.encode(ids.RESERVATION, number + 1)
                 return finalize, {
-                    "reservation_id": reservation, "actual_cost_micro": cost, "ceiling_micro": CEILING,
+                    "reservation_id": reservation, "body": AdminFinalizeBody(Micro(cost)), "ceiling_micro": CEILING,
                     "closed_by": SERVICE.name,
                 }  # fmt: skip
             case Release(number):
@@ -1085,7 +1090,7 @@ async def begin(path: Path) -> None:
     """The accounts and the campaigns that every history begins with."""
     book = await Book.open(path, clock=ModelClock())
     for name in NAMES:
-        await book.write(bind(open_account, entity_type="person", entity_id=name), caller=ADMIN, origin=NOWHERE)
+        await book.write(bind(open_account, body=Entity("person", name)), caller=ADMIN, origin=NOWHERE)
     for number, (pool, lives_s) in enumerate(CAMPAIGNS):
         body = CreateBody(
             name="x", campaign_type="loyalty", budget_micro=Micro(BUDGET), pool_id=pool, per_wallet_cap_micro=Micro(CEILING),

@@ -1,6 +1,6 @@
 """Accounts: one per entity, opened once."""
 
-from minibill.api.types import encode
+from minibill.api.types import Entity, encode
 from minibill.core import ids
 from minibill.core.clock import format_time
 from minibill.core.problems import AccountNotFound
@@ -13,8 +13,9 @@ from minibill.ledger.schemas import Account
 SQL = queries("accounts")
 
 
-def open_account(conn: Connection, now_us: int, *, entity_type: str, entity_id: str) -> WriteResult:
-    """Opens the account of an entity; 200 with the existing one when there is one. Source: contract, section 3."""
+def open_account(conn: Connection, now_us: int, *, body: Entity) -> WriteResult:
+    """Open the account of an entity; return the existing one if it has one."""
+    entity_type, entity_id = body.entity_type, str(body.entity_id)
     row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
     created = row is None
     if row is None:
@@ -25,8 +26,9 @@ def open_account(conn: Connection, now_us: int, *, entity_type: str, entity_id: 
     return WriteResult(answer, "account.open", "account", answer.id, details, created=created)
 
 
-def account_of_entity(conn: Connection, entity_type: str, entity_id: str) -> str:
-    """The id of the account of an entity that must have one; raises `AccountNotFound`."""
+def account_of_entity(conn: Connection, entity: Entity) -> str:
+    """Return the id of the account of an entity. Raises `AccountNotFound`."""
+    entity_type, entity_id = entity.entity_type, str(entity.entity_id)
     row = SQL.find_account_of_entity.one(conn, entity_type=entity_type, entity_id=entity_id)
     if row is None:
         raise AccountNotFound(f"{entity_type}:{entity_id}")

@@ -10,13 +10,13 @@ from minibill.ledger.expiry import account_for_update
 from minibill.ledger.limits import require_within_ceiling
 from minibill.ledger.mint import DEFAULT_PRIORITY, NewLot, insert_lots, load_holdings
 from minibill.ledger.posting import DEFAULT_POOL, amounts
-from minibill.ledger.schemas import ForgivenDebt
+from minibill.ledger.schemas import ForgiveBody, ForgivenDebt
 
 SQL = queries("reservations")
 
 
 def forgive_debt(
-    conn: Connection, now_us: int, *, account_id: str, debt_id: str, reason: str, ceiling_micro: int
+    conn: Connection, now_us: int, *, account_id: str, debt_id: str, body: ForgiveBody, ceiling_micro: int
 ) -> WriteResult:
     """Writes off what is left of a debt, with a lot that is consumed at once; again writes nothing.
 
@@ -35,7 +35,7 @@ def forgive_debt(
         require_within_ceiling(left_micro, ceiling_micro)
         metadata = encode({"debtId": debt_id}).decode()
         paying = NewLot(
-            account, pool_id, "grant", None, DEFAULT_PRIORITY, left_micro, None, description=reason, metadata=metadata
+            account, pool_id, "grant", None, DEFAULT_PRIORITY, left_micro, None, description=body.reason, metadata=metadata
         )
         lot, balances = insert_lots(conn, [paying], holdings=holdings, only_debt=key, now_us=now_us)
         after = balances[account, pool_id]
@@ -46,7 +46,7 @@ def forgive_debt(
         "poolId": pool_id,
         "forgivenMicro": answer.forgiven_micro,
         "lotId": answer.lot_id,
-        "reason": reason,
+        "reason": body.reason,
         "before": amounts(before),
         "after": amounts(after),
     }

@@ -17,7 +17,7 @@ from minibill.ledger.limits import LOTS_PER_SPEND_MAX, require_within_ceiling
 from minibill.ledger.posting import Balances, EntryDraft, LotUpdates, amounts, pool_to_record_in, post
 from minibill.ledger.pricing import metadata_with_discount
 from minibill.ledger.reservations import reservation_for_update
-from minibill.ledger.schemas import Finalized, PoolAmounts, Released
+from minibill.ledger.schemas import AdminFinalizeBody, Finalized, PoolAmounts, Released
 
 SQL = queries("reservations")
 
@@ -39,13 +39,14 @@ def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
 
 
 def finalize(
-    conn: Connection, now_us: int, *, reservation_id: str, actual_cost_micro: int, ceiling_micro: int, closed_by: str
+    conn: Connection, now_us: int, *, reservation_id: str, body: AdminFinalizeBody, ceiling_micro: int, closed_by: str
 ) -> WriteResult:
     """Charges a reservation with what the work cost and gives the rest back; again with the same cost is the same answer.
 
     Raises `ReservationNotFound`, `ReservationNotPending`, `ReservationConflict` for another cost than before,
     `AmountTooLarge`, and `ExpiryDue`. Source: contract, section 3.
     """
+    actual_cost_micro = int(body.actual_cost_micro)
     hold = reservation_for_update(conn, reservation_id, now_us=now_us)
     row, balances = hold.row, hold.spender.balances
     if row.status == "finalized":

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
+from minibill.api.decoding import json_object
 from minibill.api.types import encode, optional_time
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND
@@ -15,8 +16,8 @@ from minibill.db.sqlite import Connection
 from minibill.ledger.debts import PayableLot, pay_debts
 from minibill.ledger.expiry import account_for_update
 from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
-from minibill.ledger.posting import EMPTY, Balances, EntryDraft, PoolBalance, amounts, load_balances, post
-from minibill.ledger.schemas import Minted
+from minibill.ledger.posting import DEFAULT_POOL, EMPTY, Balances, EntryDraft, PoolBalance, amounts, load_balances, post
+from minibill.ledger.schemas import MintBody, Minted
 
 SQL = queries("ledger")
 
@@ -60,14 +61,7 @@ def mint(
     now_us: int,
     *,
     account_id: str,
-    amount_micro: int,
-    source_type: str,
-    source_id: str | None,
-    pool_id: str,
-    priority: int,
-    expires_at_us: int | None,
-    description: str | None,
-    metadata: str | None,
+    body: MintBody,
     ceiling_micro: int,
 ) -> WriteResult:
     """Makes a lot; 200 with the first lot when this source credited the same account and amount before.
@@ -76,10 +70,14 @@ def mint(
     is not in the future, and `ExpiryDue`. Source: contract, section 3.
     """
     key = account_for_update(conn, account_id, now_us=now_us)
+    amount_micro, source_type, source_id = int(body.amount_micro), body.source_type or "grant", body.source_id
     if source_id is not None:
         first = SQL.find_lot_of_source.one(conn, source_type=source_type, source_id=source_id)
         if first is not None:
             return _credited_before(conn, first, key, account_id, amount_micro, source_type, source_id)
+    pool_id = body.pool_id or DEFAULT_POOL
+    priority = DEFAULT_PRIORITY if body.priority is None else body.priority
+    expires_at_us = None if body.expires_at is None else int(body.expires_at)
     if expires_at_us is not None and expires_at_us <= now_us:
         raise InvalidRequest(FieldError("expiresAt", "expected a time in the future"))
     require_within_ceiling(amount_micro, ceiling_micro)
@@ -98,8 +96,8 @@ def mint(
         priority,
         amount_micro,
         expires_at_us,
-        description=description,
-        metadata=metadata,
+        description=body.description,
+        metadata=json_object(body.metadata, "metadata"),
     )
     lot_id, balances = insert_lots(conn, [lot], holdings=holdings, now_us=now_us)
     after = balances[key, pool_id]

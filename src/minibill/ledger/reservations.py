@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from minibill.api.types import encode, optional_time
+from minibill.api.decoding import json_object
+from minibill.api.types import Entity, encode, optional_time
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, format_time
 from minibill.core.problems import (
@@ -27,9 +28,9 @@ from minibill.ledger.drawdown import Draw, available_micro, draw, record_draw
 from minibill.ledger.expiry import spending_account_for_update
 from minibill.ledger.explanations import LOTS_MAX, LotRow, explain_reservation, explain_reserve
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX, PENDING_MAX, require_within_ceiling
-from minibill.ledger.posting import EntryDraft, pool_to_record_in, post
+from minibill.ledger.posting import DEFAULT_POOL, EntryDraft, pool_to_record_in, post
 from minibill.ledger.pricing import NO_DISCOUNT, Membership, best_discount, metadata_with_discount
-from minibill.ledger.schemas import Allocation, Reservation, ReservationExplained, Reserved, ReservedExplained
+from minibill.ledger.schemas import Allocation, Reservation, ReservationExplained, ReserveBody, Reserved, ReservedExplained
 
 SQL = queries("reservations")
 LEDGER = queries("ledger")
@@ -45,14 +46,9 @@ def reserve(
     conn: Connection,
     now_us: int,
     *,
-    account_id: str | None,
-    entity: tuple[str, str] | None,
-    pool_id: str,
-    list_micro: int,
-    ttl_seconds: int,
-    billing_mode: str,
-    description: str | None,
-    metadata: str | None,
+    account_id: str | None = None,
+    body: ReserveBody,
+    default_billing_mode: str,
     ceiling_micro: int,
     created_by: str,
     explain: bool = False,
@@ -65,7 +61,10 @@ def reserve(
     it would have held, without a discount. With `explain` the answer, or the refusal, says why. Raises `ExpiryDue`.
     Source: contract, sections 3 and 5.
     """
-    spender = _payer(conn, account_id, entity, pool_id=pool_id, now_us=now_us)
+    pool_id, list_micro = body.pool_id or DEFAULT_POOL, int(body.amount_micro)
+    billing_mode = body.billing_mode or default_billing_mode
+    description, metadata = body.description, json_object(body.metadata, "metadata")
+    spender = _payer(conn, account_id or body.account_id, body.entity, pool_id=pool_id, now_us=now_us)
     key = spender.account_id
     require_within_ceiling(list_micro, ceiling_micro)
     if spender.pending >= PENDING_MAX:
@@ -108,6 +107,7 @@ def reserve(
             held_micro = there_micro
         draws, held_micro = _draw(conn, spender, pool_id, held_micro, billing_mode)
     explanation = None if why is None else why(held_micro=held_micro, draws=draws, is_refused=False)
+    ttl_seconds = DEFAULT_TTL_SECONDS if body.ttl_seconds is None else body.ttl_seconds
     expires_at_us = now_us + ttl_seconds * US_PER_SECOND
     row = ReservationRow(
         0, key, pool_id, billing_mode, "pending", list_micro, discount.rate_bps, discount.max_discount_micro,
@@ -216,10 +216,8 @@ def reservation_explained(
     return ReservationExplained(**msgspec.structs.asdict(answer), explanation=explanation)
 
 
-def _payer(
-    conn: Connection, account_id: str | None, entity: tuple[str, str] | None, *, pool_id: str, now_us: int
-) -> CachedAccount:
-    name = account_of_entity(conn, *entity) if entity is not None else account_id or ""
+def _payer(conn: Connection, account_id: str | None, entity: Entity | None, *, pool_id: str, now_us: int) -> CachedAccount:
+    name = account_of_entity(conn, entity) if entity is not None else account_id or ""
     if account_id is not None and name != account_id:
         raise InvalidRequest(
             FieldError("entity", f"expected the entity of {account_id}, which is named as well, or nothing")

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 from functools import partial
 
-from minibill.api.decoding import Decoder, json_object
+from minibill.api.decoding import Decoder
 from minibill.api.openapi.operation import operation
 from minibill.api.request import Request
 from minibill.api.response import Response
@@ -31,9 +31,8 @@ from minibill.ledger.debt_forgiveness import forgive_debt
 from minibill.ledger.debts import debt_response
 from minibill.ledger.finalize import finalize, release
 from minibill.ledger.history import history_page
-from minibill.ledger.mint import DEFAULT_PRIORITY, mint
-from minibill.ledger.posting import DEFAULT_POOL
-from minibill.ledger.reservations import DEFAULT_TTL_SECONDS, reservation_explained, reservation_response, reserve
+from minibill.ledger.mint import mint
+from minibill.ledger.reservations import reservation_explained, reservation_response, reserve
 from minibill.ledger.schemas import (
     Account,
     AccountsQuery,
@@ -100,7 +99,7 @@ RELEASE_PROBLEMS = (ReservationNotFound, ReservationNotPending)
 async def open_one(request: Request) -> Response:
     """Opens the account of an entity, or finds it."""
     body = await request.read(_ENTITY)
-    return await request.write(bind(open_account, entity_type=body.entity_type, entity_id=str(body.entity_id)))
+    return await request.write(bind(open_account, body=body))
 
 
 @operation(Account, query=AccountsQuery)
@@ -184,24 +183,9 @@ async def list_history(request: Request) -> Response:
 @operation(Minted, 201, 200, body=MintBody, problems=(AccountNotFound, SourceAlreadyCredited, AmountTooLarge, TooManyPools))
 async def mint_credits(request: Request) -> Response:
     """Makes a lot of credits."""
-    body = await request.read(_MINT)
-    if body.amount_micro == 0:
-        raise InvalidRequest(FieldError("amountMicro", "expected more than 0"))
-    return await request.write(
-        bind(
-            mint,
-            account_id=request.segment("account_id"),
-            amount_micro=int(body.amount_micro),
-            source_type=body.source_type or "grant",
-            source_id=body.source_id,
-            pool_id=body.pool_id or DEFAULT_POOL,
-            priority=DEFAULT_PRIORITY if body.priority is None else body.priority,
-            expires_at_us=None if body.expires_at is None else int(body.expires_at),
-            description=body.description,
-            metadata=json_object(body.metadata, "metadata"),
-            ceiling_micro=request.state.settings.ceiling_micro,
-        )
-    )
+    body, account_id = await request.read(_MINT), request.segment("account_id")
+    ceiling_micro = request.state.settings.ceiling_micro
+    return await request.write(bind(mint, account_id=account_id, body=body, ceiling_micro=ceiling_micro))
 
 
 @operation(
@@ -220,7 +204,7 @@ async def reserve_any(request: Request) -> Response:
     allowed = request.state.settings.service_billing_modes
     if body.billing_mode is not None and body.billing_mode not in allowed:
         raise BillingModeNotAllowed(body.billing_mode, allowed)
-    return await _reserve(request, body, account_id=body.account_id)
+    return await _reserve(request, body, account_id=None)
 
 
 @operation(
@@ -300,14 +284,10 @@ async def list_debts(request: Request) -> Response:
 async def forgive_one(request: Request) -> Response:
     """Writes off what is left of a debt."""
     body = await request.read(_FORGIVE)
+    account_id, debt_id = request.segment("account_id"), request.segment("debt_id")
+    ceiling_micro = request.state.settings.ceiling_micro
     return await request.write(
-        bind(
-            forgive_debt,
-            account_id=request.segment("account_id"),
-            debt_id=request.segment("debt_id"),
-            reason=body.reason,
-            ceiling_micro=request.state.settings.ceiling_micro,
-        )
+        bind(forgive_debt, account_id=account_id, debt_id=debt_id, body=body, ceiling_micro=ceiling_micro)
     )
 
 
@@ -322,17 +302,12 @@ def _reserve(request: Request, body: ReserveBody, *, account_id: str | None) -> 
     return request.write(
         bind(
             reserve,
-            explain=bool(query.explain),
             account_id=account_id,
-            entity=None if body.entity is None else (body.entity.entity_type, str(body.entity.entity_id)),
-            pool_id=body.pool_id or DEFAULT_POOL,
-            list_micro=int(body.amount_micro),
-            ttl_seconds=DEFAULT_TTL_SECONDS if body.ttl_seconds is None else body.ttl_seconds,
-            billing_mode=body.billing_mode or settings.billing_mode,
-            description=body.description,
-            metadata=json_object(body.metadata, "metadata"),
+            body=body,
+            default_billing_mode=settings.billing_mode,
             ceiling_micro=settings.ceiling_micro,
             created_by=request.caller_name,
+            explain=bool(query.explain),
         ),
         query=query,
     )
@@ -343,7 +318,7 @@ def _finalize(request: Request, reservation_id: str, body: AdminFinalizeBody) ->
         bind(
             finalize,
             reservation_id=reservation_id,
-            actual_cost_micro=int(body.actual_cost_micro),
+            body=body,
             ceiling_micro=request.state.settings.ceiling_micro,
             closed_by=request.caller_name,
         )

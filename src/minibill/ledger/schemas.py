@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from minibill.api.decoding import json_object
 from minibill.api.types import (
     AnyId,
     Body,
@@ -28,6 +29,7 @@ from minibill.api.types import (
     WriteQuery,
     one_of,
 )
+from minibill.core.problems import FieldError, InvalidRequest
 
 BillingMode = Literal["live", "soft", "shadow"]
 SourceType = Literal["deposit", "grant", "purchase", "transfer_in", "commons_dividend"]
@@ -45,7 +47,7 @@ BoundBy = Literal["maxDiscountMicro", "availableMicro", "totalReservedMicro"]
 
 
 class MintBody(Body, frozen=True):
-    """Credits to be made."""
+    """Credits to mint. Raises `InvalidRequest` for an amount of 0 and for metadata that is not a small JSON object."""
 
     amount_micro: Micro
     source_type: Literal["grant", "deposit"] | None = None
@@ -56,9 +58,17 @@ class MintBody(Body, frozen=True):
     description: Description | None = None
     metadata: SentObject = msgspec.field(default_factory=Raw)
 
+    def __post_init__(self) -> None:
+        if self.amount_micro == 0:
+            raise InvalidRequest(FieldError("amountMicro", "expected more than 0"))
+        json_object(self.metadata, "metadata")
+
 
 class ReserveBody(Body, frozen=True):
-    """Credits to be held of one account, which a service names by its id or its entity and an admin by the path."""
+    """Credits to reserve. A service names the account here, by its id or its entity; an admin names it in the path.
+
+    Raises `InvalidRequest` for metadata that is not a small JSON object.
+    """
 
     amount_micro: Micro
     account_id: AnyId | None = None
@@ -68,6 +78,9 @@ class ReserveBody(Body, frozen=True):
     billing_mode: BillingMode | None = None
     description: Description | None = None
     metadata: SentObject = msgspec.field(default_factory=Raw)
+
+    def __post_init__(self) -> None:
+        json_object(self.metadata, "metadata")
 
 
 class AdminFinalizeBody(Body, frozen=True):
