@@ -10,7 +10,7 @@ from minibill.db.connection import open_reader
 from minibill.db.migrations import migrate_file
 from minibill.integrity.checks import violations
 from tests.api_client import Api, Loop
-from tests.reservations.cache_checks import misremembered
+from tests.reservations.cache_checks import stale_cache_entries
 
 RECORDS = pytest.StashKey[list[str]]()
 
@@ -83,7 +83,7 @@ def start(db: Path, loop: Loop) -> Iterator[Callable[..., Api]]:
         return running[-1]
 
     yield start
-    wrong = misremembered(running[-1].book) if running and running[-1].is_whole else []
+    wrong = stale_cache_entries(running[-1].book) if running and running[-1].is_whole else []
     for api in running:
         api.stop()
     assert wrong == []

@@ -11,7 +11,7 @@ SELECT id, entity_type, entity_id, created_at_us
  WHERE entity_id = :entity_id
    AND entity_type = :entity_type;
 
--- name: find_account_and_when_it_falls_due
+-- name: account_state
 -- When anything of it falls due, or has already, far in the future if never; whether the account has memberships; and, where
 -- :pending_max is not NULL, how many pending reservations it has, up to that many.
 SELECT min(coalesce((SELECT l.expires_at_us
@@ -38,7 +38,7 @@ SELECT min(coalesce((SELECT l.expires_at_us
   FROM credit_accounts a
  WHERE a.id = :account_id;
 
--- name: accounts_with_anything_due
+-- name: accounts_with_expiry_due
 -- Those of :account_ids, a JSON array of keys, with expired lots or overdue reservations that are still to be written down.
 SELECT j.value
   FROM json_each(:account_ids) j
@@ -59,7 +59,7 @@ SELECT j.value
 INSERT INTO credit_accounts (id, entity_type, entity_id, created_at_us)
 VALUES (:account_id, :entity_type, :entity_id, :now_us);
 
--- name: which_accounts_exist
+-- name: existing_accounts
 -- :account_ids is a JSON array of keys.
 SELECT a.id
   FROM json_each(:account_ids) j

@@ -62,7 +62,7 @@ SELECT id, available_micro, expires_at_us
    AND available_micro > 0
  ORDER BY priority, coalesce(expires_at_us, 9223372036854775807), id;
 
--- name: lots_due_of_account
+-- name: expired_lots_of_account
 -- The oldest first.
 SELECT expires_at_us, id
   FROM credit_lots
@@ -73,7 +73,7 @@ SELECT expires_at_us, id
  ORDER BY expires_at_us, id
  LIMIT :count;
 
--- name: lots_due
+-- name: expired_lots
 SELECT expires_at_us, id
   FROM credit_lots
  WHERE available_micro > 0
@@ -158,7 +158,7 @@ VALUES (
     :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
     :available_after_micro, :reserved_after_micro, :now_us);
 
--- name: balance_where_nothing_is_due
+-- name: balance_without_expiry_due
 -- The rows of balance_now at half its cost, for an account on which nothing is due; the first is missing for any other.
 SELECT NULL AS pool_id,
        coalesce((SELECT sum(original_micro - paid_micro)

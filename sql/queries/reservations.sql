@@ -56,7 +56,7 @@ UPDATE credit_reservations
        closed_at_us = :now_us
  WHERE id = :reservation_id;
 
--- name: reservations_due_of_account
+-- name: overdue_reservations_of_account
 -- The oldest first, each with the number of its lots.
 SELECT r.expires_at_us, r.id, r.account_id,
        coalesce((SELECT max(position) FROM reservation_lots WHERE reservation_id = r.id), 0)
@@ -67,7 +67,7 @@ SELECT r.expires_at_us, r.id, r.account_id,
  ORDER BY r.expires_at_us, r.id
  LIMIT :count;
 
--- name: reservations_due
+-- name: overdue_reservations
 -- The same rows of all accounts.
 SELECT r.expires_at_us, r.id, r.account_id,
        coalesce((SELECT max(position) FROM reservation_lots WHERE reservation_id = r.id), 0)
@@ -108,7 +108,7 @@ UPDATE credit_debts
  WHERE id = :debt_id;
 
 -- name: find_debt
-SELECT d.id, d.account_id, r.pool_id, d.original_micro - d.paid_micro
+SELECT d.id, d.account_id, r.pool_id, d.reservation_id, d.original_micro, d.paid_micro, d.created_at_us
   FROM credit_debts d
   JOIN credit_reservations r ON r.id = d.reservation_id
  WHERE d.id = :debt_id;

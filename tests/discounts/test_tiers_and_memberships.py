@@ -257,7 +257,7 @@ def test_a_quote_explains_each_membership(moment: Moment, api: Api) -> None:
         "a": (False, "it gives 100, and b gives 200"),
         "b": (True, "it gives the most: 200"),
         "c": (False, "it gives 200 as b does, and the smaller community id goes first"),
-        "d": (False, "the community has no tier capped any more"),
+        "d": (False, "the community no longer has the tier capped"),
         "e": (False, "it gives 200 as b does, and the smaller community id goes first"),
     }
     assert [each["rateBps"] for each in answer["considered"]] == [5_000, 2_000, 2_000, None, 2_000]

@@ -1,70 +1,75 @@
-"""What the writer remembers of a book, held against the book."""
+"""Checks that compare the account cache of a book's writer with its database."""
 
 from minibill.book import Book
 from minibill.db.new_ids import NextIds
 from minibill.db.queries import queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger.account_cache import AccountCache, CachedAccount, ReservationRow
+from minibill.ledger.account_cache import AccountCache, CachedAccount
 from minibill.ledger.limits import PENDING_MAX
 from minibill.ledger.posting import load_balances
+from minibill.ledger.rows import AccountState, ReservationRow
 
 LEDGER, RESERVATIONS, ACCOUNTS = queries("ledger"), queries("reservations"), queries("accounts")
 
 
-def misremembered(book: Book) -> list[str]:
-    """What is not as the book has it; nothing may be under way. A front may be unknown, and a due time too early."""
-    memory, ids = (book.writer._remembered.get(name) for name in ("ledger", "ids"))
-    found = [] if memory is None else book.readers.point_read(lambda conn: _differences(conn, memory))
+def stale_cache_entries(book: Book) -> list[str]:
+    """Return each difference between the cache and the database. No write may be running.
+
+    A first lot may be missing from the cache, and `next_expiry_us` may be too early.
+    """
+    cache, ids = (book.writer._remembered.get(name) for name in ("ledger", "ids"))
+    found = [] if cache is None else book.readers.point_read(lambda conn: _differences(conn, cache))
     return found if ids is None else found + book.readers.point_read(lambda conn: _other_ids(conn, ids))
 
 
-def count_remembered(book: Book) -> tuple[int, int]:
-    """How many accounts and reservations are remembered."""
-    memory = book.writer._remembered.get("ledger", AccountCache())
-    return len(memory._spenders), sum(hold.spender.current for hold in memory._holds.values())
+def count_cached(book: Book) -> tuple[int, int]:
+    """Return the numbers of cached accounts and of cached reservations that are valid."""
+    cache = book.writer._remembered.get("ledger", AccountCache())
+    return len(cache._accounts), sum(each.account.current for each in cache._reservations.values())
 
 
-def _differences(conn: sqlite3.Connection, memory: AccountCache) -> list[str]:
-    found = [difference for spender in memory._spenders.values() for difference in _of_spender(conn, spender)]
-    for key, hold in memory._holds.items():
-        if not hold.spender.current:
+def _differences(conn: sqlite3.Connection, cache: AccountCache) -> list[str]:
+    found = [difference for account in cache._accounts.values() for difference in _of_account(conn, account)]
+    for key, cached in cache._reservations.items():
+        if not cached.account.current:
             continue
-        if hold.spender is not memory._spenders.get(hold.row.account_id):
-            found.append(f"reservation {key} has an account of its own")
+        if cached.account is not cache._accounts.get(cached.row.account_id):
+            found.append(f"reservation {key} refers to another copy of its account")
         row = RESERVATIONS.find_reservation.one(conn, reservation_id=key)
-        if row is None or ReservationRow(*row) != hold.row or hold.row.status != "pending":
-            found.append(f"reservation {key}: {hold.row} is {row}")
+        if row is None or ReservationRow(*row) != cached.row or cached.row.status != "pending":
+            found.append(f"reservation {key}: cached {cached.row}, stored {row}")
         lots = RESERVATIONS.lots_of_reservation.all(conn, reservation_id=key)
-        if lots != hold.lots:
-            found.append(f"the lots of reservation {key}: {hold.lots} are {lots}")
+        if lots != cached.lots:
+            found.append(f"lots of reservation {key}: cached {cached.lots}, stored {lots}")
     return found
 
 
 def _other_ids(conn: sqlite3.Connection, ids: NextIds) -> list[str]:
-    real = NextIds(conn)
+    stored = NextIds(conn)
     return [
-        f"the next id of {name}: {getattr(ids, name)} is {getattr(real, name)}"
+        f"next id of {name}: cached {getattr(ids, name)}, stored {getattr(stored, name)}"
         for name in NextIds.__slots__
-        if getattr(ids, name) != getattr(real, name)
+        if getattr(ids, name) != getattr(stored, name)
     ]
 
 
-def _of_spender(conn: sqlite3.Connection, spender: CachedAccount) -> list[str]:
+def _of_account(conn: sqlite3.Connection, account: CachedAccount) -> list[str]:
     found = list[str]()
-    key = spender.account_id
-    if not spender.current:
-        found.append(f"account {key} was forgotten and is there")
-    balances = load_balances(conn, list(spender.balances))
-    if balances != spender.balances:
-        found.append(f"the balances of account {key}: {spender.balances} are {balances}")
-    row = ACCOUNTS.find_account_and_when_it_falls_due.one(conn, account_id=key, pending_max=PENDING_MAX)
+    key = account.account_id
+    if not account.current:
+        found.append(f"account {key} was evicted and is still cached")
+    balances = load_balances(conn, list(account.balances))
+    if balances != account.balances:
+        found.append(f"balances of account {key}: cached {account.balances}, stored {balances}")
+    row = ACCOUNTS.account_state.one(conn, account_id=key, pending_max=PENDING_MAX)
     assert row is not None
-    if spender.pending != row[2]:
-        found.append(f"the pending reservations of account {key}: {spender.pending} are {row[2]}")
-    if spender.due_us > row[0] or spender.has_memberships != bool(row[1]):
-        found.append(f"account {key}: due {spender.due_us}, memberships {spender.has_memberships}, and it is {row}")
-    for pool, front in spender.first_lots.items():
+    state = AccountState(*row)
+    if account.pending != state.pending:
+        found.append(f"pending reservations of account {key}: cached {account.pending}, stored {state.pending}")
+    if account.next_expiry_us > state.next_expiry_us or account.has_memberships != bool(state.has_memberships):
+        found.append(f"account {key}: cached {account}, stored {state}")
+    for pool, cached in account.first_lots.items():
         first = LEDGER.lots_in_drawdown_order.one(conn, account_id=key, pool_id=pool)
-        if first != (front.lot_id, front.available_micro, front.expires_at_us):
-            found.append(f"the front of account {key} in {pool}: {front} is {first}")
+        if first != (cached.lot_id, cached.available_micro, cached.expires_at_us):
+            found.append(f"first lot of account {key} in {pool}: cached {cached}, stored {first}")
     return found

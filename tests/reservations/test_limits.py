@@ -15,7 +15,7 @@ from minibill.db.sqlite import sqlite3
 from minibill.ledger import expiry, expiry_slices, reservations
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX, PENDING_MAX, POOLS_MAX
 from tests.api_client import Api, Json, ok, problem_of
-from tests.reservations.cache_checks import misremembered
+from tests.reservations.cache_checks import stale_cache_entries
 from tests.reservations.conftest import Moment
 from tests.reservations.helpers import allocations, balance, entries, history
 
@@ -329,13 +329,13 @@ def test_a_spend_loads_its_own_pool_and_general_only(api: Api) -> None:
         held = api.reserve(account, 2, poolId="pool-3")
         ok(api.finalize(held, 2))
     assert sum("FROM credit_balances" in sql and "SELECT pool_id" in sql for sql in ran) == 1
-    [spender] = api.book.writer._remembered["ledger"]._spenders.values()
-    assert {pool for _, pool in spender.balances} == {"pool-3", "general"}
+    [cached] = api.book.writer._remembered["ledger"]._accounts.values()
+    assert {pool for _, pool in cached.balances} == {"pool-3", "general"}
     # Another pool is loaded beside them, and what is not there is known as empty.
     ok(api.ask_to_reserve(account, 1, poolId="pool-4"), 201)
     problem_of(api.ask_to_reserve(account, 1, poolId="none"), 402, "insufficient_balance")
-    assert {pool for _, pool in spender.balances} == {"pool-3", "pool-4", "none", "general"}
-    assert misremembered(api.book) == []
+    assert {pool for _, pool in cached.balances} == {"pool-3", "pool-4", "none", "general"}
+    assert stale_cache_entries(api.book) == []
 
 
 # --- pending reservations ---
@@ -383,7 +383,7 @@ def test_reservations_that_end_make_room_for_others(moment: Moment, api: Api, mo
     ok(api.finalize(ends[2], 1))
     api.reserve(account, 1)
     problem_of(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
-    assert misremembered(api.book) == []
+    assert stale_cache_entries(api.book) == []
 
 
 # --- lots ---

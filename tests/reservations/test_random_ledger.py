@@ -48,9 +48,10 @@ from minibill.ledger.accounts import open_account
 from minibill.ledger.finalize import finalize, release
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reservation_response, reserve
+from minibill.ledger.rows import LotRow
 from minibill.ledger.schemas import AdminFinalizeBody, BillingMode, MintBody, ReserveBody
 from tests.api_client import Json, Loop
-from tests.reservations.cache_checks import misremembered
+from tests.reservations.cache_checks import stale_cache_entries
 
 CEILING = 100
 START_US = parse_time("2040-01-01T00:00:00Z")
@@ -969,7 +970,7 @@ class Run:
     # --- what must be the same ---
 
     async def compare(self, *, past_us: int, settled: bool = False, wholly: bool = True) -> None:
-        assert misremembered(self.book) == []
+        assert stale_cache_entries(self.book) == []
         for name in range(len(NAMES)):
             await self.compare_balances(name, past_us)
             await self.compare_lots(name)
@@ -1015,7 +1016,8 @@ class Run:
             reads.SQL.lots_page, account_id=name + 1, state=None, after_id=0, now_us=self.clock.time_us, count=1_000
         )
         found = [
-            (lot.id, *(getattr(lot, f"{part}_micro") for part in PARTS), lot.state) for lot in map(reads.lot_response, rows)
+            (lot.id, *(getattr(lot, f"{part}_micro") for part in PARTS), lot.state)
+            for lot in (reads.lot_response(LotRow(*row)) for row in rows)
         ]
         assert found == [
             (ids.encode(ids.LOT, lot.number), *(str(getattr(lot, part)) for part in PARTS), state_of(lot, self.model.now))

@@ -35,7 +35,7 @@ from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.sqlite import Connection
 from minibill.ledger.accounts import accounts_of_entities, existing_accounts, open_accounts
-from minibill.ledger.expiry import require_settled
+from minibill.ledger.expiry import require_no_expiry_due
 from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
 from minibill.ledger.mint import (
     DEFAULT_PRIORITY,
@@ -323,7 +323,7 @@ def _pay(
     Return the grant at each position, and the balances for the audit log.
     """
     existing = [grant.account_id for grant in new if grant.account_id is not None]
-    require_settled(conn, existing, now_us=now_us)
+    require_no_expiry_due(conn, existing, now_us=now_us)
     pool_id = campaign.pool_id
     holdings = load_holdings(conn, existing, pool_id)
     _require_room_for_pool(new, holdings, pool_id)

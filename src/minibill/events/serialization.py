@@ -16,29 +16,9 @@ from minibill.events.schemas import LEDGER, Event, Threshold
 from minibill.ledger.accounts import account_response
 from minibill.ledger.debts import debt_response
 from minibill.ledger.reads import entry_response
+from minibill.ledger.rows import AccountRow, DebtRow, EntryRow
 
 T = TypeVar("T", bound=tuple[Any, ...])
-
-
-class StoredAccount(NamedTuple):
-    """The data of an `account.*` event."""
-
-    id: int
-    entity_type: str
-    entity_id: str
-    created_at_us: int
-
-
-class StoredDebt(NamedTuple):
-    """The data of a `debt.*` event."""
-
-    id: int
-    account_id: int
-    pool_id: str
-    reservation_id: int
-    original_micro: int
-    paid_micro: int
-    created_at_us: int
 
 
 class ThresholdRow(NamedTuple):
@@ -61,7 +41,7 @@ def event_from_entry(row: Row) -> Event:
         created_at=format_time(entry[-1]),
         account_id=ids.encode(ids.ACCOUNT, account_id),
         campaign_id=None if campaign_id is None else ids.encode(ids.CAMPAIGN, campaign_id),
-        data=optional_raw(encode(entry_response(tuple(entry))).decode()),
+        data=optional_raw(encode(entry_response(EntryRow(*entry))).decode()),
     )
 
 
@@ -88,17 +68,11 @@ def stored_row(row_type: type[T], data: str) -> T:
     return row_type(**{name: members[name] for name in row_type._fields if name in members})  # type: ignore[attr-defined]
 
 
-def threshold_response(row: ThresholdRow) -> Threshold:
-    """Return a threshold as the API shows it."""
-    state = "below" if row.is_below else "above"
-    return Threshold(row.pool_id, str(row.below_micro), str(row.recovered_micro), state, str(row.available_micro))
-
-
-# By the subject of an event's type. sql/migrations has the triggers that write the data.
-_SERIALIZERS: dict[str, Callable[[str, int], ResponseBody]] = {
-    "account": lambda data, _: account_response(stored_row(StoredAccount, data)),
-    "campaign": lambda data, at_us: campaign_response(stored_row(CampaignRow, data), now_us=at_us),
-    "debt": lambda data, _: debt_response(stored_row(StoredDebt, data)),
-    "grant": lambda data, _: grant_response(stored_row(GrantRow, data)),
-    "threshold": lambda data, _: threshold_response(stored_row(ThresholdRow, data)),
+# By what an event is about: the answer that its columns (see 0002_events.sql) and its time come to.
+_SERIALIZERS: dict[str, Callable[[list[Any], int], ResponseBody]] = {
+    "account": lambda columns, _: account_response(AccountRow(*columns)),
+    "campaign": lambda columns, at_us: campaign_response(CampaignRow(*columns), now_us=at_us),
+    "debt": lambda columns, _: debt_response(DebtRow(*columns)),
+    "grant": lambda columns, _: grant_response(GrantRow(*columns)),
+    "threshold": lambda columns, _: threshold_response(tuple(columns)),
 }

@@ -1,6 +1,6 @@
-"""Debts: what soft mode charged beyond what was there. Any later credits pay them first, oldest first."""
+"""Debts: soft-mode charges beyond the available credits. Later credits pay them first, the oldest first."""
 
-import msgspec
+from collections.abc import Sequence
 
 from minibill.api.types import encode
 from minibill.core import ids
@@ -8,36 +8,27 @@ from minibill.core.clock import format_time
 from minibill.core.money import MAX_MICRO
 from minibill.core.problems import AmountTooLarge
 from minibill.db.new_ids import next_ids
-from minibill.db.queries import Row, queries
+from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
 from minibill.ledger.posting import EntryDraft, LotUpdates
+from minibill.ledger.rows import DebtRow, OpenDebt
 from minibill.ledger.schemas import Debt
 
 SQL = queries("reservations")
 
 
-class PayableLot(msgspec.Struct):
-    """A lot that was just made, and what it still has."""
-
-    lot_id: int
-    account_id: int
-    pool_id: str
-    available_micro: int
-
-
-def debt_response(row: Row) -> Debt:
-    """A debt as it is answered, from a row of `debts_page`."""
-    key, account_id, pool_id, reservation_id, original_micro, paid_micro, created_at_us = row
+def debt_response(row: DebtRow) -> Debt:
+    """Return a debt as the API shows it."""
     return Debt(
-        debt_id=ids.encode(ids.DEBT, key),
-        account_id=ids.encode(ids.ACCOUNT, account_id),
-        pool_id=pool_id,
-        reservation_id=ids.encode(ids.RESERVATION, reservation_id),
+        debt_id=ids.encode(ids.DEBT, row.id),
+        account_id=ids.encode(ids.ACCOUNT, row.account_id),
+        pool_id=row.pool_id,
+        reservation_id=ids.encode(ids.RESERVATION, row.reservation_id),
         charge_id=None,
         refund_id=None,
-        original_micro=str(original_micro),
-        paid_micro=str(paid_micro),
-        created_at=format_time(created_at_us),
+        original_micro=str(row.original_micro),
+        paid_micro=str(row.paid_micro),
+        created_at=format_time(row.created_at_us),
     )
 
 
@@ -51,12 +42,13 @@ def incur_debt(
     metadata: str | None,
     now_us: int,
 ) -> EntryDraft:
-    """Writes a debt down; answers the entry that says so. Raises `AmountTooLarge` past what an account can owe."""
+    """Insert a debt and return its entry. Raises `AmountTooLarge` if the account would owe more than 2^63-1."""
     row = SQL.open_debt_of_account.one(conn, account_id=account_id)
     assert row is not None
-    if row[0] + owed_micro > MAX_MICRO:
+    (debt_micro,) = row
+    if debt_micro + owed_micro > MAX_MICRO:
         raise AmountTooLarge(
-            f"an account owes at most {MAX_MICRO} micro-units", debt_micro=str(row[0]), requested_micro=str(owed_micro)
+            f"an account owes at most {MAX_MICRO} micro-units", debt_micro=str(debt_micro), requested_micro=str(owed_micro)
         )
     new = next_ids(conn)
     debt_id = new.debts
@@ -72,34 +64,35 @@ def incur_debt(
     return EntryDraft(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
 
 
-def pay_debts(conn: Connection, lots: list[PayableLot], *, only: int | None = None) -> list[EntryDraft]:
-    """Pays the open debts of the accounts of new lots as far as these go; answers the entries that say so.
+def pay_debts(conn: Connection, new_credits: Sequence[EntryDraft], *, only_debt: int | None = None) -> list[EntryDraft]:
+    """Pay the open debts of accounts from their new lots, as far as the credits suffice; return the entries.
 
-    `only` is the key of the one debt that may be paid, whatever else is open.
+    `new_credits` are the entries of the new lots, one lot per account. `only_debt` is the key of the only debt to pay.
     """
-    account_ids = encode([lot.account_id for lot in lots]).decode()
-    open_debts: dict[int, list[Row]] = {}
-    for row in SQL.open_debts.all(conn, account_ids=account_ids):
-        if only is None or row[1] == only:
-            open_debts.setdefault(row[0], []).append(row)
+    open_debts: dict[int, list[OpenDebt]] = {}
+    for row in SQL.open_debts.all(conn, account_ids=encode([credit.account_id for credit in new_credits]).decode()):
+        debt = OpenDebt(*row)
+        if only_debt is None or debt.id == only_debt:
+            open_debts.setdefault(debt.account_id, []).append(debt)
     if not open_debts:
         return []
-    moves, movements, payments = LotUpdates(), list[EntryDraft](), list[tuple[int, int]]()
-    for lot in lots:
-        # A batch has one lot an account; a later one finds what the first left over by asking again.
-        for _, debt_id, reservation_id, owed_micro in open_debts.pop(lot.account_id, ()):
-            paid_micro = min(owed_micro, lot.available_micro)
+    lot_updates, entries, payments = LotUpdates(), list[EntryDraft](), list[tuple[int, int]]()
+    for credit in new_credits:
+        left_micro, lot_id = credit.available_delta_micro, credit.lot_id
+        assert lot_id is not None
+        for debt in open_debts.pop(credit.account_id, ()):
+            paid_micro = min(debt.owed_micro, left_micro)
             if not paid_micro:
                 break
-            lot.available_micro -= paid_micro
-            moves.add(lot.lot_id, available=-paid_micro, consumed=paid_micro)
-            payments.append((paid_micro, debt_id))
-            metadata = encode({"debtReservationId": ids.encode(ids.RESERVATION, reservation_id)}).decode()
-            movements.append(
+            left_micro -= paid_micro
+            lot_updates.add(lot_id, available=-paid_micro, consumed=paid_micro)
+            payments.append((paid_micro, debt.id))
+            metadata = encode({"debtReservationId": ids.encode(ids.RESERVATION, debt.reservation_id)}).decode()
+            entries.append(
                 EntryDraft(
-                    lot.account_id, lot.pool_id, "debt_paid", -paid_micro, -paid_micro, 0, lot.lot_id, metadata=metadata
+                    credit.account_id, credit.pool_id, "debt_paid", -paid_micro, -paid_micro, 0, lot_id, metadata=metadata
                 )
             )  # fmt: skip
-    moves.write(conn)
+    lot_updates.write(conn)
     SQL.pay_debt.many(conn, payments)
-    return movements
+    return entries

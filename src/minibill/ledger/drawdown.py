@@ -1,6 +1,7 @@
-"""Which lots a spend draws on: the pool's own, then those of `general`, each in drawdown order. Source: contract, section 3.
+"""Drawdown: the lots that a spend draws on. First the lots of its own pool, then those of `general`.
 
-What is due on the account must be settled first; the lots that are left are live.
+Within a pool, the lower priority number comes first, then the soonest to expire, then the oldest. See
+docs/concepts/ledger.md. Expired lots must have been written as expired before.
 """
 
 import msgspec
@@ -15,7 +16,7 @@ SQL = queries("ledger")
 
 
 class Draw(msgspec.Struct, frozen=True, gc=False):
-    """What is taken from one lot, which has `left_micro` then."""
+    """Credits to take from one lot; `left_micro` of it stay available."""
 
     lot_id: int
     pool_id: str
@@ -25,34 +26,31 @@ class Draw(msgspec.Struct, frozen=True, gc=False):
 
 
 def pools_of(pool_id: str) -> tuple[str, ...]:
-    """The pools that a spend from this one may draw on, in their order."""
+    """Return the pools that a spend from this pool draws on, in order."""
     return (pool_id,) if pool_id == DEFAULT_POOL else (pool_id, DEFAULT_POOL)
 
 
-def available_micro(balances: Balances, account_id: int, pool_id: str) -> int:
-    """What a spend from this pool can draw on."""
+def spendable_micro(balances: Balances, account_id: int, pool_id: str) -> int:
+    """Return the available credits of all pools that a spend from this pool draws on."""
     own_micro = balances[account_id, pool_id].available_micro
     return own_micro if pool_id == DEFAULT_POOL else own_micro + balances[account_id, DEFAULT_POOL].available_micro
 
 
-def draw(
-    conn: Connection, spender: CachedAccount, *, pool_id: str, amount_micro: int, lots_max: int = LOTS_PER_SPEND_MAX
+def choose_draws(
+    conn: Connection, account: CachedAccount, *, pool_id: str, amount_micro: int, lots_max: int = LOTS_PER_SPEND_MAX
 ) -> list[Draw]:
-    """Choose at most `lots_max` lots for an amount, in drawdown order; less than the amount when they have less.
-
-    Changes nothing.
-    """
+    """Choose up to `lots_max` lots for an amount, in drawdown order. They may hold less than the amount. Writes nothing."""
     draws: list[Draw] = []
     left_micro = amount_micro
     for pool in pools_of(pool_id):
         if not left_micro or len(draws) == lots_max:
             break
-        front = spender.first_lots.get(pool)
-        if front is not None and front.available_micro >= left_micro:
-            draws.append(Draw(front.lot_id, pool, left_micro, front.available_micro - left_micro, front.expires_at_us))
+        first = account.first_lots.get(pool)
+        if first is not None and first.available_micro >= left_micro:
+            draws.append(Draw(first.lot_id, pool, left_micro, first.available_micro - left_micro, first.expires_at_us))
             break
-        # Row by row: most spends need one or two of what may be thousands.
-        rows = conn.execute(SQL.lots_in_drawdown_order.sql, (spender.account_id, pool))
+        # Row by row: most spends need one or two lots of possibly thousands.
+        rows = conn.execute(SQL.lots_in_drawdown_order.sql, (account.account_id, pool))
         while left_micro and len(draws) != lots_max and (row := rows.fetchone()):
             lot_id, lot_available_micro, expires_at_us = row
             taken_micro = min(left_micro, lot_available_micro)
@@ -61,7 +59,7 @@ def draw(
     return draws
 
 
-def record_draw(spender: CachedAccount, draws: list[Draw]) -> None:
-    """What was chosen is taken."""
+def record_draws(account: CachedAccount, draws: list[Draw]) -> None:
+    """Update the cached first lots of an account after these draws were written."""
     for d in draws:
-        spender.record_draw(d.lot_id, d.pool_id, d.left_micro, d.expires_at_us)
+        account.record_draw(d.lot_id, d.pool_id, d.left_micro, d.expires_at_us)

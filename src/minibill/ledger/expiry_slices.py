@@ -1,4 +1,4 @@
-"""Expiry before an operation: slices that are committed whatever becomes of the operation."""
+"""Expiry before an operation, in slices that are committed even if the operation then fails."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,38 +17,38 @@ from minibill.ledger.expiry import ExpiryDue, expire_slice
 
 T = TypeVar("T")
 
-# An operation on a connection, at a time.
+# An operation with a connection and the time as its arguments.
 Operation = Callable[[Connection, int], T | ExpiryDue]
 
 
 def result_or_due(conn: Connection, operation: WriteOperation, now_us: int) -> WriteResult | ExpiryDue:
-    """Return the result of an operation, or the expiry that it needs first; it has then written nothing."""
+    """Run an operation; return its result, or its `ExpiryDue`, in which case it has written nothing."""
     changes = conn.total_changes
     try:
         return operation(conn, now_us)
     except ExpiryDue as due:
         if conn.total_changes != changes:
-            # A bug: what it wrote must not be committed.
+            # The operation has a bug, and its writes must not be committed.
             raise
         return due
 
 
 class ExpirySlices:
-    """Runs operations that need expiry first, once nothing is due on the accounts that they touch."""
+    """Runs operations that raised `ExpiryDue`, after it has expired the accounts that they touch."""
 
     def __init__(self, writer: Writer, clock: Clock) -> None:
         self._writer = writer
         self._clock = clock
-        # Accounts that a request is expiring, each with the event that ends it.
+        # The accounts that a request is expiring, each with the event that is set when it ends.
         self._expiring: dict[int, asyncio.Event] = {}
 
     async def run(
         self, operation: Operation[T], due: ExpiryDue, *, keep: bool, observed: SequenceTracker | None, lane: Lane
     ) -> T:
-        """Commit slices until nothing is due; the last one shares its transaction and its time with the operation.
+        """Commit slices until no expiry is due, then run the operation. Slices stay committed if the operation fails.
 
-        At that time nothing is due, however much is a moment later. So each round makes progress: it expires a slice, or the
-        operation names further accounts, or it is done. Slices are kept, also when the operation is not.
+        The operation shares its transaction and its time with the last slice, so no expiry is due at that time. Each round
+        makes progress: it expires a slice, the operation names more accounts, or the operation completes.
         """
         accounts = set(due.account_ids)
 
@@ -58,7 +58,7 @@ class ExpirySlices:
                 return None
             return in_savepoint(conn, lambda conn: operation(conn, now_us), keep=keep, rejections=(Problem, ExpiryDue))
 
-        # One request at a time expires an account: slices of hundreds of requests would line up before all other writes.
+        # One request at a time expires an account. Otherwise hundreds of requests would queue slices ahead of other writes.
         for ended in {ended for account in accounts if (ended := self._expiring.get(account)) is not None}:
             await ended.wait()
         own = [account for account in accounts if account not in self._expiring]
@@ -66,13 +66,13 @@ class ExpirySlices:
         self._expiring |= dict.fromkeys(own, ended)
         try:
             while True:
-                ran = await self._writer.run(expire_and_run, observed=observed, lane=lane)
-                if isinstance(ran, ExpiryDue):
-                    accounts.update(ran.account_ids)
-                elif isinstance(ran, Exception):
-                    raise ran
-                elif ran is not None:
-                    return ran
+                result = await self._writer.run(expire_and_run, observed=observed, lane=lane)
+                if isinstance(result, ExpiryDue):
+                    accounts.update(result.account_ids)
+                elif isinstance(result, Exception):
+                    raise result
+                elif result is not None:
+                    return result
         finally:
             for account in own:
                 del self._expiring[account]

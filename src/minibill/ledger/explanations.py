@@ -1,10 +1,9 @@
-"""Explanations: why a reservation holds what it does, of which lots and at which discount. Only on request; nothing moves.
+"""Explanations of a reservation, on request: its lots, its discount, and the limits that bound its amount.
 
-When it is made, or refused, all of it is known; later only what is kept of it.
+When a reservation is made or rejected, the explanation is complete. Later it contains what the book stores.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from minibill.api.types import encode, optional_time
 from minibill.core import ids
@@ -12,6 +11,7 @@ from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
 from minibill.ledger.drawdown import Draw, pools_of
 from minibill.ledger.pricing import Discount, Membership, discount_micro, explain_memberships
+from minibill.ledger.rows import LotToExplain
 from minibill.ledger.schemas import (
     BoundBy,
     ChargeExplained,
@@ -24,22 +24,8 @@ from minibill.ledger.schemas import (
 
 SQL = queries("ledger")
 
-# Lots that one explanation names: those that were drawn on, in their order, then the newest of the others.
+# Lots in one explanation: the drawn ones in drawdown order, then the newest of the others.
 LOTS_MAX = 100
-
-
-class LotRow(NamedTuple):
-    """A row of `lots_to_explain`."""
-
-    id: int
-    pool_id: str
-    priority: int
-    original_micro: int
-    available_micro: int
-    consumed_micro: int
-    revoked_micro: int
-    revoked_at_us: int | None
-    expires_at_us: int | None
 
 
 def explain_reserve(
@@ -52,23 +38,24 @@ def explain_reserve(
     discount: Discount,
     memberships: Iterable[Membership],
     draws: list[Draw],
-    is_refused: bool,
+    is_rejected: bool,
     now_us: int,
 ) -> ReserveExplanation:
-    """Explains what is about to be held, before anything moves; of a refusal `draws` are all that there is."""
+    """Explain a reservation before it is written. For a rejected one, `draws` are all lots with available credits."""
     drawn_micro = {d.lot_id: d.amount_micro for d in draws}
     pools = pools_of(pool_id)
-    drawn = [LotRow(*row) for row in SQL.lots_to_explain.all(conn, lot_ids=encode(list(drawn_micro)[:LOTS_MAX]).decode())]
-    newest = [LotRow(*row) for row in SQL.newest_lots_to_explain.all(conn, account_id=account_id, count=LOTS_MAX)]
+    drawn_keys = encode(list(drawn_micro)[:LOTS_MAX]).decode()
+    drawn = [LotToExplain(*row) for row in SQL.lots_to_explain.all(conn, lot_ids=drawn_keys)]
+    newest = [LotToExplain(*row) for row in SQL.newest_lots_to_explain.all(conn, account_id=account_id, count=LOTS_MAX)]
     passed_over = [lot for lot in newest if lot.id not in drawn_micro][: LOTS_MAX - len(drawn)]
-    if is_refused:
-        lots = [_lot(lot, 0, "not_enough") for lot in drawn]
+    if is_rejected:
+        lots = [_lot_explained(lot, 0, "not_enough") for lot in drawn]
     else:
-        lots = [_lot(lot, drawn_micro[lot.id], "drawn") for lot in drawn]
-    lots += [_lot(lot, 0, _why_passed_over(lot, pools, now_us)) for lot in passed_over]
+        lots = [_lot_explained(lot, drawn_micro[lot.id], "drawn") for lot in drawn]
+    lots += [_lot_explained(lot, 0, _why_passed_over(lot, pools, now_us)) for lot in passed_over]
     count = SQL.count_lots_of_account.one(conn, account_id=account_id)
     assert count is not None
-    priced = _priced(list_micro, discount)
+    priced = _discount_explained(list_micro, discount)
     bound_by = _capped(priced)
     if held_micro < int(priced.payable_micro):
         bound_by.append("availableMicro")
@@ -84,28 +71,28 @@ def explain_reservation(
     finalized_micro: int | None,
     discount: Discount,
     drawn_micro: dict[int, int],
-    lots: Iterable[LotRow],
+    lots: Iterable[LotToExplain],
 ) -> ReservationExplanation:
-    """Explains a reservation from what is kept of it: what it drew by lot, in its order; `lots` are the first of them."""
-    priced = _priced(list_micro, discount)
+    """Explain a stored reservation. `drawn_micro` is by lot, in the order of the draws; `lots` are the first of them."""
+    priced = _discount_explained(list_micro, discount)
     bound_by = _capped(priced)
     if held_micro < int(priced.payable_micro):
         bound_by.append("availableMicro")
     charge = None
     if actual_cost_micro is not None:
-        cost = _priced(actual_cost_micro, discount)
+        cost = _discount_explained(actual_cost_micro, discount)
         over: list[BoundBy] = ["totalReservedMicro"] if finalized_micro != int(cost.payable_micro) else []
         charge = ChargeExplained(cost, _capped(cost) + over)
-    shown = [_lot(lot, drawn_micro[lot.id], "drawn", is_past=True) for lot in lots]
+    shown = [_lot_explained(lot, drawn_micro[lot.id], "drawn", is_past=True) for lot in lots]
     return ReservationExplanation(priced, bound_by, shown, len(drawn_micro) - len(shown), charge)
 
 
-def _why_passed_over(lot: LotRow, pools: tuple[str, ...], now_us: int) -> LotOutcome:
+def _why_passed_over(lot: LotToExplain, pools: tuple[str, ...], now_us: int) -> LotOutcome:
     if lot.pool_id not in pools:
         return "other_pool"
     if lot.available_micro:
         return "not_needed"
-    # In the order of the states of a lot. Of one that was revoked while all of it was reserved nothing comes back either.
+    # In the order of the states of a lot. A lot that was revoked while all of it was reserved gets nothing back either.
     if lot.revoked_micro:
         return "revoked"
     if lot.consumed_micro == lot.original_micro:
@@ -117,7 +104,7 @@ def _why_passed_over(lot: LotRow, pools: tuple[str, ...], now_us: int) -> LotOut
     return "reserved"
 
 
-def _lot(lot: LotRow, drawn_micro: int, outcome: LotOutcome, *, is_past: bool = False) -> LotExplained:
+def _lot_explained(lot: LotToExplain, drawn_micro: int, outcome: LotOutcome, *, is_past: bool = False) -> LotExplained:
     return LotExplained(
         lot_id=ids.encode(ids.LOT, lot.id),
         pool_id=lot.pool_id,
@@ -129,16 +116,16 @@ def _lot(lot: LotRow, drawn_micro: int, outcome: LotOutcome, *, is_past: bool = 
     )
 
 
-def _priced(list_micro: int, discount: Discount) -> DiscountExplained:
-    taken_off_micro = discount.on(list_micro)
+def _discount_explained(list_micro: int, discount: Discount) -> DiscountExplained:
+    off_micro = discount.on(list_micro)
     cap_micro = discount.max_discount_micro
     return DiscountExplained(
         list_micro=str(list_micro),
         discount_bps=discount.rate_bps,
         uncapped_micro=str(discount_micro(list_micro, rate_bps=discount.rate_bps, max_discount_micro=None)),
         max_discount_micro=None if cap_micro is None else str(cap_micro),
-        discount_micro=str(taken_off_micro),
-        payable_micro=str(list_micro - taken_off_micro),
+        discount_micro=str(off_micro),
+        payable_micro=str(list_micro - off_micro),
         community_id=discount.community_id,
         tier=discount.tier,
     )

@@ -1,4 +1,4 @@
-"""The end of a reservation that its holder asks for: finalize charges what the work cost, release charges nothing."""
+"""Finalize and release: a caller ends a reservation. Finalize charges the actual cost, release charges nothing."""
 
 import msgspec
 
@@ -9,21 +9,22 @@ from minibill.core.problems import ReservationConflict, ReservationNotPending
 from minibill.core.write_result import WriteResult
 from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
-from minibill.ledger.account_cache import CachedReservation, ReservationRow, account_cache_of
+from minibill.ledger.account_cache import CachedReservation, account_cache_of
 from minibill.ledger.debts import incur_debt
-from minibill.ledger.drawdown import draw, pools_of, record_draw
+from minibill.ledger.drawdown import choose_draws, pools_of, record_draws
 from minibill.ledger.expiry import return_credits
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX, require_within_ceiling
-from minibill.ledger.posting import Balances, EntryDraft, LotUpdates, amounts, pool_to_record_in, post
+from minibill.ledger.posting import Balances, EntryDraft, LotUpdates, amounts, existing_pool_or_default, post
 from minibill.ledger.pricing import metadata_with_discount
 from minibill.ledger.reservations import reservation_for_update
+from minibill.ledger.rows import ReservationRow
 from minibill.ledger.schemas import AdminFinalizeBody, Finalized, PoolAmounts, Released
 
 SQL = queries("reservations")
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
-    """What a cost comes to against what was held, all in micro-units."""
+    """A cost split by the reserved amount, in micro-units."""
 
     finalized_micro: int
     overrun_micro: int
@@ -31,7 +32,7 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
 
 
 def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
-    """Splits a cost: live mode absorbs what is above the reservation, the others count it as overrun."""
+    """Split a cost. Live mode absorbs the part above the reserved amount; the other modes count it as overrun."""
     over_micro = max(0, cost_micro - held_micro)
     if billing_mode == "live":
         return Charge(cost_micro - over_micro, 0, over_micro)
@@ -41,18 +42,18 @@ def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
 def finalize(
     conn: Connection, now_us: int, *, reservation_id: str, body: AdminFinalizeBody, ceiling_micro: int, closed_by: str
 ) -> WriteResult:
-    """Charges a reservation with what the work cost and gives the rest back; again with the same cost is the same answer.
+    """Charge the actual cost to a reservation and return the rest. The same cost again returns the same response.
 
     Raises `ReservationNotFound`, `ReservationNotPending`, `ReservationConflict` for another cost than before,
-    `AmountTooLarge`, and `ExpiryDue`. Source: contract, section 3.
+    `AmountTooLarge` and `ExpiryDue`. See docs/concepts/ledger.md.
     """
     actual_cost_micro = int(body.actual_cost_micro)
-    hold = reservation_for_update(conn, reservation_id, now_us=now_us)
-    row, balances = hold.row, hold.spender.balances
+    reservation = reservation_for_update(conn, reservation_id, now_us=now_us)
+    row, account, balances = reservation.row, reservation.account, reservation.account.balances
     if row.status == "finalized":
-        return _finalized_before(row, actual_cost_micro)
+        return _repeat_finalize(row, actual_cost_micro)
     _require_pending(row)
-    charged, metadata = _charge(row, actual_cost_micro), None
+    charged, metadata = _charge_of(row, actual_cost_micro), None
     if row.community_id is not None:
         metadata = metadata_with_discount(None, row.discount, actual_cost_micro)
     soft_overrun_micro = charged.overrun_micro if row.billing_mode == "soft" else 0
@@ -60,12 +61,12 @@ def finalize(
 
     before = dict(balances)
     if row.billing_mode == "shadow":
-        movements = [_shadow(row, actual_cost_micro, charged, balances)]
+        entries = [_shadow(row, actual_cost_micro, charged, balances)]
     else:
-        movements = _spend_and_return(conn, hold, charged.finalized_micro, metadata=metadata, now_us=now_us)
-    post(conn, movements, balances=balances, now_us=now_us)
+        entries = _spend_and_return(conn, reservation, charged.finalized_micro, metadata=metadata, now_us=now_us)
+    post(conn, entries, balances=balances, now_us=now_us)
     if soft_overrun_micro:
-        _charge_overrun(conn, hold, soft_overrun_micro, metadata=metadata, now_us=now_us)
+        _charge_overrun(conn, reservation, soft_overrun_micro, metadata=metadata, now_us=now_us)
     SQL.finalize_reservation.run(
         conn,
         reservation_id=row.id,
@@ -76,42 +77,50 @@ def finalize(
         closed_by=closed_by,
         now_us=now_us,
     )
-    account_cache_of(conn).drop_hold(row.id)
-    hold.spender.has_ended_a_reservation()
-    answer = _finalized(row, charged, now_us)
-    details = lambda: {"actualCostMicro": str(actual_cost_micro), "answer": answer, **_moved(row, before, balances)}
-    return WriteResult(answer, "reservation.finalize", "reservation", reservation_id, details)
+    account_cache_of(conn).remove_reservation(row.id)
+    account.record_end_of_reservation()
+    response = _finalized(row, charged, now_us)
+    details = lambda: {
+        "actualCostMicro": str(actual_cost_micro),
+        "answer": response,
+        **_before_and_after(row, before, balances),
+    }
+    return WriteResult(response, "reservation.finalize", "reservation", reservation_id, details)
 
 
 def release(conn: Connection, now_us: int, *, reservation_id: str, closed_by: str) -> WriteResult:
-    """Gives all of a reservation back; again is the same answer, and so is one that has expired: its credits are back.
+    """Return all credits of a reservation. A released or expired one gets the same response, and nothing is written.
 
-    Raises `ReservationNotFound`, `ReservationNotPending` once it is finalized, and `ExpiryDue`. Source: contract, section 3.
+    Raises `ReservationNotFound`, `ReservationNotPending` if it is finalized, and `ExpiryDue`.
     """
-    hold = reservation_for_update(conn, reservation_id, now_us=now_us)
-    row, balances = hold.row, hold.spender.balances
+    reservation = reservation_for_update(conn, reservation_id, now_us=now_us)
+    row, account, balances = reservation.row, reservation.account, reservation.account.balances
     before = dict(balances)
     if row.status not in ("released", "expired"):
         _require_pending(row)
-        movements = _spend_and_return(conn, hold, 0, now_us=now_us)
-        post(conn, movements, balances=balances, now_us=now_us)
+        entries = _spend_and_return(conn, reservation, 0, now_us=now_us)
+        post(conn, entries, balances=balances, now_us=now_us)
         SQL.release_reservation.run(conn, reservation_id=row.id, closed_by=closed_by, now_us=now_us)
-        account_cache_of(conn).drop_hold(row.id)
-        hold.spender.has_ended_a_reservation()
+        account_cache_of(conn).remove_reservation(row.id)
+        account.record_end_of_reservation()
     account_id = ids.encode(ids.ACCOUNT, row.account_id)
-    answer = Released(reservation_id, account_id, str(row.held_micro))
-    details = lambda: {"accountId": account_id, "releasedMicro": answer.released_micro, **_moved(row, before, balances)}
-    return WriteResult(answer, "reservation.release", "reservation", reservation_id, details)
+    response = Released(reservation_id, account_id, str(row.held_micro))
+    details = lambda: {
+        "accountId": account_id,
+        "releasedMicro": response.released_micro,
+        **_before_and_after(row, before, balances),
+    }
+    return WriteResult(response, "reservation.release", "reservation", reservation_id, details)
 
 
-def _charge(row: ReservationRow, actual_cost_micro: int) -> Charge:
-    """What a list cost comes to for this reservation, at the discount that it keeps."""
+def _charge_of(row: ReservationRow, actual_cost_micro: int) -> Charge:
+    """Apply the reservation's discount to a cost at list price, and split the result."""
     discount_micro = 0 if row.community_id is None else row.discount.on(actual_cost_micro)
     return charge(actual_cost_micro - discount_micro, held_micro=row.held_micro, billing_mode=row.billing_mode)
 
 
-def _moved(row: ReservationRow, before: Balances, after: Balances) -> dict[str, dict[str, PoolAmounts]]:
-    """The balances before and after of the pools that the reservation may touch, for the audit log."""
+def _before_and_after(row: ReservationRow, before: Balances, after: Balances) -> dict[str, dict[str, PoolAmounts]]:
+    """Return the balances of the reservation's pools for the audit log."""
     return {
         name: {
             pool: amounts(balance) for pool in pools_of(row.pool_id) if (balance := balances[row.account_id, pool]).entry_seq
@@ -130,53 +139,52 @@ def _require_pending(row: ReservationRow) -> None:
 
 
 def _spend_and_return(
-    conn: Connection, hold: CachedReservation, cost_micro: int, *, metadata: str | None = None, now_us: int
+    conn: Connection, reservation: CachedReservation, cost_micro: int, *, metadata: str | None = None, now_us: int
 ) -> list[EntryDraft]:
-    """Takes a cost out of what is held, in the order in which it was reserved, and gives the rest back to its lots."""
-    spender, row = hold.spender, hold.row
-    moves = LotUpdates()
+    """Consume a cost from the reserved lots, in the order in which they were reserved, and return the rest to them."""
+    row = reservation.row
+    lot_updates = LotUpdates()
     spent: list[EntryDraft] = []
-    back: list[EntryDraft] = []
+    returned: list[EntryDraft] = []
     left_micro = cost_micro
-    for lot_id, reserved_micro, pool_id, expires_at_us, revoked_at_us in hold.lots:
+    for lot_id, reserved_micro, pool_id, expires_at_us, revoked_at_us in reservation.lots:
         spent_micro = min(left_micro, reserved_micro)
         left_micro -= spent_micro
         if spent_micro:
-            moves.add(lot_id, reserved=-spent_micro, consumed=spent_micro)
+            lot_updates.add(lot_id, reserved=-spent_micro, consumed=spent_micro)
             spent.append(
                 EntryDraft(
                     row.account_id, pool_id, "finalize", -spent_micro, 0, -spent_micro, lot_id, row.id, None, metadata
                 )
             )  # fmt: skip
         if spent_micro < reserved_micro:
-            back.append(
-                return_credits(
-                    row.account_id, pool_id, lot_id, row.id, reserved_micro - spent_micro,
-                    expires_at_us=expires_at_us, revoked=revoked_at_us is not None, at_us=now_us, moves=moves,
-                    metadata=metadata,
-                )
+            entry = return_credits(
+                row.account_id, pool_id, lot_id, row.id, reserved_micro - spent_micro,
+                expires_at_us=expires_at_us, revoked=revoked_at_us is not None, at_us=now_us, lot_updates=lot_updates,
+                metadata=metadata,
             )  # fmt: skip
-            if returned_micro := back[-1].available_delta_micro:
-                spender.record_return(lot_id, pool_id, returned_micro, expires_at_us)
-    moves.write(conn)
-    return spent + back
+            returned.append(entry)
+            if entry.available_delta_micro:
+                reservation.account.record_return(lot_id, pool_id, entry.available_delta_micro, expires_at_us)
+    lot_updates.write(conn)
+    return spent + returned
 
 
 def _charge_overrun(
-    conn: Connection, hold: CachedReservation, overrun_micro: int, *, metadata: str | None, now_us: int
+    conn: Connection, reservation: CachedReservation, overrun_micro: int, *, metadata: str | None, now_us: int
 ) -> None:
-    """Charges what is above the reservation to lots in drawdown order, and the rest as a debt.
+    """Charge an overrun to further lots in drawdown order, and the rest as a debt.
 
-    What the reservation holds counts toward the lots that it may draw on.
+    The reserved lots count toward the limit of lots per spend.
     """
-    spender, row = hold.spender, hold.row
-    lots_max = LOTS_PER_SPEND_MAX - len(hold.lots)
-    draws = draw(conn, spender, pool_id=row.pool_id, amount_micro=overrun_micro, lots_max=lots_max)
-    moves = LotUpdates()
+    account, row = reservation.account, reservation.row
+    lots_max = LOTS_PER_SPEND_MAX - len(reservation.lots)
+    draws = choose_draws(conn, account, pool_id=row.pool_id, amount_micro=overrun_micro, lots_max=lots_max)
+    lot_updates = LotUpdates()
     for d in draws:
-        moves.add(d.lot_id, available=-d.amount_micro, consumed=d.amount_micro)
-    moves.write(conn)
-    movements = [
+        lot_updates.add(d.lot_id, available=-d.amount_micro, consumed=d.amount_micro)
+    lot_updates.write(conn)
+    entries = [
         EntryDraft(
             row.account_id, d.pool_id, "finalize", -d.amount_micro, -d.amount_micro, 0, d.lot_id, row.id, None, metadata
         )
@@ -184,19 +192,19 @@ def _charge_overrun(
     ]
     owed_micro = overrun_micro - sum(d.amount_micro for d in draws)
     if owed_micro:
-        movements.append(
+        entries.append(
             incur_debt(
                 conn,
                 account_id=row.account_id,
-                pool_id=pool_to_record_in(spender.balances, row.account_id, row.pool_id),
+                pool_id=existing_pool_or_default(account.balances, row.account_id, row.pool_id),
                 reservation_id=row.id,
                 owed_micro=owed_micro,
                 metadata=metadata,
                 now_us=now_us,
             )
         )
-    post(conn, movements, balances=spender.balances, now_us=now_us)
-    record_draw(spender, draws)
+    post(conn, entries, balances=account.balances, now_us=now_us)
+    record_draws(account, draws)
 
 
 def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge, balances: Balances) -> EntryDraft:
@@ -206,22 +214,22 @@ def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge, balanc
         "overrunMicro": str(charged.overrun_micro),
     }
     metadata = encode(figures).decode()
-    recorded_in = pool_to_record_in(balances, row.account_id, row.pool_id)
-    return EntryDraft(row.account_id, recorded_in, "shadow_finalize", 0, 0, 0, None, row.id, metadata=metadata)
+    entry_pool = existing_pool_or_default(balances, row.account_id, row.pool_id)
+    return EntryDraft(row.account_id, entry_pool, "shadow_finalize", 0, 0, 0, None, row.id, metadata=metadata)
 
 
-def _finalized_before(row: ReservationRow, actual_cost_micro: int) -> WriteResult:
+def _repeat_finalize(row: ReservationRow, actual_cost_micro: int) -> WriteResult:
     assert row.actual_cost_micro is not None
     assert row.closed_at_us is not None
     if row.actual_cost_micro != actual_cost_micro:
         raise ReservationConflict(
-            f"the reservation was finalized with {row.actual_cost_micro} micro-units",
+            f"the reservation was finalized with a cost of {row.actual_cost_micro} micro-units",
             finalized_with_micro=str(row.actual_cost_micro),
             actual_cost_micro=str(actual_cost_micro),
         )
-    answer = _finalized(row, _charge(row, actual_cost_micro), row.closed_at_us)
-    details = lambda: {"accountId": answer.account_id, "duplicate": True}
-    return WriteResult(answer, "reservation.finalize", "reservation", answer.reservation_id, details)
+    response = _finalized(row, _charge_of(row, actual_cost_micro), row.closed_at_us)
+    details = lambda: {"accountId": response.account_id, "duplicate": True}
+    return WriteResult(response, "reservation.finalize", "reservation", response.reservation_id, details)
 
 
 def _finalized(row: ReservationRow, charged: Charge, finalized_at_us: int) -> Finalized:

@@ -1,8 +1,9 @@
 """The history of an account: the entries of its pools, newest first."""
 
 from minibill.api.types import encode
-from minibill.db.queries import Row, queries
+from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
+from minibill.ledger.rows import EntryRow
 from minibill.ledger.time_lookup import EntryPosition, entries_before, position_at
 
 SQL = queries("ledger")
@@ -17,10 +18,10 @@ def history_page(
     from_us: int | None,
     before: EntryPosition | None,
     count: int,
-) -> list[Row]:
-    """Up to so many entries before a place and not before a time, newest first: rows of `entries_of_pool`.
+) -> list[EntryRow]:
+    """Return up to `count` entries, newest first: before a position, and not before the time `from_us`.
 
-    All is read within the caller's snapshot.
+    The caller opens a read transaction, so that all statements see the same entries.
     """
     oldest_seqs: dict[str, int] = {}
     if from_us is not None:
@@ -36,9 +37,9 @@ def history_page(
         if (oldest_seq := oldest_seqs.get(pool, 1)) <= newest_seq
     ]
     if len(pools) == 1:
-        # As most accounts have it: there is nothing to merge, at half the cost.
+        # Most accounts have one pool. Without a merge, the page costs half.
         [(pool, oldest_seq, newest_seq)] = pools
-        return SQL.entries_of_pool.all(
+        rows = SQL.entries_of_pool.all(
             conn,
             account_id=account_id,
             pool_id=pool,
@@ -47,6 +48,8 @@ def history_page(
             newest_seq=newest_seq,
             count=count,
         )
-    return SQL.entries_of_pools.all(
-        conn, account_id=account_id, pools=encode(pools).decode(), entry_type=entry_type, count=count
-    )
+    else:
+        rows = SQL.entries_of_pools.all(
+            conn, account_id=account_id, pools=encode(pools).decode(), entry_type=entry_type, count=count
+        )
+    return [EntryRow(*row) for row in rows]

@@ -1,4 +1,4 @@
-"""Minting: a new lot of credits, and the entry that brings it into the balance."""
+"""Minting: new lots of credits, and the entries that add them to the balance."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -11,12 +11,13 @@ from minibill.core.money import MAX_MICRO
 from minibill.core.problems import AmountTooLarge, FieldError, InvalidRequest, SourceAlreadyCredited, TooManyPools
 from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
-from minibill.db.queries import Row, queries
+from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
-from minibill.ledger.debts import PayableLot, pay_debts
+from minibill.ledger.debts import pay_debts
 from minibill.ledger.expiry import account_for_update
 from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
 from minibill.ledger.posting import DEFAULT_POOL, EMPTY, Balances, EntryDraft, PoolBalance, amounts, load_balances, post
+from minibill.ledger.rows import CreditedLot
 from minibill.ledger.schemas import MintBody, Minted
 
 SQL = queries("ledger")
@@ -25,7 +26,7 @@ DEFAULT_PRIORITY = 50
 
 
 class NewLot(NamedTuple):
-    """A lot to be made; `amount_micro` is positive, `expires_at_us` None for never."""
+    """A lot to insert. `amount_micro` is positive; `expires_at_us` is None for a lot that never expires."""
 
     account_id: int
     pool_id: str
@@ -36,7 +37,7 @@ class NewLot(NamedTuple):
     expires_at_us: int | None
     description: str | None = None
     metadata: str | None = None
-    # The key of the campaign that pays it; None for none.
+    # The key of the campaign whose grant creates the lot.
     campaign_id: int | None = None
 
 
@@ -49,77 +50,79 @@ class Holdings(NamedTuple):
 
     @property
     def is_at_limit(self) -> bool:
-        """Return true if the credits would begin one pool too many."""
+        """Return true if the receiving pool would be one pool too many."""
         return self.pools >= POOLS_MAX and not self.balance.entry_seq
 
 
 NO_HOLDINGS = Holdings(0, 0, EMPTY)
 
 
-def mint(
-    conn: Connection,
-    now_us: int,
-    *,
-    account_id: str,
-    body: MintBody,
-    ceiling_micro: int,
-) -> WriteResult:
-    """Makes a lot; 200 with the first lot when this source credited the same account and amount before.
+def mint(conn: Connection, now_us: int, *, account_id: str, body: MintBody, ceiling_micro: int) -> WriteResult:
+    """Mint a lot. If its source was credited before with the same account and amount, return the first lot.
 
     Raises `AccountNotFound`, `SourceAlreadyCredited`, `AmountTooLarge`, `TooManyPools`, `InvalidRequest` for an expiry that
-    is not in the future, and `ExpiryDue`. Source: contract, section 3.
+    is not in the future, and `ExpiryDue`. See docs/concepts/ledger.md.
     """
-    key = account_for_update(conn, account_id, now_us=now_us)
-    amount_micro, source_type, source_id = int(body.amount_micro), body.source_type or "grant", body.source_id
-    if source_id is not None:
-        first = SQL.find_lot_of_source.one(conn, source_type=source_type, source_id=source_id)
-        if first is not None:
-            return _credited_before(conn, first, key, account_id, amount_micro, source_type, source_id)
+    account = account_for_update(conn, account_id, now_us=now_us)
+    amount_micro, source_type = int(body.amount_micro), body.source_type or "grant"
+    if body.source_id is not None:
+        row = SQL.find_lot_of_source.one(conn, source_type=source_type, source_id=body.source_id)
+        if row is not None:
+            lot = CreditedLot(*row)
+            if (lot.account_id, lot.original_micro) != (account, amount_micro):
+                raise SourceAlreadyCredited(
+                    "this source credited another account or amount before",
+                    source_type=source_type,
+                    source_id=body.source_id,
+                    lot_id=ids.encode(ids.LOT, lot.id),
+                )
+            return _duplicate(conn, lot, account_id, source_type, body.source_id)
     pool_id = body.pool_id or DEFAULT_POOL
     priority = DEFAULT_PRIORITY if body.priority is None else body.priority
     expires_at_us = None if body.expires_at is None else int(body.expires_at)
     if expires_at_us is not None and expires_at_us <= now_us:
         raise InvalidRequest(FieldError("expiresAt", "expected a time in the future"))
     require_within_ceiling(amount_micro, ceiling_micro)
-    holdings = load_holdings(conn, [key], pool_id)
-    before = holdings.get(key, NO_HOLDINGS)
+    holdings = load_holdings(conn, [account], pool_id)
+    before = holdings.get(account, NO_HOLDINGS)
     if before.is_at_limit:
         raise TooManyPools(
-            f"the account has {POOLS_MAX} pools, which is the most, without {pool_id}; mint into one that it has",
+            f"{pool_id} would be a new pool, and the account has the maximum of {POOLS_MAX}; mint into an existing pool",
             limit=POOLS_MAX,
         )
-    lot = NewLot(
-        key,
+    new_lot = NewLot(
+        account,
         pool_id,
         source_type,
-        source_id,
+        body.source_id,
         priority,
         amount_micro,
         expires_at_us,
         description=body.description,
         metadata=json_object(body.metadata, "metadata"),
     )
-    lot_id, balances = insert_lots(conn, [lot], holdings=holdings, now_us=now_us)
-    after = balances[key, pool_id]
-    answer = _minted(account_id, lot_id, pool_id, priority, amount_micro, expires_at_us, balance=after, duplicate=False)
+    lot_id, balances = insert_lots(conn, [new_lot], holdings=holdings, now_us=now_us)
+    after = balances[account, pool_id]
+    lot = CreditedLot(lot_id, account, pool_id, priority, amount_micro, expires_at_us)
+    response = _minted(account_id, lot, balance=after, duplicate=False)
     details = lambda: {
-        "lotId": answer.lot_id,
-        "amountMicro": answer.amount_micro,
+        "lotId": response.lot_id,
+        "amountMicro": response.amount_micro,
         "poolId": pool_id,
         "sourceType": source_type,
-        "sourceId": source_id,
+        "sourceId": body.source_id,
         "before": amounts(before.balance),
         "after": amounts(after),
     }
-    return WriteResult(answer, "account.mint", "account", account_id, details, created=True)
+    return WriteResult(response, "account.mint", "account", account_id, details, created=True)
 
 
 def load_holdings(conn: Connection, account_ids: Collection[int], pool_id: str) -> dict[int, Holdings]:
-    """Load what these accounts have before that pool of theirs receives credits; accounts without pools are left out."""
+    """Load the holdings of accounts before this pool receives credits. Accounts without pools are left out."""
     rows = SQL.holdings_of_accounts.all(conn, account_ids=encode(account_ids).decode(), pool_id=pool_id)
     return {
-        account_id: Holdings(pools, held_micro, EMPTY if balance[2] is None else PoolBalance(*balance))
-        for account_id, pools, held_micro, *balance in rows
+        account_id: Holdings(pools, held_micro, EMPTY if entry_seq is None else PoolBalance(available, reserved, entry_seq))
+        for account_id, pools, held_micro, available, reserved, entry_seq in rows
     }
 
 
@@ -131,11 +134,11 @@ def insert_lots(
     only_debt: int | None = None,
     now_us: int,
 ) -> tuple[int, Balances]:
-    """Make lots and their entries, and pay open debts; return the first key, which the others follow, and the new balances.
+    """Insert lots with their entries, and pay open debts. Return the key of the first lot, and the balances.
 
-    Each account receives one lot; `holdings` are those of its pool. With `only_debt` the lots pay that debt and no other.
-    Raises `AmountTooLarge` when an account would hold more
-    than 2^63-1. What is due on the accounts must be settled.
+    The keys of the lots are consecutive. Each account receives one lot; `holdings` are those of its pool. `only_debt` is
+    the key of the only debt to pay. No expiry may be due on the accounts. Raises `AmountTooLarge` if an account would hold
+    more than 2^63-1.
     """
     _require_room(lots, holdings)
     balances = {(lot.account_id, lot.pool_id): holdings.get(lot.account_id, NO_HOLDINGS).balance for lot in lots}
@@ -150,23 +153,20 @@ def insert_lots(
             for lot_id, lot in enumerate(lots, first_id)
         ],
     )  # fmt: skip
-    movements = [
+    entries = [
         EntryDraft(
             lot.account_id, lot.pool_id, "deposit" if lot.source_type == "deposit" else "grant", lot.amount_micro,
             lot.amount_micro, 0, lot_id, None, lot.description, lot.metadata,
         )
         for lot_id, lot in enumerate(lots, first_id)
     ]  # fmt: skip
-    payable = [
-        PayableLot(lot_id, lot.account_id, lot.pool_id, lot.amount_micro) for lot_id, lot in enumerate(lots, first_id)
-    ]
-    movements += pay_debts(conn, payable, only=only_debt)
-    post(conn, movements, balances=balances, now_us=now_us)
+    entries += pay_debts(conn, entries, only_debt=only_debt)
+    post(conn, entries, balances=balances, now_us=now_us)
     return first_id, balances
 
 
 def lot_expiry_us(now_us: int, ttl_seconds: int | None) -> int | None:
-    """When a lot that lives this long expires; None for never."""
+    """Return the expiry of a lot with this lifetime. None never expires."""
     return None if ttl_seconds is None else now_us + ttl_seconds * US_PER_SECOND
 
 
@@ -180,47 +180,21 @@ def _require_room(lots: list[NewLot], holdings: dict[int, Holdings]) -> None:
             )
 
 
-def _credited_before(
-    conn: Connection,
-    first: Row,
-    key: int,
-    account_id: str,
-    amount_micro: int,
-    source_type: str,
-    source_id: str,
-) -> WriteResult:
-    lot_id, lot_account, pool_id, priority, original_micro, expires_at_us = first
-    if lot_account != key or original_micro != amount_micro:
-        raise SourceAlreadyCredited(
-            "this source credited another account or amount before",
-            source_type=source_type,
-            source_id=source_id,
-            lot_id=ids.encode(ids.LOT, lot_id),
-        )
-    balance = load_balances(conn, [(key, pool_id)])[key, pool_id]
-    answer = _minted(account_id, lot_id, pool_id, priority, original_micro, expires_at_us, balance=balance, duplicate=True)
-    details = lambda: {"lotId": answer.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
-    return WriteResult(answer, "account.mint", "account", account_id, details)
+def _duplicate(conn: Connection, lot: CreditedLot, account_id: str, source_type: str, source_id: str) -> WriteResult:
+    pool = (lot.account_id, lot.pool_id)
+    response = _minted(account_id, lot, balance=load_balances(conn, [pool])[pool], duplicate=True)
+    details = lambda: {"lotId": response.lot_id, "sourceType": source_type, "sourceId": source_id, "duplicate": True}
+    return WriteResult(response, "account.mint", "account", account_id, details)
 
 
-def _minted(
-    account_id: str,
-    lot_id: int,
-    pool_id: str,
-    priority: int,
-    amount_micro: int,
-    expires_at_us: int | None,
-    *,
-    balance: PoolBalance,
-    duplicate: bool,
-) -> Minted:
+def _minted(account_id: str, lot: CreditedLot, *, balance: PoolBalance, duplicate: bool) -> Minted:
     return Minted(
-        lot_id=ids.encode(ids.LOT, lot_id),
+        lot_id=ids.encode(ids.LOT, lot.id),
         account_id=account_id,
-        amount_micro=str(amount_micro),
-        pool_id=pool_id,
-        priority=priority,
-        expires_at=optional_time(expires_at_us),
+        amount_micro=str(lot.original_micro),
+        pool_id=lot.pool_id,
+        priority=lot.priority,
+        expires_at=optional_time(lot.expires_at_us),
         duplicate=duplicate,
         balance=amounts(balance),
     )

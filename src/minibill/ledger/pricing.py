@@ -1,6 +1,6 @@
-"""Discounts on a price: the arithmetic, and which membership counts. Values in, values out. Source: contract, section 5.
+"""Discounts on a price: the arithmetic, and the choice of a membership. Pure functions. See docs/concepts/discounts.md.
 
-Reserving, finalizing and quoting all come here. Tiers and memberships are kept by the feature `discounts`.
+Reserve, finalize and quotes use this module. Tiers and memberships belong to the package `discounts`.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ BPS_IN_ALL = 10_000
 
 
 class Membership(NamedTuple):
-    """A membership as it is weighed: a row of `memberships_with_terms`. No rate: its community dropped the tier."""
+    """A row of `memberships_with_terms`. `rate_bps` is None if the community no longer has the tier."""
 
     community_id: str
     tier: str
@@ -26,7 +26,7 @@ class Membership(NamedTuple):
 
 
 class Discount(NamedTuple):
-    """The terms that one membership gives; a reservation keeps them. `max_discount_micro` None is no cap."""
+    """The terms of a membership, which a reservation stores. `max_discount_micro` is None if there is no cap."""
 
     rate_bps: int
     max_discount_micro: int | None
@@ -34,7 +34,7 @@ class Discount(NamedTuple):
     tier: str | None
 
     def on(self, list_micro: int) -> int:
-        """What it takes off this list price."""
+        """Return the discount on a list price, in micro-units."""
         return discount_micro(list_micro, rate_bps=self.rate_bps, max_discount_micro=self.max_discount_micro)
 
 
@@ -42,28 +42,28 @@ NO_DISCOUNT = Discount(0, None, None, None)
 
 
 def discount_micro(list_micro: int, *, rate_bps: int, max_discount_micro: int | None) -> int:
-    """The discount on a list price, rounded down, never above its cap.
+    """Return the discount on a list price, rounded down and limited by its cap.
 
-    Amounts in micro-units; rate in basis points, 0..10000. Source: contract, section 5.
+    Amounts are micro-units; the rate is in basis points, 0..10000. See docs/concepts/discounts.md.
     """
     share_micro = list_micro * rate_bps // BPS_IN_ALL
     return share_micro if max_discount_micro is None else min(share_micro, max_discount_micro)
 
 
 def best_discount(memberships: Iterable[Membership], list_micro: int, *, now_us: int) -> Discount:
-    """The best single live membership for this price: the highest discount; a tie goes to the smaller community id."""
-    live = [m for m in memberships if m.rate_bps is not None and _is_active(m, now_us)]
-    if not live:
+    """Return the terms of the active membership with the highest discount; a tie goes to the smaller community id."""
+    active = [m for m in memberships if m.rate_bps is not None and _is_active(m, now_us)]
+    if not active:
         return NO_DISCOUNT
-    return min(map(_terms, live), key=lambda terms: (-terms.on(list_micro), terms.community_id))
+    return min(map(_terms, active), key=lambda terms: (-terms.on(list_micro), terms.community_id))
 
 
 def explain_memberships(
     memberships: Iterable[Membership], list_micro: int, *, best: Discount, now_us: int
 ) -> list[Considered]:
-    """Each membership with the reason why it counts or not; `best` is what `best_discount` made of them.
+    """Return each membership with the reason why it applies or not; `best` is the result of `best_discount`.
 
-    `NO_DISCOUNT` although one is live means that none is to be applied: shadow mode.
+    In shadow mode no discount applies, and `best` is `NO_DISCOUNT` although a membership may be active.
     """
     return [
         Considered(
@@ -74,9 +74,9 @@ def explain_memberships(
 
 
 def metadata_with_discount(metadata: str | None, discount: Discount, list_micro: int) -> str | None:
-    """The metadata of an entry whose price was discounted: the figures, and beside them the members that the caller gave.
+    """Return the metadata of an entry with a discounted price: the figures next to the caller's own keys.
 
-    Where a caller's member has the name of a figure, all that the caller gave is one member, `metadata`.
+    On a name clash, the caller's metadata is nested under `metadata`.
     """
     if discount.community_id is None:
         return metadata
@@ -98,7 +98,7 @@ def _reason(membership: Membership, list_micro: int, best: Discount, now_us: int
     if not _is_active(membership, now_us):
         return f"it expired at {format_time(membership.expires_at_us or 0)}"
     if membership.rate_bps is None:
-        return f"the community has no tier {membership.tier} any more"
+        return f"the community no longer has the tier {membership.tier}"
     if best.community_id is None:
         return "shadow mode applies no discount"
     own_micro, best_micro = _terms(membership).on(list_micro), best.on(list_micro)

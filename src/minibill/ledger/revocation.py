@@ -1,6 +1,6 @@
-"""Revoking lots: what is available of them is taken back now; what is reserved, when it comes back (settle.py, finalize.py).
+"""Revoking lots: available credits are revoked now, reserved credits when a reservation returns them.
 
-Who may take back what, and why, is the caller's business; so is what is said of it elsewhere.
+Returns are in expiry.py and finalize.py. The caller decides which lots are revoked, and updates its own tables.
 """
 
 from typing import NamedTuple
@@ -8,14 +8,15 @@ from typing import NamedTuple
 from minibill.api.types import encode
 from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
-from minibill.ledger.expiry import require_settled
+from minibill.ledger.expiry import require_no_expiry_due
 from minibill.ledger.posting import EntryDraft, load_balances, post
+from minibill.ledger.rows import LotToRevoke
 
 SQL = queries("ledger")
 
 
 class RevokedLot(NamedTuple):
-    """What a lot came to when it was revoked, in micro-units, and what its account had available in its pool."""
+    """The parts of a lot when it was revoked, and the available credits of its pool before and after; micro-units."""
 
     account_id: int
     pool_id: str
@@ -27,27 +28,29 @@ class RevokedLot(NamedTuple):
 
 
 def revoke_lots(conn: Connection, lots: dict[int, int], *, description: str | None, now_us: int) -> dict[int, RevokedLot]:
-    """Takes back what is neither consumed nor reserved of lots that were not revoked before; answers each by its key.
+    """Revoke the available credits of lots that were not revoked before; return the result by lot key.
 
-    `lots` are the accounts of the lots; each account has one of them. Raises `ExpiryDue` where anything is due on the
-    accounts: an expired lot has nothing to take back. `description` goes into the entries.
+    `lots` maps each lot to its account; each account has one of them. `description` goes into the entries. Raises
+    `ExpiryDue`: the credits of an expired lot expire, and are not revoked.
     """
-    require_settled(conn, list(lots.values()), now_us=now_us)
+    require_no_expiry_due(conn, list(lots.values()), now_us=now_us)
     keys = encode(list(lots)).decode()
-    rows = SQL.lots_to_revoke.all(conn, lot_ids=keys)
+    rows = [LotToRevoke(*row) for row in SQL.lots_to_revoke.all(conn, lot_ids=keys)]
     SQL.revoke_lots.run(conn, lot_ids=keys, now_us=now_us)
-    balances = load_balances(conn, [(account_id, pool_id) for _, account_id, pool_id, *_ in rows])
+    balances = load_balances(conn, [(row.account_id, row.pool_id) for row in rows])
     before = dict(balances)
-    movements = [
-        EntryDraft(account_id, pool_id, "revoke", -available_micro, -available_micro, 0, lot_id, None, description)
-        for lot_id, account_id, pool_id, available_micro, _, _ in rows
-        if available_micro
-    ]
-    post(conn, movements, balances=balances, now_us=now_us)
-    return {
-        lot_id: RevokedLot(
-            account_id, pool_id, available_micro, consumed_micro, reserved_micro,
-            before[account_id, pool_id].available_micro, balances[account_id, pool_id].available_micro,
+    entries = [
+        EntryDraft(
+            row.account_id, row.pool_id, "revoke", -row.available_micro, -row.available_micro, 0, row.id, None, description
         )
-        for lot_id, account_id, pool_id, available_micro, consumed_micro, reserved_micro in rows
+        for row in rows
+        if row.available_micro
+    ]
+    post(conn, entries, balances=balances, now_us=now_us)
+    return {
+        row.id: RevokedLot(
+            row.account_id, row.pool_id, row.available_micro, row.consumed_micro, row.reserved_micro,
+            before[row.account_id, row.pool_id].available_micro, balances[row.account_id, row.pool_id].available_micro,
+        )
+        for row in rows
     }  # fmt: skip

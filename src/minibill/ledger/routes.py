@@ -1,4 +1,4 @@
-"""Accounts and the ledger over HTTP."""
+"""Routes of accounts, lots, entries, reservations and debts. See docs/reference/http-api.md."""
 
 from collections.abc import Awaitable
 from functools import partial
@@ -33,6 +33,7 @@ from minibill.ledger.finalize import finalize, release
 from minibill.ledger.history import history_page
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reservation_explained, reservation_response, reserve
+from minibill.ledger.rows import AccountRow, DebtRow, LotRow
 from minibill.ledger.schemas import (
     Account,
     AccountsQuery,
@@ -71,7 +72,7 @@ _FINALIZE, _ADMIN_FINALIZE = Decoder(FinalizeBody), Decoder(AdminFinalizeBody)
 _RELEASE, _ADMIN_RELEASE = Decoder(ReleaseBody), Decoder(AdminReleaseBody)
 _FORGIVE = Decoder(ForgiveBody)
 
-# An id below every row's.
+# An id below every row's, where a list starts.
 _BEFORE_ALL = 0
 
 RESERVE_PROBLEMS = (AccountNotFound, InsufficientBalance, AmountTooLarge, TooManyPools, TooManyReservations, TooManyLots)
@@ -97,7 +98,7 @@ RELEASE_PROBLEMS = (ReservationNotFound, ReservationNotPending)
 
 @operation(Account, 201, 200, body=Entity)
 async def open_one(request: Request) -> Response:
-    """Opens the account of an entity, or finds it."""
+    """Open the account of an entity, or return the existing one."""
     body = await request.read(_ENTITY)
     return await request.write(bind(open_account, body=body))
 
@@ -109,17 +110,18 @@ async def list_accounts(request: Request) -> Response:
     [after_id] = position or [_BEFORE_ALL]
     reader, count = request.reader, query.limit + 1
     if query.entity_id is not None:
-        rows = await reader.all(
+        found = await reader.all(
             reads.ACCOUNTS.accounts_page_by_entity_id,
             entity_id=str(query.entity_id), entity_type=query.entity_type, after_id=after_id, count=count,
         )  # fmt: skip
     elif query.entity_type is not None:
-        rows = await reader.all(
+        found = await reader.all(
             reads.ACCOUNTS.accounts_page_by_type, entity_type=query.entity_type, after_id=after_id, count=count
         )
     else:
-        rows = await reader.all(reads.ACCOUNTS.accounts_page, after_id=after_id, count=count)
-    return request.respond_page(query, rows, item=account_response, position=lambda row: [row[0]])
+        found = await reader.all(reads.ACCOUNTS.accounts_page, after_id=after_id, count=count)
+    rows = [AccountRow(*row) for row in found]
+    return request.respond_page(query, rows, item=account_response, position=lambda row: [row.id])
 
 
 @operation(Account, problems=(AccountNotFound,))
@@ -132,17 +134,17 @@ async def show_account(request: Request) -> Response:
 
 @operation(Balance, query=BalanceQuery, problems=(AccountNotFound,))
 async def show_balance(request: Request) -> Response:
-    """What an account has, now or at a past moment."""
+    """The balance of an account, now or at a past time."""
     query = request.parameters(BalanceQuery)
     book = request.state.book
     now_us = book.clock.now_us()
     if query.at is not None and query.at > now_us:
-        raise InvalidRequest(FieldError("at", "expected a moment that is not in the future"))
+        raise InvalidRequest(FieldError("at", "expected a time that is not in the future"))
     at_us = None if query.at is None else int(query.at)
-    answer = await reads.balance(
+    response = await reads.balance(
         request.reader, account_id=request.segment("account_id"), pool_id=query.pool_id, at_us=at_us, now_us=now_us
     )
-    return request.answer(answer)
+    return request.answer(response)
 
 
 @operation(Lot, query=LotsQuery, problems=(AccountNotFound,))
@@ -153,11 +155,12 @@ async def list_lots(request: Request) -> Response:
     book = request.state.book
     reader = request.reader
     account = reads.require_account(reader, request.segment("account_id"))
-    rows = await reader.all(
+    found = await reader.all(
         reads.SQL.lots_page,
-        account_id=account[0], state=query.state, after_id=after_id, now_us=book.clock.now_us(), count=query.limit + 1,
+        account_id=account.id, state=query.state, after_id=after_id, now_us=book.clock.now_us(), count=query.limit + 1,
     )  # fmt: skip
-    return request.respond_page(query, rows, item=reads.lot_response, position=lambda row: [row[0]])
+    rows = [LotRow(*row) for row in found]
+    return request.respond_page(query, rows, item=reads.lot_response, position=lambda row: [row.id])
 
 
 @operation(Entry, query=HistoryQuery, problems=(AccountNotFound,))
@@ -173,16 +176,16 @@ async def list_history(request: Request) -> Response:
     account = reads.require_account(reader, request.segment("account_id"))
     operation = partial(
         history_page,
-        account_id=account[0], pool_id=query.pool_id, entry_type=query.entry_type,
+        account_id=account.id, pool_id=query.pool_id, entry_type=query.entry_type,
         from_us=None if query.from_ is None else int(query.from_), before=before, count=query.limit + 1,
     )  # fmt: skip
     rows = await reader.run(operation)
-    return request.respond_page(query, rows, item=reads.entry_response, position=lambda row: [row[-1], row[0]])
+    return request.respond_page(query, rows, item=reads.entry_response, position=lambda row: [row.created_at_us, row.id])
 
 
 @operation(Minted, 201, 200, body=MintBody, problems=(AccountNotFound, SourceAlreadyCredited, AmountTooLarge, TooManyPools))
 async def mint_credits(request: Request) -> Response:
-    """Makes a lot of credits."""
+    """Mint a lot of credits. One `sourceId` is credited once, however often the request is sent."""
     body, account_id = await request.read(_MINT), request.segment("account_id")
     ceiling_micro = request.state.settings.ceiling_micro
     return await request.write(bind(mint, account_id=account_id, body=body, ceiling_micro=ceiling_micro))
@@ -197,7 +200,7 @@ async def mint_credits(request: Request) -> Response:
     examples=(_NOT_ENOUGH_EXPLAINED,),
 )
 async def reserve_any(request: Request) -> Response:
-    """Holds credits of the account that the body names."""
+    """Reserve credits of the account that the body names."""
     body = await request.read(_RESERVE)
     if (body.account_id is None) == (body.entity is None):
         raise InvalidRequest(FieldError("accountId", "expected exactly one of accountId and entity"))
@@ -216,7 +219,7 @@ async def reserve_any(request: Request) -> Response:
     examples=(_NOT_ENOUGH_EXPLAINED,),
 )
 async def reserve_for(request: Request) -> Response:
-    """Holds credits of the account that the path names; the body may name it as well."""
+    """Reserve credits of the account that the path names; the body may name it too."""
     body, account_id = await request.read(_RESERVE), request.segment("account_id")
     _require_same("accountId", body.account_id, account_id)
     return await _reserve(request, body, account_id=account_id)
@@ -224,14 +227,14 @@ async def reserve_for(request: Request) -> Response:
 
 @operation(Finalized, body=FinalizeBody, problems=FINALIZE_PROBLEMS)
 async def finalize_named(request: Request) -> Response:
-    """Charges the reservation that the body names."""
+    """Charge the actual cost to the reservation that the body names, and return the rest."""
     body = await request.read(_FINALIZE)
     return await _finalize(request, body.reservation_id, body)
 
 
 @operation(Finalized, body=AdminFinalizeBody, problems=FINALIZE_PROBLEMS)
 async def finalize_one(request: Request) -> Response:
-    """Charges the reservation that the path names; the body may name it as well."""
+    """Charge the actual cost to the reservation that the path names; the body may name it too."""
     body, reservation_id = await request.read(_ADMIN_FINALIZE), request.segment("reservation_id")
     _require_same("reservationId", body.reservation_id, reservation_id)
     return await _finalize(request, reservation_id, body)
@@ -239,14 +242,14 @@ async def finalize_one(request: Request) -> Response:
 
 @operation(Released, body=ReleaseBody, problems=RELEASE_PROBLEMS)
 async def release_named(request: Request) -> Response:
-    """Gives back the reservation that the body names."""
+    """Return all credits of the reservation that the body names."""
     body = await request.read(_RELEASE)
     return await request.write(bind(release, reservation_id=body.reservation_id, closed_by=request.caller_name))
 
 
 @operation(Released, body=AdminReleaseBody, problems=RELEASE_PROBLEMS)
 async def release_one(request: Request) -> Response:
-    """Gives back the reservation that the path names; the body may name it as well."""
+    """Return all credits of the reservation that the path names; the body may name it too."""
     body, reservation_id = await request.read(_ADMIN_RELEASE), request.segment("reservation_id")
     _require_same("reservationId", body.reservation_id, reservation_id)
     return await request.write(bind(release, reservation_id=reservation_id, closed_by=request.caller_name))
@@ -257,14 +260,14 @@ async def show_reservation(request: Request) -> Response:
     """One reservation."""
     query = request.parameters(ReservationQuery)
     book = request.state.book
-    # Before the reading: what is finalized meanwhile, in its last moment, must not be answered as overdue.
+    # Take the time before the read. Otherwise a reservation that is finalized in between, just in time, would look overdue.
     now_us = book.clock.now_us()
     reader = request.reader
     row, lots = await reads.reservation(reader, request.segment("reservation_id"))
-    answer = reservation_response(row, lots, now_us=now_us)
+    response = reservation_response(row, lots, now_us=now_us)
     if query.explain:
-        answer = reservation_explained(answer, row, lots, await reads.lots_to_explain(reader, lots))
-    return request.answer(answer)
+        response = reservation_explained(response, row, lots, await reads.lots_to_explain(reader, lots))
+    return request.answer(response)
 
 
 @operation(Debt, query=DebtsQuery, problems=(AccountNotFound,))
@@ -274,15 +277,16 @@ async def list_debts(request: Request) -> Response:
     [after_id] = position or [_BEFORE_ALL]
     reader = request.reader
     account = reads.require_account(reader, request.segment("account_id"))
-    rows = await reader.all(
-        reads.RESERVATIONS.debts_page, account_id=account[0], open=query.open, after_id=after_id, count=query.limit + 1
+    found = await reader.all(
+        reads.RESERVATIONS.debts_page, account_id=account.id, open=query.open, after_id=after_id, count=query.limit + 1
     )
-    return request.respond_page(query, rows, item=debt_response, position=lambda row: [row[0]])
+    rows = [DebtRow(*row) for row in found]
+    return request.respond_page(query, rows, item=debt_response, position=lambda row: [row.id])
 
 
 @operation(ForgivenDebt, body=ForgiveBody, problems=(AccountNotFound, DebtNotFound, AmountTooLarge))
 async def forgive_one(request: Request) -> Response:
-    """Writes off what is left of a debt."""
+    """Forgive the open amount of a debt."""
     body = await request.read(_FORGIVE)
     account_id, debt_id = request.segment("account_id"), request.segment("debt_id")
     ceiling_micro = request.state.settings.ceiling_micro
@@ -293,7 +297,7 @@ async def forgive_one(request: Request) -> Response:
 
 def _require_same(member: str, named: str | None, of_path: str) -> None:
     if named is not None and named != of_path:
-        raise InvalidRequest(FieldError(member, f"expected {of_path}, which the path names, or nothing"))
+        raise InvalidRequest(FieldError(member, f"expected {of_path} as in the path, or nothing"))
 
 
 def _reserve(request: Request, body: ReserveBody, *, account_id: str | None) -> Awaitable[Response]:

@@ -1,4 +1,4 @@
-"""The wire of accounts and the ledger."""
+"""Requests and responses of accounts and the ledger. See docs/reference/http-api.md."""
 
 from typing import Annotated, Literal
 
@@ -40,9 +40,9 @@ EntryType = Literal[
     "shadow_finalize",
 ]  # fmt: skip
 
-# What became of a lot: it was drawn on; it would have been had it sufficed together with the others; or why not.
+# The role of a lot in an explanation: drawn, drawable but not enough together with the others, or why it was passed over.
 LotOutcome = Literal["drawn", "not_enough", "not_needed", "other_pool", "revoked", "spent", "expired", "reserved"]
-# Which limit made an amount what it is.
+# The limit that reduced an amount.
 BoundBy = Literal["maxDiscountMicro", "availableMicro", "totalReservedMicro"]
 
 
@@ -84,20 +84,20 @@ class ReserveBody(Body, frozen=True):
 
 
 class AdminFinalizeBody(Body, frozen=True):
-    """What the work cost, at list price; the path names the reservation."""
+    """The actual cost at list price. The path names the reservation; the body may name it too."""
 
     actual_cost_micro: Micro
     reservation_id: AnyId | None = None
 
 
 class FinalizeBody(AdminFinalizeBody, frozen=True, kw_only=True):
-    """What the work cost, and for which reservation."""
+    """The actual cost at list price, and the reservation."""
 
     reservation_id: AnyId
 
 
 class AdminReleaseBody(Body, frozen=True):
-    """The path names the reservation."""
+    """The path names the reservation; the body may name it too."""
 
     reservation_id: AnyId | None = None
 
@@ -107,7 +107,7 @@ class ReleaseBody(Body, frozen=True):
 
 
 class AccountsQuery(PageQuery, frozen=True):
-    """An entity id follows the same rules as in a request body."""
+    """The filters of accounts. An entity id is normalized as in a request body."""
 
     entity_type: EntityType | None = None
     entity_id: EntityId | None = None
@@ -119,7 +119,7 @@ class BalanceQuery(Query, frozen=True):
 
 
 class DebtsQuery(PageQuery, frozen=True):
-    """`open`: those that are not paid in full, or those that are."""
+    """`open` selects the debts that are not paid in full, or those that are."""
 
     open: Flag | None = None
 
@@ -133,7 +133,7 @@ class LotsQuery(PageQuery, frozen=True):
 
 
 class ReserveQuery(WriteQuery, frozen=True):
-    """`explain` asks why it came to what it is."""
+    """`explain` adds the explanation of the amount."""
 
     explain: Flag | None = None
 
@@ -226,7 +226,7 @@ class Entry(ResponseBody):
 
 
 class Allocation(ResponseBody):
-    """What a reservation holds of one lot."""
+    """The credits of one lot that a reservation holds."""
 
     lot_id: str
     reserved_micro: MicroText
@@ -247,9 +247,9 @@ class Reserved(ResponseBody):
 
 
 class Reservation(Reserved):
-    """A reservation as it is read: what reserving and finalizing answered. Null is what has not happened.
+    """A reservation. Members of an event that has not happened are null.
 
-    `created_by` and `closed_by` are `service:SUB` or `admin:SUB`; nobody closes a reservation that expires.
+    `created_by` and `closed_by` are `service:SUB` or `admin:SUB`. An expired reservation has no `closed_by`.
     """
 
     finalized_micro: MicroText | None
@@ -263,7 +263,7 @@ class Reservation(Reserved):
 
 
 class Debt(ResponseBody):
-    """Credits that soft mode charged beyond the available ones, and the part of them that was paid since."""
+    """Credits that soft mode charged beyond the available ones, and the part that was paid since."""
 
     debt_id: str
     account_id: str
@@ -277,7 +277,7 @@ class Debt(ResponseBody):
 
 
 class ForgivenDebt(ResponseBody):
-    """The rest of a debt that was written off, and the lot that paid it; null where nothing was left."""
+    """The forgiven amount of a debt, and the lot that paid it; null if the debt was already paid."""
 
     debt_id: str
     forgiven_micro: MicroText
@@ -285,7 +285,7 @@ class ForgivenDebt(ResponseBody):
 
 
 class Considered(ResponseBody):
-    """A membership that was weighed for a price. No rate: its community dropped the tier."""
+    """A membership that was considered for a price. `rateBps` is null if the community no longer has the tier."""
 
     community_id: str
     tier: str
@@ -295,7 +295,7 @@ class Considered(ResponseBody):
 
 
 class DiscountExplained(ResponseBody):
-    """How a list price came to what is to be paid. `uncapped_micro` is what the rate alone would take off."""
+    """The steps from a list price to the payable amount. `uncappedMicro` is the discount before its cap."""
 
     list_micro: MicroText
     discount_bps: int
@@ -308,7 +308,7 @@ class DiscountExplained(ResponseBody):
 
 
 class LotExplained(ResponseBody):
-    """What a lot had before, which is not known afterwards, and what of it was drawn."""
+    """A lot, the credits drawn from it, and its available credits before; these are null once the draw was made."""
 
     lot_id: str
     pool_id: str
@@ -320,7 +320,7 @@ class LotExplained(ResponseBody):
 
 
 class Explanation(ResponseBody):
-    """Why a reservation holds what it does. `bound_by` names each limit without which it would be another amount."""
+    """The explanation of a reserved amount. `boundBy` names each limit that reduced it."""
 
     discount: DiscountExplained
     bound_by: list[BoundBy]
@@ -329,32 +329,32 @@ class Explanation(ResponseBody):
 
 
 class ReserveExplanation(Explanation):
-    """As it is told when it is made or refused, with what is not kept: what was weighed and what was passed over."""
+    """The explanation of a new or rejected reservation, with all memberships and the lots that were passed over."""
 
     considered: list[Considered]
 
 
 class ChargeExplained(ResponseBody):
-    """How the actual cost came to what was charged."""
+    """The steps from the actual cost to the charged amount."""
 
     discount: DiscountExplained
     bound_by: list[BoundBy]
 
 
 class ReservationExplanation(Explanation):
-    """As it is told later, from what is kept. No charge: it is not finalized."""
+    """The explanation of a stored reservation. `charge` is null unless it is finalized."""
 
     charge: ChargeExplained | None
 
 
 class ReservedExplained(Reserved):
-    """What reserving answers; the explanation is there with `explain`."""
+    """A new reservation, with its explanation if the request asks for it."""
 
     explanation: ReserveExplanation | UnsetType = UNSET
 
 
 class ReservationExplained(Reservation):
-    """What reading answers; the explanation is there with `explain`."""
+    """A reservation, with its explanation if the request asks for it."""
 
     explanation: ReservationExplanation | UnsetType = UNSET
 
