@@ -12,8 +12,8 @@ SELECT id, entity_type, entity_id, created_at_us
    AND entity_type = :entity_type;
 
 -- name: account_state
--- When anything of it falls due, or has already, far in the future if never; whether the account has memberships; and, where
--- :pending_max is not NULL, how many pending reservations it has, up to that many.
+-- Returns the earliest expiry of a lot or pending reservation, past or future (2^63-1 if there is none); 1 if the account has
+-- memberships; and the number of pending reservations up to :pending_max, NULL if that is NULL.
 SELECT min(coalesce((SELECT l.expires_at_us
                        FROM credit_lots l
                       WHERE l.account_id = a.id
@@ -39,7 +39,7 @@ SELECT min(coalesce((SELECT l.expires_at_us
  WHERE a.id = :account_id;
 
 -- name: accounts_with_expiry_due
--- Those of :account_ids, a JSON array of keys, with expired lots or overdue reservations that are still to be written down.
+-- Returns those of :account_ids, a JSON array of keys, with expired lots or overdue reservations.
 SELECT j.value
   FROM json_each(:account_ids) j
  WHERE EXISTS (SELECT 1
@@ -66,7 +66,7 @@ SELECT a.id
   CROSS JOIN credit_accounts a ON a.id = j.value;
 
 -- name: accounts_of_entities
--- :entities is a JSON array of [entity type, entity id]; answers the place of each entity that has an account.
+-- :entities is a JSON array of [entity type, entity id]; returns the index of each entity that has an account.
 SELECT j.key, a.id
   FROM json_each(:entities) j
   CROSS JOIN credit_accounts a ON a.entity_id = j.value ->> 1 AND a.entity_type = j.value ->> 0;

@@ -1,8 +1,7 @@
 -- Lots, balances and entries.
 
 -- name: newest_time
--- The latest time that the book has written: its clock never starts before it. A book that is served without a write has its
--- reconciliations.
+-- Returns the latest time in the book; its clock never starts before it. A book without writes has reconciliations.
 SELECT max(
     coalesce((SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_accounts ORDER BY id DESC LIMIT 1), 0),
@@ -26,7 +25,7 @@ SELECT id, account_id, pool_id, priority, original_micro, expires_at_us
    AND source_id = :source_id;
 
 -- name: move_lot
--- Moves credits between the parts of a lot; lots_parts_sum_to_original refuses what does not add up to nothing.
+-- Moves credits between the parts of a lot. If the changes do not add up to 0, lots_parts_sum_to_original fails.
 UPDATE credit_lots
    SET available_micro = available_micro + :available_delta_micro,
        reserved_micro = reserved_micro + :reserved_delta_micro,
@@ -41,7 +40,7 @@ UPDATE credit_lots
  WHERE id = :lot_id;
 
 -- name: revoke_lots
--- :lot_ids is a JSON array of keys. What is due on them must be settled: an expired lot has nothing left to take back.
+-- :lot_ids is a JSON array of keys. Expired lots must have been expired before: they have no credits to revoke.
 UPDATE credit_lots
    SET revoked_micro = revoked_micro + available_micro,
        available_micro = 0,
@@ -63,7 +62,7 @@ SELECT id, available_micro, expires_at_us
  ORDER BY priority, coalesce(expires_at_us, 9223372036854775807), id;
 
 -- name: expired_lots_of_account
--- The oldest first.
+-- Returns the lots of one account whose expiry is due, the oldest first.
 SELECT expires_at_us, id
   FROM credit_lots
  WHERE account_id = :account_id
@@ -74,6 +73,7 @@ SELECT expires_at_us, id
  LIMIT :count;
 
 -- name: expired_lots
+-- Returns the lots of all accounts whose expiry is due, the oldest first.
 SELECT expires_at_us, id
   FROM credit_lots
  WHERE available_micro > 0
@@ -109,7 +109,7 @@ SELECT count(*)
  WHERE account_id = :account_id;
 
 -- name: balances_of_spend
--- Of the two pools from which a spend draws.
+-- Returns the balances of the two pools that a spend draws on.
 SELECT pool_id, available_micro, reserved_micro, entry_seq
   FROM credit_balances
  WHERE account_id = :account_id
@@ -122,8 +122,8 @@ SELECT b.account_id, b.pool_id, b.available_micro, b.reserved_micro, b.entry_seq
   CROSS JOIN credit_balances b ON b.account_id = j.value ->> 0 AND b.pool_id = j.value ->> 1;
 
 -- name: holdings_of_accounts
--- How many pools each account has, what they hold together, and the balance of the pool that is named, NULL where the account
--- does not have it. :account_ids is a JSON array of keys; an account without pools has no row.
+-- Returns the number of pools of each account, their sum, and the balance of one pool (NULL if the account does not have it).
+-- :account_ids is a JSON array of keys. An account without pools has no row.
 SELECT b.account_id, count(*), sum(b.available_micro + b.reserved_micro),
        max(iif(b.pool_id = :pool_id, b.available_micro, NULL)),
        max(iif(b.pool_id = :pool_id, b.reserved_micro, NULL)),
@@ -141,7 +141,7 @@ VALUES (
     :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: insert_first_entries
--- The same for the first entries of an epoch, which begin above its base. SQLite counts on from there by itself.
+-- Like insert_entries, for the first entries of an epoch, whose ids start above its base. SQLite assigns all later ids.
 INSERT INTO credit_ledger (
     id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro,
     reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us, description, metadata)
@@ -150,7 +150,7 @@ VALUES (
     :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: insert_plain_entries
--- The same without what most entries don't have: the driver takes as long for a NULL as for four numbers.
+-- Like insert_entries, for entries without text, as most are. The driver binds four numbers in the time of one NULL.
 INSERT INTO credit_ledger (
     account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
     available_after_micro, reserved_after_micro, created_at_us)
@@ -159,7 +159,7 @@ VALUES (
     :available_after_micro, :reserved_after_micro, :now_us);
 
 -- name: balance_without_expiry_due
--- The rows of balance_now at half its cost, for an account on which nothing is due; the first is missing for any other.
+-- Returns the rows of balance_now at half its cost, if no expiry is due on the account. Otherwise the first row is missing.
 SELECT NULL AS pool_id,
        coalesce((SELECT sum(original_micro - paid_micro)
                    FROM credit_debts
@@ -188,9 +188,9 @@ SELECT pool_id, available_micro, reserved_micro
  ORDER BY pool_id;
 
 -- name: balance_now
--- First a row of the account's debt, without a pool, and with the newest entry of the ledger; then its pools. No row: there is
--- no such account.
--- What is due counts as settled: expired lots have nothing available, and overdue reservations hold nothing.
+-- Returns first a row without a pool, with the account's debt and the newest entry of the ledger; then a row per pool.
+-- No row at all: the account does not exist.
+-- Expiry counts before it is written: expired lots have no available credits, overdue reservations no reserved ones.
 WITH overdue AS MATERIALIZED (
     SELECT l.pool_id,
            sum(h.reserved_micro) AS held_micro,
@@ -229,11 +229,10 @@ SELECT b.pool_id,
  ORDER BY pool_id;
 
 -- name: balance_at
--- The same rows for a past moment, the first without that entry.
--- The newest entry up to then, put right for what was due then and written down later: lots that had expired held nothing
--- available, and reservations that were overdue held nothing.
--- :pools is a JSON array of [pool, number of its newest entry up to then], from entries_before: so no entry is read in search
--- of that moment, and of what came after it each entry once.
+-- Returns the rows of balance_now for a past time, without the newest entry of the ledger.
+-- The balances after the newest entry up to that time are corrected for expiry that was due then and written later.
+-- :pools is a JSON array of [pool, number of its newest entry up to that time], from entries_before.
+-- So no entry is read to find the time, and each later entry once.
 WITH overdue AS MATERIALIZED (
     SELECT id
       FROM credit_reservations
@@ -256,7 +255,7 @@ held AS MATERIALIZED (
       JOIN credit_lots l ON l.id = h.lot_id
      GROUP BY l.pool_id),
 expired AS MATERIALIZED (
-    -- What a lot had then: what it has now, less what entries have done to it since.
+    -- The credits of a lot at that time: its credits now, less the changes by later entries.
     SELECT pool_id, sum(available_micro) AS expired_micro
       FROM (
         SELECT pool_id, available_micro
@@ -298,8 +297,7 @@ SELECT e.pool_id,
  ORDER BY pool_id;
 
 -- name: lots_page
--- Oldest first. What is due shows as settled before that is written down. The state is no index's: a page reads the lots of
--- one account.
+-- Oldest first. Lots are shown as if due expiry had been written. The state has no index: a page reads the account's lots.
 WITH overdue AS MATERIALIZED (
     SELECT h.lot_id, sum(h.reserved_micro) AS held_micro
       FROM credit_reservations r
@@ -308,7 +306,7 @@ WITH overdue AS MATERIALIZED (
        AND r.status = 'pending'
        AND r.expires_at_us <= :now_us
      GROUP BY h.lot_id),
-settled AS (
+current AS (
     SELECT l.id, l.account_id, l.pool_id, l.source_type, l.source_id, l.priority, l.original_micro,
            iif(l.expires_at_us <= :now_us OR l.revoked_at_us IS NOT NULL, 0, l.available_micro + coalesce(o.held_micro, 0))
                AS available_micro,
@@ -331,23 +329,23 @@ settled AS (
        AND l.id > :after_id)
 SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro, available_micro, reserved_micro, consumed_micro,
        expired_micro, revoked_micro, state, expires_at_us, metadata, created_at_us
-  FROM settled
+  FROM current
  WHERE :state IS NULL OR state = :state
  ORDER BY id
  LIMIT :count;
 
 -- name: newest_entries
--- Of each pool of an account, or of the one that is named: the number of its newest entry.
+-- Returns the number of the newest entry of each pool of an account, or of one pool.
 SELECT pool_id, entry_seq
   FROM credit_balances
  WHERE account_id = :account_id
    AND (:pool_id IS NULL OR pool_id = :pool_id);
 
 -- name: entries_before
--- Of each pool of an account, or of the one that is named: how many of its entries come before (:before_us, :before_id), which
--- is the number of the last of them. bisection.py says why. It is never below low nor above high, and each step looks up the
--- entry in the middle. In the pool of the very entry that is named there is nothing to look for.
-WITH RECURSIVE bisected (pool_id, low_seq, high_seq) AS (
+-- Returns the number of entries before (:before_us, :before_id) for each pool of an account, or for one pool.
+-- A binary search, explained in ledger/time_lookup.py: the result is between low and high, and each step reads the entry in
+-- the middle. If :before_id is an entry of the pool, its number gives the result without a search.
+WITH RECURSIVE search (pool_id, low_seq, high_seq) AS (
     SELECT b.pool_id, coalesce(e.entry_seq - 1, 0), coalesce(e.entry_seq - 1, b.entry_seq)
       FROM credit_balances b
       LEFT JOIN credit_ledger e
@@ -361,14 +359,14 @@ WITH RECURSIVE bisected (pool_id, low_seq, high_seq) AS (
     SELECT b.pool_id,
            iif((e.created_at_us, e.id) < (:before_us, :before_id), e.entry_seq, b.low_seq),
            iif((e.created_at_us, e.id) < (:before_us, :before_id), b.high_seq, e.entry_seq - 1)
-      FROM bisected b
+      FROM search b
       CROSS JOIN credit_ledger e
         ON e.account_id = :account_id
        AND e.pool_id = b.pool_id
        AND e.entry_seq = (b.low_seq + b.high_seq + 1) / 2
      WHERE b.low_seq < b.high_seq)
 SELECT pool_id, low_seq
-  FROM bisected
+  FROM search
  WHERE low_seq = high_seq;
 
 -- name: entries_of_pool
@@ -384,8 +382,8 @@ SELECT id, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount_micro,
  LIMIT :count;
 
 -- name: entries_of_pools
--- The same of several pools: :pools is a JSON array of [pool, number of its oldest entry, of its newest]. The newest of each
--- queue up; the newest of all is taken, and the one before it in its pool queues up instead, until there are enough.
+-- The same for several pools, merged. :pools is a JSON array of [pool, number of its oldest entry, number of its newest].
+-- The queue holds one entry per pool. Each step takes the newest and queues the entry before it in the same pool.
 WITH RECURSIVE merged (id, entry_type, pool_id, entry_seq, oldest_seq) AS (
     SELECT e.id, e.entry_type, e.pool_id, e.entry_seq, p.value ->> 1
       FROM json_each(:pools) p

@@ -1,13 +1,29 @@
--- Reservations, what they hold, and debts.
+-- Reservations, their lots, and debts.
 
 -- name: insert_reservation
--- :reservation_id is NULL, so that SQLite continues from the newest row, except for the first reservation of an epoch.
+INSERT INTO credit_reservations (
+    account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id, tier,
+    held_micro, expires_at_us, description, metadata, created_by, created_at_us)
+VALUES (
+    :account_id, :pool_id, :billing_mode, 'pending', :list_micro, :discount_bps, :max_discount_micro, :discount_micro, :community_id, :tier,
+    :held_micro, :expires_at_us, :description, :metadata, :created_by, :now_us);
+
+-- name: insert_first_reservation
+-- Like insert_reservation, for the first one of an epoch, whose id is above its base. SQLite assigns all later ids.
 INSERT INTO credit_reservations (
     id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id,
     tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us)
 VALUES (
     :reservation_id, :account_id, :pool_id, :billing_mode, 'pending', :list_micro, :discount_bps, :max_discount_micro,
     :discount_micro, :community_id, :tier, :held_micro, :expires_at_us, :description, :metadata, :created_by, :now_us);
+
+-- name: insert_plain_reservation
+-- Like insert_reservation, without discount, description and metadata, which most reservations do not have.
+INSERT INTO credit_reservations (
+    account_id, pool_id, billing_mode, status, list_micro, discount_bps, discount_micro, held_micro, expires_at_us, created_by,
+    created_at_us)
+VALUES (
+    :account_id, :pool_id, :billing_mode, 'pending', :list_micro, 0, 0, :held_micro, :expires_at_us, :created_by, :now_us);
 
 -- name: insert_reservation_lots
 INSERT INTO reservation_lots (reservation_id, position, lot_id, reserved_micro)
@@ -21,7 +37,7 @@ SELECT id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, 
  WHERE id = :reservation_id;
 
 -- name: lots_of_reservation
--- In the order in which they were reserved, with what the lot is now.
+-- In the order of the draws, with the current state of each lot.
 SELECT h.lot_id, h.reserved_micro, l.pool_id, l.expires_at_us, l.revoked_at_us
   FROM reservation_lots h
   JOIN credit_lots l ON l.id = h.lot_id
@@ -49,7 +65,7 @@ UPDATE credit_reservations
  WHERE id = :reservation_id;
 
 -- name: end_reservations
--- Gives all of it back without a caller.
+-- Ends a reservation without a caller, and releases all of its credits.
 UPDATE credit_reservations
    SET status = :status,
        released_micro = held_micro,
@@ -57,7 +73,7 @@ UPDATE credit_reservations
  WHERE id = :reservation_id;
 
 -- name: overdue_reservations_of_account
--- The oldest first, each with the number of its lots.
+-- Returns the overdue reservations of one account, the oldest first, each with the number of its lots.
 SELECT r.expires_at_us, r.id, r.account_id,
        coalesce((SELECT max(position) FROM reservation_lots WHERE reservation_id = r.id), 0)
   FROM credit_reservations r
@@ -68,7 +84,7 @@ SELECT r.expires_at_us, r.id, r.account_id,
  LIMIT :count;
 
 -- name: overdue_reservations
--- The same rows of all accounts.
+-- Returns the same rows for all accounts.
 SELECT r.expires_at_us, r.id, r.account_id,
        coalesce((SELECT max(position) FROM reservation_lots WHERE reservation_id = r.id), 0)
   FROM credit_reservations r
@@ -78,7 +94,7 @@ SELECT r.expires_at_us, r.id, r.account_id,
  LIMIT :count;
 
 -- name: lots_of_reservations
--- :reservation_ids is a JSON array of keys. Shadows have none.
+-- :reservation_ids is a JSON array of keys. Shadow reservations have no lots.
 SELECT h.reservation_id, h.lot_id, h.reserved_micro
   FROM json_each(:reservation_ids) j
   CROSS JOIN reservation_lots h ON h.reservation_id = j.value
@@ -114,13 +130,13 @@ SELECT d.id, d.account_id, r.pool_id, d.reservation_id, d.original_micro, d.paid
  WHERE d.id = :debt_id;
 
 -- name: forgive_debt
--- Once the lot has paid it.
+-- Runs after the lot has paid the debt.
 UPDATE credit_debts
    SET forgiven_lot_id = :lot_id
  WHERE id = :debt_id;
 
 -- name: debts_page
--- Oldest first. :open is NULL for all of them.
+-- Oldest first. :open is NULL for all debts.
 SELECT d.id, d.account_id, r.pool_id, d.reservation_id, d.original_micro, d.paid_micro, d.created_at_us
   FROM credit_debts d
   JOIN credit_reservations r ON r.id = d.reservation_id

@@ -39,7 +39,7 @@ SCANS = {
     ("prune_keys", "SCAN idempotency_keys"): "the first rows by rowid, up to LIMIT",
     ("balance_at", "SCAN o"): "the overdue reservations of one account, chosen by index just before",
     ("entries_before", "SCAN b"): "the pools of one account, each in the state that its search is in",
-    ("entries_before", "SCAN bisected"): "the same",
+    ("entries_before", "SCAN search"): "the same",
     ("entries_of_pools", "SCAN m"): "the pools of one account, each with the entry that it has queued up",
     ("accounts_returning_budget", "SCAN o"): "overdue reservations, up to LIMIT",
     ("accounts_returning_budget", "SCAN h"): "holds of theirs, up to LIMIT",
