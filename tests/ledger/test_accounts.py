@@ -1,4 +1,4 @@
-"""Section 3: accounts."""
+"""Accounts over HTTP."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from tests.api_client import Api, ok, problem_of
 ENTITY = {"entityType": "person", "entityId": "ada"}
 
 
-def test_an_account_is_opened_once_and_found_after_that(api: Api) -> None:
+def test_an_account_is_opened_once_and_then_found(api: Api) -> None:
     opened = ok(api.post("/accounts", ENTITY), 201)
     assert list(opened) == ["id", "entityType", "entityId", "createdAt"]
     assert (opened["entityType"], opened["entityId"]) == ("person", "ada")
@@ -19,7 +19,7 @@ def test_an_account_is_opened_once_and_found_after_that(api: Api) -> None:
     assert api.get("/accounts")["items"] == [opened]
 
 
-def test_many_who_open_one_account_at_once_open_one(api: Api) -> None:
+def test_concurrent_requests_open_one_account_once(api: Api) -> None:
     async def open_all() -> list[tuple[int, bytes]]:
         headers = {"Authorization": f"Bearer {api.token}"}
         answers = [api.http.post("/admin/billing/accounts", json=ENTITY, headers=headers) for _ in range(20)]
@@ -44,7 +44,7 @@ def test_ids_sort_by_creation(api: Api) -> None:
     assert all(len(account) <= 64 for account in opened)
 
 
-def test_an_account_that_is_found_is_not_changed(api: Api) -> None:
+def test_opening_an_existing_account_does_not_change_it(api: Api) -> None:
     first = ok(api.post("/accounts", ENTITY))
     api.pass_time(60)
     assert ok(api.post("/accounts", ENTITY), 200) == first

@@ -1,4 +1,4 @@
-"""Section 3: the balance, now and at a past moment."""
+"""The balance of an account, now and at a past time."""
 
 import random
 from typing import Any
@@ -18,7 +18,7 @@ def moved(time: str, microseconds: int) -> str:
     return format_time(parse_time(time) + microseconds)
 
 
-def test_a_balance_says_what_each_pool_has_and_the_total(api: Api) -> None:
+def test_a_balance_shows_each_pool_and_the_total(api: Api) -> None:
     account = api.account(5, 6)
     api.mint(account, 7, poolId="gpu")
     balance = api.get(f"/accounts/{account}/balance")
@@ -28,7 +28,7 @@ def test_a_balance_says_what_each_pool_has_and_the_total(api: Api) -> None:
     assert (balance["totalAvailableMicro"], balance["totalReservedMicro"], balance["debtMicro"]) == ("18", "0", "0")
 
 
-def test_the_balance_of_one_pool_is_of_that_pool_alone(api: Api) -> None:
+def test_a_balance_of_one_pool_leaves_out_the_others(api: Api) -> None:
     account = api.account(5)
     api.mint(account, 7, poolId="gpu")
     balance = api.get(f"/accounts/{account}/balance", poolId="gpu")
@@ -37,14 +37,12 @@ def test_the_balance_of_one_pool_is_of_that_pool_alone(api: Api) -> None:
     assert (pools(balance), balance["totalAvailableMicro"]) == ({"none-such": (0, 0)}, "0")
 
 
-def test_an_account_that_never_had_credits_has_none(api: Api) -> None:
+def test_a_new_account_has_a_balance_of_zero(api: Api) -> None:
     balance = api.get(f"/accounts/{api.account()}/balance")
     assert (balance["pools"], balance["totalAvailableMicro"], balance["totalReservedMicro"]) == ([], "0", "0")
 
 
-def test_credits_are_live_while_now_is_before_their_expiry_and_not_from_it_on(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_credits_are_available_until_the_microsecond_of_their_expiry(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     now_us = parse_time("2030-01-01T00:00:00Z")
     set_time(monkeypatch, lambda: now_us)
     account = api.account(3)
@@ -54,7 +52,7 @@ def test_credits_are_live_while_now_is_before_their_expiry_and_not_from_it_on(
         assert api.available(account) == available
 
 
-def test_credits_that_have_expired_are_not_available_before_any_sweep(api: Api) -> None:
+def test_expired_credits_are_unavailable_before_a_sweep(api: Api) -> None:
     account = api.account(3)
     api.mint(account, 5, expiresAt=api.after(60))
     api.mint(account, 6, expiresAt=api.after(60), poolId="gpu")
@@ -67,7 +65,7 @@ def test_credits_that_have_expired_are_not_available_before_any_sweep(api: Api) 
     assert pools(api.get(f"/accounts/{account}/balance")) == before
 
 
-def test_a_past_balance_is_as_of_that_very_moment(api: Api) -> None:
+def test_a_past_balance_includes_entries_of_that_microsecond(api: Api) -> None:
     account = api.account()
     times = []
     for amount in (1, 20, 300):
@@ -88,7 +86,7 @@ def test_a_past_balance_is_as_of_that_very_moment(api: Api) -> None:
         assert (balance["at"], balance["totalAvailableMicro"]) == (at, str(available))
 
 
-def test_a_past_balance_knows_when_credits_expired_whenever_that_was_written_down(api: Api) -> None:
+def test_a_past_balance_is_exact_if_the_expiry_was_written_later(api: Api) -> None:
     account = api.account(1)
     end = api.after(100)
     api.mint(account, 20, expiresAt=end)
@@ -99,14 +97,14 @@ def test_a_past_balance_knows_when_credits_expired_whenever_that_was_written_dow
     api.advance(0)
     for at, available in moments.items():
         assert api.available(account, at=at) == available
-    # And when something else was minted between the expiry and its being written down.
+    # The same if a mint comes between the expiry and its entry.
     api.mint(account, 300)
     for at, available in moments.items():
         assert api.available(account, at=at) == available
     assert api.available(account) == 301
 
 
-def test_a_past_balance_is_the_same_whether_a_write_or_the_sweep_wrote_the_expiry_down(api: Api) -> None:
+def test_a_write_and_a_sweep_expire_to_the_same_past_balance(api: Api) -> None:
     touched, swept = api.account(5), api.account(5)
     end = api.after(50)
     for account in (touched, swept):
@@ -119,7 +117,7 @@ def test_a_past_balance_is_the_same_whether_a_write_or_the_sweep_wrote_the_expir
         assert api.available(touched, at=at) == api.available(swept, at=at)
 
 
-def test_a_past_moment_may_carry_any_offset_and_is_answered_in_utc(api: Api) -> None:
+def test_a_past_time_may_have_any_offset_and_is_returned_in_utc(api: Api) -> None:
     account = api.account(5)
     balance = api.get(f"/accounts/{account}/balance", at="2001-01-01T01:00:00+01:00")
     assert (balance["at"], balance["totalAvailableMicro"]) == ("2001-01-01T00:00:00.000000Z", "0")
@@ -133,7 +131,7 @@ def test_a_past_balance_of_one_pool(api: Api) -> None:
     assert pools(api.get(f"/accounts/{account}/balance", at=moved(at, -1), poolId="gpu")) == {"gpu": (0, 0)}
 
 
-def test_a_moment_in_the_future_has_no_balance(api: Api) -> None:
+def test_a_balance_of_a_future_time_is_rejected(api: Api) -> None:
     account = api.account(5)
     for at in (api.after(5), "9999-12-31T23:59:59.999999Z"):
         problem_of(api.call("GET", f"/accounts/{account}/balance", at=at), 400, "validation_error", "at")
@@ -141,7 +139,7 @@ def test_a_moment_in_the_future_has_no_balance(api: Api) -> None:
     ok(api.call("GET", f"/accounts/{account}/balance", at=at))
 
 
-def test_a_balance_is_read_without_writing(api: Api) -> None:
+def test_reading_a_balance_writes_nothing(api: Api) -> None:
     account = api.account(5)
     api.mint(account, 5, expiresAt=api.after(1))
     api.pass_time(5)
@@ -150,7 +148,7 @@ def test_a_balance_is_read_without_writing(api: Api) -> None:
             api.get(f"/accounts/{account}{path}")
 
 
-def test_answers_say_how_far_the_ledger_was(api: Api) -> None:
+def test_responses_carry_the_ledger_sequence(api: Api) -> None:
     account = api.account()
     path = f"/accounts/{account}/mint"
 
@@ -160,7 +158,7 @@ def test_answers_say_how_far_the_ledger_was(api: Api) -> None:
 
     assert sequence("GET", f"/accounts/{account}/balance") == "0"
     assert sequence("POST", path, {"amountMicro": "5"}, key="k") == "1"
-    # A dry run has no entries, and an answer that is given again tells of now.
+    # A dry run adds no entries. A replayed response has the current sequence.
     assert sequence("POST", path, {"amountMicro": "5"}, dryRun="true") == "1"
     assert sequence("POST", path, {"amountMicro": "7"}) == "2"
     assert sequence("POST", path, {"amountMicro": "5"}, key="k") == "2"
@@ -168,12 +166,12 @@ def test_answers_say_how_far_the_ledger_was(api: Api) -> None:
         assert sequence("GET", f"/accounts/{account}/{read}") == "2"
     refusal = api.ask_to_reserve(account, 100)
     assert (refusal.status_code, refusal.headers["ledger-sequence"]) == (402, "2")
-    # Where nobody looked at the book there is nothing to say.
+    # A request that did not read the book has no such header.
     assert sequence("POST", path, {"amountMicro": 5}) is None
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_past_balance_is_what_was_answered_then(api: Api, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_a_past_balance_equals_the_balance_read_at_that_time(api: Api, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     chance = random.Random(seed)
     now_us = parse_time("2030-01-01T00:00:00Z")
     set_time(monkeypatch, lambda: now_us)
@@ -190,11 +188,11 @@ def test_a_past_balance_is_what_was_answered_then(api: Api, monkeypatch: pytest.
             case 2 | 3 if api.available(account, pool):
                 held.append(api.reserve(account, 1, poolId=pool, ttlSeconds=chance.choice([1, 4, 60])))
             case 4 if held:
-                # Some are overdue by now, which is refused.
+                # Some are overdue by now, and the request is rejected.
                 api.finalize(held.pop(chance.randrange(len(held))), chance.randint(0, 1))
             case _:
                 api.advance(0)
-        # What is asked at one time is answered with all that happened at that time.
+        # Balances of a time include all entries of that time, so the last read of it counts.
         for each in accounts:
             answered[each, now_us] = api.get(f"/accounts/{each}/balance")
     for (account, at_us), balance in answered.items():

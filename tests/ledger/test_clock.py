@@ -1,4 +1,4 @@
-"""The book's time: never back, evenly on while the wall clock is wrong, and after a jump only on request."""
+"""The book's time never decreases, runs evenly while the wall clock is wrong, and follows a jump only on request."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,7 @@ MINUTE, HOUR, DAY = 60, 3_600, 86_400
 
 
 class Machine:
-    """The wall clock and the steady clock, as the book sees them. They go on together until one of them jumps."""
+    """The wall clock and the steady clock as the book reads them. They advance together unless the wall clock is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall_us, self.steady_us = START_US, 7
@@ -22,18 +22,18 @@ class Machine:
         monkeypatch.setattr("minibill.core.clock.steady_now_us", lambda: self.steady_us)
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock by hand."""
+        """Move the wall clock only."""
         self.wall_us += int(seconds * US_PER_SECOND)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, in both clocks."""
+        """Advance both clocks."""
         self.jump(seconds)
         self.steady_us += int(seconds * US_PER_SECOND)
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Ask for it before the API."""
+    """Replace the clocks; a test requests this fixture before the API."""
     return Machine(monkeypatch)
 
 
@@ -44,14 +44,14 @@ def since_start(clock: Clock) -> float:
 # --- the clock alone ---
 
 
-def test_the_books_time_is_that_of_the_wall_clock(machine: Machine) -> None:
+def test_the_books_time_follows_the_wall_clock(machine: Machine) -> None:
     clock = Clock()
     machine.wait(5.25)
     assert since_start(clock) == 5.25
 
 
 @pytest.mark.parametrize("drift_s", [0.000_001, 1, 59, 60])
-def test_a_wall_clock_that_is_set_a_little_ahead_is_followed(machine: Machine, drift_s: float) -> None:
+def test_a_small_step_of_the_wall_clock_is_followed(machine: Machine, drift_s: float) -> None:
     clock = Clock()
     machine.jump(drift_s)
     assert since_start(clock) == drift_s
@@ -59,7 +59,7 @@ def test_a_wall_clock_that_is_set_a_little_ahead_is_followed(machine: Machine, d
 
 
 @pytest.mark.parametrize("jump_s", [60.000_001, HOUR, 10 * 365 * DAY])
-def test_a_jump_ahead_is_not_followed_by_the_very_next_read(machine: Machine, jump_s: float) -> None:
+def test_a_jump_of_the_wall_clock_is_not_followed(machine: Machine, jump_s: float) -> None:
     clock = Clock()
     machine.wait(1)
     machine.jump(jump_s)
@@ -77,7 +77,7 @@ def test_the_limit_of_a_jump_can_be_set(machine: Machine) -> None:
     assert Clock(jump_max_seconds=7).state().is_held is False
 
 
-def test_time_goes_on_by_itself_once_a_jump_is_corrected(machine: Machine) -> None:
+def test_time_follows_again_once_a_jump_is_corrected(machine: Machine) -> None:
     clock = Clock()
     machine.jump(HOUR)
     machine.wait(6)
@@ -100,14 +100,14 @@ def test_an_accepted_jump_is_followed_and_the_next_one_is_not(machine: Machine) 
     assert (since_start(clock), clock.jumps) == (HOUR, 2)
 
 
-def test_accepting_nothing_moves_nothing(machine: Machine) -> None:
+def test_accepting_without_a_jump_changes_nothing(machine: Machine) -> None:
     clock = Clock()
     machine.jump(-HOUR)
     machine.wait(2)
     assert clock.accept() == START_US + 2 * US_PER_SECOND
 
 
-def test_time_goes_on_evenly_while_the_wall_clock_is_behind(machine: Machine) -> None:
+def test_time_runs_evenly_while_the_wall_clock_is_behind(machine: Machine) -> None:
     clock = Clock()
     seen = []
     for jump_s in (0, -3, -DAY, -100 * 365 * DAY, 5, 7):
@@ -117,7 +117,7 @@ def test_time_goes_on_evenly_while_the_wall_clock_is_behind(machine: Machine) ->
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_wall_clock_that_comes_back_from_behind_has_not_jumped(machine: Machine) -> None:
+def test_a_wall_clock_that_catches_up_has_not_jumped(machine: Machine) -> None:
     clock = Clock()
     machine.jump(-HOUR)
     machine.wait(2)
@@ -126,7 +126,7 @@ def test_a_wall_clock_that_comes_back_from_behind_has_not_jumped(machine: Machin
     assert (since_start(clock), clock.jumps) == (2, 0)
 
 
-def test_a_wall_clock_that_swings_moves_the_time_by_no_more_than_once(machine: Machine) -> None:
+def test_a_swinging_wall_clock_moves_the_time_once(machine: Machine) -> None:
     clock = Clock()
     for _ in range(20):
         machine.jump(50)
@@ -135,8 +135,8 @@ def test_a_wall_clock_that_swings_moves_the_time_by_no_more_than_once(machine: M
         assert since_start(clock) == 50
 
 
-def test_a_machine_that_slept_is_followed(machine: Machine) -> None:
-    # The steady clock goes on in a suspend.
+def test_time_follows_the_wall_clock_after_a_suspend(machine: Machine) -> None:
+    # The steady clock runs on during a suspend.
     clock = Clock()
     machine.wait(3 * DAY)
     assert (since_start(clock), clock.jumps) == (3 * DAY, 0)
@@ -151,7 +151,7 @@ def test_the_books_time_never_decreases(machine: Machine) -> None:
     assert seen == sorted(seen) == [0, 5, 5, 5, 5, 6, 6]
 
 
-def test_time_that_was_passed_is_added_to_the_machines(machine: Machine) -> None:
+def test_advanced_time_is_added_to_the_machine_time(machine: Machine) -> None:
     clock = Clock()
     assert clock.advance(100) == START_US + 100 * US_PER_SECOND
     machine.wait(7)
@@ -160,7 +160,7 @@ def test_time_that_was_passed_is_added_to_the_machines(machine: Machine) -> None
     assert (since_start(clock), clock.state().ahead_us) == (107, HOUR * US_PER_SECOND)
 
 
-# --- where it starts ---
+# --- the start of the clock ---
 
 
 @pytest.mark.parametrize(("newest_us", "expected_us"), [
@@ -213,7 +213,7 @@ def test_a_clock_that_is_ahead_for_6_s_expires_nothing(machine: Machine, start: 
     assert not [e for e in api.get(f"/accounts/{account}/history")["items"] if e["entryType"] == "expire"]
 
 
-def test_readiness_and_metrics_say_why_time_does_not_follow(
+def test_readiness_and_metrics_report_a_clock_jump(
     machine: Machine, start: Callable[..., Api], caplog: pytest.LogCaptureFixture
 ) -> None:
     api = start(MINIBILL_CLOCK_JUMP_SECONDS="600")
@@ -241,7 +241,7 @@ def test_readiness_and_metrics_say_why_time_does_not_follow(
     ]
 
 
-def test_an_admin_accepts_a_jump_and_time_goes_on_from_there(machine: Machine, start: Callable[..., Api]) -> None:
+def test_an_admin_accepts_a_jump_and_time_continues_from_it(machine: Machine, start: Callable[..., Api]) -> None:
     api = start()
     account = api.account()
     api.mint(account, 5, expiresAt=api.after(MINUTE * 30))
@@ -278,7 +278,7 @@ def test_a_dry_run_accepts_nothing(machine: Machine, start: Callable[..., Api]) 
     assert api.get("/audit")["items"] == []
 
 
-def test_accepting_without_a_jump_answers_the_same_time_twice(machine: Machine, start: Callable[..., Api]) -> None:
+def test_accepting_without_a_jump_returns_the_same_time_twice(machine: Machine, start: Callable[..., Api]) -> None:
     api = start()
     machine.jump(-HOUR)
     answer = ok(api.post("/clock/accept"))
@@ -316,9 +316,7 @@ def test_accepting_works_without_a_test_clock(machine: Machine, start: Callable[
 
 
 @pytest.mark.parametrize("last_write", ["account", "mint", "campaign"])
-def test_after_a_restart_the_books_time_goes_on_where_it_was(
-    start: Callable[..., Api], machine: Machine, last_write: str
-) -> None:
+def test_after_a_restart_the_books_time_continues(start: Callable[..., Api], machine: Machine, last_write: str) -> None:
     api = start()
     account = api.account()
     api.mint(account, 1)
@@ -340,7 +338,7 @@ def test_after_a_restart_the_books_time_goes_on_where_it_was(
     assert times == sorted(times, reverse=True)
 
 
-def test_a_service_that_stood_for_a_weekend_expires_what_is_due(machine: Machine, start: Callable[..., Api]) -> None:
+def test_a_service_that_was_down_for_a_weekend_expires_lots(machine: Machine, start: Callable[..., Api]) -> None:
     api = start()
     account = api.account()
     api.mint(account, 5, expiresAt=api.after(DAY))
@@ -349,9 +347,7 @@ def test_a_service_that_stood_for_a_weekend_expires_what_is_due(machine: Machine
     assert (ready(api), api.available(account)) == ({"status": "ready"}, 0)
 
 
-def test_a_start_far_ahead_of_the_book_expires_nothing_until_it_is_accepted(
-    machine: Machine, start: Callable[..., Api]
-) -> None:
+def test_a_start_far_ahead_of_the_book_expires_nothing_until_accepted(machine: Machine, start: Callable[..., Api]) -> None:
     api = start()
     account = api.account()
     api.mint(account, 5, expiresAt=api.after(DAY))
@@ -366,7 +362,7 @@ def test_a_start_far_ahead_of_the_book_expires_nothing_until_it_is_accepted(
     assert api.available(account) == 0
 
 
-def test_a_book_that_only_reconciled_was_served_all_the_same(machine: Machine, start: Callable[..., Api]) -> None:
+def test_a_reconciliation_counts_as_a_sign_of_service(machine: Machine, start: Callable[..., Api]) -> None:
     api = start()
     api.account()
     machine.wait(25 * DAY)
@@ -378,7 +374,7 @@ def test_a_book_that_only_reconciled_was_served_all_the_same(machine: Machine, s
 # --- the test clock ---
 
 
-def test_advancing_settles_what_falls_due_before_it_answers(api: Api) -> None:
+def test_advancing_the_clock_sweeps_before_it_responds(api: Api) -> None:
     account = api.account()
     api.mint(account, 5, expiresAt=api.after(60))
     campaign = api.campaign(expiresAt=api.after(60))

@@ -1,4 +1,4 @@
-"""Entity ids: one spelling for each entity, and nothing that cannot be seen. Section 1."""
+"""Entity ids: one spelling per entity, and no invisible characters."""
 
 import sys
 import unicodedata
@@ -22,7 +22,7 @@ def open_account(api: Api, name: str, status: int) -> str:
 
 
 @pytest.mark.parametrize("spellings", [("\u00e9", "e\u0301"), (ADDRESS, ADDRESS.lower(), "0X" + ADDRESS[2:].upper())])
-def test_spellings_of_one_entity_id_are_one_account(api: Api, spellings: tuple[str, ...]) -> None:
+def test_all_spellings_of_an_entity_id_are_one_account(api: Api, spellings: tuple[str, ...]) -> None:
     first, *others = spellings
     account = open_account(api, first, 201)
     for other in others:
@@ -30,7 +30,7 @@ def test_spellings_of_one_entity_id_are_one_account(api: Api, spellings: tuple[s
         assert [item["id"] for item in api.get("/accounts", entityId=other)["items"]] == [account]
 
 
-def test_ids_that_only_look_alike_stay_apart(api: Api) -> None:
+def test_entity_ids_that_only_look_alike_are_distinct(api: Api) -> None:
     names = [
         "ada", "Ada", "\uff41da", "\u0430da", "1", "01", "1.0", "%", "_", "'; DROP TABLE credit_accounts; --", "null",
         "\U0001f600", ADDRESS + "0", ADDRESS[:-1], "1x" + ADDRESS[2:], ADDRESS[:-1] + "G", "a b", "\ufb01",
@@ -50,7 +50,7 @@ def test_ids_that_only_look_alike_stay_apart(api: Api) -> None:
         ("a\r\nb", "U+000D"),
     ],
 )  # fmt: skip
-def test_a_rejected_character_is_named_by_its_number(api: Api, name: str, character: str) -> None:
+def test_a_rejected_character_is_named_by_its_code_point(api: Api, name: str, character: str) -> None:
     campaign = api.campaign()
     item = {"entity": {"entityType": "person", "entityId": name}, "amountMicro": "1"}
     account = {"entityType": "person", "entityId": name}
@@ -69,7 +69,7 @@ def test_a_rejected_character_is_named_by_its_number(api: Api, name: str, charac
         assert error["message"].startswith(character)
 
 
-def test_the_length_of_an_entity_id_counts_in_nfc(api: Api) -> None:
+def test_the_length_of_an_entity_id_is_counted_in_nfc(api: Api) -> None:
     assert open_account(api, "e\u0301" * 200, 201) == open_account(api, "\u00e9" * 200, 200)
     assert open_account(api, "\u1f82" * 200, 201) == open_account(api, unicodedata.normalize("NFD", "\u1f82" * 200), 200)
     for name in ("", "e\u0301" * 201, "x" * 201, "x" * 1_000_000):
@@ -77,7 +77,7 @@ def test_the_length_of_an_entity_id_counts_in_nfc(api: Api) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=12))
-def test_a_normalized_entity_id_is_its_own_normal_form(text: str) -> None:
+def test_normalizing_an_entity_id_twice_changes_nothing_more(text: str) -> None:
     try:
         name = normalized(text)
     except ValueError:
@@ -85,7 +85,7 @@ def test_a_normalized_entity_id_is_its_own_normal_form(text: str) -> None:
     assert normalized(name) == name == unicodedata.normalize("NFC", name)
 
 
-def test_every_character_that_is_rejected_has_no_visible_form() -> None:
+def test_every_rejected_character_is_invisible() -> None:
     for number in range(sys.maxunicode + 1):
         category = unicodedata.category(chr(number))
         hidden = category[0] in "CZ" and number != 0x20
@@ -97,7 +97,7 @@ def test_every_character_that_is_rejected_has_no_visible_form() -> None:
             assert not hidden, hex(number)
 
 
-def test_the_database_takes_every_entity_id_that_the_program_takes(db: Path) -> None:
+def test_the_database_accepts_every_normalized_entity_id(db: Path) -> None:
     taken = [chr(number) for number in range(sys.maxunicode + 1) if unicodedata.category(chr(number))[0] not in "CZ"]
     names = sorted({normalized("".join(taken[start : start + 100])) for start in range(0, len(taken), 100)})
     rows = [(name,) for name in [*names, ADDRESS.lower(), ADDRESS + "A", "0xAB", "a b"]]

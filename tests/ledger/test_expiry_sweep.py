@@ -1,12 +1,12 @@
-"""Section 3: what is due is settled first by any write that touches the account, and by the sweep for the others."""
+"""Expiry: a write first expires lots of the accounts that it touches; the sweep does so for the others."""
 
 import pytest
 
 from tests.api_client import Api, Json, ok
 
 
-def told(api: Api, account: str) -> list[tuple[str, ...]]:
-    """What the entries say, oldest first, without ids and times."""
+def comparable_entries(api: Api, account: str) -> list[tuple[str, ...]]:
+    """Return the entries without ids and times, the oldest first."""
     members = (
         "entryType",
         "poolId",
@@ -33,7 +33,7 @@ def with_due_lots(api: Api) -> str:
 
 
 @pytest.mark.parametrize("slice_lots", [1, 2, 500])
-def test_a_sweep_in_slices_writes_what_a_write_that_touches_the_account_writes(
+def test_a_sweep_in_slices_writes_the_same_entries_as_a_write(
     api: Api, monkeypatch: pytest.MonkeyPatch, slice_lots: int
 ) -> None:
     monkeypatch.setattr("minibill.book.SWEEP_STEP", slice_lots)
@@ -42,38 +42,38 @@ def test_a_sweep_in_slices_writes_what_a_write_that_touches_the_account_writes(
     api.mint(touched, 5)
     api.loop.run(api.book.sweep())
     api.mint(swept, 5)
-    assert told(api, touched) == told(api, swept)
+    assert comparable_entries(api, touched) == comparable_entries(api, swept)
     assert lots(api, touched) == lots(api, swept)
-    assert [entry[0] for entry in told(api, swept)].count("expire") == 6
+    assert [entry[0] for entry in comparable_entries(api, swept)].count("expire") == 6
 
 
-def test_a_sweep_settles_many_accounts_and_leaves_what_is_not_due(api: Api) -> None:
+def test_a_sweep_expires_many_accounts_and_leaves_live_lots(api: Api) -> None:
     accounts = [with_due_lots(api) for _ in range(3)]
     untouched = api.account(5)
-    before = told(api, untouched)
+    before = comparable_entries(api, untouched)
     api.pass_time(100)
     api.loop.run(api.book.sweep())
     for account in accounts:
-        # 1 and 50 of those that last longer.
+        # 1 and 50 from the lots that live longer.
         assert api.available(account, "gpu") + api.available(account) == 1 + 50
         assert [lot[0] for lot in lots(api, account)].count("expired") == 6
-    assert told(api, untouched) == before
+    assert comparable_entries(api, untouched) == before
     with api.unchanged():
         api.loop.run(api.book.sweep())
 
 
-def test_a_batch_settles_the_accounts_that_it_pays(api: Api) -> None:
+def test_a_batch_expires_lots_of_the_accounts_that_it_pays(api: Api) -> None:
     account = api.account()
     api.mint(account, 10, expiresAt=api.after(5))
     campaign = api.campaign()
     api.pass_time(10)
     ok(api.batch(campaign, (account, 7)))
-    assert [entry[0] for entry in told(api, account)] == ["grant", "expire", "grant"]
+    assert [entry[0] for entry in comparable_entries(api, account)] == ["grant", "expire", "grant"]
     assert api.available(account) == 7
 
 
 @pytest.mark.parametrize("how", ["rejected", "dry run"])
-def test_expiry_before_a_rejected_write_or_a_dry_run_is_kept(api: Api, how: str) -> None:
+def test_expiry_before_a_rejected_write_or_dry_run_is_kept(api: Api, how: str) -> None:
     account = api.account()
     api.mint(account, 10, expiresAt=api.after(5))
     api.pass_time(10)
@@ -86,12 +86,12 @@ def test_expiry_before_a_rejected_write_or_a_dry_run_is_kept(api: Api, how: str)
             assert answer["balance"]["availableMicro"] == "1"
 
     ask()
-    assert [entry[0] for entry in told(api, account)] == ["grant", "expire"]
+    assert [entry[0] for entry in comparable_entries(api, account)] == ["grant", "expire"]
     with api.unchanged():
         ask()
 
 
-def test_a_sweep_writes_down_which_campaigns_are_over(api: Api) -> None:
+def test_a_sweep_completes_expired_campaigns(api: Api) -> None:
     draft, active, lasting = api.draft(expiresAt=api.after(5)), api.campaign(expiresAt=api.after(5)), api.campaign()
     api.pass_time(10)
     api.loop.run(api.book.sweep())

@@ -1,4 +1,4 @@
-"""Section 3: the history of an account of several pools, whatever is asked of it; and what a page of it costs."""
+"""The history of an account with several pools: every combination of filters, and the cost of a page."""
 
 import itertools
 import random
@@ -31,8 +31,8 @@ def conn(db: Path) -> Iterator[sqlite3.Connection]:
     conn.close()
 
 
-class Asked:
-    """What can be asked of the history of an account, answered by sorting all the entries that there are."""
+class ExpectedHistory:
+    """The history of an account, from a sort of all its entries; with all values of the filters that are worth a test."""
 
     def __init__(self, conn: sqlite3.Connection, account_id: int) -> None:
         columns, *_ = history.SQL.entries_of_pool.sql.partition("FROM")
@@ -64,7 +64,7 @@ class Asked:
 
 
 def random_book(api: Api, seed: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two accounts of several pools, with many entries of the same time, some of a type that is rare; answers them."""
+    """Open two accounts with several pools, many entries of the same time, and some of a rare type; return their ids."""
     chance = random.Random(seed)
     now_us = START_US
     set_time(monkeypatch, lambda: now_us)
@@ -87,14 +87,14 @@ def random_book(api: Api, seed: int, monkeypatch: pytest.MonkeyPatch) -> list[st
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_page_of_several_pools_is_what_sorting_all_entries_says(
+def test_a_page_of_several_pools_equals_a_sort_of_all_entries(
     api: Api, conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     random_book(api, seed, monkeypatch)
-    # Places of the other account's entries lie between this one's.
+    # Positions of the other account's entries lie between those of this one.
     cursors = [EntryPosition(*row) for row in conn.execute("SELECT created_at_us, id FROM credit_ledger").fetchall()]
     for (account_id,) in conn.execute("SELECT id FROM credit_accounts").fetchall():
-        asked = Asked(conn, account_id)
+        asked = ExpectedHistory(conn, account_id)
         assert len(asked.pools) == 2 + len(POOLS) and len(asked.entries) > len({row[-1] for row in asked.entries})
         chance = random.Random(seed)
         ends = [None if time is None else position_at(time) for time in asked.times]
@@ -108,7 +108,7 @@ def test_a_page_of_several_pools_is_what_sorting_all_entries_says(
                 assert history_page(conn, account_id=account_id, **what) == asked.page(**what), what
 
 
-def test_pages_of_several_pools_follow_each_other_until_all_is_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_several_pools_return_each_entry_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     for account in random_book(api, 4, monkeypatch):
         path = f"/accounts/{account}/history"
         entries = api.get(path, limit=100)["items"]
@@ -131,7 +131,7 @@ def test_pages_of_several_pools_follow_each_other_until_all_is_told(api: Api, mo
             assert seen == expected
 
 
-def test_the_entries_before_any_place_are_found_in_each_pool(
+def test_entries_before_any_position_are_counted_in_each_pool(
     api: Api, conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random_book(api, 5, monkeypatch)
@@ -149,10 +149,10 @@ def test_the_entries_before_any_place_are_found_in_each_pool(
 
 @pytest.fixture(scope="module")
 def cost(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path) -> Iterator[Callable[..., int]]:
-    """The steps in which SQLite reads a page of an account whose two pools have so many entries: `cost(10, 10_000)`.
+    """Return a function that counts SQLite's steps for a page: `cost(10, 10_000)` for pools of 10 and 10,000 entries.
 
-    The newest entries take turns, down to the last of the pool that has fewer; each is a microsecond after the one before
-    it. The first pool has grants, the other deposits.
+    The newest entries alternate between the pools until the smaller one has no more, one microsecond apart. The first pool
+    has grants, the other one deposits.
     """
     path = tmp_path_factory.mktemp("large") / "book.db"
     shutil.copyfile(migrated_file, path)
@@ -195,23 +195,23 @@ def _account_of(conn: sqlite3.Connection, account_id: int, sizes: tuple[int, int
     return account_id
 
 
-def test_a_page_costs_the_same_whatever_lies_behind_it(cost: Callable[..., int]) -> None:
-    # SQLite counts its steps by the loop, and so not to the last one.
+def test_the_cost_of_a_page_does_not_depend_on_older_entries(cost: Callable[..., int]) -> None:
+    # SQLite counts steps per loop, so the numbers are not exact.
     for pool in (None, "general", "gpu"):
         assert cost(10_000, 10_000, pool_id=pool) < 1.05 * cost(100, 100, pool_id=pool)
 
 
-def test_a_page_of_two_pools_reads_no_more_of_either_than_it_shows(cost: Callable[..., int]) -> None:
+def test_a_page_of_two_pools_reads_only_the_entries_that_it_shows(cost: Callable[..., int]) -> None:
     per_entry = (cost(10_000, 10_000, count=51) - cost(10_000, 10_000, count=1)) / 50
     for count in (1, 20, 100):
         assert cost(10_000, 10_000, count=count) < cost(10_000, 10_000, count=0) + per_entry * (count + 2)
-        # The one entry of the other pool is the newest of all.
+        # The only entry of the other pool is the newest of all.
         assert cost(10_000, 1, count=count) < cost(10_000, 10_000, count=count) + per_entry
 
 
-def test_a_moment_is_found_in_few_steps_wherever_it_lies(cost: Callable[..., int]) -> None:
+def test_a_time_is_found_in_few_steps_wherever_it_lies(cost: Callable[..., int]) -> None:
     page = cost(10_000, 10_000)
-    # Fourteen halvings of each pool.
+    # A binary search of 14 steps in each pool.
     search = 1.2 * cost(10_000, 10_000, before=position_at(0))
     assert search < 2 * page
     for at_us in (1, 5_000, 10_000, 19_999):
@@ -220,7 +220,7 @@ def test_a_moment_is_found_in_few_steps_wherever_it_lies(cost: Callable[..., int
     assert cost(10_000, 10_000, from_us=10_000, before=position_at(10_001)) < 2 * search
 
 
-def test_a_type_is_not_looked_for_through_the_whole_of_a_pool_that_has_none(cost: Callable[..., int]) -> None:
+def test_a_filter_by_type_does_not_scan_pools_without_it(cost: Callable[..., int]) -> None:
     all_of_it = cost(10_000, 10_000, entry_type=NEVER_USED)
     assert cost(10_000, 10_000, entry_type="grant") < all_of_it / 25
     assert cost(10_000, 10_000, entry_type="deposit") < all_of_it / 25

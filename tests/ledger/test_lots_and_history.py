@@ -1,4 +1,4 @@
-"""Section 3: lots and entries, as they are read."""
+"""Lots and entries over HTTP."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from tests.fake_clocks import set_time
 
 
 def entries(api: Api, account: str) -> list[Json]:
-    """All of them, oldest first."""
+    """Return all entries of an account, the oldest first."""
     items: list[Json] = api.get(f"/accounts/{account}/history", limit=100)["items"]
     return items[::-1]
 
 
-def test_a_lot_says_all_that_it_was_minted_with(api: Api) -> None:
+def test_a_lot_shows_all_members_of_its_mint(api: Api) -> None:
     account = api.account()
     end = api.after(60)
     given = {"poolId": "gpu", "sourceType": "deposit", "sourceId": "order-1", "priority": 0, "metadata": {"n": [1, None]}}
@@ -30,7 +30,7 @@ def test_a_lot_says_all_that_it_was_minted_with(api: Api) -> None:
     }  # fmt: skip
 
 
-def test_an_entry_says_what_it_did_and_what_that_came_to(api: Api) -> None:
+def test_an_entry_shows_its_deltas_and_resulting_balances(api: Api) -> None:
     account = api.account(5)
     minted = api.mint(account, 7, sourceType="deposit", description="a gift", metadata={"n": 1})
     entry = entries(api, account)[-1]
@@ -47,7 +47,7 @@ def test_an_entry_says_what_it_did_and_what_that_came_to(api: Api) -> None:
     }  # fmt: skip
 
 
-def test_a_lot_whose_time_is_over_shows_as_expired_before_that_is_written_down(api: Api) -> None:
+def test_a_lot_shows_as_expired_before_the_expiry_is_written(api: Api) -> None:
     account = api.account(3)
     lot = api.mint(account, 5, expiresAt=api.after(60))["lotId"]
 
@@ -69,7 +69,7 @@ def test_a_lot_whose_time_is_over_shows_as_expired_before_that_is_written_down(a
     assert [each["id"] for each in api.get(f"/accounts/{account}/lots", state="expired")["items"]] == [lot]
 
 
-def test_a_lot_is_live_until_the_very_microsecond_of_its_expiry(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lot_is_live_until_the_microsecond_of_its_expiry(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     start_us = parse_time("2030-01-01T00:00:00Z")
     now_us = start_us
     set_time(monkeypatch, lambda: now_us)
@@ -80,7 +80,7 @@ def test_a_lot_is_live_until_the_very_microsecond_of_its_expiry(api: Api, monkey
     assert api.get(f"/accounts/{account}/lots")["items"][0]["state"] == "expired"
 
 
-def test_entries_run_without_gap_in_each_pool_and_each_checks_itself_against_the_one_before(api: Api) -> None:
+def test_entries_are_numbered_without_gaps_and_follow_from_each_other(api: Api) -> None:
     account = api.account()
     for number in range(12):
         expires = {"expiresAt": api.after(5)} if number % 3 == 0 else {}
@@ -100,7 +100,7 @@ def test_entries_run_without_gap_in_each_pool_and_each_checks_itself_against_the
     assert len(seen) == 2
 
 
-def test_times_in_the_ledger_do_not_go_back_when_the_clock_does(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ledger_times_do_not_decrease_when_the_clock_goes_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     account = api.account()
     campaign = api.campaign()
     start_us = parse_time("2040-01-01T00:00:00Z")
@@ -115,7 +115,7 @@ def test_times_in_the_ledger_do_not_go_back_when_the_clock_does(api: Api, monkey
     assert [parse_time(time) for time in times] == expected
 
 
-def test_what_has_expired_stays_so_when_the_clock_goes_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_credits_stay_expired_when_the_clock_goes_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     start_us = parse_time("2040-01-01T00:00:00Z")
     set_time(monkeypatch, lambda: start_us)
     account = api.account()

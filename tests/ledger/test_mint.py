@@ -1,9 +1,9 @@
-"""Section 3: minting."""
+"""Minting over HTTP."""
 
 from tests.api_client import Api, ok, problem_of
 
 
-def test_a_mint_makes_a_lot_an_entry_and_a_balance(api: Api) -> None:
+def test_a_mint_creates_a_lot_an_entry_and_a_balance(api: Api) -> None:
     account = api.account()
     minted = api.mint(account, 100, poolId="gpu", priority=7, metadata={"order": 1.10})
     [lot] = api.get(f"/accounts/{account}/lots")["items"]
@@ -18,7 +18,7 @@ def test_a_mint_makes_a_lot_an_entry_and_a_balance(api: Api) -> None:
     assert api.available(account, "gpu") == 100
 
 
-def test_a_wrong_mint_changes_nothing(api: Api) -> None:
+def test_a_rejected_mint_changes_nothing(api: Api) -> None:
     account = api.account(5)
     with api.unchanged():
         problem_of(api.post(f"/accounts/{account}/mint", {"amountMicro": "0"}), 400, "validation_error", "amountMicro")

@@ -1,4 +1,4 @@
-"""Section 3: what a mint answers, when it is the same mint again, and how much there may be."""
+"""Minting: the response, repeated sources, and limits of the amount."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def send(api: Api, account: str, amount: int, **body: Json) -> Json:
     return api.post(f"/accounts/{account}/mint", {"amountMicro": str(amount), **body})
 
 
-def test_what_a_mint_answers(api: Api) -> None:
+def test_the_response_of_a_mint(api: Api) -> None:
     account = api.account(5)
     api.mint(account, 9, poolId="gpu")
     end = api.after(60)
@@ -30,7 +30,7 @@ def test_what_a_mint_answers(api: Api) -> None:
     }  # fmt: skip
 
 
-def test_a_mint_is_a_grant_unless_it_is_said_to_be_a_deposit(api: Api) -> None:
+def test_a_mint_is_a_grant_unless_its_source_type_is_deposit(api: Api) -> None:
     account = api.account()
     for body in ({}, {"sourceType": "grant"}, {"sourceType": "deposit"}):
         api.mint(account, 1, **body)
@@ -39,10 +39,10 @@ def test_a_mint_is_a_grant_unless_it_is_said_to_be_a_deposit(api: Api) -> None:
     assert kinds == ["deposit", "grant", "grant"]
 
 
-# --- the same source again ---
+# --- repeated sources ---
 
 
-def test_the_same_source_with_the_same_account_and_amount_is_answered_with_the_first_lot(api: Api) -> None:
+def test_a_repeated_source_returns_the_first_lot(api: Api) -> None:
     account = api.account()
     first = ok(send(api, account, 7, sourceId="order-1", poolId="gpu", priority=3, expiresAt=api.after(600)), 201)
     api.mint(account, 100, poolId="gpu")
@@ -52,7 +52,7 @@ def test_the_same_source_with_the_same_account_and_amount_is_answered_with_the_f
     assert api.available(account, "gpu") == 107
 
 
-def test_the_same_source_credits_once_also_when_its_lot_has_expired(api: Api) -> None:
+def test_a_source_credits_once_even_after_its_lot_has_expired(api: Api) -> None:
     account = api.account()
     first = ok(send(api, account, 7, sourceId="order-1", expiresAt=api.after(5)), 201)
     api.pass_time(10)
@@ -61,7 +61,7 @@ def test_the_same_source_credits_once_also_when_its_lot_has_expired(api: Api) ->
     assert api.available(account) == 0
 
 
-def test_a_source_that_credited_another_account_or_amount_is_refused(api: Api) -> None:
+def test_a_source_of_another_account_or_amount_is_rejected(api: Api) -> None:
     account, other = api.account(), api.account()
     first = ok(send(api, account, 7, sourceId="order-1"))
     with api.unchanged():
@@ -70,7 +70,7 @@ def test_a_source_that_credited_another_account_or_amount_is_refused(api: Api) -
             assert (problem["sourceType"], problem["sourceId"], problem["lotId"]) == ("grant", "order-1", first["lotId"])
 
 
-def test_a_source_is_its_type_and_its_id_together(api: Api) -> None:
+def test_sources_of_another_type_or_id_are_distinct(api: Api) -> None:
     account = api.account()
     ok(send(api, account, 7, sourceId="order-1"), 201)
     ok(send(api, account, 7, sourceId="order-1", sourceType="deposit"), 201)
@@ -79,13 +79,13 @@ def test_a_source_is_its_type_and_its_id_together(api: Api) -> None:
     assert api.available(account) == 28
 
 
-def test_mints_without_source_are_each_their_own(api: Api) -> None:
+def test_mints_without_a_source_are_never_duplicates(api: Api) -> None:
     account = api.account()
     lots = {ok(send(api, account, 7), 201)["lotId"] for _ in range(3)}
     assert (len(lots), api.available(account)) == (3, 21)
 
 
-def test_many_mints_of_one_source_at_once_credit_once(api: Api) -> None:
+def test_concurrent_mints_of_one_source_credit_once(api: Api) -> None:
     account = api.account()
 
     async def mint_all() -> list[Json]:
@@ -102,10 +102,10 @@ def test_many_mints_of_one_source_at_once_credit_once(api: Api) -> None:
     assert api.available(account) == 7
 
 
-# --- how much ---
+# --- limits ---
 
 
-def test_a_mint_of_the_ceiling_is_accepted_and_one_micro_unit_more_is_not(api: Api) -> None:
+def test_a_mint_over_the_ceiling_is_rejected(api: Api) -> None:
     account = api.account()
     ok(send(api, account, CEILING), 201)
     with api.unchanged():
@@ -122,12 +122,12 @@ def test_the_ceiling_can_be_set(start: Callable[..., Api]) -> None:
         problem_of(send(api, account, 11), 422, "amount_too_large")
 
 
-def test_the_ceiling_is_of_one_request_and_sums_may_go_higher(api: Api) -> None:
+def test_the_ceiling_limits_one_request_and_not_the_sum(api: Api) -> None:
     account = api.account(CEILING, CEILING, CEILING)
     assert api.available(account) == 3 * CEILING
 
 
-def test_an_account_may_hold_up_to_2_63_minus_1_and_an_overflow_is_refused(start: Callable[..., Api]) -> None:
+def test_an_account_holds_at_most_2_63_minus_1(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account(MAX - 10)
     with api.unchanged():
@@ -140,7 +140,7 @@ def test_an_account_may_hold_up_to_2_63_minus_1_and_an_overflow_is_refused(start
     assert api.get(f"/accounts/{account}/history")["items"][0]["availableAfterMicro"] == str(MAX)
 
 
-def test_the_pools_of_an_account_together_may_not_overflow_either(start: Callable[..., Api]) -> None:
+def test_the_pools_of_an_account_together_hold_at_most_2_63_minus_1(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account()
     for number in range(4):
@@ -154,7 +154,7 @@ def test_the_pools_of_an_account_together_may_not_overflow_either(start: Callabl
     assert api.available(other) == MAX
 
 
-def test_what_has_expired_makes_room(start: Callable[..., Api]) -> None:
+def test_expired_credits_make_room_for_new_ones(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account()
     api.mint(account, MAX, expiresAt=api.after(5))

@@ -1,4 +1,4 @@
-"""Time that stands still, to be set to the microsecond."""
+"""A frozen clock that tests set to the microsecond."""
 
 import pytest
 
@@ -9,29 +9,29 @@ START_US = parse_time("2040-01-01T00:00:00Z")
 
 
 class Moment:
-    """The machine's time as the book sees it."""
+    """The time that the book reads from the machine."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._us = START_US
-        # How far time goes on each time that somebody looks at it.
+        # The time advances by this much at each read.
         self.step_us = 0
-        set_time(monkeypatch, self._look)
+        set_time(monkeypatch, self._read)
 
-    def _look(self) -> int:
+    def _read(self) -> int:
         self._us += self.step_us
         return self._us
 
     def at(self, seconds: int, us: int = 0) -> None:
-        """It is that long after the start of the test."""
+        """Set the time, counted from the start of the test."""
         self._us = START_US + seconds * US_PER_SECOND + us
 
     @staticmethod
     def text(seconds: int, us: int = 0) -> str:
-        """That moment as it is written."""
+        """Return a time, counted from the start of the test, as the API writes it."""
         return format_time(START_US + seconds * US_PER_SECOND + us)
 
 
 @pytest.fixture
 def moment(monkeypatch: pytest.MonkeyPatch) -> Moment:
-    """The time of the book; ask for it before the API."""
+    """Replace the time of the book; a test requests this fixture before the API."""
     return Moment(monkeypatch)

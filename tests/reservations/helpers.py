@@ -1,4 +1,4 @@
-"""What the API tells of an account, in a form that is easy to compare."""
+"""Reads of an account, in a form that is easy to compare."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from tests.api_client import Api, Json
 
 
 class Entry(NamedTuple):
-    """One entry without its id, time and place."""
+    """An entry without its id, its time and its number."""
 
     type: str
     amount: int
@@ -17,7 +17,7 @@ class Entry(NamedTuple):
 
 
 def history(api: Api, account: str, **query: object) -> list[Json]:
-    """All entries of an account, oldest first."""
+    """Return all entries of an account, the oldest first."""
     items: list[Json] = []
     page: Json = {"nextCursor": None}
     while not items or page["nextCursor"]:
@@ -30,7 +30,7 @@ def history(api: Api, account: str, **query: object) -> list[Json]:
 
 
 def entries(api: Api, account: str, after: int = 0) -> list[Entry]:
-    """The entries of an account, oldest first, without the first ones."""
+    """Return the entries of an account, the oldest first, without the first `after` ones."""
     return [
         Entry(
             e["entryType"], int(e["amountMicro"]), int(e["availableDeltaMicro"]), int(e["reservedDeltaMicro"]), e["lotId"],
@@ -41,13 +41,13 @@ def entries(api: Api, account: str, after: int = 0) -> list[Entry]:
 
 
 def balance(api: Api, account: str, **query: object) -> tuple[int, int, int]:
-    """Available, reserved and owed."""
+    """Return available, reserved and owed micro-units."""
     found = api.get(f"/accounts/{account}/balance", **query)
     return int(found["totalAvailableMicro"]), int(found["totalReservedMicro"]), int(found["debtMicro"])
 
 
 def lots(api: Api, account: str) -> dict[str, dict[str, int]]:
-    """The parts of each lot that are not nothing, by its id."""
+    """Return the parts of each lot that are not 0, by its id."""
     parts = ("available", "reserved", "consumed", "expired", "revoked")
     return {
         lot["id"]: {part: int(lot[f"{part}Micro"]) for part in parts if lot[f"{part}Micro"] != "0"}
@@ -59,8 +59,8 @@ def allocations(reserved: Json) -> list[tuple[str, int]]:
     return [(a["lotId"], int(a["reservedMicro"])) for a in reserved["lotAllocations"]]
 
 
-def seen(api: Api, account: str, *reservations: str) -> Json:
-    """All that reads tell of an account and its reservations, except what was written when."""
+def all_reads(api: Api, account: str, *reservations: str) -> Json:
+    """Return all reads of an account and its reservations, except times and entries."""
     found = api.get(f"/accounts/{account}/balance")
     del found["at"]
     return [

@@ -1,4 +1,4 @@
-"""Debts as they are listed, and writing one off."""
+"""Listing and forgiving debts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +38,7 @@ def test_debts_are_listed_oldest_first_with_their_reservation_and_pool(moment: M
     assert [each["paidMicro"] for each in debts(api, account)] == ["5", "3"]
 
 
-def test_debts_can_be_asked_for_by_whether_they_are_open(api: Api) -> None:
+def test_debts_are_filtered_by_open(api: Api) -> None:
     account, (first, second) = owing(api, 5, 7)
     api.mint(account, 6)
     for query, expected in (({"open": "true"}, [second]), ({"open": "false"}, [first]), ({}, [first, second])):
@@ -61,10 +61,10 @@ def test_debts_are_paged_with_their_filter(api: Api) -> None:
     assert seen == [str(number) for number in range(2, 8)]
 
 
-# --- writing off ---
+# --- forgiving ---
 
 
-def test_a_lot_pays_just_the_debt_that_is_forgiven(api: Api) -> None:
+def test_forgiving_a_debt_pays_no_other_debt(api: Api) -> None:
     account, _ = owing(api, 5, 7, 9, pool="gpu")
     api.mint(account, 7)
     [_, debt, other] = debts(api, account)
@@ -79,12 +79,12 @@ def test_a_lot_pays_just_the_debt_that_is_forgiven(api: Api) -> None:
     assert (balance(api, account), lots(api, account)[answer["lotId"]]) == ((0, 0, 9), {"consumed": 5})
     lot = api.get(f"/accounts/{account}/lots")["items"][-1]
     assert (lot["sourceType"], lot["poolId"], lot["metadata"]) == ("grant", "gpu", {"debtId": debt["debtId"]})
-    # The oldest goes first only for credits that somebody has.
+    # The order of debts applies to minted credits only.
     ok(forgive(api, account, other["debtId"]))
     assert balance(api, account) == (0, 0, 0)
 
 
-def test_a_debt_is_forgiven_although_an_older_one_is_open(api: Api) -> None:
+def test_a_debt_is_forgiven_while_an_older_one_is_open(api: Api) -> None:
     account, _ = owing(api, 5, 7)
     [_, second] = debts(api, account)
     ok(forgive(api, account, second["debtId"]))
@@ -99,14 +99,14 @@ def test_forgiving_again_writes_nothing(api: Api) -> None:
     assert ok(forgive(api, account, first["debtId"])) == {
         "debtId": first["debtId"], "forgivenMicro": "0", "lotId": None,
     }  # fmt: skip
-    # Nor is there anything to forgive of a debt that was paid.
+    # The same for a debt that was paid.
     api.mint(account, 7)
     assert ok(forgive(api, account, second["debtId"]))["lotId"] is None
     assert entries(api, account)[: len(before)] == before
     assert len(entries(api, account)) == len(before) + 2
 
 
-def test_credits_are_left_alone(api: Api) -> None:
+def test_forgiving_leaves_the_available_credits_alone(api: Api) -> None:
     account = api.account(20)
     kept = api.reserve(account, 20)
     ok(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
@@ -126,7 +126,7 @@ def test_a_dry_run_forgives_nothing(api: Api) -> None:
     assert ok(forgive(api, account, debt["debtId"]))["lotId"] == answer["lotId"]
 
 
-def test_it_is_audited_with_its_reason_and_the_balances(api: Api) -> None:
+def test_forgiving_is_audited_with_reason_and_balances(api: Api) -> None:
     account, _ = owing(api, 5)
     [debt] = debts(api, account)
     answer = ok(forgive(api, account, debt["debtId"], "a bug in our gateway"))
@@ -142,7 +142,7 @@ def test_it_is_audited_with_its_reason_and_the_balances(api: Api) -> None:
     ]
 
 
-def test_it_is_an_event(api: Api) -> None:
+def test_forgiving_emits_an_event(api: Api) -> None:
     account, _ = owing(api, 5)
     [debt] = debts(api, account)
     ok(forgive(api, account, debt["debtId"]))
@@ -156,7 +156,7 @@ def test_it_is_an_event(api: Api) -> None:
     assert len(api.get("/events", types="debt.forgiven")["items"]) == 1
 
 
-def test_the_book_reconciles_with_a_debt_that_was_forgiven(api: Api) -> None:
+def test_the_book_reconciles_with_a_forgiven_debt(api: Api) -> None:
     account, _ = owing(api, 5, 7)
     api.mint(account, 3)
     for debt in debts(api, account):
@@ -165,7 +165,7 @@ def test_the_book_reconciles_with_a_debt_that_was_forgiven(api: Api) -> None:
     assert (balance(api, account), debts(api, account, open="true")) == ((0, 0, 0), [])
 
 
-def test_no_such_debt_is_a_404_that_changes_nothing(api: Api) -> None:
+def test_an_unknown_debt_is_a_404_that_changes_nothing(api: Api) -> None:
     account, _ = owing(api, 5)
     other, _ = owing(api, 7)
     [debt] = debts(api, other)
@@ -176,7 +176,7 @@ def test_no_such_debt_is_a_404_that_changes_nothing(api: Api) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": "x" * 501}, {"reason": None}, {"reason": "a\x00"}])
-def test_a_reason_is_needed(api: Api, body: Json) -> None:
+def test_forgiving_requires_a_reason(api: Api, body: Json) -> None:
     account, _ = owing(api, 5)
     [debt] = debts(api, account)
     with api.unchanged():
@@ -184,7 +184,7 @@ def test_a_reason_is_needed(api: Api, body: Json) -> None:
         problem_of(api.post(path, body), 400, "validation_error", "reason")
 
 
-def test_it_needs_its_scope(api: Api) -> None:
+def test_forgiving_requires_its_scope(api: Api) -> None:
     account, _ = owing(api, 5)
     [debt] = debts(api, account)
     others = ("admin:accounts:write", "admin:mint:write", "admin:ops:write", "admin:billing:read")
@@ -192,7 +192,7 @@ def test_it_needs_its_scope(api: Api) -> None:
     ok(forgive(api, account, debt["debtId"], token=api.sign(scopes=("admin:refunds:write",))))
 
 
-def test_no_more_than_the_ceiling_is_forgiven_at_once(start: Callable[..., Api]) -> None:
+def test_a_debt_over_the_ceiling_is_not_forgiven(start: Callable[..., Api]) -> None:
     api = start()
     account, _ = owing(api, 5)
     [debt] = debts(api, account)
@@ -201,7 +201,7 @@ def test_no_more_than_the_ceiling_is_forgiven_at_once(start: Callable[..., Api])
         problem_of(forgive(api, account, debt["debtId"]), 422, "amount_too_large")
 
 
-def test_an_account_that_is_full_keeps_its_debt(start: Callable[..., Api]) -> None:
+def test_an_account_at_2_63_minus_1_keeps_its_debt(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX_MICRO))
     account = api.account(MAX_MICRO - 4)
     api.reserve(account, MAX_MICRO - 4)

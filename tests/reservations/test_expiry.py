@@ -1,4 +1,4 @@
-"""Section 3: what falls due counts from that very moment; when it is written down makes no difference."""
+"""Expiry of lots and reservations counts from its exact time, whenever its entries are written."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 from minibill.core.clock import US_PER_SECOND
 from tests.api_client import Api, Json, ok, problem_of
 from tests.reservations.conftest import START_US, Moment
-from tests.reservations.helpers import Entry, balance, entries, history, lots, seen
+from tests.reservations.helpers import Entry, all_reads, balance, entries, history, lots
 
 
 def sweep(api: Api) -> None:
@@ -19,7 +19,7 @@ def sweep(api: Api) -> None:
 # --- one lot, one reservation ---
 
 
-def test_what_an_overdue_reservation_held_is_available_again_at_once(moment: Moment, api: Api) -> None:
+def test_credits_of_an_overdue_reservation_are_available_at_once(moment: Moment, api: Api) -> None:
     account = api.account(5, 5)
     first, second = lots(api, account)
     held = api.reserve(account, 7, ttlSeconds=10)
@@ -31,17 +31,15 @@ def test_what_an_overdue_reservation_held_is_available_again_at_once(moment: Mom
         assert lots(api, account) == {first: {"available": 5}, second: {"available": 5}}
     shown = api.get(f"/reservations/{held}")
     assert (shown["status"], shown["releasedMicro"], shown["finalizedAt"]) == ("expired", "7", None)
-    before = seen(api, account, held)
+    before = all_reads(api, account, held)
     sweep(api)
-    assert seen(api, account, held) == before
+    assert all_reads(api, account, held) == before
     assert entries(api, account, 4) == [Entry("release", 5, 5, -5, first, held), Entry("release", 2, 2, -2, second, held)]
 
 
 @pytest.mark.parametrize("how", ["release", "finalize", "overdue", "overdue together with the lot"])
 @pytest.mark.parametrize("swept", [False, True])
-def test_credits_that_come_back_to_a_lot_that_has_expired_are_expired(
-    moment: Moment, api: Api, how: str, swept: bool
-) -> None:
+def test_credits_that_return_to_an_expired_lot_expire(moment: Moment, api: Api, how: str, swept: bool) -> None:
     account = api.account()
     lot = api.mint(account, 10, expiresAt=moment.text(10))["lotId"]
     held = api.reserve(account, 6, ttlSeconds=10 if how == "overdue together with the lot" else 20)
@@ -71,7 +69,7 @@ def test_credits_that_come_back_to_a_lot_that_has_expired_are_expired(
     assert lots(api, account) == {lot: {"expired": 10 - spent} | ({"consumed": spent} if spent else {})}
 
 
-def test_credits_that_came_back_before_their_lot_expired_expire_with_it(moment: Moment, api: Api) -> None:
+def test_credits_that_return_before_the_expiry_expire_with_the_lot(moment: Moment, api: Api) -> None:
     account = api.account()
     lot = api.mint(account, 10, expiresAt=moment.text(20))["lotId"]
     held = api.reserve(account, 10, ttlSeconds=10)
@@ -81,7 +79,7 @@ def test_credits_that_came_back_before_their_lot_expired_expire_with_it(moment: 
     assert entries(api, account, 2)[:2] == [Entry("release", 10, 10, -10, lot, held), Entry("expire", -10, -10, 0, lot)]
 
 
-def test_a_finalize_charges_a_lot_that_expired_while_it_was_reserved(moment: Moment, api: Api) -> None:
+def test_a_finalize_charges_a_lot_that_expired_while_reserved(moment: Moment, api: Api) -> None:
     account = api.account()
     lot = api.mint(account, 10, expiresAt=moment.text(10))["lotId"]
     held = api.reserve(account, 10, ttlSeconds=100)
@@ -92,7 +90,7 @@ def test_a_finalize_charges_a_lot_that_expired_while_it_was_reserved(moment: Mom
     assert spent["id"] == lot
 
 
-def test_a_rejected_write_keeps_what_it_expired_first(moment: Moment, api: Api) -> None:
+def test_a_rejected_write_keeps_the_expiry_before_it(moment: Moment, api: Api) -> None:
     account = api.account(5)
     held = api.reserve(account, 5, ttlSeconds=10)
     moment.at(10)
@@ -104,21 +102,21 @@ def test_a_rejected_write_keeps_what_it_expired_first(moment: Moment, api: Api) 
     assert balance(api, account) == (5, 0, 0)
 
 
-# --- the same history, swept at each step or written down at the end ---
+# --- one history, swept at each step or at the end ---
 
 
 class Story(NamedTuple):
-    """A history to be told of new accounts; `step` is called at each moment at which something falls due."""
+    """A history to play on new accounts; `step` is called at each time at which lots or reservations expire."""
 
     api: Api
     moment: Moment
 
-    def tell(self, step: Callable[[], None], *, until: int = 50) -> tuple[str, list[str]]:
-        """Does it all to a new account, up to a moment; answers it and its reservations."""
+    def play(self, step: Callable[[], None], *, until: int = 50) -> tuple[str, list[str]]:
+        """Play the history on a new account up to a time; return the account and its reservations."""
         api, base = self.api, self.seconds()
         account = api.account()
         held: list[str] = []
-        # (moment, what happens): lots end at 5, 10, 10, 20, 30; reservations at 8, 10, 10, 15, 30, 40.
+        # Lots expire at 5, 10, 10, 20 and 30 seconds, reservations at 8, 10, 10, 15, 30 and 40.
         api.mint(account, 10, expiresAt=self.moment.text(base + 10), poolId="gpu")
         api.mint(account, 20, expiresAt=self.moment.text(base + 20))
         api.mint(account, 7, expiresAt=self.moment.text(base + 10))
@@ -144,8 +142,8 @@ class Story(NamedTuple):
 DUE = [5, 8, 10, 15, 20, 30, 40, 50]
 
 
-def told(api: Api, account: str, held: list[str]) -> list[tuple[object, ...]]:
-    """The entries of an account, with lots and reservations by their place."""
+def comparable_entries(api: Api, account: str, held: list[str]) -> list[tuple[object, ...]]:
+    """Return the entries of an account, with the index of each lot and reservation instead of its id."""
     places: dict[str | None, int] = {name: number for number, name in enumerate(lots(api, account))}
     reservations: dict[str | None, int] = {name: number for number, name in enumerate(held)}
     return [
@@ -159,16 +157,16 @@ def told(api: Api, account: str, held: list[str]) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("slice_max", [1, 2, 3, 200])
 @pytest.mark.parametrize("how", ["a late sweep", "a late mint", "a late reservation", "a late finalize", "a late batch"])
-def test_what_is_written_late_is_what_prompt_sweeps_would_have_written(
+def test_late_expiry_writes_the_entries_of_prompt_sweeps(
     moment: Moment, api: Api, monkeypatch: pytest.MonkeyPatch, slice_max: int, how: str
 ) -> None:
     monkeypatch.setattr("minibill.book.SWEEP_STEP", slice_max)
     moment.at(0)
     story = Story(api, moment)
-    prompt, prompt_held = story.tell(lambda: sweep(api))
-    assert [entry[0] for entry in told(api, prompt, prompt_held)].count("expire") > 4
-    late, late_held = story.tell(lambda: None)
-    reads = seen(api, late, *late_held)
+    prompt, prompt_held = story.play(lambda: sweep(api))
+    assert [entry[0] for entry in comparable_entries(api, prompt, prompt_held)].count("expire") > 4
+    late, late_held = story.play(lambda: None)
+    reads = all_reads(api, late, *late_held)
 
     def act(account: str, held: list[str]) -> None:
         match how:
@@ -185,26 +183,26 @@ def test_what_is_written_late_is_what_prompt_sweeps_would_have_written(
 
     act(late, late_held)
     act(prompt, prompt_held)
-    assert told(api, late, late_held) == told(api, prompt, prompt_held)
+    assert comparable_entries(api, late, late_held) == comparable_entries(api, prompt, prompt_held)
     if how in ("a late sweep", "a late reservation"):
-        assert seen(api, late, *late_held) == reads
+        assert all_reads(api, late, *late_held) == reads
 
 
 @pytest.mark.parametrize("seconds", [*DUE, 9, 25])
-def test_every_read_tells_before_a_sweep_what_it_tells_after_it(moment: Moment, api: Api, seconds: int) -> None:
-    account, held = Story(api, moment).tell(lambda: None, until=seconds)
+def test_every_read_is_the_same_before_and_after_a_sweep(moment: Moment, api: Api, seconds: int) -> None:
+    account, held = Story(api, moment).play(lambda: None, until=seconds)
 
-    def told_now() -> Json:
+    def read_all() -> Json:
         past = [balance(api, account, at=moment.text(at)) for at in range(seconds + 1)]
-        return [seen(api, account, *held), past]
+        return [all_reads(api, account, *held), past]
 
     with api.unchanged():
-        before = told_now()
+        before = read_all()
     sweep(api)
-    assert told_now() == before
+    assert read_all() == before
 
 
-def test_past_balances_are_exact_whenever_what_fell_due_was_written_down(moment: Moment, api: Api) -> None:
+def test_past_balances_are_exact_whenever_expiry_was_written(moment: Moment, api: Api) -> None:
     moment.at(0)
     account = api.account()
     api.mint(account, 10, expiresAt=moment.text(10), poolId="gpu")
@@ -216,21 +214,21 @@ def test_past_balances_are_exact_whenever_what_fell_due_was_written_down(moment:
     api.reserve(account, 4, ttlSeconds=15)
     soft = api.reserve(account, 30, ttlSeconds=45, billingMode="soft")
 
-    def told_of(**query: object) -> Json:
+    def read_balance(**query: object) -> Json:
         answer = api.get(f"/accounts/{account}/balance", **query)
         return answer["pools"], answer["debtMicro"]
 
-    # The naive answer: what the balance was while it was now.
+    # The expected balances are those that were read at the time.
     found: dict[tuple[int, int], Json] = {}
     for seconds in [5, 7, 8, 9, 10, 12, 15, 20, 30, 45]:
         for us in (-1, 0, 1):
             moment.at(seconds, us)
             if (seconds, us) == (12, 0):
                 ok(api.finalize(soft, 50))
-            found[seconds, us] = told_of()
+            found[seconds, us] = read_balance()
 
     def check() -> None:
-        assert {at: told_of(at=moment.text(*at)) for at in found} == found
+        assert {at: read_balance(at=moment.text(*at)) for at in found} == found
 
     moment.at(100)
     check()
@@ -245,7 +243,7 @@ def test_past_balances_are_exact_whenever_what_fell_due_was_written_down(moment:
 # --- the machine's clock ---
 
 
-def test_a_clock_that_jumps_back_ends_nothing_early_and_takes_no_time_back(moment: Moment, api: Api) -> None:
+def test_a_clock_that_jumps_back_expires_nothing_early(moment: Moment, api: Api) -> None:
     moment.at(1_000)
     account = api.account(10)
     api.mint(account, 10, expiresAt=moment.text(1_010))
@@ -254,7 +252,7 @@ def test_a_clock_that_jumps_back_ends_nothing_early_and_takes_no_time_back(momen
         moment.at(seconds)
         sweep(api)
         assert balance(api, account) == (5, 15, 0)
-        # A reservation made now is made at the latest time that the book has seen.
+        # A new reservation gets the latest time of the book.
         new = ok(api.ask_to_reserve(account, 1, ttlSeconds=5))
         assert new["expiresAt"] == moment.text(1_005)
         assert ok(api.release(new["reservationId"]))["releasedMicro"] == "1"
@@ -263,7 +261,7 @@ def test_a_clock_that_jumps_back_ends_nothing_early_and_takes_no_time_back(momen
     moment.at(1_010)
     assert balance(api, account) == (10, 0, 0)
     moment.at(0)
-    # What was over stays over.
+    # Expired items stay expired.
     assert balance(api, account) == (10, 0, 0)
     problem_of(api.finalize(held, 1), 409, "reservation_not_pending")
     sweep(api)
@@ -272,9 +270,7 @@ def test_a_clock_that_jumps_back_ends_nothing_early_and_takes_no_time_back(momen
     assert (times[0], times[-1]) == (moment.text(1_000), moment.text(1_010))
 
 
-def test_a_clock_that_jumped_back_while_the_book_was_closed_takes_no_time_back(
-    start: Callable[..., Api], moment: Moment
-) -> None:
+def test_a_clock_that_jumped_back_while_closed_does_not_move_time_back(start: Callable[..., Api], moment: Moment) -> None:
     moment.at(1_000)
     api = start()
     account = api.account(10)
@@ -286,11 +282,11 @@ def test_a_clock_that_jumped_back_while_the_book_was_closed_takes_no_time_back(
     assert ok(api.ask_to_reserve(account, 1, ttlSeconds=7))["expiresAt"] == moment.text(1_007)
 
 
-# --- many ---
+# --- many accounts ---
 
 
 @pytest.mark.parametrize("slice_max", [1, 3, 200])
-def test_a_sweep_settles_what_is_due_of_many_accounts_in_slices(
+def test_a_sweep_expires_many_accounts_in_slices(
     moment: Moment, api: Api, monkeypatch: pytest.MonkeyPatch, slice_max: int
 ) -> None:
     monkeypatch.setattr("minibill.book.SWEEP_STEP", slice_max)
@@ -301,9 +297,9 @@ def test_a_sweep_settles_what_is_due_of_many_accounts_in_slices(
             api.mint(account, 10, expiresAt=moment.text(10 + number % 2))
             held[account].append(api.reserve(account, 7, ttlSeconds=9 + number % 3))
     moment.at(20)
-    before = [seen(api, account, *held[account]) for account in accounts]
+    before = [all_reads(api, account, *held[account]) for account in accounts]
     sweep(api)
-    assert [seen(api, account, *held[account]) for account in accounts] == before
-    assert len({tuple(told(api, account, held[account])) for account in accounts}) == 1
+    assert [all_reads(api, account, *held[account]) for account in accounts] == before
+    assert len({tuple(comparable_entries(api, account, held[account])) for account in accounts}) == 1
     with api.unchanged():
         sweep(api)

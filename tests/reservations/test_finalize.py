@@ -1,4 +1,4 @@
-"""Section 3: finalize charges what the work cost, release gives all back; each of them once."""
+"""Finalize charges the actual cost, and release returns all credits; each of them once."""
 
 from collections.abc import Callable
 
@@ -6,19 +6,19 @@ import pytest
 
 from tests.api_client import Api, ok, problem_of
 from tests.reservations.conftest import Moment
-from tests.reservations.helpers import Entry, balance, entries, lots, seen
+from tests.reservations.helpers import Entry, all_reads, balance, entries, lots
 
 MAX = 2**63 - 1
 
 
-def test_a_finalize_consumes_in_the_order_in_which_it_was_reserved_and_gives_the_rest_back(moment: Moment, api: Api) -> None:
+def test_a_finalize_consumes_in_order_and_returns_the_rest(moment: Moment, api: Api) -> None:
     account = api.account()
     api.mint(account, 5)
     api.mint(account, 3, expiresAt=moment.text(100))
     api.mint(account, 2, poolId="gpu", priority=100)
     general, soon, gpu = lots(api, account)
     held = api.reserve(account, 9, poolId="gpu")
-    # What is minted meanwhile comes before all of them, and does not matter.
+    # A lot that is minted later precedes the reserved ones, and is not touched.
     api.mint(account, 9, poolId="gpu", priority=0)
     moment.at(7)
     ended = ok(api.finalize(held, 4))
@@ -57,7 +57,7 @@ def test_live_mode_charges_the_reservation_only(api: Api, cost: int, finalized: 
 
 
 @pytest.mark.parametrize("mode", ["live", "soft", "shadow"])
-def test_the_same_cost_again_is_the_same_answer_and_another_is_a_conflict(moment: Moment, api: Api, mode: str) -> None:
+def test_a_finalize_repeats_for_the_same_cost_and_conflicts_otherwise(moment: Moment, api: Api, mode: str) -> None:
     account = api.account(10)
     held = api.reserve(account, 8, billingMode=mode, ttlSeconds=10)
     moment.at(3)
@@ -68,13 +68,13 @@ def test_the_same_cost_again_is_the_same_answer_and_another_is_a_conflict(moment
         with api.unchanged():
             again = api.finalize(held, 12)
             assert (again.status_code, again.content) == (200, first.content)
-            # What is finalized is what was charged; the cost is what was said.
+            # The request's cost is compared, and not the finalized amount.
             for cost in (8, 11, 0):
                 problem_of(api.finalize(held, cost), 409, "reservation_conflict")
             problem_of(api.release(held), 409, "reservation_not_pending")
 
 
-def test_a_release_gives_all_back_and_again_is_the_same_answer(moment: Moment, api: Api) -> None:
+def test_a_release_returns_all_credits_and_can_be_repeated(moment: Moment, api: Api) -> None:
     account = api.account(5, 5)
     first_lot, second_lot = lots(api, account)
     held = api.reserve(account, 8, ttlSeconds=10)
@@ -98,9 +98,7 @@ def test_a_release_gives_all_back_and_again_is_the_same_answer(moment: Moment, a
 
 
 @pytest.mark.parametrize("verb", ["finalize", "release"])
-def test_a_reservation_is_pending_while_now_is_before_its_end_and_not_from_it_on(
-    moment: Moment, api: Api, verb: str
-) -> None:
+def test_a_reservation_is_pending_until_the_microsecond_of_its_expiry(moment: Moment, api: Api, verb: str) -> None:
     account = api.account(10, 10)
     live, over = api.reserve(account, 5, ttlSeconds=10), api.reserve(account, 5, ttlSeconds=10)
     act: Callable[[str], object] = {
@@ -114,7 +112,7 @@ def test_a_reservation_is_pending_while_now_is_before_its_end_and_not_from_it_on
     problem_of(api.finalize(over, 5), 409, "reservation_not_pending")
     with api.unchanged():
         problem_of(api.finalize(over, 0), 409, "reservation_not_pending")
-        # Its credits are back, which is all that a release asks for.
+        # Its credits have returned, so a release succeeds.
         assert ok(api.release(over))["releasedMicro"] == "5"
     api.advance(0)
     with api.unchanged():
@@ -125,7 +123,7 @@ def test_a_reservation_is_pending_while_now_is_before_its_end_and_not_from_it_on
 
 
 @pytest.mark.parametrize("unknown", ["res_none", "res_0", "acct_1", "x", "res_" + "z" * 60])
-def test_what_nobody_reserved_can_not_be_ended(api: Api, unknown: str) -> None:
+def test_an_unknown_reservation_can_not_be_finalized_or_released(api: Api, unknown: str) -> None:
     with api.unchanged():
         problem_of(api.finalize(unknown, 5), 404, "reservation_not_found")
         problem_of(api.release(unknown), 404, "reservation_not_found")
@@ -134,7 +132,7 @@ def test_what_nobody_reserved_can_not_be_ended(api: Api, unknown: str) -> None:
 
 
 @pytest.mark.parametrize("cost", [5, "-5", "05", "", "5.0", None, str(MAX + 1)])
-def test_a_malformed_cost_is_refused_by_its_name(api: Api, cost: object) -> None:
+def test_a_malformed_cost_is_rejected_by_its_name(api: Api, cost: object) -> None:
     held = api.reserve(api.account(10), 5)
     with api.unchanged():
         for answer in (
@@ -152,20 +150,20 @@ def test_an_admin_and_a_service_end_the_same_reservations(api: Api) -> None:
     held = api.reserve(account, 4)
     given = ok(api.post(f"/reservations/{held}/release", {}))
     assert ok(api.release(held)) == given
-    # Saying it again moved nothing, which the audit log says.
+    # The repeated release moved no credits.
     assert balance(api, account) == (7, 0, 0)
 
 
-def test_reservations_stay_what_they_are_across_a_restart(start: Callable[..., Api], moment: Moment) -> None:
+def test_reservations_survive_a_restart(start: Callable[..., Api], moment: Moment) -> None:
     api = start()
     account = api.account(30)
     over = api.reserve(account, 1, ttlSeconds=5)
     ended, given, pending = (api.reserve(account, 4, ttlSeconds=50) for _ in range(3))
     answers = [api.finalize(ended, 3).content, api.release(given).content]
     moment.at(5)
-    before = seen(api, account, ended, given, pending, over)
+    before = all_reads(api, account, ended, given, pending, over)
     api = start()
-    assert seen(api, account, ended, given, pending, over) == before
+    assert all_reads(api, account, ended, given, pending, over) == before
     assert [api.finalize(ended, 3).content, api.release(given).content] == answers
     assert ok(api.finalize(pending, 4))["finalizedMicro"] == "4"
     problem_of(api.finalize(over, 1), 409, "reservation_not_pending")

@@ -1,4 +1,4 @@
-"""Section 3, Bounds: the work of one request has a limit, and no error or dry run rolls back the expiry before it."""
+"""Limits of the work of one request. No error or dry run rolls back the expiry before it."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ ADMIN = Caller("admin", "test", None, frozenset())
 
 @pytest.fixture
 def expired(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What each slice that a request ran has expired; slices of no more than five."""
+    """Limit slices to a work of 5; collect the number of items that each slice of a request expires."""
     counts: list[int] = []
     run = expiry.expire_slice
 
@@ -39,7 +39,7 @@ def expired(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def overdue(api: Api, moment: Moment, count: int) -> str:
-    """An account with that many overdue reservations of one micro-unit, each of a lot of its own."""
+    """Return an account with `count` overdue reservations of one micro-unit, each of another lot."""
     account = api.account(*[1] * count)
     for _ in range(count):
         api.reserve(account, 1, ttlSeconds=10)
@@ -48,7 +48,7 @@ def overdue(api: Api, moment: Moment, count: int) -> str:
 
 
 def together(api: Api, *requests: tuple[str, str, Json]) -> list[int]:
-    """Send requests at once; return their places in the order in which they are answered."""
+    """Send requests concurrently; return their indexes in the order of the responses."""
     order: list[int] = []
 
     async def send(place: int, prefix: str, path: str, body: Json) -> None:
@@ -89,7 +89,7 @@ def test_callers_that_are_rejected_together_expire_each_item_once(moment: Moment
     assert [entry.type for entry in entries(api, account, 24)] == ["release"] * 12
 
 
-def test_of_many_requests_on_one_account_one_expires_it(moment: Moment, api: Api, expired: list[int]) -> None:
+def test_one_of_many_requests_on_an_account_expires_it(moment: Moment, api: Api, expired: list[int]) -> None:
     other = api.account(5)
     account = overdue(api, moment, 60)
     before: list[int] = []
@@ -108,7 +108,7 @@ def test_of_many_requests_on_one_account_one_expires_it(moment: Moment, api: Api
 
     api.loop.run(send_all())
     assert sum(expired) == 60
-    # Slices of all twenty would line up before each request on the other account.
+    # Otherwise the slices of all 20 requests would be queued ahead of the requests on the other account.
     assert before[0] < 20
 
 
@@ -125,19 +125,19 @@ def test_a_slice_counts_the_lots_that_reservations_hold(moment: Moment, api: Api
         api.reserve(account, lots, ttlSeconds=10)
     moment.at(20)
     ok(api.ask_to_reserve(account, 12), 201)
-    # 3 + 2 of 5; a reservation of more than that has a slice of its own; and the last.
+    # Work of 3 + 2; a reservation with more work than 5, in its own slice; the last one.
     assert expired == [2, 1, 1]
 
 
 @pytest.mark.parametrize("dry", [False, True])
-def test_expiry_ends_although_something_falls_due_each_moment(
+def test_expiry_ends_although_more_expires_at_each_read_of_the_clock(
     moment: Moment, api: Api, expired: list[int], dry: bool
 ) -> None:
     account = api.account(100)
     for seconds in range(10, 60):
         api.reserve(account, 1, ttlSeconds=seconds)
     moment.at(10)
-    # Time passes each time that the book looks at it, which it does twice for each time that it takes.
+    # The time advances at each read. The book reads it twice for each time that it uses.
     moment.step_us = 250_000
     path = f"/accounts/{account}/reservations"
     ok(api.post(path, {"amountMicro": "1"}, **({"dryRun": "true"} if dry else {})), 201)
@@ -155,7 +155,7 @@ def test_a_dry_run_expires_in_slices_that_stay(moment: Moment, api: Api, expired
     assert ok(api.post(path, body), 201) == {name: tried[name] for name in tried if name != "dryRun"}
 
 
-def test_a_key_is_stored_once_although_its_request_waited_for_slices(moment: Moment, api: Api, expired: list[int]) -> None:
+def test_a_key_is_stored_once_if_its_request_waited_for_slices(moment: Moment, api: Api, expired: list[int]) -> None:
     account = overdue(api, moment, 12)
     body = {"accountId": account, "amountMicro": "3"}
     first = api.internal("POST", "/reservations", body, key="k")
@@ -167,7 +167,7 @@ def test_a_key_is_stored_once_although_its_request_waited_for_slices(moment: Mom
     assert int(first.headers["ledger-sequence"]) == 12 + 2 * 12 + 3
 
 
-def test_what_the_database_rejects_rolls_no_expiry_back(moment: Moment, api: Api, expired: list[int]) -> None:
+def test_an_error_of_the_database_rolls_no_expiry_back(moment: Moment, api: Api, expired: list[int]) -> None:
     account = overdue(api, moment, 4)
     ok(api.call("PUT", "/discounts/c1/tiers", {"tiers": [{"tier": "gold", "rateBps": 1}]}))
 
@@ -184,7 +184,7 @@ def test_what_the_database_rejects_rolls_no_expiry_back(moment: Moment, api: Api
     assert [entry.type for entry in entries(api, account, 8)] == ["release"] * 4
 
 
-def test_an_operation_that_writes_before_it_names_what_is_due_changes_nothing(api: Api) -> None:
+def test_an_operation_that_writes_before_expiry_due_changes_nothing(api: Api) -> None:
     def wrong(conn: sqlite3.Connection, now_us: int) -> WriteResult:
         conn.execute("INSERT INTO credit_accounts VALUES (99, 'person', 'x', ?)", (now_us,))
         raise expiry.ExpiryDue([1])
@@ -196,7 +196,7 @@ def test_an_operation_that_writes_before_it_names_what_is_due_changes_nothing(ap
 # --- batches and revocations ---
 
 
-def test_a_batch_expires_what_is_due_on_many_accounts_in_slices(moment: Moment, api: Api, expired: list[int]) -> None:
+def test_a_batch_expires_many_accounts_in_slices(moment: Moment, api: Api, expired: list[int]) -> None:
     campaign = api.campaign()
     accounts = [api.account(*[1] * 6, expiresAt=moment.text(5 + number)) for number in range(4)]
     moment.at(20)
@@ -215,7 +215,7 @@ def test_a_rejected_batch_expires_only_for_its_campaign(moment: Moment, api: Api
 
 
 @pytest.mark.parametrize("really", [True, False])
-def test_a_revocation_expires_what_is_due_in_slices(
+def test_a_revocation_expires_in_slices(
     moment: Moment, api: Api, expired: list[int], monkeypatch: pytest.MonkeyPatch, really: bool
 ) -> None:
     monkeypatch.setattr(revocation, "SLICE_GRANTS_MAX", 2)
@@ -231,7 +231,7 @@ def test_a_revocation_expires_what_is_due_in_slices(
     assert sum(expired) == 18 and max(expired) == 2
 
 
-def test_a_batch_may_spend_all_that_overdue_holds_give_back(
+def test_a_batch_may_spend_all_credits_of_overdue_reservations(
     moment: Moment, api: Api, expired: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "OVERDUE_SCAN_MAX", 2)
@@ -242,7 +242,7 @@ def test_a_batch_may_spend_all_that_overdue_holds_give_back(
         for _ in range(10):
             api.reserve(account, 1, ttlSeconds=5)
     ok(api.post(f"/campaigns/{campaign}/revoke", {"reason": "a mistake"}))
-    # Somebody else's, in front of them.
+    # Reservations of another account that expire earlier.
     bystander = api.account(9)
     for _ in range(5):
         api.reserve(bystander, 1, ttlSeconds=3)
@@ -251,7 +251,7 @@ def test_a_batch_may_spend_all_that_overdue_holds_give_back(
     assert max(expired) == 2
 
 
-def test_a_campaign_that_revoked_nothing_reserved_waits_for_nobody(
+def test_a_campaign_without_revoked_reservations_waits_for_nobody(
     moment: Moment, api: Api, expired: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "OVERDUE_SCAN_MAX", 2)
@@ -279,7 +279,7 @@ def test_an_account_has_at_most_64_pools(api: Api) -> None:
     assert balance(api, account) == (65, 0, 0)
 
 
-def test_a_batch_that_would_begin_a_65th_pool_pays_nobody(api: Api) -> None:
+def test_a_batch_that_would_create_a_65th_pool_pays_nobody(api: Api) -> None:
     full, other = with_pools(api, POOLS_MAX), api.account()
     campaign = api.campaign(poolId="one-too-many")
     with api.unchanged():
@@ -292,7 +292,7 @@ def test_a_batch_that_would_begin_a_65th_pool_pays_nobody(api: Api) -> None:
     ok(api.batch(api.campaign(poolId="pool-9"), (full, 5)), 201)
 
 
-def test_shadows_and_debts_begin_no_pool(api: Api) -> None:
+def test_shadows_and_debts_create_no_pool(api: Api) -> None:
     account = with_pools(api, POOLS_MAX)
     ok(api.finalize(api.reserve(account, 5, billingMode="shadow", poolId="new"), 6))
     ok(api.finalize(api.reserve(account, 1, billingMode="soft", poolId="new"), 3))
@@ -304,7 +304,7 @@ def test_shadows_and_debts_begin_no_pool(api: Api) -> None:
     assert len(api.get(f"/accounts/{account}/balance")["pools"]) == POOLS_MAX
 
 
-def test_the_first_entry_of_an_account_at_the_limit_without_general_is_rejected(api: Api) -> None:
+def test_a_first_entry_in_general_is_rejected_at_64_pools(api: Api) -> None:
     account = api.account()
     for number in range(POOLS_MAX):
         api.mint(account, 1, poolId=f"pool-{number}")
@@ -315,7 +315,7 @@ def test_the_first_entry_of_an_account_at_the_limit_without_general_is_rejected(
 
 @contextmanager
 def traced(api: Api) -> Iterator[list[str]]:
-    """The statements that the writer runs."""
+    """Collect the statements that the writer runs."""
     ran: list[str] = []
     conn = api.book.writer._conn
     conn.set_trace_callback(ran.append)
@@ -331,7 +331,7 @@ def test_a_spend_loads_its_own_pool_and_general_only(api: Api) -> None:
     assert sum("FROM credit_balances" in sql and "SELECT pool_id" in sql for sql in ran) == 1
     [cached] = api.book.writer._remembered["ledger"]._accounts.values()
     assert {pool for _, pool in cached.balances} == {"pool-3", "general"}
-    # Another pool is loaded beside them, and what is not there is known as empty.
+    # Another pool is loaded in addition; a pool that does not exist is cached as empty.
     ok(api.ask_to_reserve(account, 1, poolId="pool-4"), 201)
     problem_of(api.ask_to_reserve(account, 1, poolId="none"), 402, "insufficient_balance")
     assert {pool for _, pool in cached.balances} == {"pool-3", "pool-4", "none", "general"}
@@ -363,12 +363,12 @@ def test_an_account_has_at_most_10000_pending_reservations(moment: Moment, api: 
     api.reserve(other, 1)
     ok(api.finalize(held, 1))
     api.reserve(account, 1)
-    # What was counted is forgotten with the account, and counted again.
+    # The mint evicts the account from the cache, and the reservations are counted again.
     api.mint(account, 1)
     problem_of(api.ask_to_reserve(account, 1), 422, "too_many_reservations")
 
 
-def test_reservations_that_end_make_room_for_others(moment: Moment, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reservations_that_end_make_room_for_new_ones(moment: Moment, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reservations, "PENDING_MAX", 3)
     account = api.account(10)
     ends: list[str] = [api.reserve(account, 1, ttlSeconds=ttl) for ttl in (5, 50, 50)]
@@ -391,7 +391,7 @@ def test_reservations_that_end_make_room_for_others(moment: Moment, api: Api, mo
 
 @pytest.fixture
 def scattered(api: Api) -> str:
-    """An account with 1,005 lots of one micro-unit each."""
+    """Return an account with 1,005 lots of one micro-unit each."""
     account = api.account()
     prefix, path = "/admin/billing", f"/accounts/{account}/mint"
     together(api, *[(prefix, path, {"amountMicro": "1"})] * (LOTS_PER_SPEND_MAX + 5))
@@ -413,7 +413,7 @@ def test_a_reservation_draws_on_at_most_1000_lots(api: Api, scattered: str) -> N
 def test_a_soft_reservation_holds_what_1000_lots_have(api: Api, scattered: str) -> None:
     held = ok(api.ask_to_reserve(scattered, 2_000, billingMode="soft"), 201)
     assert (held["totalReservedMicro"], len(allocations(held))) == ("1000", LOTS_PER_SPEND_MAX)
-    # Its overrun has no more lots to draw on, so all of it is a debt.
+    # The overrun may draw on no more lots, so all of it is a debt.
     assert ok(api.finalize(held["reservationId"], 1_003))["overrunMicro"] == "3"
     assert balance(api, scattered) == (5, 0, 3)
 

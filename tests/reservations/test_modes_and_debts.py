@@ -1,4 +1,4 @@
-"""Section 3: billing modes, what soft mode leaves as a debt and who pays it, and the table of entries."""
+"""Billing modes, debts of soft mode and their payment, and the table of entry types."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ MAX = 2**63 - 1
 
 
 @pytest.mark.parametrize(("there", "held"), [(0, 0), (3, 3), (8, 8), (9, 8)])
-def test_soft_mode_never_refuses_and_holds_what_is_there(api: Api, there: int, held: int) -> None:
+def test_soft_mode_reserves_the_available_credits(api: Api, there: int, held: int) -> None:
     account = api.account(*[there] * (there > 0))
     api.mint(account, 50, poolId="gpu")
     answer = ok(api.ask_to_reserve(account, 8, billingMode="soft"), 201)
@@ -24,7 +24,7 @@ def test_soft_mode_never_refuses_and_holds_what_is_there(api: Api, there: int, h
     assert balance(api, account, poolId="general")[:2] == (there - held, held)
 
 
-def test_soft_mode_charges_what_is_above_the_reservation_to_lots_in_drawdown_order_and_the_rest_as_a_debt(api: Api) -> None:
+def test_soft_mode_charges_an_overrun_to_lots_and_then_as_a_debt(api: Api) -> None:
     account = api.account(5)
     api.mint(account, 4, priority=60)
     api.mint(account, 2, poolId="gpu")
@@ -50,7 +50,7 @@ def test_soft_mode_charges_what_is_above_the_reservation_to_lots_in_drawdown_ord
     assert balance(api, account) == (90, 0, 8)
 
 
-def test_soft_mode_gives_back_what_the_work_did_not_cost(api: Api) -> None:
+def test_soft_mode_returns_the_credits_above_the_cost(api: Api) -> None:
     account = api.account(10)
     held = api.reserve(account, 8, billingMode="soft")
     ended = ok(api.finalize(held, 5))
@@ -58,7 +58,7 @@ def test_soft_mode_gives_back_what_the_work_did_not_cost(api: Api) -> None:
     assert balance(api, account) == (5, 0, 0)
 
 
-def test_an_overrun_is_not_charged_to_lots_that_have_expired(moment: Moment, api: Api) -> None:
+def test_an_overrun_is_not_charged_to_expired_lots(moment: Moment, api: Api) -> None:
     account = api.account(3)
     api.mint(account, 50, expiresAt=moment.text(5), priority=99)
     held = api.reserve(account, 3, billingMode="soft")
@@ -68,7 +68,7 @@ def test_an_overrun_is_not_charged_to_lots_that_have_expired(moment: Moment, api
 
 
 def owing(api: Api, *debts: int, pool: str = "general") -> tuple[str, list[str]]:
-    """An account with nothing but debts, and their reservations."""
+    """Return an account with debts and no credits, and the reservations of the debts."""
     account = api.account()
     held = [api.reserve(account, owed, billingMode="soft", poolId=pool) for owed in debts]
     for reservation, owed in zip(held, debts, strict=True):
@@ -100,7 +100,7 @@ def test_a_mint_into_any_pool_pays_the_oldest_debts_first(api: Api) -> None:
     assert balance(api, account) == (16, 0, 0)
 
 
-def test_a_grant_of_a_campaign_pays_debts(api: Api) -> None:
+def test_a_grant_pays_debts(api: Api) -> None:
     account, _ = owing(api, 5)
     other, _ = owing(api, 30)
     free = api.account()
@@ -111,7 +111,7 @@ def test_a_grant_of_a_campaign_pays_debts(api: Api) -> None:
     assert entries(api, account, 1)[-1] == Entry("debt_paid", -5, -5, 0, grants[0]["lotId"])
 
 
-def test_credits_that_come_back_pay_no_debt(api: Api) -> None:
+def test_returned_credits_pay_no_debt(api: Api) -> None:
     account = api.account(10)
     kept = api.reserve(account, 10)
     ok(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
@@ -121,7 +121,7 @@ def test_credits_that_come_back_pay_no_debt(api: Api) -> None:
     assert balance(api, account) == (10, 0, 4)
 
 
-def test_a_mint_that_is_a_duplicate_pays_nothing(api: Api) -> None:
+def test_a_duplicate_mint_pays_no_debt(api: Api) -> None:
     account = api.account()
     api.mint(account, 2, sourceId="order-1")
     ok(api.finalize(api.reserve(account, 5, billingMode="soft"), 5))
@@ -129,7 +129,7 @@ def test_a_mint_that_is_a_duplicate_pays_nothing(api: Api) -> None:
     assert (again["duplicate"], balance(api, account)) == (True, (0, 0, 3))
 
 
-def test_a_past_balance_knows_the_debts_of_that_moment(moment: Moment, api: Api) -> None:
+def test_a_past_balance_has_the_debts_of_that_time(moment: Moment, api: Api) -> None:
     moment.at(0)
     account = api.account()
     held = api.reserve(account, 5, billingMode="soft")
@@ -147,7 +147,7 @@ def test_a_past_balance_knows_the_debts_of_that_moment(moment: Moment, api: Api)
 # --- shadow ---
 
 
-def test_shadow_mode_moves_nothing_and_writes_what_would_have_been(api: Api) -> None:
+def test_shadow_mode_moves_no_credits_and_records_the_amounts(api: Api) -> None:
     account = api.account(10)
     before = lots(api, account)
     answer = ok(api.ask_to_reserve(account, 8, billingMode="shadow", poolId="gpu", metadata={"model": "x"}), 201)
@@ -161,7 +161,7 @@ def test_shadow_mode_moves_nothing_and_writes_what_would_have_been(api: Api) -> 
         Entry("shadow_reserve", 0, 0, 0, None, held),
         Entry("shadow_finalize", 0, 0, 0, None, held),
     ]
-    # The account has no pool gpu, and a shadow begins none.
+    # The account has no pool gpu, and a shadow creates none.
     assert balance(api, account, poolId="gpu") == (0, 0, 0)
     assert [pool["poolId"] for pool in api.get(f"/accounts/{account}/balance")["pools"]] == ["general"]
     reserved, finalized = (entry["metadata"] for entry in history(api, account, poolId="general")[1:])
@@ -171,14 +171,14 @@ def test_shadow_mode_moves_nothing_and_writes_what_would_have_been(api: Api) -> 
 
 
 @pytest.mark.parametrize("there", [0, 5])
-def test_shadow_mode_refuses_nobody_for_lack_of_credits(api: Api, there: int) -> None:
+def test_shadow_mode_rejects_nobody_for_lack_of_credits(api: Api, there: int) -> None:
     account = api.account(*[there] * (there > 0))
     held = api.reserve(account, 8, billingMode="shadow")
     ok(api.finalize(held, 4))
     assert balance(api, account) == (there, 0, 0)
 
 
-def test_a_shadow_that_is_released_or_overdue_moves_nothing(moment: Moment, api: Api) -> None:
+def test_a_released_or_overdue_shadow_moves_no_credits(moment: Moment, api: Api) -> None:
     account = api.account(10)
     released, overdue = (api.reserve(account, 8, billingMode="shadow", ttlSeconds=5) for _ in range(2))
     ok(api.release(released))
@@ -193,7 +193,7 @@ def test_a_shadow_that_is_released_or_overdue_moves_nothing(moment: Moment, api:
 
 
 @pytest.mark.parametrize("mode", ["live", "soft", "shadow"])
-def test_the_mode_is_the_settings_unless_the_request_names_one(start: Callable[..., Api], mode: str) -> None:
+def test_the_setting_is_the_mode_unless_the_request_names_one(start: Callable[..., Api], mode: str) -> None:
     api = start(MINIBILL_BILLING_MODE=mode)
     account = api.account(10)
     assert ok(api.ask_to_reserve(account, 1))["billingMode"] == mode
@@ -214,7 +214,7 @@ def test_a_reservation_keeps_its_mode_when_the_setting_changes(start: Callable[.
 # --- the table of entries ---
 
 
-def test_every_type_of_entry_moves_what_the_table_says(moment: Moment, api: Api) -> None:
+def test_every_entry_type_has_the_documented_deltas(moment: Moment, api: Api) -> None:
     account = api.account()
     api.mint(account, 10, sourceType="deposit")
     api.mint(account, 6, expiresAt=moment.text(10))
@@ -235,7 +235,7 @@ def test_every_type_of_entry_moves_what_the_table_says(moment: Moment, api: Api)
         Entry("reserve", -4, -4, 4, grant, soft),
         Entry("reserve", -2, -2, 2, grant, live),
         Entry("reserve", -3, -3, 3, deposit, live),
-        # Nothing of the grant is available when it expires; what comes back to it later is expired.
+        # The expired grant has no available credits; credits that return to it later expire.
         Entry("expire", -2, 0, -2, grant, live),
         Entry("release", 3, 3, -3, deposit, live),
         Entry("finalize", -4, 0, -4, grant, soft),
@@ -248,7 +248,7 @@ def test_every_type_of_entry_moves_what_the_table_says(moment: Moment, api: Api)
         Entry("release", 3, 3, -3, paid, short),
         Entry("shadow_finalize", 0, 0, 0, None, shadow),
     ]
-    # And each checks itself against the one before.
+    # Each entry follows from the previous one.
     available = reserved = 0
     for number, entry in enumerate(history(api, account), 1):
         available += int(entry["availableDeltaMicro"])
@@ -260,7 +260,7 @@ def test_every_type_of_entry_moves_what_the_table_says(moment: Moment, api: Api)
 # --- near 2^63 ---
 
 
-def test_the_ceiling_is_of_what_a_finalize_moves(start: Callable[..., Api]) -> None:
+def test_the_ceiling_limits_the_charge_of_a_finalize(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO="100")
     account = api.account(100, 100)
     soft = api.reserve(account, 60, billingMode="soft")
@@ -273,7 +273,7 @@ def test_the_ceiling_is_of_what_a_finalize_moves(start: Callable[..., Api]) -> N
     assert balance(api, account) == (40, 0, 0)
 
 
-def test_one_account_may_hold_and_reserve_all_that_there_can_be(start: Callable[..., Api]) -> None:
+def test_an_account_may_hold_and_reserve_2_63_minus_1(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account(MAX)
     held = api.reserve(account, MAX)
@@ -288,7 +288,7 @@ def test_one_account_may_hold_and_reserve_all_that_there_can_be(start: Callable[
     assert balance(api, account) == (MAX, 0, 0)
 
 
-def test_an_overrun_may_be_all_that_there_can_be(start: Callable[..., Api]) -> None:
+def test_an_overrun_may_be_2_63_minus_1(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account(MAX - 1)
     held = api.reserve(account, 1, billingMode="soft")
@@ -298,7 +298,7 @@ def test_an_overrun_may_be_all_that_there_can_be(start: Callable[..., Api]) -> N
     assert balance(api, account) == (MAX - 1, 0, 0)
 
 
-def test_debts_that_together_would_overflow_are_refused_and_nothing_changes(start: Callable[..., Api]) -> None:
+def test_debts_that_would_overflow_are_rejected(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account()
     first, second = (api.reserve(account, 5, billingMode="soft") for _ in range(2))
@@ -312,7 +312,7 @@ def test_debts_that_together_would_overflow_are_refused_and_nothing_changes(star
     assert balance(api, account, at=api.after(0)) == (0, 0, MAX)
 
 
-def test_debts_may_come_to_more_than_2_63_in_all_when_they_were_paid_in_between(start: Callable[..., Api]) -> None:
+def test_debts_may_exceed_2_63_in_all_if_they_are_paid_in_between(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account()
     for _ in range(3):
@@ -323,7 +323,7 @@ def test_debts_may_come_to_more_than_2_63_in_all_when_they_were_paid_in_between(
     assert balance(api, account, at=api.after(0)) == (0, 0, 0)
 
 
-def test_shadows_know_no_overflow(start: Callable[..., Api]) -> None:
+def test_shadows_do_not_overflow(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO=str(MAX))
     account = api.account(MAX)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Section 3 under contention: many at once, and what there is is given out once."""
+"""Concurrent requests never reserve, charge or return the same credits twice."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.reservations.helpers import balance, entries
 
 
 def at_once(api: Api, *requests: tuple[str, Json], sweeps: int = 0) -> list[httpx.Response]:
-    """Sends all of these under /api/internal/billing together, with sweeps beside them."""
+    """Send these requests to /api/internal/billing concurrently, with sweeps in between; return the responses."""
     headers = {"Authorization": f"Bearer {api.sign_service()}", "Content-Type": "application/json"}
 
     async def send() -> list[httpx.Response]:
@@ -34,9 +34,7 @@ def codes(answers: list[httpx.Response]) -> Counter[Any]:
 
 
 @pytest.mark.parametrize(("there", "lots"), [(1_000, 1), (1_003, 17)])
-def test_of_500_that_reserve_at_once_just_those_get_credits_that_there_are_credits_for(
-    api: Api, there: int, lots: int
-) -> None:
+def test_500_concurrent_reserves_share_out_the_credits_exactly(api: Api, there: int, lots: int) -> None:
     account = api.account(*[there // lots + (number < there % lots) for number in range(lots)])
     wanted = ("/reservations", {"accountId": account, "amountMicro": "7"})
     answers = at_once(api, *[wanted] * 500)
@@ -49,7 +47,7 @@ def test_of_500_that_reserve_at_once_just_those_get_credits_that_there_are_credi
     assert balance(api, account) == (there, 0, 0)
 
 
-def test_of_many_that_reserve_softly_at_once_nobody_holds_what_another_holds(api: Api) -> None:
+def test_concurrent_soft_reserves_never_share_credits(api: Api) -> None:
     account = api.account(50, 50)
     answers = at_once(api, *[("/reservations", {"accountId": account, "amountMicro": "7", "billingMode": "soft"})] * 60)
     held = Counter(ok(answer)["totalReservedMicro"] for answer in answers)
@@ -57,7 +55,7 @@ def test_of_many_that_reserve_softly_at_once_nobody_holds_what_another_holds(api
     assert balance(api, account) == (0, 100, 0)
 
 
-def test_the_same_finalize_50_times_at_once_charges_once(api: Api) -> None:
+def test_50_concurrent_finalizes_of_one_reservation_charge_once(api: Api) -> None:
     account = api.account(100)
     held = api.reserve(account, 20, billingMode="soft")
     answers = at_once(api, *[("/finalize", {"reservationId": held, "actualCostMicro": "25"})] * 50)
@@ -67,7 +65,7 @@ def test_the_same_finalize_50_times_at_once_charges_once(api: Api) -> None:
     assert [entry.type for entry in entries(api, account, 2)] == ["finalize", "finalize"]
 
 
-def test_finalizes_and_releases_that_race_have_one_winner(api: Api) -> None:
+def test_racing_finalizes_and_releases_have_one_winner(api: Api) -> None:
     account = api.account(1_000)
     for number in range(10):
         before = balance(api, account)[0]
@@ -87,14 +85,14 @@ def test_finalizes_and_releases_that_race_have_one_winner(api: Api) -> None:
         assert codes(answers)[200] == 3
 
 
-def test_finalizes_releases_and_the_end_of_their_time_that_race_have_one_winner_each(moment: Moment, api: Api) -> None:
+def test_racing_finalizes_releases_and_expiry_have_one_winner(moment: Moment, api: Api) -> None:
     account = api.account(10_000)
     wins: Counter[str] = Counter()
     for number in range(1, 11):
         moment.at(number * 10)
         held = [api.reserve(account, 20, ttlSeconds=1) for _ in range(10)]
         before = balance(api, account)[0]
-        # Their time ends while they are being finalized and released: every look at the clock is a microsecond later.
+        # They expire while they are being finalized and released: each read of the clock is a microsecond later.
         moment.at(number * 10 + 1, -5 * number)
         moment.step_us = 1
         finalizes = [("/finalize", {"reservationId": each, "actualCostMicro": "3"}) for each in held]
@@ -107,16 +105,16 @@ def test_finalizes_releases_and_the_end_of_their_time_that_race_have_one_winner_
         won = {"finalized": "/finalize", "released": "/release", "expired": None}
         for place, (path, body) in enumerate(racing):
             status = ends[held.index(body["reservationId"])]
-            # To release what has expired is no error.
+            # Releasing an expired reservation succeeds.
             succeeds = won[status] == path or (status == "expired" and path == "/release")
             assert answers[place].status_code == (200 if succeeds else 409)
         assert balance(api, account) == (before + 200 - 3 * ends.count("finalized"), 0, 0)
         wins.update(ends)
-    # Otherwise nothing raced.
+    # Otherwise no race took place.
     assert set(wins) == {"finalized", "released", "expired"}
 
 
-def test_the_same_idempotency_key_many_times_at_once_reserves_once(api: Api) -> None:
+def test_concurrent_requests_with_one_key_reserve_once(api: Api) -> None:
     account = api.account(100)
     headers = {"Authorization": f"Bearer {api.sign_service()}", "Content-Type": "application/json", "Idempotency-Key": "k"}
     body = json.dumps({"accountId": account, "amountMicro": "7"})

@@ -1142,7 +1142,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @hypothesis_settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
-def test_whatever_is_done_and_whenever_it_is_settled_the_book_is_that_of_the_contract(
+def test_random_histories_give_the_same_book_as_the_model(
     folder: Path, first_file: Path, loop: Loop, story: list[Step]
 ) -> None:
     with small_and_quick():
@@ -1153,7 +1153,7 @@ def test_whatever_is_done_and_whenever_it_is_settled_the_book_is_that_of_the_con
 @hypothesis_settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
-def test_expiry_in_small_slices_is_that_of_the_contract(
+def test_expiry_in_small_slices_gives_the_same_book_as_the_model(
     folder: Path, first_file: Path, loop: Loop, story: list[Step], slice_max: int
 ) -> None:
     with small_and_quick():

@@ -1,4 +1,4 @@
-"""Section 3: what a reservation holds, in which order, and when it is refused."""
+"""Reserving over HTTP: the amount, the order of the lots, and errors."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,12 @@ import pytest
 
 from tests.api_client import Api, Json, ok, problem_of
 from tests.reservations.conftest import Moment
-from tests.reservations.helpers import Entry, allocations, balance, entries, history, lots, seen
+from tests.reservations.helpers import Entry, all_reads, allocations, balance, entries, history, lots
 
 MAX = 2**63 - 1
 
-# Lots as they are minted (pool, priority, seconds to live or None, amount), the pool that is spent from, and the order in
-# which its lots are drawn on, by their place.
+# Lots in the order of their mints (pool, priority, seconds to live or None, amount), the pool to spend from, and the indexes
+# of the lots in drawdown order.
 ORDERS: dict[str, tuple[list[tuple[str, int, int | None, int]], str, list[int]]] = {
     "the pool before general": ([("general", 50, None, 1), ("gpu", 50, None, 1)], "gpu", [1, 0]),
     "the pool before general, whatever the priority": ([("general", 0, 5, 1), ("gpu", 100, None, 1)], "gpu", [1, 0]),
@@ -43,17 +43,17 @@ def minted(api: Api, account: str, given: list[tuple[str, int, int | None, int]]
 
 
 @pytest.mark.parametrize("name", ORDERS)
-def test_credits_are_drawn_in_the_order_of_the_contract(moment: Moment, api: Api, name: str) -> None:
+def test_credits_are_drawn_in_the_documented_order(moment: Moment, api: Api, name: str) -> None:
     given, pool, order = ORDERS[name]
     account = api.account()
     ids = minted(api, account, given)
     held = ok(api.ask_to_reserve(account, len(order), poolId=pool), 201)
     assert allocations(held) == [(ids[place], 1) for place in order]
-    # And each part of it, one after the other, is the same order.
+    # Single reservations draw in the same order.
     ok(api.release(held["reservationId"]))
     singly = [allocations(ok(api.ask_to_reserve(account, 1, poolId=pool)))[0][0] for _ in order]
     assert singly == [ids[place] for place in order]
-    # Beyond it there is nothing.
+    # No further lot is available.
     with api.unchanged():
         problem_of(api.ask_to_reserve(account, 1, poolId=pool), 402, "insufficient_balance")
 
@@ -67,7 +67,7 @@ def test_a_reservation_takes_a_part_of_the_last_lot_only(api: Api) -> None:
     assert allocations(ok(api.ask_to_reserve(account, 5))) == [(second, 4), (third, 1)]
 
 
-def test_what_a_reservation_answers(moment: Moment, api: Api) -> None:
+def test_the_response_of_a_reserve(moment: Moment, api: Api) -> None:
     account = api.account(10)
     [lot] = lots(api, account)
     held = ok(api.ask_to_reserve(account, 4), 201)
@@ -80,7 +80,7 @@ def test_what_a_reservation_answers(moment: Moment, api: Api) -> None:
     assert balance(api, account) == (6, 4, 0)
 
 
-def test_a_reservation_is_read_under_both_prefixes_with_all_that_it_answered(moment: Moment, api: Api) -> None:
+def test_admins_and_services_read_the_same_reservation(moment: Moment, api: Api) -> None:
     account = api.account(10)
     held = ok(api.ask_to_reserve(account, 4))
     path = f"/reservations/{held['reservationId']}"
@@ -96,7 +96,7 @@ def test_a_reservation_is_read_under_both_prefixes_with_all_that_it_answered(mom
             problem_of(kind("GET", f"/reservations/{unknown}"), 404, "reservation_not_found")
 
 
-def test_entries_say_what_was_held_of_which_lot_for_which_reservation(api: Api) -> None:
+def test_entries_name_the_lot_and_the_reservation(api: Api) -> None:
     account = api.account(5, 7)
     first, second = lots(api, account)
     held = api.reserve(account, 8, description="a chat", metadata={"model": "x", "n": [1]})
@@ -106,7 +106,7 @@ def test_entries_say_what_was_held_of_which_lot_for_which_reservation(api: Api) 
     ] * 2
 
 
-def test_the_account_is_named_by_its_id_or_by_its_entity(api: Api) -> None:
+def test_a_service_names_the_account_by_id_or_entity(api: Api) -> None:
     entity = {"entityType": "agent", "entityId": "bot 7"}
     account = ok(api.post("/accounts", entity))["id"]
     api.mint(account, 10)
@@ -130,7 +130,7 @@ def test_a_reservation_opens_no_account(api: Api) -> None:
 
 
 @pytest.mark.parametrize("mode", ["live", "soft"])
-def test_an_amount_of_zero_is_a_reservation_that_holds_nothing(api: Api, mode: str) -> None:
+def test_a_reservation_of_zero_holds_nothing(api: Api, mode: str) -> None:
     account = api.account(5)
     before = entries(api, account)
     for owner in (account, api.account()):
@@ -143,10 +143,10 @@ def test_an_amount_of_zero_is_a_reservation_that_holds_nothing(api: Api, mode: s
     assert ok(api.release(other))["releasedMicro"] == "0"
 
 
-# --- refusals ---
+# --- errors ---
 
 
-def test_without_enough_credits_nothing_is_held_and_the_refusal_says_what_there_is(api: Api) -> None:
+def test_without_enough_credits_the_error_shows_the_available_ones(api: Api) -> None:
     account = api.account(5)
     api.mint(account, 3, poolId="gpu")
     api.mint(account, 100, poolId="cpu")
@@ -163,7 +163,7 @@ def test_without_enough_credits_nothing_is_held_and_the_refusal_says_what_there_
     assert problem["availableMicro"] == "0"
 
 
-def test_expired_credits_are_not_held_before_any_sweep(moment: Moment, api: Api) -> None:
+def test_expired_credits_are_not_reserved_before_a_sweep(moment: Moment, api: Api) -> None:
     account = api.account(5)
     api.mint(account, 7, expiresAt=moment.text(10))
     moment.at(10, -1)
@@ -176,7 +176,7 @@ def test_expired_credits_are_not_held_before_any_sweep(moment: Moment, api: Api)
     ok(api.ask_to_reserve(account, 5), 201)
 
 
-def test_what_an_overdue_reservation_held_is_there_to_be_held_before_any_sweep(moment: Moment, api: Api) -> None:
+def test_credits_of_an_overdue_reservation_can_be_reserved_again(moment: Moment, api: Api) -> None:
     account = api.account(5)
     api.reserve(account, 5, ttlSeconds=10)
     moment.at(10, -1)
@@ -186,7 +186,7 @@ def test_what_an_overdue_reservation_held_is_there_to_be_held_before_any_sweep(m
     ok(api.ask_to_reserve(account, 5), 201)
 
 
-def test_no_reservation_is_over_the_ceiling(start: Callable[..., Api]) -> None:
+def test_a_reservation_over_the_ceiling_is_rejected(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_CEILING_MICRO="100")
     account = api.account(100, 100)
     with api.unchanged():
@@ -198,7 +198,7 @@ def test_no_reservation_is_over_the_ceiling(start: Callable[..., Api]) -> None:
 
 
 @pytest.mark.parametrize("ttl", [1, 300, 86_400])
-def test_a_reservation_lives_as_long_as_is_asked(moment: Moment, api: Api, ttl: int) -> None:
+def test_a_reservation_expires_after_its_ttl(moment: Moment, api: Api, ttl: int) -> None:
     held = ok(api.ask_to_reserve(api.account(5), 5, ttlSeconds=ttl))
     assert held["expiresAt"] == moment.text(ttl)
 
@@ -214,7 +214,7 @@ WRONG: list[tuple[Json, str]] = [
 
 
 @pytest.mark.parametrize(("body", "path"), WRONG)
-def test_a_malformed_reservation_is_refused_by_the_name_of_its_member(api: Api, body: Json, path: str) -> None:
+def test_a_malformed_reservation_is_rejected_by_the_members_name(api: Api, body: Json, path: str) -> None:
     account = api.account(5)
     with api.unchanged():
         sent = {"amountMicro": "5", **body}
@@ -225,7 +225,7 @@ def test_a_malformed_reservation_is_refused_by_the_name_of_its_member(api: Api, 
 # --- a thousand lots ---
 
 
-def test_a_reservation_over_a_thousand_lots_is_held_finalized_and_released_lot_by_lot(api: Api) -> None:
+def test_a_reservation_draws_on_and_returns_to_a_thousand_lots(api: Api) -> None:
     account = api.account()
     ids = [api.mint(account, 2)["lotId"] for _ in range(1_000)]
     held = ok(api.ask_to_reserve(account, 1_999), 201)
@@ -251,7 +251,7 @@ def test_a_reservation_over_a_thousand_lots_is_held_finalized_and_released_lot_b
 # --- by an admin ---
 
 
-def test_an_admin_reserves_for_an_account_and_it_is_audited_with_before_and_after(api: Api) -> None:
+def test_a_reserve_by_an_admin_is_audited_with_both_balances(api: Api) -> None:
     account = api.account(10)
     held = ok(api.post(f"/accounts/{account}/reservations", {"amountMicro": "4"}), 201)
     [row] = api.audited("reservation.reserve")
@@ -274,7 +274,7 @@ def test_an_admin_reserves_for_an_account_and_it_is_audited_with_before_and_afte
     )
 
 
-def test_what_a_service_does_is_not_audited(api: Api) -> None:
+def test_writes_of_a_service_are_not_audited(api: Api) -> None:
     account = api.account(10)
     ok(api.finalize(api.reserve(account, 4), 3))
     ok(api.release(api.reserve(account, 4)))
@@ -282,14 +282,14 @@ def test_what_a_service_does_is_not_audited(api: Api) -> None:
 
 
 @pytest.mark.parametrize("mode", ["live", "soft", "shadow"])
-def test_a_dry_run_answers_what_the_real_run_would_and_changes_nothing(moment: Moment, api: Api, mode: str) -> None:
+def test_a_dry_run_returns_the_real_response_and_changes_nothing(moment: Moment, api: Api, mode: str) -> None:
     account = api.account(10)
     api.reserve(account, 1, ttlSeconds=1)
     moment.at(2)
     body = {"amountMicro": "4", "billingMode": mode}
     path = f"/accounts/{account}/reservations"
     tried = ok(api.post(path, body, dryRun="true"), 201)
-    # What expired before the dry run stays expired, and nothing else has changed.
+    # The expiry before the dry run stays, and nothing else has changed.
     with api.unchanged():
         assert ok(api.post(path, body, dryRun="true"), 201) == tried
     assert tried == {**ok(api.post(path, body), 201), "dryRun": True}
@@ -326,7 +326,7 @@ def test_reservations_keep_idempotency_keys(api: Api) -> None:
     given = api.release(other, key="k3")
     with api.unchanged():
         assert api.release(other, key="k3").content == given.content
-    # A key is its caller's: another service, or an admin of the same name, has keys of its own.
+    # Keys belong to a caller: another service, or an admin of the same name, has other keys.
     for token in (api.sign_service(sub="another"), None):
         path = "/reservations" if token else f"/accounts/{account}/reservations"
         sent = body if token else {"amountMicro": "4"}
@@ -335,7 +335,7 @@ def test_reservations_keep_idempotency_keys(api: Api) -> None:
         ok(api.release(answer.json()["reservationId"]))
 
 
-def test_the_answer_kept_with_a_key_stays_the_same_when_the_reservation_is_over(moment: Moment, api: Api) -> None:
+def test_a_replay_stays_the_same_after_the_reservation_has_ended(moment: Moment, api: Api) -> None:
     account = api.account(10)
     body = {"accountId": account, "amountMicro": "4", "ttlSeconds": 10}
     first = api.internal("POST", "/reservations", body, key="k1")
@@ -345,7 +345,7 @@ def test_the_answer_kept_with_a_key_stays_the_same_when_the_reservation_is_over(
     assert api.get(f"/reservations/{first.json()['reservationId']}")["status"] == "expired"
 
 
-def test_a_refused_reservation_leaves_its_key_unused(api: Api) -> None:
+def test_a_rejected_reservation_leaves_its_key_unused(api: Api) -> None:
     account = api.account(3)
     body = {"accountId": account, "amountMicro": "4"}
     with api.unchanged():
@@ -354,10 +354,10 @@ def test_a_refused_reservation_leaves_its_key_unused(api: Api) -> None:
     ok(api.internal("POST", "/reservations", body, key="k1"), 201)
 
 
-# --- who may ---
+# --- authority ---
 
 
-def test_neither_token_opens_the_others_door(api: Api) -> None:
+def test_admin_and_service_tokens_are_rejected_by_the_other_api(api: Api) -> None:
     account = api.account(10)
     held = api.reserve(account, 1)
     with api.unchanged():
@@ -379,7 +379,7 @@ def test_neither_token_opens_the_others_door(api: Api) -> None:
         problem_of(api.call("GET", f"/reservations/{held}", token=service), 401, "unauthorized")
 
 
-def test_a_service_token_lives_five_minutes_at_most(api: Api) -> None:
+def test_a_service_token_is_valid_for_five_minutes_at_most(api: Api) -> None:
     account = api.account(10)
     body = {"accountId": account, "amountMicro": "1"}
     ok(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=300)), 201)
@@ -388,7 +388,7 @@ def test_a_service_token_lives_five_minutes_at_most(api: Api) -> None:
         problem_of(api.internal("POST", "/reservations", body, token=api.sign_service(ttl=-31)), 401, "unauthorized")
 
 
-def test_while_a_rotation_is_under_way_tokens_of_the_secret_before_are_good(start: Callable[..., Api]) -> None:
+def test_tokens_of_the_previous_secret_are_valid_during_a_rotation(start: Callable[..., Api]) -> None:
     api = start()
     account = api.account(10)
     old, body = api.sign_service(), {"accountId": account, "amountMicro": "1"}
@@ -402,7 +402,7 @@ def test_while_a_rotation_is_under_way_tokens_of_the_secret_before_are_good(star
     ok(api.internal("POST", "/reservations", body), 201)
 
 
-def test_an_admin_needs_the_scope_of_accounts_to_reserve(api: Api) -> None:
+def test_an_admin_needs_the_accounts_scope_to_reserve(api: Api) -> None:
     account = api.account(10)
     held = api.reserve(account, 1)
     token = api.sign(scopes=("admin:billing:read", "admin:mint:write", "admin:grants:write"))
@@ -435,13 +435,13 @@ def test_reads_of_a_reservation_change_nothing(moment: Moment, api: Api) -> None
     held = api.reserve(account, 4, ttlSeconds=5)
     moment.at(10)
     with api.unchanged():
-        seen(api, account, held)
+        all_reads(api, account, held)
 
 
 # --- an admin names the account by the path ---
 
 
-def test_an_admin_may_name_the_account_of_the_path_in_the_body_as_well(api: Api) -> None:
+def test_an_admin_may_repeat_the_account_of_the_path_in_the_body(api: Api) -> None:
     entity = {"entityType": "person", "entityId": "ada"}
     account = ok(api.post("/accounts", entity))["id"]
     api.mint(account, 100)
@@ -453,7 +453,7 @@ def test_an_admin_may_name_the_account_of_the_path_in_the_body_as_well(api: Api)
     ok(api.post(f"/reservations/{held}/release", {"reservationId": held}))
 
 
-def test_another_than_that_of_the_path_is_refused(api: Api) -> None:
+def test_a_body_that_contradicts_the_path_is_rejected(api: Api) -> None:
     account, other = api.account(100), api.account(100)
     ok(api.post("/accounts", {"entityType": "person", "entityId": "bob"}))
     held = api.reserve(account, 10)

@@ -1,4 +1,4 @@
-"""Section 3: the caller that made a reservation, the one that ended it, and the modes that a service may name."""
+"""The callers that made and closed a reservation, and the billing modes that a service may name."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def callers(api: Api, reservation: str) -> tuple[str, str | None]:
     return shown["createdBy"], shown["closedBy"]
 
 
-# --- who ---
+# --- callers ---
 
 
 @pytest.mark.parametrize("end", ["finalize", "release"])
@@ -28,13 +28,13 @@ def test_a_reservation_names_the_services_that_made_and_closed_it(api: Api, end:
         ends = {"reservationId": made, **({"actualCostMicro": "2"} if end == "finalize" else {})}
         ok(api.internal("POST", f"/{end}", ends, token=api.sign_service(sub=closer)))
         assert callers(api, made) == ("service:gateway", f"service:{closer}")
-        # Who repeats it closed nothing.
+        # A caller that repeats the request closes nothing.
         ok(api.internal("POST", f"/{end}", ends, token=api.sign_service(sub="late")))
         assert callers(api, made) == ("service:gateway", f"service:{closer}")
 
 
 @pytest.mark.parametrize("mode", ["live", "soft", "shadow"])
-def test_an_admin_is_named_as_an_admin_also_beside_a_service_of_that_name(api: Api, mode: str) -> None:
+def test_an_admin_and_a_service_of_one_name_are_told_apart(api: Api, mode: str) -> None:
     account, admin, service = api.account(10), api.sign(sub="ada"), api.sign_service(sub="ada")
     body = {"amountMicro": "5", "billingMode": mode}
     made = ok(api.post(f"/accounts/{account}/reservations", body, token=admin))["reservationId"]
@@ -45,7 +45,7 @@ def test_an_admin_is_named_as_an_admin_also_beside_a_service_of_that_name(api: A
     assert callers(api, made) == ("service:ada", "admin:ada")
 
 
-def test_nobody_closes_a_reservation_that_expires(moment: Moment, api: Api) -> None:
+def test_an_expired_reservation_has_no_closed_by(moment: Moment, api: Api) -> None:
     account = api.account(10)
     made = api.reserve(account, 5, ttlSeconds=5)
     moment.at(5)
@@ -62,7 +62,7 @@ def test_a_reservation_with_a_discount_names_its_caller_too(api: Api) -> None:
 
 
 @pytest.mark.parametrize("sub", ["x" * 128, "ä" * 128, "a:b*?[", " x ", "service:x"])
-def test_every_subject_that_a_token_may_have_is_recorded(api: Api, sub: str) -> None:
+def test_every_valid_subject_is_recorded(api: Api, sub: str) -> None:
     account = api.account(10)
     body = {"accountId": account, "amountMicro": "5"}
     made = ok(api.internal("POST", "/reservations", body, token=api.sign_service(sub=sub)))["reservationId"]
@@ -70,7 +70,7 @@ def test_every_subject_that_a_token_may_have_is_recorded(api: Api, sub: str) -> 
     assert callers(api, made) == (f"service:{sub}", f"admin:{sub}")
 
 
-def test_a_program_with_the_book_inside_is_recorded_by_its_name(loop: Loop, db: object) -> None:
+def test_an_embedded_client_is_recorded_by_its_actor(loop: Loop, db: object) -> None:
     async def story() -> tuple[str, str | None]:
         async with minibill.open(str(db), actor="render farm") as book:
             account = await book.open_account("person", "ada")
@@ -87,7 +87,7 @@ def test_a_program_with_the_book_inside_is_recorded_by_its_name(loop: Loop, db: 
 
 
 @pytest.mark.parametrize("configured", ["live", "soft", "shadow"])
-def test_by_default_a_service_names_the_configured_mode_or_none(start: Callable[..., Api], configured: str) -> None:
+def test_by_default_a_service_may_name_the_configured_mode_only(start: Callable[..., Api], configured: str) -> None:
     api = start(MINIBILL_BILLING_MODE=configured, MINIBILL_SERVICE_BILLING_MODES="")
     account = api.account(10)
     for mode in ("live", "soft", "shadow"):
@@ -100,17 +100,17 @@ def test_by_default_a_service_names_the_configured_mode_or_none(start: Callable[
     assert ok(api.ask_to_reserve(account, 1))["billingMode"] == configured
 
 
-def test_a_service_names_the_modes_of_the_setting(start: Callable[..., Api]) -> None:
+def test_a_service_may_name_the_modes_of_the_setting(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_SERVICE_BILLING_MODES="live, shadow")
     account = api.account(10)
     for mode in ("live", "shadow"):
         ok(api.ask_to_reserve(account, 1, billingMode=mode))
     problem_of(api.ask_to_reserve(account, 1, billingMode="soft"), 403, "billing_mode_not_allowed")
-    # A mode that there is not is a mistake in the request.
+    # An unknown mode is a validation error.
     problem_of(api.ask_to_reserve(account, 1, billingMode="free"), 400, "validation_error", "billingMode")
 
 
-def test_an_admin_names_any_mode(start: Callable[..., Api]) -> None:
+def test_an_admin_may_name_any_mode(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_SERVICE_BILLING_MODES="")
     path = f"/accounts/{api.account(10)}/reservations"
     for mode in ("live", "soft", "shadow"):
@@ -118,6 +118,6 @@ def test_an_admin_names_any_mode(start: Callable[..., Api]) -> None:
 
 
 @pytest.mark.parametrize("modes", ["free", "live,free", "live,", ",", " ", "live soft", "LIVE", "live;soft"])
-def test_a_mode_that_is_none_stops_the_start(modes: str) -> None:
+def test_an_unknown_mode_in_the_settings_prevents_the_start(modes: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^MINIBILL_SERVICE_BILLING_MODES must be of live, soft, shadow"):
         read_settings({**SECRETS, "MINIBILL_SERVICE_BILLING_MODES": modes})
