@@ -1,7 +1,7 @@
-"""Random mints, grants, discounts, reservations, revocations, time, sweeps, retries, restarts and kills, against a model.
+"""Random histories against a model: mints, grants, discounts, reservations, revocations, sweeps, retries, restarts, kills.
 
-The model, in plain Python, settles what falls due at the very moment; the book does it whenever it comes to it, and must
-answer the same. The long run is tests/faults/test_random_histories.py.
+The model, in plain Python, expires lots and reservations at their exact times. The book expires them later, and must return
+the same responses. The long run is tests/faults/test_random_histories.py.
 """
 
 import json
@@ -57,7 +57,7 @@ CEILING = 100
 START_US = parse_time("2040-01-01T00:00:00Z")
 NAMES = ["ada", "bob"]
 POOLS = ["general", "gpu", "zone:a"]
-# The pool of each campaign, and how long its credits live.
+# The pool of each campaign, and the lifetime of its credits in seconds.
 CAMPAIGNS = [("general", None), ("general", 5), ("gpu", None), ("gpu", 3), ("gpu", 10)]
 BUDGET = 10**6
 ADMIN = Caller("admin", "model", None, frozenset())
@@ -83,7 +83,7 @@ class Grant(NamedTuple):
 
 
 class Revoke(NamedTuple):
-    """Of the grant that the campaign gave the account."""
+    """Revoke the grant of the campaign to the account."""
 
     name: int
     campaign: int
@@ -102,7 +102,7 @@ class Reserve(NamedTuple):
 
 
 class Finalize(NamedTuple):
-    """`reservation` counts back from the newest; once it is sent, forward from the first."""
+    """`reservation` counts back from the newest. When the command runs, it is converted to count from the first."""
 
     reservation: int
     cost: int
@@ -132,7 +132,7 @@ class Leave(NamedTuple):
 
 
 class Write(NamedTuple):
-    """An action, the idempotency key that it is sent with, and whether it is a dry run."""
+    """An action with its idempotency key; `dry` makes it a dry run."""
 
     action: "Action"
     key: str | None
@@ -140,14 +140,14 @@ class Write(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A write whose answer nobody hears: the process is killed, before its COMMIT or after it. Then the same again."""
+    """A write whose response is lost: the process is killed before or after its COMMIT. Then the client retries."""
 
     write: Write
     committed: bool
 
 
 class Retry(NamedTuple):
-    """An earlier write again, key and all."""
+    """Repeat an earlier write with the same key."""
 
     write: int
 
@@ -171,18 +171,18 @@ T = TypeVar("T")
 
 
 def weighted(*choices: tuple[int, st.SearchStrategy[T]]) -> st.SearchStrategy[T]:
-    """One of these, each as often as its number says."""
+    """Choose one of the strategies by weight."""
     many = [strategy for weight, strategy in choices for _ in range(weight)]
     return st.integers(0, len(many) - 1).flatmap(lambda number: many[number])
 
 
-# Most of it happens to one account, so that much happens there together.
+# Most commands concern one account, so that they affect each other.
 names = st.sampled_from([0, 0, 0, 1])
 pools = st.sampled_from(["general", "general", "gpu", "gpu", "zone:a"])
 amounts = st.sampled_from([0, 1, 2, 3, 3, 5, 5, 7, 7, 10, 20, 40, CEILING, CEILING, CEILING + 1])
-# Few distinct times, so that much falls due at the same moment.
+# Few distinct times, so that many items expire at the same time.
 seconds = st.sampled_from([1, 2, 3, 5, 10])
-# Counted back from the newest; and one that there is not.
+# Counted back from the newest; -1 is an unknown one.
 reservations = st.integers(-1, 9).map(lambda number: number % 5 if number >= 0 else number)
 mints = st.builds(
     Mint, names, pools, st.sampled_from([1, 3, 5, 7, 10, 10, 20, 20, 40, CEILING, CEILING + 1]),
@@ -218,7 +218,7 @@ commands: st.SearchStrategy[Command] = weighted(
 
 
 class Step(NamedTuple):
-    """A command, and how many microseconds before it the past moment lies whose balance is asked for then."""
+    """A command. After it, the balance of `ago_us` microseconds earlier is compared."""
 
     command: Command
     ago_us: int
@@ -229,7 +229,7 @@ agos = st.builds(lambda s, us: s * US_PER_SECOND + us, st.integers(0, 40), st.sa
 
 @st.composite
 def stories(draw: st.DrawFn, *, steps_min: int = 15, steps_max: int = 45) -> list[Step]:
-    """Steps behind a mint, two grants and two memberships: there is something to reserve, at a discount, and to revoke."""
+    """Draw steps that start with a mint, two grants and two memberships, so that most commands succeed."""
     plenty = st.just(Mint(0, "general", CEILING, 50, None, None))
     beginning: list[Action] = [draw(plenty | mints), draw(grants), draw(grants)]
     for community, bps, cap in (("a", 5_000, 3), ("b", 1_000, None)):
@@ -241,7 +241,7 @@ def stories(draw: st.DrawFn, *, steps_min: int = 15, steps_max: int = 45) -> lis
 
 @st.composite
 def crowded_stories(draw: st.DrawFn) -> list[Step]:
-    """Twice: many lots and reservations of one account, time in which most of them fall due, and a write of any kind."""
+    """Draw, twice: many lots and reservations of one account, time in which most of them expire, and any write."""
     many: st.SearchStrategy[Action] = weighted((2, mints), (3, reserves), (1, grants))
     story = list[Command]()
     for _ in range(2):
@@ -255,7 +255,7 @@ def crowded_stories(draw: st.DrawFn) -> list[Step]:
 
 
 class Refused(Exception):
-    """The model's refusal; any of these codes will do."""
+    """An error of the model; the book may return any of these codes."""
 
     def __init__(self, *codes: str) -> None:
         super().__init__(codes)
@@ -288,7 +288,7 @@ class Lot:
 
 
 class Terms(NamedTuple):
-    """What a membership takes off; a reservation keeps it."""
+    """The discount of a membership, which a reservation stores."""
 
     bps: int = 0
     cap: int | None = None
@@ -323,7 +323,7 @@ class Reservation:
 
 @dataclass
 class Granted:
-    """A grant, and once it is revoked what was taken back, consumed and reserved then."""
+    """A grant; once it is revoked, with the amounts revoked, consumed and reserved at that time."""
 
     number: int
     lot: int
@@ -338,15 +338,15 @@ class Debt:
     owed: int
 
 
-# Type, pool, lot, reservation, amount, what became available, what became reserved, and what was taken off by whom.
+# Type, pool, lot, reservation, amount, delta of the available and of the reserved credits, and the discount.
 Entry = tuple[str, str, int | None, int | None, int, int, int, str | None]
-# By name: available and reserved by pool; and what is owed.
+# Per account: available and reserved credits by pool, and the debt.
 Balances = list[tuple[dict[str, tuple[int, int]], int]]
 
 
 @dataclass
 class Model:
-    """The book in plain Python; times are seconds since its beginning, ids count from 1."""
+    """The book in plain Python. Times are seconds since its start; ids count from 1."""
 
     now: int = 0
     lots: list[Lot] = field(default_factory=list)
@@ -358,13 +358,13 @@ class Model:
     # Tier and end, by name and community.
     members: dict[tuple[int, str], tuple[str, int | None]] = field(default_factory=dict)
     entries: list[list[Entry]] = field(default_factory=lambda: [[] for _ in NAMES])
-    # By idempotency key: what was done, and what was answered.
+    # By idempotency key: the action, the status and the response.
     kept: dict[str, tuple[Action, int, Json]] = field(default_factory=dict)
     times: list[int] = field(default_factory=list)
     past: list[Balances] = field(default_factory=list)
 
     def copy(self) -> "Model":
-        """The same, to go on apart; four times as fast as copy.deepcopy."""
+        """Copy the model, four times as fast as copy.deepcopy."""
         copied: Model = pickle.loads(pickle.dumps(self))
         return copied
 
@@ -375,11 +375,11 @@ class Model:
         due = {lot.ends for lot in self.lots if lot.ends is not None} | {each.ends for each in self.reservations}
         for moment in sorted(each for each in due if self.now < each <= until):
             self.now = moment
-            self.fall_due()
+            self.expire()
             self.remember()
         self.now = until
 
-    def fall_due(self) -> None:
+    def expire(self) -> None:
         for lot in self.lots:
             if lot.ends == self.now and lot.available:
                 self.enter(lot, "expire", None, -lot.available, -lot.available, 0)
@@ -414,17 +414,17 @@ class Model:
     # --- writes ---
 
     def expect(self, write: Write) -> tuple[tuple[int, Json] | None, tuple[str, ...]]:
-        """What a write must be answered: status and answer, or any of these refusals."""
+        """Apply a write; return its status and response, or the codes of which the book must return one."""
         try:
             return self.do(write), ()
         except Refused as refused:
             return None, refused.codes
 
     def do(self, write: Write) -> tuple[int, Json]:
-        """Status and answer; raises `Refused`."""
+        """Apply a write; return its status and response. Raises `Refused`."""
         if write.key in self.kept:
             action, status, answer = self.kept[write.key]
-            # Two kinds of action may be equal as tuples.
+            # Actions of different types may be equal as tuples.
             if repr(action) != repr(write.action):
                 raise Refused("idempotency_key_reused")
             return status, answer
@@ -600,7 +600,7 @@ class Model:
         return self.reserved(made)
 
     def recorded_in(self, name: int, pool: str) -> str:
-        """The pool of an entry that moves nothing: `general` where the account does not have the one that was named."""
+        """Return the pool of an entry that moves no credits: `general` if the account does not have the pool."""
         return pool if any(entry[1] == pool for entry in self.entries[name]) else "general"
 
     def draw(self, name: int, pool: str, amount: int) -> list[tuple[Lot, int]]:
@@ -699,7 +699,7 @@ class Model:
     ) -> None:
         self.entries[lot.name].append((kind, lot.pool, lot.number, reservation, amount, available, reserved, discount))
 
-    # --- answers ---
+    # --- responses ---
 
     def reserved(self, each: Reservation) -> Json:
         return {
@@ -729,7 +729,7 @@ class Model:
 
 
 def said(terms: Terms, price: int) -> str | None:
-    """What the metadata of an entry says of a discount."""
+    """Return the discount in the metadata of an entry."""
     return None if terms.community is None else f"{terms.off(price)} of {price} by {terms.tier} of {terms.community}"
 
 
@@ -762,7 +762,7 @@ class ModelClock(Clock):
 
 
 class AtOnce(RequestReader):
-    """Reads on the event loop: a read on a thread and back would take ten times as long."""
+    """A reader on the event loop. A read on a thread would take ten times as long."""
 
     def __init__(self, readers: Readers) -> None:
         self.seen = SequenceTracker()
@@ -774,7 +774,7 @@ class AtOnce(RequestReader):
 
 
 class Disk:
-    """Commits at once instead of on the writer's thread: one history is one client, and waits for each."""
+    """A disk that commits on the event loop instead of the writer's thread: a history is one client without concurrency."""
 
     def __init__(self, writer: Writer) -> None:
         self._thread = writer._disk
@@ -793,13 +793,13 @@ async def open_book(path: Path, clock: Clock) -> Book:
 
 
 class Run:
-    """Does the same to a book and to the model, and compares. It leaves the book in a file of that folder."""
+    """Runs a history on a book and on the model, and compares them. The book's file stays in the folder."""
 
     def __init__(self, folder: Path, first_file: Path) -> None:
         for old in folder.iterdir():
             old.unlink()
         self.path = folder / "book-0.db"
-        # With its anchor: a book without one begins a new epoch of ids.
+        # The anchor too: a book without one starts a new epoch of ids.
         for ending in ("", "-anchor"):
             shutil.copyfile(f"{first_file}{ending}", f"{self.path}{ending}")
         self.kills = 0
@@ -809,7 +809,7 @@ class Run:
         self.book: Book
 
     async def story(self, story: list[Step], *, wholly_every: int = 1) -> None:
-        """Compares after every step; what takes longest, the invariants and the statistics, after every so many."""
+        """Compare after every step; invariants and statistics, which take longest, after every `wholly_every` steps."""
         self.book = await open_book(self.path, self.clock)
         try:
             for number, step in enumerate(story):
@@ -817,7 +817,7 @@ class Run:
                 self.model.remember()
                 past_us = max(0, self.model.now * US_PER_SECOND - step.ago_us)
                 await self.compare(past_us=past_us, wholly=number % wholly_every == wholly_every - 1)
-            # What the book has still to write down is what the model wrote down when it fell due.
+            # After a sweep, the book has all entries of expiry that the model has.
             await self.book.sweep()
             await self.compare(past_us=0, settled=True)
         finally:
@@ -845,7 +845,7 @@ class Run:
                 self.book = await open_book(self.path, self.clock)
 
     def aimed(self, write: Write) -> Write:
-        """The same with a reservation counted from the first."""
+        """Return the command with its reservation counted from the first."""
         action = write.action
         if not isinstance(action, Finalize | Release):
             return write
@@ -876,7 +876,7 @@ class Run:
         assert seen.sequence == self.book.readers.point_read(count_entries)
 
     async def lose(self, write: Write, *, committed: bool) -> None:
-        """What is on disk when the process is killed is opened as another file; nobody heard an answer."""
+        """Kill the process: copy the files as they are on disk, and open the copy."""
         self.kills += 1
         after = self.path.with_name(f"book-{self.kills}.db")
         if committed:
@@ -890,7 +890,7 @@ class Run:
             with suppress(Problem):
                 await self.send(write, SequenceTracker(), before_commit=lambda: copy_files(self.path, after))
             if not after.exists():
-                # Refused, or answered before.
+                # The write was rejected, or replayed, so there was no COMMIT.
                 copy_files(self.path, after)
         await self.book.close()
         for part in ("", "-wal"):
@@ -967,7 +967,7 @@ class Run:
                     "reservation_id": ids.encode(ids.RESERVATION, number + 1), "closed_by": SERVICE.name,
                 }  # fmt: skip
 
-    # --- what must be the same ---
+    # --- comparisons ---
 
     async def compare(self, *, past_us: int, settled: bool = False, wholly: bool = True) -> None:
         assert stale_cache_entries(self.book) == []
@@ -1029,7 +1029,7 @@ class Run:
         found = self.book.readers.point_read(lambda conn: entries(conn, name + 1))
         expected = self.model.entries[name]
         assert found == expected[: len(found)]
-        # What is not written down yet has fallen due, and no more than that.
+        # The book may lack entries of expiry only.
         assert {entry[0] for entry in expected[len(found) :]} <= (set() if settled else {"expire", "release", "revoke"})
 
 
@@ -1062,12 +1062,12 @@ def count_entries(conn: sqlite3.Connection) -> int:
 
 
 def copy_files(path: Path, to: Path) -> None:
-    """The file, its write-ahead log and its anchor, as they are at this moment."""
+    """Copy the file, its write-ahead log and its anchor."""
     for part in ("", "-wal", "-anchor"):
         shutil.copyfile(path.with_name(path.name + part), to.with_name(to.name + part))
 
 
-# What an expiry changes, which stays when the write after it is rejected; `compare` holds all of it against the model.
+# The tables that expiry changes. Its changes stay when the write after it is rejected; `compare` checks them.
 CHANGED_BY_EXPIRY = {
     "book_head", "credit_balances", "credit_campaign_days", "credit_campaign_totals", "credit_campaigns", "credit_ledger",
     "credit_lots", "credit_reservations", "silent_ends",
@@ -1075,7 +1075,7 @@ CHANGED_BY_EXPIRY = {
 
 
 def all_but_expiry(conn: sqlite3.Connection) -> list[object]:
-    """All rows of the tables that no expiry changes; of the others how many there are that it does not write."""
+    """Return all rows of tables that expiry does not change, and row counts of the others without the rows that it inserts."""
     tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     found: list[object] = [conn.execute(f"SELECT * FROM {table}").fetchall() for table in sorted(tables - CHANGED_BY_EXPIRY)]
     found += [conn.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("credit_lots", "credit_reservations")]
@@ -1089,7 +1089,7 @@ def all_but_expiry(conn: sqlite3.Connection) -> list[object]:
 
 
 async def begin(path: Path) -> None:
-    """The accounts and the campaigns that every history begins with."""
+    """Create the accounts and campaigns with which every history starts."""
     book = await Book.open(path, clock=ModelClock())
     for name in NAMES:
         await book.write(bind(open_account, body=Entity("person", name)), caller=ADMIN, origin=NOWHERE)
@@ -1106,9 +1106,9 @@ async def begin(path: Path) -> None:
 
 @contextmanager
 def small_and_quick() -> Iterator[None]:
-    """A revocation of both accounts is two transactions, and a slice of expiry is two lots or a reservation.
+    """Make a revocation of both accounts two transactions, and a slice of expiry two lots or a reservation.
 
-    Nobody waits for the disk, which is not what is tried here.
+    The book does not sync its file: power loss is no part of these tests.
     """
     slices_before = expiry.SWEEP_MAX, book.SWEEP_STEP, revocation.SLICE_GRANTS_MAX
     expiry.SWEEP_MAX, revocation.SLICE_GRANTS_MAX = 2, 1
@@ -1126,7 +1126,7 @@ def open_writer_without_sync(path: Path, **how: int) -> sqlite3.Connection:
 
 @pytest.fixture(scope="module")
 def first_file(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path, loop: Loop) -> Path:
-    """What every history begins with."""
+    """The book with which every history starts."""
     path = tmp_path_factory.mktemp("beginning") / "book.db"
     shutil.copyfile(migrated_file, path)
     loop.run(begin(path))
