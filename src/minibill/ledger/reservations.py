@@ -65,7 +65,8 @@ def reserve(
     """
     pool_id, list_micro = body.pool_id or DEFAULT_POOL, int(body.amount_micro)
     billing_mode = body.billing_mode or default_billing_mode
-    description, metadata = body.description, json_object(body.metadata, "metadata")
+    description = body.description
+    metadata = json_object(body.metadata, "metadata") if body.metadata else None
     account = _spending_account(conn, account_id or body.account_id, body.entity, pool_id=pool_id, now_us=now_us)
     key = account.account_id
     require_within_ceiling(list_micro, ceiling_micro)

@@ -61,7 +61,8 @@ class MintBody(Body, frozen=True):
     def __post_init__(self) -> None:
         if self.amount_micro == 0:
             raise InvalidRequest(FieldError("amountMicro", "expected more than 0"))
-        json_object(self.metadata, "metadata")
+        if self.metadata:
+            json_object(self.metadata, "metadata")
 
 
 class ReserveBody(Body, frozen=True):
@@ -80,7 +81,8 @@ class ReserveBody(Body, frozen=True):
     metadata: SentObject = msgspec.field(default_factory=Raw)
 
     def __post_init__(self) -> None:
-        json_object(self.metadata, "metadata")
+        if self.metadata:
+            json_object(self.metadata, "metadata")
 
 
 class AdminFinalizeBody(Body, frozen=True):
