@@ -68,11 +68,17 @@ def stored_row(row_type: type[T], data: str) -> T:
     return row_type(**{name: members[name] for name in row_type._fields if name in members})  # type: ignore[attr-defined]
 
 
-# By what an event is about: the answer that its columns (see 0002_events.sql) and its time come to.
-_SERIALIZERS: dict[str, Callable[[list[Any], int], ResponseBody]] = {
-    "account": lambda columns, _: account_response(AccountRow(*columns)),
-    "campaign": lambda columns, at_us: campaign_response(CampaignRow(*columns), now_us=at_us),
-    "debt": lambda columns, _: debt_response(DebtRow(*columns)),
-    "grant": lambda columns, _: grant_response(GrantRow(*columns)),
-    "threshold": lambda columns, _: threshold_response(tuple(columns)),
+def threshold_response(row: ThresholdRow) -> Threshold:
+    """Return a threshold as the API shows it."""
+    state = "below" if row.is_below else "above"
+    return Threshold(row.pool_id, str(row.below_micro), str(row.recovered_micro), state, str(row.available_micro))
+
+
+# By the subject of an event's type. sql/migrations has the triggers that write the data.
+_SERIALIZERS: dict[str, Callable[[str, int], ResponseBody]] = {
+    "account": lambda data, _: account_response(stored_row(AccountRow, data)),
+    "campaign": lambda data, at_us: campaign_response(stored_row(CampaignRow, data), now_us=at_us),
+    "debt": lambda data, _: debt_response(stored_row(DebtRow, data)),
+    "grant": lambda data, _: grant_response(stored_row(GrantRow, data)),
+    "threshold": lambda data, _: threshold_response(stored_row(ThresholdRow, data)),
 }

@@ -2,7 +2,7 @@
 
 from minibill.core.problems import AmountTooLarge
 
-# The database enforces this limit too (balances_are_at_most_64_an_account).
+# The database enforces this limit too (balances_are_at_most_64_per_account).
 POOLS_MAX = 64
 # Pending reservations of an account. Only the service enforces it: a trigger would count up to 10,000 rows each time.
 PENDING_MAX = 10_000
