@@ -104,6 +104,24 @@ def test_no_packages_import_each_other() -> None:
     assert list(TopologicalSorter(graph).static_order())
 
 
+def test_only_db_names_the_database_driver() -> None:
+    drivers = {"sqlite3", "pysqlite3", "aiosqlite"}
+    wrong = {
+        (name, node.lineno)
+        for name, tree in TREES.items()
+        if not name.startswith("db/")
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Name) and node.id in drivers)
+        or (isinstance(node, ast.Import | ast.ImportFrom) and drivers & _imported_names(node))
+    }
+    assert wrong == set()
+
+
+def _imported_names(node: ast.Import | ast.ImportFrom) -> set[str]:
+    module = [(node.module or "").split(".")[0]] if isinstance(node, ast.ImportFrom) else []
+    return {*module, *(alias.name.split(".")[0] for alias in node.names)}
+
+
 # Whose SQL is whose: others call the operations of a feature, never its statements. The book asks for its newest time, and a
 # reservation for the memberships of who pays: no caller may forget them.
 OWNERS = {

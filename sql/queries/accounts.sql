@@ -34,7 +34,7 @@ SELECT min(coalesce((SELECT l.expires_at_us
                       FROM credit_reservations r
                      WHERE r.account_id = a.id
                        AND r.status = 'pending'
-                     LIMIT :pending_max)))
+                     LIMIT :pending_max + 0)))
   FROM credit_accounts a
  WHERE a.id = :account_id;
 
@@ -53,11 +53,12 @@ SELECT j.value
                 WHERE r.account_id = j.value
                   AND r.status = 'pending'
                   AND r.expires_at_us <= :now_us)
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: open_accounts
 INSERT INTO credit_accounts (id, entity_type, entity_id, created_at_us)
-VALUES (:account_id, :entity_type, :entity_id, :now_us);
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3
+  FROM json_each(:rows);
 
 -- name: existing_accounts
 -- :account_ids is a JSON array of keys.
@@ -76,7 +77,7 @@ SELECT id, entity_type, entity_id, created_at_us
   FROM credit_accounts
  WHERE id > :after_id
  ORDER BY id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: accounts_page_by_type
 SELECT id, entity_type, entity_id, created_at_us
@@ -84,7 +85,7 @@ SELECT id, entity_type, entity_id, created_at_us
  WHERE entity_type = :entity_type
    AND id > :after_id
  ORDER BY id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: accounts_page_by_entity_id
 -- Seven rows at most, one per entity type.
@@ -94,4 +95,4 @@ SELECT id, entity_type, entity_id, created_at_us
    AND (:entity_type IS NULL OR entity_type = :entity_type)
    AND id > :after_id
  ORDER BY id
- LIMIT :count;
+ LIMIT :count + 0;

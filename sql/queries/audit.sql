@@ -16,10 +16,10 @@ VALUES (
 
 -- name: audit_counts
 -- How many rows each filter has, up to :count_max: the page is then read by the rarest of them.
-SELECT (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE target_id = :target_id LIMIT :count_max)),
-       (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE actor_id = :actor_id LIMIT :count_max)),
-       (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE action = :action LIMIT :count_max)),
-       (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE target_type = :target_type LIMIT :count_max));
+SELECT (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE target_id = :target_id LIMIT :count_max + 0)),
+       (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE actor_id = :actor_id LIMIT :count_max + 0)),
+       (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE action = :action LIMIT :count_max + 0)),
+       (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE target_type = :target_type LIMIT :count_max + 0));
 
 -- name: audit_page
 -- Newest first, like the others: by time, and within a moment by number.
@@ -28,7 +28,7 @@ SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agen
  WHERE (created_at_us, seq) < (:before_us, :before_seq)
    AND created_at_us >= :from_us
  ORDER BY created_at_us DESC, seq DESC
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: audit_page_of_target
 SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
@@ -40,7 +40,7 @@ SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agen
    AND (:action IS NULL OR action = :action)
    AND (:target_type IS NULL OR target_type = :target_type)
  ORDER BY created_at_us DESC, seq DESC
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: audit_page_of_actor
 SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
@@ -52,7 +52,7 @@ SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agen
    AND (:action IS NULL OR action = :action)
    AND (:target_type IS NULL OR target_type = :target_type)
  ORDER BY created_at_us DESC, seq DESC
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: audit_page_of_action
 SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
@@ -64,7 +64,7 @@ SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agen
    AND (:actor_id IS NULL OR actor_id = :actor_id)
    AND (:target_type IS NULL OR target_type = :target_type)
  ORDER BY created_at_us DESC, seq DESC
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: audit_page_of_target_type
 SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
@@ -76,4 +76,4 @@ SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agen
    AND (:actor_id IS NULL OR actor_id = :actor_id)
    AND (:action IS NULL OR action = :action)
  ORDER BY created_at_us DESC, seq DESC
- LIMIT :count;
+ LIMIT :count + 0;

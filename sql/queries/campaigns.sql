@@ -16,12 +16,12 @@ WITH overdue AS MATERIALIZED (
      WHERE status = 'pending'
        AND expires_at_us <= :now_us
        AND (SELECT revoked_reserved_micro FROM credit_campaign_totals WHERE campaign_id = :campaign_id) > 0
-     LIMIT :count),
+     LIMIT :count + 0),
 held AS MATERIALIZED (
     SELECT o.account_id, h.lot_id
       FROM overdue o
       CROSS JOIN reservation_lots h ON h.reservation_id = o.id
-     LIMIT :count)
+     LIMIT :count + 0)
 SELECT h.account_id
   FROM held h
   CROSS JOIN credit_lots l ON l.id = h.lot_id
@@ -88,7 +88,7 @@ UPDATE credit_campaigns
      WHERE status IN ('draft', 'active', 'paused')
        AND expires_at_us IS NOT NULL
        AND expires_at_us <= :now_us
-     LIMIT :count);
+     LIMIT :count + 0);
 
 -- name: charge_campaign
 -- The constraint campaigns_spent_within_budget rejects a total above the budget.
@@ -106,7 +106,7 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
  WHERE id < :before_id
    AND (:campaign_type IS NULL OR campaign_type = :campaign_type)
  ORDER BY id DESC
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: campaigns_page_by_status
 -- A campaign after its end counts as expired, also while its row has another status, except if it is completed.
@@ -118,7 +118,7 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
    AND id < :before_id
    AND (:campaign_type IS NULL OR campaign_type = :campaign_type)
  ORDER BY id DESC
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: campaigns_page_expired
 SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, grant_formula, grant_config, pool_id,
@@ -128,7 +128,7 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
    AND id < :before_id
    AND (:campaign_type IS NULL OR campaign_type = :campaign_type)
  ORDER BY id DESC
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: grants_of_accounts
 -- The grants that the campaign paid to these accounts; :account_ids is a JSON array of keys.
@@ -143,7 +143,8 @@ SELECT coalesce(max(id), 0)
 -- name: insert_grants
 INSERT INTO credit_grants (
     id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us)
-VALUES (:grant_id, :campaign_id, :account_id, :lot_id, :amount_micro, 'granted', :grant_formula, :formula_input, :now_us);
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, 'granted', value ->> 5, value ->> 6, value ->> 7
+  FROM json_each(:rows);
 
 -- name: grants_page
 -- In the order of payment. The index returns each half in that order, so SQLite merges them without a sort.
@@ -163,7 +164,7 @@ SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, 
    AND g.status = 'revoked'
    AND g.id > :after_id
  ORDER BY 1
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: grants_page_by_status
 SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, g.amount_micro, g.status, g.grant_formula,
@@ -174,7 +175,7 @@ SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, 
    AND g.status = :status
    AND g.id > :after_id
  ORDER BY g.id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: grants_page_of_account
 -- At most one row.
@@ -186,7 +187,7 @@ SELECT g.id, g.campaign_id, g.account_id, a.entity_type, a.entity_id, g.lot_id, 
    AND g.account_id = :account_id
    AND g.id > :after_id
    AND (:status IS NULL OR g.status = :status)
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: find_grant
 SELECT id, account_id, lot_id, status, revoked_micro, revoked_consumed_micro, revoked_reserved_micro
@@ -202,7 +203,7 @@ SELECT id, account_id, lot_id
    AND id > :after_id
    AND id <= :until_id
  ORDER BY id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: revoke_grant
 -- The trigger grants_are_revoked_with_their_lots needs the lot to be revoked first.

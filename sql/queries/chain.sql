@@ -33,17 +33,17 @@ SELECT number, hash, keys_hash, accounts, lots, reservations, debts, entries, gr
 -- name: rows_to_link
 -- The last row of each table that the next link covers: the given number of rows after those that are covered, or all that
 -- there are. Rows are counted, since ids skip to the base of each new epoch.
-SELECT coalesce((SELECT max(id) FROM (SELECT id FROM credit_accounts WHERE id > :accounts ORDER BY id LIMIT :count)), :accounts),
-       coalesce((SELECT max(id) FROM (SELECT id FROM credit_lots WHERE id > :lots ORDER BY id LIMIT :count)), :lots),
-       coalesce((SELECT max(id) FROM (SELECT id FROM credit_reservations WHERE id > :reservations ORDER BY id LIMIT :count)), :reservations),
-       coalesce((SELECT max(id) FROM (SELECT id FROM credit_debts WHERE id > :debts ORDER BY id LIMIT :count)), :debts),
-       coalesce((SELECT max(id) FROM (SELECT id FROM credit_ledger WHERE id > :entries ORDER BY id LIMIT :count)), :entries),
-       coalesce((SELECT max(id) FROM (SELECT id FROM credit_grants WHERE id > :grants ORDER BY id LIMIT :count)), :grants),
-       coalesce((SELECT max(seq) FROM (SELECT seq FROM admin_audit_log WHERE seq > :audit_rows ORDER BY seq LIMIT :count)), :audit_rows),
-       coalesce((SELECT max(id) FROM (SELECT id FROM events WHERE id > :events ORDER BY id LIMIT :count)), :events),
-       coalesce((SELECT max(id) FROM (SELECT id FROM silent_ends WHERE id > :silent_ends ORDER BY id LIMIT :count)), :silent_ends),
-       coalesce((SELECT max(id) FROM (SELECT id FROM idempotency_keys WHERE id > :keys ORDER BY id LIMIT :count)), :keys),
-       coalesce((SELECT max(base_id) FROM (SELECT base_id FROM book_epochs WHERE base_id > :epochs ORDER BY base_id LIMIT :count)), :epochs);
+SELECT coalesce((SELECT max(id) FROM (SELECT id FROM credit_accounts WHERE id > :accounts ORDER BY id LIMIT :count + 0)), :accounts),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_lots WHERE id > :lots ORDER BY id LIMIT :count + 0)), :lots),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_reservations WHERE id > :reservations ORDER BY id LIMIT :count + 0)), :reservations),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_debts WHERE id > :debts ORDER BY id LIMIT :count + 0)), :debts),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_ledger WHERE id > :entries ORDER BY id LIMIT :count + 0)), :entries),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_grants WHERE id > :grants ORDER BY id LIMIT :count + 0)), :grants),
+       coalesce((SELECT max(seq) FROM (SELECT seq FROM admin_audit_log WHERE seq > :audit_rows ORDER BY seq LIMIT :count + 0)), :audit_rows),
+       coalesce((SELECT max(id) FROM (SELECT id FROM events WHERE id > :events ORDER BY id LIMIT :count + 0)), :events),
+       coalesce((SELECT max(id) FROM (SELECT id FROM silent_ends WHERE id > :silent_ends ORDER BY id LIMIT :count + 0)), :silent_ends),
+       coalesce((SELECT max(id) FROM (SELECT id FROM idempotency_keys WHERE id > :keys ORDER BY id LIMIT :count + 0)), :keys),
+       coalesce((SELECT max(base_id) FROM (SELECT base_id FROM book_epochs WHERE base_id > :epochs ORDER BY base_id LIMIT :count + 0)), :epochs);
 
 -- name: append_link
 INSERT INTO book_chain (

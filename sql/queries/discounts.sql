@@ -50,7 +50,7 @@ SELECT id, account_id, community_id, tier, expires_at_us
  WHERE account_id = :account_id
    AND id > :after_id
  ORDER BY id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: memberships_with_terms
 -- All memberships of an account, with the current discount of their tiers. The rate is NULL if the community removed the tier.

@@ -47,7 +47,7 @@ SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e
    AND e.id <= :until_id
    AND (:types IS NULL OR e.entry_type IN (SELECT value FROM json_each(:types)))
  ORDER BY e.id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: other_events
 -- :types is a JSON array of types, NULL for all.
@@ -57,7 +57,7 @@ SELECT id, after_entry_id, type, account_id, campaign_id, data, created_at_us
    AND id <= :until_id
    AND (:types IS NULL OR type IN (SELECT value FROM json_each(:types)))
  ORDER BY id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: thresholds_of_account
 -- In the order of the request that set them, with the recorded available credits of the pool.

@@ -14,9 +14,9 @@ SELECT max(
 INSERT INTO credit_lots (
     id, account_id, pool_id, source_type, source_id, campaign_id, priority, original_micro, available_micro, reserved_micro,
     consumed_micro, expired_micro, revoked_micro, expires_at_us, revoked_at_us, metadata, created_at_us)
-VALUES (
-    :lot_id, :account_id, :pool_id, :source_type, :source_id, :campaign_id, :priority, :amount_micro, :amount_micro, 0,
-    0, 0, 0, :expires_at_us, NULL, :metadata, :now_us);
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, 0,
+       0, 0, 0, value ->> 9, NULL, value ->> 10, value ->> 11
+  FROM json_each(:rows);
 
 -- name: find_lot_of_source
 SELECT id, account_id, pool_id, priority, original_micro, expires_at_us
@@ -70,7 +70,7 @@ SELECT expires_at_us, id
    AND expires_at_us IS NOT NULL
    AND expires_at_us <= :now_us
  ORDER BY expires_at_us, id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: expired_lots
 -- Returns the lots of all accounts whose expiry is due, the oldest first.
@@ -80,7 +80,7 @@ SELECT expires_at_us, id
    AND expires_at_us IS NOT NULL
    AND expires_at_us <= :now_us
  ORDER BY expires_at_us, id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: lots_by_id
 -- :lot_ids is a JSON array of keys.
@@ -101,7 +101,7 @@ SELECT id, pool_id, priority, original_micro, available_micro, consumed_micro, r
   FROM credit_lots
  WHERE account_id = :account_id
  ORDER BY id DESC
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: count_lots_of_account
 SELECT count(*)
@@ -136,18 +136,18 @@ SELECT b.account_id, count(*), sum(b.available_micro + b.reserved_micro),
 INSERT INTO credit_ledger (
     account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
     available_after_micro, reserved_after_micro, created_at_us, description, metadata)
-VALUES (
-    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
-    :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
+       value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
+  FROM json_each(:rows);
 
 -- name: insert_first_entries
 -- Like insert_entries, for the first entries of an epoch, whose ids start above its base. SQLite assigns all later ids.
 INSERT INTO credit_ledger (
     id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro,
     reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us, description, metadata)
-VALUES (
-    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
-    :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
+       value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14
+  FROM json_each(:rows);
 
 -- name: insert_plain_entries
 -- Like insert_entries, for entries without text, as most are. The driver binds four numbers in the time of one NULL.
@@ -332,7 +332,7 @@ SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro
   FROM current
  WHERE :state IS NULL OR state = :state
  ORDER BY id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: newest_entries
 -- Returns the number of the newest entry of each pool of an account, or of one pool.
@@ -379,7 +379,7 @@ SELECT id, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount_micro,
    AND entry_seq BETWEEN :oldest_seq AND :newest_seq
    AND (:entry_type IS NULL OR entry_type = :entry_type)
  ORDER BY entry_seq DESC
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: entries_of_pools
 -- The same for several pools, merged. :pools is a JSON array of [pool, number of its oldest entry, number of its newest].
@@ -405,4 +405,4 @@ SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e
   FROM merged m
   CROSS JOIN credit_ledger e ON e.id = m.id
  WHERE :entry_type IS NULL OR m.entry_type = :entry_type
- LIMIT :count;
+ LIMIT :count + 0;

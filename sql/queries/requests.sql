@@ -30,7 +30,7 @@ DELETE FROM idempotency_keys
     SELECT id
       FROM idempotency_keys
      ORDER BY id
-     LIMIT :count)
+     LIMIT :count + 0)
    AND id < (SELECT max(id) FROM idempotency_keys)
    AND created_at_us < :before_us;
 
@@ -52,7 +52,7 @@ DELETE FROM revoked_tokens
     SELECT token_id
       FROM revoked_tokens
      WHERE revoked_at_us < :before_us
-     LIMIT :count);
+     LIMIT :count + 0);
 
 -- name: revoke_subject
 -- An earlier time takes nothing back.
@@ -74,4 +74,4 @@ DELETE FROM revoked_subjects
     SELECT sub
       FROM revoked_subjects
      WHERE revoked_at_us < :before_us
-     LIMIT :count);
+     LIMIT :count + 0);

@@ -81,7 +81,7 @@ SELECT r.expires_at_us, r.id, r.account_id,
    AND r.status = 'pending'
    AND r.expires_at_us <= :now_us
  ORDER BY r.expires_at_us, r.id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: overdue_reservations
 -- Returns the same rows for all accounts.
@@ -91,7 +91,7 @@ SELECT r.expires_at_us, r.id, r.account_id,
  WHERE r.status = 'pending'
    AND r.expires_at_us <= :now_us
  ORDER BY r.expires_at_us, r.id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: lots_of_reservations
 -- :reservation_ids is a JSON array of keys. Shadow reservations have no lots.
@@ -144,4 +144,4 @@ SELECT d.id, d.account_id, r.pool_id, d.reservation_id, d.original_micro, d.paid
    AND d.id > :after_id
    AND (:open IS NULL OR (d.paid_micro < d.original_micro) = :open)
  ORDER BY d.id
- LIMIT :count;
+ LIMIT :count + 0;

@@ -19,7 +19,7 @@ SELECT id, url, types, description, is_enabled, secret_version, rotated_until_us
   FROM webhooks
  WHERE id > :after_id
  ORDER BY id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: count_webhooks
 SELECT count(*)
@@ -110,7 +110,7 @@ SELECT entry_id, event_id
    AND line_key = :line_key
    AND (entry_id, event_id) > (:entry_id, :event_id)
  ORDER BY entry_id, event_id
- LIMIT :count;
+ LIMIT :count + 0;
 
 -- name: insert_set_aside
 INSERT INTO webhook_set_aside (webhook_id, line_key, entry_id, event_id)
@@ -176,4 +176,4 @@ SELECT id, entry_id, event_id, attempt, outcome, status, error, duration_us, att
  WHERE webhook_id = :webhook_id
    AND id < :before_id
  ORDER BY id DESC
- LIMIT :count;
+ LIMIT :count + 0;

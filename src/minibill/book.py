@@ -34,7 +34,7 @@ from minibill.db.migrations import migrate
 from minibill.db.queries import queries
 from minibill.db.readers import Readers
 from minibill.db.slices import in_steps
-from minibill.db.sqlite import Connection, sqlite3
+from minibill.db.sqlite import Connection, DatabaseError, FileConnection
 from minibill.db.wal import resync_wal
 from minibill.db.write_operation import WriteOperation
 from minibill.db.write_task import Operation
@@ -81,7 +81,7 @@ class Book:
         self,
         path: Path,
         lock: FileLock,
-        conn: Connection,
+        conn: FileConnection,
         anchor: CommitAnchor,
         writer: Writer,
         readers: Readers,
@@ -296,7 +296,7 @@ class Book:
         try:
             if self._checkpoints:
                 self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error as error:
+        except DatabaseError as error:
             # Nothing is lost: what was answered is in the WAL, and the next start goes on from there.
             log.warning("the write-ahead log was not folded into the file: %s", error)
         self._conn.close()

@@ -9,7 +9,7 @@ import pytest
 
 from minibill.core.clock import format_time, parse_time
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from tests.api_client import SECRETS, Api, Json, ok, problem_of
 from tests.fake_clocks import set_time
 
@@ -102,7 +102,7 @@ def _webhooks(api: Api) -> List:
 def _deliveries(api: Api) -> List:
     webhook = ok(api.post("/webhooks", {"url": "https://192.88.98.1/hook"}))["id"]
 
-    def write(conn: sqlite3.Connection) -> None:
+    def write(conn: Connection) -> None:
         rows = [(1, n, 0, 1, "failed", 500, "answered 500", 5, n) for n in range(7)]
         queries("webhooks").insert_attempts.many(conn, rows)
 

@@ -13,7 +13,7 @@ from minibill.api import idempotency
 from minibill.auth.scopes import ALL_SCOPES, EVERYTHING, READ
 from minibill.auth.tokens import sign_token
 from minibill.core.clock import US_PER_SECOND
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.integrity.audited_settings import DENIED_SECONDS_MIN
 from tests.api_client import SECRETS, Api, log_fields, ok, problem_of
 from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now
@@ -294,7 +294,7 @@ def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api
     def denied_after(seconds: int) -> bool:
         running_us = begin_us + seconds * US_PER_SECOND
 
-        def forget(conn: sqlite3.Connection) -> None:
+        def forget(conn: Connection) -> None:
             # Only what the book itself says of the time counts.
             forget_expired(conn, api.settings, running_us=2 * running_us)
             kept = idempotency.Key("admin:operator", f"after-{seconds}", bytes(32))

@@ -29,7 +29,7 @@ from minibill.core.problems import Problem
 from minibill.core.write_result import NOWHERE
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.readers import RequestReader
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.db.write_operation import bind
 from minibill.integrity.checks import violations
 from minibill.ledger import reads
@@ -460,7 +460,7 @@ class Run:
         ] == [(each.status(model.now), each.budget, each.spent, len(each.paid)) for each in model.campaigns]
 
 
-def rows(conn: sqlite3.Connection) -> tuple[list[tuple[str, int]], list[CampaignRow]]:
+def rows(conn: Connection) -> tuple[list[tuple[str, int]], list[CampaignRow]]:
     """Return accounts by name and key, and campaigns, in the order of creation; check the invariants."""
     assert violations(conn) == {}
     accounts = conn.execute("SELECT entity_id, id FROM credit_accounts ORDER BY id").fetchall()
@@ -478,7 +478,7 @@ def campaign_id(number: int) -> str:
     return ids.encode(ids.CAMPAIGN, number + 1)
 
 
-def totals(conn: sqlite3.Connection) -> list[int]:
+def totals(conn: Connection) -> list[int]:
     """Return the number of rows of each table."""
     return [
         conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]

@@ -15,7 +15,7 @@ from minibill.db import lanes
 from minibill.db import writer as module
 from minibill.db.lanes import Lane
 from minibill.db.slices import in_steps
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 from tests.api_client import Api, Loop, ok, record_running_time
 from tests.db.test_writer import SQLITE_IOERR, Fixture, note, note_and_raise, sqlite_error
 
@@ -55,8 +55,8 @@ def test_requests_that_come_during_a_batch_run_before_the_next(w: Fixture, monke
     monkeypatch.setattr(module, "GROUP_SECONDS_MAX", 0)
     came: list[asyncio.Task[Any]] = []
 
-    def batch(name: str) -> Callable[[sqlite3.Connection], Any]:
-        def operation(conn: sqlite3.Connection) -> Any:
+    def batch(name: str) -> Callable[[Connection], Any]:
+        def operation(conn: Connection) -> Any:
             came.extend(asyncio.ensure_future(w.writer.run(note(f"{number} during {name}"))) for number in range(2))
             return note(name)(conn)
 

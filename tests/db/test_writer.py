@@ -14,7 +14,7 @@ from minibill.db import lanes as turns_module
 from minibill.db import writer as module
 from minibill.db.connection import open_reader, open_writer
 from minibill.db.constraint_errors import SQLITE_FULL
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 from minibill.db.writer import Writer
 from tests.api_client import Loop
 
@@ -76,7 +76,7 @@ class Fixture:
 
 
 def note(text: str) -> Any:
-    def operation(conn: sqlite3.Connection) -> str:
+    def operation(conn: Connection) -> str:
         conn.execute("INSERT INTO notes VALUES (?)", (text,))
         return text
 
@@ -84,14 +84,14 @@ def note(text: str) -> Any:
 
 
 def note_and_raise(text: str, error: BaseException) -> Any:
-    def operation(conn: sqlite3.Connection) -> None:
+    def operation(conn: Connection) -> None:
         conn.execute("INSERT INTO notes VALUES (?)", (text,))
         raise error
 
     return operation
 
 
-def refuse(conn: sqlite3.Connection) -> None:
+def refuse(conn: Connection) -> None:
     raise AmountTooLarge("too large")
 
 
@@ -150,7 +150,7 @@ def test_neighbours_of_refusals_that_wrote_are_run_again_in_their_order_and_once
 
 
 def test_a_statement_that_the_database_refuses_takes_back_what_its_operation_wrote(w: Fixture) -> None:
-    def note_twice(conn: sqlite3.Connection) -> None:
+    def note_twice(conn: Connection) -> None:
         conn.execute("INSERT INTO notes VALUES ('b')")
         conn.execute("INSERT INTO notes VALUES (NULL)")
 
@@ -352,7 +352,7 @@ async def with_one_that_waits(w: Fixture) -> list[Any]:
     """What two writes are answered, the second of which came in while the first was in its transaction."""
     second: list[asyncio.Task[Any]] = []
 
-    def first(conn: sqlite3.Connection) -> str:
+    def first(conn: Connection) -> str:
         second.append(asyncio.ensure_future(w.writer.run(note("b"))))
         answer: str = note("a")(conn)
         return answer

@@ -4,7 +4,7 @@ import pytest
 
 from minibill.audit import log
 from minibill.core.write_result import NOWHERE
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.discounts.memberships import put_membership
 from minibill.discounts.schemas import MembershipBody, TierBody, TiersBody
 from minibill.discounts.tiers import replace_tiers
@@ -145,7 +145,7 @@ def test_an_account_has_at_most_1000_memberships(api: Api) -> None:
     put_tiers(api, "guild", GOLD)
     put_tiers(api, "last", GOLD)
 
-    def fill(conn: sqlite3.Connection) -> None:
+    def fill(conn: Connection) -> None:
         now_us = api.book.clock.now_us()
         for number in range(1, 1_000):
             community = f"c{number}"

@@ -3,8 +3,8 @@
 from minibill.book import Book
 from minibill.db.new_ids import NextIds
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
-from minibill.ledger.account_cache import AccountCache, CachedAccount
+from minibill.db.sqlite import Connection
+from minibill.ledger.account_cache import AccountCache, CachedAccount, ReservationRow
 from minibill.ledger.limits import PENDING_MAX
 from minibill.ledger.posting import load_balances
 from minibill.ledger.rows import AccountState, ReservationRow
@@ -28,10 +28,10 @@ def count_cached(book: Book) -> tuple[int, int]:
     return len(cache._accounts), sum(each.account.current for each in cache._reservations.values())
 
 
-def _differences(conn: sqlite3.Connection, cache: AccountCache) -> list[str]:
-    found = [difference for account in cache._accounts.values() for difference in _of_account(conn, account)]
-    for key, cached in cache._reservations.items():
-        if not cached.account.current:
+def _differences(conn: Connection, memory: AccountCache) -> list[str]:
+    found = [difference for spender in memory._spenders.values() for difference in _of_spender(conn, spender)]
+    for key, hold in memory._holds.items():
+        if not hold.spender.current:
             continue
         if cached.account is not cache._accounts.get(cached.row.account_id):
             found.append(f"reservation {key} refers to another copy of its account")
@@ -44,8 +44,8 @@ def _differences(conn: sqlite3.Connection, cache: AccountCache) -> list[str]:
     return found
 
 
-def _other_ids(conn: sqlite3.Connection, ids: NextIds) -> list[str]:
-    stored = NextIds(conn)
+def _other_ids(conn: Connection, ids: NextIds) -> list[str]:
+    real = NextIds(conn)
     return [
         f"next id of {name}: cached {getattr(ids, name)}, stored {getattr(stored, name)}"
         for name in NextIds.__slots__
@@ -53,7 +53,7 @@ def _other_ids(conn: sqlite3.Connection, ids: NextIds) -> list[str]:
     ]
 
 
-def _of_account(conn: sqlite3.Connection, account: CachedAccount) -> list[str]:
+def _of_spender(conn: Connection, spender: CachedAccount) -> list[str]:
     found = list[str]()
     key = account.account_id
     if not account.current:

@@ -11,7 +11,7 @@ import pytest
 from minibill.auth.tokens import Caller
 from minibill.campaigns import lifecycle, revocation
 from minibill.core.write_result import NOWHERE, WriteResult
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.ledger import expiry, expiry_slices, reservations
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX, PENDING_MAX, POOLS_MAX
 from tests.api_client import Api, Json, ok, problem_of
@@ -171,8 +171,8 @@ def test_an_error_of_the_database_rolls_no_expiry_back(moment: Moment, api: Api,
     account = overdue(api, moment, 4)
     ok(api.call("PUT", "/discounts/c1/tiers", {"tiers": [{"tier": "gold", "rateBps": 1}]}))
 
-    def fill(conn: sqlite3.Connection) -> None:
-        conn.execute("DROP TRIGGER memberships_are_at_most_1000_per_account")
+    def fill(conn: Connection) -> None:
+        conn.execute("DROP TRIGGER memberships_are_at_most_1000_an_account")
         conn.execute(
             "CREATE TRIGGER memberships_are_at_most_1000_per_account BEFORE INSERT ON memberships"
             " BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_per_account'); END"
@@ -184,8 +184,8 @@ def test_an_error_of_the_database_rolls_no_expiry_back(moment: Moment, api: Api,
     assert [entry.type for entry in entries(api, account, 8)] == ["release"] * 4
 
 
-def test_an_operation_that_writes_before_expiry_due_changes_nothing(api: Api) -> None:
-    def wrong(conn: sqlite3.Connection, now_us: int) -> WriteResult:
+def test_an_operation_that_writes_before_it_names_what_is_due_changes_nothing(api: Api) -> None:
+    def wrong(conn: Connection, now_us: int) -> WriteResult:
         conn.execute("INSERT INTO credit_accounts VALUES (99, 'person', 'x', ?)", (now_us,))
         raise expiry.ExpiryDue([1])
 
@@ -345,7 +345,7 @@ def test_an_account_has_at_most_10000_pending_reservations(moment: Moment, api: 
     account, other = api.account(50), api.account(50)
     now_us = api.book.clock.now_us()
 
-    def fill(conn: sqlite3.Connection) -> None:
+    def fill(conn: Connection) -> None:
         conn.execute(
             "INSERT INTO credit_reservations (account_id, pool_id, billing_mode, status, list_micro, discount_bps,"
             " discount_micro, held_micro, expires_at_us, created_by, created_at_us)"

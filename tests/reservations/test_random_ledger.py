@@ -36,7 +36,7 @@ from minibill.core.write_result import NOWHERE, WriteResult
 from minibill.db.connection import open_writer
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.readers import Readers, RequestReader
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.db.write_operation import bind
 from minibill.db.writer import Writer
 from minibill.discounts.memberships import delete_membership, put_membership
@@ -769,7 +769,7 @@ class AtOnce(RequestReader):
         super().__init__(readers, self.seen)
         self._own = readers
 
-    async def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, operation: Callable[[Connection], T]) -> T:
         return self._own.point_read(operation)
 
 
@@ -903,7 +903,7 @@ class Run:
     ) -> StoredResponse:
         do, values = self.operation(write.action, dry=write.dry)
 
-        def operation(conn: sqlite3.Connection, now_us: int) -> WriteResult:
+        def operation(conn: Connection, now_us: int) -> WriteResult:
             result = do(conn, now_us, **values)
             if result.continuation is None:
                 before_commit()
@@ -994,7 +994,7 @@ class Run:
             self.model.stats(number)["spentMicro"] for number in reversed(range(len(CAMPAIGNS)))
         ]
 
-    def campaigns(self, conn: sqlite3.Connection) -> list[lifecycle.CampaignRow]:
+    def campaigns(self, conn: Connection) -> list[lifecycle.CampaignRow]:
         rows = lifecycle.SQL.campaigns_page.all(conn, before_id=len(CAMPAIGNS) + 1, campaign_type=None, count=len(CAMPAIGNS))
         return lifecycle.campaigns_at(conn, rows, now_us=self.clock.time_us)
 
@@ -1042,11 +1042,11 @@ def state_of(lot: Lot, now: int) -> str:
     return "spent" if lot.consumed == lot.original else "expired" if lot.over(now) else "live"
 
 
-def whole(conn: sqlite3.Connection) -> None:
+def whole(conn: Connection) -> None:
     assert violations(conn) == {}
 
 
-def entries(conn: sqlite3.Connection, account: int) -> list[Entry]:
+def entries(conn: Connection, account: int) -> list[Entry]:
     return conn.execute(
         "SELECT entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,"
         "       metadata ->> 'discountMicro' || ' of ' || (metadata ->> 'listMicro') || ' by ' || (metadata ->> 'tier')"
@@ -1056,7 +1056,7 @@ def entries(conn: sqlite3.Connection, account: int) -> list[Entry]:
     ).fetchall()
 
 
-def count_entries(conn: sqlite3.Connection) -> int:
+def count_entries(conn: Connection) -> int:
     count: int = conn.execute("SELECT count(*) FROM credit_ledger").fetchone()[0]
     return count
 
@@ -1074,8 +1074,8 @@ CHANGED_BY_EXPIRY = {
 }  # fmt: skip
 
 
-def all_but_expiry(conn: sqlite3.Connection) -> list[object]:
-    """Return the rows of tables that expiry does not change; of the others, the number of rows that it does not insert."""
+def all_but_expiry(conn: Connection) -> list[object]:
+    """All rows of the tables that no expiry changes; of the others how many there are that it does not write."""
     tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     found: list[object] = [conn.execute(f"SELECT * FROM {table}").fetchall() for table in sorted(tables - CHANGED_BY_EXPIRY)]
     found += [conn.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("credit_lots", "credit_reservations")]
@@ -1118,7 +1118,7 @@ def small_and_quick() -> Iterator[None]:
     expiry.SWEEP_MAX, book.SWEEP_STEP, revocation.SLICE_GRANTS_MAX = slices_before
 
 
-def open_writer_without_sync(path: Path, **how: int) -> sqlite3.Connection:
+def open_writer_without_sync(path: Path, **how: int) -> Connection:
     conn = open_writer(path, **how)
     conn.execute("PRAGMA synchronous = OFF")
     return conn

@@ -1,4 +1,4 @@
-"""The named queries: found by index, used, and bound as they are written; and the parser that loads them."""
+"""The named queries: their plans, their callers and their parameters; and the parser that loads them."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 
 import minibill
 from minibill.db.connection import open_reader
-from minibill.db.queries import Query, every_query, queries, read_queries, sql_folder
+from minibill.db.queries import Query, queries, read_queries, sql_folder
 from minibill.db.sqlite import sqlite3
 
 SOURCE = Path(minibill.__file__).parent
@@ -79,7 +79,7 @@ _HARMLESS_SCAN = re.compile(r"SCAN (\w+ VIRTUAL TABLE INDEX .*|CONSTANT ROW|\(.*
 
 
 class Use(NamedTuple):
-    """Where a module says NAME.query, and the call around it, if it is one that runs the query."""
+    """A place where a module says NAME.query, and the call around it, if it is one that runs the query."""
 
     file: str
     feature: str
@@ -88,9 +88,13 @@ class Use(NamedTuple):
     arguments: frozenset[str]
 
 
+def every_query() -> list[Query]:
+    return [query for file in sorted((sql_folder() / "queries").glob("*.sql")) for query in queries(file.stem)]
+
+
 @pytest.fixture(scope="module")
 def conn(migrated_file: Path) -> Iterator[sqlite3.Connection]:
-    """A book that nobody has run ANALYZE on, like every book."""
+    """Open a book without ANALYZE statistics, like every book."""
     conn = open_reader(migrated_file)
     assert conn.execute("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'sqlite_stat%'").fetchone() == (0,)
     yield conn
@@ -109,37 +113,52 @@ def by_name(query: Query) -> str:
 # --- plans ---
 
 
-@pytest.mark.parametrize("query", every_query(), ids=by_name)
-def test_a_query_reads_no_whole_table(conn: sqlite3.Connection, query: Query) -> None:
-    scans = {step for step in plan(conn, query) if step.startswith("SCAN") and not _HARMLESS_SCAN.fullmatch(step)}
-    declared = {step for name, step in SCANS if name == query.name}
-    assert scans == declared
+def test_no_query_reads_a_whole_table(conn: sqlite3.Connection) -> None:
+    scans = {
+        (query.name, step)
+        for query in every_query()
+        for step in plan(conn, query)
+        if step.startswith("SCAN") and not _HARMLESS_SCAN.fullmatch(step)
+    }
+    assert scans == set(SCANS)
 
 
-@pytest.mark.parametrize("query", [q for q in every_query() if "json_each(?) j" in q.sql], ids=by_name)
-def test_what_a_request_names_is_looked_up_and_not_looked_for(conn: sqlite3.Connection, query: Query) -> None:
+def test_lists_of_a_request_are_looked_up_by_index(conn: sqlite3.Connection) -> None:
     # The other way round a list is read once per row: a batch then costs as much as its campaign is large.
-    first = next(step for step in plan(conn, query) if step.startswith(("SCAN", "SEARCH")))
-    assert first.startswith("SCAN j VIRTUAL")
+    listing = [query for query in every_query() if "json_each(?) j" in query.sql]
+    first = {
+        query.name: next(step for step in plan(conn, query) if step.startswith(("SCAN", "SEARCH"))) for query in listing
+    }
+    assert len(first) >= 10
+    assert {name: step for name, step in first.items() if not step.startswith("SCAN j VIRTUAL")} == {}
 
 
-@pytest.mark.parametrize("query", every_query(), ids=by_name)
-def test_a_query_sorts_nothing_that_can_grow(conn: sqlite3.Connection, query: Query) -> None:
-    sorts = any("USE TEMP B-TREE FOR" in step and "ORDER BY" in step for step in plan(conn, query))
-    assert sorts == (query.name in SORTS)
+def test_no_query_sorts_what_can_grow(conn: sqlite3.Connection) -> None:
+    sorting = {
+        query.name
+        for query in every_query()
+        if any("USE TEMP B-TREE FOR" in step and "ORDER BY" in step for step in plan(conn, query))
+    }
+    assert sorting == SORTS.keys()
 
 
-def test_what_is_declared_is_about_queries_that_there_are() -> None:
+def test_every_limit_that_is_a_parameter_is_added_to() -> None:
+    """SQLite plans a statement anew whenever it binds a LIMIT that is a bare parameter (decision record 0001)."""
+    bare = [query.name for query in every_query() if re.search(r"\bLIMIT \?(?! \+ 0)", query.sql)]
+    assert bare == []
+
+
+def test_declared_scans_and_sorts_name_existing_queries() -> None:
     assert {name for name, _ in SCANS} | SORTS.keys() <= {query.name for query in every_query()}
 
 
-def test_a_scan_would_be_seen(conn: sqlite3.Connection) -> None:
+def test_the_plan_of_a_scan_is_recognized(conn: sqlite3.Connection) -> None:
     [step] = plan(conn, Query("probe", "SELECT id FROM credit_lots WHERE metadata = :text"))
     assert step == "SCAN credit_lots"
     assert not _HARMLESS_SCAN.fullmatch(step)
 
 
-# --- names, and who uses them ---
+# --- names and callers ---
 
 
 def every_name() -> list[tuple[str, str]]:
@@ -205,7 +224,7 @@ def _names_of(call: ast.Call) -> frozenset[str]:
     return frozenset("**" if keyword.arg is None else keyword.arg for keyword in call.keywords)
 
 
-def test_no_two_queries_have_one_name() -> None:
+def test_query_names_are_unique() -> None:
     names = [name for _, name in every_name()]
     assert sorted(names) == sorted(set(names))
 
@@ -215,12 +234,12 @@ def test_every_query_is_used() -> None:
     assert [name for name in every_name() if name not in used] == []
 
 
-def test_every_query_that_is_used_is_there() -> None:
+def test_every_query_that_a_module_names_exists() -> None:
     there = set(every_name())
     assert [use for use in every_use() if (use.feature, use.query) not in there] == []
 
 
-def test_every_call_names_the_parameters_of_its_query_and_no_others() -> None:
+def test_every_call_passes_exactly_the_parameters_of_its_query() -> None:
     parameters = {(file, query.name): frozenset(query.parameters) for file, _ in every_name() for query in queries(file)}
     calls = [use for use in every_use() if use.how is not None and "**" not in use.arguments]
     assert calls
@@ -228,15 +247,16 @@ def test_every_call_names_the_parameters_of_its_query_and_no_others() -> None:
     assert wrong == []
 
 
-def test_a_query_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_query_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nobody"):
         _ = queries("ledger").nobody
 
 
-# --- what is bound ---
+# --- parameters ---
 
 
 _INSERT = re.compile(r"INSERT INTO (\w+) \(([^()]*)\)\s+VALUES \(([^()]*)\)")
+_INSERT_FROM_JSON = re.compile(r"INSERT INTO (\w+) \(([^()]*)\)\s+SELECT (.*?)\s+FROM json_each\(\?\)", re.DOTALL)
 
 # Columns whose parameter has another name, because callers know it by that.
 BOUND_AS = {
@@ -248,43 +268,72 @@ BOUND_AS = {
     "available_micro": {"amount_micro"},
 }
 
+# The columns that these statements read from JSON rows, in the order in which their callers write them.
+JSON_ROWS = {
+    "open_accounts": "id entity_type entity_id created_at_us",
+    "insert_lots": "id account_id pool_id source_type source_id campaign_id priority original_micro available_micro "
+    "expires_at_us metadata created_at_us",
+    "insert_entries": "account_id pool_id entry_seq entry_type lot_id reservation_id amount_micro available_delta_micro "
+    "reserved_delta_micro available_after_micro reserved_after_micro created_at_us description metadata",
+    "insert_first_entries": "id account_id pool_id entry_seq entry_type lot_id reservation_id amount_micro "
+    "available_delta_micro reserved_delta_micro available_after_micro reserved_after_micro created_at_us description "
+    "metadata",
+    "insert_grants": "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us",
+}
+
 
 def inserts() -> list[Query]:
     return [query for query in every_query() if query.sql.startswith("INSERT")]
 
 
-@pytest.mark.parametrize("query", inserts(), ids=by_name)
-def test_an_insert_gives_each_column_the_parameter_of_its_name(query: Query) -> None:
+def test_every_insert_gives_each_column_the_parameter_of_its_name() -> None:
+    wrong = [fault for query in inserts() if query.name not in JSON_ROWS for fault in _misbound(query)]
+    assert wrong == []
+
+
+def _misbound(query: Query) -> Iterator[str]:
     found = _INSERT.match(query.sql)
     if found is None:
-        pytest.fail(f"{query.name} is no INSERT INTO table (columns) VALUES (values)")
-    columns = [column.strip() for column in found[2].split(",")]
-    values = [value.strip() for value in found[3].split(",")]
-    assert len(columns) == len(values)
+        yield f"{query.name} is no INSERT INTO table (columns) VALUES (values)"
+        return
     parameters = iter(query.parameters)
-    for column, value in zip(columns, values, strict=True):
+    for column, value in zip(_items(found[2]), _items(found[3]), strict=True):
         if value == "?":
-            assert next(parameters) in {column, *BOUND_AS.get(column, ())}, column
-        else:
-            assert re.fullmatch(r"[0-9]+|'\w+'|NULL", value), f"{column}: {value} is neither a parameter nor a literal"
+            if next(parameters) not in {column, *BOUND_AS.get(column, ())}:
+                yield f"{query.name}: {column}"
+        elif not _is_literal(value):
+            yield f"{query.name}: {column}: {value} is neither a parameter nor a literal"
 
 
-def test_the_queries_that_run_once_per_row_are_inserts_that_are_checked_here() -> None:
-    checked = {query.name for query in inserts()}
-    assert {"insert_lots", "insert_entries", "insert_grants", "append_audit_row", "open_accounts"} <= checked
+def test_every_insert_of_json_rows_reads_its_columns_in_order() -> None:
+    assert {query.name for query in inserts() if query.parameters == ("rows",)} == JSON_ROWS.keys()
+    for query in inserts():
+        if query.name in JSON_ROWS:
+            found = _INSERT_FROM_JSON.fullmatch(query.sql)
+            assert found is not None, query.name
+            columns = zip(_items(found[2]), _items(found[3]), strict=True)
+            read = [(column, value) for column, value in columns if not _is_literal(value)]
+            assert read == [(column, f"value ->> {place}") for place, column in enumerate(JSON_ROWS[query.name].split())]
 
 
-@pytest.mark.parametrize("query", [*every_query(), *read_queries(sql_folder() / "invariants.sql")], ids=by_name)
-def test_every_parameter_of_a_query_was_understood(query: Query) -> None:
-    """A name with a digit or a capital would be left behind, in part or as a whole."""
-    between = re.sub(r"'(?:[^']|'')*'", "''", query.sql)
-    assert not re.search(r"[:@$]\w|\?\w", between)
-    assert between.count("?") == len(query.parameters)
-    assert "--" not in between
-    assert ";" not in between, "one statement a query"
+def _items(listed: str) -> list[str]:
+    return [item.strip() for item in listed.split(",")]
 
 
-def test_rules_take_the_bounds_of_a_slice_only_and_have_unique_names() -> None:
+def _is_literal(value: str) -> bool:
+    return re.fullmatch(r"[0-9]+|'\w+'|NULL", value) is not None
+
+
+def test_no_parameter_of_a_query_is_overlooked() -> None:
+    """A name with a digit or a capital would stay in the statement, in part or as a whole."""
+    for query in [*every_query(), *read_queries(sql_folder() / "invariants.sql")]:
+        between = re.sub(r"'(?:[^']|'')*'|--[^\n]*", "", query.sql)
+        assert not re.search(r"[:@$]\w|\?\w", between), query.name
+        assert between.count("?") == len(query.parameters), query.name
+        assert ";" not in between, f"{query.name} is more than one statement"
+
+
+def test_integrity_rules_take_only_slice_bounds_and_have_unique_names() -> None:
     found = list(read_queries(sql_folder() / "invariants.sql"))
     assert len({query.name for query in found}) == len(found)
     assert {frozenset(query.parameters) for query in found} == {
@@ -298,27 +347,29 @@ def test_rules_take_the_bounds_of_a_slice_only_and_have_unique_names() -> None:
 @pytest.mark.parametrize(
     ("text", "sql", "parameters"),
     [
-        ("SELECT :a;\n", "SELECT ?", ("a",)),
+        ("SELECT :a", "SELECT ?", ("a",)),
         ("SELECT :b, :a, :b", "SELECT ?, ?, ?", ("b", "a", "b")),
         ("SELECT ':a', :a", "SELECT ':a', ?", ("a",)),
         ("SELECT 'it''s :a' || :b", "SELECT 'it''s :a' || ?", ("b",)),
         ("SELECT '-- :a' || :b", "SELECT '-- :a' || ?", ("b",)),
         ("SELECT '' || :a", "SELECT '' || ?", ("a",)),
-        ("-- It's :a\nSELECT :b", "SELECT ?", ("b",)),
-        ("SELECT :a -- the caller's :b and 'that'\n     , :c", "SELECT ? \n     , ?", ("a", "c")),
-        ("SELECT 1; -- the rest isn't here: nothing\n", "SELECT 1", ()),
-        ("SELECT 1\n-- 'unclosed", "SELECT 1", ()),
+        (
+            "SELECT :a -- the caller's :b and 'that'\n     , :c",
+            "SELECT ? -- the caller's :b and 'that'\n     , ?",
+            ("a", "c"),
+        ),
+        ("SELECT 1\n-- 'unclosed :a", "SELECT 1\n-- 'unclosed :a", ()),
         ("SELECT x->>1, y::b FROM t WHERE id=:id_of_it", "SELECT x->>1, y::b FROM t WHERE id=?", ("id_of_it",)),
         ("VALUES (:a,:b)", "VALUES (?,?)", ("a", "b")),
         ("SELECT 1", "SELECT 1", ()),
     ],
 )
-def test_parameters_are_found_outside_of_literals_and_comments(text: str, sql: str, parameters: tuple[str, ...]) -> None:
+def test_parameters_are_found_outside_literals_and_comments(text: str, sql: str, parameters: tuple[str, ...]) -> None:
     query = Query("probe", text)
     assert (query.sql, query.parameters) == (sql, parameters)
 
 
-def test_a_file_holds_as_many_queries_as_it_names(tmp_path: Path) -> None:
+def test_a_file_is_split_into_its_named_queries(tmp_path: Path) -> None:
     file = tmp_path / "probe.sql"
     file.write_text(
         "-- A preamble: it's no query.\n\n-- name: one\n-- Isn't :much.\nSELECT :a;\n\n-- name: two\nSELECT '-- name: x';\n"
@@ -326,14 +377,14 @@ def test_a_file_holds_as_many_queries_as_it_names(tmp_path: Path) -> None:
     assert [(query.name, query.sql) for query in read_queries(file)] == [("one", "SELECT ?"), ("two", "SELECT '-- name: x'")]
 
 
-def test_values_are_bound_by_name_and_in_rows(migrated_file: Path) -> None:
+def test_values_bind_by_name_and_rows_by_position(migrated_file: Path) -> None:
     conn = open_reader(migrated_file)
     try:
         query = Query("probe", "SELECT :b || ':a', :a, :b")
         assert query.parameters == ("b", "a", "b")
         assert query.one(conn, a=1, b="x") == ("x:a", 1, "x")
         assert query.all(conn, a=None, b="y") == [("y:a", None, "y")]
-        with pytest.raises(TypeError, match="'b'"):
+        with pytest.raises(KeyError, match="'b'"):
             query.one(conn, a=1)
     finally:
         conn.close()
@@ -347,32 +398,18 @@ def test_values_are_bound_by_name_and_in_rows(migrated_file: Path) -> None:
         memory.close()
 
 
-def test_many_rows_of_an_insert_are_what_one_row_at_a_time_would_be() -> None:
+def test_json_rows_insert_the_same_values_as_rows_one_by_one() -> None:
     texts: list[object] = ["a", "12", "1.0", "true", "null", "", "\n\t\"'\\", "ä☃😀", '{"a": [1, null]}', "\x1f", None]
     numbers: list[object] = [0, 1, -1, 2**53 + 1, 2**63 - 1, -(2**63), None]
     rows = [(text, number) for text in texts for number in numbers]
     found = []
-    for some in (rows, [[*row] for row in rows[:3]]):
-        for at_once in (True, False):
-            memory = sqlite3.connect(":memory:")
+    for as_json in (True, False):
+        with closing(sqlite3.connect(":memory:")) as memory:
             memory.execute("CREATE TABLE t (x TEXT, y INTEGER, z TEXT NOT NULL) STRICT")
-            query = Query("probe", "INSERT INTO t (x, y, z)\nVALUES (:x, :y, 'granted')")
-            assert query._insert_from_json is not None
-            if not at_once:
-                query._insert_from_json = None
-            query.many(memory, some)
+            if as_json:
+                sql = "INSERT INTO t (x, y, z) SELECT value ->> 0, value ->> 1, 'granted' FROM json_each(:rows)"
+                Query("probe", sql).many_as_json(memory, rows)
+            else:
+                Query("probe", "INSERT INTO t (x, y, z) VALUES (:x, :y, 'granted')").many(memory, rows)
             found.append(memory.execute("SELECT x, y, z, typeof(x), typeof(y) FROM t ORDER BY rowid").fetchall())
-            memory.close()
     assert found[0] == found[1] and len(found[0]) == len(rows)
-    assert found[2] == found[3]
-
-
-def test_a_limit_is_nothing_that_a_plan_is_made_anew_for(tmp_path: Path) -> None:
-    file = tmp_path / "some.sql"
-    file.write_text(
-        "-- name: page\nSELECT 1 WHERE 2 IN (SELECT 3 LIMIT :count) LIMIT :count;\n-- name: one\nSELECT 1 LIMIT 1;\n"
-    )
-    page, one = read_queries(file)
-    assert (page.sql, one.sql) == ("SELECT 1 WHERE 2 IN (SELECT 3 LIMIT ? + 0) LIMIT ? + 0", "SELECT 1 LIMIT 1")
-    with closing(sqlite3.connect(":memory:")) as conn:
-        assert page.all(conn, count=7) == []

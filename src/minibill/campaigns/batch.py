@@ -345,7 +345,7 @@ def _pay(
         grant.position: AccountGrant(key, first_grant + index, first_lot + index, grant.amount_micro, "granted")
         for index, (grant, key) in enumerate(zip(new, account_ids, strict=True))
     }
-    SQL.insert_grants.many(
+    SQL.insert_grants.many_as_json(
         conn,
         [
             (row.grant_id, campaign.id, row.account_id, row.lot_id, row.amount_micro, campaign.grant_formula,

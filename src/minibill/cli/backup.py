@@ -37,7 +37,7 @@ from minibill.db.files import require_own_folder, resolve
 from minibill.db.migrations import MigrationRefused
 from minibill.db.pacing import pause
 from minibill.db.snapshot import open_snapshot
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import DatabaseError
 from minibill.integrity.verify import Verified
 
 path_argument = click.Path(path_type=Path, dir_okay=False)
@@ -166,11 +166,11 @@ def _compare(db: Path, src: Path, *, force: bool) -> Divergence | None:
     with open_snapshot(src) as backup:
         try:
             with open_snapshot(db) as conn:
-                if share_history(conn, backup):
-                    return divergence(conn, base=backup)
-            reason = "it is another database than the backup's"
-        except (NotABook, MigrationRefused, sqlite3.DatabaseError) as error:
-            reason = f"it can't be compared with the backup: {error}"
+                if are_one_book(conn, backup):
+                    return later(conn, than=backup)
+            reason = "is another book than the backup is of"
+        except (NotABook, MigrationRefused, DatabaseError) as error:
+            reason = f"can't be compared with the backup: {error}"
     if not force:
         raise UsageError(f"{db} was not replaced: {reason}; to replace it anyway and keep it, add --force")
     return None
@@ -181,7 +181,7 @@ def _issued(db: Path) -> Epoch:
     try:
         with open_snapshot(db) as conn:
             return issued(conn)
-    except (NotABook, MigrationRefused, sqlite3.DatabaseError):
+    except (NotABook, MigrationRefused, DatabaseError):
         return FIRST
 
 

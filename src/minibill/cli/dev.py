@@ -78,7 +78,7 @@ def reset(db: Path, *, is_confirmed: bool) -> None:
     from minibill.db.file_copy import remove
     from minibill.db.file_lock import DatabaseLocked, FileLock
     from minibill.db.files import resolve
-    from minibill.db.sqlite import SqliteTooOld, sqlite3
+    from minibill.db.sqlite import DatabaseError, SqliteTooOld
 
     try:
         path = resolve(db)
@@ -92,7 +92,7 @@ def reset(db: Path, *, is_confirmed: bool) -> None:
         if not is_confirmed:
             click.confirm(f"Delete {path} with all its data ({path.stat().st_size:,} bytes)?", abort=True, err=True)
         remove(path)
-    except (NotABook, SqliteTooOld, sqlite3.Error, OSError) as error:
+    except (NotABook, SqliteTooOld, DatabaseError, OSError) as error:
         raise UsageError(f"--reset: nothing was deleted: {error}") from None
     finally:
         lock.release()

@@ -7,13 +7,15 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import msgspec
 
 from minibill.cli.grants_csv import ListRow, RowError, quoted
 from minibill.core.money import MAX_MICRO
-from minibill.db.sqlite import sqlite3
+from minibill.db.connection import open_scratch
+from minibill.db.sqlite import DatabaseError
 
 # Pages kept in memory; the others are in the file.
 CACHE_KIB = 16_384
@@ -43,8 +45,8 @@ SELECT r.line, r.account, r.into_line, coalesce(f.error, r.error), coalesce(f.er
  ORDER BY r.line"""
 
 
-# Raised by every operation on the rows if the temporary file can't be written.
-TemporaryFileError = sqlite3.Error
+# Raised by every operation on the rows when the temporary file can't be written.
+TemporaryFileError = DatabaseError
 
 
 class Item(NamedTuple):
@@ -98,11 +100,7 @@ class Rows:
         descriptor, path = tempfile.mkstemp(prefix="minibill-import-")
         os.close(descriptor)
         try:
-            self._conn = sqlite3.connect(path, isolation_level=None)
-            self._conn.execute("PRAGMA journal_mode = OFF")
-            self._conn.execute("PRAGMA synchronous = OFF")
-            self._conn.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            self._conn = open_scratch(Path(path), cache_kib=CACHE_KIB)
             self._conn.executescript(_SCHEMA)
         finally:
             os.unlink(path)  # noqa: PTH108

@@ -11,7 +11,7 @@ from minibill.db.connection import NotABook
 from minibill.db.file_lock import DatabaseLocked, FileLock
 from minibill.db.files import reason_of
 from minibill.db.migrations import MigrationRefused, migrate_file
-from minibill.db.sqlite import SqliteTooOld, sqlite3
+from minibill.db.sqlite import DatabaseError, SqliteTooOld
 
 
 @click.command(
@@ -33,7 +33,7 @@ def migrate(*, db: Path, as_json: bool) -> None:
             applied = migrate_file(lock.path)
         finally:
             lock.release()
-    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, sqlite3.Error, OSError) as error:
+    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, DatabaseError, OSError) as error:
         raise click.UsageError(f"can't migrate {db}: {reason_of(error, db)}") from None
     if as_json:
         print_json({"db": str(db), "applied": [f"{migration.version:04d} {migration.name}" for migration in applied]})

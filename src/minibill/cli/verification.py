@@ -18,7 +18,7 @@ from minibill.db.file_lock import DatabaseLocked
 from minibill.db.files import reason_of
 from minibill.db.migrations import MigrationRefused
 from minibill.db.snapshot import SnapshotInvalidated
-from minibill.db.sqlite import SqliteTooOld, sqlite3
+from minibill.db.sqlite import DatabaseError, OperationalError, SqliteTooOld
 from minibill.integrity.report import Report, failed_checks
 from minibill.integrity.verify import STEPS, Verified, verify_file
 
@@ -46,11 +46,11 @@ def cli_errors(action: str, path: Path) -> Iterator[None]:
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, SnapshotInvalidated) as error:
         raise UsageError(f"{failed}: {reason_of(error, path)}") from None
     except OSError as error:
-        raise UsageError(f"{failed}: {error.filename or ''} {error.strerror}") from None
-    except sqlite3.OperationalError as error:
-        raise UsageError(f"{failed}: {reason_of(error, path)}") from None
-    except sqlite3.DatabaseError as error:
-        raise click.ClickException(f"{failed}: {error}") from None
+        raise UsageError(f"{cant}: {error.filename or ''} {error.strerror}") from None
+    except OperationalError as error:
+        raise UsageError(f"{cant}: {reason_of(error, path)}") from None
+    except DatabaseError as error:
+        raise click.ClickException(f"{cant}: {error}") from None
 
 
 def verify_with_progress(path: Path, on_progress: ProgressCallback, *, paced: bool = False) -> Verified:

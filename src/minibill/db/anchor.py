@@ -19,7 +19,7 @@ from typing import NamedTuple
 from minibill.db.epochs import begin_epoch
 from minibill.db.files import create, open_own, open_to_read, sync
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 
 log = logging.getLogger("minibill.anchor")
 
@@ -60,7 +60,7 @@ def read_anchor(path: Path) -> HighWaterMark | None:
     return max(marks, default=None)
 
 
-def mark_of(conn: sqlite3.Connection) -> HighWaterMark:
+def mark_of(conn: Connection) -> HighWaterMark:
     """How far a book has come; raises `sqlite3.DatabaseError` when it can't tell."""
     row = SQL.mark.one(conn)
     if row is None:
@@ -68,7 +68,7 @@ def mark_of(conn: sqlite3.Connection) -> HighWaterMark:
     return HighWaterMark(row[0], row[1] or 0, row[2] or bytes(32))
 
 
-def missing(conn: sqlite3.Connection, anchored: HighWaterMark) -> str | None:
+def missing(conn: Connection, anchored: HighWaterMark) -> str | None:
     """What a book lacks of what its anchor says, in words; None when nothing is missing."""
     commits = mark_of(conn).commits
     if commits < anchored.commits:
@@ -105,7 +105,7 @@ class CommitAnchor:
         self._descriptor = open_own(anchor_file(path), os.O_WRONLY)
         self._failed = False
 
-    def count(self, conn: sqlite3.Connection) -> HighWaterMark:
+    def count(self, conn: Connection) -> HighWaterMark:
         """Counts the transaction that is about to be committed; answers how far the book has come with it."""
         SQL.count_commit.run(conn)
         return mark_of(conn)

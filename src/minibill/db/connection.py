@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from minibill.db.sqlite import decode_errors_as_database_errors, require_floor, sqlite3
+from minibill.db.sqlite import FileConnection, decode_errors_as_database_errors, require_floor, sqlite3
 
 log = logging.getLogger("minibill.connect")
 
@@ -92,6 +92,16 @@ def open_reader(path: Path) -> sqlite3.Connection:
     conn.execute("PRAGMA wal_autocheckpoint = 0")
     conn.execute("PRAGMA trusted_schema = OFF")
     conn.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
+    return conn
+
+
+def open_scratch(path: Path, *, cache_kib: int) -> FileConnection:
+    """Open a temporary file of one's own, whose content nobody needs after a crash."""
+    conn = sqlite3.connect(path, isolation_level=None)
+    conn.execute("PRAGMA journal_mode = OFF")
+    conn.execute("PRAGMA synchronous = OFF")
+    conn.execute("PRAGMA locking_mode = EXCLUSIVE")
+    conn.execute(f"PRAGMA cache_size = -{cache_kib}")
     return conn
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from minibill.core.clock import real_now_us
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 
 SQL = queries("epochs")
 CHAIN = queries("chain")
@@ -36,13 +36,13 @@ class Epoch(NamedTuple):
 FIRST = Epoch(1, 0)
 
 
-def current_epoch(conn: sqlite3.Connection) -> Epoch:
+def current_epoch(conn: Connection) -> Epoch:
     """Return the epoch in which a book issues ids."""
     row = SQL.newest_epoch.one(conn)
     return FIRST if row is None else Epoch(*row)
 
 
-def issued(conn: sqlite3.Connection) -> Epoch:
+def issued(conn: Connection) -> Epoch:
     """Return the epoch of a book with the highest id that it has issued in place of the base."""
     newest, counted = SQL.newest_ids.one(conn), SQL.newest_counted_id.one(conn)
     assert newest is not None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from minibill.db.queries import queries
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 SQL = queries("sequence")
 
@@ -29,7 +29,7 @@ class SequenceTracker:
             self.sequence = sequence
 
 
-def ledger_sequence(conn: sqlite3.Connection) -> int:
+def ledger_sequence(conn: Connection) -> int:
     """The number of the newest entry as this connection sees the ledger; 0 when there is none."""
     row = SQL.ledger_sequence.one(conn)
     assert row is not None
@@ -37,7 +37,7 @@ def ledger_sequence(conn: sqlite3.Connection) -> int:
     return sequence
 
 
-def in_one_snapshot(conn: sqlite3.Connection, operation: Callable[[sqlite3.Connection], T]) -> tuple[T, int]:
+def in_one_snapshot(conn: Connection, operation: Callable[[Connection], T]) -> tuple[T, int]:
     """What an operation reads, and the sequence of the very state of the book that it read."""
     conn.execute("BEGIN")
     try:

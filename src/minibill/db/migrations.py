@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from minibill.db.connection import APPLICATION_ID
 from minibill.db.queries import sql_folder
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -68,7 +68,7 @@ def migrate(conn: sqlite3.Connection) -> list[Migration]:
     return pending
 
 
-def require_current(conn: sqlite3.Connection) -> None:
+def require_current(conn: Connection) -> None:
     """Raises `MigrationRefused` when the file is not of this version's schema; changes nothing."""
     known, applied = all_migrations(), _applied(conn)
     _refuse_others(known, applied)
@@ -80,7 +80,7 @@ def require_current(conn: sqlite3.Connection) -> None:
         )
 
 
-def schema_of(conn: sqlite3.Connection) -> str:
+def schema_of(conn: Connection) -> str:
     """Every statement that makes up the schema, in the order in which it was made, comments and all."""
     statements = conn.execute(
         "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
@@ -88,7 +88,7 @@ def schema_of(conn: sqlite3.Connection) -> str:
     return "".join(f"{sql};\n\n" for (sql,) in statements)
 
 
-def schema_differences(conn: sqlite3.Connection) -> list[str]:
+def schema_differences(conn: Connection) -> list[str]:
     """Return the differences between a file's schema and that of the migrations; empty when there are none.
 
     Litestream's own tables may be there.
@@ -115,7 +115,7 @@ def _expected_objects() -> dict[tuple[str, str], str]:
         return _objects(fresh)
 
 
-def _objects(conn: sqlite3.Connection) -> dict[tuple[str, str], str]:
+def _objects(conn: Connection) -> dict[tuple[str, str], str]:
     """The statement of each table, index, trigger and view, by its kind and name."""
     rows = conn.execute(
         "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
@@ -132,7 +132,7 @@ def _refuse_others(known: list[Migration], applied: dict[int, tuple[str, str]]) 
             raise MigrationRefused(f"migration {version} ({name}) of this database has another text than this minibill's")
 
 
-def _applied(conn: sqlite3.Connection) -> dict[int, tuple[str, str]]:
+def _applied(conn: Connection) -> dict[int, tuple[str, str]]:
     there = conn.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations'").fetchone()
     if not there:
         return {}

@@ -5,7 +5,7 @@ everything else whenever a transaction is rolled back or another program has wri
 """
 
 from minibill.db.epochs import SQL
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 
 class NextIds:
@@ -17,7 +17,7 @@ class NextIds:
 
     __slots__ = ("accounts", "audit_rows", "campaigns", "debts", "first_entry", "first_reservation", "grants", "lots")
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         newest = SQL.newest_ids.one(conn)
         assert newest is not None
         first_id: int = newest[0] + 1
@@ -34,7 +34,7 @@ class NextIds:
         self.first_reservation: int | None = first_id if reservations == first_id else None
 
 
-def next_ids(conn: sqlite3.Connection) -> NextIds:
+def next_ids(conn: Connection) -> NextIds:
     """Return the next ids, remembered on the writer's connection and read from the book on any other."""
     # Three times a reservation, almost always with success: this takes half as long as asking first.
     try:

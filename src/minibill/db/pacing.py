@@ -2,7 +2,7 @@
 
 import time
 
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import FileConnection
 
 # Steps of SQLite's virtual machine between two pauses: less than a millisecond. Where there is one core for all, the system
 # would let a long read work for several milliseconds while a request waits, whatever its niceness (measured: the median of 8
@@ -16,6 +16,6 @@ def pause() -> None:
     time.sleep(PAUSE_SECONDS)
 
 
-def pace(conn: sqlite3.Connection) -> None:
+def pace(conn: FileConnection) -> None:
     """Make the statements of a connection pause."""
     conn.set_progress_handler(pause, STEPS_BETWEEN_PAUSES)

@@ -1,106 +1,71 @@
-"""SQL by name: every statement of `sql/queries/*.sql`, loaded once.
+"""SQL by name: the statements of `sql/queries/*.sql`, which run as the files have them, with `?` for each `:parameter`.
 
-A statement is written with `:named` parameters and run with positional ones, because binding by name costs a look-up per
-value and row. `Query.one`, `all` and `run` take the values by name; `many` takes rows in the order of `Query.parameters`.
+The driver looks up a named parameter at each run: 7 % of the time of a reserve and finalize
+(docs/internals/decisions/0002-bind-by-position.md).
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, Cursor
 
 Row = tuple[Any, ...]
 
-# From so many rows on an INSERT reads them from JSON.
-_MANY_ROWS = 16
-
-_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
-# SQLite plans by the number of a LIMIT that is nothing but a parameter, and so plans anew each time that it is bound: 5 to
-# 40 µs a query. It does not for one that is added to.
-_BARE_LIMIT = re.compile(r"(?<=\bLIMIT \?)")
-
-_LITERAL_OR_COMMENT = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
+# A literal, a comment, or a parameter.
+_TOKEN = re.compile(r"'(?:[^']|'')*'|--[^\n]*|(?<![:\w]):([a-z_]+)")
 
 
 def sql_folder() -> Path:
-    """`sql/`: inside the installed package, or at the top of the source tree."""
+    """Return `sql/`: inside the installed package, or at the top of the source tree."""
     package = Path(__file__).parents[1]
     return package / "sql" if (package / "sql").is_dir() else package.parents[1] / "sql"
 
 
 class Query:
-    """One named statement. `one`, `all` and `run` take a connection and the values by name.
+    """One named statement, and its parameters in their order.
 
-    `one` answers the first row or None, `all` every row, `run` the cursor of a statement that answers no rows.
+    `one`, `all` and `run` take a connection and the values by name. `one` returns the first row or None, `all` every row,
+    and `run` the cursor: of rows to read one by one, or for `rowcount` and `lastrowid`.
     """
 
-    __slots__ = ("_insert_from_json", "all", "name", "one", "parameters", "run", "sql")
+    __slots__ = ("all", "name", "one", "parameters", "run", "sql", "values")
 
     one: Callable[..., Row | None]
     all: Callable[..., list[Row]]
-    run: Callable[..., sqlite3.Cursor]
+    run: Callable[..., Cursor]
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
-        names: list[str] = []
+        self.parameters = tuple(found[1] for found in _TOKEN.finditer(text) if found[1])
+        self.sql = _TOKEN.sub(lambda token: "?" if token[1] else token[0], text)
+        sql, values = self.sql, _values_of(self.parameters)
+        self.values = values
+        self.run = lambda conn, **named: conn.execute(sql, values(named))
+        self.one = lambda conn, **named: conn.execute(sql, values(named)).fetchone()
+        self.all = lambda conn, **named: conn.execute(sql, values(named)).fetchall()
 
-        def positional(match: re.Match[str]) -> str:
-            names.append(match[1])
-            return "?"
+    def many(self, conn: Connection, rows: Sequence[Sequence[Any]]) -> None:
+        """Run the statement for each row, which holds the values in the order of `parameters`."""
+        conn.executemany(self.sql, rows)
 
-        # Literals and comments may hold colons: only what lies between them has parameters.
-        pieces: list[str] = []
-        end = 0
-        for skipped in _LITERAL_OR_COMMENT.finditer(text):
-            pieces.append(_PARAMETER.sub(positional, text[end : skipped.start()]))
-            pieces.append("" if skipped[0].startswith("--") else skipped[0])
-            end = skipped.end()
-        pieces.append(_PARAMETER.sub(positional, text[end:]))
-        self.sql = _BARE_LIMIT.sub(" + 0", "".join(pieces).strip().rstrip(";"))
-        self.parameters = tuple(names)
-        self._insert_from_json = _insert_from_json(self.sql)
-        self.run, self.one, self.all = self._compile("", ".fetchone()", ".fetchall()")
-
-    def values(self, named: dict[str, Any]) -> Row:
-        """The values in the order of the statement."""
-        return tuple([named[name] for name in self.parameters])
-
-    def many(self, conn: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        """Runs it for each row; each row holds the values in the order of `parameters`.
-
-        Many rows of an INSERT go in as one statement that reads them from one JSON parameter: a batch of 1,000 took half the
-        time of a statement a row so.
-        """
-        if self._insert_from_json is not None and len(rows) >= _MANY_ROWS:
-            conn.execute(self._insert_from_json, (msgspec.json.encode(rows).decode(),))
-        else:
-            conn.executemany(self.sql, rows)
-
-    def _compile(self, *endings: str) -> list[Callable[..., Any]]:
-        """Functions that take the values by name and bind them by place: a third of the cost of a look-up per value."""
-        takes = "".join(f", {name}" for name in dict.fromkeys(self.parameters))
-        keyword_only = f", *{takes}" if takes else ""
-        binds = "".join(f"{name}, " for name in self.parameters)
-        return [
-            eval(f"lambda conn{keyword_only}: conn.execute(sql, ({binds})){ending}", {"sql": self.sql})  # noqa: S307 - our own SQL files
-            for ending in endings
-        ]
+    def many_as_json(self, conn: Connection, rows: Sequence[Sequence[Any]]) -> None:
+        """Run the statement once for all rows: its only parameter is a JSON array of arrays, which can't hold bytes."""
+        conn.execute(self.sql, (msgspec.json.encode(rows).decode(),))
 
 
-def _insert_from_json(sql: str) -> str | None:
-    """The same INSERT of rows from a JSON array of arrays; None for any other statement. JSON has no place for blobs."""
-    found = re.fullmatch(r"(INSERT INTO .*?\))\s*VALUES\s*\((.*)\)", sql, re.DOTALL)
-    if found is None:
-        return None
-    places = count()
-    values = re.sub(r"\?", lambda _: f"value ->> {next(places)}", found[2])
-    return f"{found[1]} SELECT {values} FROM json_each(?)"
+def _values_of(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Row]:
+    match names:
+        case ():
+            return lambda _: ()
+        case (name,):
+            return lambda named: (named[name],)
+    return itemgetter(*names)
 
 
 class Queries:
@@ -108,7 +73,6 @@ class Queries:
 
     def __init__(self, feature: str) -> None:
         self._queries = {query.name: query for query in read_queries(sql_folder() / "queries" / f"{feature}.sql")}
-        # Real attributes: a __getattr__ that looks them up cost the hot path 5 % of its time.
         vars(self).update(self._queries)
 
     if TYPE_CHECKING:
@@ -121,17 +85,14 @@ class Queries:
 
 @cache
 def queries(feature: str) -> Queries:
-    """The statements of `sql/queries/<feature>.sql`."""
+    """Return the statements of `sql/queries/<feature>.sql`."""
     return Queries(feature)
 
 
-def every_query() -> list[Query]:
-    """All statements of all files, for tests that look at each."""
-    return [query for file in sorted((sql_folder() / "queries").glob("*.sql")) for query in queries(file.stem)]
-
-
 def read_queries(file: Path) -> Iterator[Query]:
-    """The named statements of one file, in its order."""
+    """Yield the named statements of a file, in its order."""
     for part in re.split(r"(?m)^-- name: ", file.read_text("utf-8"))[1:]:
         name, _, text = part.partition("\n")
-        yield Query(name.strip(), text)
+        # The statement lies between the comments about it and a semicolon that ends a line.
+        begin = re.sub(r"\A(?:--.*\n)*", "", text)
+        yield Query(name.strip(), re.split(r";\s*(?:\n|\Z)", begin, maxsplit=1)[0].strip())

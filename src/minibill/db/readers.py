@@ -20,7 +20,7 @@ from minibill.core.problems import Overloaded
 from minibill.db.connection import open_reader
 from minibill.db.ledger_sequence import SequenceTracker, in_one_snapshot
 from minibill.db.queries import Query, Row
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ _CHUNK_ROWS = 1_024
 class _Reader(aiosqlite.Connection):
     """A connection on a thread of its own."""
 
-    async def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, operation: Callable[[Connection], T]) -> T:
         """What an operation of several statements answers, for one hop to the thread instead of one for each."""
         result: T = await self._execute(operation, self._conn)  # type: ignore[no-untyped-call]
         return result
@@ -70,7 +70,7 @@ class Readers:
         """Every row of a named query; raises `Overloaded` when too many wait for theirs."""
         return await self.run(partial(query.all, **named))
 
-    async def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, operation: Callable[[Connection], T]) -> T:
         """What an operation that only reads answers; it runs on a thread. Raises `Overloaded` when too many wait."""
         if self._waiting >= WAITING_MAX:
             raise Overloaded("too many reads are waiting; try again")
@@ -84,7 +84,7 @@ class Readers:
         """Every row of a query that reads a few rows by key, without leaving the event loop."""
         return query.all(self._direct, **named)
 
-    def point_read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    def point_read(self, operation: Callable[[Connection], T]) -> T:
         """What an operation that only reads a few rows by key answers, without leaving the event loop."""
         return operation(self._direct)
 
@@ -108,7 +108,7 @@ class RequestReader:
         """Every row of a named query."""
         return await self.run(partial(query.all, **named))
 
-    async def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, operation: Callable[[Connection], T]) -> T:
         """What an operation that only reads answers: all of it from one snapshot."""
         found, sequence = await self._readers.run(partial(in_one_snapshot, operation=operation))
         self._seen.note(sequence)

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from minibill.db.constraint_errors import problem_from_sqlite_error
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection, sqlite3
 
 T = TypeVar("T")
 
 
 def in_savepoint(
-    conn: sqlite3.Connection,
-    operation: Callable[[sqlite3.Connection], T],
+    conn: Connection,
+    operation: Callable[[Connection], T],
     *,
     keep: bool,
     rejections: tuple[type[Exception], ...],

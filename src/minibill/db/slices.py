@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from minibill.core.clock import monotonic_s
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 from minibill.db.write_task import Operation
 
 # How long a slice runs before its COMMIT. On a large book the COMMIT takes about as long again.
@@ -24,13 +24,13 @@ class Slice:
         return monotonic_s() >= self._end_s
 
 
-def in_steps(step: Callable[[sqlite3.Connection], int]) -> Operation[int]:
+def in_steps(step: Callable[[Connection], int]) -> Operation[int]:
     """Return an operation that repeats a small step until its slice is over; it returns their sum, 0 when nothing is left.
 
     `step` returns how much it did, 0 when nothing is left.
     """
 
-    def run(conn: sqlite3.Connection) -> int:
+    def run(conn: Connection) -> int:
         own, done = Slice(), 0
         while count := step(conn):
             done += count

@@ -7,9 +7,9 @@ by the same process drops its locks. Python's own library is taken when it is ne
 import ctypes
 import sqlite3 as _standard
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 FLOOR = (3, 51, 3)
 
@@ -22,7 +22,52 @@ else:
 
 VERSION = sqlite3.sqlite_version
 
-Connection = sqlite3.Connection
+
+# Names for code outside `db/`, which does not name the driver.
+DatabaseError = sqlite3.DatabaseError
+OperationalError = sqlite3.OperationalError
+ProgrammingError = sqlite3.ProgrammingError
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class Cursor(Protocol):
+    """The rows of a statement, or the effect of one that returns none."""
+
+    @property
+    def rowcount(self) -> int: ...
+    @property
+    def lastrowid(self) -> int | None: ...
+    def execute(self, sql: str, parameters: Parameters = ..., /) -> "Cursor": ...
+    def fetchone(self) -> Any: ...
+    def fetchmany(self, size: int, /) -> list[Any]: ...
+    def fetchall(self) -> list[Any]: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def close(self) -> None: ...
+
+
+class Connection(Protocol):
+    """A connection as operations use it."""
+
+    @property
+    def in_transaction(self) -> bool: ...
+    @property
+    def total_changes(self) -> int: ...
+    def execute(self, sql: str, parameters: Parameters = ..., /) -> Cursor: ...
+    def executemany(self, sql: str, rows: Iterable[Parameters], /) -> Cursor: ...
+    def cursor(self) -> Cursor: ...
+    def create_function(
+        self, name: str, narg: int, func: Callable[..., Any] | None, /, *, deterministic: bool = ...
+    ) -> None: ...
+
+
+class FileConnection(Connection, Protocol):
+    """A connection to a file of one's own, or to a snapshot of the book."""
+
+    def executescript(self, sql: str, /) -> Cursor: ...
+    def set_progress_handler(self, handler: Callable[[], int | None] | None, n: int) -> None: ...
+    def close(self) -> None: ...
+
 
 # Values that are bound as they are. For a type without an adapter the driver searches each value for methods that it never
 # has, and makes and drops an error for each: 0.5 µs a NULL, a tenth of a reservation's time.

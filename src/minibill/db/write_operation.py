@@ -4,16 +4,16 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec
 
 from minibill.core.write_result import WriteResult
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 P = ParamSpec("P")
 
 # The writer may run an operation again after a rollback, so it has no effect but what it writes.
-WriteOperation = Callable[[sqlite3.Connection, int], WriteResult]
+WriteOperation = Callable[[Connection, int], WriteResult]
 
 
 def bind(
-    operation: Callable[Concatenate[sqlite3.Connection, int, P], WriteResult], /, *args: P.args, **kwargs: P.kwargs
+    operation: Callable[Concatenate[Connection, int, P], WriteResult], /, *args: P.args, **kwargs: P.kwargs
 ) -> WriteOperation:
     """Bind the arguments of an operation; the type checker holds them to its signature.
 

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from minibill.core.problems import InternalError, StorageFull
 from minibill.db.ledger_sequence import SequenceTracker
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import Connection
 
 T = TypeVar("T")
-Operation = Callable[[sqlite3.Connection], T]
+Operation = Callable[[Connection], T]
 
 
 class WriteTask:

@@ -13,7 +13,7 @@ from minibill.audit import log as audit_log
 from minibill.core import ids
 from minibill.db.constraint_errors import error_code
 from minibill.db.queries import read_queries, sql_folder
-from minibill.db.sqlite import Connection, sqlite3
+from minibill.db.sqlite import Connection, DatabaseError, ProgrammingError
 from minibill.integrity.audited_settings import SETTINGS, differences
 
 log = logging.getLogger("minibill.invariants")
@@ -194,7 +194,7 @@ def run_check(conn: Connection, name: str, *, pause: Callable[[], object] = lamb
         for rule in check.rules:
             for violation in violations_of(conn, rule, pause):
                 found.add(rule, *violation)
-    except sqlite3.DatabaseError as error:
+    except DatabaseError as error:
         if not is_of_the_file(error):
             raise
         return _unreadable(name, error)
@@ -329,9 +329,9 @@ def _reservation_key(public_id: object) -> int | None:
     return ids.decode(ids.RESERVATION, public_id) if isinstance(public_id, str) else None
 
 
-def is_of_the_file(error: sqlite3.DatabaseError) -> bool:
+def is_of_the_file(error: DatabaseError) -> bool:
     """Whether an error is one that a broken file comes to, and not a lock, an interrupt or no room for a sort."""
-    return error_code(error) in _OF_THE_FILE and not isinstance(error, sqlite3.ProgrammingError)
+    return error_code(error) in _OF_THE_FILE and not isinstance(error, ProgrammingError)
 
 
 def violations(conn: Connection) -> dict[str, list[str]]:

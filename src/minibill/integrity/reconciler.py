@@ -25,7 +25,7 @@ from minibill.db.constraint_errors import problem_from_sqlite_error
 from minibill.db.pacing import STEPS_BETWEEN_PAUSES, pause
 from minibill.db.queries import queries
 from minibill.db.snapshot import open_snapshot
-from minibill.db.sqlite import Connection, sqlite3
+from minibill.db.sqlite import Connection, OperationalError
 from minibill.integrity.checks import run_checks
 from minibill.integrity.report import Report, failed_checks, report_of
 
@@ -116,7 +116,7 @@ class Reconciler:
             try:
                 newest = AUDIT.last_audit_row.one(conn)
                 findings = run_checks(conn, pause=self._pause)
-            except sqlite3.OperationalError as error:
+            except OperationalError as error:
                 # A statement that was ended by the pause; else one that found no room for its sort, or a broken disk.
                 self._go_on()
                 raise problem_from_sqlite_error(error) from error

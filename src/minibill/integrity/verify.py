@@ -14,7 +14,7 @@ from minibill.db.connection import NotABook
 from minibill.db.migrations import schema_differences
 from minibill.db.pacing import pace
 from minibill.db.snapshot import SnapshotInvalidated, open_snapshot, was_a_book
-from minibill.db.sqlite import Connection, sqlite3
+from minibill.db.sqlite import Connection, DatabaseError
 from minibill.integrity.checks import CHECKS, EXAMPLES_MAX, Finding, is_of_the_file, run_checks
 from minibill.integrity.hash_chain import broken_links
 from minibill.integrity.report import Report, report_of
@@ -85,8 +85,8 @@ def _verify(path: Path, on_step: OnStep, *, paced: bool) -> Verified:
                 on_step(name)
                 findings[name] = _finding(check, conn)
             findings |= run_checks(conn, on_check=on_step)
-    except (NotABook, sqlite3.DatabaseError) as error:
-        if (isinstance(error, sqlite3.DatabaseError) and not is_of_the_file(error)) or not was_a_book(path):
+    except (NotABook, DatabaseError) as error:
+        if (isinstance(error, DatabaseError) and not is_of_the_file(error)) or not was_a_book(path):
             raise
         findings = {FILE_CHECK: Finding(0, 1, [str(error)], [])}
     report = report_of(findings, at_us=at_us, duration_ms=round((monotonic_s() - began_s) * 1000))
@@ -97,7 +97,7 @@ def _verify(path: Path, on_step: OnStep, *, paced: bool) -> Verified:
 def _finding(check: Callable[[Connection], Finding], conn: Connection) -> Finding:
     try:
         return check(conn)
-    except sqlite3.DatabaseError as error:
+    except DatabaseError as error:
         if not is_of_the_file(error):
             raise
         return Finding(0, 1, [str(error)], [])

@@ -61,5 +61,5 @@ def open_accounts(conn: Connection, entities: list[tuple[str, str]], *, now_us: 
     new = next_ids(conn)
     first = new.accounts
     new.accounts += len(entities)
-    SQL.open_accounts.many(conn, [(key, kind, name, now_us) for key, (kind, name) in enumerate(entities, first)])
+    SQL.open_accounts.many_as_json(conn, [(key, kind, name, now_us) for key, (kind, name) in enumerate(entities, first)])
     return list(range(first, first + len(entities)))

@@ -18,6 +18,9 @@ SQL = queries("ledger")
 
 DEFAULT_POOL = "general"
 
+# From this number on, entries are written by one statement: `docs/internals/decisions/0003-rows-as-json.md`.
+JSON_ROWS_MIN = 16
+
 
 class EntryDraft(msgspec.Struct, frozen=True, gc=False):
     """An entry before it has a number: the changes of one pool's available and reserved credits, in micro-units."""
@@ -128,10 +131,14 @@ def post(conn: Connection, entries: Sequence[EntryDraft], *, balances: Balances,
     if has_text or new.first_entry is not None:
         rows = [(*row, e.description, e.metadata) for row, e in zip(rows, entries, strict=True)]
         if new.first_entry is None:
-            SQL.insert_entries.many(conn, rows)
+            SQL.insert_entries.many_as_json(conn, rows)
         elif rows:
-            SQL.insert_first_entries.many(conn, [(entry_id, *row) for entry_id, row in enumerate(rows, new.first_entry)])
+            SQL.insert_first_entries.many_as_json(
+                conn, [(entry_id, *row) for entry_id, row in enumerate(rows, new.first_entry)]
+            )
             new.first_entry = None
+    elif len(rows) >= JSON_ROWS_MIN:
+        SQL.insert_entries.many_as_json(conn, rows)
     else:
         SQL.insert_plain_entries.many(conn, rows)
 

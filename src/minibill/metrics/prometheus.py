@@ -16,7 +16,7 @@ from minibill.api.context import AppState
 from minibill.core.clock import US_PER_SECOND, monotonic_s
 from minibill.core.counters import Histogram
 from minibill.db.lanes import Lane
-from minibill.db.sqlite import sqlite3
+from minibill.db.sqlite import VERSION as SQLITE_VERSION
 from minibill.metrics.totals import LedgerTotals
 
 # Requests that no route was asked for: who was not let in, and unknown paths, whose number is not bounded.
@@ -166,8 +166,8 @@ def _book(_: AppState, sums: LedgerTotals) -> Iterator[Metric]:
 
 
 def _build(_: AppState, __: LedgerTotals) -> Iterator[Metric]:
-    versions = {"version": minibill.__version__, "sqlite": sqlite3.sqlite_version, "python": platform.python_version()}
-    info = GaugeMetricFamily("minibill_build_info", "Always 1; the labels have the versions.", labels=list(versions))
+    versions = {"version": minibill.__version__, "sqlite": SQLITE_VERSION, "python": platform.python_version()}
+    info = GaugeMetricFamily("minibill_build_info", "Always 1; the labels say what runs.", labels=list(versions))
     info.add_metric(list(versions.values()), 1)
     yield info
 

@@ -30,7 +30,8 @@ from minibill.db.file_lock import DatabaseLocked, lock_file
 from minibill.db.files import companions_of, open_to_others, others_may_exchange, reason_of
 from minibill.db.migrations import MigrationRefused
 from minibill.db.mounts import is_mounted_by_itself
-from minibill.db.sqlite import SqliteTooOld, configure_sqlite, sqlite3
+from minibill.db.sqlite import VERSION as SQLITE_VERSION
+from minibill.db.sqlite import DatabaseError, SqliteTooOld, configure_sqlite
 from minibill.server.connection_limits import StalledConnectionReaper, connections_max, protocol_with_limit
 from minibill.server.event_loop import new_loop
 from minibill.server.logging import configure_logs
@@ -101,7 +102,7 @@ async def _serve(
         await prepare()
         clock = Clock(jump_max_seconds=settings.clock_jump_seconds)
         book = await Book.open(db, clock=clock, checkpoint_pages=settings.checkpoint_pages, accept_loss=accept_loss)
-    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, BehindItsAnchor, sqlite3.Error, OSError) as error:
+    except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, BehindItsAnchor, DatabaseError, OSError) as error:
         raise click.UsageError(f"can't open {db}: {reason_of(error, db)}") from None
     watchdog: asyncio.Task[None] | None = None
     try:
@@ -130,7 +131,7 @@ async def _serve(
         announce(url)
         sys.stdout.flush()
         _warn_of_exposure(book.path)
-        log.info("started", extra={"version": minibill.__version__, "sqlite": sqlite3.sqlite_version, "database": str(db)})
+        log.info("started", extra={"version": minibill.__version__, "sqlite": SQLITE_VERSION, "database": str(db)})
         server.should_exit = stop_asked.is_set()
         watchdog = asyncio.create_task(keep_alive(manager, book))
         await server.serve([listener])

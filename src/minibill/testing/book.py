@@ -18,7 +18,8 @@ from minibill.client._sync.methods import Methods
 from minibill.client.operation import Operation
 from minibill.db.epochs import current_epoch
 from minibill.db.files import require_file_name
-from minibill.db.sqlite import Connection, sqlite3
+from minibill.db.memory_copy import MemoryCopy
+from minibill.db.sqlite import Connection
 from minibill.embedded import EmbeddedClient, open_state
 from minibill.ledger.schemas import Entry, Minted
 from minibill.metrics.totals import Totals
@@ -35,7 +36,7 @@ IN_PROCESS_URL = "http://minibill.test"
 class Snapshot(NamedTuple):
     """A book as it was at a moment; `BookForTests.restore` brings it back."""
 
-    content: Connection
+    content: MemoryCopy
     now_us: int
 
 
@@ -200,13 +201,12 @@ class BookForTests:
     # --- on the loop ---
 
     async def _snapshot(self) -> Snapshot:
-        content = sqlite3.connect(":memory:", check_same_thread=False)
-        await self._service.book.writer.alone(lambda conn: conn.backup(content))
+        content = await self._service.book.writer.alone(MemoryCopy)
         return Snapshot(content, self._clock.now_us())
 
     async def _restore(self, snapshot: Snapshot) -> None:
         book = self._service.book
-        await book.writer.alone(snapshot.content.backup)
+        await book.writer.alone(snapshot.content.restore)
         self._clock.go_to(snapshot.now_us)
         self._service.verifier.replace_denied(book.denied_tokens())
         book.totals = Totals(book.readers)
