@@ -136,6 +136,15 @@ SELECT b.account_id, count(*), sum(b.available_micro + b.reserved_micro),
 INSERT INTO credit_ledger (
     account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
     available_after_micro, reserved_after_micro, created_at_us, description, metadata)
+VALUES (
+    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
+    :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
+
+-- name: insert_entries_as_json
+-- The same from many rows: :rows is a JSON array of arrays.
+INSERT INTO credit_ledger (
+    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
+    available_after_micro, reserved_after_micro, created_at_us, description, metadata)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
        value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
   FROM json_each(:rows);
@@ -148,15 +157,6 @@ INSERT INTO credit_ledger (
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
        value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14
   FROM json_each(:rows);
-
--- name: insert_plain_entries
--- Like insert_entries, for entries without text, as most are. The driver binds four numbers in the time of one NULL.
-INSERT INTO credit_ledger (
-    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
-    available_after_micro, reserved_after_micro, created_at_us)
-VALUES (
-    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro, :reserved_delta_micro,
-    :available_after_micro, :reserved_after_micro, :now_us);
 
 -- name: balance_without_expiry_due
 -- Returns the rows of balance_now at half its cost, if no expiry is due on the account. Otherwise the first row is missing.

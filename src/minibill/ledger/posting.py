@@ -114,9 +114,7 @@ def post(conn: Connection, entries: Sequence[EntryDraft], *, balances: Balances,
     The caller updates the lots.
     """
     rows: list[Row] = []
-    has_text = False
     for e in entries:
-        has_text = has_text or e.description is not None or e.metadata is not None
         key = (e.account_id, e.pool_id)
         before = balances[key]
         available_micro = before.available_micro + e.available_delta_micro
@@ -125,22 +123,16 @@ def post(conn: Connection, entries: Sequence[EntryDraft], *, balances: Balances,
         balances[key] = PoolBalance(available_micro, reserved_micro, entry_seq)
         rows.append((
             e.account_id, e.pool_id, entry_seq, e.entry_type, e.lot_id, e.reservation_id, e.amount_micro,
-            e.available_delta_micro, e.reserved_delta_micro, available_micro, reserved_micro, now_us,
+            e.available_delta_micro, e.reserved_delta_micro, available_micro, reserved_micro, now_us, e.description, e.metadata,
         ))  # fmt: skip
     new = next_ids(conn)
-    if has_text or new.first_entry is not None:
-        rows = [(*row, e.description, e.metadata) for row, e in zip(rows, entries, strict=True)]
-        if new.first_entry is None:
-            SQL.insert_entries.many_as_json(conn, rows)
-        elif rows:
-            SQL.insert_first_entries.many_as_json(
-                conn, [(entry_id, *row) for entry_id, row in enumerate(rows, new.first_entry)]
-            )
-            new.first_entry = None
+    if new.first_entry is not None and rows:
+        SQL.insert_first_entries.many_as_json(conn, [(entry_id, *row) for entry_id, row in enumerate(rows, new.first_entry)])
+        new.first_entry = None
     elif len(rows) >= JSON_ROWS_MIN:
-        SQL.insert_entries.many_as_json(conn, rows)
+        SQL.insert_entries_as_json.many_as_json(conn, rows)
     else:
-        SQL.insert_plain_entries.many(conn, rows)
+        SQL.insert_entries.many(conn, rows)
 
 
 def amounts(balance: PoolBalance) -> PoolAmounts:
