@@ -27,6 +27,7 @@ from minibill.book import Book
 from minibill.config import read_settings
 from minibill.core import ids
 from minibill.core.write_result import NOWHERE, WriteResult
+from minibill.db.cache import OperationCache
 from minibill.db.connection import open_writer
 from minibill.db.lanes import QUEUE_MAX
 from minibill.db.queries import queries
@@ -178,7 +179,7 @@ class _Recorder:
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
-        self.cached: dict[str, Any] = {}
+        self.cache = OperationCache()
         self.ran: list[tuple[Callable[[sqlite3.Connection], Callable[..., sqlite3.Cursor]], str, Sequence[Any]]] = []
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:

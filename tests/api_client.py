@@ -83,7 +83,7 @@ class Api:
     @property
     def is_whole(self) -> bool:
         """True while the book is open and accepts writes."""
-        return not self._stopped and self.book.writer.problem is None
+        return not self._stopped and self.book.writer.unavailable_reason is None
 
     def sign(self, *, sub: str = "operator", scopes: tuple[str, ...] = (EVERYTHING,)) -> str:
         """Return an admin token."""

@@ -13,7 +13,7 @@ JOB: Any = object()
 
 
 def wait(queue: Queue, jobs: int = 1) -> None:
-    queue.jobs.extend([JOB] * jobs)
+    queue.tasks.extend([JOB] * jobs)
 
 
 class Clock:
@@ -29,9 +29,9 @@ class Clock:
         queue = self.turns.next(self.now_s)
         if queue is None:
             return None
-        jobs = min(jobs_max, len(queue.jobs))
+        jobs = min(jobs_max, len(queue.tasks))
         for _ in range(jobs):
-            queue.jobs.popleft()
+            queue.tasks.popleft()
         self.now_s += seconds
         self.seconds[id(queue)] += seconds
         self.turns.ended(queue, jobs, seconds=seconds, now_s=self.now_s)
@@ -78,8 +78,8 @@ def test_slices_take_at_most_half_of_the_time_and_go_on(kind: str, slice_s: floa
     clock = Clock()
     own = getattr(clock.turns, kind)
     wait(own, 100)
-    while own.jobs:
-        wait(clock.turns.requests, 8 - len(clock.turns.requests.jobs))
+    while own.tasks:
+        wait(clock.turns.requests, 8 - len(clock.turns.requests.tasks))
         clock.run(slice_s if clock.turns.next(clock.now_s) is own else group_s, jobs_max=4)
     taken_s, left_s = clock.seconds[id(own)], clock.seconds[id(clock.turns.requests)]
     assert taken_s <= left_s

@@ -12,6 +12,7 @@ import pytest
 from minibill.core.problems import AmountTooLarge, InternalError, NotReady, Overloaded, StorageFull
 from minibill.db import lanes as turns_module
 from minibill.db import writer as module
+from minibill.db.cache import OperationCache, keep_cache
 from minibill.db.connection import open_reader, open_writer
 from minibill.db.constraint_errors import SQLITE_FULL
 from minibill.db.sqlite import Connection, sqlite3
@@ -29,6 +30,7 @@ class Conn:
         self.real.execute("CREATE TABLE notes (text TEXT NOT NULL) STRICT")
         self.said: list[str] = []
         self.fail: dict[str, sqlite3.Error] = {}
+        self.cache: OperationCache | None = None
 
     def execute(self, sql: str, *values: Any) -> Any:
         self.said.append(sql)
@@ -56,7 +58,9 @@ class Fixture:
         self.writer = loop.run(self._open())
 
     async def _open(self) -> Writer:
-        return Writer(self.conn, self.path, on_unknown_outcome=self.unknown.append)  # type: ignore[arg-type]
+        writer = Writer(self.conn, self.path, on_unknown_outcome=self.unknown.append)  # type: ignore[arg-type]
+        self.conn.cache = writer.cache
+        return writer
 
     def notes(self) -> list[str]:
         """What another connection sees: what is committed."""
@@ -267,7 +271,7 @@ def test_a_commit_of_nothing_does_not_say_that_there_is_room_again(w: Fixture) -
     w.together(note("a"))
     del w.conn.fail["COMMIT"]
     assert w.together(lambda conn: 0) == [0]
-    assert w.writer.last_error and w.writer.problem is None
+    assert w.writer.last_error and w.writer.unavailable_reason is None
     w.together(note("b"))
     assert w.writer.last_error is None
 
@@ -301,6 +305,39 @@ def test_any_other_error_at_commit_is_an_unknown_outcome_and_the_writer_takes_no
     assert w.unknown == [fault]
 
 
+def test_a_write_evicts_the_cache_unless_its_operation_keeps_it(w: Fixture) -> None:
+    cache = w.writer.cache
+
+    def write(conn: Any, *, keep: bool) -> None:
+        note("a")(conn)
+        cache.values["probe"] = 1
+        if keep:
+            keep_cache(conn)
+
+    w.together(lambda conn: write(conn, keep=True))
+    assert cache.values == {"probe": 1}
+    w.together(lambda conn: conn.execute("SELECT 1").fetchone())
+    assert cache.values == {"probe": 1}
+    # The first keeps the cache for itself only.
+    w.together(lambda conn: write(conn, keep=True), lambda conn: write(conn, keep=False))
+    assert cache.values == {}
+
+
+def test_a_rollback_clears_the_cache_and_the_next_ids(w: Fixture) -> None:
+    cache = w.writer.cache
+
+    def keep(conn: Any) -> None:
+        note("a")(conn)
+        cache.values["probe"] = 1
+        cache.ids = object()  # type: ignore[assignment]
+        keep_cache(conn)
+
+    w.together(keep)
+    assert cache.values and cache.ids is not None
+    w.together(keep, keep=False)
+    assert cache.values == {} and cache.ids is None
+
+
 def test_another_program_that_holds_the_file_is_overloaded(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOCK_SECONDS_MAX", 0.03)
     other = sqlite3.connect(w.path, isolation_level=None)
@@ -325,7 +362,7 @@ def test_what_waits_for_a_lock_is_refused_all_at_once_and_says_so_until_a_write_
     assert [type(answer) for answer in w.together(*[note(str(n)) for n in range(20)])] == [Overloaded] * 20
     # One wait for all of them, not one each.
     assert w.conn.said.count("BEGIN IMMEDIATE") - began == next(waits) + 2
-    during, problem = w.writer.last_error, w.writer.problem
+    during, problem = w.writer.last_error, w.writer.unavailable_reason
     other.close()
     assert w.together(note("a")) == ["a"]
     assert (before, problem, w.writer.last_error) == (None, None, None) and during

@@ -60,7 +60,7 @@ class Recorder:
 @contextlib.contextmanager
 def recorded(folder: Path) -> Iterator[Recorder]:
     """Records what is done in a folder to the files that are opened inside."""
-    recorder, write_anew, create = Recorder(folder), wal._write_anew, files.create
+    recorder, write_anew, create = Recorder(folder), wal._rewrite, files.create
 
     def recorded_create(path: Path) -> int:
         # SQLite finds its database there, empty; until the folder is synced its name may be lost.
@@ -68,18 +68,18 @@ def recorded(folder: Path) -> Iterator[Recorder]:
         recorder.did("create", path, 0, b"")
         return descriptor
 
-    def recorded_write_anew(log: Path) -> None:
+    def recorded_rewrite(log: Path) -> None:
         # The one thing that the service writes into these files without SQLite.
         write_anew(log)
         recorder.did("write", log, 0, log.read_bytes())
         recorder.did("sync", log, vfs.NO_DIRECTORY, b"")
 
     vfs.watch(recorder)
-    wal._write_anew, files.create = recorded_write_anew, recorded_create
+    wal._rewrite, files.create = recorded_rewrite, recorded_create
     try:
         yield recorder
     finally:
-        wal._write_anew, files.create = write_anew, create
+        wal._rewrite, files.create = write_anew, create
         vfs.watch(None)
 
 

@@ -166,7 +166,7 @@ def test_a_process_that_can_not_know_what_was_written_ends(
         account = open_account(server)
         ends_and_is_asked_again(server, account, tmp_path / NAME, fail=told.touch)
     said = [line for line in capfd.readouterr().err.splitlines() if "critical" in line]
-    assert len(said) == 1 and "the outcome of what was under way is unknown" in said[0]
+    assert len(said) == 1 and "the outcome of writes in flight is unknown" in said[0]
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace, which makes system calls fail")

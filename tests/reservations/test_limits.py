@@ -329,7 +329,7 @@ def test_a_spend_loads_its_own_pool_and_general_only(api: Api) -> None:
         held = api.reserve(account, 2, poolId="pool-3")
         ok(api.finalize(held, 2))
     assert sum("FROM credit_balances" in sql and "SELECT pool_id" in sql for sql in ran) == 1
-    [cached] = api.book.writer._remembered["ledger"]._accounts.values()
+    [cached] = api.book.writer.cache.values["ledger"]._accounts.values()
     assert {pool for _, pool in cached.balances} == {"pool-3", "general"}
     # Another pool is loaded in addition; a pool that does not exist is cached as empty.
     ok(api.ask_to_reserve(account, 1, poolId="pool-4"), 201)

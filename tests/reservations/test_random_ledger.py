@@ -777,7 +777,7 @@ class Disk:
     """A disk that commits on the event loop instead of the writer's thread: a history is one client without concurrency."""
 
     def __init__(self, writer: Writer) -> None:
-        self._thread = writer._disk
+        self._thread = writer._thread_calls
 
     def put(self, task: Callable[[], None] | None) -> None:
         if task is None:
@@ -788,7 +788,7 @@ class Disk:
 
 async def open_book(path: Path, clock: Clock) -> Book:
     book = await Book.open(path, clock=clock)
-    book.writer._disk = Disk(book.writer)  # type: ignore[assignment]
+    book.writer._thread_calls = Disk(book.writer)  # type: ignore[assignment]
     return book
 
 

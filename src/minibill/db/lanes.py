@@ -43,10 +43,10 @@ _REQUEST, _BULK = Lane.REQUEST, Lane.BULK
 class Queue:
     """Jobs of one kind that wait, and how long the latest ones took, the newest counting most."""
 
-    __slots__ = ("jobs", "recent_seconds", "recent_writes")
+    __slots__ = ("recent_seconds", "recent_writes", "tasks")
 
     def __init__(self) -> None:
-        self.jobs: deque[WriteTask] = deque()
+        self.tasks: deque[WriteTask] = deque()
         self.recent_seconds = 0.0
         self.recent_writes = 0.0
 
@@ -57,7 +57,7 @@ class Queue:
 
     def is_full(self, at_most: int, at_least: int, seconds_max: float) -> bool:
         """Tell whether one more would be too many, or would wait too long behind at least `at_least` others."""
-        waiting = len(self.jobs)
+        waiting = len(self.tasks)
         return waiting >= at_most or (
             waiting >= at_least and waiting * self.recent_seconds > seconds_max * self.recent_writes
         )
@@ -77,50 +77,50 @@ class LaneScheduler:
         self._last_slice = self.background
 
     def __bool__(self) -> bool:
-        return bool(self.requests.jobs or self.bulk.jobs or self.background.jobs)
+        return bool(self.requests.tasks or self.bulk.tasks or self.background.tasks)
 
     def is_full(self, lane: Lane) -> bool:
-        """Tell whether one more job is to be rejected. Background work never is: each task has one job at a time."""
+        """Tell whether one more task is to be rejected. Background work never is: each task has one task at a time."""
         if lane is _REQUEST:
             return self.requests.is_full(QUEUE_MAX, QUEUE_MIN, WAIT_SECONDS_MAX)
         return lane is _BULK and self.bulk.is_full(BULK_MAX, BULK_MIN, WAIT_SECONDS_MAX)
 
     def take_all(self) -> list[WriteTask]:
-        """Return all jobs that wait, which then wait no more."""
-        jobs = [job for queue in self.queues for job in queue.jobs]
+        """Return all tasks that wait, which then wait no more."""
+        tasks = [task for queue in self.queues for task in queue.tasks]
         for queue in self.queues:
-            queue.jobs.clear()
-        return jobs
+            queue.tasks.clear()
+        return tasks
 
     def wait_s(self, now_s: float, *, hurry: bool = False) -> float:
         """Return the seconds until the next group may begin. In a `hurry` there are no pauses."""
-        return 0.0 if hurry or self.requests.jobs else max(0.0, self._resume_s - now_s)
+        return 0.0 if hurry or self.requests.tasks else max(0.0, self._resume_s - now_s)
 
     def next(self, now_s: float, *, hurry: bool = False) -> Queue | None:
         """Return the queue whose turn it is; None when nothing may run now."""
-        requests = self.requests if self.requests.jobs else None
-        if not (self.bulk.jobs or self.background.jobs) or not (hurry or now_s >= self._resume_s):
+        requests = self.requests if self.requests.tasks else None
+        if not (self.bulk.tasks or self.background.tasks) or not (hurry or now_s >= self._resume_s):
             return requests
         if self._ahead is None:
-            self._ahead = len(self.requests.jobs)
+            self._ahead = len(self.requests.tasks)
         return requests if requests is not None and self._ahead > 0 else self._slice()
 
-    def ended(self, queue: Queue, jobs: int, *, seconds: float, now_s: float) -> None:
-        """Count a group that took so many jobs of a queue, and so many seconds with its COMMIT."""
+    def ended(self, queue: Queue, tasks: int, *, seconds: float, now_s: float) -> None:
+        """Count a group that took so many tasks of a queue, and so many seconds with its COMMIT."""
         pause_s = 0.0
         if queue is self.requests:
             self._has_requests = True
             if self._ahead is not None:
-                self._ahead -= jobs
+                self._ahead -= tasks
         else:
-            if self._has_requests or self.requests.jobs:
+            if self._has_requests or self.requests.tasks:
                 pause_s = PAUSE_SHARE * seconds
             self._resume_s = now_s + pause_s
             self._ahead, self._has_requests, self._last_slice = None, False, queue
-        if queue.jobs:
-            queue.note(seconds + pause_s, jobs)
+        if queue.tasks:
+            queue.note(seconds + pause_s, tasks)
 
     def _slice(self) -> Queue:
         """Return the queue of the next slice: bulk and background take turns when both wait."""
         other = self.background if self._last_slice is self.bulk else self.bulk
-        return other if other.jobs else self._last_slice
+        return other if other.tasks else self._last_slice

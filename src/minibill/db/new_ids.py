@@ -1,18 +1,18 @@
 """Ids of new rows: the next ones of each table, above the base of the current epoch.
 
-The writer remembers them between operations, so that a reservation needs no statement to find them. It forgets them with
-everything else whenever a transaction is rolled back or another program has written.
+The writer's connection caches them, so that a reservation needs no statement to find them.
 """
 
+from minibill.db.cache import cache_of
 from minibill.db.epochs import SQL
 from minibill.db.sqlite import Connection
 
 
 class NextIds:
-    """The next id of each table. Whoever inserts rows moves it on, right before the INSERT.
+    """The next id of each table. The operation that inserts rows moves it on, right before the INSERT.
 
-    Entries and reservations are inserted without an id, which takes SQLite less time: it counts on from the newest row. Only
-    the first one of an epoch is given its id: `first_entry` and `first_reservation`, None once there is one.
+    Entries and reservations are inserted without an id, which is faster: SQLite continues from the newest row. Only the
+    first one of an epoch gets its id from here: `first_entry` and `first_reservation`, None once it exists.
     """
 
     __slots__ = ("accounts", "audit_rows", "campaigns", "debts", "first_entry", "first_reservation", "grants", "lots")
@@ -35,12 +35,10 @@ class NextIds:
 
 
 def next_ids(conn: Connection) -> NextIds:
-    """Return the next ids, remembered on the writer's connection and read from the book on any other."""
-    # Three times a reservation, almost always with success: this takes half as long as asking first.
-    try:
-        found: NextIds = conn.remembered["ids"]  # type: ignore[attr-defined]
-    except (AttributeError, KeyError, TypeError):
-        found = NextIds(conn)
-        if (remembered := getattr(conn, "remembered", None)) is not None:
-            remembered["ids"] = found
-    return found
+    """Return the next ids, cached on the writer's connection and read from the book on any other."""
+    cache = cache_of(conn)
+    if cache is None:
+        return NextIds(conn)
+    if cache.ids is None:
+        cache.ids = NextIds(conn)
+    return cache.ids

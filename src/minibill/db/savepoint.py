@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from minibill.db.cache import cache_of
 from minibill.db.constraint_errors import problem_from_sqlite_error
 from minibill.db.sqlite import Connection, sqlite3
 
@@ -32,7 +33,7 @@ def in_savepoint(
         result, is_kept = problem_from_sqlite_error(error), False
     if not is_kept:
         conn.execute("ROLLBACK TO operation")
-        if (remembered := getattr(conn, "remembered", None)) is not None:
-            remembered.clear()
+        if (cache := cache_of(conn)) is not None:
+            cache.clear()
     conn.execute("RELEASE operation")
     return result

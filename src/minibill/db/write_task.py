@@ -1,4 +1,4 @@
-"""What the writer was asked to do, a write at a time, and what a group of them is told when its transaction is gone."""
+"""A write that the writer has accepted, and the errors of a group whose transaction is lost."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Operation = Callable[[Connection], T]
 
 
 class WriteTask:
-    """An operation that was taken on, and later what it came to."""
+    """An accepted operation, and its result once it has run."""
 
     __slots__ = ("error", "future", "keep", "observed", "operation", "sequence", "value")
 
@@ -26,25 +26,25 @@ class WriteTask:
         self.future = future
         self.value: Any = None
         self.error: BaseException | None = None
-        # How far the ledger was for it; None when nobody asked, or when the transaction is gone.
+        # The newest entry at the end of the operation; None when nobody observes it, or when the transaction is lost.
         self.sequence: int | None = None
 
     def fail(self, error: BaseException) -> None:
-        """What it came to is gone."""
+        """Replace the result by an error."""
         self.value, self.error, self.sequence = None, error, None
 
 
 def neighbor_error(error: BaseException | None) -> Exception:
-    """What the neighbours of an operation are told when it took the whole transaction with it."""
+    """Return the error of the other operations of a group when one operation has lost the whole transaction."""
     return error if isinstance(error, StorageFull) else InternalError()
 
 
 def unknown_outcome() -> InternalError:
-    """What a group is told whose COMMIT may have happened."""
+    """Return the error of a group whose COMMIT may have happened."""
     return InternalError("the outcome of this write is unknown; send it again with the same idempotency key")
 
 
 def fail_group(group: list[WriteTask], error: Exception) -> None:
-    """What a group is answered whose transaction is gone: refusals too, since they may rest on a neighbour's lost work."""
-    for job in group:
-        job.fail(error)
+    """Fail all tasks of a lost transaction, rejected ones too: a rejection may rest on the lost work of a neighbor."""
+    for task in group:
+        task.fail(error)

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from minibill.db.cache import cache_of
 from minibill.db.sqlite import Connection
 from minibill.ledger.posting import Balances
 from minibill.ledger.rows import ReservationRow, ReservedLot
@@ -98,6 +99,16 @@ class AccountCache:
         self._accounts: dict[int, CachedAccount] = {}
         self._reservations: dict[int, CachedReservation] = {}
 
+    @property
+    def accounts(self) -> list[CachedAccount]:
+        """All cached accounts."""
+        return list(self._accounts.values())
+
+    @property
+    def reservations(self) -> list[CachedReservation]:
+        """All cached reservations whose account is cached."""
+        return [each for each in self._reservations.values() if each.account.current]
+
     def account(self, account_id: int) -> CachedAccount | None:
         """Return a cached account, or None."""
         return self._accounts.get(account_id)
@@ -134,10 +145,10 @@ class AccountCache:
 
 def account_cache_of(conn: Connection) -> AccountCache:
     """Return the cache of the writer's connection; on any other connection, a new empty one."""
-    cached = getattr(conn, "remembered", None)
-    if cached is None:
-        return AccountCache()
-    cache: AccountCache | None = cached.get("ledger")
+    cache = cache_of(conn)
     if cache is None:
-        cache = cached["ledger"] = AccountCache()
-    return cache
+        return AccountCache()
+    accounts: AccountCache | None = cache.values.get("ledger")
+    if accounts is None:
+        accounts = cache.values["ledger"] = AccountCache()
+    return accounts

@@ -63,14 +63,10 @@ class _Lot(msgspec.Struct):
 
 
 def account_for_update(conn: Connection, account_id: str, *, now_us: int) -> int:
-    """Return the key of an account, and evict it from the cache. Raises `AccountNotFound`, `ExpiryDue`.
-
-    Every operation that changes an account other than by a reservation calls this first.
-    """
+    """Return the key of an account that has no expiry due. Raises `AccountNotFound`, `ExpiryDue`."""
     key = ids.decode(ids.ACCOUNT, account_id)
     if key is None or _account_state(conn, key, now_us=now_us) is None:
         raise AccountNotFound(account_id)
-    account_cache_of(conn).evict([key])
     return key
 
 
@@ -95,11 +91,10 @@ def spending_account_for_update(conn: Connection, account_id: int, *, pool_id: s
 
 
 def require_no_expiry_due(conn: Connection, account_ids: Collection[int], *, now_us: int) -> None:
-    """Raise `ExpiryDue` if any of these accounts has expired lots or overdue reservations. Evict all from the cache."""
+    """Raise `ExpiryDue` if any of these accounts has expired lots or overdue reservations."""
     due = accounts_with_expiry_due(conn, account_ids, now_us=now_us, count=len(account_ids))
     if due:
         raise ExpiryDue(due)
-    account_cache_of(conn).evict(account_ids)
 
 
 def accounts_with_expiry_due(conn: Connection, account_ids: Collection[int], *, now_us: int, count: int) -> list[int]:
@@ -188,8 +183,6 @@ def _expire(
     lot_updates.write(conn)
     RESERVATIONS.end_reservations.many(conn, [("expired", now_us, key) for key in ended])
     post(conn, entries, balances=load_balances(conn, {(e.account_id, e.pool_id) for e in entries}), now_us=now_us)
-    # Reservations that held nothing have no entry.
-    account_cache_of(conn).evict({e.account_id for e in entries} | {each.account_id for each in overdue})
     return Slice(count, is_last)
 
 

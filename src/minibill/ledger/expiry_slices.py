@@ -7,6 +7,7 @@ from typing import TypeVar
 from minibill.core.clock import Clock
 from minibill.core.problems import Problem
 from minibill.core.write_result import WriteResult
+from minibill.db.cache import cache_of
 from minibill.db.lanes import Lane
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.savepoint import in_savepoint
@@ -56,6 +57,9 @@ class ExpirySlices:
             now_us = self._clock.now_us()
             if not expire_slice(conn, accounts, now_us=now_us).is_last:
                 return None
+            # The operation may keep the cache for what it writes itself.
+            if (cache := cache_of(conn)) is not None:
+                cache.evict()
             return in_savepoint(conn, lambda conn: operation(conn, now_us), keep=keep, rejections=(Problem, ExpiryDue))
 
         # One request at a time expires an account. Otherwise hundreds of requests would queue slices ahead of other writes.

@@ -7,6 +7,7 @@ from minibill.core import ids
 from minibill.core.clock import format_time
 from minibill.core.problems import ReservationConflict, ReservationNotPending
 from minibill.core.write_result import WriteResult
+from minibill.db.cache import keep_cache
 from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
 from minibill.ledger.account_cache import CachedReservation, account_cache_of
@@ -79,6 +80,7 @@ def finalize(
     )
     account_cache_of(conn).remove_reservation(row.id)
     account.record_end_of_reservation()
+    keep_cache(conn)
     response = _finalized(row, charged, now_us)
     details = lambda: {
         "actualCostMicro": str(actual_cost_micro),
@@ -103,6 +105,7 @@ def release(conn: Connection, now_us: int, *, reservation_id: str, closed_by: st
         SQL.release_reservation.run(conn, reservation_id=row.id, closed_by=closed_by, now_us=now_us)
         account_cache_of(conn).remove_reservation(row.id)
         account.record_end_of_reservation()
+        keep_cache(conn)
     account_id = ids.encode(ids.ACCOUNT, row.account_id)
     response = Released(reservation_id, account_id, str(row.held_micro))
     details = lambda: {

@@ -19,6 +19,7 @@ from minibill.core.problems import (
     TooManyReservations,
 )
 from minibill.core.write_result import WriteResult
+from minibill.db.cache import keep_cache
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
@@ -135,6 +136,7 @@ def reserve(
     account.record_reservation(expires_at_us)
     lots = [ReservedLot(d.lot_id, d.amount_micro, d.pool_id, d.expires_at_us, None) for d in draws]
     account_cache_of(conn).add_reservation(CachedReservation(account, row, lots))
+    keep_cache(conn)
     response = Reserved(
         reservation_id=ids.encode(ids.RESERVATION, reservation_id),
         account_id=ids.encode(ids.ACCOUNT, key),
