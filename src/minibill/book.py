@@ -139,7 +139,9 @@ class Book:
             clock.not_before(newest_time_us(conn))
             readers = await Readers.open(path)
             stack.pop_all()
-        writer = Writer(conn, path, on_unknown_outcome=on_unknown_outcome, anchor=anchor, moved=FileIdentity(path).moved)
+        writer = Writer(
+            conn, path, on_unknown_outcome=on_unknown_outcome, anchor=anchor, moved=FileIdentity(path).changed_file
+        )
         return cls(path, lock, conn, anchor, writer, readers, clock, checkpoints=checkpoint_pages > 0)
 
     async def write(

@@ -1,4 +1,4 @@
-"""The anchor: what is lost of a book is told at the start and by verify, and nothing else is."""
+"""The anchor: a start and `verify` detect lost commits, and nothing else."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def minibill(*arguments: object) -> Result:
 
 
 def copied(path: Path, other: Path) -> None:
-    """Copies a book that is open, as a kill would leave it: by another process, which drops none of SQLite's locks."""
+    """Copy an open book as a kill would leave it; another process copies it, since that drops none of SQLite's locks."""
     for ending in ("", "-wal", "-anchor"):
         subprocess.run(["cp", f"{path}{ending}", f"{other}{ending}"], check=True)
 
@@ -52,7 +52,7 @@ def anchor(db: Path) -> Iterator[CommitAnchor]:
 
 @pytest.fixture
 def killed(api: Api, tmp_path: Path) -> Path:
-    """A book whose service was killed, with its answered commits in the log: there are four."""
+    """A book whose service was killed, with its four acknowledged commits in the log."""
     api.account(5, 6, 7)
     copied(api.book.path, tmp_path / "killed.db")
     return tmp_path / "killed.db"
@@ -60,7 +60,7 @@ def killed(api: Api, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(loop: Loop) -> Callable[..., None]:
-    """Starts a service on a file, and stops it when it does start."""
+    """Start a service on a file, and stop it again."""
 
     def opened(path: Path, *, accept_loss: bool = False) -> None:
         loop.run(loop.run(Book.open(path, accept_loss=accept_loss)).close())
@@ -71,7 +71,7 @@ def opened(loop: Loop) -> Callable[..., None]:
 # --- the file ---
 
 
-def test_an_anchor_says_what_was_written_last(db: Path, anchor: CommitAnchor) -> None:
+def test_an_anchor_holds_the_newest_mark(db: Path, anchor: CommitAnchor) -> None:
     assert read_anchor(db) == HighWaterMark(0, 0, bytes(32))
     for mark in (FIRST, SECOND):
         anchor.write(mark)
@@ -79,7 +79,7 @@ def test_an_anchor_says_what_was_written_last(db: Path, anchor: CommitAnchor) ->
     assert anchor_file(db).read_text().split()[:2] == [f"{8:020}", f"{3:020}"]
 
 
-def test_a_line_that_is_broken_falls_back_to_the_one_before(db: Path, anchor: CommitAnchor) -> None:
+def test_a_broken_line_falls_back_to_the_other_line(db: Path, anchor: CommitAnchor) -> None:
     anchor.write(FIRST)
     anchor.write(SECOND)
     whole = anchor_file(db).read_bytes()
@@ -93,7 +93,7 @@ def test_a_line_that_is_broken_falls_back_to_the_one_before(db: Path, anchor: Co
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 1024, b"noise" * 300])
-def test_what_is_no_anchor_is_none(db: Path, content: bytes) -> None:
+def test_a_file_that_is_no_anchor_is_replaced(db: Path, content: bytes) -> None:
     anchor_file(db).write_bytes(content)
     assert read_anchor(db) is None
     with closing(open_writer(db)) as conn:
@@ -101,23 +101,23 @@ def test_what_is_no_anchor_is_none(db: Path, content: bytes) -> None:
         assert read_anchor(db) == mark_of(conn)
 
 
-def test_a_new_anchor_keeps_nothing_of_the_old_one(db: Path, anchor: CommitAnchor) -> None:
+def test_a_new_anchor_replaces_the_old_one(db: Path, anchor: CommitAnchor) -> None:
     anchor.write(FIRST)
     anchor.write(SECOND)
     begin_anchor(db, HighWaterMark(1, 0, bytes(32)))
     assert read_anchor(db) == HighWaterMark(1, 0, bytes(32))
 
 
-def test_an_anchor_lies_beside_the_file_and_not_beside_a_link_to_it(db: Path, tmp_path: Path) -> None:
+def test_an_anchor_lies_beside_the_file_not_beside_a_link(db: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "link.db").symlink_to(db)
     assert anchor_file(tmp_path / "elsewhere" / "link.db") == db.with_name("book.db-anchor")
 
 
-# --- when it is written ---
+# --- writes ---
 
 
-def test_every_kept_write_is_anchored_before_it_is_answered_and_no_other(api: Api) -> None:
+def test_only_kept_writes_are_anchored_and_before_their_response(api: Api) -> None:
     def anchored() -> int:
         mark = read_anchor(api.book.path)
         assert mark is not None
@@ -130,18 +130,18 @@ def test_every_kept_write_is_anchored_before_it_is_answered_and_no_other(api: Ap
     for _ in range(2):
         ok(api.release(reservation))
     assert anchored() == before + 4
-    # What is refused, tried, asked or answered again changes nothing.
+    # Rejected requests, dry runs, reads and replays change nothing.
     api.ask_to_reserve(account, 10_000)
     ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, dryRun="true"))
     api.available(account)
     assert anchored() == before + 4
 
 
-def test_wherever_the_power_is_cut_the_book_is_not_behind_its_anchor(
+def test_after_any_power_loss_the_book_is_not_behind_its_anchor(
     start: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is on disk for certain when a line of the anchor is written: all that was committed by then. The anchor itself is
-    # never synced, so each of its sectors may be there or not.
+    # All earlier commits are on disk when a line of the anchor is written. The anchor itself is never synced, so each of its
+    # sectors may be on disk or not.
     api = start()
     folder, images = tmp_path / "images", list[Path]()
     folder.mkdir()
@@ -171,7 +171,7 @@ def test_wherever_the_power_is_cut_the_book_is_not_behind_its_anchor(
         older = newer
 
 
-def test_an_anchor_that_can_not_be_written_stays_behind_and_stops_nothing(
+def test_a_failed_anchor_write_does_not_stop_writes(
     start: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> int:
@@ -183,7 +183,7 @@ def test_an_anchor_that_can_not_be_written_stays_behind_and_stops_nothing(
     account = api.account(5, 6)
     assert api.available(account) == 11
     assert read_anchor(api.book.path) == before
-    assert sum("anchor can't be written" in record.message for record in caplog.records) == 1
+    assert sum("anchor write failed" in record.message for record in caplog.records) == 1
     monkeypatch.undo()
     api.mint(account, 7)
     after = read_anchor(api.book.path)
@@ -191,27 +191,25 @@ def test_an_anchor_that_can_not_be_written_stays_behind_and_stops_nothing(
     start()
 
 
-# --- what it finds ---
+# --- detection ---
 
 
-def test_a_flip_in_the_log_that_loses_answered_commits_is_refused_and_told(
-    killed: Path, opened: Callable[..., None]
-) -> None:
+def test_acknowledged_commits_lost_by_a_bit_flip_are_detected(killed: Path, opened: Callable[..., None]) -> None:
     log = killed.with_name("killed.db-wal")
     content = bytearray(log.read_bytes())
     content[len(content) * 3 // 4] ^= 1
     log.write_bytes(content)
     told = minibill("verify", "--db", killed)
     assert told.exit_code == 1 and "commit_chain" in told.stdout and "its anchor says 4" in told.stdout
-    with pytest.raises(BehindItsAnchor, match=r"has lost what was answered: .* restore a backup, .* --accept-loss"):
+    with pytest.raises(BehindItsAnchor, match=r"has lost acknowledged commits: .* restore a backup, .* --accept-loss"):
         opened(killed)
     opened(killed, accept_loss=True)
     assert minibill("verify", "--db", killed).exit_code == 0
-    # What was accepted once is not asked again.
+    # An accepted loss is not reported again.
     opened(killed)
 
 
-def test_a_service_says_in_one_line_what_is_lost_and_what_to_do(killed: Path) -> None:
+def test_a_service_reports_lost_commits_in_one_line(killed: Path) -> None:
     killed.with_name("killed.db-wal").unlink()
     serve = [*SERVE, "--port", "0", "--db", str(killed)]
     refused = subprocess.run(serve, env=environment(**SECRETS), capture_output=True, text=True, timeout=30)
@@ -221,16 +219,16 @@ def test_a_service_says_in_one_line_what_is_lost_and_what_to_do(killed: Path) ->
         assert server.http.get("/accounts").json()["items"] == []
 
 
-def test_a_database_that_was_deleted_on_a_laptop_is_begun_anew(killed: Path, tmp_path: Path) -> None:
+def test_a_deleted_database_is_created_again(killed: Path, tmp_path: Path) -> None:
     for ending in ("", "-wal"):
         killed.with_name(f"killed.db{ending}").unlink()
     log = tmp_path / "log"
     with serving(killed, log=log) as server:
         assert server.http.get("/accounts").json()["items"] == []
-    assert "accepted as lost" in log.read_text()
+    assert "lost commits accepted" in log.read_text()
 
 
-def test_an_older_copy_put_in_place_by_hand_is_refused_and_by_restore_is_not(
+def test_an_older_copy_is_rejected_unless_it_was_restored(
     start: Callable[..., Api], tmp_path: Path, opened: Callable[..., None]
 ) -> None:
     api, copy = start(), tmp_path / "copy.db"
@@ -254,7 +252,7 @@ def test_an_older_copy_put_in_place_by_hand_is_refused_and_by_restore_is_not(
     assert json.loads(minibill("verify", "--db", db, "--json").stdout)["anchored"] is True
 
 
-def test_another_history_of_the_same_length_is_not_taken_for_the_book(db: Path, start: Callable[..., Api]) -> None:
+def test_another_history_of_the_same_length_is_rejected(db: Path, start: Callable[..., Api]) -> None:
     api = start()
     api.account(5, 6)
     api.stop()
@@ -271,7 +269,7 @@ def test_another_history_of_the_same_length_is_not_taken_for_the_book(db: Path, 
         CommitAnchor(db, conn).close()
 
 
-def test_a_book_that_is_behind_is_let_go_of_when_it_is_refused(db: Path, opened: Callable[..., None]) -> None:
+def test_a_rejected_book_is_unlocked(db: Path, opened: Callable[..., None]) -> None:
     begin_anchor(db, FIRST)
     for _ in range(2):
         with pytest.raises(BehindItsAnchor):
@@ -279,7 +277,7 @@ def test_a_book_that_is_behind_is_let_go_of_when_it_is_refused(db: Path, opened:
     opened(db, accept_loss=True)
 
 
-def test_a_copy_without_its_anchor_is_as_good_as_any(
+def test_a_copy_without_its_anchor_is_accepted(
     killed: Path, opened: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     anchor_file(killed).unlink()
@@ -287,11 +285,11 @@ def test_a_copy_without_its_anchor_is_as_good_as_any(
     assert result.exit_code == 0 and "There is no anchor next to" in result.stdout
     assert json.loads(minibill("verify", "--db", killed, "--json").stdout)["anchored"] is False
     opened(killed)
-    assert sum("there is no anchor" in record.message for record in caplog.records) == 1
+    assert sum("anchor missing" in record.message for record in caplog.records) == 1
     assert "There is no anchor" not in minibill("verify", "--db", killed).stdout
 
 
-def test_a_head_that_is_damaged_is_told(killed: Path, opened: Callable[..., None]) -> None:
+def test_a_damaged_commit_count_is_detected(killed: Path, opened: Callable[..., None]) -> None:
     with closing(open_writer(killed)) as conn:
         conn.execute("PRAGMA ignore_check_constraints = ON")
         conn.execute("UPDATE book_head SET commits = commits + 1")
@@ -301,9 +299,7 @@ def test_a_head_that_is_damaged_is_told(killed: Path, opened: Callable[..., None
 
 
 @pytest.mark.parametrize("place", [3, 70], ids=["the name of the format", "the name of the program"])
-def test_a_book_whose_header_is_damaged_fails_the_check_of_the_file(
-    start: Callable[..., Api], tmp_path: Path, place: int
-) -> None:
+def test_a_damaged_header_fails_the_file_check(start: Callable[..., Api], tmp_path: Path, place: int) -> None:
     api = start()
     api.stop()
     copy = tmp_path / "damaged.db"

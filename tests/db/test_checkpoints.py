@@ -1,4 +1,4 @@
-"""Who folds the write-ahead log into the file: minibill itself, or, when it is told to leave that, another program."""
+"""Checkpoints of the write-ahead log: by minibill itself, or by another program."""
 
 import asyncio
 from contextlib import closing
@@ -22,7 +22,7 @@ ACCOUNTS = 2_000
 
 
 def fill(book: Book, loop: Loop) -> None:
-    """Writes more pages than a log holds before it is folded, in several transactions."""
+    """Write more pages than trigger a checkpoint, in several transactions."""
     caller, origin = Caller("admin", "operator", None, frozenset()), Origin(None, None, None, None)
 
     async def write() -> None:
@@ -44,8 +44,8 @@ def log_bytes(db: Path) -> int:
 
 
 @pytest.mark.parametrize("pages", [CHECKPOINT_PAGES, 0])
-def test_with_0_pages_the_log_is_left_to_another_program(db: Path, loop: Loop, pages: int) -> None:
-    # The other program has the file open all the time, as Litestream has.
+def test_with_0_pages_another_program_runs_the_checkpoints(db: Path, loop: Loop, pages: int) -> None:
+    # The other program keeps the file open, as Litestream does.
     with closing(open_reader(db)) as other:
         book = loop.run(Book.open(db, checkpoint_pages=pages))
         try:
@@ -59,8 +59,8 @@ def test_with_0_pages_the_log_is_left_to_another_program(db: Path, loop: Loop, p
         if pages:
             assert folded and log_bytes(db) == 0
         else:
-            # The end of the chain is written at the close, into the same log.
+            # The close writes the newest link into the same log.
             assert not folded and log_bytes(db) >= written > CHECKPOINT_PAGES * PAGE_BYTES
-    # Whoever folds it later finds everything in it.
+    # A later checkpoint finds everything in the log.
     with closing(open_writer(db)) as conn:
         assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone()[0] == ACCOUNTS

@@ -1,4 +1,4 @@
-"""Opening a file: its locks, and what is left open when opening fails."""
+"""Opening a file: its locks, and the cleanup when opening fails."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ from minibill.db.sqlite import sqlite3
 from tests.api_client import Loop
 
 
-def test_a_lock_that_somebody_holds_is_told_as_such(tmp_path: Path) -> None:
+def test_a_second_lock_on_a_book_is_rejected(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "book.db")
     with pytest.raises(DatabaseLocked, match="is already served by process"):
         FileLock(tmp_path / "book.db")
@@ -32,7 +32,7 @@ def test_a_lock_that_somebody_holds_is_told_as_such(tmp_path: Path) -> None:
     FileLock(tmp_path / "book.db").release()
 
 
-# Another process that tries to lock a file under another name, and says what came of it.
+# Another process tries to lock a file under another name and prints the result.
 TRY_TO_LOCK = """
 import sys
 from pathlib import Path
@@ -51,9 +51,9 @@ def try_to_lock(path: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
-def test_a_file_is_locked_under_every_name_that_it_gets_later(db: Path, tmp_path: Path) -> None:
+def test_a_file_stays_locked_under_later_names(db: Path, tmp_path: Path) -> None:
     lock = FileLock(db)
-    # A second name, of which the lock knows nothing, and then the only one.
+    # First a second name that the lock does not know, then the only name.
     (tmp_path / "moved.db").hardlink_to(db)
     assert "hard links" in try_to_lock(tmp_path / "moved.db")
     db.rename(tmp_path / "elsewhere.db")
@@ -71,21 +71,21 @@ def test_the_lock_on_a_file_outlives_other_descriptors_of_it(db: Path, tmp_path:
     with db.open("rb") as file:
         file.read(100)
     open_reader(db).close()
-    # Through another lock file: as if the database were mounted elsewhere.
+    # With another lock file, as if the database were mounted elsewhere.
     db.with_name("book.db.lock").unlink()
     assert "already served under another name" in try_to_lock(db)
     loop.run(book.close())
     assert try_to_lock(db) == "locked"
 
 
-def test_a_refused_lock_does_not_drop_the_locks_of_sqlite(db: Path) -> None:
+def test_a_rejected_lock_keeps_the_locks_of_sqlite(db: Path) -> None:
     lock = FileLock(db)
     with closing(open_writer(db)) as conn:
         conn.execute("BEGIN IMMEDIATE")
         db.with_name("book.db.lock").unlink()
         with pytest.raises(DatabaseLocked):
             FileLock(db)
-        # POSIX locks, as the kernel lists them for this file: the shared lock that keeps the file in WAL mode.
+        # The kernel lists POSIX locks: among them is the shared lock that keeps the file in WAL mode.
         assert sqlite_holds_locks(db)
         conn.execute("ROLLBACK")
     lock.release()
@@ -96,18 +96,18 @@ def sqlite_holds_locks(db: Path) -> bool:
     return re.search(pattern, Path("/proc/locks").read_text()) is not None
 
 
-def test_a_system_without_such_locks_warns_and_goes_by_the_lock_file(
+def test_a_system_without_file_locks_warns_and_uses_the_lock_file(
     db: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(file_lock, "HAS_FILE_LOCKS", False)
     lock = FileLock(db)
-    assert "its lock file alone" in caplog.text
+    assert "only its lock file" in caplog.text
     with pytest.raises(DatabaseLocked, match="is already served by process"):
         FileLock(db)
     lock.release()
 
 
-def test_a_restore_onto_a_served_book_is_refused_under_another_name(db: Path, tmp_path: Path) -> None:
+def test_commands_reject_another_name_of_a_served_book(db: Path, tmp_path: Path) -> None:
     copy, moved = tmp_path / "copy.db", tmp_path / "moved.db"
     shutil.copyfile(db, copy)
     lock = FileLock(db)
@@ -121,9 +121,7 @@ def test_a_restore_onto_a_served_book_is_refused_under_another_name(db: Path, tm
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EINTR, errno.EOPNOTSUPP])
-def test_a_lock_that_can_not_be_had_is_not_told_as_somebody_elses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_a_failing_lock_is_not_reported_as_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def fail(*_: Any) -> None:
         raise OSError(code, "no locks here")
 
@@ -134,7 +132,7 @@ def test_a_lock_that_can_not_be_had_is_not_told_as_somebody_elses(
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])
-def test_readers_that_can_not_all_be_opened_leave_none_open(
+def test_a_reader_that_fails_to_open_leaves_nothing_open(
     db: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     opened: list[sqlite3.Connection] = []
@@ -156,5 +154,5 @@ def test_readers_that_can_not_all_be_opened_leave_none_open(
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
         assert not thread.is_alive()
-    # Nor is the file's lock held.
+    # The lock of the file is released too.
     loop.run(loop.run(Book.open(db)).close())

@@ -1,4 +1,4 @@
-"""Files beside a book: private, and never where somebody else's link, pipe or second name leads."""
+"""Files beside a book: private, and never behind a link, pipe or hard link of another user."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def backup(migrated_file: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The folder in which somebody plants things."""
+    """The folder in which another user plants files."""
     path = tmp_path / "here"
     path.mkdir()
     return path
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder that is none of a command's business, with a file that is too precious to be touched."""
+    """A folder outside of the command's scope, with a file that must not change."""
     path = tmp_path / "outside"
     path.mkdir()
     (path / "precious").write_text("not yours")
@@ -66,7 +66,7 @@ def is_untouched(outside: Path) -> bool:
     return [(file.name, file.read_text()) for file in outside.iterdir()] == [("precious", "not yours")]
 
 
-# Each command that writes beside a file, on a file that is there or is not.
+# Each command that writes beside a file, for an existing and for a missing file.
 def migrate(db: Path, backup: Path) -> str:
     return refusal(minibill("migrate", "--db", db))
 
@@ -101,7 +101,7 @@ COMMANDS = (migrate, restore, back_up_over_it, reset_it, open_it)
 
 @pytest.mark.parametrize("victim", ["precious", "not there"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_command_follows_a_link_planted_beside_a_book(
+def test_no_command_follows_a_planted_link_beside_a_book(
     folder: Path, outside: Path, backup: Path, command: Callable[[Path, Path], str], victim: str
 ) -> None:
     db = folder / "book.db"
@@ -113,11 +113,11 @@ def test_no_command_follows_a_link_planted_beside_a_book(
         assert "symbolic link" in command(db, backup), suffix
         assert is_untouched(outside) and planted.is_symlink() and db.read_bytes() == before
         planted.unlink()
-        # And of its own files only an empty lock file may be new.
+        # Of the command's own files only an empty lock file may be new.
         assert {file.name for file in folder.iterdir()} <= {"book.db", "book.db.lock"}
 
 
-def test_serve_refuses_a_planted_link_in_one_line(folder: Path, outside: Path) -> None:
+def test_serve_rejects_a_planted_link_in_one_line(folder: Path, outside: Path) -> None:
     (folder / "book.db.lock").symlink_to(outside / "precious")
     command = [*SERVE, "--db", str(folder / "book.db"), "--port", "0"]
     result = subprocess.run(command, env=environment(**SECRETS), capture_output=True, text=True, timeout=30)
@@ -127,7 +127,7 @@ def test_serve_refuses_a_planted_link_in_one_line(folder: Path, outside: Path) -
 
 @pytest.mark.parametrize("victim", ["precious", "not there"])
 @pytest.mark.parametrize("command", [migrate, restore, open_it])
-def test_no_command_makes_a_book_beside_a_planted_link(
+def test_no_command_creates_a_book_beside_a_planted_link(
     folder: Path, outside: Path, backup: Path, command: Callable[[Path, Path], str], victim: str
 ) -> None:
     for suffix in SUFFIXES:
@@ -138,9 +138,7 @@ def test_no_command_makes_a_book_beside_a_planted_link(
         planted.unlink()
 
 
-def test_a_backup_to_a_new_name_deletes_planted_links_and_not_what_they_lead_to(
-    folder: Path, outside: Path, backup: Path
-) -> None:
+def test_a_backup_deletes_planted_links_but_not_their_targets(folder: Path, outside: Path, backup: Path) -> None:
     for suffix in COMPANIONS:
         (folder / f"copy.db{suffix}").symlink_to(outside / "precious")
     assert minibill("backup", folder / "copy.db", "--db", backup).exit_code == 0
@@ -149,7 +147,7 @@ def test_a_backup_to_a_new_name_deletes_planted_links_and_not_what_they_lead_to(
 
 @pytest.mark.parametrize("victim", ["precious", "not there"])
 @pytest.mark.parametrize("suffix", ["", "-wal", "-anchor"])
-def test_a_book_that_is_replaced_is_kept_under_a_name_that_no_link_has(
+def test_a_replaced_book_is_kept_under_a_name_without_a_link(
     folder: Path, outside: Path, backup: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, victim: str
 ) -> None:
     db = folder / "book.db"
@@ -162,7 +160,7 @@ def test_a_book_that_is_replaced_is_kept_under_a_name_that_no_link_has(
     assert is_untouched(outside) and (folder / f"{name}-2").read_bytes() == backup.read_bytes()
 
 
-def test_a_file_with_a_second_name_is_not_taken_for_a_lock(folder: Path, outside: Path, backup: Path) -> None:
+def test_a_hard_link_is_not_used_as_a_lock_file(folder: Path, outside: Path, backup: Path) -> None:
     (folder / "book.db.lock").hardlink_to(outside / "precious")
     for command in (migrate, restore, open_it):
         assert "more than one name" in command(folder / "book.db", backup)
@@ -170,7 +168,7 @@ def test_a_file_with_a_second_name_is_not_taken_for_a_lock(folder: Path, outside
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_nobody_waits_for_a_pipe_that_was_planted(folder: Path, backup: Path, suffix: str) -> None:
+def test_no_command_blocks_on_a_planted_pipe(folder: Path, backup: Path, suffix: str) -> None:
     db = folder / "book.db"
     shutil.copyfile(backup, db)
     os.mkfifo(f"{db}{suffix}")
@@ -181,7 +179,7 @@ def test_nobody_waits_for_a_pipe_that_was_planted(folder: Path, backup: Path, su
         open_to_read(Path(f"{db}{suffix}"))
 
 
-def test_nobody_waits_for_a_pipe_in_place_of_a_book(folder: Path, backup: Path) -> None:
+def test_no_command_blocks_on_a_pipe_in_place_of_a_book(folder: Path, backup: Path) -> None:
     os.mkfifo(folder / "pipe.db")
     for command in (["verify"], ["backup", folder / "copy.db"]):
         assert "not a regular file" in refusal(minibill(*command, "--db", folder / "pipe.db"))
@@ -194,7 +192,7 @@ def test_nobody_waits_for_a_pipe_in_place_of_a_book(folder: Path, backup: Path) 
 def test_reading_a_book_writes_nothing_through_a_planted_link(
     folder: Path, outside: Path, backup: Path, tmp_path: Path, suffix: str, victim: str
 ) -> None:
-    # With a log, so that its index has to be made.
+    # With a log, so that SQLite has to create its index.
     db = folder / "book.db"
     shutil.copyfile(backup, db)
     with closing(open_writer(db)) as conn:
@@ -219,7 +217,7 @@ def test_a_demo_overwrites_no_list_and_follows_no_link(folder: Path, outside: Pa
 
 
 def belong_to_somebody_else(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
-    """Makes files another user's than the one who runs the command, who is root: really, where the tests may do that."""
+    """Give files to another user than root, who runs the command; simulated where the tests are not root."""
     if os.geteuid() == 0:
         for path in paths:
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
@@ -240,7 +238,7 @@ def test_root_does_not_write_into_the_folder_of_a_service(
 
 
 @pytest.mark.parametrize("suffix", ["", *SUFFIXES])
-def test_a_file_of_another_user_is_neither_written_nor_locked(
+def test_a_file_of_another_user_is_not_written_or_locked(
     folder: Path, backup: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     db = folder / "book.db"
@@ -268,7 +266,7 @@ def test_a_link_of_another_user_is_not_followed_to_a_book(
     assert is_untouched(outside)
 
 
-def test_a_link_of_ones_own_is_followed_once_and_then_held(folder: Path, tmp_path: Path) -> None:
+def test_an_own_link_is_resolved_once(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (folder / "one").symlink_to("../real")
     (folder / "two.db").symlink_to("one/../real/book.db")
@@ -283,7 +281,7 @@ def test_a_link_of_ones_own_is_followed_once_and_then_held(folder: Path, tmp_pat
     assert modes(tmp_path / "real") == {"book.db": "0o600", "book.db.lock": "0o600"}
 
 
-def test_what_is_exchanged_between_the_look_and_the_opening_is_refused(
+def test_a_file_exchanged_between_check_and_open_is_rejected(
     folder: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = outside / "precious"
@@ -303,7 +301,7 @@ def test_what_is_exchanged_between_the_look_and_the_opening_is_refused(
 # --- modes ---
 
 
-# Whatever the umask: none, and one that takes too much.
+# With no umask, and with one that removes too many rights.
 @pytest.mark.parametrize("umask", ["000", "022", "777"])
 def test_every_file_of_a_book_is_private_from_the_start(folder: Path, umask: str) -> None:
     db, copy = folder / "book.db", folder / "copy.db"
@@ -325,7 +323,7 @@ def test_every_file_of_a_book_is_private_from_the_start(folder: Path, umask: str
     assert set(modes(folder).values()) == {"0o600"}
 
 
-def test_a_start_warns_of_files_that_others_may_open_and_says_how_to_mend_it(folder: Path, tmp_path: Path) -> None:
+def test_a_start_warns_of_files_that_other_users_may_open(folder: Path, tmp_path: Path) -> None:
     db, log = folder / "book.db", tmp_path / "log"
     with serving(db):
         pass
@@ -349,7 +347,7 @@ def test_a_start_warns_of_files_that_others_may_open_and_says_how_to_mend_it(fol
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_secrets_that_others_may_reach_are_refused_in_one_line(folder: Path, mode: int) -> None:
+def test_secrets_that_other_users_may_read_are_rejected(folder: Path, mode: int) -> None:
     db = folder / "book.db"
     made = dev_secrets(db, ("BILLING_ADMIN_JWT_SECRET",))
     file = folder / "book.db.secrets"
@@ -367,7 +365,7 @@ def test_secrets_that_others_may_reach_are_refused_in_one_line(folder: Path, mod
 
 
 @pytest.mark.parametrize("planted", ["link", "another user's", "pipe", "second name"])
-def test_secrets_that_somebody_else_planted_are_refused(
+def test_secrets_of_another_user_are_rejected(
     folder: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, planted: str
 ) -> None:
     file = folder / "book.db.secrets"

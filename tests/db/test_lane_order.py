@@ -1,4 +1,4 @@
-"""Turns of the writer: requests first, slices with pauses after them, and neither side starves the other."""
+"""The scheduler of the lanes: requests first, slices with pauses after them, and neither side starves."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from minibill.db import lanes, slices
 from minibill.db.lanes import PAUSE_SHARE, LaneScheduler, Queue
 from minibill.db.slices import in_steps
 
-# Nothing looks at a job here.
+# The scheduler does not look at tasks.
 JOB: Any = object()
 
 
@@ -17,7 +17,7 @@ def wait(queue: Queue, jobs: int = 1) -> None:
 
 
 class Clock:
-    """Runs the groups of a writer, and lets so many seconds pass for each."""
+    """Runs the groups of a writer, each with a given duration in seconds."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -25,7 +25,7 @@ class Clock:
         self.seconds = {id(queue): 0.0 for queue in self.turns.queues}
 
     def run(self, seconds: float, jobs_max: int = 1) -> Queue | None:
-        """Runs the next group, of so many jobs at most; None: nothing may run now."""
+        """Run the next group of at most so many tasks; None when nothing may run now."""
         queue = self.turns.next(self.now_s)
         if queue is None:
             return None
@@ -38,19 +38,19 @@ class Clock:
         return queue
 
 
-def test_nothing_runs_when_nothing_waits() -> None:
+def test_an_empty_scheduler_returns_no_queue() -> None:
     clock = Clock()
     assert clock.run(1) is None and not clock.turns
 
 
-def test_without_requests_slices_follow_each_other_at_once() -> None:
+def test_without_requests_slices_run_without_pauses() -> None:
     clock = Clock()
     wait(clock.turns.background, 3)
     assert [clock.run(5) for _ in range(4)] == [*[clock.turns.background] * 3, None]
 
 
 @pytest.mark.parametrize("kind", ["bulk", "background"])
-def test_all_requests_that_wait_run_before_the_next_slice(kind: str) -> None:
+def test_all_waiting_requests_run_before_the_next_slice(kind: str) -> None:
     clock = Clock()
     requests, own = clock.turns.requests, getattr(clock.turns, kind)
     wait(own, 4)
@@ -62,7 +62,7 @@ def test_all_requests_that_wait_run_before_the_next_slice(kind: str) -> None:
     assert [clock.run(0.001, jobs_max=2) for _ in range(3)] == [requests, requests, own]
 
 
-def test_requests_that_come_later_do_not_keep_a_slice_from_its_turn() -> None:
+def test_later_requests_do_not_delay_a_slice() -> None:
     clock = Clock()
     requests, background = clock.turns.requests, clock.turns.background
     wait(background)
@@ -74,7 +74,7 @@ def test_requests_that_come_later_do_not_keep_a_slice_from_its_turn() -> None:
 
 @pytest.mark.parametrize("kind", ["bulk", "background"])
 @pytest.mark.parametrize(("slice_s", "group_s"), [(0.005, 0.001), (0.060, 0.002), (0.001, 0.010)])
-def test_slices_take_at_most_half_of_the_time_and_go_on(kind: str, slice_s: float, group_s: float) -> None:
+def test_slices_continue_and_take_at_most_half_of_the_time(kind: str, slice_s: float, group_s: float) -> None:
     clock = Clock()
     own = getattr(clock.turns, kind)
     wait(own, 100)
@@ -83,17 +83,17 @@ def test_slices_take_at_most_half_of_the_time_and_go_on(kind: str, slice_s: floa
         clock.run(slice_s if clock.turns.next(clock.now_s) is own else group_s, jobs_max=4)
     taken_s, left_s = clock.seconds[id(own)], clock.seconds[id(clock.turns.requests)]
     assert taken_s <= left_s
-    # Of two groups and the pause: what is left to requests has a limit, so that the slices go on.
+    # Requests get the time of two groups and the pause, so the slices continue.
     assert left_s <= 100 * (PAUSE_SHARE * slice_s + 3 * group_s)
 
 
-def test_a_pause_holds_when_the_client_is_between_two_requests() -> None:
+def test_a_pause_holds_between_two_requests_of_a_client() -> None:
     clock = Clock()
     requests, background = clock.turns.requests, clock.turns.background
     wait(background, 3)
     wait(requests)
     assert [clock.run(0.001), clock.run(0.010)] == [requests, background]
-    # Its answer is on the way to the client, whose next request is not here yet.
+    # The response is on its way to the client, whose next request has not arrived.
     assert clock.run(0.010) is None
     assert clock.turns.wait_s(clock.now_s) == pytest.approx(PAUSE_SHARE * 0.010)
     wait(requests)
@@ -102,7 +102,7 @@ def test_a_pause_holds_when_the_client_is_between_two_requests() -> None:
     assert clock.turns.wait_s(clock.now_s) == 0
     assert [clock.run(0.010), clock.run(0.010)] == [background, None]
     clock.now_s += PAUSE_SHARE * 0.010
-    # No request came meanwhile, so no pause follows.
+    # No request has arrived, so no pause follows.
     assert clock.run(0.010) is background
     wait(background, 2)
     assert [clock.run(0.010), clock.run(0.010)] == [background, background]
@@ -125,7 +125,7 @@ def test_in_a_hurry_there_are_no_pauses() -> None:
     assert clock.turns.next(clock.now_s, hurry=True) is clock.turns.background
 
 
-def test_the_wait_of_one_more_batch_counts_the_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_expected_wait_of_a_batch_includes_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "PAUSE_SHARE", 2.0)
     clock = Clock()
     bulk = clock.turns.bulk
@@ -142,7 +142,7 @@ def test_the_wait_of_one_more_batch_counts_the_pauses(monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that a test moves by hand."""
+    """A clock that tests advance."""
     now = [0.0]
     monkeypatch.setattr(slices, "monotonic_s", lambda: now[0])
     return now

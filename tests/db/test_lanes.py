@@ -1,4 +1,4 @@
-"""Requests beside bulk and background work: through the writer, and which write of the service goes by which lane."""
+"""Requests beside bulk and background work, and the lane of each write of the service."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from tests.db.test_writer import SQLITE_IOERR, Fixture, note, note_and_raise, sq
 
 SLICES = pytest.mark.parametrize("lane", [Lane.BULK, Lane.BACKGROUND])
 
-# Longer than any test: a pause that is not cut short fails the test.
+# Longer than any test, so a pause that does not end early fails the test.
 ENDLESS = 1e9
 
 
@@ -34,7 +34,7 @@ def w(tmp_path: Path, loop: Loop) -> Iterator[Fixture]:
 
 
 def together(w: Fixture, *jobs: tuple[Any, Lane], keep: bool = True) -> list[Any]:
-    """Run operations that come in with one turn of the loop; return values and exceptions."""
+    """Run operations that arrive in one turn of the loop; return values and exceptions."""
 
     async def run() -> list[Any]:
         runs = [w.writer.run(operation, lane=lane, keep=keep) for operation, lane in jobs]
@@ -47,11 +47,11 @@ def together(w: Fixture, *jobs: tuple[Any, Lane], keep: bool = True) -> list[Any
 def test_requests_run_before_a_slice_and_share_no_transaction_with_it(w: Fixture, lane: Lane) -> None:
     together(w, (note("slice"), lane), *[(note(str(number)), Lane.REQUEST) for number in range(5)])
     assert w.notes() == ["0", "1", "2", "3", "4", "slice"]
-    assert w.conn.said.count("COMMIT") == 2
+    assert w.conn.statements.count("COMMIT") == 2
 
 
-def test_requests_that_come_during_a_batch_run_before_the_next(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Each batch takes longer than a slice accepts further jobs.
+def test_requests_during_a_batch_run_before_the_next_batch(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each batch takes longer than a slice accepts further tasks.
     monkeypatch.setattr(module, "GROUP_SECONDS_MAX", 0)
     came: list[asyncio.Task[Any]] = []
 
@@ -67,12 +67,12 @@ def test_requests_that_come_during_a_batch_run_before_the_next(w: Fixture, monke
         await asyncio.gather(*came)
 
     w.loop.run(run())
-    # However the time divides the requests into groups, all of the first batch's come before the second.
+    # All requests that arrived during the first batch run before the second, however they are grouped.
     assert w.notes() == ["a", "0 during a", "1 during a", "b", "0 during b", "1 during b"]
 
 
 @SLICES
-def test_slices_go_on_under_constant_requests(w: Fixture, lane: Lane) -> None:
+def test_slices_continue_under_constant_requests(w: Fixture, lane: Lane) -> None:
     async def run() -> int:
         is_over, served = False, 0
 
@@ -92,7 +92,7 @@ def test_slices_go_on_under_constant_requests(w: Fixture, lane: Lane) -> None:
 
     served = w.loop.run(run())
     assert w.notes().count("slice") == 20
-    # A client at least was served between two of them.
+    # At least one client was served between two of them.
     assert served >= 20
 
 
@@ -107,14 +107,14 @@ def test_a_request_does_not_wait_for_the_end_of_a_pause(w: Fixture, monkeypatch:
 
     w.loop.run(run())
     assert w.notes() == ["a", "slice", "b"]
-    # A stop finishes what was accepted, and does not wait for the pause either.
+    # A stop finishes accepted writes and does not wait for the pause.
     w.loop.run(w.writer.stop())
     assert w.notes() == ["a", "slice", "b", "held"]
     w.writer = w.loop.run(w._open())
 
 
 @SLICES
-def test_a_slice_that_fails_after_it_wrote_leaves_its_neighbors_as_they_were(w: Fixture, lane: Lane) -> None:
+def test_a_failed_slice_does_not_affect_its_neighbors(w: Fixture, lane: Lane) -> None:
     fault = ValueError("a fault made by the test")
     answers = together(
         w,
@@ -147,13 +147,13 @@ def test_batches_have_a_limit_of_their_own(w: Fixture, monkeypatch: pytest.Monke
     assert not w.writer.is_overloaded and not w.writer.is_overloaded_with_bulk
 
 
-def test_background_work_is_accepted_while_requests_are_refused(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_background_work_is_accepted_while_requests_are_rejected(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "QUEUE_MAX", 0)
     answers = together(w, (note("a"), Lane.REQUEST), (note("b"), Lane.BACKGROUND))
     assert isinstance(answers[0], Overloaded) and answers[1] == "b"
 
 
-def test_a_lock_of_another_program_refuses_what_waits_in_every_lane(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_of_another_program_rejects_writes_of_every_lane(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOCK_SECONDS_MAX", 0.03)
     other = sqlite3.connect(w.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -164,7 +164,7 @@ def test_a_lock_of_another_program_refuses_what_waits_in_every_lane(w: Fixture, 
     assert together(w, *[(note(lane.name), lane) for lane in Lane]) == ["REQUEST", "BULK", "BACKGROUND"]
 
 
-def test_after_an_unknown_outcome_slices_that_wait_are_refused(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_unknown_outcome_waiting_slices_are_rejected(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "PAUSE_SHARE", ENDLESS)
 
     async def run() -> list[Any]:
@@ -179,12 +179,12 @@ def test_after_an_unknown_outcome_slices_that_wait_are_refused(w: Fixture, monke
     assert "held" not in w.notes()
 
 
-# --- which write goes by which lane ---
+# --- lanes of the service's writes ---
 
 
 @pytest.fixture
 def lanes_used(api: Api, monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
-    """The lane of each write from now on."""
+    """The lanes of all later writes."""
     run, found = api.book.writer.run, list[Lane]()
 
     async def running(*args: Any, lane: Lane = Lane.REQUEST, **options: Any) -> Any:
@@ -207,11 +207,11 @@ def test_batches_and_revocations_of_campaigns_are_bulk(
     assert lanes_used == [Lane.BULK]
     lanes_used.clear()
     ok(api.post(f"/campaigns/{campaign}/revoke", {"reason": "test"}))
-    # The service goes on by itself: what was begun is not refused half way.
+    # The service continues by itself: work that has begun is not rejected half way.
     assert lanes_used == [Lane.BULK, Lane.BACKGROUND, Lane.BACKGROUND]
 
 
-def test_the_upkeep_of_the_book_is_background_work(api: Api, lanes_used: list[Lane]) -> None:
+def test_maintenance_of_the_book_is_background_work(api: Api, lanes_used: list[Lane]) -> None:
     api.reserve(api.account(10), 5, ttlSeconds=5)
     api.pass_time(10)
     running_us = api.book.running.now_us() * 10
@@ -224,7 +224,7 @@ def test_the_upkeep_of_the_book_is_background_work(api: Api, lanes_used: list[La
     assert set(lanes_used) == {Lane.BACKGROUND}
 
 
-def test_all_revoked_tokens_that_are_old_are_forgotten_in_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_revoked_tokens_are_pruned_in_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minibill.api.tokens.PRUNE_TOKENS_MAX", 2)
     for number in range(5):
         ok(api.post(f"/tokens/j-{number}/revoke"))

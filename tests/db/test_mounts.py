@@ -1,4 +1,4 @@
-"""File systems that other machines share are refused by name."""
+"""Network file systems are rejected by name."""
 
 import subprocess
 from pathlib import Path
@@ -41,14 +41,14 @@ def test_a_path_lies_in_the_innermost_and_newest_mount(path: str, mount: Mount) 
     assert mount_of(Path(path), TABLE) == mount
 
 
-def test_a_table_without_the_path_knows_nothing() -> None:
+def test_a_mount_table_without_the_path_has_no_result() -> None:
     assert mount_of(Path("/var/lib/book.db"), "") is None
     assert mount_of(Path("/var/lib/book.db"), "30 21 0:40 / /mnt rw - nfs4 server:/export rw") is None
 
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The table of mounts that this process reads."""
+    """The mount table that this process reads."""
     table = tmp_path / "mountinfo"
     table.write_text(TABLE)
     monkeypatch.setattr(mounts, "MOUNTS", table)
@@ -58,7 +58,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "lustre", "fuse.sshfs", "fuse.glusterfs", "glusterfs"]
 )
-def test_a_book_on_a_network_file_system_is_refused_by_name(tmp_path: Path, table: Path, loop: Loop, kind: str) -> None:
+def test_a_book_on_a_network_file_system_is_rejected(tmp_path: Path, table: Path, loop: Loop, kind: str) -> None:
     folder = tmp_path / "share"
     folder.mkdir()
     table.write_text(f"{TABLE.strip()}\n40 21 0:50 / {folder} rw - {kind} server:/x rw\n")
@@ -67,7 +67,7 @@ def test_a_book_on_a_network_file_system_is_refused_by_name(tmp_path: Path, tabl
     assert list(folder.iterdir()) == []
 
 
-def test_local_file_systems_and_tables_that_can_not_be_read_are_let_through(table: Path) -> None:
+def test_local_file_systems_and_unreadable_tables_are_accepted(table: Path) -> None:
     refuse_network(Path("/mnt/nfs/local/book.db"))
     assert is_mounted_by_itself(Path("/srv/a.db")) and not is_mounted_by_itself(Path("/srv/b.db"))
     table.unlink()
@@ -75,7 +75,7 @@ def test_local_file_systems_and_tables_that_can_not_be_read_are_let_through(tabl
     assert not is_mounted_by_itself(Path("/srv/a.db"))
 
 
-def test_serve_refuses_a_network_file_system_in_one_line(tmp_path: Path, table: Path) -> None:
+def test_serve_rejects_a_network_file_system_in_one_line(tmp_path: Path, table: Path) -> None:
     table.write_text(f"40 21 0:50 / {tmp_path} rw - nfs4 server:/x rw\n")
     script = "import sys; from pathlib import Path; from minibill.db import mounts; from minibill.cli.main import main\n"
     script += "mounts.MOUNTS = Path(sys.argv.pop(1)); main()"

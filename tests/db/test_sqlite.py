@@ -1,4 +1,4 @@
-"""What SQLite is told before it is used, in a process of its own: it holds for all that a process opens."""
+"""The configuration of SQLite, in a process of its own, since it applies to the whole process."""
 
 import subprocess
 import sys
@@ -30,12 +30,12 @@ def run(program: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="SQLite is told so on Linux only")
-@pytest.mark.parametrize(("told", "counts"), [("pass", "True"), ("assert configure_sqlite()", "False")])
-def test_a_process_that_is_all_ours_is_spared_the_count_of_its_memory(tmp_path: Path, told: str, counts: str) -> None:
-    assert run(BEGIN + told + USE, str(tmp_path / "t.db")).split() == ["499500", counts]
+@pytest.mark.skipif(sys.platform != "linux", reason="SQLite is configured on Linux only")
+@pytest.mark.parametrize(("configuration", "counts"), [("pass", "True"), ("assert configure_sqlite()", "False")])
+def test_a_configured_process_has_no_memory_statistics(tmp_path: Path, configuration: str, counts: str) -> None:
+    assert run(BEGIN + configuration + USE, str(tmp_path / "t.db")).split() == ["499500", counts]
 
 
-def test_a_driver_that_shows_nothing_but_itself_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_driver_without_exported_symbols_is_not_configured(tmp_path: Path) -> None:
     hidden = "sys.modules[sqlite3.connect.__module__].__file__ = '/nothing/there.so'\nassert configure_sqlite() is False\n"
     assert run(BEGIN + hidden + USE, str(tmp_path / "t.db")).split() == ["499500", "True"]

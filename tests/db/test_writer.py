@@ -1,4 +1,4 @@
-"""The writer: groups, what is taken back, answers after COMMIT, what happens when a commit fails."""
+"""The writer: groups, rollbacks, results after the COMMIT, and failed commits."""
 
 import asyncio
 import itertools
@@ -23,17 +23,17 @@ SQLITE_IOERR = 10
 
 
 class Conn:
-    """The writer's connection, with its statements written down and faults on demand."""
+    """A connection for the writer that records its statements and fails on demand."""
 
     def __init__(self, path: Path) -> None:
         self.real = open_writer(path)
         self.real.execute("CREATE TABLE notes (text TEXT NOT NULL) STRICT")
-        self.said: list[str] = []
+        self.statements: list[str] = []
         self.fail: dict[str, sqlite3.Error] = {}
         self.cache: OperationCache | None = None
 
     def execute(self, sql: str, *values: Any) -> Any:
-        self.said.append(sql)
+        self.statements.append(sql)
         if sql in self.fail:
             raise self.fail[sql]
         return self.real.execute(sql, *values)
@@ -63,7 +63,7 @@ class Fixture:
         return writer
 
     def notes(self) -> list[str]:
-        """What another connection sees: what is committed."""
+        """Return the committed notes, as another connection sees them."""
         conn = open_reader(self.path)
         try:
             return [text for (text,) in conn.execute("SELECT text FROM notes ORDER BY rowid")]
@@ -71,7 +71,7 @@ class Fixture:
             conn.close()
 
     def together(self, *operations: Any, keep: bool = True) -> list[Any]:
-        """Runs operations that come in with one turn of the loop; answers values and exceptions."""
+        """Run operations that arrive in one turn of the loop; return values and exceptions."""
 
         async def run() -> list[Any]:
             return await asyncio.gather(*[self.writer.run(o, keep=keep) for o in operations], return_exceptions=True)
@@ -113,39 +113,39 @@ def w(tmp_path: Path, loop: Loop) -> Iterator[Fixture]:
     fixture.conn.real.close()
 
 
-def test_what_waits_together_is_committed_together(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_writes_share_one_commit(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GROUP_SECONDS_MAX", 60)
     assert w.together(*[note(str(n)) for n in range(50)]) == [str(n) for n in range(50)]
-    assert (w.conn.said.count("BEGIN IMMEDIATE"), w.conn.said.count("COMMIT")) == (1, 1)
+    assert (w.conn.statements.count("BEGIN IMMEDIATE"), w.conn.statements.count("COMMIT")) == (1, 1)
     assert w.notes() == [str(n) for n in range(50)]
 
 
 def test_a_group_is_bounded_in_number_and_time(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GROUP_MAX", 10)
     w.together(*[note(str(n)) for n in range(25)])
-    assert w.conn.said.count("COMMIT") >= 3
+    assert w.conn.statements.count("COMMIT") >= 3
     monkeypatch.setattr(module, "GROUP_SECONDS_MAX", 0)
     clock = itertools.count()
     monkeypatch.setattr(module, "monotonic_s", lambda: next(clock) / 2)
-    before = w.conn.said.count("COMMIT")
+    before = w.conn.statements.count("COMMIT")
     w.together(note("a"), note("b"))
-    assert w.conn.said.count("COMMIT") == before + 2
+    assert w.conn.statements.count("COMMIT") == before + 2
 
 
-def test_a_refusal_takes_back_its_own_work_and_its_neighbours_commit(w: Fixture) -> None:
+def test_a_rejection_rolls_back_its_own_writes_only(w: Fixture) -> None:
     refusal = AmountTooLarge("too large")
     assert w.together(note("a"), note_and_raise("b", refusal), note("c")) == ["a", refusal, "c"]
     assert w.notes() == ["a", "c"]
 
 
-def test_a_refusal_that_wrote_nothing_costs_its_neighbours_nothing(w: Fixture) -> None:
+def test_a_rejection_without_writes_needs_no_second_run(w: Fixture) -> None:
     answers = w.together(note("a"), refuse, note("c"))
     assert (answers[0], type(answers[1]), answers[2]) == ("a", AmountTooLarge, "c")
-    assert (w.conn.said.count("BEGIN IMMEDIATE"), w.conn.said.count("COMMIT")) == (1, 1)
+    assert (w.conn.statements.count("BEGIN IMMEDIATE"), w.conn.statements.count("COMMIT")) == (1, 1)
     assert w.notes() == ["a", "c"]
 
 
-def test_neighbours_of_refusals_that_wrote_are_run_again_in_their_order_and_once_in_effect(w: Fixture) -> None:
+def test_neighbors_of_rejections_run_again_in_order_with_one_effect(w: Fixture) -> None:
     operations = [note_and_raise(str(n), AmountTooLarge("too large")) if n % 5 == 0 else note(str(n)) for n in range(21)]
     answers = w.together(*operations)
     assert [n for n, answer in enumerate(answers) if isinstance(answer, AmountTooLarge)] == [0, 5, 10, 15, 20]
@@ -153,7 +153,7 @@ def test_neighbours_of_refusals_that_wrote_are_run_again_in_their_order_and_once
     assert not w.conn.in_transaction
 
 
-def test_a_statement_that_the_database_refuses_takes_back_what_its_operation_wrote(w: Fixture) -> None:
+def test_a_rejected_statement_rolls_back_its_operation(w: Fixture) -> None:
     def note_twice(conn: Connection) -> None:
         conn.execute("INSERT INTO notes VALUES ('b')")
         conn.execute("INSERT INTO notes VALUES (NULL)")
@@ -162,7 +162,7 @@ def test_a_statement_that_the_database_refuses_takes_back_what_its_operation_wro
     assert w.notes() == ["a", "c"]
 
 
-def test_what_is_not_kept_does_not_take_its_neighbours_along(w: Fixture) -> None:
+def test_an_operation_that_is_not_kept_spares_its_neighbors(w: Fixture) -> None:
     async def run() -> list[Any]:
         kept = [w.writer.run(note(text), keep=text.islower()) for text in "abCdEFg"]
         return await asyncio.gather(*kept)
@@ -171,7 +171,7 @@ def test_what_is_not_kept_does_not_take_its_neighbours_along(w: Fixture) -> None
     assert w.notes() == list("abdg")
 
 
-def test_an_answer_goes_out_only_after_the_commit(w: Fixture) -> None:
+def test_a_result_is_returned_only_after_the_commit(w: Fixture) -> None:
     seen: list[list[str]] = []
 
     async def run() -> None:
@@ -185,12 +185,12 @@ def test_an_answer_goes_out_only_after_the_commit(w: Fixture) -> None:
     assert isinstance(answer, Exception)
 
 
-def test_what_is_not_kept_is_run_and_taken_back(w: Fixture) -> None:
+def test_an_operation_that_is_not_kept_is_rolled_back(w: Fixture) -> None:
     assert w.together(note("a"), note("b"), keep=False) == ["a", "b"]
     assert w.notes() == []
 
 
-def test_a_caller_that_is_cancelled_leaves_no_transaction_open_and_its_write_whole(w: Fixture) -> None:
+def test_a_cancelled_caller_leaves_its_write_complete(w: Fixture) -> None:
     async def run() -> None:
         for turns in range(8):
             task = asyncio.ensure_future(w.writer.run(note(str(turns))))
@@ -200,12 +200,12 @@ def test_a_caller_that_is_cancelled_leaves_no_transaction_open_and_its_write_who
         await w.writer.run(note("last"))
 
     w.loop.run(run())
-    # The first was cancelled before it was taken on; each of the others was run to its end, whoever waited for it.
+    # The first was cancelled before it was accepted. The others ran to their end.
     assert w.notes() == [*map(str, range(1, 8)), "last"]
     assert not w.conn.in_transaction
 
 
-def test_too_many_waiting_writes_are_refused_at_once(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_waiting_writes_are_rejected(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns_module, "QUEUE_MAX", 2)
     answers = w.together(*[note(str(n)) for n in range(4)])
     refused = [a for a in answers if isinstance(a, Overloaded)]
@@ -213,9 +213,7 @@ def test_too_many_waiting_writes_are_refused_at_once(w: Fixture, monkeypatch: py
     assert w.notes() == [a for a in answers if isinstance(a, str)]
 
 
-def test_one_more_write_is_refused_when_those_before_it_would_take_too_long(
-    w: Fixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_with_a_long_expected_wait_is_rejected(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns_module, "WAIT_SECONDS_MAX", 0.1)
     monkeypatch.setattr(turns_module, "QUEUE_MIN", 5)
 
@@ -233,18 +231,18 @@ def test_one_more_write_is_refused_when_those_before_it_would_take_too_long(
         return [*late, later, *await asyncio.gather(*first)]
 
     late, later, *first = w.loop.run(run())
-    # What was taken on is done, however long it takes; and a few may wait in any case.
+    # Accepted writes are done, however long they take, and a few may wait in any case.
     assert isinstance(late, Overloaded) and [later, *first] == ["done"] * 31
     assert w.together(note("a")) == ["a"]
 
 
-def test_a_full_disk_inside_an_operation_is_storage_full_and_its_neighbours_commit(w: Fixture) -> None:
+def test_a_full_disk_in_an_operation_spares_its_neighbors(w: Fixture) -> None:
     answers = w.together(note("a"), note_and_raise("b", sqlite_error(SQLITE_FULL)))
     assert answers[0] == "a" and isinstance(answers[1], StorageFull)
     assert w.notes() == ["a"]
 
 
-def test_a_real_full_file_is_storage_full_and_writes_resume_when_there_is_room(w: Fixture) -> None:
+def test_writes_resume_when_a_full_file_may_grow_again(w: Fixture) -> None:
     pages = w.conn.real.execute("PRAGMA page_count").fetchone()[0]
     w.conn.real.execute(f"PRAGMA max_page_count = {pages + 2}")
     [answer] = w.together(note("x" * 100_000))
@@ -266,7 +264,7 @@ def test_a_full_disk_that_ends_the_transaction_fails_the_whole_group(w: Fixture)
     assert w.notes() == ["c"]
 
 
-def test_a_commit_of_nothing_does_not_say_that_there_is_room_again(w: Fixture) -> None:
+def test_an_empty_commit_does_not_clear_a_full_disk(w: Fixture) -> None:
     w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
     w.together(note("a"))
     del w.conn.fail["COMMIT"]
@@ -276,7 +274,7 @@ def test_a_commit_of_nothing_does_not_say_that_there_is_room_again(w: Fixture) -
     assert w.writer.last_error is None
 
 
-def test_a_full_disk_at_commit_is_storage_full_for_all_and_the_writer_goes_on(w: Fixture) -> None:
+def test_a_full_disk_at_commit_fails_the_group_only(w: Fixture) -> None:
     w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
     assert [type(answer) for answer in w.together(note("a"), note("b"))] == [StorageFull, StorageFull]
     del w.conn.fail["COMMIT"]
@@ -285,13 +283,13 @@ def test_a_full_disk_at_commit_is_storage_full_for_all_and_the_writer_goes_on(w:
     assert w.unknown == []
 
 
-def test_a_refusal_that_rests_on_what_a_lost_neighbour_did_is_lost_too(w: Fixture) -> None:
+def test_a_rejection_in_a_lost_group_is_lost_too(w: Fixture) -> None:
     w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
     answers = w.together(note("a"), refuse)
     assert [type(answer) for answer in answers] == [StorageFull, StorageFull]
 
 
-def test_any_other_error_at_commit_is_an_unknown_outcome_and_the_writer_takes_nothing_more(w: Fixture) -> None:
+def test_any_other_commit_error_is_an_unknown_outcome(w: Fixture) -> None:
     fault = sqlite_error(SQLITE_IOERR)
     w.conn.fail["COMMIT"] = fault
 
@@ -349,19 +347,17 @@ def test_another_program_that_holds_the_file_is_overloaded(w: Fixture, monkeypat
     assert w.together(note("b")) == ["b"]
 
 
-def test_what_waits_for_a_lock_is_refused_all_at_once_and_says_so_until_a_write_goes_through(
-    w: Fixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writes_that_wait_for_a_lock_are_rejected_together(w: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = itertools.count()
     monkeypatch.setattr(module, "LOCK_SECONDS_MAX", 0.02)
     monkeypatch.setattr("minibill.db.writer.time.sleep", lambda _: next(waits))
     other = sqlite3.connect(w.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     before = w.writer.last_error
-    began = w.conn.said.count("BEGIN IMMEDIATE")
+    began = w.conn.statements.count("BEGIN IMMEDIATE")
     assert [type(answer) for answer in w.together(*[note(str(n)) for n in range(20)])] == [Overloaded] * 20
-    # One wait for all of them, not one each.
-    assert w.conn.said.count("BEGIN IMMEDIATE") - began == next(waits) + 2
+    # One wait for all writes, not one for each.
+    assert w.conn.statements.count("BEGIN IMMEDIATE") - began == next(waits) + 2
     during, problem = w.writer.last_error, w.writer.unavailable_reason
     other.close()
     assert w.together(note("a")) == ["a"]
@@ -385,8 +381,8 @@ def test_a_stop_does_not_wait_for_another_programs_lock(tmp_path: Path, loop: Lo
     fixture.conn.real.close()
 
 
-async def with_one_that_waits(w: Fixture) -> list[Any]:
-    """What two writes are answered, the second of which came in while the first was in its transaction."""
+async def with_a_waiting_write(w: Fixture) -> list[Any]:
+    """Return the results of two writes, the second of which arrived during the transaction of the first."""
     second: list[asyncio.Task[Any]] = []
 
     def first(conn: Connection) -> str:
@@ -398,13 +394,13 @@ async def with_one_that_waits(w: Fixture) -> list[Any]:
     return [*answers, *await asyncio.gather(*second, return_exceptions=True)]
 
 
-def test_a_writer_that_fails_outside_an_operation_gives_up_instead_of_hanging(w: Fixture) -> None:
+def test_an_error_of_the_writer_itself_fails_all_writes(w: Fixture) -> None:
     w.conn.fail["COMMIT"] = sqlite_error(SQLITE_FULL)
     w.conn.rollback = lambda: (_ for _ in ()).throw(sqlite_error(SQLITE_IOERR))  # type: ignore[method-assign]
 
     async def run() -> list[Any]:
-        # The process would have ended there. Whoever goes on is answered, what waited is refused, and so is what comes.
-        answers = await with_one_that_waits(w)
+        # The process would have ended. If it goes on, the waiting and the later writes are rejected.
+        answers = await with_a_waiting_write(w)
         late = await asyncio.gather(w.writer.run(note("c")), return_exceptions=True)
         await w.writer.stop()
         return [*answers, *late]
@@ -413,16 +409,16 @@ def test_a_writer_that_fails_outside_an_operation_gives_up_instead_of_hanging(w:
     assert len(w.unknown) == 1
 
 
-def test_after_a_commit_whose_outcome_is_unknown_nothing_that_waited_is_written(w: Fixture) -> None:
+def test_after_an_unknown_outcome_no_waiting_write_runs(w: Fixture) -> None:
     w.conn.fail["COMMIT"] = sqlite_error(SQLITE_IOERR)
 
-    assert [type(answer) for answer in w.loop.run(with_one_that_waits(w))] == [InternalError, NotReady]
+    assert [type(answer) for answer in w.loop.run(with_a_waiting_write(w))] == [InternalError, NotReady]
     w.loop.run(w.writer.stop())
     assert "b" not in w.notes()
-    assert w.conn.said.count("BEGIN IMMEDIATE") == 1
+    assert w.conn.statements.count("BEGIN IMMEDIATE") == 1
 
 
-def test_another_program_that_lets_go_in_time_is_only_waited_for(w: Fixture) -> None:
+def test_the_writer_waits_for_a_short_lock_of_another_program(w: Fixture) -> None:
     other = sqlite3.connect(w.path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
 
@@ -434,7 +430,7 @@ def test_another_program_that_lets_go_in_time_is_only_waited_for(w: Fixture) -> 
     assert w.notes() == ["a", "b"]
 
 
-def test_a_stop_finishes_what_was_taken_on_and_refuses_the_rest(tmp_path: Path, loop: Loop) -> None:
+def test_a_stop_finishes_accepted_writes_and_rejects_later_ones(tmp_path: Path, loop: Loop) -> None:
     fixture = Fixture(tmp_path / "stop.db", loop)
 
     async def run() -> list[Any]:

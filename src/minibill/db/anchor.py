@@ -1,11 +1,11 @@
-"""The anchor: a small file beside the database that says how far the book has come.
+"""The anchor: a small file beside the database with the number of commits and the newest link of the hash chain.
 
-A flipped bit in the write-ahead log makes SQLite drop the rest of it without a word, and with it commits that were answered.
-The anchor is written after each COMMIT and never synced. It never says more than what is on disk, wherever the power is cut:
-it may be older than the book, half written or missing, and a book may be ahead of it. A book behind it has lost something.
+A flipped bit in the write-ahead log makes SQLite drop the rest of the log silently, and with it acknowledged commits. The
+anchor detects that: a book that is behind its anchor has lost commits.
 
-It is two lines, written in turn, so that one is whole when the other is not:
-the commits so far, the number of the chain's last link, its hash, and a checksum of these.
+minibill writes the anchor after each COMMIT and never syncs it. So it is never ahead of the disk, even after a power loss.
+It may be older than the book, half written, or missing. Its two lines are written in turn, so one of them is always whole. A
+line has the commits so far, the number and the hash of the newest link, and a checksum of these.
 """
 
 import logging
@@ -25,18 +25,18 @@ log = logging.getLogger("minibill.anchor")
 
 SQL = queries("chain")
 
-# Each line has a disk sector of its own: a sector is written whole or not at all.
+# Each line has a disk sector of its own. A disk writes a sector as a whole or not at all.
 LINE_BYTES = 512
 
 _LINE = re.compile(rb"(([0-9]{20}) ([0-9]{20}) ([0-9a-f]{64})) ([0-9a-f]{8}) *\n")
 
 
 class BehindItsAnchor(Exception):
-    """The book lacks commits that were answered, or is another than the one that the anchor is of."""
+    """The book lacks acknowledged commits, or the anchor belongs to another book."""
 
 
 class HighWaterMark(NamedTuple):
-    """How far a book has come: its commits, and its last link with its hash; 0 and zeros before the first."""
+    """The commits of a book, and the number and hash of its newest link; 0 and zeros before the first."""
 
     commits: int
     links: int
@@ -44,13 +44,13 @@ class HighWaterMark(NamedTuple):
 
 
 def anchor_file(path: Path) -> Path:
-    """The anchor of a database file, also through a link."""
+    """Return the path of a database file's anchor, behind links."""
     real = Path(os.path.realpath(path))
     return real.with_name(f"{real.name}-anchor")
 
 
 def read_anchor(path: Path) -> HighWaterMark | None:
-    """What the anchor of a database file says; None where there is none, or none that can be read."""
+    """Return the mark in the anchor of a database file; None without a readable anchor."""
     try:
         with os.fdopen(open_to_read(anchor_file(path)), "rb") as file:
             content = file.read(2 * LINE_BYTES)
@@ -61,7 +61,7 @@ def read_anchor(path: Path) -> HighWaterMark | None:
 
 
 def mark_of(conn: Connection) -> HighWaterMark:
-    """How far a book has come; raises `sqlite3.DatabaseError` when it can't tell."""
+    """Return the mark of a book. Raises `DatabaseError` when the row that counts commits is damaged."""
     row = SQL.mark.one(conn)
     if row is None:
         raise sqlite3.DatabaseError("the row that counts the commits is damaged")
@@ -69,7 +69,7 @@ def mark_of(conn: Connection) -> HighWaterMark:
 
 
 def missing(conn: Connection, anchored: HighWaterMark) -> str | None:
-    """What a book lacks of what its anchor says, in words; None when nothing is missing."""
+    """Return a description of what a book lacks according to its anchor; None when nothing is missing."""
     commits = mark_of(conn).commits
     if commits < anchored.commits:
         return f"it has {commits:,} commits, and its anchor says {anchored.commits:,}"
@@ -80,61 +80,61 @@ def missing(conn: Connection, anchored: HighWaterMark) -> str | None:
 
 
 class CommitAnchor:
-    """The anchor of a book that is open: counts its commits and writes them down."""
+    """The anchor of an open book: counts its commits and records them."""
 
     def __init__(self, path: Path, conn: sqlite3.Connection, *, accept_loss: bool = False) -> None:
-        """Compares the book with its anchor, or begins one. Raises `BehindItsAnchor`, unless the loss is accepted.
+        """Compare the book with its anchor, or begin an anchor. Raises `BehindItsAnchor`, unless the loss is accepted.
 
-        A book without an anchor may be an old copy. Like one whose loss is accepted it begins an epoch.
+        A book without an anchor may be an old copy, so it begins a new epoch, as a book with an accepted loss does.
         """
         anchored, mark = read_anchor(path), mark_of(conn)
         lost = None if anchored is None else missing(conn, anchored)
         if lost is not None and not accept_loss:
             raise BehindItsAnchor(
-                f"{path} has lost what was answered: {lost}; restore a backup, or serve what is left with --accept-loss"
+                f"{path} has lost acknowledged commits: {lost}; restore a backup, or serve what is left with --accept-loss"
             )
         if lost is not None:
-            log.warning("what is missing of the book is accepted as lost", extra={"lost": lost})
+            log.warning("lost commits accepted", extra={"lost": lost})
             _begin_epoch(conn, "loss_accepted")
         elif anchored is None and mark.commits:
-            log.warning("there is no anchor to compare the book with; a new one is begun", extra={"commits": mark.commits})
+            log.warning("anchor missing: beginning a new one", extra={"commits": mark.commits})
             _begin_epoch(conn, "anchor_missing")
         if anchored is None or lost is not None:
-            # After the epoch: a start that is cut short between the two begins another one.
+            # After the epoch: a start that is interrupted between the two begins another epoch.
             begin_anchor(path, mark_of(conn))
         self._descriptor = open_own(anchor_file(path), os.O_WRONLY)
         self._failed = False
 
     def count(self, conn: Connection) -> HighWaterMark:
-        """Counts the transaction that is about to be committed; answers how far the book has come with it."""
+        """Count the transaction that is about to be committed, and return the mark of the book with it."""
         SQL.count_commit.run(conn)
         return mark_of(conn)
 
     def write(self, mark: HighWaterMark) -> None:
-        """Says that a commit is on disk; called once it is. Where that fails the anchor stays behind, which is no harm."""
+        """Record a commit that is on disk. A failure is logged only: an anchor may be behind its book."""
         try:
             os.pwrite(self._descriptor, _line(mark), mark.commits % 2 * LINE_BYTES)
         except OSError as error:
             if not self._failed:
-                log.warning("the anchor can't be written; it stays behind the book: %s", error)
+                log.warning("anchor write failed", extra={"error": str(error)})
             self._failed = True
         else:
             self._failed = False
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         os.close(self._descriptor)
 
 
 def _begin_epoch(conn: sqlite3.Connection, reason: str) -> None:
     epoch = begin_epoch(conn, reason)
-    log.warning("began a new epoch: ids issued from now on differ from any issued before", extra={"epoch": epoch.number})
+    log.warning("began a new epoch", extra={"epoch": epoch.number})
 
 
 def begin_anchor(path: Path, mark: HighWaterMark) -> None:
-    """Puts a new anchor in the place of any that is there."""
+    """Replace the anchor of a database file by a new one."""
     file = anchor_file(path)
-    # What the old one says must not come back when the power fails. A symbolic link goes, and what it leads to stays.
+    # The old anchor must not reappear after a power loss. A symbolic link is removed, not its target.
     with suppress(FileNotFoundError):
         file.unlink()
         sync(file.parent)
@@ -148,8 +148,8 @@ def begin_anchor(path: Path, mark: HighWaterMark) -> None:
 
 
 def _line(mark: HighWaterMark) -> bytes:
-    said = b"%020d %020d %s" % (mark.commits, mark.links, mark.link_hash.hex().encode())
-    return (b"%s %08x" % (said, zlib.crc32(said))).ljust(LINE_BYTES - 1) + b"\n"
+    mark_text = b"%020d %020d %s" % (mark.commits, mark.links, mark.link_hash.hex().encode())
+    return (b"%s %08x" % (mark_text, zlib.crc32(mark_text))).ljust(LINE_BYTES - 1) + b"\n"
 
 
 def _parse(line: bytes) -> HighWaterMark | None:

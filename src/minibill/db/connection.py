@@ -1,4 +1,4 @@
-"""Opening the file: the connections of the writer and the readers, and the locks that keep it to one process."""
+"""The connections of the writer and the readers to a database file."""
 
 import errno
 import logging
@@ -11,29 +11,28 @@ from minibill.db.sqlite import FileConnection, decode_errors_as_database_errors,
 
 log = logging.getLogger("minibill.connect")
 
-# "mbil": a file that is some other program's SQLite database is not opened.
+# "mbil" in ASCII: it tells a book from the SQLite database of another program.
 APPLICATION_ID = 0x6D62696C
 
-# How long a statement waits for a lock that another program holds on the file.
+# The longest wait of a statement for a lock that another program holds on the file.
 BUSY_TIMEOUT_MS = 5_000
 
-# Pages that the writer keeps in memory, in KiB; the default of 2 MiB makes large batches read their indexes again.
+# The page cache of the writer, in KiB. With the default of 2 MiB large batches read their indexes again.
 WRITER_CACHE_KIB = 32_768
 READER_CACHE_KIB = 4_096
 
-# What a write-ahead log that has grown, while a long read held its snapshot, is cut back to once it can begin anew.
+# The size to which SQLite truncates a write-ahead log that grew during a long read, once the log can restart.
 WAL_BYTES_KEPT = 67_108_864
 
-# Pages of the write-ahead log from which on a COMMIT folds them into the file: SQLite's own default, 4 MiB.
+# The pages in the write-ahead log at which a COMMIT runs a checkpoint: SQLite's own default, 4 MiB.
 CHECKPOINT_PAGES = 1_000
 
-
-# Statements kept prepared per connection: more than the project has.
+# Prepared statements that a connection keeps: more than there are in the project.
 CACHED_STATEMENTS = 256
 
 
 class NotABook(Exception):
-    """The file is there, but it is not a minibill database."""
+    """The file exists, but it is not a minibill database."""
 
 
 class WriterConnection(sqlite3.Connection):
@@ -54,11 +53,12 @@ class WriterConnection(sqlite3.Connection):
 
 
 def open_writer(path: Path, *, checkpoint_pages: int = CHECKPOINT_PAGES) -> sqlite3.Connection:
-    """The one connection that writes: WAL, full sync, foreign keys, explicit transactions.
+    """Open the one connection that writes: WAL, full sync, foreign keys, explicit transactions.
 
-    With 0 `checkpoint_pages` it never folds the log into the file: another program does.
-    Raises `NotABook` when the file is no database or another program's, `PermissionError` when it or its folder may not be
-    written: SQLite would open it all the same, and refuse each write.
+    With 0 `checkpoint_pages` another program runs the checkpoints, such as Litestream.
+
+    Raises `NotABook` when the file is no database or another program's. Raises `PermissionError` when the file or its folder
+    is read-only: SQLite would open it all the same and reject each write.
     """
     require_floor()
     _refuse_read_only(path)
@@ -86,7 +86,7 @@ def open_writer(path: Path, *, checkpoint_pages: int = CHECKPOINT_PAGES) -> sqli
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that can't write and never checkpoints."""
+    """Open a connection that can't write and never runs a checkpoint."""
     conn = _connect(path, sqlite3.Connection)
     conn.execute("PRAGMA query_only = 1")
     conn.execute("PRAGMA wal_autocheckpoint = 0")
@@ -96,7 +96,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 def open_scratch(path: Path, *, cache_kib: int) -> FileConnection:
-    """Open a temporary file of one's own, whose content nobody needs after a crash."""
+    """Open a temporary file that no other process opens and that need not survive a crash."""
     conn = sqlite3.connect(path, isolation_level=None)
     conn.execute("PRAGMA journal_mode = OFF")
     conn.execute("PRAGMA synchronous = OFF")
@@ -107,10 +107,10 @@ def open_scratch(path: Path, *, cache_kib: int) -> FileConnection:
 
 def _refuse_read_only(path: Path) -> None:
     real = Path(os.path.realpath(path))
-    # The folder is where the log comes and goes.
-    for place in (real, real.parent):
-        if place.exists() and not os.access(place, os.W_OK):
-            raise PermissionError(errno.EACCES, "may not be written", str(place))
+    # SQLite creates and deletes the write-ahead log in the folder.
+    for needed in (real, real.parent):
+        if needed.exists() and not os.access(needed, os.W_OK):
+            raise PermissionError(errno.EACCES, "may not be written", str(needed))
 
 
 def _connect(path: Path, kind: type[sqlite3.Connection]) -> sqlite3.Connection:

@@ -15,26 +15,26 @@ from minibill.db.files import companions_of, copy_to, create, open_own, sync
 from minibill.db.snapshot import open_snapshot
 from minibill.db.sqlite import sqlite3
 
-# Pages between two words of progress: less than a millisecond, after which a backup pauses.
+# Pages between two progress reports: less than a millisecond, after which a backup pauses.
 STEP_PAGES = 250
 
-# Of the files beside a database, those that hold something while nobody has it open.
+# The files beside a database that have content while no process has it open.
 _KEPT_COMPANIONS = ("-wal", "-journal", "-anchor")
 
-# What a file comes to that is no database, or no longer.
+# Error codes of a file that is not a database, or no longer.
 _UNREADABLE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 @contextmanager
 def copied(source: Path, beside: Path, *, on_pages: Callable[[int, int], None]) -> Iterator[Path]:
-    """A copy of a book as it is now, under another name in the folder of `beside`; deleted afterwards if it is still there.
+    """Copy a book to a temporary file in the folder of `beside`; the file is deleted afterwards unless it was moved.
 
-    The service that writes the book waits for nothing meanwhile. `on_pages` hears how many pages of how many are copied.
-    Raises what `open_snapshot` raises.
+    A service that writes the book does not wait. `on_pages` receives the pages copied so far and in all. Raises what
+    `open_snapshot` raises.
     """
-    with _ended_by_sigterm(), _named_for_now(beside) as copy:
+    with _sigterm_as_exit(), _temporary_file(beside) as copy:
         with open_snapshot(source) as conn, closing(sqlite3.connect(copy, isolation_level=None)) as target:
-            # Nobody reads it before it is whole and synced.
+            # No process reads the copy before it is complete and synced.
             target.execute("PRAGMA journal_mode = OFF")
             target.execute("PRAGMA synchronous = OFF")
             conn.backup(target, pages=STEP_PAGES, progress=lambda _, left, total: on_pages(total - left, total))
@@ -42,9 +42,9 @@ def copied(source: Path, beside: Path, *, on_pages: Callable[[int, int], None]) 
 
 
 @contextmanager
-def _named_for_now(beside: Path) -> Iterator[Path]:
-    """An empty file in the folder of `beside`; deleted afterwards if it is still there."""
-    # Only its owner may read it, now and when it is in place.
+def _temporary_file(beside: Path) -> Iterator[Path]:
+    """Create an empty file in the folder of `beside`; it is deleted afterwards unless it was moved."""
+    # Private from the start, since it keeps its mode when it is moved into place.
     file = beside.with_name(f".{beside.name}.{secrets.token_hex(8)}.tmp")
     os.close(create(file))
     try:
@@ -54,8 +54,8 @@ def _named_for_now(beside: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the process as SIGINT does, with all that is open closed and cleaned up; a second one is not heard."""
+def _sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM end the process as SIGINT does, with cleanup; a second SIGTERM is ignored."""
 
     def end(signum: int, _: FrameType | None) -> None:
         signal.signal(signum, signal.SIG_IGN)
@@ -69,79 +69,80 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def put_in_place(copy: Path, path: Path, *, replaces: bool, force: bool, keep_as: Path | None = None) -> None:
-    """Makes a checked copy the file at `path`, and what was there before disappear, at one moment.
+    """Move a checked copy to `path` atomically; only its owner may read it.
 
-    Only its owner may read it, whatever the mode of what was there. What it `replaces` must be locked where it could be
-    served; it is kept as another file where a name for that is given, with its anchor and, byte for byte, the log that a
-    killed service left. Raises `FileExistsError` when something came to be there meanwhile, where it replaces nothing or
-    under that name, `DatabaseLocked` when another process has the old file open, and what SQLite raises when its log can't
-    be folded into it; with `force` what can't be read as a database has none to fold.
+    A file that it `replaces` must be locked. `keep_as` names a second file that keeps the replaced one, with its anchor and
+    the write-ahead log of a killed service, byte for byte.
+
+    Raises `FileExistsError` when a file has appeared at `path`, unless it replaces one, or at `keep_as`. Raises
+    `DatabaseLocked` when another process has the old file open, and SQLite's error when its checkpoint fails. With `force` a
+    file that is not readable as a database needs no checkpoint.
     """
-    # All that is slow or may fail comes first, so that the old file is whole until the new one is there.
+    # All that is slow or may fail comes first, so that the old file stays complete until the new one is in place.
     sync(copy)
     if keep_as is not None:
         _keep(path, keep_as)
     if replaces:
         try:
-            _fold_log(path, force=force)
+            _checkpoint(path, force=force)
         except BaseException:
             if keep_as is not None:
                 remove(keep_as)
             raise
     elif os.path.lexists(path):
-        raise _is_there(path)
-    # A log that belongs to another file would be read as if it were this one's, and an anchor be compared with it.
+        raise _file_exists(path)
+    # SQLite would apply the log of the other file to this one, and minibill would compare the wrong anchor.
     _remove_companions(path)
     sync(path.parent)
     if replaces:
         copy.replace(path)
     else:
-        _move_where_nothing_is(copy, path)
+        _move_without_replacing(copy, path)
     sync(path.parent)
 
 
 def is_taken(path: Path) -> bool:
-    """Whether a file has this name, or one that belongs beside it."""
+    """Return true if this name, or that of a file beside it, is in use."""
     return any(os.path.lexists(file) for file in (path, *companions_of(path)))
 
 
 def _keep(path: Path, kept: Path) -> None:
-    """Makes a second file of one that nobody has open; it is whole and on disk when this returns.
+    """Copy a file that no process has open; the copy is complete and on disk when this returns.
 
-    A second name of the same file would cost nothing. But were this process killed before the first name is another file's,
-    the file would have two, and with two it is not served.
+    A hard link would be cheaper. But if this process is killed before the first name is replaced, the file has two names,
+    and minibill does not serve a file with two names.
     """
-    with _named_for_now(path) as copy:
+    with _temporary_file(path) as copy:
         copy_to(path, open_own(copy, os.O_WRONLY))
-        # First what lies beside it, as it is: to open the file is to drop what can't be read of its log.
+        # The files beside it first, as they are: opening the database drops the unreadable part of its log.
         for suffix in _KEPT_COMPANIONS:
             companion = path.with_name(path.name + suffix)
             if companion.exists() and companion.stat().st_size > 0:
                 copy_to(companion, create(kept.with_name(kept.name + suffix)))
-        _move_where_nothing_is(copy, kept)
+        _move_without_replacing(copy, kept)
     sync(kept.parent)
 
 
-def _move_where_nothing_is(copy: Path, path: Path) -> None:
+def _move_without_replacing(copy: Path, path: Path) -> None:
     try:
         os.link(copy, path)
     except FileExistsError:
-        raise _is_there(path) from None
+        raise _file_exists(path) from None
     except OSError:
-        # A file system without links, or one that refuses the other way too.
+        # The file system has no links, or rejects the write for another reason.
         if os.path.lexists(path):
-            raise _is_there(path) from None
+            raise _file_exists(path) from None
         copy.replace(path)
     else:
         copy.unlink()
 
 
-def _is_there(path: Path) -> FileExistsError:
+def _file_exists(path: Path) -> FileExistsError:
     return FileExistsError(errno.EEXIST, "was made meanwhile, and is not replaced", str(path))
 
 
-def _fold_log(path: Path, *, force: bool) -> None:
-    """Folds what a killed service left in its log into the file, which is then whole without the log."""
+def _checkpoint(path: Path, *, force: bool) -> None:
+    """Run a checkpoint of the log that a killed service left, so that the file is complete without the log."""
     try:
         with closing(open_writer(path)) as conn:
             busy, *_ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -155,7 +156,7 @@ def _fold_log(path: Path, *, force: bool) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a database file with its log. It must be locked where it could be served."""
+    """Delete a database file with the files beside it. The caller holds its lock."""
     path.unlink(missing_ok=True)
     _remove_companions(path)
 

@@ -1,4 +1,4 @@
-"""Locks on descriptors: on the file beside a database, and on the database file itself."""
+"""Locks that keep a database file to one process: on the file beside it, and on the database file itself."""
 
 import errno
 import fcntl
@@ -14,25 +14,25 @@ from minibill.db.mounts import refuse_network
 
 log = logging.getLogger("minibill.connect")
 
-# Far behind SQLite's own lock bytes, which are 512 from 1 GiB on, and behind any byte that a file may have.
+# Far behind SQLite's own lock bytes, 512 bytes at 1 GiB, and behind any byte that a file may have.
 _LOCKED_BYTE = 1 << 62
 
-# struct flock: kind, whence, first byte, length, and a process that must be 0 for a lock of an open file.
+# struct flock: type, whence, start, length, and a process id that must be 0 for a lock of an open file.
 _FLOCK = struct.Struct("hhqqi0q")
 
 HAS_FILE_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
 
 
 def lock(descriptor: int) -> None:
-    """Lock a file for this descriptor. Raises `BlockingIOError` when another has it, `OSError` when there are no locks."""
+    """Lock a file for this descriptor. Raises `BlockingIOError` when another one holds it, `OSError` when locks fail."""
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def lock_database(descriptor: int) -> bool:
-    """Lock a database file for this descriptor, outside of the bytes that SQLite locks; false where the system can't.
+    """Lock a database file for this descriptor, outside of SQLite's lock bytes; return false on a system without such locks.
 
-    The lock belongs to the open file (OFD), not to the process: closing another descriptor of the file does not drop it.
-    Raises `BlockingIOError` when another one has it.
+    The lock belongs to the open file description, not to the process: closing another descriptor does not drop it. Raises
+    `BlockingIOError` when another one holds it.
     """
     if not HAS_FILE_LOCKS:
         return False
@@ -40,7 +40,7 @@ def lock_database(descriptor: int) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
     except OSError as error:
-        # Linux reports a lock that is held as either of the first two, and a kind of lock that it does not know as the last.
+        # EAGAIN or EACCES: another process holds the lock. EINVAL: the system does not know this type of lock.
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise BlockingIOError(error.errno, error.strerror) from None
         if error.errno == errno.EINVAL:
@@ -49,7 +49,7 @@ def lock_database(descriptor: int) -> bool:
     return True
 
 
-# A process id, as a lock file has it.
+# The maximum length of the process id in a lock file.
 _PID_BYTES = 32
 
 
@@ -58,27 +58,28 @@ class DatabaseLocked(Exception):
 
 
 def lock_file(path: Path) -> Path:
-    """The file whose lock is that of a database file, which is named by its real path."""
+    """Return the path of the lock file of a database file, given by its real path."""
     return path.with_name(path.name + ".lock")
 
 
 class FileIdentity:
-    """Where the files of an open database are: SQLite goes on writing to a file that was renamed or deleted meanwhile.
+    """The identities of the files of an open database, by device and inode.
 
-    What is written then is not found again by whoever opens the file by its name, and a second process may lock it.
+    SQLite keeps writing to a file that was renamed or deleted. The next start would not find those commits under the file's
+    name, and a second process could lock that name.
     """
 
     def __init__(self, path: Path) -> None:
-        """The database must be open, so that all of its files are there."""
+        """Record the files of a database that is open, so that all of them exist."""
         real = Path(os.path.realpath(path))
         companions = [real.with_name(real.name + suffix) for suffix in ("-wal", "-shm")]
         self._files = {str(file): _identity(str(file)) for file in (real, *companions, lock_file(real))}
 
-    def moved(self) -> str | None:
-        """The name of a file that is no longer where it was, or None. Takes a few microseconds."""
+    def changed_file(self) -> str | None:
+        """Return the name of a file that was moved, deleted or replaced, or None. Takes a few microseconds."""
         for file, identity in self._files.items():
             if _identity(file) != identity:
-                return os.path.basename(file)  # noqa: PTH119 - a path is text here, since this is asked of every group
+                return os.path.basename(file)  # noqa: PTH119 - a path is text here, since this runs after every COMMIT
         return None
 
 
@@ -93,23 +94,24 @@ def _identity(file: str) -> tuple[int, int] | None:
 class FileLock:
     """The locks that keep a database file to one process: on `<file>.lock`, and on the file itself.
 
-    The lock file says who holds it, and is there before the database. The lock on the file holds also when the file is
-    reached by another name: through a mount of its own, or after it was renamed. Links are resolved first.
+    The lock file names the process that holds it, and exists before the database. The lock on the database file also works
+    under another name of the same file: through a mount, or after a rename. Links are resolved first.
 
-    Closing any descriptor of the database drops SQLite's own locks. So the one that is locked stays open until `release`,
-    which comes after the last connection of this process is closed.
+    Closing any descriptor of the database drops SQLite's own locks. So the locked descriptor stays open until `release`,
+    which the caller calls after closing the last connection of this process.
     """
 
-    # What this process has locked, by device and inode: to open such a file only to find that out would drop SQLite's locks.
+    # The database files that this process has locked, by device and inode. Opening and closing such a file to find out would
+    # drop SQLite's locks.
     _held: ClassVar[set[tuple[int, int]]] = set()
 
     def __init__(self, path: Path, *, create: bool = False, only_if_served: bool = False) -> None:
-        """With `create` the database is made where there is none; with `only_if_served` no lock file is.
+        """Lock a database. With `create` a missing database is created; with `only_if_served` a missing lock file is not.
 
-        Raises `DatabaseLocked` when another process holds it, or the file has a second name that could be served,
-        `UnsafeFile` when others may interfere with its files, and `OSError` when there can be no lock.
+        Raises `DatabaseLocked` when another process holds it or the file has a second name, `UnsafeFile` when other users
+        may interfere with its files, and `OSError` when locking fails.
         """
-        # What every later step goes by: links that change from now on lead nowhere else.
+        # Every later step uses the real path, so a link that changes from now on has no effect.
         self.path = real = resolve(path)
         self._named = path
         require_own_folder(real.parent)
@@ -126,14 +128,14 @@ class FileLock:
             self._open = stack.pop_all()
 
     def release(self) -> None:
-        """Lets go; the lock file itself stays, since removing it would let two processes lock different files."""
+        """Release the locks. The lock file stays: without it two processes could lock different files of that name."""
         if self._identity is not None:
             self._held.discard(self._identity)
             self._identity = None
         self._open.close()
 
     def _require_one_name(self) -> None:
-        """The write-ahead log goes by the file's name: under two names there would be two, and the book torn apart."""
+        """Reject a file with hard links: the write-ahead log has the file's name, so two names would mean two logs."""
         if self.path.exists() and self.path.stat().st_nlink > 1:
             raise DatabaseLocked(f"{self._named} has more than one name (hard links); remove the others, or copy it with cp")
 
@@ -149,7 +151,7 @@ class FileLock:
                 f"{self._named} is already served by process {holder}; stop it first, or name another file with --db"
             ) from None
         except OSError as error:
-            # Nobody has it: locks do not work there.
+            # No process holds it: locks do not work on this file system.
             raise OSError(error.errno, f"the lock on {file} failed: {error.strerror}") from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -165,7 +167,7 @@ class FileLock:
         stack.callback(os.close, descriptor)
         try:
             if not lock_database(descriptor):
-                log.warning("this system can't lock a database file itself; its lock file alone keeps a second server away")
+                log.warning("no lock on the database file: only its lock file keeps a second server away")
         except BlockingIOError:
             raise DatabaseLocked(in_use) from None
         found = os.fstat(descriptor)

@@ -1,7 +1,7 @@
 """Files beside a database: created private, and opened so that no other user of the machine can redirect them.
 
-A command that runs with more rights than the owner of a folder must not follow what that owner planted there. So no symbolic
-link is followed below the path that the operator gave, and a file that is written belongs to the user who runs the command.
+A command with more rights than the owner of a folder must not follow links that this owner placed there. So minibill follows
+no symbolic link below the path that the operator gave, and writes only to files of the user who runs the command.
 """
 
 import errno
@@ -13,14 +13,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-# Only the owner reads and writes: the book names accounts and amounts, and whoever can open a file can lock it.
+# Only the owner reads and writes: the book has accounts and amounts, and a process that can open a file can lock it.
 PRIVATE = 0o600
 OPEN_TO_OTHERS = 0o077
 
-# O_NONBLOCK: a named pipe that somebody planted must not hold up the command.
+# O_NONBLOCK: the open of a named pipe must not block the command.
 _SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
-# As many as Linux follows.
+# The limit of Linux.
 _LINKS_MAX = 40
 
 _Requirement = Callable[[os.stat_result, Path], None]
@@ -29,7 +29,7 @@ COMPANIONS = ("-wal", "-shm", "-journal", "-anchor")
 
 
 class UnsafeFile(OSError):
-    """A file, or the place where it lies, is not fit for a book: another user or another machine may interfere."""
+    """A file or its folder is unsafe for a book: another user or another machine may interfere."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(errno.EPERM, reason, str(path))
@@ -57,7 +57,7 @@ def resolve(path: Path) -> Path:
         if (owner := step.lstat().st_uid) not in (0, os.geteuid()):
             raise UnsafeFile(step, f"is a symbolic link that belongs to {_name_of(owner)}; name the file that it leads to")
         target = step.readlink()
-        # An absolute target begins anew; `real / target` would do the same.
+        # An absolute target starts at its own root.
         pending += [part for part in reversed(target.parts) if part != target.anchor]
         real = Path(target.anchor) if target.is_absolute() else real
     return real
@@ -70,42 +70,42 @@ def require_own_folder(folder: Path) -> None:
 
 
 def require_own(path: Path) -> None:
-    """Raise `UnsafeFile` when what has this name is no regular file of this user's own; nothing may have it."""
+    """Raise `UnsafeFile` unless the file is missing or is a regular file of this user."""
     with suppress(FileNotFoundError):
         _require_own(path.lstat(), path)
 
 
 def require_regular(path: Path) -> None:
-    """Raise `UnsafeFile` for a pipe, a symbolic link and other things that are no regular file; `FileNotFoundError`."""
+    """Raise `UnsafeFile` unless the file is a regular file; raise `FileNotFoundError` if it is missing."""
     _require_regular(path.lstat(), path)
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open a file of this user's own that is there, and return its descriptor. Raises `UnsafeFile`."""
-    # Looked at twice: before it is opened, for a better message; and afterwards, for what was exchanged between the two.
+    """Open an existing file of this user, and return its descriptor. Raises `UnsafeFile`."""
+    # Two checks: before the open for a better message, and after it in case the file was exchanged in between.
     require_own(path)
     return _open(path, flags, _require_own)
 
 
 def open_to_read(path: Path) -> int:
-    """Open a regular file of whomever, and return its descriptor. Raises `UnsafeFile` for a symbolic link or a pipe."""
+    """Open a regular file of any user, and return its descriptor. Raises `UnsafeFile` for a symbolic link or a pipe."""
     return _open(path, os.O_RDONLY, _require_regular)
 
 
 def create(path: Path) -> int:
     """Create a file that only its owner may read, open it to write, and return its descriptor.
 
-    Raises `FileExistsError` when something has this name, a symbolic link to nowhere included.
+    Raises `FileExistsError` when the name is in use, also by a dangling symbolic link.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, PRIVATE)
-    # The umask may have taken more than the mode leaves. A file system without modes refuses, and its mount sets them.
+    # The umask may have removed more rights. A file system without modes rejects this, and its mount options set them.
     with suppress(PermissionError):
         os.fchmod(descriptor, PRIVATE)
     return descriptor
 
 
 def open_or_create(path: Path) -> int:
-    """Open a file of this user's own to read and write, created where it is missing; return its descriptor."""
+    """Open a file of this user to read and write, and create it if it is missing; return its descriptor."""
     try:
         return create(path)
     except FileExistsError:
@@ -113,7 +113,7 @@ def open_or_create(path: Path) -> int:
 
 
 def copy_to(file: Path, descriptor: int) -> None:
-    """Copy the content of a file into one that is open to write, and close that; it is on disk when this returns."""
+    """Copy a file to an open descriptor and close it; the copy is on disk when this returns."""
     with os.fdopen(descriptor, "wb") as target, os.fdopen(open_to_read(file), "rb") as source:
         shutil.copyfileobj(source, target)
         target.flush()
@@ -121,7 +121,7 @@ def copy_to(file: Path, descriptor: int) -> None:
 
 
 def require_file_name(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a database file. Raise `ValueError` for what SQLite would take for something else than a file."""
+    """Return the path of a database file. Raise `ValueError` for a name that SQLite does not take for a file."""
     text = os.fspath(path)
     if not text:
         raise ValueError("the name of the database file is empty; give it one, such as minibill.db")
@@ -131,7 +131,7 @@ def require_file_name(path: str | os.PathLike[str]) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or which names a folder has, is on disk."""
+    """Wait until a file, or the list of names in a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -140,7 +140,7 @@ def sync(path: Path) -> None:
 
 
 def companions_of(path: Path) -> list[Path]:
-    """Return the names that SQLite and minibill give to files beside a database, whether or not they are there."""
+    """Return the paths of the files that SQLite and minibill place beside a database, existing or not."""
     return [path.with_name(path.name + suffix) for suffix in COMPANIONS]
 
 
@@ -150,7 +150,7 @@ def open_to_others(paths: list[Path]) -> list[Path]:
 
 
 def others_may_exchange(folder: Path) -> bool:
-    """Tell whether all users may rename and delete the files of a folder: they may write it, and it is not sticky (/tmp)."""
+    """Return true if all users may rename and delete files in a folder: it is world-writable and not sticky (/tmp is)."""
     mode = folder.stat().st_mode
     return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
@@ -159,7 +159,7 @@ def _open(path: Path, flags: int, require: _Requirement) -> int:
     try:
         descriptor = os.open(path, flags | _SAFELY)
     except OSError as error:
-        # ENXIO is a pipe that nobody reads, or a socket.
+        # ENXIO: a pipe without a reader, or a socket.
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
             _require_regular(path.lstat(), path)
         raise
@@ -195,12 +195,12 @@ def _name_of(user: int) -> str:
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
-        # As sudo takes a number, and a shell does not take it for a comment.
+        # The form in which sudo accepts a number; the quotes keep a shell from reading a comment.
         return f"'#{user}'"
 
 
 def reason_of(error: Exception | str, path: Path) -> str:
-    """What is wrong with a file, after a colon before which it is named: `it is not an SQLite database`."""
+    """Return the text of an error for use after the file's name and a colon: `it is not an SQLite database`."""
     text = str(error)
     for name in (str(path), os.path.realpath(path)):
         if text.startswith(f"{name} "):

@@ -1,8 +1,8 @@
-"""Turns of the writer: which of its queues the next group comes from.
+"""The lanes of the writer: the scheduler decides which queue the next group comes from.
 
-Requests come first. Bulk and background work runs in slices, each a transaction of its own. While requests come, a slice and
-its COMMIT are followed by a pause in which only requests run, `PAUSE_SHARE` times as long. Every request that waits when the
-pause ends runs before the next slice. Then that slice runs, whatever has come meanwhile: neither side starves the other.
+Requests come first. Bulk and background work runs in slices, each in its own transaction. While requests arrive, a slice and
+its COMMIT are followed by a pause in which only requests run, `PAUSE_SHARE` times as long. All requests that wait when the
+pause ends run before the next slice. Then the slice runs, even if new requests have arrived, so neither side starves.
 """
 
 from collections import deque
@@ -10,38 +10,38 @@ from enum import IntEnum
 
 from minibill.db.write_task import WriteTask
 
-# How long requests have the writer to themselves after a slice, as a multiple of how long the slice took.
+# The pause after a slice, as a multiple of the duration of the slice.
 PAUSE_SHARE = 3.0
 
-# What a group before counts for, beside the one after it.
+# The weight of a group's duration, relative to the group after it.
 OLDER_GROUP_SHARE = 0.8
 
-# Writes that may wait; one more is refused at once. At 5,000 writes a second the last of them waits 0.4 s.
+# Writes that may wait; one more is rejected. At 5,000 writes per second the last of them waits 0.4 s.
 QUEUE_MAX = 2_000
 
-# And how long one more would wait, as far as the groups before tell: 2,000 large batches of 30 ms each would take a minute,
-# which no client waits. A few may wait in any case: one slow group says little of the next.
+# The longest expected wait of one more write, by the durations of earlier groups: 2,000 large batches of 30 ms would take a
+# minute, and no client waits so long. `QUEUE_MIN` writes may wait in any case, since one slow group predicts little.
 WAIT_SECONDS_MAX = 2.0
 QUEUE_MIN = 64
-# The same of batches, of which each may hold a whole list: a few may wait in any case.
+# The same limits for batches, each of which may be a long list.
 BULK_MAX = 256
 BULK_MIN = 16
 
 
 class Lane(IntEnum):
-    """The kind of a write: what a client waits for, a whole batch that a client waits for, or the service's own upkeep."""
+    """The kind of a write: a request, a batch of a client, or the maintenance of the service itself."""
 
     REQUEST = 0
     BULK = 1
     BACKGROUND = 2
 
 
-# An attribute of an enum costs more to find than a name of the module.
+# A module's name is faster to look up than an attribute of an enum.
 _REQUEST, _BULK = Lane.REQUEST, Lane.BULK
 
 
 class Queue:
-    """Jobs of one kind that wait, and how long the latest ones took, the newest counting most."""
+    """The waiting tasks of one lane, and the durations of its latest groups, with the most weight on the newest."""
 
     __slots__ = ("recent_seconds", "recent_writes", "tasks")
 
@@ -51,12 +51,12 @@ class Queue:
         self.recent_writes = 0.0
 
     def note(self, seconds: float, writes: int) -> None:
-        """Count a group that has ended."""
+        """Record a group that has ended."""
         self.recent_seconds = self.recent_seconds * OLDER_GROUP_SHARE + seconds
         self.recent_writes = self.recent_writes * OLDER_GROUP_SHARE + writes
 
     def is_full(self, at_most: int, at_least: int, seconds_max: float) -> bool:
-        """Tell whether one more would be too many, or would wait too long behind at least `at_least` others."""
+        """Return true if one more task would be too many, or would wait too long behind at least `at_least` others."""
         waiting = len(self.tasks)
         return waiting >= at_most or (
             waiting >= at_least and waiting * self.recent_seconds > seconds_max * self.recent_writes
@@ -64,15 +64,15 @@ class Queue:
 
 
 class LaneScheduler:
-    """The queues, and whose turn it is. Times are monotonic seconds."""
+    """The queues of all lanes. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self.requests, self.bulk, self.background = self.queues = (Queue(), Queue(), Queue())
-        # The pause after the latest slice ends then.
+        # The end of the pause after the latest slice.
         self._resume_s = 0.0
-        # How many requests are still to run before the slice whose turn has come; None while none has.
+        # The requests that still run before the next slice; None while no slice is next.
         self._ahead: int | None = None
-        # Whether a request has run since the latest slice.
+        # True once a request has run since the latest slice.
         self._has_requests = False
         self._last_slice = self.background
 
@@ -80,13 +80,13 @@ class LaneScheduler:
         return bool(self.requests.tasks or self.bulk.tasks or self.background.tasks)
 
     def is_full(self, lane: Lane) -> bool:
-        """Tell whether one more task is to be rejected. Background work never is: each task has one task at a time."""
+        """Return true if one more task is rejected. Background work never is: each job has one task at a time."""
         if lane is _REQUEST:
             return self.requests.is_full(QUEUE_MAX, QUEUE_MIN, WAIT_SECONDS_MAX)
         return lane is _BULK and self.bulk.is_full(BULK_MAX, BULK_MIN, WAIT_SECONDS_MAX)
 
     def take_all(self) -> list[WriteTask]:
-        """Return all tasks that wait, which then wait no more."""
+        """Remove all waiting tasks and return them."""
         tasks = [task for queue in self.queues for task in queue.tasks]
         for queue in self.queues:
             queue.tasks.clear()
@@ -97,7 +97,7 @@ class LaneScheduler:
         return 0.0 if hurry or self.requests.tasks else max(0.0, self._resume_s - now_s)
 
     def next(self, now_s: float, *, hurry: bool = False) -> Queue | None:
-        """Return the queue whose turn it is; None when nothing may run now."""
+        """Return the queue of the next group; None when nothing may run now."""
         requests = self.requests if self.requests.tasks else None
         if not (self.bulk.tasks or self.background.tasks) or not (hurry or now_s >= self._resume_s):
             return requests
@@ -106,7 +106,7 @@ class LaneScheduler:
         return requests if requests is not None and self._ahead > 0 else self._slice()
 
     def ended(self, queue: Queue, tasks: int, *, seconds: float, now_s: float) -> None:
-        """Count a group that took so many tasks of a queue, and so many seconds with its COMMIT."""
+        """Record the end of a group: its number of tasks, and its duration including the COMMIT."""
         pause_s = 0.0
         if queue is self.requests:
             self._has_requests = True

@@ -1,7 +1,7 @@
-"""The ledger's sequence: which entries an answer can have seen.
+"""The ledger sequence: the newest entry that a response can reflect.
 
-Entries are numbered in the order in which they are committed, and none is ever changed or deleted. So the number of the
-newest one names a state of the whole ledger, and of two answers the one with the greater number saw all that the other saw.
+Entries are numbered in the order of their commits, and none is ever changed or deleted. So the number of the newest entry
+identifies a state of the whole ledger. Of two responses the one with the greater number reflects all that the other does.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class SequenceTracker:
-    """How much of the ledger an answer saw: `sequence` is the newest entry whose effects it can contain; None: no look."""
+    """The newest entry whose effects a response can contain; `sequence` is None before the first read."""
 
     __slots__ = ("sequence",)
 
@@ -24,13 +24,13 @@ class SequenceTracker:
         self.sequence: int | None = None
 
     def note(self, sequence: int) -> None:
-        """One more look: what is answered after several can contain what the newest of them saw."""
+        """Record another read: a response after several reads can contain what the newest of them saw."""
         if self.sequence is None or sequence > self.sequence:
             self.sequence = sequence
 
 
 def ledger_sequence(conn: Connection) -> int:
-    """The number of the newest entry as this connection sees the ledger; 0 when there is none."""
+    """Return the number of the newest entry that this connection sees; 0 when there is none."""
     row = SQL.ledger_sequence.one(conn)
     assert row is not None
     sequence: int = row[0]
@@ -38,11 +38,11 @@ def ledger_sequence(conn: Connection) -> int:
 
 
 def in_one_snapshot(conn: Connection, operation: Callable[[Connection], T]) -> tuple[T, int]:
-    """What an operation reads, and the sequence of the very state of the book that it read."""
+    """Run a read-only operation; return its result and the ledger sequence of the same snapshot."""
     conn.execute("BEGIN")
     try:
         return operation(conn), ledger_sequence(conn)
     finally:
-        # An error may have ended it already.
+        # An error may have ended the transaction.
         if conn.in_transaction:
             conn.execute("COMMIT")

@@ -1,6 +1,6 @@
 """Migrations: `sql/migrations/NNNN_name.sql`, forward only, each in one transaction with its record and checksum.
 
-`python -m minibill.db.migrations` prints what the migrations come to: sql/schema.sql.
+`python -m minibill.db.migrations` prints the schema that they result in: sql/schema.sql.
 """
 
 import hashlib
@@ -24,9 +24,8 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 ) STRICT;
 """
 
-
-# Tables that Litestream keeps in every database that it replicates, and makes anew where they are missing. They say nothing
-# of the book. https://litestream.io/how-it-works
+# Tables that Litestream creates in every database that it replicates. They are not part of the book.
+# https://litestream.io/how-it-works
 LITESTREAM_TABLES = (("table", "_litestream_seq"), ("table", "_litestream_lock"))
 
 
@@ -43,11 +42,11 @@ class Migration(NamedTuple):
 
 
 class MigrationRefused(Exception):
-    """The file was migrated by other migrations than these."""
+    """The migrations of the file differ from those of this version."""
 
 
 def all_migrations() -> list[Migration]:
-    """The migrations of this version of minibill, in order."""
+    """Return the migrations of this version of minibill, in order."""
     found = []
     for file in sorted((sql_folder() / "migrations").glob("*.sql")):
         version, _, name = file.stem.partition("_")
@@ -56,9 +55,9 @@ def all_migrations() -> list[Migration]:
 
 
 def migrate(conn: sqlite3.Connection) -> list[Migration]:
-    """Brings the file to this version's schema; answers the migrations that were applied now.
+    """Migrate the file to the schema of this version; return the migrations that were applied now.
 
-    Raises `MigrationRefused` when the file knows a migration that this version does not have, or with another text.
+    Raises `MigrationRefused` when the file has a migration that this version lacks, or has with another text.
     """
     known, applied = all_migrations(), _applied(conn)
     _refuse_others(known, applied)
@@ -69,7 +68,7 @@ def migrate(conn: sqlite3.Connection) -> list[Migration]:
 
 
 def require_current(conn: Connection) -> None:
-    """Raises `MigrationRefused` when the file is not of this version's schema; changes nothing."""
+    """Raise `MigrationRefused` when the schema of the file is not that of this version."""
     known, applied = all_migrations(), _applied(conn)
     _refuse_others(known, applied)
     if len(applied) < len(known):
@@ -81,7 +80,7 @@ def require_current(conn: Connection) -> None:
 
 
 def schema_of(conn: Connection) -> str:
-    """Every statement that makes up the schema, in the order in which it was made, comments and all."""
+    """Return the statements of the schema in the order of their creation, with their comments."""
     statements = conn.execute(
         "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
     ).fetchall()
@@ -91,7 +90,7 @@ def schema_of(conn: Connection) -> str:
 def schema_differences(conn: Connection) -> list[str]:
     """Return the differences between a file's schema and that of the migrations; empty when there are none.
 
-    Litestream's own tables may be there.
+    Litestream's own tables are ignored.
     """
     expected, found = _expected_objects(), _objects(conn)
     missing = [f"{kind} {name} is missing" for kind, name in expected if (kind, name) not in found]
@@ -116,7 +115,7 @@ def _expected_objects() -> dict[tuple[str, str], str]:
 
 
 def _objects(conn: Connection) -> dict[tuple[str, str], str]:
-    """The statement of each table, index, trigger and view, by its kind and name."""
+    """Return the statement of each table, index, trigger and view, by its kind and name."""
     rows = conn.execute(
         "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
     ).fetchall()
@@ -141,8 +140,8 @@ def _applied(conn: Connection) -> dict[int, tuple[str, str]]:
 
 
 def _apply(conn: sqlite3.Connection, migration: Migration) -> None:
-    # executescript commits what is open before it begins, so the transaction is part of its text. The time of a migration
-    # is the machine's, not the book's: nothing in the book depends on it.
+    # executescript commits an open transaction first, so the transaction is part of its text. The time of a migration is
+    # that of the machine, not of the book: nothing in the book depends on it.
     applied_at_us = time.time_ns() // 1000
     record = (
         f"INSERT INTO schema_migrations VALUES ({migration.version}, '{_plain(migration.name)}', "
@@ -164,7 +163,7 @@ def _plain(name: str) -> str:
 
 
 def migrate_file(path: Path) -> list[Migration]:
-    """Opens, migrates and closes a file; makes it when it is not there."""
+    """Open, migrate and close a file; create it if it is missing."""
     from minibill.db.connection import open_writer
 
     conn = open_writer(path)

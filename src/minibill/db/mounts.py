@@ -1,7 +1,7 @@
-"""Mounts: the kind of file system under a path, and whether other machines share it.
+"""Mounts: the file system of a path, to reject network file systems.
 
-SQLite's write-ahead log needs memory that all processes of a book share, and locks that hold for all of them. Neither
-reaches from one machine to another, and no setting can make them: a book on a network file system can be torn apart.
+SQLite's write-ahead log needs shared memory and locks that work for all processes of a book. Neither works between machines,
+and no setting changes that, so a network file system can corrupt a book.
 """
 
 import re
@@ -12,7 +12,7 @@ from minibill.db.files import UnsafeFile
 
 MOUNTS = Path("/proc/self/mountinfo")
 
-# File systems that other machines write too, by the kernel's names; with FUSE the program's name follows "fuse.".
+# File systems to which other machines write, by their names in the kernel. For FUSE the program's name follows "fuse.".
 NETWORK = frozenset(
     {
         "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fhgfs", "gfs", "gfs2", "glusterfs", "gpfs",
@@ -33,23 +33,23 @@ class Mount(NamedTuple):
 
 
 def mount_of(path: Path, mountinfo: str) -> Mount | None:
-    """Return the mount that a real path lies in, by the text of `/proc/self/mountinfo`; None when no line is about it."""
+    """Return the mount of a real path from the text of `/proc/self/mountinfo`; None when no line matches."""
     found = None
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")[0]
         if len(fields) < 5 or not kind:
             continue
-        # Blanks and backslashes in names are written as octal numbers.
+        # The kernel writes blanks and backslashes in names as octal numbers.
         folder = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]))
-        # Of several mounts in one place the last one is what is seen.
+        # Of several mounts on one folder the last one is visible.
         if path.is_relative_to(folder) and (found is None or folder.is_relative_to(found.folder)):
             found = Mount(folder, kind)
     return found
 
 
 def refuse_network(path: Path) -> None:
-    """Raise `UnsafeFile` for a real path on a network file system; without `/proc` nobody knows, and it is let through."""
+    """Raise `UnsafeFile` for a real path on a network file system. Without `/proc` every path is accepted."""
     mount = _mount_of(path)
     if mount is not None and mount.kind in NETWORK:
         raise UnsafeFile(
@@ -60,7 +60,7 @@ def refuse_network(path: Path) -> None:
 
 
 def is_mounted_by_itself(path: Path) -> bool:
-    """Tell whether a real path is itself a mount, as a file is that a container was given alone."""
+    """Return true if a real path is itself a mount, as a single file that is mounted into a container is."""
     mount = _mount_of(path)
     return mount is not None and mount.folder == path
 

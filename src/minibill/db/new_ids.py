@@ -3,7 +3,7 @@
 The writer's connection caches them, so that a reservation needs no statement to find them.
 """
 
-from minibill.db.cache import cache_of
+from minibill.db.cache import OperationCache
 from minibill.db.epochs import SQL
 from minibill.db.sqlite import Connection
 
@@ -36,7 +36,7 @@ class NextIds:
 
 def next_ids(conn: Connection) -> NextIds:
     """Return the next ids, cached on the writer's connection and read from the book on any other."""
-    cache = cache_of(conn)
+    cache: OperationCache | None = getattr(conn, "cache", None)
     if cache is None:
         return NextIds(conn)
     if cache.ids is None:

@@ -4,9 +4,9 @@ import time
 
 from minibill.db.sqlite import FileConnection
 
-# Steps of SQLite's virtual machine between two pauses: less than a millisecond. Where there is one core for all, the system
-# would let a long read work for several milliseconds while a request waits, whatever its niceness (measured: the median of 8
-# connections was 16 ms without pauses, 3 ms with them, and 2 ms without a run).
+# Steps of SQLite's virtual machine between two pauses: less than a millisecond. On one core the system lets a long read run
+# for several milliseconds while a request waits, even at a low priority. Median latency of 8 connections on one core: 16 ms
+# without pauses, 3 ms with them, 2 ms without a long read.
 STEPS_BETWEEN_PAUSES = 100_000
 PAUSE_SECONDS = 0.001
 

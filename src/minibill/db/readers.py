@@ -1,10 +1,10 @@
 """Readers: read-only connections at the newest committed state.
 
-Pages are read through aiosqlite, on a few threads, so that a long one holds up nobody. What finds a single row by its key is
-read at once, on the event loop: that takes 5-20 µs, where a thread and back take 100.
+Pages are read on a few threads through aiosqlite, so that a long read delays no other request. A point lookup runs on the
+event loop: it takes 5-20 µs, and the way to a thread and back takes 100 µs.
 
-Each read fetches all its rows: a SELECT left open would pin the WAL. A `RequestReader` reads for one request and records the
-ledger sequence of the same snapshot.
+Each read fetches all its rows, since an open SELECT would keep the write-ahead log from restarting. A `RequestReader` reads
+for one request and records the ledger sequence of the same snapshot.
 """
 
 import itertools
@@ -24,13 +24,13 @@ from minibill.db.sqlite import Connection, sqlite3
 
 T = TypeVar("T")
 
-# Reads are short; two threads keep one long page from delaying the others.
+# Reads are short. With two threads one long page does not delay the others.
 READERS = 2
 
-# Reads that may wait for those two; one more is refused at once. At 3 ms a page the last of them waits half a second.
+# Reads that may wait for a thread; one more is rejected. At 3 ms per page the last of them waits half a second.
 WAITING_MAX = 300
 
-# Rows that aiosqlite hands over at a time; every page is smaller.
+# Rows that aiosqlite fetches at a time; every page is smaller.
 _CHUNK_ROWS = 1_024
 
 
@@ -38,7 +38,7 @@ class _Reader(aiosqlite.Connection):
     """A connection on a thread of its own."""
 
     async def run(self, operation: Callable[[Connection], T]) -> T:
-        """What an operation of several statements answers, for one hop to the thread instead of one for each."""
+        """Run an operation of several statements with one hop to the thread instead of one for each statement."""
         result: T = await self._execute(operation, self._conn)  # type: ignore[no-untyped-call]
         return result
 
@@ -54,8 +54,8 @@ class Readers:
 
     @classmethod
     async def open(cls, path: Path) -> "Readers":
-        """Opens the connections; the file must have been migrated."""
-        # Each has a thread that ends when it is closed: one left open would keep a process that can't start from ending.
+        """Open the connections to a migrated file."""
+        # The thread of each ends when it is closed. A connection left open would keep a process that failed to start alive.
         async with AsyncExitStack() as opened:
             connections = []
             for _ in range(READERS):
@@ -67,11 +67,11 @@ class Readers:
         return readers
 
     async def all(self, query: Query, **named: Any) -> list[Row]:
-        """Every row of a named query; raises `Overloaded` when too many wait for theirs."""
+        """Return every row of a named query. Raises `Overloaded` when too many reads wait."""
         return await self.run(partial(query.all, **named))
 
     async def run(self, operation: Callable[[Connection], T]) -> T:
-        """What an operation that only reads answers; it runs on a thread. Raises `Overloaded` when too many wait."""
+        """Run a read-only operation on a thread and return its result. Raises `Overloaded` when too many reads wait."""
         if self._waiting >= WAITING_MAX:
             raise Overloaded("too many reads are waiting; try again")
         self._waiting += 1
@@ -81,51 +81,51 @@ class Readers:
             self._waiting -= 1
 
     def query_now(self, query: Query, **named: Any) -> list[Row]:
-        """Every row of a query that reads a few rows by key, without leaving the event loop."""
+        """Return every row of a query that reads a few rows by key, on the event loop."""
         return query.all(self._direct, **named)
 
     def point_read(self, operation: Callable[[Connection], T]) -> T:
-        """What an operation that only reads a few rows by key answers, without leaving the event loop."""
+        """Run an operation that reads a few rows by key, on the event loop, and return its result."""
         return operation(self._direct)
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         self._direct.close()
         for connection in self._connections:
             await connection.close()
 
 
 class RequestReader:
-    """The reads of one request: each in a snapshot of its own, whose place in the ledger's sequence is noted."""
+    """The reads of one request, each in its own snapshot, whose ledger sequence it records."""
 
-    __slots__ = ("_readers", "_seen")
+    __slots__ = ("_observed", "_readers")
 
     def __init__(self, readers: Readers, observed: SequenceTracker) -> None:
         self._readers = readers
-        self._seen = observed
+        self._observed = observed
 
     async def all(self, query: Query, **named: Any) -> list[Row]:
-        """Every row of a named query."""
+        """Return every row of a named query."""
         return await self.run(partial(query.all, **named))
 
     async def run(self, operation: Callable[[Connection], T]) -> T:
-        """What an operation that only reads answers: all of it from one snapshot."""
+        """Run a read-only operation in one snapshot and return its result."""
         found, sequence = await self._readers.run(partial(in_one_snapshot, operation=operation))
-        self._seen.note(sequence)
+        self._observed.note(sequence)
         return found
 
     def query_now(self, query: Query, **named: Any) -> list[Row]:
-        """Every row of a query that reads a few rows by key, without leaving the event loop."""
+        """Return every row of a query that reads a few rows by key, on the event loop."""
         found, sequence = self._readers.point_read(partial(in_one_snapshot, operation=partial(query.all, **named)))
-        self._seen.note(sequence)
+        self._observed.note(sequence)
         return found
 
-    def at_once_with_sequence(self, query: Query, **named: Any) -> list[Row]:
-        """The same of a query whose first row, where it is there, begins with NULL and ends with the sequence.
+    def query_now_with_sequence(self, query: Query, **named: Any) -> list[Row]:
+        """Return every row of a query whose first row, if any, begins with NULL and ends with the ledger sequence.
 
-        One statement is a snapshot, and half the cost.
+        One statement is its own snapshot, at half the cost of a transaction.
         """
         rows = self._readers.query_now(query, **named)
         if rows and rows[0][0] is None:
-            self._seen.note(rows[0][-1])
+            self._observed.note(rows[0][-1])
         return rows

@@ -1,4 +1,4 @@
-"""A part of a transaction that is rolled back by itself, so that the rest of the transaction is kept."""
+"""A savepoint: a part of a transaction that can be rolled back without the rest."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,8 +19,8 @@ def in_savepoint(
 ) -> T | Exception:
     """Run an operation; return its result, or its rejection once what it wrote is rolled back.
 
-    With `keep=False` the result is rolled back too. A violated constraint is a rejection. Any other error is raised, and is
-    the whole transaction's.
+    With `keep=False` the writes of a successful operation are rolled back too. A violated constraint is a rejection. Any
+    other error is raised and fails the whole transaction.
     """
     conn.execute("SAVEPOINT operation")
     result: T | Exception

@@ -6,12 +6,12 @@ from minibill.core.clock import monotonic_s
 from minibill.db.sqlite import Connection
 from minibill.db.write_task import Operation
 
-# How long a slice runs before its COMMIT. On a large book the COMMIT takes about as long again.
+# The time of a slice before its COMMIT. On a large book the COMMIT takes about as long again.
 SLICE_SECONDS = 0.002
 
 
 class Slice:
-    """The time of one slice, which begins when it is made."""
+    """The time of one slice, which begins when the object is created."""
 
     __slots__ = ("_end_s",)
 
@@ -20,14 +20,14 @@ class Slice:
 
     @property
     def is_over(self) -> bool:
-        """True once the time is used up."""
+        """True once the time has passed."""
         return monotonic_s() >= self._end_s
 
 
 def in_steps(step: Callable[[Connection], int]) -> Operation[int]:
     """Return an operation that repeats a small step until its slice is over; it returns their sum, 0 when nothing is left.
 
-    `step` returns how much it did, 0 when nothing is left.
+    `step` returns the number of rows that it handled, 0 when nothing is left.
     """
 
     def run(conn: Connection) -> int:

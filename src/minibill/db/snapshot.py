@@ -1,6 +1,6 @@
-"""Snapshots: a file read as it is at one moment, through a connection that writes nothing, neither the file nor its log.
+"""Snapshots: read-only connections that see a database file as it was at one moment.
 
-The file may be served by another process meanwhile; nobody waits for a snapshot, only the write-ahead log grows under it.
+Another process may serve the file. It does not wait for a snapshot, but its write-ahead log grows as long as one is open.
 """
 
 import os
@@ -15,19 +15,19 @@ from minibill.db.files import open_to_read, require_regular
 from minibill.db.migrations import require_current
 from minibill.db.sqlite import decode_errors_as_database_errors, require_floor, sqlite3
 
-# Pages that a snapshot keeps in memory, in KiB. More made a reconciliation no faster: the system keeps them too.
+# The page cache of a snapshot, in KiB. A larger one made a reconciliation no faster, since the system caches pages too.
 CACHE_KIB = 8_192
 
-# Where the schema of a book is, which was written first.
+# The part of a file in which the schema of a book is, since the schema was written first.
 _BEGINNING_BYTES = 262_144
 
 
 class SnapshotInvalidated(Exception):
-    """Somebody began to serve the file while it was read as one that nobody has open; read it again."""
+    """Another process opened the file while it was read as a file that no process has open; read it again."""
 
 
 class _State(NamedTuple):
-    """What shows that a file was written."""
+    """The state of a file that changes whenever it is written."""
 
     inode: int
     bytes: int
@@ -37,18 +37,18 @@ class _State(NamedTuple):
 
 @contextmanager
 def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
-    """A read-only connection inside a transaction: all that it reads is of one moment.
+    """Open a read-only connection inside a transaction, so that all its reads see the same moment.
 
-    Raises `FileNotFoundError`, `NotABook`, `MigrationRefused` when the file's schema is not this version's, and at the end
-    `SnapshotInvalidated` when what was read may not have been of one moment.
+    Raises `FileNotFoundError`, `NotABook`, and `MigrationRefused` when the schema is not that of this version. Raises
+    `SnapshotInvalidated` at the end when the reads may not have seen one moment.
     """
     require_floor()
     real = Path(os.path.realpath(path))
-    # SQLite would wait for whoever writes into a pipe. To open it here would drop the locks of a book that is served here.
+    # SQLite would block on a pipe. An open and close here would drop the locks of a book that this process serves.
     require_regular(real)
     before = _state_of(real)
-    # Even a read-only connection makes a log and its index where there are none, and leaves them behind. Where there are
-    # none nobody has the file open, and it can be read as one that nobody changes.
+    # Even a read-only connection creates a log and its index, and leaves them behind. A file without a log is not open in
+    # any process, so it can be read as immutable.
     options = "mode=ro" if before.has_log else "mode=ro&immutable=1"
     conn = sqlite3.connect(
         f"{real.as_uri()}?{options}",
@@ -72,7 +72,7 @@ def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def was_a_book(path: Path) -> bool:
-    """Whether a file that can't be opened as a book seems to be a damaged one, and not something else altogether."""
+    """Return true if a file that can't be opened as a book seems to be a damaged book."""
     if anchor_file(path).exists():
         return True
     with os.fdopen(open_to_read(Path(os.path.realpath(path))), "rb") as file:

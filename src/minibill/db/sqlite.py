@@ -1,7 +1,7 @@
-"""Which SQLite: the one module that chooses it. Everything else says `from minibill.db.sqlite import sqlite3`.
+"""The choice of the SQLite library, and the types that code outside of `db/` uses instead of the driver's.
 
-Versions before 3.51.3 can corrupt a database when the WAL is reset, and before 3.51.0 a stray open and close of the file
-by the same process drops its locks. Python's own library is taken when it is new enough, else the one in `pysqlite3`.
+Versions before 3.51.3 can corrupt a database when the write-ahead log restarts. Before 3.51.0 an open and close of the file
+by the same process drops its locks. Python's own library is used if it is new enough, otherwise that of `pysqlite3`.
 """
 
 import ctypes
@@ -69,24 +69,24 @@ class FileConnection(Connection, Protocol):
     def close(self) -> None: ...
 
 
-# Values that are bound as they are. For a type without an adapter the driver searches each value for methods that it never
-# has, and makes and drops an error for each: 0.5 µs a NULL, a tenth of a reservation's time.
+# Values that are bound as they are. For a type without an adapter the driver looks for methods on each value, and creates
+# and drops an exception: 5.3 % of a reserve and finalize (docs/internals/decisions/0006-adapters.md).
 sqlite3.register_adapter(type(None), lambda null: null)
 sqlite3.register_adapter(bytes, bytes)
 
 
-# For sqlite3_config: its words for these, and small pieces of memory that each connection keeps at hand: 1,200 bytes each.
+# Options of sqlite3_config, and the lookaside memory of each connection: 200 slots of 1,200 bytes.
 _MULTITHREAD, _MEMSTATUS, _LOOKASIDE = 2, 9, 13
 _LOOKASIDE_BYTES, _LOOKASIDE_PIECES = 1_200, 200
 
 
 def configure_sqlite() -> bool:
-    """Spares SQLite what a process does not need that uses each connection from one thread at a time; says whether it did.
+    """Turn off SQLite's mutexes and memory statistics, and give it more lookaside memory; return false if it can't.
 
-    No lock around each call, no count of each allocation, and more memory at hand for the triggers of a statement: a tenth
-    of what an operation costs. Only for a process that is all ours and has opened no database yet: it is for all of them.
+    Saves 11.6 % of a reserve and finalize (docs/internals/decisions/0007-configure-sqlite.md). It applies to the whole
+    process. So the process must use each connection from one thread at a time, and must not have opened a database yet.
     """
-    # Called without its prototype: a function with "..." takes its arguments like any other there, and not everywhere.
+    # ctypes calls a variadic function like any other, which is right on Linux and not everywhere.
     if sys.platform != "linux":
         return False
     try:
@@ -100,13 +100,13 @@ def configure_sqlite() -> bool:
         ]
         return library.sqlite3_initialize() == 0 and not any(done)
     except (AttributeError, KeyError, OSError):
-        # The driver is built into the program, or shows nothing but itself.
+        # The driver is built into the program, or does not export the functions of SQLite.
         return False
 
 
 @contextmanager
 def decode_errors_as_database_errors() -> Iterator[None]:
-    """Raises `sqlite3.DatabaseError` where SQLite quotes a damaged schema, which the driver then can't decode."""
+    """Raise `DatabaseError` instead of the `UnicodeDecodeError` of an SQLite message that quotes a damaged schema."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -114,11 +114,11 @@ def decode_errors_as_database_errors() -> Iterator[None]:
 
 
 class SqliteTooOld(Exception):
-    """No SQLite at or above the floor is installed."""
+    """The installed SQLite is older than the minimum version."""
 
 
 def require_floor() -> None:
-    """Raises `SqliteTooOld` when the chosen library is below the floor; called before any file is opened."""
+    """Raise `SqliteTooOld` when the SQLite library is older than `FLOOR`; called before any file is opened."""
     if sqlite3.sqlite_version_info < FLOOR:
         floor = ".".join(map(str, FLOOR))
         raise SqliteTooOld(

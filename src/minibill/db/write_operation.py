@@ -1,4 +1,4 @@
-"""Write operations: functions of a connection and the book's time, with their arguments bound."""
+"""Write operations: functions of a connection and the time of the book, with their arguments bound."""
 
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec

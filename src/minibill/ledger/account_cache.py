@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from minibill.db.cache import cache_of
+from minibill.db.cache import OperationCache, keep_cache
 from minibill.db.sqlite import Connection
 from minibill.ledger.posting import Balances
 from minibill.ledger.rows import ReservationRow, ReservedLot
@@ -145,10 +145,16 @@ class AccountCache:
 
 def account_cache_of(conn: Connection) -> AccountCache:
     """Return the cache of the writer's connection; on any other connection, a new empty one."""
-    cache = cache_of(conn)
+    cache: OperationCache | None = getattr(conn, "cache", None)
     if cache is None:
         return AccountCache()
     accounts: AccountCache | None = cache.values.get("ledger")
     if accounts is None:
         accounts = cache.values["ledger"] = AccountCache()
     return accounts
+
+
+def evict_only(conn: Connection, account_ids: Iterable[int]) -> None:
+    """Evict these accounts and keep the others, which this operation does not change."""
+    account_cache_of(conn).evict(account_ids)
+    keep_cache(conn)

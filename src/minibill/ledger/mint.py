@@ -13,6 +13,7 @@ from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
+from minibill.ledger.account_cache import evict_only
 from minibill.ledger.debts import pay_debts
 from minibill.ledger.expiry import account_for_update
 from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
@@ -162,6 +163,7 @@ def insert_lots(
     ]  # fmt: skip
     entries += pay_debts(conn, entries, only_debt=only_debt)
     post(conn, entries, balances=balances, now_us=now_us)
+    evict_only(conn, [lot.account_id for lot in lots])
     return first_id, balances
 
 

@@ -45,9 +45,9 @@ async def balance(reader: RequestReader, *, account_id: str, pool_id: str | None
     key = ids.decode(ids.ACCOUNT, account_id)
     key = _NO_KEY if key is None else key
     if at_us is None:
-        rows = reader.at_once_with_sequence(SQL.balance_without_expiry_due, account_id=key, now_us=now_us)
+        rows = reader.query_now_with_sequence(SQL.balance_without_expiry_due, account_id=key, now_us=now_us)
         if not rows or BalanceHead(*rows[0]).pool_id is not None:
-            rows = reader.at_once_with_sequence(SQL.balance_now, account_id=key, now_us=now_us)
+            rows = reader.query_now_with_sequence(SQL.balance_now, account_id=key, now_us=now_us)
     else:
         rows = await reader.run(partial(_balance_at, account_id=key, at_us=at_us))
     if not rows:
