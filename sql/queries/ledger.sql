@@ -14,9 +14,9 @@ SELECT max(
 INSERT INTO credit_lots (
     id, account_id, pool_id, source_type, source_id, campaign_id, priority, original_micro, available_micro, reserved_micro,
     consumed_micro, expired_micro, revoked_micro, expires_at_us, revoked_at_us, metadata, created_at_us)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, 0,
-       0, 0, 0, value ->> 9, NULL, value ->> 10, value ->> 11
-  FROM json_each(:rows);
+VALUES (
+    :lot_id, :account_id, :pool_id, :source_type, :source_id, :campaign_id, :priority, :amount_micro, :amount_micro, 0,
+    0, 0, 0, :expires_at_us, NULL, :metadata, :now_us);
 
 -- name: find_lot_of_source
 SELECT id, account_id, pool_id, priority, original_micro, expires_at_us
@@ -140,23 +140,14 @@ VALUES (
     :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
     :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
--- name: insert_entries_as_json
--- The same from many rows: :rows is a JSON array of arrays.
-INSERT INTO credit_ledger (
-    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
-    available_after_micro, reserved_after_micro, created_at_us, description, metadata)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
-       value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
-  FROM json_each(:rows);
-
 -- name: insert_first_entries
 -- Like insert_entries, for the first entries of an epoch, whose ids start above its base. SQLite assigns all later ids.
 INSERT INTO credit_ledger (
     id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro,
     reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us, description, metadata)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
-       value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14
-  FROM json_each(:rows);
+VALUES (
+    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
+    :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: balance_without_expiry_due
 -- Returns the rows of balance_now at half its cost, if no expiry is due on the account. Otherwise the first row is missing.

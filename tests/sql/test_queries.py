@@ -271,14 +271,6 @@ BOUND_AS = {
 # The columns that these statements read from JSON rows, in the order in which their callers write them.
 JSON_ROWS = {
     "open_accounts": "id entity_type entity_id created_at_us",
-    "insert_lots": "id account_id pool_id source_type source_id campaign_id priority original_micro available_micro "
-    "expires_at_us metadata created_at_us",
-    "insert_entries_as_json": "account_id pool_id entry_seq entry_type lot_id reservation_id amount_micro "
-    "available_delta_micro reserved_delta_micro available_after_micro reserved_after_micro created_at_us description "
-    "metadata",
-    "insert_first_entries": "id account_id pool_id entry_seq entry_type lot_id reservation_id amount_micro "
-    "available_delta_micro reserved_delta_micro available_after_micro reserved_after_micro created_at_us description "
-    "metadata",
     "insert_grants": "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us",
 }
 

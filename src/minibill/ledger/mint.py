@@ -146,7 +146,7 @@ def insert_lots(
     new = next_ids(conn)
     first_id = new.lots
     new.lots += len(lots)
-    SQL.insert_lots.many_as_json(
+    SQL.insert_lots.many(
         conn,
         [
             (lot_id, lot.account_id, lot.pool_id, lot.source_type, lot.source_id, lot.campaign_id, lot.priority,

@@ -18,9 +18,6 @@ SQL = queries("ledger")
 
 DEFAULT_POOL = "general"
 
-# From this number on, entries are written by one statement: `docs/internals/decisions/0003-rows-as-json.md`.
-JSON_ROWS_MIN = 16
-
 
 class EntryDraft(msgspec.Struct, frozen=True, gc=False):
     """An entry before it has a number: the changes of one pool's available and reserved credits, in micro-units."""
@@ -127,10 +124,8 @@ def post(conn: Connection, entries: Sequence[EntryDraft], *, balances: Balances,
         ))  # fmt: skip
     new = next_ids(conn)
     if new.first_entry is not None and rows:
-        SQL.insert_first_entries.many_as_json(conn, [(entry_id, *row) for entry_id, row in enumerate(rows, new.first_entry)])
+        SQL.insert_first_entries.many(conn, [(entry_id, *row) for entry_id, row in enumerate(rows, new.first_entry)])
         new.first_entry = None
-    elif len(rows) >= JSON_ROWS_MIN:
-        SQL.insert_entries_as_json.many_as_json(conn, rows)
     else:
         SQL.insert_entries.many(conn, rows)
 
