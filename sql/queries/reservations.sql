@@ -1,29 +1,13 @@
 -- Reservations, their lots, and debts.
 
 -- name: insert_reservation
-INSERT INTO credit_reservations (
-    account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id, tier,
-    held_micro, expires_at_us, description, metadata, created_by, created_at_us)
-VALUES (
-    :account_id, :pool_id, :billing_mode, 'pending', :list_micro, :discount_bps, :max_discount_micro, :discount_micro, :community_id, :tier,
-    :held_micro, :expires_at_us, :description, :metadata, :created_by, :now_us);
-
--- name: insert_first_reservation
--- Like insert_reservation, for the first one of an epoch, whose id is above its base. SQLite assigns all later ids.
+-- :reservation_id is NULL, so that SQLite continues from the newest row, except for the first reservation of an epoch.
 INSERT INTO credit_reservations (
     id, account_id, pool_id, billing_mode, status, list_micro, discount_bps, max_discount_micro, discount_micro, community_id,
     tier, held_micro, expires_at_us, description, metadata, created_by, created_at_us)
 VALUES (
     :reservation_id, :account_id, :pool_id, :billing_mode, 'pending', :list_micro, :discount_bps, :max_discount_micro,
     :discount_micro, :community_id, :tier, :held_micro, :expires_at_us, :description, :metadata, :created_by, :now_us);
-
--- name: insert_plain_reservation
--- Like insert_reservation, without discount, description and metadata, which most reservations do not have.
-INSERT INTO credit_reservations (
-    account_id, pool_id, billing_mode, status, list_micro, discount_bps, discount_micro, held_micro, expires_at_us, created_by,
-    created_at_us)
-VALUES (
-    :account_id, :pool_id, :billing_mode, 'pending', :list_micro, 0, 0, :held_micro, :expires_at_us, :created_by, :now_us);
 
 -- name: insert_reservation_lots
 INSERT INTO reservation_lots (reservation_id, position, lot_id, reserved_micro)

@@ -172,7 +172,7 @@ def test_an_error_of_the_database_rolls_no_expiry_back(moment: Moment, api: Api,
     ok(api.call("PUT", "/discounts/c1/tiers", {"tiers": [{"tier": "gold", "rateBps": 1}]}))
 
     def fill(conn: Connection) -> None:
-        conn.execute("DROP TRIGGER memberships_are_at_most_1000_an_account")
+        conn.execute("DROP TRIGGER memberships_are_at_most_1000_per_account")
         conn.execute(
             "CREATE TRIGGER memberships_are_at_most_1000_per_account BEFORE INSERT ON memberships"
             " BEGIN SELECT RAISE(ABORT, 'memberships_are_at_most_1000_per_account'); END"
@@ -184,7 +184,7 @@ def test_an_error_of_the_database_rolls_no_expiry_back(moment: Moment, api: Api,
     assert [entry.type for entry in entries(api, account, 8)] == ["release"] * 4
 
 
-def test_an_operation_that_writes_before_it_names_what_is_due_changes_nothing(api: Api) -> None:
+def test_an_operation_that_writes_before_expiry_due_changes_nothing(api: Api) -> None:
     def wrong(conn: Connection, now_us: int) -> WriteResult:
         conn.execute("INSERT INTO credit_accounts VALUES (99, 'person', 'x', ?)", (now_us,))
         raise expiry.ExpiryDue([1])

@@ -1075,7 +1075,7 @@ CHANGED_BY_EXPIRY = {
 
 
 def all_but_expiry(conn: Connection) -> list[object]:
-    """All rows of the tables that no expiry changes; of the others how many there are that it does not write."""
+    """Return the rows of tables that expiry does not change; of the others, the number of rows that it does not insert."""
     tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     found: list[object] = [conn.execute(f"SELECT * FROM {table}").fetchall() for table in sorted(tables - CHANGED_BY_EXPIRY)]
     found += [conn.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("credit_lots", "credit_reservations")]

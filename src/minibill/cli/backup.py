@@ -166,11 +166,11 @@ def _compare(db: Path, src: Path, *, force: bool) -> Divergence | None:
     with open_snapshot(src) as backup:
         try:
             with open_snapshot(db) as conn:
-                if are_one_book(conn, backup):
-                    return later(conn, than=backup)
-            reason = "is another book than the backup is of"
+                if share_history(conn, backup):
+                    return divergence(conn, base=backup)
+            reason = "it is another database than the backup's"
         except (NotABook, MigrationRefused, DatabaseError) as error:
-            reason = f"can't be compared with the backup: {error}"
+            reason = f"it can't be compared with the backup: {error}"
     if not force:
         raise UsageError(f"{db} was not replaced: {reason}; to replace it anyway and keep it, add --force")
     return None

@@ -45,7 +45,7 @@ SELECT r.line, r.account, r.into_line, coalesce(f.error, r.error), coalesce(f.er
  ORDER BY r.line"""
 
 
-# Raised by every operation on the rows when the temporary file can't be written.
+# Raised by every operation on the rows if the temporary file can't be written.
 TemporaryFileError = DatabaseError
 
 

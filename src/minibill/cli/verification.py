@@ -46,11 +46,11 @@ def cli_errors(action: str, path: Path) -> Iterator[None]:
     except (DatabaseLocked, NotABook, MigrationRefused, SqliteTooOld, SnapshotInvalidated) as error:
         raise UsageError(f"{failed}: {reason_of(error, path)}") from None
     except OSError as error:
-        raise UsageError(f"{cant}: {error.filename or ''} {error.strerror}") from None
+        raise UsageError(f"{failed}: {error.filename or ''} {error.strerror}") from None
     except OperationalError as error:
-        raise UsageError(f"{cant}: {reason_of(error, path)}") from None
+        raise UsageError(f"{failed}: {reason_of(error, path)}") from None
     except DatabaseError as error:
-        raise click.ClickException(f"{cant}: {error}") from None
+        raise click.ClickException(f"{failed}: {error}") from None
 
 
 def verify_with_progress(path: Path, on_progress: ProgressCallback, *, paced: bool = False) -> Verified:

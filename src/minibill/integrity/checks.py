@@ -244,7 +244,7 @@ def violations_of(conn: Connection, rule: str, pause: Callable[[], object] = lam
     """
     try:
         yield from _violations_of(conn, rule, pause)
-    except sqlite3.DatabaseError as error:
+    except DatabaseError as error:
         if str(error) != "integer overflow":
             raise
         yield next(check.tables[0] for check in CHECKS.values() if rule in check.rules), None

@@ -49,8 +49,8 @@ def choose_draws(
         if first is not None and first.available_micro >= left_micro:
             draws.append(Draw(first.lot_id, pool, left_micro, first.available_micro - left_micro, first.expires_at_us))
             break
-        # Row by row: most spends need one or two of what may be thousands.
-        rows = SQL.lots_in_drawdown_order.run(conn, account_id=spender.account_id, pool_id=pool)
+        # Row by row: most spends need one or two lots of possibly thousands.
+        rows = SQL.lots_in_drawdown_order.run(conn, account_id=account.account_id, pool_id=pool)
         while left_micro and len(draws) != lots_max and (row := rows.fetchone()):
             lot_id, lot_available_micro, expires_at_us = row
             taken_micro = min(left_micro, lot_available_micro)

@@ -120,7 +120,8 @@ def post(conn: Connection, entries: Sequence[EntryDraft], *, balances: Balances,
         balances[key] = PoolBalance(available_micro, reserved_micro, entry_seq)
         rows.append((
             e.account_id, e.pool_id, entry_seq, e.entry_type, e.lot_id, e.reservation_id, e.amount_micro,
-            e.available_delta_micro, e.reserved_delta_micro, available_micro, reserved_micro, now_us, e.description, e.metadata,
+            e.available_delta_micro, e.reserved_delta_micro, available_micro, reserved_micro, now_us, e.description,
+            e.metadata,
         ))  # fmt: skip
     new = next_ids(conn)
     if new.first_entry is not None and rows:

@@ -253,34 +253,27 @@ def _choose_draws(
 
 
 def _insert(conn: Connection, row: ReservationRow, description: str | None, metadata: str | None) -> int:
-    values: dict[str, Any] = {
-        "account_id": row.account_id,
-        "pool_id": row.pool_id,
-        "billing_mode": row.billing_mode,
-        "list_micro": row.list_micro,
-        "held_micro": row.held_micro,
-        "expires_at_us": row.expires_at_us,
-        "created_by": row.created_by,
-        "now_us": row.created_at_us,
-    }
     new = next_ids(conn)
-    if row.community_id is None and description is None and metadata is None and new.first_reservation is None:
-        cursor = SQL.insert_plain_reservation.run(conn, **values)
-    else:
-        values |= {
-            "discount_bps": row.discount_bps,
-            "max_discount_micro": row.max_discount_micro,
-            "discount_micro": row.discount_micro,
-            "community_id": row.community_id,
-            "tier": row.tier,
-            "description": description,
-            "metadata": metadata,
-        }
-        if new.first_reservation is None:
-            cursor = SQL.insert_reservation.run(conn, **values)
-        else:
-            cursor = SQL.insert_first_reservation.run(conn, reservation_id=new.first_reservation, **values)
-            new.first_reservation = None
+    cursor = SQL.insert_reservation.run(
+        conn,
+        reservation_id=new.first_reservation,
+        account_id=row.account_id,
+        pool_id=row.pool_id,
+        billing_mode=row.billing_mode,
+        list_micro=row.list_micro,
+        discount_bps=row.discount_bps,
+        max_discount_micro=row.max_discount_micro,
+        discount_micro=row.discount_micro,
+        community_id=row.community_id,
+        tier=row.tier,
+        held_micro=row.held_micro,
+        expires_at_us=row.expires_at_us,
+        description=description,
+        metadata=metadata,
+        created_by=row.created_by,
+        now_us=row.created_at_us,
+    )
+    new.first_reservation = None
     reservation_id = cursor.lastrowid
     assert reservation_id is not None
     return reservation_id

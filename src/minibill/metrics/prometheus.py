@@ -167,7 +167,7 @@ def _book(_: AppState, sums: LedgerTotals) -> Iterator[Metric]:
 
 def _build(_: AppState, __: LedgerTotals) -> Iterator[Metric]:
     versions = {"version": minibill.__version__, "sqlite": SQLITE_VERSION, "python": platform.python_version()}
-    info = GaugeMetricFamily("minibill_build_info", "Always 1; the labels say what runs.", labels=list(versions))
+    info = GaugeMetricFamily("minibill_build_info", "Always 1; the labels have the versions.", labels=list(versions))
     info.add_metric(list(versions.values()), 1)
     yield info
 
