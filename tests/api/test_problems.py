@@ -167,7 +167,7 @@ def test_a_rule_of_the_database_that_only_a_bug_can_break_is_an_internal_error(
 ) -> None:
     account = api.account()
     # As if a check were missing: the pool's name reaches the database as it is.
-    monkeypatch.setattr("minibill.ledger.routes.DEFAULT_POOL", "Not A Pool")
+    monkeypatch.setattr("minibill.ledger.mint.DEFAULT_POOL", "Not A Pool")
     with api.unchanged():
         response = api.post(f"/accounts/{account}/mint", {"amountMicro": "5"})
         problem = whole(response, 500, "internal_error")
