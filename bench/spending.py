@@ -219,7 +219,7 @@ def _run_pairs(conn: sqlite3.Connection, pairs: int) -> None:
         assert idempotency.find_response(conn, key) is None
         result = operation(conn, now_us[0], ceiling_micro=CEILING_MICRO, **arguments)
         response = idempotency.StoredResponse(201, encode(result.body))
-        idempotency.store_response(conn, key, response, running_us=now_us[0])
+        idempotency.store_response(conn, key, response, uptime_us=now_us[0])
         return result.body
 
     for begin in range(0, pairs, SPENDERS // 2):

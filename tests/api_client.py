@@ -308,8 +308,8 @@ def log_fields(record: logging.LogRecord) -> dict[str, Json]:
     return vars(record)
 
 
-def record_running_time(api: Api, running_us: int) -> None:
+def record_uptime(api: Api, uptime_us: int) -> None:
     """Record a service uptime in the book, with an idempotency key, so that pruning reaches rows older than it."""
-    key = idempotency.Key("admin:operator", f"at-{running_us}", bytes(32))
+    key = idempotency.Key("admin:operator", f"at-{uptime_us}", bytes(32))
     kept = idempotency.StoredResponse(200, b"{}")
-    api.loop.run(api.book.writer.run(lambda conn: idempotency.store_response(conn, key, kept, running_us=running_us)))
+    api.loop.run(api.book.writer.run(lambda conn: idempotency.store_response(conn, key, kept, uptime_us=uptime_us)))

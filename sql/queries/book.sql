@@ -1,16 +1,16 @@
 -- The book as a whole: whether it takes writes, and what it comes to for the metrics.
 
--- name: write_a_row
+-- name: insert_probe_row
 -- With take_the_row_back, a write that changes nothing and yet needs room on the disk as any other does. An UPDATE to the same
 -- value would not: SQLite leaves a page alone that stays as it was.
 INSERT INTO revoked_tokens (token_id, revoked_at_us)
 VALUES (:token_id, 0);
 
--- name: take_the_row_back
+-- name: delete_probe_row
 DELETE FROM revoked_tokens
  WHERE token_id = :token_id;
 
--- name: balances_in_all
+-- name: total_balances
 -- In two halves of 32 bits each, whose sums can't overflow: all of available, all of reserved.
 SELECT coalesce(sum(available_micro >> 32), 0),
        coalesce(sum(available_micro & 4294967295), 0),
@@ -18,14 +18,14 @@ SELECT coalesce(sum(available_micro >> 32), 0),
        coalesce(sum(reserved_micro & 4294967295), 0)
   FROM credit_balances;
 
--- name: debts_in_all
+-- name: total_debts
 -- In two halves likewise.
 SELECT coalesce(sum((original_micro - paid_micro) >> 32), 0),
        coalesce(sum((original_micro - paid_micro) & 4294967295), 0)
   FROM credit_debts
  WHERE paid_micro < original_micro;
 
--- name: webhooks_in_all
+-- name: webhook_lag
 -- How many events the one that is furthest behind has yet to accept, those of types that it does not want included; and how
 -- many fail. Ids that an epoch skipped are no events.
 SELECT coalesce(max(n.after_entry_id - w.entry_id
@@ -46,7 +46,7 @@ SELECT coalesce(max(n.after_entry_id - w.entry_id
                max(coalesce((SELECT max(id) FROM events), 0), coalesce((SELECT max(base_id) FROM book_epochs), 0)) AS event_id
           FROM feed_end) n;
 
--- name: rows_in_all
+-- name: row_counts
 -- Nothing in these tables is ever deleted, and ids run without gaps but for those that an epoch skipped.
 SELECT max(coalesce((SELECT max(id) FROM credit_accounts), 0), base_id) - accounts,
        max(coalesce((SELECT max(id) FROM credit_lots), 0), base_id) - lots,

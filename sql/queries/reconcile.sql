@@ -1,6 +1,6 @@
 -- The last reconciliation.
 
--- name: made_at
+-- name: first_migration_at
 -- When the book was made, by the machine's clock.
 SELECT min(applied_at_us)
   FROM schema_migrations;

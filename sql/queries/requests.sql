@@ -1,6 +1,6 @@
 -- Idempotency keys and revoked tokens. Their times are the running time, which neither the book's clock nor the machine's moves.
 
--- name: newest_running_time
+-- name: newest_uptime
 -- The latest that was written: the running time goes on from there.
 SELECT max(
     coalesce((SELECT created_at_us FROM idempotency_keys ORDER BY id DESC LIMIT 1), 0),
@@ -13,11 +13,11 @@ SELECT fingerprint, status, body
  WHERE caller = :caller
    AND key = :key;
 
--- name: keep_key
+-- name: store_response
 INSERT INTO idempotency_keys (caller, key, fingerprint, status, body, created_at_us, checksum)
-VALUES (:caller, :key, :fingerprint, :status, :body, :running_us, :checksum);
+VALUES (:caller, :key, :fingerprint, :status, :body, :uptime_us, :checksum);
 
--- name: kept_keys
+-- name: stored_responses
 -- All of them, with what their checksums are of.
 SELECT id, caller, key, fingerprint, status, body, created_at_us, checksum
   FROM idempotency_keys;
@@ -36,7 +36,7 @@ DELETE FROM idempotency_keys
 
 -- name: revoke_token
 INSERT INTO revoked_tokens (token_id, revoked_at_us)
-VALUES (:token_id, :running_us)
+VALUES (:token_id, :uptime_us)
 ON CONFLICT (token_id) DO UPDATE
    SET revoked_at_us = max(revoked_at_us, excluded.revoked_at_us);
 
@@ -57,7 +57,7 @@ DELETE FROM revoked_tokens
 -- name: revoke_subject
 -- An earlier time takes nothing back.
 INSERT INTO revoked_subjects (sub, issued_before_us, revoked_at_us)
-VALUES (:sub, :issued_before_us, :running_us)
+VALUES (:sub, :issued_before_us, :uptime_us)
 ON CONFLICT (sub) DO UPDATE
    SET issued_before_us = max(issued_before_us, excluded.issued_before_us),
        revoked_at_us = max(revoked_at_us, excluded.revoked_at_us)

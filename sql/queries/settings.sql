@@ -62,7 +62,7 @@ SELECT forgiven_lot_id
   FROM credit_debts
  WHERE id = :debt_id;
 
--- name: newest_time_to_compare
+-- name: newest_uptime_to_compare
 -- The running time that the book has written last; keys are in its order.
 SELECT max(
     coalesce((SELECT created_at_us FROM idempotency_keys ORDER BY id DESC LIMIT 1), 0),

@@ -49,8 +49,8 @@ async def _settle_and_prune(state: AppState) -> None:
             if monotonic_s() - pruned_s >= PRUNE_SECONDS:
                 pruned_s = monotonic_s()
                 await state.book.prune()
-                running_us = state.book.running.now_us()
-                forget = in_steps(partial(forget_expired, settings=state.settings, running_us=running_us))
+                uptime_us = state.book.uptime.now_us()
+                forget = in_steps(partial(forget_expired, settings=state.settings, uptime_us=uptime_us))
                 while await state.book.in_background(forget):
                     pass
                 state.verifier.replace_denied(state.book.denied_tokens())
@@ -64,7 +64,7 @@ async def _link(state: AppState) -> None:
     while True:
         await asyncio.sleep(LINK_SECONDS)
         try:
-            await state.book.link()
+            await state.book.extend_chain()
         except Problem as problem:
             log.warning("the chain was put off", extra={"reason": problem.detail})
         except Exception:

@@ -1,7 +1,7 @@
-"""The book: the one object that owns a database file, and the one way in.
+"""The book: an open database file, with all that reads and writes it.
 
-HTTP routes, the command line and the tests all write through `Book.write` and read through `Book.readers`, so that
-idempotency, dry runs and the audit log are in one place and hold for every write.
+HTTP routes, the command line and the tests write through `Book.write` and read through `Book.readers`. Idempotency keys,
+dry runs and the audit log are handled here, once for every write.
 """
 
 import logging
@@ -41,7 +41,7 @@ from minibill.db.write_task import Operation
 from minibill.db.writer import Writer
 from minibill.events.feed import Feed
 from minibill.integrity import hash_chain
-from minibill.integrity.reconciler import Reconciler, last_reconciled, made_at_us, record
+from minibill.integrity.reconciler import Reconciler, created_at_us, last_reconciled, record
 from minibill.integrity.report import Report
 from minibill.ledger.expiry import ExpiryDue, sweep
 from minibill.ledger.expiry_slices import ExpirySlices, result_or_due
@@ -50,32 +50,28 @@ from minibill.metrics.totals import TABLES, Totals
 log = logging.getLogger("minibill.book")
 
 BOOK = queries("book")
-
-T = TypeVar("T")
-
-# What one step of a sweep settles, well under a millisecond. A slice takes as many steps as its time allows.
-SWEEP_STEP = 10
-
-# What a stop waits for, where a book has much that no link covers: one that was not made by this service.
-LINK_AT_CLOSE_SECONDS_MAX = 1.0
-
-# What is no id of a token: none has U+0000 in it.
-ID_OF_NONE = "-\x00"
 LEDGER = queries("ledger")
 REQUESTS = queries("requests")
 
+T = TypeVar("T")
+
+# Items that one step of a sweep expires, in well under a millisecond. A slice takes as many steps as its time allows.
+SWEEP_STEP = 10
+
+# Time that a close spends on the hash chain. A served book has about a second of rows to add; an imported one may have many.
+CHAIN_AT_CLOSE_SECONDS_MAX = 1.0
+
+# A token id that no token has, because token ids contain no U+0000.
+PROBE_ID = "-\x00"
+
 
 def _end_the_process(error: BaseException) -> NoReturn:
-    # Nothing may be answered from here on: only opening the file again tells whether the commit happened.
+    # No further response may be sent: only reopening the file shows whether the commit happened.
     os._exit(1)
 
 
-# The response of a write, and its next transaction if there is one.
-_Ran = tuple[StoredResponse, WriteOperation | None]
-
-
 class Book:
-    """An open database file: locked to this process, migrated, with its writer and readers. Made by `Book.open`."""
+    """An open database file: locked to this process, migrated, with its writer and readers. `Book.open` makes it."""
 
     def __init__(
         self,
@@ -91,21 +87,22 @@ class Book:
     ) -> None:
         self.path = path
         self.clock = clock
-        self.running = ServiceUptime(newest_running_time_us(conn))
+        self.uptime = ServiceUptime(newest_uptime_us(conn))
         self.readers = readers
         self.writer = writer
         self.feed = Feed(readers, writer)
         self.sweeps = Sweeps()
         self.totals = Totals(readers)
-        self._slices = ExpirySlices(writer, clock)
-        self.reconciler = Reconciler(path, clock, made_at_us=made_at_us(conn), last=last_reconciled(conn))
+        self.expiry_slices = ExpirySlices(writer, clock)
+        self.reconciler = Reconciler(path, clock, created_at_us=created_at_us(conn), last=last_reconciled(conn))
         self.epoch = current_epoch(conn)
+        # Idempotency keys of writes between two of their transactions, with the fingerprints of their requests: another
+        # request with such a key is rejected.
+        self.claimed_keys: dict[tuple[str, str], bytes] = {}
         self._lock = lock
         self._conn = conn
         self._anchor = anchor
         self._checkpoints = checkpoints
-        # Keys of writes that are done in part, with the fingerprint of what they came with: nobody else may take them.
-        self._under_way: dict[tuple[str, str], bytes] = {}
 
     @classmethod
     async def open(
@@ -117,13 +114,14 @@ class Book:
         accept_loss: bool = False,
         on_unknown_outcome: Callable[[BaseException], None] = _end_the_process,
     ) -> "Book":
-        """Opens, and makes or migrates where needed. With 0 `checkpoint_pages` others fold the log into the file.
+        """Open a database file; create or migrate it if needed. With `checkpoint_pages=0` minibill never checkpoints.
 
-        Raises `DatabaseLocked` when another process has the file, `NotABook` when it is something else, `MigrationRefused`
-        when it is newer than this minibill, `UnsafeFile` when others may interfere with its files, `BehindItsAnchor` when it
-        lacks what was answered, unless that loss is accepted. A book that has or may have lost commits begins a new epoch.
-        When a commit fails with an unknown outcome, `on_unknown_outcome` is called, from the loop or the writer's thread: by
-        default it ends the process; whoever goes on must open the book anew.
+        Raises `DatabaseLocked` if another process serves the file, `NotABook` if it is no minibill database, and
+        `MigrationRefused` if a newer minibill wrote it. Raises `UnsafeFile` if other users may change its files, and
+        `BehindItsAnchor` if acknowledged commits are missing. `accept_loss` opens such a file in a new epoch.
+
+        `on_unknown_outcome` is called, on the event loop or the writer's thread, when a commit may or may not be on disk. By
+        default it ends the process. Otherwise the book must be opened again.
         """
         with ExitStack() as stack:
             lock = FileLock(path, create=True)
@@ -144,6 +142,8 @@ class Book:
         )
         return cls(path, lock, conn, anchor, writer, readers, clock, checkpoints=checkpoint_pages > 0)
 
+    # --- writes ---
+
     async def write(
         self,
         operation: WriteOperation,
@@ -156,88 +156,56 @@ class Book:
         observed: SequenceTracker | None = None,
         bulk: bool = False,
     ) -> StoredResponse:
-        """Runs an operation that writes, and answers once it is on disk.
+        """Run a write operation; return its response once the transaction is on disk. Raises what the operation raises.
 
-        With a key, the first success is answered again, byte for byte. A dry run does all of it, adds `"dryRun": true` to
-        the answer and takes everything back. What an admin does is audited. Raises what the operation raises.
-
-        An operation that is too long for one transaction goes on in further ones, with other writes between them: each is
-        audited by itself, and the key is kept with the last; until then another request is refused it. What a failure leaves
-        undone, the same request does later. A `bulk` operation gives way to requests, as the further transactions of any do.
-
-        Overdue items of the accounts that it touches expire first, in slices of their own. An error or a dry run rolls none
-        of them back.
+        - Overdue items of the accounts that the operation touches expire first, in transactions of their own.
+        - With a `key`, the first success is stored in the same transaction. A repeated request gets the same bytes again.
+        - The operation of an admin adds a row to the audit log in the same transaction.
+        - A dry run does all of this, adds `"dryRun": true` to the response, and rolls back everything but the expiry.
+        - A long operation continues in further transactions, which yield to requests. Each has its own audit row, and the
+          last one stores the response. An error then says that a part was applied; the same request does the rest.
+        - A `bulk` operation yields to requests from its first transaction on.
 
         `observed` receives the ledger sequence that this request observed, also when it fails. A replayed response gets the
         current sequence, so a client never sees it go backwards.
         """
-        # The key that this request keeps from others while it is done in part.
-        held = ("", "")
-
-        # Its types are in quotes since they would be made anew with each request, as it is.
-        def run(conn: "Connection", at_us: "int | None" = None) -> "_Ran | ExpiryDue":
-            nonlocal held
-            if key is not None and (stored := self._stored(conn, key)) is not None:
-                return stored, None
-            now_us = self.clock.now_us() if at_us is None else at_us
-            result = result_or_due(conn, operation, now_us)
-            if isinstance(result, ExpiryDue):
-                return result
-            response = StoredResponse(_status(result), encode(result.body))
-            if caller.kind == "admin":
-                at_us = now_us if result.at_us is None else result.at_us
-                audit_log.append(conn, result, actor_id=caller.sub, origin=origin, now_us=at_us)
-            if key is not None and result.continuation is None:
-                idempotency.store_response(conn, key, response, running_us=self.running.now_us())
-            elif key is not None and not dry_run:
-                held = (key.caller, key.key)
-                self._under_way[held] = key.fingerprint
-            return response, result.continuation
-
-        is_begun = False
+        write = _Write(self, operation, caller, origin, key, dry_run, observed)
+        has_committed = False
         try:
-            lane = Lane.BULK if bulk else Lane.REQUEST
-            ran = await self.writer.run(run, keep=not dry_run, observed=observed, lane=lane)
-            if isinstance(ran, ExpiryDue):
-                ran = await self._slices.run(run, ran, keep=not dry_run, observed=observed, lane=lane)
-            while (continuation := ran[1]) is not None:
-                is_begun = not dry_run
-                operation = continuation
-                ran = await self._go_on(run, keep=not dry_run, observed=observed)
+            response = await write.run(Lane.BULK if bulk else Lane.REQUEST)
+            while (continuation := write.continuation) is not None:
+                has_committed = not dry_run
+                write.operation = continuation
+                response = await write.run(Lane.BACKGROUND)
         except Exception as error:
-            if not is_begun:
+            if not has_committed:
                 raise
             problem = error if isinstance(error, Problem) else InternalError()
             raise problem.as_partially_applied() from error
         finally:
-            self._under_way.pop(held, None)
-        response = ran[0]
-        return msgspec.structs.replace(response, body=_with_dry_run(response.body)) if dry_run else response
-
-    def _stored(self, conn: Connection, key: idempotency.Key) -> StoredResponse | None:
-        """Return the stored response of a key, if there is one. Raises `IdempotencyKeyReused`."""
-        if self._under_way:
-            idempotency.require_own(key, self._under_way.get((key.caller, key.key), key.fingerprint))
-        return idempotency.find_response(conn, key)
-
-    async def _go_on(
-        self, run: "Callable[..., _Ran | ExpiryDue]", *, keep: bool, observed: SequenceTracker | None
-    ) -> "_Ran":
-        """Run a further transaction of a long operation."""
-        ran = await self.writer.run(run, keep=keep, observed=observed, lane=Lane.BACKGROUND)
-        if isinstance(ran, ExpiryDue):
-            ran = await self._slices.run(run, ran, keep=keep, observed=observed, lane=Lane.BACKGROUND)
-        return ran
+            write.release_key()
+        return _with_dry_run(response) if dry_run else response
 
     async def in_background(self, operation: Operation[T]) -> T:
-        """Run an operation that gives way to requests, and return what it returned once that is on disk.
+        """Run an operation that yields to requests; return its value once the transaction is on disk.
 
-        It takes a few milliseconds at most: long work is a slice of it at a time.
+        It may take a few milliseconds. Longer work calls this once for each slice.
         """
         return await self.writer.run(operation, lane=Lane.BACKGROUND)
 
+    async def probe_write(self) -> None:
+        """Insert and delete a row, to see whether writes succeed. Raises what any write would raise."""
+        await self.writer.run(_probe)
+
+    async def probe_if_failing(self) -> None:
+        """Try a write if the last ones failed, so that readiness recovers without a client's request."""
+        if self.writer.last_error is not None:
+            await self.probe_write()
+
+    # --- upkeep ---
+
     async def sweep(self) -> None:
-        """Writes down all that is due, a slice at a time, so that other writes come between."""
+        """Expire all overdue lots, reservations and campaigns, in slices that yield to requests."""
         began_s, rows = monotonic_s(), 0
         while count := await self.in_background(
             in_steps(lambda conn: sweep(conn, now_us=self.clock.now_us(), at_most=SWEEP_STEP))
@@ -249,89 +217,128 @@ class Book:
             rows += count
         self.sweeps.add(rows, monotonic_s() - began_s)
 
-    async def link(self, *, until_s: float = math.inf) -> None:
-        """Adds to the chain what it does not cover yet, a slice at a time; stops at that time, which is monotonic."""
+    async def extend_chain(self, *, until_s: float = math.inf) -> None:
+        """Append links to the hash chain until it covers all rows, or until `until_s` in monotonic seconds."""
         while monotonic_s() < until_s and await self.in_background(hash_chain.append_link):
             pass
 
-    async def probe_if_failing(self) -> None:
-        """When the last writes could not be made: tries one that changes nothing, so that it shows when they can again."""
-        if self.writer.last_error is not None:
-            await self.probe_write()
-
-    async def probe_write(self) -> None:
-        """Writes a row and takes it back: answers once that is on disk, and raises what any write would raise."""
-        await self.writer.run(_write_nothing)
-
     async def prune(self) -> None:
-        """Forgets idempotency keys that are older than they must be kept, a slice at a time."""
-        while await self.in_background(in_steps(lambda conn: idempotency.prune(conn, running_us=self.running.now_us()))):
+        """Delete idempotency keys that are past their retention, in slices."""
+        while await self.in_background(in_steps(lambda conn: idempotency.prune(conn, uptime_us=self.uptime.now_us()))):
             pass
 
     async def reconcile(self) -> Report:
-        """Recomputes the book and keeps the report as the last one."""
+        """Run all checks on a snapshot, record the report as the last one, and return it."""
         reconciled = await self.reconciler.run()
         await self.in_background(lambda conn: record(conn, reconciled=reconciled, now_us=self.clock.now_us()))
         self.reconciler.keep(reconciled)
         return reconciled.report
 
-    def kept_answer(self, key: idempotency.Key) -> StoredResponse | None:
-        """The answer that a write with this key was given before; raises `IdempotencyKeyReused`."""
+    # --- reads ---
+
+    def stored_response(self, key: idempotency.Key) -> StoredResponse | None:
+        """Return the stored response of a key. Raises `IdempotencyKeyReused` if it belongs to another request."""
         return self.readers.point_read(lambda conn: idempotency.find_response(conn, key))
 
     def denied_tokens(self) -> Denied:
-        """The tokens that were revoked. Read at once, so that none is revoked between reading and using it."""
+        """Return the revoked tokens. The read never awaits, so the event loop revokes none before the caller uses them."""
         token_ids = frozenset(token_id for token_id, _ in self.readers.query_now(REQUESTS.revoked_tokens))
         return Denied(token_ids, dict(self.readers.query_now(REQUESTS.revoked_subjects)))
 
     async def close(self) -> None:
-        """Finishes the writes that were taken on, folds the WAL into the file, and lets go of it."""
+        """Finish accepted writes, checkpoint the WAL, and release the file."""
         self.feed.stop()
         await self.reconciler.close()
         try:
-            await self.link(until_s=monotonic_s() + LINK_AT_CLOSE_SECONDS_MAX)
+            await self.extend_chain(until_s=monotonic_s() + CHAIN_AT_CLOSE_SECONDS_MAX)
         except Exception as error:
-            # The next start goes on with it, unless it is damaged, which verify tells.
-            log.warning("the newest rows are not in the chain yet: %r", error)
+            # The next start continues the chain, unless it is damaged, which `minibill verify` detects.
+            log.warning("could not extend the hash chain at shutdown: the next start continues it: %r", error)
         await self.writer.stop()
         await self.readers.close()
         try:
             if self._checkpoints:
                 self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except DatabaseError as error:
-            # Nothing is lost: what was answered is in the WAL, and the next start goes on from there.
-            log.warning("the write-ahead log was not folded into the file: %s", error)
+            # Nothing is lost: acknowledged writes are in the WAL, and the next start continues from there.
+            log.warning("could not checkpoint the write-ahead log at shutdown: the next start continues with it: %s", error)
         self._conn.close()
         self._anchor.close()
         self._lock.release()
 
 
-def _write_nothing(conn: Connection) -> None:
-    BOOK.write_a_row.run(conn, token_id=ID_OF_NONE)
-    BOOK.take_the_row_back.run(conn, token_id=ID_OF_NONE)
+class _Write:
+    """One write request: its transactions, its audit rows, and its idempotency key."""
 
+    __slots__ = (
+        "_book", "_caller", "_dry_run", "_has_claimed_key", "_key", "_observed", "_origin", "continuation", "operation",
+    )  # fmt: skip
 
-def newest_time_us(conn: Connection) -> int:
-    """The latest time that a book has written; 0 for an empty one."""
-    newest = LEDGER.newest_time.one(conn)
-    assert newest is not None
-    found: int = newest[0]
-    return found
+    def __init__(
+        self,
+        book: Book,
+        operation: WriteOperation,
+        caller: Caller,
+        origin: Origin,
+        key: idempotency.Key | None,
+        dry_run: bool,
+        observed: SequenceTracker | None,
+    ) -> None:
+        self.operation = operation
+        # The operation of the next transaction, if the one that ran last did not do all of the work.
+        self.continuation: WriteOperation | None = None
+        self._book = book
+        self._caller = caller
+        self._origin = origin
+        self._key = key
+        self._dry_run = dry_run
+        self._observed = observed
+        self._has_claimed_key = False
 
+    async def run(self, lane: Lane) -> StoredResponse:
+        """Run one transaction; expire overdue items of its accounts before it, in slices that are always committed."""
+        book, keep = self._book, not self._dry_run
+        ran = await book.writer.run(self._transaction, keep=keep, observed=self._observed, lane=lane)
+        if isinstance(ran, ExpiryDue):
+            ran = await book.expiry_slices.run(self._transaction, ran, keep=keep, observed=self._observed, lane=lane)
+        return ran
 
-def newest_running_time_us(conn: Connection) -> int:
-    """The latest running time that a book has written; 0 for none."""
-    newest = REQUESTS.newest_running_time.one(conn)
-    assert newest is not None
-    found: int = newest[0]
-    return found
+    def _transaction(self, conn: Connection, now_us: int | None = None) -> StoredResponse | ExpiryDue:
+        # The writer may run this again after a rollback; `continuation` is then set anew.
+        key = self._key
+        if key is not None and (stored := self._find_response(conn, key)) is not None:
+            self.continuation = None
+            return stored
+        if now_us is None:
+            now_us = self._book.clock.now_us()
+        result = result_or_due(conn, self.operation, now_us)
+        if isinstance(result, ExpiryDue):
+            return result
+        response = StoredResponse(_status(result), encode(result.body))
+        if self._caller.kind == "admin":
+            at_us = now_us if result.at_us is None else result.at_us
+            audit_log.append(conn, result, actor_id=self._caller.sub, origin=self._origin, now_us=at_us)
+        self.continuation = result.continuation
+        if key is not None:
+            if result.continuation is None:
+                idempotency.store_response(conn, key, response, uptime_us=self._book.uptime.now_us())
+            elif not self._dry_run:
+                self._claim_key(key)
+        return response
 
+    def _find_response(self, conn: Connection, key: idempotency.Key) -> StoredResponse | None:
+        if claims := self._book.claimed_keys:
+            idempotency.require_own(key, claims.get((key.caller, key.key), key.fingerprint))
+        return idempotency.find_response(conn, key)
 
-def rows_in_all(conn: Connection) -> dict[str, int]:
-    """How many rows each of `TABLES` has. They are never deleted: a later state of the same book has no fewer of any."""
-    counts = BOOK.rows_in_all.one(conn)
-    assert counts is not None
-    return dict(zip(TABLES, counts, strict=True))
+    def _claim_key(self, key: idempotency.Key) -> None:
+        self._has_claimed_key = True
+        self._book.claimed_keys[key.caller, key.key] = key.fingerprint
+
+    def release_key(self) -> None:
+        """Let other requests use the key, if this write claimed it between two of its transactions."""
+        if self._has_claimed_key and (key := self._key) is not None:
+            self._book.claimed_keys.pop((key.caller, key.key), None)
 
 
 def _status(result: WriteResult) -> int:
@@ -340,7 +347,35 @@ def _status(result: WriteResult) -> int:
     return 201 if result.created else 200
 
 
-def _with_dry_run(body: bytes) -> bytes:
-    """Return the response body with one more member, so that a dry run shows the very bytes of the real run."""
-    members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return encode({**members, "dryRun": True})
+def _with_dry_run(response: StoredResponse) -> StoredResponse:
+    """Return the response with one more member; the others stay byte for byte, also those of a stored response."""
+    members = msgspec.json.decode(response.body, type=dict[str, msgspec.Raw])
+    return msgspec.structs.replace(response, body=encode({**members, "dryRun": True}))
+
+
+def _probe(conn: Connection) -> None:
+    BOOK.insert_probe_row.run(conn, token_id=PROBE_ID)
+    BOOK.delete_probe_row.run(conn, token_id=PROBE_ID)
+
+
+def newest_time_us(conn: Connection) -> int:
+    """Return the latest time that the database has recorded; 0 if it is empty."""
+    newest = LEDGER.newest_time.one(conn)
+    assert newest is not None
+    found: int = newest[0]
+    return found
+
+
+def newest_uptime_us(conn: Connection) -> int:
+    """Return the latest service uptime that the database has recorded; 0 if there is none."""
+    newest = REQUESTS.newest_uptime.one(conn)
+    assert newest is not None
+    found: int = newest[0]
+    return found
+
+
+def row_counts(conn: Connection) -> dict[str, int]:
+    """Return the number of rows in each of `TABLES`. Their rows are never deleted, so a count never decreases."""
+    counts = BOOK.row_counts.one(conn)
+    assert counts is not None
+    return dict(zip(TABLES, counts, strict=True))

@@ -6,7 +6,7 @@ import pytest
 
 from minibill.api.tokens import forget_expired
 from minibill.core.clock import US_PER_SECOND, format_time, parse_time, real_now_us
-from tests.api_client import Api, Json, ok, problem_of, record_running_time
+from tests.api_client import Api, Json, ok, problem_of, record_uptime
 from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now
 
 DAY = 86_400
@@ -122,12 +122,12 @@ def test_an_admin_can_revoke_all_own_tokens(api: Api) -> None:
 
 def test_it_is_kept_until_no_token_issued_before_could_live(api: Api) -> None:
     revoke(api, "eve", now())
-    begin_us = api.book.running.now_us()
+    begin_us = api.book.uptime.now_us()
 
     def kept_after(seconds: int) -> bool:
-        running_us = begin_us + seconds * US_PER_SECOND
-        record_running_time(api, running_us)
-        api.loop.run(api.book.writer.run(lambda conn: forget_expired(conn, api.settings, running_us=running_us)))
+        uptime_us = begin_us + seconds * US_PER_SECOND
+        record_uptime(api, uptime_us)
+        api.loop.run(api.book.writer.run(lambda conn: forget_expired(conn, api.settings, uptime_us=uptime_us)))
         return "eve" in api.book.denied_tokens().issued_before_us
 
     assert kept_after(3_600 + 59)
@@ -137,10 +137,10 @@ def test_it_is_kept_until_no_token_issued_before_could_live(api: Api) -> None:
 
 def test_a_revocation_that_is_repeated_is_kept_from_then_on(api: Api) -> None:
     revoke(api, "eve", now() - 5)
-    later_us = api.book.running.now_us() + 30 * DAY * US_PER_SECOND
-    api.book.running._begin_us += 30 * DAY * US_PER_SECOND
+    later_us = api.book.uptime.now_us() + 30 * DAY * US_PER_SECOND
+    api.book.uptime._begin_us += 30 * DAY * US_PER_SECOND
     revoke(api, "eve", now())
-    api.loop.run(api.book.writer.run(lambda conn: forget_expired(conn, api.settings, running_us=later_us)))
+    api.loop.run(api.book.writer.run(lambda conn: forget_expired(conn, api.settings, uptime_us=later_us)))
     assert "eve" in api.book.denied_tokens().issued_before_us
 
 

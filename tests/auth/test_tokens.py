@@ -289,17 +289,17 @@ def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api
     # A check takes a row that is missing earlier for one that was deleted by hand.
     assert KEEP_SECONDS >= DENIED_SECONDS_MIN
     ok(api.post("/tokens/j-1/revoke"))
-    begin_us = api.book.running.now_us()
+    begin_us = api.book.uptime.now_us()
 
     def denied_after(seconds: int) -> bool:
-        running_us = begin_us + seconds * US_PER_SECOND
+        uptime_us = begin_us + seconds * US_PER_SECOND
 
         def forget(conn: Connection) -> None:
             # Only what the book itself says of the time counts.
-            forget_expired(conn, api.settings, running_us=2 * running_us)
+            forget_expired(conn, api.settings, uptime_us=2 * uptime_us)
             kept = idempotency.Key("admin:operator", f"after-{seconds}", bytes(32))
-            idempotency.store_response(conn, kept, idempotency.StoredResponse(200, b"{}"), running_us=running_us)
-            forget_expired(conn, api.settings, running_us=running_us)
+            idempotency.store_response(conn, kept, idempotency.StoredResponse(200, b"{}"), uptime_us=uptime_us)
+            forget_expired(conn, api.settings, uptime_us=uptime_us)
 
         api.loop.run(api.book.writer.run(forget))
         return "j-1" in api.book.denied_tokens().token_ids

@@ -158,7 +158,7 @@ def test_after_any_power_loss_the_book_is_not_behind_its_anchor(
     account = api.account(500)
     for _ in range(3):
         ok(api.finalize(api.reserve(account, 10), 7))
-        api.loop.run(api.book.link())
+        api.loop.run(api.book.extend_chain())
     monkeypatch.undo()
     assert len(images) == 11
     older = bytes(2 * LINE_BYTES)

@@ -16,7 +16,7 @@ from minibill.db import writer as module
 from minibill.db.lanes import Lane
 from minibill.db.slices import in_steps
 from minibill.db.sqlite import Connection, sqlite3
-from tests.api_client import Api, Loop, ok, record_running_time
+from tests.api_client import Api, Loop, ok, record_uptime
 from tests.db.test_writer import SQLITE_IOERR, Fixture, note, note_and_raise, sqlite_error
 
 SLICES = pytest.mark.parametrize("lane", [Lane.BULK, Lane.BACKGROUND])
@@ -214,13 +214,13 @@ def test_batches_and_revocations_of_campaigns_are_bulk(
 def test_maintenance_of_the_book_is_background_work(api: Api, lanes_used: list[Lane]) -> None:
     api.reserve(api.account(10), 5, ttlSeconds=5)
     api.pass_time(10)
-    running_us = api.book.running.now_us() * 10
+    uptime_us = api.book.uptime.now_us() * 10
     lanes_used.clear()
-    for upkeep in (api.book.sweep, api.book.link, api.book.prune, api.book.reconcile):
+    for upkeep in (api.book.sweep, api.book.extend_chain, api.book.prune, api.book.reconcile):
         before = len(lanes_used)
         api.loop.run(upkeep())
         assert len(lanes_used) > before
-    api.loop.run(api.book.in_background(in_steps(partial(forget_expired, settings=api.settings, running_us=running_us))))
+    api.loop.run(api.book.in_background(in_steps(partial(forget_expired, settings=api.settings, uptime_us=uptime_us))))
     assert set(lanes_used) == {Lane.BACKGROUND}
 
 
@@ -228,9 +228,9 @@ def test_old_revoked_tokens_are_pruned_in_steps(api: Api, monkeypatch: pytest.Mo
     monkeypatch.setattr("minibill.api.tokens.PRUNE_TOKENS_MAX", 2)
     for number in range(5):
         ok(api.post(f"/tokens/j-{number}/revoke"))
-    running_us = api.book.running.now_us() + 30 * 86_400 * 1_000_000
-    record_running_time(api, running_us)
-    forget = partial(forget_expired, settings=api.settings, running_us=running_us)
+    uptime_us = api.book.uptime.now_us() + 30 * 86_400 * 1_000_000
+    record_uptime(api, uptime_us)
+    forget = partial(forget_expired, settings=api.settings, uptime_us=uptime_us)
     assert api.loop.run(api.book.in_background(forget)) == 2
     assert api.loop.run(api.book.in_background(in_steps(forget))) == 3
     assert api.book.denied_tokens().token_ids == set()

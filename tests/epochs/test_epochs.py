@@ -352,7 +352,7 @@ def test_the_chain_takes_the_gap_of_an_epoch_in_one_step(machine: Machine) -> No
     machine.restore(machine.backup())
     before = links()
     live(machine.api)
-    machine.api.loop.run(machine.api.book.link())
+    machine.api.loop.run(machine.api.book.extend_chain())
     assert links() == before + 1
     assert not machine.api.loop.run(machine.api.book.writer.run(append_link))
 

@@ -82,10 +82,10 @@ def states(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path, loop: 
     api = Api(path, loop, {})
     try:
         live(api)
-        loop.run(api.book.link())
+        loop.run(api.book.extend_chain())
         checkpoint(api)
         live(api)
-        loop.run(api.book.link())
+        loop.run(api.book.extend_chain())
         found["log"] = taken(path, folder / "log")
         checkpoint(api)
         found["folded log"] = taken(path, folder / "folded")

@@ -61,8 +61,8 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 def forget_what_is_old(api: Api) -> None:
     """What the background does every ten minutes."""
     api.loop.run(api.book.prune())
-    running_us = api.book.running.now_us()
-    api.loop.run(api.book.writer.run(partial(forget_expired, settings=api.settings, running_us=running_us)))
+    uptime_us = api.book.uptime.now_us()
+    api.loop.run(api.book.writer.run(partial(forget_expired, settings=api.settings, uptime_us=uptime_us)))
     api.app._state.verifier.replace_denied(api.book.denied_tokens())  # type: ignore[attr-defined]
 
 

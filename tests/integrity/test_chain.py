@@ -229,32 +229,32 @@ def test_a_reservation_that_is_still_pending_may_end_later(conn: sqlite3.Connect
     assert broken_links(conn) == (2, [2])
 
 
-def keep_key(conn: sqlite3.Connection, number: int) -> None:
+def store_response(conn: sqlite3.Connection, number: int) -> None:
     key = idempotency.Key("admin:op", f"key-{number}", bytes(32))
-    idempotency.store_response(conn, key, idempotency.StoredResponse(201, b'{"lotId":"lot_1"}'), running_us=2000)
+    idempotency.store_response(conn, key, idempotency.StoredResponse(201, b'{"lotId":"lot_1"}'), uptime_us=2000)
 
 
 def test_a_kept_answer_with_a_new_checksum_breaks_the_chain(conn: sqlite3.Connection) -> None:
-    keep_key(conn, 2)
+    store_response(conn, 2)
     assert append_link(conn)
     conn.execute("DELETE FROM idempotency_keys WHERE id = 2")
-    keep_key(conn, 3)
+    store_response(conn, 3)
     assert damaged_responses(conn) == (2, []) and broken_links(conn) == (2, [2])
 
 
 def test_pruned_keys_leave_the_chain_whole_and_ids_go_on(conn: sqlite3.Connection) -> None:
     for number in (2, 3):
-        keep_key(conn, number)
+        store_response(conn, number)
     assert append_link(conn)
     week_us = 7 * 86_400 * 1_000_000
-    assert idempotency.prune(conn, running_us=week_us) == 2 and idempotency.prune(conn, running_us=week_us) == 0
+    assert idempotency.prune(conn, uptime_us=week_us) == 2 and idempotency.prune(conn, uptime_us=week_us) == 0
     assert conn.execute("SELECT id FROM idempotency_keys").fetchall() == [(3,)]
     assert broken_links(conn) == (2, [])
-    keep_key(conn, 4)
+    store_response(conn, 4)
     assert conn.execute("SELECT max(id) FROM idempotency_keys").fetchone() == (4,)
     assert append_link(conn) and broken_links(conn) == (3, [])
     conn.execute("DELETE FROM idempotency_keys WHERE id = 4")
-    keep_key(conn, 5)
+    store_response(conn, 5)
     assert broken_links(conn) == (3, [3])
 
 

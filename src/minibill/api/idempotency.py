@@ -58,24 +58,24 @@ def require_own(key: Key, fingerprint: bytes) -> None:
         raise IdempotencyKeyReused("this key came with another path, query or body before; take a new key for a new request")
 
 
-def store_response(conn: Connection, key: Key, response: StoredResponse, *, running_us: int) -> None:
-    """Store the response of a success, in the transaction of its effect. `running_us` is the service uptime."""
-    SQL.keep_key.run(
+def store_response(conn: Connection, key: Key, response: StoredResponse, *, uptime_us: int) -> None:
+    """Store the response of a success, in the transaction of its effect. `uptime_us` is the service uptime."""
+    SQL.store_response.run(
         conn,
         caller=key.caller,
         key=key.key,
         fingerprint=key.fingerprint,
         status=response.status,
         body=response.body,
-        running_us=running_us,
-        checksum=_checksum(key.caller, key.key, key.fingerprint, response.status, response.body, running_us),
+        uptime_us=uptime_us,
+        checksum=_checksum(key.caller, key.key, key.fingerprint, response.status, response.body, uptime_us),
     )
 
 
 def damaged_responses(conn: Connection) -> tuple[int, list[int]]:
     """How many keys there are, and which of them are no longer with what was kept."""
     count, found = 0, list[int]()
-    cursor = SQL.kept_keys.run(conn)
+    cursor = SQL.stored_responses.run(conn)
     while rows := cursor.fetchmany(PRUNE_KEYS_MAX):
         count += len(rows)
         found += [key_id for key_id, *kept, checksum in rows if not _is_whole(kept, checksum)]
@@ -96,7 +96,7 @@ def _checksum(caller: str, key: str, fingerprint: bytes, status: int, body: byte
     return int.from_bytes(hashlib.sha256(told + body).digest()[:8]) >> 1
 
 
-def prune(conn: Connection, *, running_us: int) -> int:
+def prune(conn: Connection, *, uptime_us: int) -> int:
     """Forgets some of the keys that are old enough by the running time; answers how many."""
-    before_us = running_us - KEEP_SECONDS * US_PER_SECOND
+    before_us = uptime_us - KEEP_SECONDS * US_PER_SECOND
     return SQL.prune_keys.run(conn, before_us=before_us, count=PRUNE_KEYS_MAX).rowcount

@@ -216,7 +216,7 @@ class Request:
     async def was_answered_before(self) -> bool:
         """Whether `write` will answer what was answered before; raises `IdempotencyKeyReused` as it would."""
         key = self._idempotency_key(await self._read_body())
-        return key is not None and self.state.book.kept_answer(key) is not None
+        return key is not None and self.state.book.stored_response(key) is not None
 
     # --- inside ---
 

@@ -27,37 +27,37 @@ KEEP_SECONDS = 7 * 86_400
 PRUNE_TOKENS_MAX = 100
 
 
-def revoke_token(conn: Connection, now_us: int, *, token_id: str, running_us: int) -> WriteResult:
+def revoke_token(conn: Connection, now_us: int, *, token_id: str, uptime_us: int) -> WriteResult:
     """Puts a token id on the deny list, at this running time; again is no error. Source: contract, section 2."""
-    SQL.revoke_token.run(conn, token_id=token_id, running_us=running_us)
+    SQL.revoke_token.run(conn, token_id=token_id, uptime_us=uptime_us)
     answer = RevokedToken(token_id, format_time(real_now_us()))
-    details = lambda: {"at": format_time(now_us), "runningUs": running_us}
+    details = lambda: {"at": format_time(now_us), "runningUs": uptime_us}
     return WriteResult(answer, "token.revoke", "token", token_id, details)
 
 
-def revoke_tokens(conn: Connection, now_us: int, *, sub: str, issued_before_us: int, running_us: int) -> WriteResult:
+def revoke_tokens(conn: Connection, now_us: int, *, sub: str, issued_before_us: int, uptime_us: int) -> WriteResult:
     """Rejects all tokens of a `sub`, of admins and of services, that were issued before a time. A later time stays.
 
     Source: contract, section 2.
     """
-    row = SQL.revoke_subject.one(conn, sub=sub, issued_before_us=issued_before_us, running_us=running_us)
+    row = SQL.revoke_subject.one(conn, sub=sub, issued_before_us=issued_before_us, uptime_us=uptime_us)
     assert row is not None
     answer = RevokedTokens(sub, format_time(row[0]), format_time(real_now_us()))
-    details = lambda: {"issuedBefore": answer.issued_before, "at": format_time(now_us), "runningUs": running_us}
+    details = lambda: {"issuedBefore": answer.issued_before, "at": format_time(now_us), "runningUs": uptime_us}
     return WriteResult(answer, "token.revoke", "subject", sub, details)
 
 
-def forget_expired(conn: Connection, settings: Settings, *, running_us: int) -> int:
+def forget_expired(conn: Connection, settings: Settings, *, uptime_us: int) -> int:
     """Takes off the deny list some of what expired a week of running time ago, whatever its life was; answers how many.
 
     The running time counts as far as the book has written it down, so that a check can tell a row that was pruned from one
     that was deleted by hand.
     """
-    newest = SQL.newest_running_time.one(conn)
+    newest = SQL.newest_uptime.one(conn)
     assert newest is not None
-    running_us = min(running_us, newest[0])
+    uptime_us = min(uptime_us, newest[0])
     longest = max(settings.admin_token_max_ttl, SERVICE_TOKEN_MAX_TTL) + 2 * CLOCK_SKEW_SECONDS
-    before_us = running_us - (longest + KEEP_SECONDS) * US_PER_SECOND
+    before_us = uptime_us - (longest + KEEP_SECONDS) * US_PER_SECOND
     queries_to_run = (SQL.prune_tokens, SQL.prune_subjects)
     return sum(query.run(conn, before_us=before_us, count=PRUNE_TOKENS_MAX).rowcount for query in queries_to_run)
 
@@ -69,7 +69,7 @@ async def revoke(request: Request) -> Response:
     token_id = request.segment("token_id")
     if len(token_id) > TOKEN_ID_CHARACTERS_MAX or "\x00" in token_id:
         raise InvalidRequest(FieldError("tokenId", f"expected 1 to {TOKEN_ID_CHARACTERS_MAX} characters without U+0000"))
-    response = await request.write(bind(revoke_token, token_id=token_id, running_us=request.state.book.running.now_us()))
+    response = await request.write(bind(revoke_token, token_id=token_id, uptime_us=request.state.book.uptime.now_us()))
     # Only now is it on disk; a dry run is not. The list in memory follows what the database says.
     request.state.verifier.replace_denied(request.state.book.denied_tokens())
     return response
@@ -87,9 +87,7 @@ async def revoke_all(request: Request) -> Response:
         raise InvalidRequest(
             FieldError("issuedBefore", f"expected a time that is at most {CLOCK_SKEW_SECONDS} s in the future")
         )
-    running_us = request.state.book.running.now_us()
-    response = await request.write(
-        bind(revoke_tokens, sub=body.sub, issued_before_us=issued_before_us, running_us=running_us)
-    )
+    uptime_us = request.state.book.uptime.now_us()
+    response = await request.write(bind(revoke_tokens, sub=body.sub, issued_before_us=issued_before_us, uptime_us=uptime_us))
     request.state.verifier.replace_denied(request.state.book.denied_tokens())
     return response

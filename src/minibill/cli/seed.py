@@ -16,7 +16,7 @@ import msgspec
 from minibill.app import create_app
 from minibill.auth.scopes import EVERYTHING
 from minibill.auth.tokens import SERVICE_TOKEN_MAX_TTL, sign_token
-from minibill.book import Book, rows_in_all
+from minibill.book import Book, row_counts
 from minibill.config import MODES, Settings
 from minibill.core.clock import US_PER_SECOND, Clock, format_time
 
@@ -57,7 +57,7 @@ async def seed_book(path: Path, settings: Settings) -> None:
     clock = Clock(offset_us=-STORY_DAYS * DAY * US_PER_SECOND)
     book = await Book.open(path, clock=clock)
     try:
-        if any(book.readers.point_read(rows_in_all).values()):
+        if any(book.readers.point_read(row_counts).values()):
             raise BookNotEmpty(f"{path} is not empty")
         await _Story(book, msgspec.structs.replace(settings, **_RULES)).run()
     finally:

@@ -267,7 +267,7 @@ def _load_token(conn: Connection, token_id: str, expected: State) -> State:
 
 
 def _may_be_pruned(conn: Connection, revoked_us: int) -> bool:
-    newest = SQL.newest_time_to_compare.one(conn)
+    newest = SQL.newest_uptime_to_compare.one(conn)
     assert newest is not None
     found: int = newest[0]
     return revoked_us < found - DENIED_SECONDS_MIN * US_PER_SECOND

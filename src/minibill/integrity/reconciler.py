@@ -51,12 +51,12 @@ class Reconciled(NamedTuple):
 class Reconciler:
     """Runs the checks on the file of a book that is open; used from one event loop."""
 
-    def __init__(self, path: Path, clock: Clock, *, made_at_us: int, last: Reconciled | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock, *, created_at_us: int, last: Reconciled | None = None) -> None:
         # What the newest run came to that is recorded, of this process or of one before; None before the first.
         self.last = last
         # How old it was, and when, by the clock that does not jump. Before the first the schedule counts from when the book
         # was made: a fresh one has nothing yet that a run could tell of.
-        age_us = real_now_us() - made_at_us if last is None else clock.now_us() - last.at_us
+        age_us = real_now_us() - created_at_us if last is None else clock.now_us() - last.at_us
         self._age_s = max(0, age_us) / US_PER_SECOND
         self._noted_s = monotonic_s()
         self._path = path
@@ -137,9 +137,9 @@ class Reconciler:
             raise _stopped()
 
 
-def made_at_us(conn: Connection) -> int:
+def created_at_us(conn: Connection) -> int:
     """When a book was made, by the machine's clock."""
-    row = SQL.made_at.one(conn)
+    row = SQL.first_migration_at.one(conn)
     assert row is not None
     made_at: int = row[0]
     return made_at

@@ -60,10 +60,10 @@ class Totals:
 
     async def _make(self) -> LedgerTotals:
         began_s = monotonic_s()
-        [balances] = await self._readers.all(SQL.balances_in_all)
-        [debts] = await self._readers.all(SQL.debts_in_all)
-        [rows] = await self._readers.all(SQL.rows_in_all)
-        [(behind, failing)] = await self._readers.all(SQL.webhooks_in_all)
+        [balances] = await self._readers.all(SQL.total_balances)
+        [debts] = await self._readers.all(SQL.total_debts)
+        [rows] = await self._readers.all(SQL.row_counts)
+        [(behind, failing)] = await self._readers.all(SQL.webhook_lag)
         made_s = monotonic_s()
         return LedgerTotals(
             available_micro=_whole(*balances[:2]),
