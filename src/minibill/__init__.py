@@ -1,7 +1,7 @@
 """minibill: a prepaid-credits ledger and campaign engine on one SQLite file.
 
-`minibill.open` has a book inside a program, `minibill.client` asks a service that runs elsewhere, and `minibill.testing`
-gives a test-suite books of its own.
+`minibill.open` opens a book inside a program. `minibill.client` calls a service that runs elsewhere. `minibill.testing` has
+pytest fixtures.
 """
 
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def open(  # noqa: A001 - `minibill.open` is what one looks for, and nobody imports it by its bare name.
+def open(  # noqa: A001 - `minibill.open` is the expected name, and nobody imports it without its module.
     path: str | PathLike[str],
     *,
     actor: str = "program",
     settings: Mapping[str, str] | None = None,
     test_clock: bool = False,
 ) -> "EmbeddedBook":
-    """A book inside this program, made where there is none yet: an `async with` opens it and gives its operations.
+    """Open a book inside this program; create it if there is none. `async with` gives its operations.
 
         async with minibill.open("book.db") as book:
             account = await book.open_account("person", "ada")
             await book.mint(account.id, 5_000_000, source_id="order-7")
 
-    One process has a book at a time. `actor` is whom the audit log names. `settings` are those of the service, by their
-    variables, such as `{"MINIBILL_CEILING_MICRO": "5000000"}`; secrets are not needed. With `test_clock` the book's time can
-    be moved by `advance_clock`. Raises `ValueError` for `:memory:` and `file:` URIs, and, on entering, what `Book.open`
-    raises: `DatabaseLocked`, `NotABook`, `MigrationRefused`, `UnsafeFile`.
+    One process may open a file at a time. The audit log names `actor`. `settings` are those of the service, by variable,
+    such as `{"MINIBILL_CEILING_MICRO": "5000000"}`; no secrets are needed. With `test_clock`, `advance_clock` moves the
+    book's time. Raises `ValueError` for `:memory:` and `file:` URIs. Entering raises `DatabaseLocked`, `NotABook`,
+    `MigrationRefused`, `UnsafeFile` or `BehindItsAnchor`.
     """
     from minibill.db.files import require_file_name
     from minibill.embedded import EmbeddedBook

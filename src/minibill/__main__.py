@@ -1,4 +1,4 @@
-"""`python -m minibill` is the command line."""
+"""Run the command line: `python -m minibill`."""
 
 from minibill.cli.main import main
 

@@ -1,6 +1,6 @@
-"""What runs by itself: settling what is due, the chain, forgetting what need not be kept, reconciling, delivering.
+"""Background jobs: expire lots and reservations, extend the hash chain, prune old rows, reconcile, deliver webhooks.
 
-Ended with the service.
+`run_jobs` runs them until the service cancels it.
 """
 
 import asyncio
@@ -16,30 +16,31 @@ from minibill.webhooks.dispatcher import WebhookDispatcher
 
 log = logging.getLogger("minibill.jobs")
 
-# What is due counts from its very moment; writing it down only keeps the indexes small and the history current.
+# Credits are unavailable from the moment at which they expire. The sweep only records that, to keep the history current and
+# the indexes small.
 SWEEP_SECONDS = 5
 PRUNE_SECONDS = 600
 
-# What is written becomes part of the chain within this time.
-LINK_SECONDS = 1
+# New rows join the hash chain within this time.
+EXTEND_CHAIN_SECONDS = 1
 
-# How often the schedule of reconciliations is looked at, and how long one that failed to run is put off.
-RECONCILE_LOOK_SECONDS = 5
-RECONCILE_AGAIN_SECONDS = 60
-DELIVER_AGAIN_SECONDS = 5
+# The schedule of reconciliations is checked this often, because an operator may run one at any time.
+RECONCILE_POLL_SECONDS = 5
+RECONCILE_RETRY_SECONDS = 60
+DELIVER_RETRY_SECONDS = 5
 
 
 async def run_jobs(state: AppState) -> None:
-    """Runs until it is cancelled; a job that fails is logged and tried again at its next time."""
+    """Run all jobs until cancelled. A failed job is logged and runs again after its interval."""
     async with asyncio.TaskGroup() as jobs:
-        jobs.create_task(_settle_and_prune(state))
-        jobs.create_task(_link(state))
+        jobs.create_task(_sweep_and_prune(state))
+        jobs.create_task(_extend_chain(state))
         jobs.create_task(_deliver(state))
         if state.settings.reconcile_seconds:
             jobs.create_task(_reconcile(state))
 
 
-async def _settle_and_prune(state: AppState) -> None:
+async def _sweep_and_prune(state: AppState) -> None:
     pruned_s = monotonic_s()
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
@@ -55,20 +56,20 @@ async def _settle_and_prune(state: AppState) -> None:
                     pass
                 state.verifier.replace_denied(state.book.denied_tokens())
         except Problem as problem:
-            log.warning("a background job was put off", extra={"reason": problem.detail})
+            log.warning("sweep postponed", extra={"reason": problem.detail})
         except Exception:
-            log.exception("a background job failed")
+            log.exception("sweep failed")
 
 
-async def _link(state: AppState) -> None:
+async def _extend_chain(state: AppState) -> None:
     while True:
-        await asyncio.sleep(LINK_SECONDS)
+        await asyncio.sleep(EXTEND_CHAIN_SECONDS)
         try:
             await state.book.extend_chain()
         except Problem as problem:
-            log.warning("the chain was put off", extra={"reason": problem.detail})
+            log.warning("hash chain postponed", extra={"reason": problem.detail})
         except Exception:
-            log.exception("the chain can't be continued")
+            log.exception("could not extend the hash chain")
 
 
 async def _deliver(state: AppState) -> None:
@@ -76,23 +77,22 @@ async def _deliver(state: AppState) -> None:
         try:
             await WebhookDispatcher(state.book, state.settings, state.metrics.deliveries).run()
         except Exception:
-            log.exception("webhooks were not served")
-            await asyncio.sleep(DELIVER_AGAIN_SECONDS)
+            log.exception("webhook dispatcher failed")
+            await asyncio.sleep(DELIVER_RETRY_SECONDS)
 
 
 async def _reconcile(state: AppState) -> None:
-    """Reconciles once the last one, of this process or the one before, is older than the setting says.
+    """Reconcile whenever the last reconciliation, of this process or an earlier one, is older than the setting allows.
 
-    Where there is none, that time counts from when the book was made. It waits by a clock that does not jump.
+    Before the first, the time counts from the creation of the database. Wall clock jumps do not affect the waits.
     """
     book, period_s = state.book, state.settings.reconcile_seconds
     while True:
         try:
             if (wait_s := period_s - book.reconciler.age_s()) > 0:
-                # Somebody may ask for one meanwhile.
-                await asyncio.sleep(min(wait_s, RECONCILE_LOOK_SECONDS))
+                await asyncio.sleep(min(wait_s, RECONCILE_POLL_SECONDS))
                 continue
             await book.reconcile()
         except Exception:
-            log.exception("a reconciliation failed to run")
-            await asyncio.sleep(RECONCILE_AGAIN_SECONDS)
+            log.exception("could not run the reconciliation")
+            await asyncio.sleep(RECONCILE_RETRY_SECONDS)

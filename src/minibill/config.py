@@ -1,4 +1,4 @@
-"""Settings: each with its default, unit and reason, read from the environment once and checked before anything starts."""
+"""Settings: read from the environment once, and validated before the service starts."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,15 +14,15 @@ MODES = ("live", "soft", "shadow")
 
 
 class ConfigurationError(Exception):
-    """A setting is missing or wrong; the message says which and what to do."""
+    """A setting is missing or invalid; the message names it and says what to do."""
 
 
 class SettingMissing(ConfigurationError):
-    """A setting without a default is not set; the message says which, and how to set it."""
+    """A required setting is not set; the message names it and says how to set it."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the service goes by. Secrets are never shown."""
+    """The settings of a service. Its `repr` shows no secrets."""
 
     admin_secret: str
     admin_secret_previous: str | None
@@ -50,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_allow_networks: str | None
     log_level: str
     access_log: bool
-    # Set by `serve --dev`, and by no variable.
+    # Set by `serve --dev`; no variable sets it.
     cors_loopback: bool = False
 
     def __repr__(self) -> str:
@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Setting(NamedTuple):
-    """One environment variable: what it means for people, and how its text becomes a value."""
+    """An environment variable: its field of `Settings`, its texts for the operator, and its parser."""
 
     variable: str
     field: str
@@ -103,7 +103,9 @@ def _addresses(value: str) -> str:
         try:
             parse_network(address.strip())
         except ValueError:
-            raise ValueError(f"must be IP addresses or networks, separated by commas; {address.strip()!r} is none") from None
+            raise ValueError(
+                f"must be IP addresses or networks, separated by commas; {address.strip()!r} is neither"
+            ) from None
     return value
 
 
@@ -111,7 +113,7 @@ def _modes(value: str) -> tuple[str, ...]:
     named = tuple(mode.strip() for mode in value.split(","))
     for mode in named:
         if mode not in MODES:
-            raise ValueError(f"must be of {', '.join(MODES)}, separated by commas; {mode!r} is none")
+            raise ValueError(f"must be of {', '.join(MODES)}, separated by commas; {mode!r} is no billing mode")
     return named
 
 
@@ -121,72 +123,72 @@ def _on_or_off(value: str) -> bool:
 
 SETTINGS = (
     Setting("BILLING_ADMIN_JWT_SECRET", "admin_secret", None, "text, 32 bytes or more",
-            "signs admin tokens; required unless --dev", _secret),
+            "secret that signs admin tokens; required unless --dev", _secret),
     Setting("BILLING_ADMIN_JWT_SECRET_PREV", "admin_secret_previous", "", "text, 32 bytes or more",
-            "the admin secret before, accepted while a rotation is under way", _secret),
+            "previous admin secret, accepted during a rotation", _secret),
     Setting("BILLING_INTERNAL_JWT_SECRET", "internal_secret", None, "text, 32 bytes or more",
-            "signs service tokens; required unless --dev", _secret),
+            "secret that signs service tokens; required unless --dev", _secret),
     Setting("BILLING_INTERNAL_JWT_SECRET_PREV", "internal_secret_previous", "", "text, 32 bytes or more",
-            "the service secret before, accepted while a rotation is under way", _secret),
+            "previous service secret, accepted during a rotation", _secret),
     Setting("MINIBILL_ADMIN_JWT_ISSUER", "admin_issuer", "arrakis-admin", "text",
-            "the iss that admin tokens must have", _text),
+            "required issuer (iss) of admin tokens", _text),
     Setting("MINIBILL_ADMIN_JWT_AUDIENCE", "admin_audience", "arrakis-billing-admin", "text",
-            "the aud that admin tokens must have", _text),
+            "required audience (aud) of admin tokens", _text),
     Setting("MINIBILL_INTERNAL_JWT_ISSUER", "internal_issuer", "loa-finn", "text",
-            "the iss that service tokens must have", _text),
+            "required issuer (iss) of service tokens", _text),
     Setting("MINIBILL_INTERNAL_JWT_AUDIENCE", "internal_audience", "arrakis-internal", "text",
-            "the aud that service tokens must have", _text),
+            "required audience (aud) of service tokens", _text),
     Setting("MINIBILL_ADMIN_TOKEN_MAX_TTL", "admin_token_max_ttl", "3600", "seconds",
-            "an admin token made to live longer is refused: a stolen one is of use no longer", _whole(1, 31_536_000)),
+            "maximum lifetime of an admin token; limits the use of a stolen one", _whole(1, 31_536_000)),
     Setting("MINIBILL_ADMIN_RATE_PER_MINUTE", "admin_rate_per_minute", "30", "requests a minute",
-            "per admin; 0 turns this limit and the one on bad tokens off", _whole(0, 1_000_000)),
+            "limit per admin; 0 disables it, and the limit on requests with invalid tokens", _whole(0, 1_000_000)),
     Setting("MINIBILL_SERVICE_RATE_PER_MINUTE", "service_rate_per_minute", "0", "requests a minute",
-            "per service; 0 for no limit", _whole(0, 100_000_000)),
+            "limit per service; 0 disables it", _whole(0, 100_000_000)),
     Setting("MINIBILL_BILLING_MODE", "billing_mode", "live", "live, soft or shadow",
-            "how a reservation that names no mode is charged", _one_of(*MODES)),
+            "billing mode of requests that name none", _one_of(*MODES)),
     Setting("MINIBILL_SERVICE_BILLING_MODES", "service_billing_modes", "", "modes, separated by commas",
-            "those that a service may name itself; by default only MINIBILL_BILLING_MODE", _modes),
+            "billing modes that services may request; unset allows only MINIBILL_BILLING_MODE", _modes),
     Setting("MINIBILL_CEILING_MICRO", "ceiling_micro", "1000000000000", "micro-units",
-            "the most that one request may move: a slip of the decimal point stops here", _whole(1, MAX_MICRO)),
+            "maximum that one request may move; catches a misplaced decimal point", _whole(1, MAX_MICRO)),
     Setting("MINIBILL_MAX_BODY_BYTES", "max_body_bytes", "1048576", "bytes",
-            "a larger request body is refused: memory is bounded; a batch of 1,000 grants takes about 100 KiB",
+            "maximum size of a request body; bounds memory; a batch of 1,000 grants has about 100 KiB",
             _whole(1, 1_073_741_824)),
     Setting("MINIBILL_RECONCILE_SECONDS", "reconcile_seconds", "3600", "seconds",
-            "how often the whole book is recomputed and compared, first that long after the book was made; 0 for only when "
-            "asked to", _whole(0, 31_536_000)),
+            "interval between reconciliations, counted from the creation of the database; 0 runs them on request only",
+            _whole(0, 31_536_000)),
     Setting("MINIBILL_CHECKPOINT_PAGES", "checkpoint_pages", "1000", "pages of 4 KiB",
-            "how long the write-ahead log grows before it is folded into the file; 0 for never: another program, such as "
-            "Litestream, does it", _whole(0, 1_000_000)),
+            "size of the write-ahead log that triggers a checkpoint; 0 never checkpoints, for use with Litestream",
+            _whole(0, 1_000_000)),
     Setting("MINIBILL_CLOCK_JUMP_SECONDS", "clock_jump_seconds", str(JUMP_MAX_SECONDS_DEFAULT), "seconds",
-            "the book's time does not follow a wall clock that jumps ahead by more: what expires by mistake stays expired",
+            "maximum jump of the wall clock that the ledger's time follows; a credit that expired by mistake stays expired",
             _whole(1, 31_536_000)),
     Setting("MINIBILL_TRUSTED_PROXIES", "trusted_proxies", "", "addresses, separated by commas",
-            "whose X-Forwarded-For is believed; by default nobody's", _addresses),
+            "proxies whose X-Forwarded-For is trusted; unset trusts none", _addresses),
     Setting("MINIBILL_KEEP_ALIVE_SECONDS", "keep_alive_seconds", "75", "seconds",
-            "how long an idle connection stays open; more than a proxy in front keeps one, or it meets closed ones",
+            "time that an idle connection stays open; set it higher than the idle timeout of a proxy in front",
             _whole(1, 86_400)),
     Setting("MINIBILL_CORS_ORIGINS", "cors_origins", "", "origins, separated by commas",
-            "web pages that may call from a browser, such as https://console.example; --dev adds those of this machine",
+            "origins that browsers may call from, such as https://console.example; --dev adds loopback origins",
             parse_origins),
     Setting("MINIBILL_WEBHOOK_SECRET", "webhook_secret", "", "text, 32 bytes or more",
-            "what the secrets of webhooks are made of; without it there are none", _secret),
+            "master key for webhook signing secrets; unset disables webhooks", _secret),
     Setting("MINIBILL_WEBHOOK_SECRET_PREV", "webhook_secret_previous", "", "text, 32 bytes or more",
-            "the one before, whose secrets sign too while a rotation is under way", _secret),
+            "previous master key, whose secrets also sign during a rotation", _secret),
     Setting("MINIBILL_WEBHOOK_ALLOW_NETWORKS", "webhook_allow_networks", "", "networks, separated by commas",
-            "inside addresses that webhooks may lead to, also without TLS; by default none", _addresses),
+            "private networks that webhooks may call, also without TLS; unset allows none", _addresses),
     Setting("MINIBILL_LOG", "log_level", "info", "info, warning or error",
-            "the least that a line of the log must be about", _one_of("info", "warning", "error")),
+            "minimum log level", _one_of("info", "warning", "error")),
     Setting("MINIBILL_ACCESS_LOG", "access_log", "off", "on or off",
-            "a line for every request; off: only for writes of admins, and for slow, failed and unauthorized ones",
+            "on logs every request; off logs writes of admins, and slow, failed and unauthorized requests",
             _on_or_off),
 )  # fmt: skip
 
-# Read elsewhere, so not misspelt: the command line's own, and settings of commands.
+# Variables that the command line reads.
 OTHER_VARIABLES = {"MINIBILL_DB", "MINIBILL_HOST", "MINIBILL_PORT", "MINIBILL_URL", "MINIBILL_TOKEN"}
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings of an environment. Raises `ConfigurationError` for the first that is missing or wrong."""
+    """Return the settings of an environment. Raises `ConfigurationError` for the first that is missing or invalid."""
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         given = environment.get(setting.variable)
@@ -208,6 +210,6 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Variables that look like settings and are none: most likely misspelt."""
+    """Return the variables that look like settings but are none, most likely misspelled."""
     known = {setting.variable for setting in SETTINGS} | OTHER_VARIABLES
     return sorted(name for name in environment if name.startswith(("MINIBILL_", "BILLING_")) and name not in known)

@@ -402,7 +402,7 @@ def test_a_repeated_request_finishes_an_interrupted_revocation(
     with monkeypatch.context() as patched:
         fail_after(api, patched, 1)
         problem = problem_of(api.post(f"/campaigns/{campaign}/revoke", REASON, key="k"), 503, "overloaded")
-    assert "a part of what was asked had been done" in problem["detail"]
+    assert "a part of the request was applied" in problem["detail"]
     assert [api.available(account) for account in accounts] == [0, 0, 100, 100, 100]
     answer = revoke_all(api, campaign, key="k")
     assert (answer["totalRevoked"], *amounts(answer)) == (5, 450, 30, 20)
@@ -437,7 +437,7 @@ def test_the_error_of_a_partial_revocation_does_not_claim_no_change(
     assert (response.status_code, problem["code"]) == (
         (503, "storage_full") if isinstance(failure, StorageFull) else (500, "internal_error")
     )
-    assert "a part of what was asked had been done" in problem["detail"]
+    assert "a part of the request was applied" in problem["detail"]
     assert "nothing was changed" not in problem["detail"]
 
 

@@ -1,8 +1,8 @@
-"""Time: the only module that reads the clock, and how times are written.
+"""Clocks, and times as text. No other module reads the machine's clock.
 
-The book's time is microseconds since 1970 in UTC. It never goes back: not when the machine's clock is set back, and not
-across a restart, since it starts no earlier than the newest row of the book. It does not follow a clock that jumps ahead,
-because what has expired by mistake stays expired.
+The book's time is in microseconds since 1970, UTC. It never decreases: not when the wall clock is set back, and not across a
+restart, because it starts no earlier than the newest row of the book. It does not follow a wall clock that jumps ahead: a
+credit that expired by mistake stays expired.
 """
 
 import logging
@@ -19,10 +19,10 @@ log = logging.getLogger("minibill.clock")
 US_PER_SECOND = 1_000_000
 MIN_TIME_US = -62_135_596_800_000_000  # the beginning of the year 1
 MAX_TIME_US = 253_402_300_799_999_999  # the end of the year 9999
-# The test clock stops short of that, so that what is made then still has room to expire later.
+# The test clock stops short of the maximum, so that a lot minted there can still get a later expiry.
 ADVANCE_MAX_US = MAX_TIME_US - 200 * 365 * 86_400 * US_PER_SECOND
 
-# The wall clock may run ahead of the steady clock by this much between two looks: it was set right, or a machine slept.
+# The wall clock may gain this much on the steady clock between two reads: it was corrected, or the machine slept.
 JUMP_MAX_SECONDS_DEFAULT = 60
 # A service that was stopped for longer than this is rare; a machine that starts with a wrong clock is not.
 START_AHEAD_MAX_US = 30 * 86_400 * US_PER_SECOND
@@ -36,7 +36,7 @@ _RFC3339 = re.compile(
 
 
 class ClockState(NamedTuple):
-    """The book's time, the wall clock beside it, and whether the book's time is held back from following it."""
+    """The book's time and the wall clock; `is_held` while the book's time does not follow the wall clock."""
 
     time_us: int
     wall_us: int
@@ -60,7 +60,7 @@ class Clock:
     def __init__(self, *, jump_max_seconds: int = JUMP_MAX_SECONDS_DEFAULT, offset_us: int = 0) -> None:
         self.jump_max_seconds = jump_max_seconds
         self._jump_max_us = jump_max_seconds * US_PER_SECOND
-        # How often the wall clock jumped ahead so far that the book's time did not follow.
+        # Jumps of the wall clock that the book's time did not follow.
         self.jumps = 0
         self._offset_us = offset_us
         self._time_us = real_now_us() + offset_us
@@ -75,7 +75,7 @@ class Clock:
             return self._time_us
 
     def state(self) -> ClockState:
-        """Return the book's time with what it is compared with."""
+        """Return the book's time together with the wall clock."""
         with self._lock:
             wall_us = self._read()
             return ClockState(self._time_us, wall_us, self._is_held)
@@ -111,7 +111,7 @@ class Clock:
 
     def _read(self) -> int:
         """Bring the book's time up to now; return the wall clock."""
-        # The wall clock first: time between the two looks then counts once, and never makes the book's time run ahead.
+        # The wall clock comes first: time between the two reads then counts once, and never puts the book's time ahead.
         wall_us = real_now_us() + self._offset_us
         steady_us = steady_now_us()
         time_us = self._time_us + steady_us - self._steady_us
@@ -134,11 +134,10 @@ class Clock:
 
 
 class ServiceUptime:
-    """For how long the book has been served, in microseconds: what must be kept for so long is kept by it.
+    """The time for which the book has been served, in microseconds, summed over all runs of the service.
 
-    It goes on evenly, whatever the machine's clock does: one that is set to next year and back makes nothing be forgotten
-    that a client still relies on. It begins at what the book has written last, so the time between two services does not
-    count, and what must be kept is kept for longer.
+    Retention periods are measured by it: it advances evenly even when the wall clock is set to next year and back. Each run
+    starts at the latest uptime that the database has recorded. Time between two runs does not count.
     """
 
     def __init__(self, begin_us: int) -> None:
@@ -146,22 +145,22 @@ class ServiceUptime:
         self._began_s = monotonic_s()
 
     def now_us(self) -> int:
-        """The running time; it never decreases."""
+        """Return the uptime; it never decreases."""
         return self._begin_us + int((monotonic_s() - self._began_s) * US_PER_SECOND)
 
 
 def real_now_us() -> int:
-    """The machine's time, for tokens."""
+    """Return the machine's time in microseconds, for tokens."""
     return time.time_ns() // 1000
 
 
 def steady_now_us() -> int:
-    """Return microseconds that pass evenly whatever the wall clock does; where the system can tell, also while it sleeps."""
+    """Return microseconds of a clock that never jumps. On Linux it also counts while the machine sleeps."""
     return time.clock_gettime_ns(_STEADY) // 1000
 
 
 def _steady() -> int:
-    # Linux stops CLOCK_MONOTONIC in a suspend, which would make each resume a jump. Other systems go on counting.
+    # Linux stops CLOCK_MONOTONIC during a suspend, which would make each resume a jump. Other systems keep counting.
     boottime: int | None = getattr(time, "CLOCK_BOOTTIME", None)
     if boottime is not None:
         with suppress(OSError):
@@ -173,31 +172,31 @@ def _steady() -> int:
 _STEADY = _steady()
 
 
-# Seconds that never jump, for waits and windows.
+# Seconds that never jump, for timeouts and time windows.
 monotonic_s = time.monotonic
 
 
 def format_time(time_us: int) -> str:
-    """RFC 3339 in UTC with `Z`, to the microsecond."""
+    """Return a time as RFC 3339 in UTC with `Z`, to the microsecond."""
     second, rest_us = divmod(time_us, US_PER_SECOND)
     return f"{_format_second(second)}.{rest_us:06}Z"
 
 
 @lru_cache(maxsize=1_000)
 def _format_second(second: int) -> str:
-    # Most times that are written share their second with the last ones: a quarter of the cost of making each anew.
+    # Consecutive times mostly share their second: with the cache a time costs a quarter.
     return (_EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 def format_date(day: int) -> str:
-    """The date in UTC of a number of days since 1970."""
+    """Return the UTC date of a number of days since 1970."""
     return (_EPOCH + timedelta(days=day)).date().isoformat()
 
 
 def parse_time(text: str) -> int:
-    """Microseconds of an RFC 3339 time with an offset; digits beyond the microsecond are cut off.
+    """Return the microseconds of an RFC 3339 time with an offset; further digits are cut off.
 
-    Raises ValueError, with a message for the caller, for anything else.
+    Raises `ValueError`, with a message for the client, for any other text.
     """
     found = _RFC3339.fullmatch(text)
     if not found:

@@ -1,4 +1,4 @@
-"""Money: integer micro-units, 1,000,000 to the unit; decimal strings outside."""
+"""Money: integer micro-units, 1,000,000 to the unit; strings of decimal digits in the API."""
 
 MICRO_PER_UNIT = 1_000_000
 MAX_MICRO = 2**63 - 1
@@ -8,9 +8,9 @@ _EXPECTED = f"expected a string of decimal digits without sign or leading zero, 
 
 
 def parse_micro(value: object) -> int:
-    """The amount that a request names.
+    """Return the amount of a request, in micro-units.
 
-    Raises ValueError, with a message for the caller, for anything but a string of ASCII digits without leading zero.
+    Raises `ValueError`, with a message for the client, for anything but a string of ASCII digits without a leading zero.
     """
     if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS:
         raise ValueError(_EXPECTED)

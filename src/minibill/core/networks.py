@@ -1,4 +1,4 @@
-"""Networks and web origins, as settings name them."""
+"""IP networks and web origins in the values of settings."""
 
 import ipaddress
 import re
@@ -6,12 +6,12 @@ import re
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# IPv4 addresses as a socket for both kinds shows them, such as ::ffff:192.0.2.7.
+# IPv4 addresses in the form of a dual-stack socket, such as ::ffff:192.0.2.7.
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def parse_network(text: str) -> Network:
-    """Return a network, or a single address as one. Raises `ValueError`."""
+    """Return a network; a single address is a network of one. Raises `ValueError`."""
     network = ipaddress.ip_network(text)
     if network.version == 6 and network.subnet_of(_MAPPED):
         mapped = network.network_address.ipv4_mapped
@@ -25,7 +25,7 @@ PORT_MAX = 65_535
 
 
 def parse_origins(text: str) -> frozenset[bytes]:
-    """Return the origins of a list that is separated by commas. Raises `ValueError` with what is wrong with one."""
+    """Return the origins of a comma-separated list. Raises `ValueError` with a message for the operator."""
     return frozenset(_parse_origin(origin.strip()).encode() for origin in text.split(","))
 
 

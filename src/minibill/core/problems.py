@@ -1,6 +1,7 @@
-"""Refusals: one class per code of the contract, raised where the reason is known and rendered in one place.
+"""Errors of the API: one class per code, raised where the cause is known and rendered in one place.
 
-A problem's facts are its members in the answer: snake_case here, camelCase there, amounts as strings.
+Extension members of the response are attributes here: snake_case in Python, camelCase in JSON, amounts as strings. The codes
+are listed in docs/reference/errors.md.
 """
 
 from typing import Any, ClassVar
@@ -9,31 +10,31 @@ import msgspec
 
 
 class FieldError(msgspec.Struct):
-    """Where a request is wrong, and what was expected there."""
+    """The path of an invalid member or parameter, and the value expected there."""
 
     path: str
     message: str
 
 
-# How a detail ends that says so, where a caller may wonder.
+# The end of a detail, for errors after which a client might expect a partial effect.
 NOTHING_CHANGED = "; nothing was changed"
 
 
 def camel(name: str) -> str:
-    """The name of a fact as a member of the answer."""
+    """Return the JSON name of an extension member."""
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
 
 
 class Problem(Exception):
-    """A refusal. Nothing that the request asked for has happened, unless it says so."""
+    """An error response (RFC 9457). The request changed nothing, unless `detail` says otherwise."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
-    title: ClassVar[str] = "Something went wrong on our side"
+    title: ClassVar[str] = "Internal error"
 
-    # What a client knows besides: the id under which the service logged it, and whether an earlier try of the same request,
-    # whose answer was lost on the way, may have been done all the same.
+    # Set by the client: the id under which the service logged the request, and whether an earlier attempt at it, whose
+    # response was lost, may have been applied.
     request_id: str = ""
     may_have_arrived: bool = False
 
@@ -44,16 +45,16 @@ class Problem(Exception):
         self.extensions = extensions
 
     def as_partially_applied(self) -> "Problem":
-        """The same, of a request of which a part was done before; another object, since neighbours may share this one."""
+        """Return a copy for a request that was applied in part. Other writes of its group may share the original."""
         why = self.detail.removesuffix(NOTHING_CHANGED)
-        detail = f"{why}; a part of what was asked had been done before: send the request again to do the rest"
+        detail = f"{why}; a part of the request was applied: send the same request again to apply the rest"
         problem = type(self).__new__(type(self))
         Problem.__init__(problem, detail, headers=self.headers, **self.extensions)
         return problem
 
 
 class InternalError(Problem):
-    """A bug or a broken file; the log has it under the request id."""
+    """A bug or a damaged file; the service logs it under the request id."""
 
     def __init__(self, detail: str = f"an internal error{NOTHING_CHANGED}") -> None:
         super().__init__(detail)
@@ -63,9 +64,9 @@ class InternalError(Problem):
 
 
 class InvalidRequest(Problem):
-    """Something in the request is not as the contract says; `errors` has the path of each."""
+    """Members or parameters of the request are invalid; `errors` has the path of each."""
 
-    code, status, title = "validation_error", 400, "The request is not valid"
+    code, status, title = "validation_error", 400, "The request is invalid"
 
     def __init__(self, *errors: FieldError) -> None:
         super().__init__(
@@ -74,42 +75,42 @@ class InvalidRequest(Problem):
 
 
 class MalformedJson(Problem):
-    """The body is no JSON, or did not arrive whole."""
+    """The body is not JSON, or did not arrive completely."""
 
     code, status, title = "malformed_json", 400, "The body is not JSON"
 
 
 class BatchTooLarge(Problem):
-    """More grants than one batch takes."""
+    """The batch has more grants than one batch may have."""
 
-    code, status, title = "batch_too_large", 400, "Too many grants in one batch"
+    code, status, title = "batch_too_large", 400, "Too many grants in the batch"
 
 
 class DuplicateAccount(Problem):
-    """One account is named twice in a batch."""
+    """The batch names an account twice."""
 
-    code, status, title = "duplicate_account", 400, "An account is named twice"
+    code, status, title = "duplicate_account", 400, "The batch names an account twice"
 
 
 class InvalidCursor(Problem):
-    """The cursor was not made by this list."""
+    """The cursor does not belong to this list and its filters."""
 
-    code, status, title = "invalid_cursor", 400, "The cursor is not valid here"
+    code, status, title = "invalid_cursor", 400, "The cursor is invalid"
 
 
 class InvalidIdempotencyKey(Problem):
     """The key is not 1 to 255 visible ASCII characters."""
 
-    code, status, title = "invalid_idempotency_key", 400, "The idempotency key is not valid"
+    code, status, title = "invalid_idempotency_key", 400, "The idempotency key is invalid"
 
 
-# --- 401, 403: the caller may not ---
+# --- 401, 403: the caller is not authorized ---
 
 
 class Unauthorized(Problem):
-    """No valid token. The same for every defect."""
+    """The request has no valid token. All defects of a token get the same response."""
 
-    code, status, title = "unauthorized", 401, "A valid token is needed"
+    code, status, title = "unauthorized", 401, "A valid token is required"
 
     def __init__(self) -> None:
         super().__init__(
@@ -119,22 +120,22 @@ class Unauthorized(Problem):
 
 
 class InsufficientScope(Problem):
-    """The token is good but does not allow this."""
+    """The token is valid but lacks the required scope."""
 
-    code, status, title = "insufficient_scope", 403, "The token does not allow this"
+    code, status, title = "insufficient_scope", 403, "The token lacks a scope"
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"this needs the scope {scope}", required_scope=scope)
+        super().__init__(f"this operation requires the scope {scope}", required_scope=scope)
 
 
 class BillingModeNotAllowed(Problem):
-    """A service named a billing mode that services may not name here."""
+    """The service requested a billing mode that MINIBILL_SERVICE_BILLING_MODES does not list."""
 
-    code, status, title = "billing_mode_not_allowed", 403, "Services may not name this billing mode"
+    code, status, title = "billing_mode_not_allowed", 403, "The billing mode is not allowed for services"
 
     def __init__(self, billing_mode: str, allowed: tuple[str, ...]) -> None:
         super().__init__(
-            f"a service may name {' or '.join(allowed)} here, not {billing_mode}; leave billingMode out to use the default",
+            f"services may use {' or '.join(allowed)}, not {billing_mode}; leave billingMode out to use the default",
             billing_mode=billing_mode,
             allowed_billing_modes=list(allowed),
         )
@@ -144,7 +145,7 @@ class BillingModeNotAllowed(Problem):
 
 
 class InsufficientBalance(Problem):
-    """The pool's live credits do not cover the amount; nothing is held."""
+    """The live credits of the pool do not cover the amount. Nothing is reserved."""
 
     code, status, title = "insufficient_balance", 402, "Not enough credits"
 
@@ -152,7 +153,7 @@ class InsufficientBalance(Problem):
         self, *, available_micro: int, requested_micro: int, list_micro: int, pool_id: str, **extensions: Any
     ) -> None:
         super().__init__(
-            f"the pool {pool_id} has {available_micro} micro-units available and {requested_micro} were to be held",
+            f"the pool {pool_id} has {available_micro} micro-units available; the reservation needs {requested_micro}",
             available_micro=str(available_micro),
             requested_micro=str(requested_micro),
             list_micro=str(list_micro),
@@ -165,105 +166,105 @@ class InsufficientBalance(Problem):
 
 
 class NotFound(Problem):
-    """No such path."""
+    """No route has this path."""
 
-    code, status, title = "not_found", 404, "Nothing is here"
+    code, status, title = "not_found", 404, "Not found"
 
 
 class AccountNotFound(Problem):
-    """No such account."""
+    """No account has this id."""
 
-    code, status, title = "account_not_found", 404, "No such account"
+    code, status, title = "account_not_found", 404, "Account not found"
 
     def __init__(self, account_id: str) -> None:
         super().__init__("no account has this id", account_id=account_id)
 
 
 class CampaignNotFound(Problem):
-    """No such campaign."""
+    """No campaign has this id."""
 
-    code, status, title = "campaign_not_found", 404, "No such campaign"
+    code, status, title = "campaign_not_found", 404, "Campaign not found"
 
     def __init__(self, campaign_id: str) -> None:
         super().__init__("no campaign has this id", campaign_id=campaign_id)
 
 
 class GrantNotFound(Problem):
-    """No such grant, or it is another campaign's."""
+    """The campaign has no grant with this id."""
 
-    code, status, title = "grant_not_found", 404, "No such grant"
+    code, status, title = "grant_not_found", 404, "Grant not found"
 
     def __init__(self, grant_id: str) -> None:
-        super().__init__("the campaign has no grant of this id", grant_id=grant_id)
+        super().__init__("the campaign has no grant with this id", grant_id=grant_id)
 
 
 class ReservationNotFound(Problem):
-    """No such reservation."""
+    """No reservation has this id."""
 
-    code, status, title = "reservation_not_found", 404, "No such reservation"
+    code, status, title = "reservation_not_found", 404, "Reservation not found"
 
     def __init__(self, reservation_id: str) -> None:
         super().__init__("no reservation has this id", reservation_id=reservation_id)
 
 
 class DebtNotFound(Problem):
-    """No such debt of this account."""
+    """The account has no debt with this id."""
 
-    code, status, title = "debt_not_found", 404, "No such debt"
+    code, status, title = "debt_not_found", 404, "Debt not found"
 
     def __init__(self, debt_id: str) -> None:
-        super().__init__("no such debt of this account", debt_id=debt_id)
+        super().__init__("the account has no debt with this id", debt_id=debt_id)
 
 
 class TierNotFound(Problem):
-    """The community has no such tier."""
+    """The community has no tier of this name."""
 
-    code, status, title = "tier_not_found", 404, "No such tier"
+    code, status, title = "tier_not_found", 404, "Tier not found"
 
     def __init__(self, **extensions: Any) -> None:
-        super().__init__("the community has no such tier", **extensions)
+        super().__init__("the community has no tier of this name", **extensions)
 
 
 class WebhookNotFound(Problem):
-    """There is no such webhook."""
+    """No webhook has this id."""
 
-    code, status, title = "webhook_not_found", 404, "No such webhook"
+    code, status, title = "webhook_not_found", 404, "Webhook not found"
 
     def __init__(self, webhook_id: str) -> None:
         super().__init__("no webhook has this id", webhook_id=webhook_id)
 
 
 class MethodNotAllowed(Problem):
-    """The path is known, the method is not."""
+    """The route exists, but not with this method."""
 
-    code, status, title = "method_not_allowed", 405, "This method is not allowed here"
+    code, status, title = "method_not_allowed", 405, "Method not allowed"
 
 
 class PayloadTooLarge(Problem):
-    """The body is over the limit."""
+    """The body is larger than MINIBILL_MAX_BODY_BYTES."""
 
     code, status, title = "payload_too_large", 413, "The body is too large"
 
 
 class UnsupportedMediaType(Problem):
-    """The body is said to be something else than JSON."""
+    """The content type of the body is not application/json."""
 
     code, status, title = "unsupported_media_type", 415, "The body must be application/json"
 
 
-# --- 409: not in this state ---
+# --- 409: the current state does not allow it ---
 
 
 class WebhooksDisabled(Problem):
-    """The service has no secret to sign webhooks with."""
+    """The service has no MINIBILL_WEBHOOK_SECRET, so it sends no webhooks."""
 
-    code, status, title = "webhooks_disabled", 409, "This service sends no webhooks"
+    code, status, title = "webhooks_disabled", 409, "Webhooks are disabled"
 
 
 class InvalidTransition(Problem):
-    """The campaign's life cycle has no such step."""
+    """The campaign can't change from its status to the requested one."""
 
-    code, status, title = "invalid_transition", 409, "The campaign can't go there from here"
+    code, status, title = "invalid_transition", 409, "The campaign can't change to this status"
 
     def __init__(self, before: str, after: str) -> None:
         super().__init__(f"a campaign that is {before} can't become {after}")
@@ -271,125 +272,125 @@ class InvalidTransition(Problem):
 
 
 class CampaignNotActive(Problem):
-    """The campaign pays nothing now."""
+    """The campaign is not active, so it pays no grants."""
 
     code, status, title = "campaign_not_active", 409, "The campaign is not active"
 
 
 class ReservationNotPending(Problem):
-    """The reservation has ended: it was finalized or released, or its time is over."""
+    """The reservation has ended: it was finalized or released, or it expired."""
 
     code, status, title = "reservation_not_pending", 409, "The reservation is not pending"
 
 
 class ReservationConflict(Problem):
-    """The reservation was finalized with another cost."""
+    """The reservation was finalized before, with another cost."""
 
     code, status, title = "reservation_conflict", 409, "The reservation was finalized with another cost"
 
 
 class SourceAlreadyCredited(Problem):
-    """The outside event was credited before, to another account or with another amount."""
+    """The source was credited before, to another account or with another amount."""
 
-    code, status, title = "source_already_credited", 409, "This source has been credited already"
+    code, status, title = "source_already_credited", 409, "The source was already credited"
 
 
 # --- 422: over a limit ---
 
 
 class BudgetExceeded(Problem):
-    """The new grants of a batch come to more than the campaign has left."""
+    """The new grants of the batch exceed the campaign's remaining budget."""
 
-    code, status, title = "budget_exceeded", 422, "The budget does not cover this"
+    code, status, title = "budget_exceeded", 422, "The budget is exceeded"
 
 
 class PerWalletCapExceeded(Problem):
-    """Grants are over the campaign's cap per wallet."""
+    """Grants of the batch exceed the campaign's cap per wallet."""
 
-    code, status, title = "per_wallet_cap_exceeded", 422, "A grant is over the cap per wallet"
+    code, status, title = "per_wallet_cap_exceeded", 422, "A grant exceeds the cap per wallet"
 
 
 class LargeGrantRequiresForce(Problem):
-    """Grants over 50,000,000 micro-units want `force`."""
+    """Grants of more than 50,000,000 micro-units require `force`."""
 
-    code, status, title = "large_grant_requires_force", 422, "A large grant needs force"
+    code, status, title = "large_grant_requires_force", 422, "A large grant requires force"
 
 
 class AmountTooLarge(Problem):
-    """Over the ceiling of one request, or past what an account can hold or a sum can be."""
+    """The amount exceeds the ceiling of one request, or a resulting sum exceeds 2^63-1."""
 
     code, status, title = "amount_too_large", 422, "The amount is too large"
 
 
 class IdempotencyKeyReused(Problem):
-    """The key has been used for another request."""
+    """The key was used before for another request."""
 
     code, status, title = "idempotency_key_reused", 422, "The idempotency key was used for another request"
 
 
 class TooManyPools(Problem):
-    """An account would have one pool too many."""
+    """The account has the maximum number of pools."""
 
     code, status, title = "too_many_pools", 422, "The account has too many pools"
 
 
 class TooManyReservations(Problem):
-    """An account would have one pending reservation too many."""
+    """The account has the maximum number of pending reservations."""
 
-    code, status, title = "too_many_reservations", 422, "Too many reservations are pending"
+    code, status, title = "too_many_reservations", 422, "The account has too many pending reservations"
 
 
 class TooManyLots(Problem):
-    """The amount would be drawn from more lots than one request may touch; nothing is held."""
+    """The amount needs more lots than one request may draw on. Nothing is reserved."""
 
-    code, status, title = "too_many_lots", 422, "The amount is spread over too many lots"
+    code, status, title = "too_many_lots", 422, "The amount needs too many lots"
 
 
 class CampaignFieldLocked(Problem):
-    """The campaign's state does not let these fields be changed."""
+    """The campaign's status does not allow changing these fields."""
 
-    code, status, title = "campaign_field_locked", 422, "The campaign does not let this be changed now"
+    code, status, title = "campaign_field_locked", 422, "The campaign does not allow this change"
 
 
 class BudgetBelowSpent(Problem):
-    """A campaign's budget can't be less than what it has spent."""
+    """The new budget is less than the campaign has spent."""
 
-    code, status, title = "budget_below_spent", 422, "The budget would be below what is spent"
+    code, status, title = "budget_below_spent", 422, "The budget is below the amount spent"
 
 
-# --- 429, 503: not now ---
+# --- 429, 503: try again later ---
 
 
 class RateLimited(Problem):
-    """Too many requests in this minute."""
+    """The caller exceeded its requests per minute."""
 
     code, status, title = "rate_limited", 429, "Too many requests"
 
 
 class Overloaded(Problem):
-    """Too much is waiting, too many are connected, or another program holds the file."""
+    """Too many writes are queued or clients connected, or another program locks the file."""
 
-    code, status, title = "overloaded", 503, "Too busy just now"
+    code, status, title = "overloaded", 503, "The service is overloaded"
 
     def __init__(
-        self, detail: str = "too many writes are waiting; try again", *, headers: dict[str, str] | None = None
+        self, detail: str = "too many writes are queued; try again", *, headers: dict[str, str] | None = None
     ) -> None:
         super().__init__(detail, headers={"Retry-After": "1", **(headers or {})})
 
 
 class StorageFull(Problem):
-    """The disk is full. Nothing was written and nothing is lost."""
+    """The disk is full. Nothing was written, and nothing is lost."""
 
     code, status, title = "storage_full", 503, "The storage is full"
 
     def __init__(self) -> None:
-        super().__init__(f"there is no room to write{NOTHING_CHANGED}", headers={"Retry-After": "5"})
+        super().__init__(f"the disk has no space left{NOTHING_CHANGED}", headers={"Retry-After": "5"})
 
 
 class NotReady(Problem):
-    """The service can't take writes: it is starting, stopping or broken."""
+    """The service can't accept requests: it is starting, stopping or out of order."""
 
-    code, status, title = "not_ready", 503, "Not ready"
+    code, status, title = "not_ready", 503, "The service is not ready"
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"Retry-After": "5"})

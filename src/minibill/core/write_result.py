@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-# Actions and targets of the audit log, which can be filtered by these words and no others.
+# Actions and target types of the audit log, whose filters accept these words only.
 Action = Literal[
     "account.mint", "account.open", "campaign.activate", "campaign.complete", "campaign.create", "campaign.edit",
     "campaign.grant", "campaign.pause", "campaign.revoke", "clock.accept", "clock.advance", "debt.forgive", "grant.revoke",
@@ -22,8 +22,8 @@ TargetType = Literal[
 class WriteResult(msgspec.Struct, frozen=True):
     """The response body of a write, and its row of the audit log.
 
-    `created` says that something new was made. `details` is called only for the audit row of an admin's write, before
-    anything else is written.
+    `created` is true if the write created its target. `details` is called only for the audit row of an admin's write, in the
+    same transaction.
     """
 
     body: msgspec.Struct
@@ -39,7 +39,7 @@ class WriteResult(msgspec.Struct, frozen=True):
 
 
 class Origin(NamedTuple):
-    """Where a request came from."""
+    """The client address, headers and token id of a request, for the audit log."""
 
     ip: str | None
     user_agent: str | None
@@ -47,5 +47,5 @@ class Origin(NamedTuple):
     token_id: str | None
 
 
-# Of a write that came over no wire, or of which the log is told nothing.
+# The origin of a write that did not come over HTTP.
 NOWHERE = Origin(None, None, None, None)
