@@ -116,7 +116,7 @@ SELECT CAST(json_group_array(json_array(id, reservation_id)) AS BLOB)
 
 -- How reservations ended, which happens once: of those that an entry ends, and of those that are noted as silent.
 
--- name: ends_of_entries
+-- name: linked_reservation_ends
 SELECT CAST(json_group_array(json_array(
            r.id, r.status, r.actual_cost_micro, r.finalized_micro, r.overrun_micro, r.absorbed_micro, r.released_micro,
            r.closed_at_us, r.closed_by)) AS BLOB)
@@ -125,7 +125,7 @@ SELECT CAST(json_group_array(json_array(
  WHERE e.id > :after AND e.id <= :until
    AND e.entry_type IN ('finalize', 'release', 'expire', 'revoke', 'shadow_finalize');
 
--- name: ends_noted
+-- name: linked_silent_reservation_ends
 SELECT CAST(json_group_array(json_array(
            r.id, r.status, r.actual_cost_micro, r.finalized_micro, r.overrun_micro, r.absorbed_micro, r.released_micro,
            r.closed_at_us, r.closed_by)) AS BLOB)
@@ -133,7 +133,7 @@ SELECT CAST(json_group_array(json_array(
  CROSS JOIN credit_reservations r ON r.id = s.reservation_id
  WHERE s.id > :after AND s.id <= :until;
 
--- name: keys_to_hash
+-- name: linked_keys
 -- Their checksums are of all that is in them.
 SELECT CAST(json_group_array(json_array(id, checksum)) AS BLOB)
   FROM idempotency_keys NOT INDEXED

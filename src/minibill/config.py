@@ -10,6 +10,11 @@ from minibill.core.money import MAX_MICRO
 from minibill.core.networks import parse_network, parse_origins
 
 SECRET_BYTES_MIN = 32
+
+# A revoked token stays on the deny list for its maximum lifetime and this long. A token that has expired is valid again if
+# the wall clock is set back to before its expiry; for a week it is then still denied.
+REVOCATION_SECONDS_MIN = 7 * 86_400
+
 MODES = ("live", "soft", "shadow")
 
 

@@ -29,7 +29,7 @@ from minibill.integrity.verify import _checks_of
 from tests.service_process import Server, mint, open_account, serving
 from tests.sql.book import make_book
 
-FILE_CHECKS = {"file_integrity", "commit_chain", "kept_answers"}
+FILE_CHECKS = {"file_integrity", "commit_chain", "stored_responses"}
 
 
 def minibill(*arguments: object) -> Result:

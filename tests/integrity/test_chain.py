@@ -59,7 +59,7 @@ RECOMPUTED = {
     # The chain is recomputed, and the head says everything twice.
     "book_chain": {"number", *LinkRange._fields, "keys_hash", "hash"},
     "book_head": {"id", "commits", "negated_commits"},
-    # Their checksum, kept_answers, which is in the chain.
+    # Their checksum, stored_responses, which is in the chain.
     "idempotency_keys": {"fingerprint", "status", "body", "created_at_us", "checksum"},
     # Of the file and not of the book; version and checksum are compared at every start.
     "schema_migrations": {"version", "name", "checksum", "applied_at_us"},
@@ -161,7 +161,7 @@ def test_a_link_hangs_on_the_one_before(conn: sqlite3.Connection) -> None:
     assert append_link(conn) and broken_links(conn) == (1, [])
     one = LinkRange(*conn.execute(f"SELECT {', '.join(LinkRange._fields)} FROM book_chain").fetchone())
     hashes = {
-        hash_chain.link_hash(conn, number=2, before=first, after=one, until=one, keys_hash=bytes(32))
+        hash_chain.link_hash(conn, number=2, previous_hash=first, after=one, until=one, keys_hash=bytes(32))
         for first in (before, bytes(32), b"\1" * 32)
     }
     assert len(hashes) == 3

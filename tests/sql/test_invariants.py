@@ -664,7 +664,7 @@ def test_ranges_find_the_same_violations_as_one_run(
 def test_violations_beyond_the_memory_limit_are_counted(
     unprotected: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minibill.integrity.checks.SEEN_MAX", 5)
+    monkeypatch.setattr("minibill.integrity.checks.DISTINCT_MAX", 5)
     conn = unprotected
     conn.execute("BEGIN IMMEDIATE")
     try:

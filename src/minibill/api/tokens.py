@@ -7,7 +7,7 @@ from minibill.api.response import Response
 from minibill.api.schemas import RevokedToken, RevokedTokens, RevokeTokensBody
 from minibill.api.types import NoBody
 from minibill.auth.tokens import CLOCK_SKEW_SECONDS, SERVICE_TOKEN_MAX_TTL, TOKEN_ID_CHARACTERS_MAX
-from minibill.config import Settings
+from minibill.config import REVOCATION_SECONDS_MIN, Settings
 from minibill.core.clock import US_PER_SECOND, format_time, real_now_us
 from minibill.core.problems import FieldError, InvalidRequest
 from minibill.core.write_result import WriteResult
@@ -18,10 +18,6 @@ from minibill.db.write_operation import bind
 SQL = queries("requests")
 
 _NOTHING, _SUBJECT = Decoder(NoBody), Decoder(RevokeTokensBody)
-
-# How much longer than any token lives it stays on the list: a token that has expired is good again when the machine's clock
-# is set back to before that, and for a week is then still denied.
-KEEP_SECONDS = 7 * 86_400
 
 # Tokens that one step of a slice takes off the list.
 PRUNE_TOKENS_MAX = 100
@@ -57,7 +53,7 @@ def forget_expired(conn: Connection, settings: Settings, *, uptime_us: int) -> i
     assert newest is not None
     uptime_us = min(uptime_us, newest[0])
     longest = max(settings.admin_token_max_ttl, SERVICE_TOKEN_MAX_TTL) + 2 * CLOCK_SKEW_SECONDS
-    before_us = uptime_us - (longest + KEEP_SECONDS) * US_PER_SECOND
+    before_us = uptime_us - (longest + REVOCATION_SECONDS_MIN) * US_PER_SECOND
     queries_to_run = (SQL.prune_tokens, SQL.prune_subjects)
     return sum(query.run(conn, before_us=before_us, count=PRUNE_TOKENS_MAX).rowcount for query in queries_to_run)
 

@@ -1,6 +1,7 @@
-"""The audit log: what admins did, each row chained to the one before by its hash.
+"""The audit log: one row for each write of an admin, chained by hashes.
 
-The hash is SHA-256 over the hash of the row before and the row's columns as one JSON array, in the order of `HASHED`.
+The hash of a row is SHA-256 over the hash of the previous row and the row's columns as a JSON array, in the order of
+`HASHED`.
 """
 
 import hashlib
@@ -23,9 +24,10 @@ NO_HASH = bytes(32)
 
 
 def append(conn: Connection, result: WriteResult, *, actor_id: str, origin: Origin, now_us: int) -> None:
-    """Adds the row of one admin write, in the transaction of its effect. Source: contract, section 2."""
+    """Append the row of an admin's write. Call it in the transaction of the write itself."""
     last = SQL.last_audit_row.one(conn)
-    seq, previous_hash = (1, NO_HASH) if last is None else (last[0] + 1, last[1])
+    last_seq, previous_hash = (0, NO_HASH) if last is None else last
+    seq = last_seq + 1
     details = msgspec.json.encode(result.details()).decode()
     new = next_ids(conn)
     key = new.audit_rows
@@ -38,5 +40,5 @@ def append(conn: Connection, result: WriteResult, *, actor_id: str, origin: Orig
 
 
 def row_hash(row: tuple[object, ...], previous_hash: bytes) -> bytes:
-    """The hash of a row, whose columns are those of `HASHED`."""
+    """Return the hash of a row with the columns of `HASHED`."""
     return hashlib.sha256(previous_hash + msgspec.json.encode(row)).digest()

@@ -1,6 +1,6 @@
-"""The audit log over HTTP. What is written to it, and how its rows are chained, is audit.py's."""
+"""The audit log over HTTP. log.py writes it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from minibill.api.openapi.operation import operation
 from minibill.api.request import Request
@@ -10,12 +10,11 @@ from minibill.audit.log import SQL
 from minibill.audit.schemas import AuditQuery, AuditRow
 from minibill.core import ids
 from minibill.core.clock import MAX_TIME_US, MIN_TIME_US, format_time
-from minibill.db.queries import Row
 
-# Filters that have more rows than this are all alike: whichever is used, a page of it is soon full, or the others are rarer.
+# Rows are counted up to this number: a page of a filter with more rows is soon full.
 COUNT_MAX = 1_000
 
-# By filter, in the order of `audit_counts`: the page that this filter's index leads.
+# The query of each filter, by the index of that filter. In the order of `audit_counts`.
 _PAGES = {
     "target_id": SQL.audit_page_of_target,
     "actor_id": SQL.audit_page_of_actor,
@@ -24,11 +23,29 @@ _PAGES = {
 }
 
 
+class _Row(NamedTuple):
+    """A row of the queries in `_PAGES`."""
+
+    seq: int
+    key: int
+    actor_id: str
+    action: str
+    target_type: str
+    target_id: str
+    details: str
+    ip: str | None
+    user_agent: str | None
+    correlation_id: str | None
+    token_id: str | None
+    created_at_us: int
+    hash: bytes
+
+
 @operation(AuditRow, query=AuditQuery)
 async def list_rows(request: Request) -> Response:
-    """What admins did, newest first."""
+    """List the audit log, newest first."""
     query, position = request.page(AuditQuery)
-    # The end of the interval is open, so no row of that very time is before (to, 0).
+    # `to` is exclusive, so no row of that time comes before (to, 0).
     before_us, before_seq = position or [MAX_TIME_US + 1 if query.to is None else int(query.to), 0]
     interval = {
         "before_us": before_us,
@@ -45,26 +62,23 @@ async def list_rows(request: Request) -> Response:
         [counts] = await reader.all(SQL.audit_counts, count_max=COUNT_MAX, **filters)
         count_of = dict(zip(filters, counts, strict=True))
         rows = await reader.all(_PAGES[min(given, key=count_of.__getitem__)], **filters, **interval)
-    return request.respond_page(query, rows, item=_row, position=lambda row: [row[11], row[0]])
+    page = list(map(_Row._make, rows))
+    return request.respond_page(query, page, item=_audit_row, position=lambda row: [row.created_at_us, row.seq])
 
 
-def _row(row: Row) -> AuditRow:
-    (
-        seq, key, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us,
-        own,
-    ) = row  # fmt: skip
+def _audit_row(row: _Row) -> AuditRow:
     return AuditRow(
-        id=ids.encode(ids.AUDIT, key),
-        seq=seq,
-        actor_id=actor_id,
-        action=action,
-        target_type=target_type,
-        target_id=target_id,
-        details=optional_raw(details),
-        ip=ip,
-        user_agent=user_agent,
-        correlation_id=correlation_id,
-        token_id=token_id,
-        created_at=format_time(created_at_us),
-        hash=own.hex(),
+        id=ids.encode(ids.AUDIT, row.key),
+        seq=row.seq,
+        actor_id=row.actor_id,
+        action=row.action,
+        target_type=row.target_type,
+        target_id=row.target_id,
+        details=optional_raw(row.details),
+        ip=row.ip,
+        user_agent=row.user_agent,
+        correlation_id=row.correlation_id,
+        token_id=row.token_id,
+        created_at=format_time(row.created_at_us),
+        hash=row.hash.hex(),
     )

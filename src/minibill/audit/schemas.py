@@ -1,4 +1,4 @@
-"""The audit log as JSON."""
+"""JSON schemas of the audit log."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from minibill.core.write_result import Action, TargetType
 
 
 class AuditQuery(PageQuery, frozen=True):
-    """An actor or target that no row has finds none; an action or kind of target that there is not is refused."""
+    """Filters of the audit log. An unknown actor or target matches no row; an unknown action or target type is an error."""
 
     actor_id: str | None = None
     action: Action | None = None
@@ -20,7 +20,7 @@ class AuditQuery(PageQuery, frozen=True):
 
 
 class AuditRow(ResponseBody):
-    """What an admin did; `hash` is in hexadecimal digits."""
+    """One write of an admin; `hash` is hexadecimal."""
 
     id: str
     seq: int

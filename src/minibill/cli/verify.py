@@ -33,7 +33,7 @@ def verify(*, db: Path, as_json: bool) -> None:
                     must be the one of this version
     commit_chain    rows that never change must match the hash chain, and no commit
                     that FILE-anchor records may be missing
-    kept_answers    the responses stored for idempotency keys
+    stored_responses  the responses stored for idempotency keys
     """
     with cli_errors("verify", db), progress_bar() as on_progress:
         verified = verify_with_progress(db, on_progress)

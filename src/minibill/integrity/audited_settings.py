@@ -1,8 +1,8 @@
-"""Settings: rows that an administrator changes in place, each compared with the audit log.
+"""Settings compared with the audit log: rows that administrators change in place.
 
 The audit row of such a write holds the state after it. The audit log is a hash chain, so a row that was changed, added or
-deleted by hand differs from what its newest audit row says. Members that the system changes by itself are left out:
-SECURITY.md lists them.
+deleted by hand differs from its newest audit row. Columns that the service changes by itself are not compared: SECURITY.md
+lists them.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from minibill.config import REVOCATION_SECONDS_MIN
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, format_time
 from minibill.core.write_result import TargetType
@@ -19,31 +20,28 @@ from minibill.db.sqlite import Connection
 
 SQL = queries("settings")
 
-# Targets that are compared between two pauses: some milliseconds.
+# Targets that are compared between two pauses: a few milliseconds.
 PAUSE_TARGETS = 100
 
-# Members of the details that follow from other rows, or that the system changes.
+# Members of the details that follow from other rows, or that the service changes.
 _DERIVED = {
     "campaign": {"id", "spentMicro", "remainingMicro", "grantCount", "updatedAt"},
     "threshold": {"state", "availableMicro"},
     "webhook": {"id", "delivered", "failingSince", "updatedAt"},
 }
 
-# A token on the deny list stays there for at least this long, whatever the life of tokens is set to.
-DENIED_SECONDS_MIN = 7 * 86_400
-
-# Raised by details or rows that hold values which this version never writes.
+# Raised by details or rows that hold values which minibill never writes.
 _UNREADABLE = (TypeError, ValueError, KeyError, AttributeError, OverflowError, msgspec.MsgspecError)
 
-# The state of a target in JSON types; None: it has no rows.
+# The state of a target in JSON types; None if it has no rows.
 State = Any
 
 
 class Setting(NamedTuple):
-    """A table of settings: `fold` gives the state after an audit row, `load` the state that the table holds.
+    """A table of settings: `fold` returns the state after an audit row, `load` the state that the table holds.
 
-    `fold` takes the state before, the action and the details. `load` takes the expected state as well, since some
-    differences are allowed.
+    `fold` takes the previous state, the action and the details. `load` also takes the expected state, because the service
+    may have changed some members since.
     """
 
     rule: str
@@ -51,13 +49,13 @@ class Setting(NamedTuple):
     actions: frozenset[str]
     fold: Callable[[State, str, dict[str, Any]], State]
     load: Callable[[Connection, str, State], State]
-    # SQL of the keys of all targets that have rows, and the prefix of their ids; None: the key is the id.
+    # A query of the keys of all targets that have rows, and the prefix of their ids; None if the key is the id.
     owners: str
     prefix: str | None
 
 
 def differences(conn: Connection, setting: Setting, pause: Callable[[], object]) -> Iterator[str]:
-    """Yields the id of every target whose rows differ from the audit log."""
+    """Yield the id of every target whose rows differ from the audit log."""
     present = 0
     audited = conn.cursor().execute(SQL.audited_settings.sql, (setting.target_type,))
     for number, (target_id, rows) in enumerate(groupby(audited, key=lambda row: row[0])):
@@ -81,7 +79,7 @@ def differences(conn: Connection, setting: Setting, pause: Callable[[], object])
 
 
 def _without_audit_row(conn: Connection, setting: Setting, pause: Callable[[], object]) -> Iterator[str]:
-    """Yields targets that have rows although the audit log names them nowhere."""
+    """Yield targets that have rows but no audit row."""
     for number, (key,) in enumerate(conn.cursor().execute(setting.owners)):
         target_id = key if setting.prefix is None else ids.encode(setting.prefix, key)
         audited = SQL.audited_actions.all(conn, target_type=setting.target_type, target_id=target_id)
@@ -99,7 +97,7 @@ def _expected(setting: Setting, history: list[tuple[str, str]]) -> State:
 
 
 def _canonical(state: State) -> bytes:
-    """Encodes a state so that `1`, `1.0` and `true` differ, which they don't in Python."""
+    """Encode a state as JSON, where `1`, `1.0` and `true` differ. In Python they are equal."""
     return msgspec.json.encode(state, order="sorted")
 
 
@@ -136,7 +134,7 @@ def _load_tiers(conn: Connection, community_id: str, _: State) -> State:
 
 def _require_positions(rows: list[Row]) -> None:
     if [position for position, *_ in rows] != list(range(1, len(rows) + 1)):
-        raise ValueError("positions don't count from 1")
+        raise ValueError("the positions are not 1, 2, 3 …")
 
 
 # --- memberships of an account, by community ---
@@ -216,7 +214,7 @@ def _load_campaign(conn: Connection, campaign_id: str, expected: State) -> State
 
 
 def _has_expired(status: str, expected: str, expires_at_us: int | None, updated_at_us: int) -> bool:
-    """Tells whether the campaign reached its end after its newest audit row, or before the sweep wrote that down."""
+    """Return true if the campaign expired after its newest audit row, recorded by a sweep or not."""
     if expires_at_us is None or "completed" in (status, expected):
         return False
     return expires_at_us <= updated_at_us if status == "expired" else expected == "expired"
@@ -270,7 +268,7 @@ def _may_be_pruned(conn: Connection, revoked_us: int) -> bool:
     newest = SQL.newest_uptime_to_compare.one(conn)
     assert newest is not None
     found: int = newest[0]
-    return revoked_us < found - DENIED_SECONDS_MIN * US_PER_SECOND
+    return revoked_us < found - REVOCATION_SECONDS_MIN * US_PER_SECOND
 
 
 # --- subjects whose earlier tokens are rejected ---

@@ -1,8 +1,8 @@
-"""The checks of a reconciliation, which the service, the command line and the tests run alike.
+"""The checks of a reconciliation, for the service, the command line and the tests.
 
-A check is a handful of rules of sql/invariants.sql, and of rules that need Python: the hashes of the audit log, the
-settings, and sums by day. A check never raises for what a book holds: however broken, it comes to a finding that names
-what is wrong. Memory stays bounded as a book grows: a rule that has to sort runs over one slice of accounts after the other.
+A check is a group of rules. Most rules are queries of sql/invariants.sql; three kinds need Python: the hashes of the audit
+log, the settings, and the sums by day. A check never raises for the contents of a database, however damaged: it reports a
+finding. Memory stays bounded, because a rule that sorts runs over one slice of accounts after the other.
 """
 
 import logging
@@ -16,20 +16,20 @@ from minibill.db.queries import read_queries, sql_folder
 from minibill.db.sqlite import Connection, DatabaseError, ProgrammingError
 from minibill.integrity.audited_settings import SETTINGS, differences
 
-log = logging.getLogger("minibill.invariants")
+log = logging.getLogger("minibill.checks")
 
 EXAMPLES_MAX = 10
 
-# Rows of the audit log that are hashed without a pause: well under a millisecond.
+# Rows of the audit log that are hashed between two pauses: well under a millisecond.
 AUDIT_CHUNK_ROWS = 100
 
-# Entries of the accounts of one slice: what is sorted at a time takes some MiB.
+# Entries of the accounts of one slice: a sort of these takes some MiB.
 SLICE_ENTRIES = 25_000
 
-# Violations that are told apart; a MiB or so.
-SEEN_MAX = 10_000
+# Violations that are counted once even if they break two rules; about one MiB.
+DISTINCT_MAX = 10_000
 
-# Bounds that hold any id, also that of a damaged row.
+# Bounds of any id, also that of a damaged row.
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 
 RULES = {query.name: query for query in read_queries(sql_folder() / "invariants.sql")}
@@ -38,18 +38,18 @@ _KINDS = frozenset({ids.ACCOUNT, ids.LOT, ids.ENTRY, ids.RESERVATION, ids.CAMPAI
 
 
 class Check(NamedTuple):
-    """The tables whose rows a check counts (none: all that name others), and the rules that must hold."""
+    """A check: the tables whose rows it counts (none: all tables with foreign keys), and the rules that must hold."""
 
     tables: tuple[str, ...]
     rules: tuple[str, ...]
 
 
-# The rules that no query alone can tell: the hashes of the audit log, and sums that grow with the days of a campaign.
+# Rules that need Python: the hashes of the audit log, and sums whose number grows with the days of a campaign.
 AUDIT_RULE = "audit_rows_are_chained"
 DAYS_RULE = "campaign_days_match_entries"
 
 
-# The ten of the contract, in its order, and those that came since.
+# In the order of docs/reference/http-api.md.
 CHECKS = {
     "lot_balance_match": Check(("credit_lots",), ("lots_parts_sum_to_original",)),
     "balance_cache_match": Check(
@@ -145,16 +145,16 @@ CHECKS = {
     ),
 }
 
-# What is broken when SQLite can't even read what a check looks at.
+# The broken rule of a check whose tables SQLite can't read.
 FILE_RULE = "the_file_can_be_read"
 
 
-# SQLite's codes of what a broken file comes to: 0 (text that is no UTF-8), ERROR, IOERR, CORRUPT, NOTADB.
-_OF_THE_FILE = frozenset({0, 1, 10, 11, 26})
+# SQLite's error codes for a damaged file: 0 (text that is not UTF-8), ERROR, IOERR, CORRUPT, NOTADB.
+_DAMAGE_CODES = frozenset({0, 1, 10, 11, 26})
 
 
 class Finding(NamedTuple):
-    """What a check came to. `examples` are public ids of the first things that are wrong, `broken` the rules they break."""
+    """The result of a check: public ids of the first violations in `examples`, and the broken rules."""
 
     checked: int
     violations: int
@@ -162,7 +162,7 @@ class Finding(NamedTuple):
     broken: list[str]
 
 
-# Raised by values that this version never writes: text that is no UTF-8, NULL or text in place of a number.
+# Raised by values that minibill never writes: text that is not UTF-8, NULL or text in place of a number.
 _UNREADABLE = (TypeError, ValueError, OverflowError)
 
 
@@ -172,9 +172,9 @@ def run_checks(
     pause: Callable[[], object] = lambda: None,
     on_check: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Finding]:
-    """The findings of all checks, by name. Reads only; the caller gives it a snapshot by a transaction of its own.
+    """Return the findings of all checks, by name. The connection must have a read transaction open, for one snapshot.
 
-    `on_check` hears of each check before it begins. `pause` is called between slices of work.
+    `on_check` is called with the name of each check before it starts. `pause` is called between slices of work.
     """
     findings = {}
     for name in CHECKS:
@@ -184,18 +184,18 @@ def run_checks(
 
 
 def run_check(conn: Connection, name: str, *, pause: Callable[[], object] = lambda: None) -> Finding:
-    """The finding of one check. Raises only what is not the file's fault: an interrupt, no room for a sort."""
+    """Return the finding of one check. Raises errors that no damage causes: an interrupt, or no space for a sort."""
     check = CHECKS[name]
-    # For the one reference that is kept as text: the debt that an entry pays.
+    # For the one reference that is stored as text: the debt that an entry pays.
     conn.create_function("reservation_key", 1, _reservation_key, deterministic=True)
-    found = _Tally()
+    found = _Violations()
     try:
-        checked = sum(_count(conn, table) for table in check.tables or _referencing(conn))
+        checked = sum(_count(conn, table) for table in check.tables or _tables_with_references(conn))
         for rule in check.rules:
             for violation in violations_of(conn, rule, pause):
                 found.add(rule, *violation)
     except DatabaseError as error:
-        if not is_of_the_file(error):
+        if not is_file_damage(error):
             raise
         return _unreadable(name, error)
     except _UNREADABLE as error:
@@ -204,12 +204,12 @@ def run_check(conn: Connection, name: str, *, pause: Callable[[], object] = lamb
 
 
 def _unreadable(name: str, error: Exception) -> Finding:
-    log.error("the file can't be read", extra={"check": name, "reason": str(error)})
+    log.error("could not read the database file", extra={"check": name, "reason": str(error)})
     return Finding(0, 1, [], [FILE_RULE])
 
 
-class _Tally:
-    """Violations of one check. A thing that breaks several rules is one, as long as not too many are broken."""
+class _Violations:
+    """The violations of one check. A row that breaks several rules counts once."""
 
     def __init__(self) -> None:
         self.rules = set[str]()
@@ -222,8 +222,8 @@ class _Tally:
         if (kind, key) in self._seen:
             return
         self.count += 1
-        # Memory is bounded: beyond this, a thing that breaks two rules counts twice.
-        if len(self._seen) < SEEN_MAX:
+        # Bounds the memory: beyond this number, a row that breaks two rules counts twice.
+        if len(self._seen) < DISTINCT_MAX:
             self._seen.add((kind, key))
         self._first = sorted([*self._first, (kind, key)], key=_order)[:EXAMPLES_MAX]
 
@@ -270,12 +270,12 @@ def _violations_of(conn: Connection, rule: str, pause: Callable[[], object]) -> 
 
 
 def account_slices(conn: Connection) -> Iterator[dict[str, int]]:
-    """Yields ranges of accounts that together cover all, each with about `SLICE_ENTRIES` entries or one larger account.
+    """Yield ranges that cover all accounts, each with about `SLICE_ENTRIES` entries or one larger account.
 
-    SQLite sorts in memory, so what a rule sorts must not grow with the book.
+    SQLite sorts in memory, so the size of a sort must not grow with the book.
     """
     after, entries = _LEAST, 0
-    # A pool has as many entries as its sequence number says; in a damaged book this only makes slices of another size.
+    # The sequence number of a pool is its number of entries. In a damaged book the slices only differ in size.
     pools = conn.cursor().execute("SELECT account_id, entry_seq FROM credit_balances ORDER BY account_id")
     last = after
     for account_id, entry_seq in pools:
@@ -288,7 +288,7 @@ def account_slices(conn: Connection) -> Iterator[dict[str, int]]:
 
 
 def _miscounted_days(conn: Connection, pause: Callable[[], object]) -> Iterator[int]:
-    """Yields the campaign of each day whose counts are not the sums of that day's grants and entries."""
+    """Yield the campaign of each day whose counts differ from the sums of that day's grants and entries."""
     left: dict[tuple[int, int], list[int]] = {}
     query = RULES[DAYS_RULE]
     for after, until in _id_slices(conn):
@@ -305,9 +305,9 @@ def _miscounted_days(conn: Connection, pause: Callable[[], object]) -> Iterator[
 
 
 def _id_slices(conn: Connection) -> Iterator[tuple[int, int]]:
-    """Yields ranges of ids that cover all, each with `SLICE_ENTRIES` entries and as many grants at most.
+    """Yield ranges that cover all ids, each with at most `SLICE_ENTRIES` entries and as many grants.
 
-    Rows are counted, since ids skip to the base of each new epoch.
+    Rows are counted, because ids skip to the base of each new epoch.
     """
     after = _LEAST
     while True:
@@ -329,18 +329,17 @@ def _reservation_key(public_id: object) -> int | None:
     return ids.decode(ids.RESERVATION, public_id) if isinstance(public_id, str) else None
 
 
-def is_of_the_file(error: DatabaseError) -> bool:
-    """Whether an error is one that a broken file comes to, and not a lock, an interrupt or no room for a sort."""
-    return error_code(error) in _OF_THE_FILE and not isinstance(error, ProgrammingError)
+def is_file_damage(error: DatabaseError) -> bool:
+    """Return true if a damaged file causes an error, false for a lock, an interrupt or no space for a sort."""
+    return error_code(error) in _DAMAGE_CODES and not isinstance(error, ProgrammingError)
 
 
 def violations(conn: Connection) -> dict[str, list[str]]:
-    """The checks that fail, with examples of what is wrong and the rules they break; empty when the book is whole."""
+    """Return the failed checks, each with its examples and its broken rules; empty if all checks pass."""
     return {name: found.examples + found.broken for name, found in run_checks(conn).items() if found.violations}
 
 
-def _referencing(conn: Connection) -> list[str]:
-    """The tables with foreign keys."""
+def _tables_with_references(conn: Connection) -> list[str]:
     rows = conn.execute(
         "SELECT name FROM sqlite_schema s WHERE type = 'table' AND EXISTS (SELECT 1 FROM pragma_foreign_key_list(s.name))"
     ).fetchall()
@@ -353,14 +352,14 @@ def _count(conn: Connection, table: str) -> int:
 
 
 def public_id(kind: str, key: object) -> str:
-    """The public id of what a rule names; its kind and key where it has none."""
+    """Return the public id of a row that a rule reports, or its kind and key if it has no public id."""
     if kind in _KINDS and isinstance(key, int):
         return ids.encode(kind, key)
     return kind if key is None else f"{kind}:{key}"
 
 
 def _unchained(conn: Connection, pause: Callable[[], object]) -> Iterator[int]:
-    """Yields the rows of the audit log that do not carry the hash of the one before, or their own."""
+    """Yield the rows of the audit log whose own hash, or hash of the previous row, is wrong."""
     previous_hash, number = audit_log.NO_HASH, 0
     columns = ", ".join(audit_log.HASHED)
     cursor = conn.cursor().execute(f"SELECT {columns}, previous_hash, hash FROM admin_audit_log ORDER BY seq")
@@ -375,7 +374,7 @@ def _unchained(conn: Connection, pause: Callable[[], object]) -> Iterator[int]:
 
 
 def _row_hash(row: tuple[object, ...], previous_hash: bytes) -> bytes | None:
-    """The hash that a row should have; None when it holds what no row of ours can."""
+    """Return the hash that a row should have; None if it holds a value that minibill never writes."""
     try:
         return audit_log.row_hash(row, previous_hash)
     except (TypeError, ValueError):

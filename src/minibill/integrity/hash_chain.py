@@ -1,10 +1,10 @@
-"""The chain of the book: it shows that a row is not what it was when it was written.
+"""The hash chain: it detects rows that changed after they were written.
 
-It covers rows that never change, the ends of reservations, which happen once, and idempotency keys until they are pruned.
+It covers append-only rows, the ends of reservations, which happen once, and idempotency keys until they are pruned.
 
-A link is SHA-256 over the hash of the link before, the link's own number and bounds, and the rows that came since, as JSON.
-Links are made a slice at a time, a short while after their rows were committed, so that no write waits for one; db/anchor.py
-keeps the last of them outside the file.
+A link is SHA-256 over the hash of the previous link, its own number and range, and its rows as JSON. The background job
+appends links about a second after their rows were committed, so no write waits for one. db/anchor.py keeps the last hash
+outside the file. See docs/concepts/integrity.md.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ SQL = queries("chain")
 
 NO_HASH = bytes(32)
 
-# Rows of each table that one link covers: about half a millisecond of work.
+# Rows of each table in one link: about half a millisecond of work.
 LINK_ROWS_MAX = 500
 
 
 class LinkRange(NamedTuple):
-    """The last row of each table that a link covers."""
+    """The last row of each table that a link covers; the link before it covers all rows up to its own range."""
 
     accounts: int
     lots: int
@@ -41,7 +41,18 @@ class LinkRange(NamedTuple):
 
 NOTHING = LinkRange(*[0] * 11)
 
-# What is hashed, and which bound it goes by.
+
+class Link(NamedTuple):
+    """A link of the chain: its number from 1, its hash, and its range."""
+
+    number: int
+    hash: bytes
+    range: LinkRange
+
+
+NO_LINK = Link(0, NO_HASH, NOTHING)
+
+# The hashed rows of a link, each with the index of its bounds in `LinkRange`.
 _PARTS = tuple(
     (LinkRange._fields.index(bound), query)
     for bound, query in (
@@ -51,37 +62,45 @@ _PARTS = tuple(
         ("reservations", SQL.linked_reservation_lots),
         ("debts", SQL.linked_debts),
         ("entries", SQL.linked_entries),
-        ("entries", SQL.ends_of_entries),
+        ("entries", SQL.linked_reservation_ends),
         ("grants", SQL.linked_grants),
         ("audit_rows", SQL.linked_audit_rows),
         ("events", SQL.linked_events),
         ("silent_ends", SQL.linked_silent_ends),
-        ("silent_ends", SQL.ends_noted),
+        ("silent_ends", SQL.linked_silent_reservation_ends),
         ("epochs", SQL.linked_epochs),
     )
 )
 
 
 def append_link(conn: Connection) -> bool:
-    """Adds a link over rows that none covers yet, a slice of them; answers whether it did."""
-    last = SQL.last_link.one(conn)
-    number, before, after = (0, NO_HASH, NOTHING) if last is None else (last[0], last[1], LinkRange(*last[2:]))
+    """Append a link over the oldest rows that no link covers; return false if there are none."""
+    last = _last_link(conn)
+    after = last.range
     found = SQL.rows_to_link.one(conn, **after._asdict(), count=LINK_ROWS_MAX)
     assert found is not None
     until = LinkRange(*found)
     if until == after:
         return False
-    number += 1
+    number = last.number + 1
     keys = keys_hash(conn, after=after, until=until)
-    own = link_hash(conn, number=number, before=before, after=after, until=until, keys_hash=keys)
+    own = link_hash(conn, number=number, previous_hash=last.hash, after=after, until=until, keys_hash=keys)
     SQL.append_link.run(conn, number=number, hash=own, keys_hash=keys, **until._asdict())
     return True
 
 
+def _last_link(conn: Connection) -> Link:
+    row = SQL.last_link.one(conn)
+    if row is None:
+        return NO_LINK
+    number, own, *bounds = row
+    return Link(number, own, LinkRange(*bounds))
+
+
 def broken_links(conn: Connection) -> tuple[int, list[int]]:
-    """How many links there are, and which of them are not those of their rows."""
+    """Return the number of links, and the numbers of those that do not match their rows."""
     broken = list[int]()
-    number, before, after = 0, NO_HASH, NOTHING
+    number, previous_hash, after = 0, NO_HASH, NOTHING
     oldest = SQL.oldest_key.one(conn)
     assert oldest is not None
     count = 0
@@ -92,41 +111,41 @@ def broken_links(conn: Connection) -> tuple[int, list[int]]:
         if (
             found != number
             or not isinstance(keys, bytes)
-            or own != link_hash(conn, number=number, before=before, after=after, until=until, keys_hash=keys)
-            or (_are_all_kept(oldest[0], after) and keys != keys_hash(conn, after=after, until=until))
+            or own != link_hash(conn, number=number, previous_hash=previous_hash, after=after, until=until, keys_hash=keys)
+            or (_are_keys_complete(oldest[0], after) and keys != keys_hash(conn, after=after, until=until))
         ):
             broken.append(found)
-        # Those that follow are judged by what this one says, so that only what is broken is named.
-        number, before, after = found, own if isinstance(own, bytes) else NO_HASH, until
+        # The next link is checked against what this one holds, so that only the broken one is reported.
+        number, previous_hash, after = found, own if isinstance(own, bytes) else NO_HASH, until
     return count, broken
 
 
-def _are_all_kept(oldest_key: int | None, after: LinkRange) -> bool:
-    """Tells whether no key of a link was pruned: the oldest go first."""
+def _are_keys_complete(oldest_key: int | None, after: LinkRange) -> bool:
+    """Return true if no key of a link was pruned. Pruning starts with the oldest."""
     return oldest_key is not None and oldest_key <= after.keys + 1
 
 
 def keys_hash(conn: Connection, *, after: LinkRange, until: LinkRange) -> bytes:
-    """The hash of the idempotency keys between these bounds; zeros for none."""
+    """Return the hash of the idempotency keys between two ranges; zeros if there are none."""
     if until.keys == after.keys:
         return NO_HASH
-    rows = SQL.keys_to_hash.one(conn, after=after.keys, until=until.keys)
+    rows = SQL.linked_keys.one(conn, after=after.keys, until=until.keys)
     assert rows is not None
     return hashlib.sha256(rows[0]).digest()
 
 
 def link_hash(
-    conn: Connection, *, number: int, before: bytes, after: LinkRange, until: LinkRange, keys_hash: bytes
+    conn: Connection, *, number: int, previous_hash: bytes, after: LinkRange, until: LinkRange, keys_hash: bytes
 ) -> bytes:
-    """The hash of a link over the rows between these bounds."""
-    hashed = hashlib.sha256(before)
+    """Return the hash of a link over the rows between two ranges."""
+    hashed = hashlib.sha256(previous_hash)
     hashed.update(msgspec.json.encode((number, *until, keys_hash.hex())))
     for bound, query in _PARTS:
         if until[bound] == after[bound]:
             continue
         rows = query.one(conn, after=after[bound], until=until[bound])
         assert rows is not None
-        # JSON has no line breaks: what belongs to which table is unmistakable.
+        # Encoded JSON has no line breaks, so the boundary between two tables is unambiguous.
         hashed.update(b"\n")
         hashed.update(rows[0])
     return hashed.digest()

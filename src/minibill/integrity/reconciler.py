@@ -1,7 +1,7 @@
-"""Reconciliations of a served book: the checks on a snapshot of their own, on a thread, beside all that goes on.
+"""Reconciliations of a served book: all checks on a snapshot, on a thread, while requests continue.
 
-Only one runs at a time. Whoever asks for one while it runs waits for the next, since the snapshot of the one that is under
-way may be older than what he just wrote; all who wait share that next one.
+One runs at a time. A caller that arrives during a run waits for the next one, because the snapshot of the current run may be
+older than the caller's last write. All waiting callers share that next run.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ log = logging.getLogger("minibill.reconcile")
 SQL = queries("reconcile")
 AUDIT = queries("audit")
 
-# How much the thread gives way to others that want its core, from 0 to 19: requests come first. Not all the way, since it
-# holds the interpreter now and then, and whoever waits for that must not wait for a thread that is never run.
+# The niceness of the thread, from 0 to 19: requests come first. Not the maximum: the thread sometimes holds the interpreter
+# lock, and a request must not wait for a thread that the system never runs.
 NICENESS = 10
 
 
 class Reconciled(NamedTuple):
-    """What a run came to, and the newest row of the audit log if that was whole."""
+    """The report of a run, and the newest audit row of its snapshot if the audit log passed its check."""
 
     at_us: int
     report: Report
@@ -49,13 +49,12 @@ class Reconciled(NamedTuple):
 
 
 class Reconciler:
-    """Runs the checks on the file of a book that is open; used from one event loop."""
+    """Run the checks on the file of an open book. One event loop uses it."""
 
     def __init__(self, path: Path, clock: Clock, *, created_at_us: int, last: Reconciled | None = None) -> None:
-        # What the newest run came to that is recorded, of this process or of one before; None before the first.
+        # The newest recorded run, of this process or an earlier one; None before the first.
         self.last = last
-        # How old it was, and when, by the clock that does not jump. Before the first the schedule counts from when the book
-        # was made: a fresh one has nothing yet that a run could tell of.
+        # Its age at a monotonic time. Before the first run, the age of the database, because a new one has nothing to check.
         age_us = real_now_us() - created_at_us if last is None else clock.now_us() - last.at_us
         self._age_s = max(0, age_us) / US_PER_SECOND
         self._noted_s = monotonic_s()
@@ -63,36 +62,36 @@ class Reconciler:
         self._clock = clock
         self._current: asyncio.Task[Reconciled] | None = None
         self._next: asyncio.Task[Reconciled] | None = None
-        self._thread = ThreadPoolExecutor(1, "minibill-reconcile", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(1, "minibill-reconcile", initializer=_lower_priority)
         self._stopping = False
 
     async def run(self) -> Reconciled:
-        """Checks the book as it is now or a little later. Cancelling the caller does not stop what others wait for.
+        """Check a snapshot that is no older than this call. Cancelling one caller does not stop a run that others wait for.
 
-        Raises `NotReady` when the book is being closed.
+        Raises `NotReady` while the book closes.
         """
         if self._stopping:
             raise _stopped()
         if self._next is None:
             self._next = asyncio.create_task(self._run_after(self._current))
-            self._next.add_done_callback(_hear_of_failure)
+            self._next.add_done_callback(_retrieve_exception)
         return await asyncio.shield(self._next)
 
     def keep(self, reconciled: Reconciled) -> None:
-        """Takes note of a run that has been recorded. An earlier one does not replace a later one."""
+        """Keep a recorded run as the last one. An earlier run never replaces a later one."""
         if self.last is None or reconciled.at_us >= self.last.at_us:
             self.last, self._age_s, self._noted_s = reconciled, 0, monotonic_s()
 
     def age_s(self) -> float:
-        """Seconds since the last recorded run; since the book was made when there was none."""
+        """Return the seconds since the last recorded run, or since the database was created if there was none."""
         return self._age_s + monotonic_s() - self._noted_s
 
     def stop(self) -> None:
-        """What is under way ends soon, and is answered with `NotReady`; nothing is begun from now on."""
+        """End the current run soon; its callers and all later ones get `NotReady`."""
         self._stopping = True
 
     async def close(self) -> None:
-        """Stops, and waits until what was under way has ended."""
+        """Stop, and wait until the current run has ended."""
         self.stop()
         for task in (self._current, self._next):
             if task is not None and not task.done():
@@ -108,7 +107,7 @@ class Reconciler:
     # --- on the thread ---
 
     def _reconcile(self) -> Reconciled:
-        self._go_on()
+        self._raise_if_stopping()
         began_s = monotonic_s()
         at_us = self._clock.now_us()
         with open_snapshot(self._path) as conn:
@@ -117,36 +116,36 @@ class Reconciler:
                 newest = AUDIT.last_audit_row.one(conn)
                 findings = run_checks(conn, pause=self._pause)
             except OperationalError as error:
-                # A statement that was ended by the pause; else one that found no room for its sort, or a broken disk.
-                self._go_on()
+                # `_pause` interrupted the statement, or its sort found no space, or the disk failed.
+                self._raise_if_stopping()
                 raise problem_from_sqlite_error(error) from error
         _give_back_memory()
         report = report_of(findings, at_us=at_us, duration_ms=round((monotonic_s() - began_s) * 1000))
         for name in failed_checks(report):
-            log.error("a check of the reconciliation fails", extra={"check": name, **findings[name]._asdict()})
+            log.error("reconciliation check failed", extra={"check": name, **findings[name]._asdict()})
         is_whole = newest is not None and not findings["audit_chain"].violations
         return Reconciled(at_us, report, *(newest if newest is not None and is_whole else (None, None)))
 
     def _pause(self) -> bool:
-        """Lets others work; true when the statement is to end."""
+        """Yield the core to other threads; return true to interrupt the statement."""
         pause()
         return self._stopping
 
-    def _go_on(self) -> None:
+    def _raise_if_stopping(self) -> None:
         if self._stopping:
             raise _stopped()
 
 
 def created_at_us(conn: Connection) -> int:
-    """When a book was made, by the machine's clock."""
+    """Return the creation time of a database by the wall clock, in microseconds."""
     row = SQL.first_migration_at.one(conn)
     assert row is not None
-    made_at: int = row[0]
-    return made_at
+    created_us: int = row[0]
+    return created_us
 
 
 def last_reconciled(conn: Connection) -> Reconciled | None:
-    """The last run that is recorded; None where there is none. One that can't be read keeps no service from starting."""
+    """Return the last recorded run; None if there is none or if its report can't be decoded."""
     row = SQL.last_reconciliation.one(conn)
     with suppress(msgspec.DecodeError):
         return None if row is None else Reconciled(row[0], msgspec.json.decode(row[1], type=Report), None, None)
@@ -154,7 +153,7 @@ def last_reconciled(conn: Connection) -> Reconciled | None:
 
 
 def record(conn: Connection, now_us: int, *, reconciled: Reconciled) -> WriteResult:
-    """Keeps a report as the last one; its answer is that report. Source: contract, section 6."""
+    """Record a report as the last one; the response is the report."""
     report = reconciled.report
     SQL.record_reconciliation.run(
         conn,
@@ -168,14 +167,14 @@ def record(conn: Connection, now_us: int, *, reconciled: Reconciled) -> WriteRes
 
 
 def _give_back_memory() -> None:
-    """Returns to the system what reading the whole book took: the C library keeps it otherwise, some 30 MiB of 120."""
-    # Not everywhere is the C library one that can be asked.
+    """Return freed memory to the system. Without this the C library keeps some 30 MiB of 120 after a run."""
+    # Only glibc has malloc_trim.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _give_way() -> None:
-    # Threads have a niceness of their own on Linux only; elsewhere the number would be taken for a process.
+def _lower_priority() -> None:
+    # Only Linux has a niceness per thread; elsewhere the number would name a process.
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
@@ -185,7 +184,7 @@ def _stopped() -> NotReady:
     return NotReady("the service is stopping")
 
 
-def _hear_of_failure(task: asyncio.Task[Reconciled]) -> None:
-    # Whoever waited is told; when nobody does any more, it is not the event loop's to complain.
+def _retrieve_exception(task: asyncio.Task[Reconciled]) -> None:
+    # Waiting callers get the exception. Without one, asyncio would log it as never retrieved.
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""The report of a reconciliation, as it is answered and kept."""
+"""The report of a reconciliation: its JSON in responses and in the database."""
 
 from collections.abc import Mapping
 
@@ -8,6 +8,8 @@ from minibill.integrity.checks import Finding
 
 
 class CheckReport(ResponseBody):
+    """The result of one check; `examples` has up to ten public ids."""
+
     status: str
     checked: int
     violations: int
@@ -15,6 +17,8 @@ class CheckReport(ResponseBody):
 
 
 class Report(ResponseBody):
+    """The result of a reconciliation: `healthy`, `unhealthy` or `never_run`."""
+
     last_reconciliation_at: str | None
     status: str
     # Milliseconds; None before the first run.
@@ -26,7 +30,7 @@ NEVER_RUN = Report(None, "never_run", None, {})
 
 
 def report_of(findings: Mapping[str, Finding], *, at_us: int, duration_ms: int) -> Report:
-    """The report of these findings; unhealthy when any check fails. Source: contract, section 6."""
+    """Return the report of these findings; unhealthy if any check fails. See docs/concepts/integrity.md."""
     checks = {
         name: CheckReport("fail" if found.violations else "pass", found.checked, found.violations, found.examples)
         for name, found in findings.items()
@@ -36,5 +40,5 @@ def report_of(findings: Mapping[str, Finding], *, at_us: int, duration_ms: int) 
 
 
 def failed_checks(report: Report) -> list[str]:
-    """The names of the checks that fail."""
+    """Return the names of the failed checks."""
     return [name for name, check in report.checks.items() if check.status == "fail"]

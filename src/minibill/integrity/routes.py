@@ -1,4 +1,4 @@
-"""Reconciliation over HTTP: the last report, and one now."""
+"""Reconciliation over HTTP: show the last report, or run one now."""
 
 from minibill.api.decoding import Decoder
 from minibill.api.openapi.operation import operation
@@ -20,7 +20,7 @@ _NOTHING = Decoder(NoBody)
 
 @operation(Report)
 async def show_last(request: Request) -> Response:
-    """The report of the last reconciliation, byte for byte as it was answered then."""
+    """Return the report of the last reconciliation, byte for byte as recorded."""
     request.parameters(Query)
     rows = request.reader.query_now(SQL.last_reconciliation)
     return Response(200, rows[0][1].encode()) if rows else request.answer(NEVER_RUN)
@@ -28,10 +28,10 @@ async def show_last(request: Request) -> Response:
 
 @operation(Report, body=NoBody)
 async def run_now(request: Request) -> Response:
-    """Recomputes the whole book and answers what that came to."""
+    """Run a reconciliation and return its report."""
     await request.read(_NOTHING)
     request.parameters(WriteQuery)
-    # A replay must not cost a run: its answer is there already.
+    # A replay has its stored response, so it must not cost a run.
     is_replay = await request.was_answered_before()
     reconciler = request.state.book.reconciler
     reconciled = None if is_replay else await reconciler.run()
@@ -43,5 +43,5 @@ async def run_now(request: Request) -> Response:
 
 
 def _only_replay(_: Connection, now_us: int) -> WriteResult:
-    # The stored response was pruned between the look at it and this transaction.
+    # The stored response was pruned after the check for it and before this transaction.
     raise Overloaded("the response of this idempotency key has just expired; try again")

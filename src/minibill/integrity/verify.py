@@ -1,4 +1,7 @@
-"""The same checks on a file that this process does not serve, whether the file is sound, and whether it lacks anything."""
+"""Verification of a database file: the checks of a reconciliation, the file itself, the hash chain and the stored responses.
+
+`minibill verify` and the backup commands use it on files that this process does not serve.
+"""
 
 import re
 import time
@@ -15,25 +18,24 @@ from minibill.db.migrations import schema_differences
 from minibill.db.pacing import pace
 from minibill.db.snapshot import SnapshotInvalidated, open_snapshot, was_a_book
 from minibill.db.sqlite import Connection, DatabaseError
-from minibill.integrity.checks import CHECKS, EXAMPLES_MAX, Finding, is_of_the_file, run_checks
+from minibill.integrity.checks import CHECKS, EXAMPLES_MAX, Finding, is_file_damage, run_checks
 from minibill.integrity.hash_chain import broken_links
 from minibill.integrity.report import Report, report_of
 
-# What SQLite finds out about its pages, indexes and constraints, and whether the schema, whose triggers and unique indexes
-# hold the rules, is the migrations'; beside the checks of a reconciliation, which are about what rows say.
+# SQLite's own checks of pages, indexes and constraints, and a comparison of the schema with the migrations.
 FILE_CHECK = "file_integrity"
 
-# Whether rows that never change are what the chain says, and whether it reaches as far as the anchor.
+# Append-only rows compared with the hash chain, and its end compared with the anchor.
 CHAIN_CHECK = "commit_chain"
 
-# Whether the answers that are kept for idempotency keys are what was answered.
-ANSWERS_CHECK = "kept_answers"
+# Stored responses of idempotency keys compared with their checksums.
+RESPONSES_CHECK = "stored_responses"
 
 STEPS = 3 + len(CHECKS)
 
-# A file that begins to be served while it is read is read again, now as one that is served.
-TRIES_MAX = 3
-AGAIN_SECONDS = 0.5
+# If a service opens the file during a read, the file is read again as a served one.
+ATTEMPTS_MAX = 3
+RETRY_SECONDS = 0.5
 
 _CHECK = re.compile(r"CONSTRAINT\s+(\w+)\s+CHECK\s*\(")
 # A parenthesis, a literal, a comment, or any other character.
@@ -43,9 +45,9 @@ OnStep = Callable[[str], None]
 
 
 class Verified(NamedTuple):
-    """What a file came to: the report with what is checked of files alone, and the rules that each failed check broke.
+    """The report of a file, and the broken rules of each failed check.
 
-    Not `anchored`: there was nothing to compare with that could tell whether the newest commits are missing.
+    Without an anchor file `anchored` is false: missing commits at the end can't be detected.
     """
 
     report: Report
@@ -54,23 +56,23 @@ class Verified(NamedTuple):
 
 
 def verify_file(path: Path, *, on_step: OnStep = lambda _: None, paced: bool = False) -> Verified:
-    """Checks a file without changing it or its log, whether or not it is being served.
+    """Check a file, served or not, without changing it or its write-ahead log.
 
-    `on_step` hears of each of the `STEPS` checks before it begins. A `paced` check leaves the core to others now and then.
-    Raises what `open_snapshot` raises; a book that is too damaged to be opened fails `file_integrity`, and nothing else is
-    checked.
+    `on_step` is called with the name of each of the `STEPS` checks before it starts. With `paced`, the checks yield the core
+    to other processes. Raises what `open_snapshot` raises. A database that is too damaged to open fails `file_integrity`,
+    and no other check runs.
     """
-    for _ in range(TRIES_MAX - 1):
+    for _ in range(ATTEMPTS_MAX - 1):
         try:
             return _verify(path, on_step, paced=paced)
         except SnapshotInvalidated:
-            time.sleep(AGAIN_SECONDS)
+            time.sleep(RETRY_SECONDS)
     return _verify(path, on_step, paced=paced)
 
 
 def _verify(path: Path, on_step: OnStep, *, paced: bool) -> Verified:
     began_s, at_us = monotonic_s(), real_now_us()
-    # Before the snapshot, which then has all that the anchor speaks of, also while the book is served.
+    # Read before the snapshot, which then has all commits that the anchor counts, also while the book is served.
     anchored = read_anchor(path)
     try:
         with open_snapshot(path) as conn:
@@ -80,13 +82,13 @@ def _verify(path: Path, on_step: OnStep, *, paced: bool) -> Verified:
             for name, check in (
                 (FILE_CHECK, _check_file),
                 (CHAIN_CHECK, lambda conn: _check_chain(conn, anchored)),
-                (ANSWERS_CHECK, _check_answers),
+                (RESPONSES_CHECK, _check_responses),
             ):
                 on_step(name)
                 findings[name] = _finding(check, conn)
             findings |= run_checks(conn, on_check=on_step)
     except (NotABook, DatabaseError) as error:
-        if (isinstance(error, DatabaseError) and not is_of_the_file(error)) or not was_a_book(path):
+        if (isinstance(error, DatabaseError) and not is_file_damage(error)) or not was_a_book(path):
             raise
         findings = {FILE_CHECK: Finding(0, 1, [str(error)], [])}
     report = report_of(findings, at_us=at_us, duration_ms=round((monotonic_s() - began_s) * 1000))
@@ -98,30 +100,30 @@ def _finding(check: Callable[[Connection], Finding], conn: Connection) -> Findin
     try:
         return check(conn)
     except DatabaseError as error:
-        if not is_of_the_file(error):
+        if not is_file_damage(error):
             raise
         return Finding(0, 1, [str(error)], [])
 
 
 def _check_chain(conn: Connection, anchored: HighWaterMark | None) -> Finding:
     checked, numbers = broken_links(conn)
-    faults = [f"link {number} is not that of its rows" for number in numbers]
+    faults = [f"link {number} does not match its rows" for number in numbers]
     mark_of(conn)
     if anchored is not None and (lost := missing(conn, anchored)) is not None:
         faults.insert(0, lost)
     return Finding(checked, len(faults), faults[:EXAMPLES_MAX], [])
 
 
-def _check_answers(conn: Connection) -> Finding:
+def _check_responses(conn: Connection) -> Finding:
     checked, keys = damaged_responses(conn)
     examples = [f"idempotency_keys:{key}" for key in keys[:EXAMPLES_MAX]]
     return Finding(checked, len(keys), examples, [])
 
 
 def _check_file(conn: Connection) -> Finding:
-    """What is wrong with pages, indexes, columns (in SQLite's words) and the schema, and which constraints rows break."""
+    """Check pages, indexes and columns with SQLite, the schema, and the constraints of all rows."""
     pages: int = conn.execute("PRAGMA page_count").fetchone()[0]
-    # One more than is shown.
+    # One more than the report shows, so that a longer list is counted as longer.
     rows = conn.execute(f"PRAGMA integrity_check({EXAMPLES_MAX + 1})").fetchall()
     faults = [text for (text,) in rows if text != "ok"]
     faults += schema_differences(conn)
@@ -131,7 +133,10 @@ def _check_file(conn: Connection) -> Finding:
 
 
 def _broken_constraints(conn: Connection) -> list[tuple[str, str, int]]:
-    """Table, constraint, and how many rows break it. On a read-only connection SQLite's own check leaves these out."""
+    """Return each table and constraint with the number of rows that break it.
+
+    On a read-only connection SQLite's integrity check leaves CHECK constraints out.
+    """
     broken = []
     for table, sql in conn.execute(
         "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND sql IS NOT NULL"
@@ -147,13 +152,13 @@ def _broken_constraints(conn: Connection) -> list[tuple[str, str, int]]:
 
 @cache
 def _checks_of(sql: str) -> list[tuple[str, str]]:
-    """The name and the expression of each CHECK of a CREATE TABLE."""
+    """Return the name and the expression of each CHECK of a CREATE TABLE statement."""
     checks = []
     for found in _CHECK.finditer(sql):
         depth, end = 1, found.end()
         while depth:
             piece = _PIECE.match(sql, end)
-            assert piece is not None, "SQLite took this statement"
+            assert piece is not None, "SQLite accepted this statement"
             depth += {"(": 1, ")": -1}.get(piece[0], 0)
             end = piece.end()
         checks.append((found[1], sql[found.end() : end - 1]))
