@@ -15,14 +15,14 @@ VALUES (
     :previous_hash, :hash);
 
 -- name: audit_counts
--- How many rows each filter has, up to :count_max: the page is then read by the rarest of them.
+-- The number of rows of each filter, up to :count_max. The page is then read through the index of the rarest filter.
 SELECT (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE target_id = :target_id LIMIT :count_max + 0)),
        (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE actor_id = :actor_id LIMIT :count_max + 0)),
        (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE action = :action LIMIT :count_max + 0)),
        (SELECT count(*) FROM (SELECT 1 FROM admin_audit_log WHERE target_type = :target_type LIMIT :count_max + 0));
 
 -- name: audit_page
--- Newest first, like the others: by time, and within a moment by number.
+-- Newest first, like the pages below: by time, and by number within the same time.
 SELECT seq, id, actor_id, action, target_type, target_id, details, ip, user_agent, correlation_id, token_id, created_at_us, hash
   FROM admin_audit_log
  WHERE (created_at_us, seq) < (:before_us, :before_seq)

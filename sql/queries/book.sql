@@ -1,8 +1,8 @@
--- The book as a whole: whether it takes writes, and what it comes to for the metrics.
+-- The database as a whole: the write probe, and totals for the metrics.
 
 -- name: insert_probe_row
--- With take_the_row_back, a write that changes nothing and yet needs room on the disk as any other does. An UPDATE to the same
--- value would not: SQLite leaves a page alone that stays as it was.
+-- Together with delete_probe_row, a write that changes nothing but needs disk space. An UPDATE to the same value would need none,
+-- because SQLite does not write a page that stays the same.
 INSERT INTO revoked_tokens (token_id, revoked_at_us)
 VALUES (:token_id, 0);
 
@@ -11,7 +11,7 @@ DELETE FROM revoked_tokens
  WHERE token_id = :token_id;
 
 -- name: total_balances
--- In two halves of 32 bits each, whose sums can't overflow: all of available, all of reserved.
+-- Sums of the high and the low 32 bits: available, then reserved. The sum of all balances may exceed 64 bits.
 SELECT coalesce(sum(available_micro >> 32), 0),
        coalesce(sum(available_micro & 4294967295), 0),
        coalesce(sum(reserved_micro >> 32), 0),
@@ -19,15 +19,15 @@ SELECT coalesce(sum(available_micro >> 32), 0),
   FROM credit_balances;
 
 -- name: total_debts
--- In two halves likewise.
+-- Sums of the high and the low 32 bits, as above.
 SELECT coalesce(sum((original_micro - paid_micro) >> 32), 0),
        coalesce(sum((original_micro - paid_micro) & 4294967295), 0)
   FROM credit_debts
  WHERE paid_micro < original_micro;
 
 -- name: webhook_lag
--- How many events the one that is furthest behind has yet to accept, those of types that it does not want included; and how
--- many fail. Ids that an epoch skipped are no events.
+-- The number of events after the position of the slowest webhook, of all types, and the number of failing webhooks. Ids that an
+-- epoch skipped are not counted.
 SELECT coalesce(max(n.after_entry_id - w.entry_id
                     - coalesce((SELECT sum(s.entries) FROM ids_skipped s WHERE s.base_id > w.entry_id), 0)
                     + max(n.event_id - w.event_id, 0)
@@ -47,7 +47,7 @@ SELECT coalesce(max(n.after_entry_id - w.entry_id
           FROM feed_end) n;
 
 -- name: row_counts
--- Nothing in these tables is ever deleted, and ids run without gaps but for those that an epoch skipped.
+-- Rows of these tables are never deleted, and their ids have no gaps except those that an epoch skipped.
 SELECT max(coalesce((SELECT max(id) FROM credit_accounts), 0), base_id) - accounts,
        max(coalesce((SELECT max(id) FROM credit_lots), 0), base_id) - lots,
        max(coalesce((SELECT max(id) FROM credit_ledger), 0), base_id) - entries,

@@ -1,4 +1,4 @@
--- The chain of the book, and how far the book has come.
+-- The hash chain, and the commit count of the database.
 
 -- name: count_commit
 UPDATE book_head
@@ -7,7 +7,7 @@ UPDATE book_head
  WHERE id = 1;
 
 -- name: mark
--- No link: none was made yet. No row: the head is damaged.
+-- The high-water mark. The link is NULL if there is none yet. No row means that book_head is damaged.
 SELECT h.commits, c.number, CAST(c.hash AS BLOB)
   FROM book_head h
   LEFT JOIN book_chain c ON c.number = (SELECT max(number) FROM book_chain)
@@ -31,8 +31,8 @@ SELECT number, hash, keys_hash, accounts, lots, reservations, debts, entries, gr
  ORDER BY number;
 
 -- name: rows_to_link
--- The last row of each table that the next link covers: the given number of rows after those that are covered, or all that
--- there are. Rows are counted, since ids skip to the base of each new epoch.
+-- The range of the next link: up to :count rows of each table after the last covered one. Rows are counted, because ids skip to
+-- the base of each new epoch.
 SELECT coalesce((SELECT max(id) FROM (SELECT id FROM credit_accounts WHERE id > :accounts ORDER BY id LIMIT :count + 0)), :accounts),
        coalesce((SELECT max(id) FROM (SELECT id FROM credit_lots WHERE id > :lots ORDER BY id LIMIT :count + 0)), :lots),
        coalesce((SELECT max(id) FROM (SELECT id FROM credit_reservations WHERE id > :reservations ORDER BY id LIMIT :count + 0)), :reservations),
@@ -52,8 +52,8 @@ VALUES (
     :number, :hash, :keys_hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows, :events,
     :silent_ends, :keys, :epochs);
 
--- What a link hashes: rows of one table as JSON, in the order of their keys, with all columns that never change. SQLite writes
--- the JSON, which takes half the time of reading the rows. A blob, so that also what is no UTF-8 can be hashed.
+-- The hashed rows of a link: one table as JSON, in key order, with all columns that never change. SQLite encodes the JSON in half
+-- the time that reading the rows takes. The result is a blob, because damaged text may not be UTF-8.
 
 -- name: linked_accounts
 SELECT CAST(json_group_array(json_array(id, entity_type, entity_id, created_at_us)) AS BLOB)
@@ -98,7 +98,7 @@ SELECT CAST(json_group_array(json_array(
  WHERE id > :after AND id <= :until;
 
 -- name: linked_audit_rows
--- Their own hashes are of all that is in them.
+-- The hash of an audit row covers all of its columns.
 SELECT CAST(json_group_array(json_array(seq, hex(hash))) AS BLOB)
   FROM admin_audit_log NOT INDEXED
  WHERE seq > :after AND seq <= :until;
@@ -114,9 +114,9 @@ SELECT CAST(json_group_array(json_array(id, reservation_id)) AS BLOB)
   FROM silent_ends NOT INDEXED
  WHERE id > :after AND id <= :until;
 
--- How reservations ended, which happens once: of those that an entry ends, and of those that are noted as silent.
+-- The ends of reservations, which happen once. An end with credits has an entry; the others are in silent_ends.
 
--- name: linked_reservation_ends
+-- name: reservation_ends
 SELECT CAST(json_group_array(json_array(
            r.id, r.status, r.actual_cost_micro, r.finalized_micro, r.overrun_micro, r.absorbed_micro, r.released_micro,
            r.closed_at_us, r.closed_by)) AS BLOB)
@@ -125,7 +125,7 @@ SELECT CAST(json_group_array(json_array(
  WHERE e.id > :after AND e.id <= :until
    AND e.entry_type IN ('finalize', 'release', 'expire', 'revoke', 'shadow_finalize');
 
--- name: linked_silent_reservation_ends
+-- name: silent_reservation_ends
 SELECT CAST(json_group_array(json_array(
            r.id, r.status, r.actual_cost_micro, r.finalized_micro, r.overrun_micro, r.absorbed_micro, r.released_micro,
            r.closed_at_us, r.closed_by)) AS BLOB)
@@ -133,8 +133,8 @@ SELECT CAST(json_group_array(json_array(
  CROSS JOIN credit_reservations r ON r.id = s.reservation_id
  WHERE s.id > :after AND s.id <= :until;
 
--- name: linked_keys
--- Their checksums are of all that is in them.
+-- name: hashed_keys
+-- The checksum of a key covers all of its columns.
 SELECT CAST(json_group_array(json_array(id, checksum)) AS BLOB)
   FROM idempotency_keys NOT INDEXED
  WHERE id > :after AND id <= :until;

@@ -1,14 +1,14 @@
--- Epochs of ids, and the ids of new rows.
+-- Epochs of ids, and ids of new rows.
 
 -- name: newest_epoch
--- No row: the book is in its first epoch.
+-- No row means that the database is in its first epoch.
 SELECT number, base_id
   FROM book_epochs
  ORDER BY base_id DESC
  LIMIT 1;
 
 -- name: newest_ids
--- The base of the epoch, and the newest id of each table whose rows are never deleted; 0: the table is empty.
+-- The base of the epoch, and the newest id of each append-only table; 0 if it is empty.
 SELECT coalesce((SELECT max(base_id) FROM book_epochs), 0),
        coalesce((SELECT id FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
        coalesce((SELECT max(id) FROM credit_accounts), 0),
@@ -21,7 +21,7 @@ SELECT coalesce((SELECT max(base_id) FROM book_epochs), 0),
        coalesce((SELECT max(id) FROM events), 0);
 
 -- name: newest_counted_id
--- The newest id of the tables whose rows can be deleted, deleted ones included.
+-- The newest id of the tables whose rows can be deleted, including deleted rows.
 SELECT coalesce(max(seq), 0)
   FROM sqlite_sequence;
 

@@ -1,7 +1,7 @@
--- Two states of a book beside each other.
+-- Comparison of a backup with the current database.
 
 -- name: entry_until
--- The last entry up to an id.
+-- The last entry with an id of at most :id.
 SELECT id, account_id, pool_id, entry_type, amount_micro, available_after_micro, reserved_after_micro, created_at_us
   FROM credit_ledger
  WHERE id <= :id

@@ -1,7 +1,7 @@
 -- The last reconciliation.
 
 -- name: first_migration_at
--- When the book was made, by the machine's clock.
+-- The creation time of the database, by the wall clock.
 SELECT min(applied_at_us)
   FROM schema_migrations;
 
@@ -11,7 +11,7 @@ SELECT reconciled_at_us, report
  WHERE id = 1;
 
 -- name: record_reconciliation
--- An earlier one does not replace a later one. Without an audit row of its own it keeps the one that was seen before.
+-- An earlier run never replaces a later one. If the audit log failed its check, the audit row of the previous run stays.
 INSERT INTO reconciliations (id, reconciled_at_us, report, audit_seq, audit_hash)
 VALUES (1, :reconciled_at_us, :report, :audit_seq, :audit_hash)
 ON CONFLICT (id) DO UPDATE

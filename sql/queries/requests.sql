@@ -1,7 +1,7 @@
--- Idempotency keys and revoked tokens. Their times are the running time, which neither the book's clock nor the machine's moves.
+-- Idempotency keys and revoked tokens. Their times are service uptimes, which no clock change affects.
 
 -- name: newest_uptime
--- The latest that was written: the running time goes on from there.
+-- The latest recorded uptime: the next run of the service continues from it.
 SELECT max(
     coalesce((SELECT created_at_us FROM idempotency_keys ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT max(revoked_at_us) FROM revoked_tokens), 0),
@@ -18,13 +18,13 @@ INSERT INTO idempotency_keys (caller, key, fingerprint, status, body, created_at
 VALUES (:caller, :key, :fingerprint, :status, :body, :uptime_us, :checksum);
 
 -- name: stored_responses
--- All of them, with what their checksums are of.
+-- All keys, with the columns that their checksums cover.
 SELECT id, caller, key, fingerprint, status, body, created_at_us, checksum
   FROM idempotency_keys;
 
 -- name: prune_keys
--- A slice of what is older than it must be kept. Ids grow with time, so the oldest are the first. The newest stays: ids go on
--- from it, and so does the running time.
+-- One slice of the keys that are past their retention. Ids grow with time, so the oldest keys come first. The newest key stays,
+-- because ids and the service uptime continue from it.
 DELETE FROM idempotency_keys
  WHERE id IN (
     SELECT id
@@ -41,12 +41,12 @@ ON CONFLICT (token_id) DO UPDATE
    SET revoked_at_us = max(revoked_at_us, excluded.revoked_at_us);
 
 -- name: revoked_tokens
--- The deny list as a service loads it when it starts.
+-- The deny list, which the service keeps in memory.
 SELECT token_id, revoked_at_us
   FROM revoked_tokens;
 
 -- name: prune_tokens
--- A step of a slice.
+-- One step of a slice.
 DELETE FROM revoked_tokens
  WHERE token_id IN (
     SELECT token_id
@@ -55,7 +55,7 @@ DELETE FROM revoked_tokens
      LIMIT :count + 0);
 
 -- name: revoke_subject
--- An earlier time takes nothing back.
+-- An earlier time does not replace a later one.
 INSERT INTO revoked_subjects (sub, issued_before_us, revoked_at_us)
 VALUES (:sub, :issued_before_us, :uptime_us)
 ON CONFLICT (sub) DO UPDATE
@@ -68,7 +68,7 @@ SELECT sub, issued_before_us
   FROM revoked_subjects;
 
 -- name: prune_subjects
--- A step of a slice.
+-- One step of a slice.
 DELETE FROM revoked_subjects
  WHERE sub IN (
     SELECT sub

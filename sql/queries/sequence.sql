@@ -1,4 +1,4 @@
--- How far the ledger is: the number that tells of two answers which saw more.
+-- The ledger sequence: a response with a higher number reflects more entries.
 
 -- name: ledger_sequence
 SELECT coalesce(max(id), 0)

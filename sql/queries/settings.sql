@@ -1,7 +1,7 @@
--- Settings and their history in the audit log, for the check that compares them: src/minibill/audited_settings.py.
+-- Settings and their history in the audit log: integrity/audited_settings.py compares them.
 
 -- name: audited_settings
--- The history of the settings of one type of target, target by target; the condition on the action is that of the index.
+-- The history of one target type, ordered by target. The condition on the action matches the partial index.
 SELECT target_id, action, details
   FROM admin_audit_log INDEXED BY audit_of_settings
  WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
@@ -63,7 +63,7 @@ SELECT forgiven_lot_id
  WHERE id = :debt_id;
 
 -- name: newest_uptime_to_compare
--- The running time that the book has written last; keys are in its order.
+-- The latest recorded uptime. Idempotency keys are in the order of time.
 SELECT max(
     coalesce((SELECT created_at_us FROM idempotency_keys ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT max(revoked_at_us) FROM revoked_tokens), 0),

@@ -274,8 +274,8 @@ def test_message_ids_of_two_epochs_differ(new_machine: Callable[..., Machine]) -
 
 def test_webhook_lag_does_not_count_skipped_ids(machine: Machine) -> None:
     def lag() -> int:
-        machine.api.book.totals._sums = None
-        behind: int = machine.api.loop.run(machine.api.book.totals.sums()).webhook_behind
+        machine.api.book.totals._cached = None
+        behind: int = machine.api.loop.run(machine.api.book.totals.current()).webhook_lag_events
         return behind
 
     account = machine.api.account(5)
@@ -321,8 +321,8 @@ def test_attempts_of_an_earlier_epoch_stay_in_the_list(machine: Machine) -> None
 
 def test_rows_are_counted_without_skipped_ids(machine: Machine) -> None:
     def rows() -> dict[str, int]:
-        machine.api.book.totals._sums = None
-        return machine.api.loop.run(machine.api.book.totals.sums()).rows
+        machine.api.book.totals._cached = None
+        return machine.api.loop.run(machine.api.book.totals.current()).rows
 
     def counted() -> dict[str, int]:
         tables = {

@@ -109,7 +109,7 @@ def test_the_book_is_summed_exactly_also_where_no_column_could_hold_the_sum(
     async def sums() -> totals.LedgerTotals:
         readers = await Readers.open(path)
         try:
-            return await totals.Totals(readers).sums()
+            return await totals.Totals(readers).current()
         finally:
             await readers.close()
 
@@ -136,8 +136,8 @@ def test_the_sums_are_made_anew_only_when_they_are_old(api: Api, monkeypatch: py
     assert scrape(api).value("minibill_available_micro") == 5
     api.account(6)
     assert scrape(api).value("minibill_available_micro") == 5
-    monkeypatch.setattr(totals, "AGE_SECONDS_MIN", 0)
-    monkeypatch.setattr(totals, "AGE_TO_COST", 0)
+    monkeypatch.setattr(totals, "CACHE_SECONDS_MIN", 0)
+    monkeypatch.setattr(totals, "CACHE_TO_COST", 0)
     assert scrape(api).value("minibill_available_micro") == 11
 
 

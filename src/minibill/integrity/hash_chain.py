@@ -62,12 +62,12 @@ _PARTS = tuple(
         ("reservations", SQL.linked_reservation_lots),
         ("debts", SQL.linked_debts),
         ("entries", SQL.linked_entries),
-        ("entries", SQL.linked_reservation_ends),
+        ("entries", SQL.reservation_ends),
         ("grants", SQL.linked_grants),
         ("audit_rows", SQL.linked_audit_rows),
         ("events", SQL.linked_events),
         ("silent_ends", SQL.linked_silent_ends),
-        ("silent_ends", SQL.linked_silent_reservation_ends),
+        ("silent_ends", SQL.silent_reservation_ends),
         ("epochs", SQL.linked_epochs),
     )
 )
@@ -129,7 +129,7 @@ def keys_hash(conn: Connection, *, after: LinkRange, until: LinkRange) -> bytes:
     """Return the hash of the idempotency keys between two ranges; zeros if there are none."""
     if until.keys == after.keys:
         return NO_HASH
-    rows = SQL.linked_keys.one(conn, after=after.keys, until=until.keys)
+    rows = SQL.hashed_keys.one(conn, after=after.keys, until=until.keys)
     assert rows is not None
     return hashlib.sha256(rows[0]).digest()
 

@@ -19,16 +19,16 @@ from minibill.db.lanes import Lane
 from minibill.db.sqlite import VERSION as SQLITE_VERSION
 from minibill.metrics.totals import LedgerTotals
 
-# Requests that no route was asked for: who was not let in, and unknown paths, whose number is not bounded.
+# The route label of rejected requests and of unknown paths, whose number is unbounded.
 UNROUTED = "none"
 
 Source = Callable[[AppState, LedgerTotals], Iterable[Metric]]
 
 
-def exposition(state: AppState, sums: LedgerTotals) -> bytes:
-    """All metrics as Prometheus text. Takes some milliseconds: to be run on a thread."""
+def exposition(state: AppState, totals: LedgerTotals) -> bytes:
+    """Return all metrics as Prometheus text. Run it on a thread: it takes some milliseconds."""
     registry = CollectorRegistry()
-    registry.register(_Sources(state, sums))
+    registry.register(_Collector(state, totals))
     ProcessCollector(registry=registry)
     return generate_latest(registry)
 
@@ -79,7 +79,7 @@ def _files(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
         ("minibill_database_bytes", path, "Size of the database file."),
         ("minibill_wal_bytes", path.with_name(path.name + "-wal"), "Size of the write-ahead log."),
     ):
-        yield GaugeMetricFamily(name, what, value=file.stat().st_size if file.exists() else 0)
+        yield GaugeMetricFamily(name, help_text, value=file.stat().st_size if file.exists() else 0)
 
 
 def _sweeps(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
@@ -175,18 +175,18 @@ def _build(_: AppState, __: LedgerTotals) -> Iterator[Metric]:
 SOURCES: tuple[Source, ...] = (_requests, _writer, _files, _sweeps, _clock, _feed, _webhooks, _reconciliation, _book, _build)
 
 
-class _Sources(Collector):
-    def __init__(self, state: AppState, sums: LedgerTotals) -> None:
+class _Collector(Collector):
+    def __init__(self, state: AppState, totals: LedgerTotals) -> None:
         self._state = state
-        self._sums = sums
+        self._totals = totals
 
     def collect(self) -> Iterator[Metric]:
         for source in SOURCES:
-            yield from source(self._state, self._sums)
+            yield from source(self._state, self._totals)
 
 
 def _add(family: HistogramMetricFamily, histogram: Histogram, labels: Iterable[str] = ()) -> None:
-    # A copy: others count while this one reads.
-    *sums, all_of_them = accumulate(list(histogram.counts))
-    buckets = [(str(bound), number) for bound, number in zip(histogram.bounds, sums, strict=True)]
-    family.add_metric(list(labels), [*buckets, ("+Inf", all_of_them)], histogram.total)
+    # A copy, because the event loop counts while this thread reads.
+    *counts, total = accumulate(list(histogram.counts))
+    buckets = [(str(bound), count) for bound, count in zip(histogram.bounds, counts, strict=True)]
+    family.add_metric(list(labels), [*buckets, ("+Inf", total)], histogram.total)

@@ -1,4 +1,4 @@
-"""Metrics over HTTP."""
+"""Metrics over HTTP: `GET /metrics`."""
 
 import asyncio
 
@@ -13,14 +13,14 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @operation(str, media_type=METRICS_TYPE)
 async def show_metrics(request: Request) -> Response:
-    """What the process counted, as Prometheus text."""
-    sums = await request.state.book.totals.sums()
-    text = await asyncio.to_thread(_exposition, request.state, sums)
+    """Return all metrics as Prometheus text."""
+    totals = await request.state.book.totals.current()
+    text = await asyncio.to_thread(_exposition, request.state, totals)
     return Response(200, text, media_type=METRICS_TYPE.encode())
 
 
-def _exposition(state: AppState, sums: LedgerTotals) -> bytes:
-    # Imported on the thread, when it is first needed: a start does without it.
+def _exposition(state: AppState, totals: LedgerTotals) -> bytes:
+    # Imported on the thread at the first request, so that the service starts faster.
     from minibill.metrics.prometheus import exposition
 
-    return exposition(state, sums)
+    return exposition(state, totals)

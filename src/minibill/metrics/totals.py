@@ -1,7 +1,7 @@
-"""What the whole book comes to: sums over every balance, for the metrics. No rule of the ledger rests on them.
+"""Totals of the whole book, for the metrics. The ledger itself does not use them.
 
-A million balances take a tenth of a second to add up, so that is done on a reader, and as seldom as keeps it to a hundredth
-of the time.
+Summing a million balances takes a tenth of a second. So a reader does it, and cached totals are used for a hundred times as
+long as that took.
 """
 
 import asyncio
@@ -14,68 +14,68 @@ from minibill.db.readers import Readers
 
 SQL = queries("book")
 
-# How old sums may be that are answered again.
-AGE_SECONDS_MIN = 15
-# And how many times as long as it took to make them.
-AGE_TO_COST = 100
+# Totals are cached for this time at least, or for this many times their own cost.
+CACHE_SECONDS_MIN = 15
+CACHE_TO_COST = 100
 
 TABLES = ("accounts", "lots", "entries", "reservations", "campaigns", "grants", "audit")
 
 
 class LedgerTotals(NamedTuple):
-    """All balances and open debts, in micro-units, and the rows of each table; `made_s` is monotonic."""
+    """Sums of all balances and open debts in micro-units, and counts; `computed_s` is a monotonic time."""
 
     available_micro: int
     reserved_micro: int
     debt_micro: int
     rows: dict[str, int]
-    webhook_behind: int
+    webhook_lag_events: int
     webhooks_failing: int
-    made_s: float
+    computed_s: float
     cost_s: float
 
 
-NOT_YET = LedgerTotals(0, 0, 0, dict.fromkeys(TABLES, 0), 0, 0, 0.0, 0.0)
+UNKNOWN = LedgerTotals(0, 0, 0, dict.fromkeys(TABLES, 0), 0, 0, 0.0, 0.0)
 
 
 class Totals:
-    """Answers sums, and makes them anew when they are old."""
+    """The cached totals of a book."""
 
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
-        self._sums: LedgerTotals | None = None
-        self._making = asyncio.Lock()
+        self._cached: LedgerTotals | None = None
+        self._computing = asyncio.Lock()
 
-    async def sums(self) -> LedgerTotals:
-        """What the book came to a short while ago."""
-        async with self._making:
-            sums = self._sums
-            if sums is None or monotonic_s() - sums.made_s > max(AGE_SECONDS_MIN, sums.cost_s * AGE_TO_COST):
+    async def current(self) -> LedgerTotals:
+        """Return the totals; compute them if the cached ones are too old."""
+        async with self._computing:
+            totals = self._cached
+            if totals is None or monotonic_s() - totals.computed_s > max(CACHE_SECONDS_MIN, totals.cost_s * CACHE_TO_COST):
                 try:
-                    sums = self._sums = await self._make()
+                    totals = self._cached = await self._compute()
                 except Overloaded:
-                    # How busy it is, is what is asked for just then: old sums will do.
-                    sums = sums or NOT_YET
-            return sums
+                    # The other metrics show the overload, so the response must not fail: old totals are good enough.
+                    totals = totals or UNKNOWN
+            return totals
 
-    async def _make(self) -> LedgerTotals:
+    async def _compute(self) -> LedgerTotals:
         began_s = monotonic_s()
-        [balances] = await self._readers.all(SQL.total_balances)
-        [debts] = await self._readers.all(SQL.total_debts)
+        [(available_high, available_low, reserved_high, reserved_low)] = await self._readers.all(SQL.total_balances)
+        [(debts_high, debts_low)] = await self._readers.all(SQL.total_debts)
         [rows] = await self._readers.all(SQL.row_counts)
-        [(behind, failing)] = await self._readers.all(SQL.webhook_lag)
-        made_s = monotonic_s()
+        [(lag_events, failing)] = await self._readers.all(SQL.webhook_lag)
+        computed_s = monotonic_s()
         return LedgerTotals(
-            available_micro=_whole(*balances[:2]),
-            reserved_micro=_whole(*balances[2:]),
-            debt_micro=_whole(*debts),
+            available_micro=_joined(available_high, available_low),
+            reserved_micro=_joined(reserved_high, reserved_low),
+            debt_micro=_joined(debts_high, debts_low),
             rows=dict(zip(TABLES, rows, strict=True)),
-            webhook_behind=behind,
+            webhook_lag_events=lag_events,
             webhooks_failing=failing,
-            made_s=made_s,
-            cost_s=made_s - began_s,
+            computed_s=computed_s,
+            cost_s=computed_s - began_s,
         )
 
 
-def _whole(high: int, low: int) -> int:
+def _joined(high: int, low: int) -> int:
+    # SQLite sums both halves of 32 bits apart, because the sum of all balances may exceed 64 bits.
     return (high << 32) + low
