@@ -235,7 +235,7 @@ def test_a_service_spends_by_entity_and_may_do_nothing_else(api: Api, loop: Loop
             assert (await book.release(other.reservation_id)).released_micro == "5"
             assert (await book.reservation(other.reservation_id)).status == "released"
         async with over_http(api) as book:
-            with pytest.raises(TypeError, match="only services name an entity"):
+            with pytest.raises(TypeError, match="only services may name an entity"):
                 await book.reserve(Entity("person", entity), 10)
 
     loop.run(story())

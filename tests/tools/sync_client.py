@@ -1,4 +1,4 @@
-"""Makes the synchronous client from the asynchronous one, so that there is one to keep: `make client`."""
+"""Generate the synchronous client from the asynchronous one: `make client`."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ FILES = ("base.py", "accounts.py", "campaigns.py", "events.py", "methods.py", "h
 _CHANGES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
-    (r"\bAsync(Accounts|Asking|BaseTransport|Campaigns|Client|Feed|Iterator|Methods)\b", r"\1"),
+    (r"\bAsync(Accounts|BaseClient|BaseTransport|Campaigns|Client|Feed|Iterator|Methods)\b", r"\1"),
     (r"\b_async\b", "_sync"),
     (r"\b__aenter__\b", "__enter__"),
     (r"\b__aexit__\b", "__exit__"),
@@ -21,12 +21,12 @@ _CHANGES = (
 
 
 def synchronous(name: str) -> str:
-    """The text of a file of `_sync/`."""
+    """Return the generated text of a file in `_sync/`."""
     text = (FOLDER / "_async" / name).read_text("utf-8")
     for pattern, replacement in _CHANGES:
         text = re.sub(pattern, replacement, text)
     head, _, rest = text.partition("\n")
-    text = f"{head}\n\n# Made from _async/{name} by `make client`: change that one.\n{rest}"
+    text = f"{head}\n\n# Generated from _async/{name} by `make client`; edit that file.\n{rest}"
     return _formatted(_formatted(text, "check", "--fix-only", "--select", "I"), "format")
 
 

@@ -1,4 +1,4 @@
-"""A client of a running minibill, for Python: `Client`, and `AsyncClient` for asyncio.
+"""A Python client of a running minibill: `Client`, and `AsyncClient` for asyncio.
 
     from minibill.client import Client
 
@@ -8,7 +8,8 @@
         for entry in book.history(account.id):
             print(entry.entry_type, entry.amount_micro)
 
-Answers are the structs of the wire; a refusal is raised as the class of `minibill.core.problems` with its code.
+Responses are structs with the names of the API in snake_case. An error response is raised as the class of
+`minibill.core.problems` with its code, such as `InsufficientBalance`.
 """
 
 from minibill.api.types import Entity

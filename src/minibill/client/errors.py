@@ -1,4 +1,4 @@
-"""What can go wrong on the way to a service, and its refusals as the exceptions of `minibill.core.problems`."""
+"""Errors of the client, and error responses as the exceptions of `minibill.core.problems`."""
 
 import re
 from typing import Any
@@ -10,9 +10,9 @@ _CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
 class ServiceError(Exception):
-    """A request came to nothing; the message is one line for the user.
+    """A request failed; the message is one line for the user.
 
-    If `may_have_arrived`, an answer was lost on the way, so that what became of the request is not known.
+    If `may_have_arrived` is true, a response was lost, so the service may have applied the request.
     """
 
     def __init__(self, message: str, *, may_have_arrived: bool = False) -> None:
@@ -21,16 +21,16 @@ class ServiceError(Exception):
 
 
 class Unreachable(ServiceError):
-    """No answer, or none that minibill gives."""
+    """The service did not respond, or not like minibill."""
 
 
 def not_like_minibill(why: str) -> Unreachable:
-    """For what a request was answered with success, but not as minibill would."""
-    return Unreachable(f"the service does not answer like minibill: {why}", may_have_arrived=True)
+    """Return the error for a success response that minibill would not send."""
+    return Unreachable(f"the service does not respond like minibill: {why}", may_have_arrived=True)
 
 
 class WrongAccess(ServiceError):
-    """The URL or the token can't be used as it is written. Nothing was sent."""
+    """The URL or the token is malformed. Nothing was sent."""
 
 
 def _subclasses(kind: type[Problem]) -> list[type[Problem]]:
@@ -41,9 +41,9 @@ _BY_CODE = {kind.code: kind for kind in _subclasses(Problem)}
 
 
 def problem_of(members: dict[str, Any], status: int) -> Problem:
-    """The exception of a problem+json: of its code's class, with its facts in snake_case.
+    """Return the exception of a problem+json response: the class of its code, with its extension members in snake_case.
 
-    A code that this version does not know is a plain `Problem` with that code.
+    An unknown code of a later version gives a plain `Problem` with that code.
     """
     kind = _BY_CODE.get(members["code"], Problem)
     problem = kind.__new__(kind)

@@ -1,4 +1,4 @@
-"""What is asked of a book, whichever way it goes there, and how its answer is read."""
+"""Operations of the API as values, independent of the transport, and the decoding of their responses."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,12 +15,12 @@ Json = Mapping[str, Any]
 
 _DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 
-# An account by its id, or by whom it belongs to.
+# An account, by its id or by its entity.
 Who = str | Entity
 
 
 class Operation(NamedTuple):
-    """One operation: a route under its door, what its path says, and what is sent. `key` is None for a read."""
+    """One operation: caller kind, method, route and arguments. `key` is the idempotency key; None for a read."""
 
     kind: CallerKind
     method: str
@@ -40,7 +40,7 @@ class PageOf(msgspec.Struct, Generic[T], rename="camel"):
 
 
 class GrantTo(msgspec.Struct, frozen=True):
-    """One account to pay, and how much in micro-units, or what the campaign's formula is to go by."""
+    """A grant of a batch: the account, and an amount in micro-units or the input of the campaign's formula."""
 
     who: Who
     amount_micro: int | None = None
@@ -48,7 +48,7 @@ class GrantTo(msgspec.Struct, frozen=True):
 
 
 class TierOf(msgspec.Struct, frozen=True):
-    """A tier: what it takes off in basis points, and at most how many micro-units."""
+    """A discount tier: its rate in basis points, 0 to 10,000, and its maximum discount in micro-units."""
 
     tier: str
     rate_bps: int
@@ -56,14 +56,17 @@ class TierOf(msgspec.Struct, frozen=True):
 
 
 class ThresholdOf(msgspec.Struct, frozen=True):
-    """Below how many micro-units available in a pool, and from how many on again, an account is to be told of."""
+    """A balance threshold of a pool (default `general`), in micro-units of available credits.
+
+    An event is emitted when the balance drops below `below_micro`, and when it is back at `recovered_micro` or more.
+    """
 
     below_micro: int
     recovered_micro: int | None = None
     pool_id: str | None = None
 
 
-def to_ask(
+def make_operation(
     method: str,
     route: str,
     segments: Json,
@@ -74,64 +77,64 @@ def to_ask(
     dry_run: bool = False,
     kind: CallerKind = "admin",
 ) -> Operation:
-    """An operation from plain values; what is None is left out."""
-    asked = {name: str(value) for name, value in (query or {}).items() if value is not None}
+    """Return an operation. Query parameters and members of the body that are None are left out."""
+    parameters = {name: str(value) for name, value in (query or {}).items() if value is not None}
     if dry_run:
-        asked["dryRun"] = "true"
-    sent = b""
+        parameters["dryRun"] = "true"
+    encoded = b""
     if body is not None:
-        sent = msgspec.json.encode({name: value for name, value in body.items() if value is not None})
-    return Operation(kind, method, route, dict(segments), asked, sent, key)
+        encoded = msgspec.json.encode({name: value for name, value in body.items() if value is not None})
+    return Operation(kind, method, route, dict(segments), parameters, encoded, key)
 
 
-def read(answer: bytes, expected: type[T]) -> T:
-    """An answer as the struct that it is; raises `msgspec.ValidationError` or `msgspec.DecodeError`."""
-    found = _DECODERS.get(expected)
-    if found is None:
-        found = _DECODERS[expected] = msgspec.json.Decoder(expected)
-    answered: T = found.decode(answer)
-    return answered
+def decode(body: bytes, expected: type[T]) -> T:
+    """Return a response body as a struct. Raises `msgspec.DecodeError`, or its subclass `msgspec.ValidationError`."""
+    decoder = _DECODERS.get(expected)
+    if decoder is None:
+        decoder = _DECODERS[expected] = msgspec.json.Decoder(expected)
+    decoded: T = decoder.decode(body)
+    return decoded
 
 
 def micro(amount: int | None) -> str | None:
-    """An amount as it is sent. Only whole numbers are amounts."""
+    """Return an amount in its JSON form. Raises `TypeError` for anything but an integer."""
     if amount is None:
         return None
     if type(amount) is bool or not isinstance(amount, int):
-        raise TypeError(f"an amount is a whole number of micro-units, not {amount!r}")
+        raise TypeError(f"an amount must be an integer number of micro-units, not {amount!r}")
     return str(int(amount))
 
 
 def time(moment: datetime | str | None) -> str | None:
-    """A moment as it is sent; a datetime must say its offset."""
+    """Return a time in its JSON form. Raises `ValueError` for a datetime without an offset."""
     if not isinstance(moment, datetime):
         return moment
     if moment.tzinfo is None:
-        raise ValueError(f"{moment!r} has no time zone: give it one, such as datetime.UTC")
+        raise ValueError(f"{moment!r} has no time zone; add one, such as datetime.UTC")
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def flag(value: bool) -> str | None:
-    """A parameter that is left out unless it is true."""
+    """Return the query parameter of a flag; None leaves it out."""
     return "true" if value else None
 
 
 def account_of(who: Who) -> dict[str, Any]:
-    """The member that names an account."""
+    """Return the member that names an account."""
     return {"accountId": who} if isinstance(who, str) else {"entity": who}
 
 
 def grant_item(grant: GrantTo) -> dict[str, Any]:
-    """A grant as it is sent: a `GrantItem`."""
+    """Return a grant in its JSON form."""
     members = {"amountMicro": micro(grant.amount_micro), "formulaInput": grant.formula_input}
     return account_of(grant.who) | {name: value for name, value in members.items() if value is not None}
 
 
 def threshold(of: ThresholdOf) -> Json:
-    """A threshold as it is sent."""
+    """Return a threshold in its JSON form."""
     return {"belowMicro": micro(of.below_micro), "recoveredMicro": micro(of.recovered_micro), "poolId": of.pool_id}
 
 
 def tier(of: TierOf) -> dict[str, Any]:
-    """A tier as it is sent: a `TierBody`."""
+    """Return a tier in its JSON form."""
     return {"tier": of.tier, "rateBps": of.rate_bps, "maxDiscountMicro": micro(of.max_discount_micro)}

@@ -1,4 +1,4 @@
-"""What a request to a service looks like, and when it is sent again."""
+"""Requests of the client: their URL and headers, and the rules for retries."""
 
 import re
 from typing import NamedTuple
@@ -11,98 +11,103 @@ from minibill.auth.callers import PREFIX_OF
 from minibill.client.errors import Unreachable, WrongAccess, problem_of
 from minibill.client.operation import Operation
 
-# Sums to 47 seconds: longer than a restart takes, short enough to sit through.
+# The sum is 47.5 seconds: longer than a restart of the service takes.
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0)
-# Whoever never answered is more likely a wrong URL than a service that is just starting.
-UNMET_TRIES_MAX = 3
-# The rate limit counts by the minute. Who is told to wait much longer should hear of it.
+# A service that never responded probably has another URL, so fewer attempts are made.
+FIRST_CONTACT_ATTEMPTS_MAX = 3
+# The rate limit counts by the minute. A longer Retry-After is raised to the caller.
 RETRY_AFTER_MAX_S = 120
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 
-_BUSY_STATUSES = frozenset({429, 502, 503, 504})
+_TEMPORARY_STATUSES = frozenset({429, 502, 503, 504})
 _URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?", re.IGNORECASE)
 _TOKEN = re.compile(r"[!-~]+")
 
 
 class RetryDelay(NamedTuple):
-    """How long to wait before the same request is sent again, and why, in a few words."""
+    """The delay before a retry, and its reason in a few words."""
 
     seconds: float
     reason: str
 
 
 class RetryState:
-    """One request, however often it has to be sent. `has_connected` is whether the service has ever answered before."""
+    """The attempts of one request. `has_connected` is true if the service has responded to an earlier request."""
 
     def __init__(self, url: str, *, has_connected: bool) -> None:
         self._url = url
-        self._met = has_connected
-        self._count = 0
+        self._has_connected = has_connected
+        self._attempts = 0
         self._may_have_arrived = False
 
     def after_error(self, error: httpx.RequestError) -> RetryDelay:
-        """How long to wait after no answer; raises `Unreachable` when it was tried often enough."""
-        self._count += 1
+        """Return the delay after a connection error. Raises `Unreachable` after the last attempt."""
+        self._attempts += 1
         self._may_have_arrived |= not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-        if self._count >= (len(BACKOFF_S) + 1 if self._met else UNMET_TRIES_MAX):
-            message = f"{self._url} can't be reached: {_reason(error)}; is it running there?"
+        if self._attempts >= (len(BACKOFF_S) + 1 if self._has_connected else FIRST_CONTACT_ATTEMPTS_MAX):
+            message = f"can't reach {self._url}: {_reason(error)}; check that the service runs there"
             raise Unreachable(message, may_have_arrived=self._may_have_arrived) from None
-        return RetryDelay(BACKOFF_S[self._count - 1], "the service can't be reached")
+        return RetryDelay(BACKOFF_S[self._attempts - 1], "the service can't be reached")
 
-    def after_answer(self, response: httpx.Response) -> RetryDelay | None:
-        """How long to wait after an answer that says: not now; None when the answer stands."""
-        self._count += 1
-        self._met = True
-        # A proxy's word that it got no answer: the service may have had the request all the same.
+    def after_response(self, response: httpx.Response) -> RetryDelay | None:
+        """Return the delay after a temporary error response; None if the response is final."""
+        self._attempts += 1
+        self._has_connected = True
+        # A proxy got no response: the service may have received the request.
         self._may_have_arrived |= response.status_code in (502, 504)
-        told_s = _retry_after_s(response)
-        if response.status_code not in _BUSY_STATUSES or self._count > len(BACKOFF_S) or told_s > RETRY_AFTER_MAX_S:
+        retry_after_s = _retry_after_s(response)
+        if (
+            response.status_code not in _TEMPORARY_STATUSES
+            or self._attempts > len(BACKOFF_S)
+            or retry_after_s > RETRY_AFTER_MAX_S
+        ):
             return None
         reason = "rate limit" if response.status_code == 429 else "the service is busy"
-        return RetryDelay(max(BACKOFF_S[self._count - 1], told_s), reason)
+        return RetryDelay(max(BACKOFF_S[self._attempts - 1], retry_after_s), reason)
 
     def success(self, response: httpx.Response) -> bytes:
-        """The JSON of a success; raises the `Problem` of a refusal, `Unreachable` for what is not minibill's."""
+        """Return the body of a success. Raises the `Problem` of an error response, or `Unreachable` for another response."""
         if response.status_code == 204:
             return b""
         try:
-            answer = msgspec.json.decode(response.content)
+            members = msgspec.json.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            answer = None
-        if isinstance(answer, dict):
+            members = None
+        if isinstance(members, dict):
             if response.is_success:
                 return response.content
-            if isinstance(answer.get("code"), str):
-                problem = problem_of(answer, response.status_code)
+            if isinstance(members.get("code"), str):
+                problem = problem_of(members, response.status_code)
                 problem.may_have_arrived = self._may_have_arrived
                 raise problem
         raise Unreachable(
-            f"{self._url} does not answer like minibill (status {response.status_code}); is the URL right?",
+            f"{self._url} does not respond like minibill (status {response.status_code}); check the URL",
             may_have_arrived=True,
         )
 
 
-def path_of(ask: Operation) -> str:
-    """The path that an operation is asked at."""
-    return PREFIX_OF[ask.kind] + ask.route.format(**{name: quote(text, safe="") for name, text in ask.segments.items()})
+def path_of(operation: Operation) -> str:
+    """Return the URL path of an operation, percent-encoded."""
+    segments = {name: quote(text, safe="") for name, text in operation.segments.items()}
+    return PREFIX_OF[operation.kind] + operation.route.format(**segments)
 
 
 def checked_url(url: str) -> str:
-    """Where the service is, without a slash at the end; raises `WrongAccess`."""
+    """Return the URL of a service without a trailing slash. Raises `WrongAccess`."""
     if not _URL.fullmatch(url):
-        raise WrongAccess(f"{url!r} is no URL of a service: expected something like http://127.0.0.1:8080")
+        raise WrongAccess(f"{url!r} is not the URL of a service; use one like http://127.0.0.1:8080")
     try:
         httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise WrongAccess(f"{url!r} is no URL of a service: {error}") from None
+        raise WrongAccess(f"{url!r} is not the URL of a service: {error}") from None
     return url.rstrip("/")
 
 
 def checked_headers(token: str, user_agent: str) -> dict[str, str]:
-    """What every request carries; raises `WrongAccess` for what is no token."""
-    # Never in the message: it would end up in logs.
+    """Return the headers of every request. Raises `WrongAccess` for a malformed token."""
+    # The token is never part of the message, which may be logged.
     if not _TOKEN.fullmatch(token.strip()):
-        raise WrongAccess("the token is empty or has characters that no token has; `minibill token` prints a good one")
+        raise WrongAccess("the token is empty or has invalid characters; `minibill token` prints a valid one")
     return {"Authorization": f"Bearer {token.strip()}", "User-Agent": user_agent}
 
 

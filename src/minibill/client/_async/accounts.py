@@ -1,12 +1,12 @@
-"""Accounts, their credits, reservations and discounts."""
+"""Accounts, lots, debts, reservations and discounts."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 from minibill.api.types import EntityType
-from minibill.client._async.base import AsyncAsking
-from minibill.client.operation import Json, TierOf, Who, account_of, flag, micro, tier, time, to_ask
+from minibill.client._async.base import AsyncBaseClient
+from minibill.client.operation import Json, TierOf, Who, account_of, flag, make_operation, micro, tier, time
 from minibill.discounts.schemas import Membership, Quote, Tiers
 from minibill.ledger.schemas import (
     Account,
@@ -28,7 +28,7 @@ from minibill.ledger.schemas import (
 T = TypeVar("T")
 
 
-class AsyncAccounts(AsyncAsking):
+class AsyncAccounts(AsyncBaseClient):
     """Operations on accounts."""
 
     # --- accounts ---
@@ -36,25 +36,25 @@ class AsyncAccounts(AsyncAsking):
     async def open_account(
         self, entity_type: EntityType, entity_id: str, *, key: str | None = None, dry_run: bool = False
     ) -> Account:
-        """Opens the account of an entity, or finds it."""
+        """Open the account of an entity, or return the existing one."""
         body = {"entityType": entity_type, "entityId": entity_id}
         return await self._write(Account, "POST", "/accounts", {}, body, key, dry_run=dry_run)
 
     async def account(self, account_id: str) -> Account:
-        """One account."""
+        """Return an account. Raises `AccountNotFound`."""
         return await self._read(Account, "/accounts/{account_id}", {"account_id": account_id})
 
     def accounts(self, *, entity_type: EntityType | None = None, entity_id: str | None = None) -> AsyncIterator[Account]:
-        """All accounts, or those of an entity; oldest first."""
+        """Yield all accounts, or those of an entity, oldest first."""
         return self._pages(Account, "/accounts", {}, entityType=entity_type, entityId=entity_id)
 
     async def balance(self, account_id: str, *, pool_id: str | None = None, at: datetime | str | None = None) -> Balance:
-        """What an account has, now or at a past moment."""
+        """Return the balance of an account by pool, now or at a past time, in micro-units. Raises `AccountNotFound`."""
         segments = {"account_id": account_id}
         return await self._read(Balance, "/accounts/{account_id}/balance", segments, poolId=pool_id, at=time(at))
 
     def lots(self, account_id: str, *, state: LotState | None = None) -> AsyncIterator[Lot]:
-        """The lots of an account, oldest first."""
+        """Yield the lots of an account, oldest first."""
         return self._pages(Lot, "/accounts/{account_id}/lots", {"account_id": account_id}, state=state)
 
     def history(
@@ -66,7 +66,7 @@ class AsyncAccounts(AsyncAsking):
         since: datetime | str | None = None,
         until: datetime | str | None = None,
     ) -> AsyncIterator[Entry]:
-        """The entries of an account, newest first: those of `since` and later, and before `until`."""
+        """Yield the entries of an account, newest first. `since` is inclusive, `until` exclusive."""
         query = {"poolId": pool_id, "entryType": entry_type, "from": time(since), "to": time(until)}
         return self._pages(Entry, "/accounts/{account_id}/history", {"account_id": account_id}, **query)
 
@@ -85,7 +85,11 @@ class AsyncAccounts(AsyncAsking):
         key: str | None = None,
         dry_run: bool = False,
     ) -> Minted:
-        """Makes a lot of credits. One `source_id` is credited once, however often it is sent."""
+        """Mint a lot of `amount_micro` micro-units. A `source_id` is credited once, however often it is sent.
+
+        A repeated source with the same account and amount returns the first lot and `duplicate=True`. Raises
+        `SourceAlreadyCredited` if its account or amount differ, `AmountTooLarge`, `TooManyPools` or `AccountNotFound`.
+        """
         body = {
             "amountMicro": micro(amount_micro),
             "sourceType": source_type,
@@ -102,14 +106,14 @@ class AsyncAccounts(AsyncAsking):
     # --- debts ---
 
     def debts(self, account_id: str, *, is_open: bool | None = None) -> AsyncIterator[Debt]:
-        """The debts of an account, oldest first: all of them, or those that are or are not paid in full."""
+        """Yield the debts of an account, oldest first: all, open ones, or closed ones."""
         shown = None if is_open is None else str(is_open).lower()
         return self._pages(Debt, "/accounts/{account_id}/debts", {"account_id": account_id}, open=shown)
 
     async def forgive_debt(
         self, account_id: str, debt_id: str, reason: str, *, key: str | None = None, dry_run: bool = False
     ) -> ForgivenDebt:
-        """Writes off what is left of a debt."""
+        """Write off the unpaid rest of a debt. Raises `DebtNotFound`."""
         segments = {"account_id": account_id, "debt_id": debt_id}
         route = "/accounts/{account_id}/debts/{debt_id}/forgive"
         return await self._write(ForgivenDebt, "POST", route, segments, {"reason": reason}, key, dry_run=dry_run)
@@ -130,9 +134,13 @@ class AsyncAccounts(AsyncAsking):
         key: str | None = None,
         dry_run: bool = False,
     ) -> ReservedExplained:
-        """Holds credits of an account until they are finalized, released or overdue.
+        """Reserve `amount_micro` micro-units until they are finalized, released or expired.
 
-        Raises `InsufficientBalance` when there is not enough.
+            reservation = book.reserve(account.id, 250_000, ttl_seconds=60)
+            book.finalize(reservation.reservation_id, 180_000)
+
+        Raises `InsufficientBalance`, `AmountTooLarge`, `TooManyLots`, `TooManyReservations`, `BillingModeNotAllowed` or
+        `AccountNotFound`. Only service tokens may name an `Entity`; `TypeError` otherwise.
         """
         body = {
             "amountMicro": micro(amount_micro),
@@ -142,26 +150,30 @@ class AsyncAccounts(AsyncAsking):
             "description": description,
             "metadata": metadata,
         }
-        how: dict[str, Any] = {"query": {"explain": flag(explain)}, "dry_run": dry_run, "kind": self._spending}
+        options: dict[str, Any] = {"query": {"explain": flag(explain)}, "dry_run": dry_run, "kind": self._spending}
         if self._spending == "service":
-            return await self._write(ReservedExplained, "POST", "/reservations", {}, account_of(who) | body, key, **how)
+            return await self._write(ReservedExplained, "POST", "/reservations", {}, account_of(who) | body, key, **options)
         if not isinstance(who, str):
-            raise TypeError("an admin reserves for an account by its id; only services name an entity")
+            raise TypeError("an admin must name the account by its id; only services may name an entity")
         segments = {"account_id": who}
         return await self._write(
-            ReservedExplained, "POST", "/accounts/{account_id}/reservations", segments, body, key, **how
+            ReservedExplained, "POST", "/accounts/{account_id}/reservations", segments, body, key, **options
         )
 
     async def finalize(
         self, reservation_id: str, actual_cost_micro: int, *, key: str | None = None, dry_run: bool = False
     ) -> Finalized:
-        """Charges a reservation with what the work cost, and gives the rest back."""
+        """Charge a reservation with the actual cost in micro-units, and release the rest.
+
+        Raises `ReservationNotPending`, `ReservationConflict` if it was finalized with another cost, `AmountTooLarge` or
+        `ReservationNotFound`.
+        """
         return await self._end(
             Finalized, reservation_id, "finalize", {"actualCostMicro": micro(actual_cost_micro)}, key, dry_run
         )
 
     async def release(self, reservation_id: str, *, key: str | None = None, dry_run: bool = False) -> Released:
-        """Gives all of a reservation back."""
+        """Release a reservation. Raises `ReservationNotPending` or `ReservationNotFound`."""
         return await self._end(Released, reservation_id, "release", {}, key, dry_run)
 
     async def _end(self, expected: type[T], reservation_id: str, verb: str, body: Json, key: str | None, dry_run: bool) -> T:
@@ -172,27 +184,27 @@ class AsyncAccounts(AsyncAsking):
         return await self._write(expected, "POST", route, segments, body, key, dry_run=dry_run)
 
     async def reservation(self, reservation_id: str, *, explain: bool = False) -> ReservationExplained:
-        """One reservation."""
-        ask = to_ask(
+        """Return a reservation; with `explain`, also why it reserves that amount. Raises `ReservationNotFound`."""
+        operation = make_operation(
             "GET",
             "/reservations/{reservation_id}",
             {"reservation_id": reservation_id},
             query={"explain": flag(explain)},
             kind=self._spending,
         )
-        return self._understood(await self.send(ask), ReservationExplained)
+        return self._decode(await self.send(operation), ReservationExplained)
 
     # --- discounts ---
 
     async def put_tiers(
         self, community_id: str, tiers: Sequence[TierOf], *, key: str | None = None, dry_run: bool = False
     ) -> Tiers:
-        """Replaces the tiers of a community."""
+        """Replace the discount tiers of a community."""
         segments, body = {"community_id": community_id}, {"tiers": [tier(of) for of in tiers]}
         return await self._write(Tiers, "PUT", "/discounts/{community_id}/tiers", segments, body, key, dry_run=dry_run)
 
     async def tiers(self, community_id: str) -> Tiers:
-        """The tiers of a community."""
+        """Return the discount tiers of a community."""
         return await self._read(Tiers, "/discounts/{community_id}/tiers", {"community_id": community_id})
 
     async def put_membership(
@@ -205,7 +217,7 @@ class AsyncAccounts(AsyncAsking):
         key: str | None = None,
         dry_run: bool = False,
     ) -> Membership:
-        """Makes an account a member of a community, or changes its membership."""
+        """Create or replace the membership of an account. Raises `TierNotFound` or `AccountNotFound`."""
         segments = {"account_id": account_id, "community_id": community_id}
         body = {"tier": tier, "expiresAt": time(expires_at)}
         route = "/accounts/{account_id}/memberships/{community_id}"
@@ -214,16 +226,16 @@ class AsyncAccounts(AsyncAsking):
     async def delete_membership(
         self, account_id: str, community_id: str, *, key: str | None = None, dry_run: bool = False
     ) -> None:
-        """Ends a membership."""
+        """Delete a membership."""
         segments = {"account_id": account_id, "community_id": community_id}
         route = "/accounts/{account_id}/memberships/{community_id}"
-        await self.send(to_ask("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
+        await self.send(make_operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
 
     def memberships(self, account_id: str) -> AsyncIterator[Membership]:
-        """The memberships of an account, in the order in which they began."""
+        """Yield the memberships of an account, in the order of their creation."""
         return self._pages(Membership, "/accounts/{account_id}/memberships", {"account_id": account_id})
 
     async def quote(self, account_id: str, amount_micro: int) -> Quote:
-        """What a list price comes to for an account now, and why."""
+        """Return the discount on a list price in micro-units for an account now, and the memberships considered."""
         segments = {"account_id": account_id}
         return await self._read(Quote, "/accounts/{account_id}/quote", segments, amountMicro=micro(amount_micro))

@@ -16,13 +16,13 @@ from minibill.campaigns.schemas import (
     RevokedGrant,
     Stats,
 )
-from minibill.client._async.base import AsyncAsking
-from minibill.client.operation import GrantTo, Json, grant_item, micro, time, to_ask
+from minibill.client._async.base import AsyncBaseClient
+from minibill.client.operation import GrantTo, Json, grant_item, make_operation, micro, time
 
 T = TypeVar("T")
 
 
-class AsyncCampaigns(AsyncAsking):
+class AsyncCampaigns(AsyncBaseClient):
     """Operations on campaigns."""
 
     async def create_campaign(
@@ -42,7 +42,13 @@ class AsyncCampaigns(AsyncAsking):
         key: str | None = None,
         dry_run: bool = False,
     ) -> Campaign:
-        """Makes a campaign, as a draft."""
+        """Create a campaign with status `draft`; amounts are micro-units.
+
+            campaign = book.create_campaign("Summer", "promotional", 5_000_000_000, per_wallet_cap_micro=20_000_000)
+            book.activate_campaign(campaign.id)
+
+        Raises `InvalidRequest` for a formula that can't be evaluated.
+        """
         body = {
             "name": name,
             "campaignType": campaign_type,
@@ -76,7 +82,7 @@ class AsyncCampaigns(AsyncAsking):
         key: str | None = None,
         dry_run: bool = False,
     ) -> Campaign:
-        """Changes what is given; the rest stays."""
+        """Change the given members. Raises `CampaignFieldLocked`, `BudgetBelowSpent` or `CampaignNotFound`."""
         body = {
             "name": name,
             "campaignType": campaign_type,
@@ -94,29 +100,29 @@ class AsyncCampaigns(AsyncAsking):
         return await self._write(Campaign, "PATCH", "/campaigns/{campaign_id}", segments, body, key, dry_run=dry_run)
 
     async def activate_campaign(self, campaign_id: str, *, key: str | None = None, dry_run: bool = False) -> Campaign:
-        """Lets a campaign pay."""
-        return await self._move(campaign_id, "activate", key, dry_run)
+        """Activate a campaign, so that it pays grants. Raises `InvalidTransition` or `CampaignNotFound`."""
+        return await self._transition(campaign_id, "activate", key, dry_run)
 
     async def pause_campaign(self, campaign_id: str, *, key: str | None = None, dry_run: bool = False) -> Campaign:
-        """Stops a campaign from paying, for a while."""
-        return await self._move(campaign_id, "pause", key, dry_run)
+        """Pause a campaign. Raises `InvalidTransition` or `CampaignNotFound`."""
+        return await self._transition(campaign_id, "pause", key, dry_run)
 
     async def complete_campaign(self, campaign_id: str, *, key: str | None = None, dry_run: bool = False) -> Campaign:
-        """Ends a campaign."""
-        return await self._move(campaign_id, "complete", key, dry_run)
+        """Complete a campaign; it can't be activated again. Raises `InvalidTransition` or `CampaignNotFound`."""
+        return await self._transition(campaign_id, "complete", key, dry_run)
 
-    async def _move(self, campaign_id: str, verb: str, key: str | None, dry_run: bool) -> Campaign:
+    async def _transition(self, campaign_id: str, verb: str, key: str | None, dry_run: bool) -> Campaign:
         route, segments = f"/campaigns/{{campaign_id}}/{verb}", {"campaign_id": campaign_id}
         return await self._write(Campaign, "POST", route, segments, {}, key, dry_run=dry_run)
 
     async def campaign(self, campaign_id: str) -> Campaign:
-        """One campaign."""
+        """Return a campaign. Raises `CampaignNotFound`."""
         return await self._read(Campaign, "/campaigns/{campaign_id}", {"campaign_id": campaign_id})
 
     def campaigns(
         self, *, status: CampaignStatus | None = None, campaign_type: CampaignType | None = None
     ) -> AsyncIterator[Campaign]:
-        """Campaigns, newest first."""
+        """Yield campaigns, newest first."""
         return self._pages(Campaign, "/campaigns", {}, status=status, campaignType=campaign_type)
 
     async def pay_batch(
@@ -128,7 +134,13 @@ class AsyncCampaigns(AsyncAsking):
         key: str | None = None,
         dry_run: bool = False,
     ) -> BatchResult:
-        """Pays 1 to 1,000 grants, each account once; all or nothing where limits are concerned."""
+        """Pay 1 to 1,000 grants, each account once. If the batch would exceed a limit, nothing is paid.
+
+            book.pay_batch(campaign.id, [GrantTo(Entity("person", "ada"), 5_000_000)])
+
+        An account that the campaign paid before gets `duplicate=True`. Raises `CampaignNotActive`, `DuplicateAccount`,
+        `PerWalletCapExceeded`, `LargeGrantRequiresForce`, `BudgetExceeded` or `AmountTooLarge`.
+        """
         body = {"grants": [grant_item(grant) for grant in grants], "force": force or None}
         route, segments = "/campaigns/{campaign_id}/grants/batch", {"campaign_id": campaign_id}
         return await self._write(BatchResult, "POST", route, segments, body, key, dry_run=dry_run)
@@ -136,27 +148,30 @@ class AsyncCampaigns(AsyncAsking):
     async def pay_encoded_batch(
         self, campaign_id: str, body: bytes, *, key: str | None = None, dry_run: bool = False
     ) -> BatchResult:
-        """The same of a batch that is JSON already, as the route takes it."""
-        ask = to_ask(
+        """Pay a batch that is already encoded as the JSON of the request body; otherwise like `pay_batch`."""
+        operation = make_operation(
             "POST",
             "/campaigns/{campaign_id}/grants/batch",
             {"campaign_id": campaign_id},
             key=key or self._new_key(),
             dry_run=dry_run,
         )
-        return self._understood(await self.send(ask._replace(body=body)), BatchResult)
+        return self._decode(await self.send(operation._replace(body=body)), BatchResult)
 
     def grants(
         self, campaign_id: str, *, status: GrantStatus | None = None, account_id: str | None = None
     ) -> AsyncIterator[Grant]:
-        """The grants of a campaign, in the order in which they were paid."""
+        """Yield the grants of a campaign, in the order of payment."""
         route, segments = "/campaigns/{campaign_id}/grants", {"campaign_id": campaign_id}
         return self._pages(Grant, route, segments, status=status, accountId=account_id)
 
     async def revoke_grant(
         self, campaign_id: str, grant_id: str, reason: str, *, key: str | None = None, dry_run: bool = False
     ) -> RevokedGrant:
-        """Takes back what is left of a grant."""
+        """Revoke the credits of a grant that are neither consumed nor reserved. Repeating it returns the same response.
+
+        Reserved credits are revoked when the reservation returns them. Raises `GrantNotFound`.
+        """
         route, segments = (
             "/campaigns/{campaign_id}/grants/{grant_id}/revoke",
             {"campaign_id": campaign_id, "grant_id": grant_id},
@@ -166,10 +181,10 @@ class AsyncCampaigns(AsyncAsking):
     async def revoke_campaign(
         self, campaign_id: str, reason: str, *, key: str | None = None, dry_run: bool = False
     ) -> RevokedCampaign:
-        """Takes back what is left of all grants of a campaign."""
+        """Revoke all grants of a campaign. If it is interrupted, repeat it to revoke the rest."""
         route, segments = "/campaigns/{campaign_id}/revoke", {"campaign_id": campaign_id}
         return await self._write(RevokedCampaign, "POST", route, segments, {"reason": reason}, key, dry_run=dry_run)
 
     async def campaign_stats(self, campaign_id: str) -> Stats:
-        """What became of the credits that a campaign granted."""
+        """Return sums of the credits that a campaign granted, by state and by day."""
         return await self._read(Stats, "/campaigns/{campaign_id}/stats", {"campaign_id": campaign_id})

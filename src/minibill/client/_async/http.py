@@ -1,4 +1,4 @@
-"""The client of a running service: one URL, one token, and the patience to send a request again."""
+"""The HTTP client of a running service: one URL, one token, and retries."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,19 +12,24 @@ import minibill
 from minibill.auth.callers import CallerKind
 from minibill.client._async.methods import AsyncMethods
 from minibill.client.errors import WrongAccess, not_like_minibill
-from minibill.client.operation import Operation, read
+from minibill.client.operation import Operation, decode
 from minibill.client.retries import TIMEOUT, RetryState, checked_headers, checked_url, path_of
 
 T = TypeVar("T")
 
 
 class AsyncClient(AsyncMethods):
-    """A running minibill, as one token sees it; to be used as a context manager, or closed with `aclose`.
+    """A client of a running service, with one token. Use it as a context manager, or close it with `aclose`.
 
-    What is busy, rate limited or can't be reached is asked again with the same idempotency key, for about 47 seconds in
-    all; then the refusal is raised, or `Unreachable`. A URL or token that can't be used raises `WrongAccess`. With
-    `service=True` the token is a service's, which may reserve, finalize, release and read reservations. `on_wait` hears of
-    each wait before it begins: seconds, and the reason in a few words. `transport` is httpx's, for tests.
+        async with AsyncClient("http://127.0.0.1:8080", token) as book:
+            account = await book.open_account("person", "ada")
+
+    If the service is overloaded, rate limits the caller or can't be reached, a request is sent again with the same
+    idempotency key, for about 47 seconds. Then the error response is raised, or `Unreachable`. A malformed URL or token
+    raises `WrongAccess`.
+
+    With `service=True`, `token` is a service token: reservations then use the service API. `on_wait` is called before each
+    retry with the delay in seconds and its reason. `transport` is that of httpx, for tests.
     """
 
     def __init__(
@@ -40,8 +45,8 @@ class AsyncClient(AsyncMethods):
         self._url = checked_url(url)
         self._spending: CallerKind = "service" if service else "admin"
         self._on_wait = on_wait
-        self._met = False
-        # No proxies or .netrc from the environment: a token goes where the URL says and nowhere else.
+        self._has_connected = False
+        # No proxies or .netrc from the environment: the token is sent to the host of the URL only.
         self._http = httpx.AsyncClient(
             headers=checked_headers(token, user_agent), timeout=TIMEOUT, transport=transport, trust_env=False
         )
@@ -55,32 +60,35 @@ class AsyncClient(AsyncMethods):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close all connections."""
         await self._http.aclose()
 
-    async def send(self, ask: Operation) -> bytes:
-        headers = {} if ask.key is None else {"Content-Type": "application/json", "Idempotency-Key": ask.key}
-        tries = RetryState(self._url, has_connected=self._met)
+    async def send(self, operation: Operation) -> bytes:
+        headers = {}
+        if operation.key is not None:
+            headers = {"Content-Type": "application/json", "Idempotency-Key": operation.key}
+        url, query = self._url + path_of(operation), operation.query or None
+        retries = RetryState(self._url, has_connected=self._has_connected)
         while True:
             try:
                 response = await self._http.request(
-                    ask.method, self._url + path_of(ask), content=ask.body, headers=headers, params=ask.query or None
+                    operation.method, url, content=operation.body, headers=headers, params=query
                 )
             except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError) as error:
-                raise WrongAccess(f"{self._url} can't be asked: {error}") from None
+                raise WrongAccess(f"can't send a request to {self._url}: {error}") from None
             except httpx.RequestError as error:
-                wait = tries.after_error(error)
+                delay = retries.after_error(error)
             else:
-                self._met = True
-                if (asked_to_wait := tries.after_answer(response)) is None:
-                    return tries.success(response)
-                wait = asked_to_wait
+                self._has_connected = True
+                if (found := retries.after_response(response)) is None:
+                    return retries.success(response)
+                delay = found
             if self._on_wait is not None:
-                self._on_wait(wait.seconds, wait.reason)
-            await asyncio.sleep(wait.seconds)
+                self._on_wait(delay.seconds, delay.reason)
+            await asyncio.sleep(delay.seconds)
 
-    def _understood(self, answer: bytes, expected: type[T]) -> T:
+    def _decode(self, body: bytes, expected: type[T]) -> T:
         try:
-            return read(answer, expected)
+            return decode(body, expected)
         except msgspec.DecodeError as error:
             raise not_like_minibill(str(error)) from None

@@ -1,6 +1,6 @@
-"""How an operation is asked for and its answer read. How it gets there is a subclass's business."""
+"""Common parts of all clients: build an operation, send it, and decode its response."""
 
-# Made from _async/base.py by `make client`: change that one.
+# Generated from _async/base.py by `make client`; edit that file.
 
 import uuid
 from collections.abc import Iterator
@@ -8,33 +8,33 @@ from typing import Any, TypeVar
 
 from minibill.api.types import PAGE_ITEMS_MAX
 from minibill.auth.callers import CallerKind
-from minibill.client.operation import Json, Operation, PageOf, read, to_ask
+from minibill.client.operation import Json, Operation, PageOf, decode, make_operation
 
 T = TypeVar("T")
 
 
-class Asking:
-    """What the methods are made of."""
+class BaseClient:
+    """Base of all clients. A subclass implements `send`, the transport."""
 
-    # Whose door reservations are made at: services may also name an entity, and are not audited.
+    # The caller kind of reservations: services may also name an entity, and their writes are not audited.
     _spending: CallerKind = "admin"
 
-    def send(self, ask: Operation) -> bytes:
-        """The way of every operation: the JSON of its success; raises the `Problem` of a refusal."""
+    def send(self, operation: Operation) -> bytes:
+        """Run an operation and return the body of its success. Raises the `Problem` of an error response."""
         raise NotImplementedError
 
     def _new_key(self) -> str | None:
-        """The idempotency key of a write that the caller gave none."""
+        """Return the idempotency key for a write without one."""
         return uuid.uuid4().hex
 
     def _read(self, expected: type[T], route: str, segments: Json, **query: Any) -> T:
-        return self._understood(self.send(to_ask("GET", route, segments, query=query)), expected)
+        return self._decode(self.send(make_operation("GET", route, segments, query=query)), expected)
 
     def _write(
-        self, expected: type[T], method: str, route: str, segments: Json, body: Json, key: str | None, **how: Any
+        self, expected: type[T], method: str, route: str, segments: Json, body: Json, key: str | None, **options: Any
     ) -> T:
-        ask = to_ask(method, route, segments, body=body, key=key or self._new_key(), **how)
-        return self._understood(self.send(ask), expected)
+        operation = make_operation(method, route, segments, body=body, key=key or self._new_key(), **options)
+        return self._decode(self.send(operation), expected)
 
     def _pages(self, expected: type[T], route: str, segments: Json, **query: Any) -> Iterator[T]:
         cursor = None
@@ -46,5 +46,5 @@ class Asking:
             if cursor is None:
                 return
 
-    def _understood(self, answer: bytes, expected: type[T]) -> T:
-        return read(answer, expected)
+    def _decode(self, body: bytes, expected: type[T]) -> T:
+        return decode(body, expected)

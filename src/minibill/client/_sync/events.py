@@ -1,27 +1,30 @@
 """Events, thresholds and webhooks."""
 
-# Made from _async/events.py by `make client`: change that one.
+# Generated from _async/events.py by `make client`; edit that file.
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from minibill.client._sync.base import Asking
-from minibill.client.operation import ThresholdOf, threshold, to_ask
+from minibill.client._sync.base import BaseClient
+from minibill.client.operation import ThresholdOf, make_operation, threshold
 from minibill.events.schemas import Events, Thresholds
 from minibill.webhooks.schemas import Delivery, Replayed, Webhook, WebhookSecret
 
 
-class Feed(Asking):
-    """Operations that tell of what happens."""
+class Feed(BaseClient):
+    """Operations on events, thresholds and webhooks."""
 
     def events(
         self, *, after: str | None = None, types: Sequence[str] | None = None, wait: int = 0, limit: int = 100
     ) -> Events:
-        """What happened after an event, a cursor or `latest`; waits so many seconds where there is nothing yet.
+        """Return up to `limit` events after an event id, a cursor or `latest`; wait up to `wait` seconds for the first.
 
-        The next call goes on from `next_cursor`. There is no iterator: when to keep the cursor is the caller's to know.
-        Raises `InvalidCursor` when the book was restored from a backup that lacks this event: continue from the last event
-        that the feed still accepts, and undo what you did for later ones.
+            page = book.events(after=saved_cursor, wait=20)
+            handle(page.items)
+            save(page.next_cursor)
+
+        Pass `next_cursor` as `after` to continue. Raises `InvalidCursor` if the database was restored from a backup that
+        lacks this event: continue from the last event that the feed accepts, and undo the effects of later ones.
         """
         chosen = None if types is None else ",".join(types)
         return self._read(Events, "/events", {}, after=after, types=chosen, wait=wait, limit=limit)
@@ -29,13 +32,13 @@ class Feed(Asking):
     def put_thresholds(
         self, account_id: str, thresholds: Sequence[ThresholdOf], *, key: str | None = None, dry_run: bool = False
     ) -> Thresholds:
-        """Replaces the thresholds of an account."""
+        """Replace the balance thresholds of an account. Raises `AccountNotFound`."""
         segments, body = {"account_id": account_id}, {"thresholds": [threshold(of) for of in thresholds]}
         route = "/accounts/{account_id}/thresholds"
         return self._write(Thresholds, "PUT", route, segments, body, key, dry_run=dry_run)
 
     def thresholds(self, account_id: str) -> Thresholds:
-        """The thresholds of an account, and on which side of each its credits are."""
+        """Return the thresholds of an account with their states. Raises `AccountNotFound`."""
         return self._read(Thresholds, "/accounts/{account_id}/thresholds", {"account_id": account_id})
 
     # --- webhooks ---
@@ -49,16 +52,16 @@ class Feed(Asking):
         key: str | None = None,
         dry_run: bool = False,
     ) -> WebhookSecret:
-        """Sends what happens from now on to a URL; its secret is answered once."""
+        """Create a webhook that receives all later events. Only this response has its secret. Raises `WebhooksDisabled`."""
         body = {"url": url, "types": types, "description": description}
         return self._write(WebhookSecret, "POST", "/webhooks", {}, body, key, dry_run=dry_run)
 
     def webhooks(self) -> Iterator[Webhook]:
-        """All webhooks, oldest first."""
+        """Yield all webhooks, oldest first."""
         return self._pages(Webhook, "/webhooks", {})
 
     def webhook(self, webhook_id: str) -> Webhook:
-        """One webhook, without its secret."""
+        """Return a webhook without its secret. Raises `WebhookNotFound`."""
         return self._read(Webhook, "/webhooks/{webhook_id}", {"webhook_id": webhook_id})
 
     def edit_webhook(
@@ -72,24 +75,24 @@ class Feed(Asking):
         key: str | None = None,
         dry_run: bool = False,
     ) -> Webhook:
-        """Changes what is named; what failed is tried again at once."""
+        """Change the given members of a webhook, and retry failed deliveries at once. Raises `WebhookNotFound`."""
         body: dict[str, Any] = {"url": url, "types": types, "description": description, "enabled": enabled}
         segments = {"webhook_id": webhook_id}
         return self._write(Webhook, "PATCH", "/webhooks/{webhook_id}", segments, body, key, dry_run=dry_run)
 
     def delete_webhook(self, webhook_id: str, *, key: str | None = None, dry_run: bool = False) -> None:
-        """Ends a webhook."""
+        """Delete a webhook. Raises `WebhookNotFound`."""
         segments = {"webhook_id": webhook_id}
         route = "/webhooks/{webhook_id}"
-        self.send(to_ask("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
+        self.send(make_operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
 
     def rotate_webhook_secret(self, webhook_id: str, *, key: str | None = None, dry_run: bool = False) -> WebhookSecret:
-        """Gives a webhook another secret; the one before signs too for a day."""
+        """Give a webhook a new secret; for one day the previous one also signs. Raises `WebhookNotFound`."""
         route, segments = "/webhooks/{webhook_id}/rotate-secret", {"webhook_id": webhook_id}
         return self._write(WebhookSecret, "POST", route, segments, {}, key, dry_run=dry_run)
 
     def deliveries(self, webhook_id: str) -> Iterator[Delivery]:
-        """The last attempts to deliver to a webhook, newest first."""
+        """Yield the last delivery attempts to a webhook, newest first."""
         return self._pages(Delivery, "/webhooks/{webhook_id}/deliveries", {"webhook_id": webhook_id})
 
     def replay_events(
@@ -101,7 +104,7 @@ class Feed(Asking):
         key: str | None = None,
         dry_run: bool = False,
     ) -> Replayed:
-        """Sends a webhook everything after an event again, or the events that are named."""
+        """Send the events after `after` again, or those of `event_ids`. Raises `WebhookNotFound`."""
         route, segments = "/webhooks/{webhook_id}/replay", {"webhook_id": webhook_id}
         body = {"after": after, "eventIds": event_ids}
         return self._write(Replayed, "POST", route, segments, body, key, dry_run=dry_run)
