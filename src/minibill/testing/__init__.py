@@ -1,7 +1,7 @@
-"""Books for the tests of programs that use minibill, by two pytest fixtures that come with the package.
+"""Test support for programs that use minibill: two pytest fixtures that come with the package.
 
-`minibill_book` is an empty book for one test. `minibill_service` is the same running service for the session, for a suite
-that prepares a book once and restores it for each test:
+`minibill_book` is an empty book for one test. `minibill_service` is the running service of the session, for a suite that
+prepares a book once and restores it for each test:
 
     @pytest.fixture(scope="session")
     def prepared(minibill_service):

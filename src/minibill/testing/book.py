@@ -1,4 +1,4 @@
-"""A running book for tests: the real service on a real file, with short words for what many tests do."""
+"""A book for tests: the real service on a real file, with short methods for common steps."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ from minibill.metrics.totals import Totals
 from minibill.testing.clock import START, FrozenClock, us_of
 from minibill.testing.loop import LoopThread, LoopTransport
 
-# An account as tests name it: a person, or an entity of another type.
+# An account in a test: the name of a person, or entity type and id.
 Named = str | tuple[EntityType, str]
 
 ACTOR = "test"
@@ -34,14 +34,14 @@ IN_PROCESS_URL = "http://minibill.test"
 
 
 class Snapshot(NamedTuple):
-    """A book as it was at a moment; `BookForTests.restore` brings it back."""
+    """The contents and the time of a book; `BookForTests.restore` restores them."""
 
     content: MemoryCopy
     now_us: int
 
 
 class _Api(Methods):
-    """The operations, from the thread of the test."""
+    """The operations of the API, called from the thread of the test."""
 
     _spending = "service"
 
@@ -57,7 +57,7 @@ class _Api(Methods):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which says when it listens."""
+    """A uvicorn server with an event that is set once it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -69,16 +69,19 @@ class _Server(uvicorn.Server):
 
 
 class BookForTests:
-    """A book of a test's own.
+    """A book for tests.
 
-    `api` has every operation, as `minibill.client.Client` has them; `http` is a plain httpx client with an admin's token;
-    `url` is where the same service listens on a port, for a program that is tested from outside. An account is named as a
-    test names it: "ada" is a person, `("community", "dao")` something else. `account` and `give` open it. What only reads,
-    such as `balance`, raises `LookupError` for an account that nobody has opened.
+        book.give("ada", 5_000_000)
+        run_job("ada", url=book.url, token=book.service_token())
+        assert book.story("ada") == [("grant", 5_000_000), ("reserve", -700), ("finalize", -700)]
 
-    Time stands still, at `start`, until `advance` moves it; what falls due is then settled. The file is not synced: a test's
-    book need not survive a loss of power. `settings` are those of the service by their variables; unless they say otherwise
-    no rate is limited, and secrets are made. Nothing runs in the background.
+    `api` has the methods of `minibill.client.Client`. `http` is an httpx client with an admin token. `url` is the address of
+    the same service on a local port. `"ada"` names a person, `("community", "dao")` another entity. `account` and `give`
+    open the account; methods that only read, such as `balance`, raise `LookupError` if there is none.
+
+    Time stands still at `start` until `advance` moves it and expires overdue items. `settings` are those of the service, by
+    variable; by default there is no rate limit, and secrets are generated. The file is not synced to disk, and no background
+    jobs run.
     """
 
     __test__ = False
@@ -86,14 +89,14 @@ class BookForTests:
     def __init__(
         self, path: str | PathLike[str], *, settings: Mapping[str, str] | None = None, start: datetime = START
     ) -> None:
-        """On a file that is made where there is none yet."""
+        """Open a database file; create it if there is none."""
         self.path = path = require_file_name(path)
         self._loop = LoopThread()
         self._clock = FrozenClock(us_of(start))
         given = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "0", **(settings or {})}
         self._service = self._loop.run(open_state(path, given, clock=self._clock, has_test_clock=True))
         self._loop.run(self._service.book.writer.alone(_do_not_sync))
-        # What an ASGI client of the tests' own talks to.
+        # For an ASGI client of the test's own.
         self.app = app_of(self._service)
         self.api: Methods = _Api(self._loop, EmbeddedClient(self._service, actor=ACTOR))
         self.http = httpx.Client(
@@ -105,69 +108,69 @@ class BookForTests:
         self._empty = self.snapshot()
 
     def close(self) -> None:
-        """Ends the service and closes the book."""
+        """Stop the service and close the book."""
         self.http.close()
         self._loop.run(self._close())
         self._loop.close()
 
-    # --- the whole of it ---
+    # --- snapshots ---
 
     def snapshot(self) -> Snapshot:
-        """The book as it is now, kept in memory: a millisecond or so."""
+        """Return a copy of the book in memory; takes about a millisecond."""
         return self._loop.run(self._snapshot())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Brings a book back as it was, time included."""
+        """Restore a snapshot, including its time."""
         self._loop.run(self._restore(snapshot))
 
     def reset(self) -> None:
-        """Empties the book."""
+        """Restore the empty book."""
         self.restore(self._empty)
 
     def verify(self) -> None:
-        """Asserts that the book is sound: every check of a reconciliation passes."""
+        """Assert that every check of a reconciliation passes."""
         failed = {name: check for name, check in self.api.reconcile(dry_run=True).checks.items() if check.status != "pass"}
-        assert failed == {}, f"the book is not sound: {failed}"
+        assert failed == {}, f"reconciliation checks failed: {failed}"
 
     # --- time ---
 
     @property
     def now(self) -> datetime:
-        """The book's time."""
+        """Return the book's time."""
         return datetime.fromisoformat(self.api.now().now)
 
     def advance(self, seconds: int) -> None:
-        """Moves the book's time forward, and settles what falls due."""
+        """Move the book's time forward and expire overdue items."""
         self.api.advance_clock(seconds)
 
-    # --- accounts, by the names that tests give them ---
+    # --- accounts ---
 
     def account(self, who: Named) -> str:
-        """The id of an account, which is opened where there is none yet."""
+        """Return the id of an account; open it if there is none."""
         return self.api.open_account(*_entity(who)).id
 
-    def give(self, who: Named, amount_micro: int, **how: Any) -> Minted:
-        """Mints credits; `how` is what `mint` takes besides."""
-        return self.api.mint(self.account(who), amount_micro, **how)
+    def give(self, who: Named, amount_micro: int, **options: Any) -> Minted:
+        """Mint credits in micro-units; `options` are those of `mint`."""
+        return self.api.mint(self.account(who), amount_micro, **options)
 
     def balance(self, who: Named, pool_id: str | None = None) -> int:
-        """What is available, in micro-units: in all pools, or in one."""
+        """Return the available credits in micro-units, of all pools or of one."""
         return int(self.api.balance(self._existing(who), pool_id=pool_id).total_available_micro)
 
     def reserved(self, who: Named, pool_id: str | None = None) -> int:
-        """What is held by reservations, in micro-units."""
+        """Return the reserved credits in micro-units."""
         return int(self.api.balance(self._existing(who), pool_id=pool_id).total_reserved_micro)
 
     def debt(self, who: Named) -> int:
-        """What is owed, in micro-units."""
+        """Return the open debt in micro-units."""
         return int(self.api.balance(self._existing(who)).debt_micro)
 
     def entries(self, who: Named) -> list[Entry]:
-        """The ledger of an account, oldest first."""
+        """Return the ledger entries of an account, oldest first."""
         return list(self.api.history(self._existing(who)))[::-1]
 
     def story(self, who: Named) -> list[tuple[str, int]]:
-        """The ledger of an account as pairs that are good to compare: `[("grant", 5000000), ("reserve", -700)]`."""
+        """Return type and amount of each ledger entry, oldest first: `[("grant", 5000000), ("reserve", -700)]`."""
         return [(entry.entry_type, int(entry.amount_micro)) for entry in self.entries(who)]
 
     def _existing(self, who: Named) -> str:
@@ -176,24 +179,24 @@ class BookForTests:
             return account.id
         raise LookupError(f"{entity_type}:{entity_id} has no account in this book; open it with account() or give()")
 
-    # --- tokens and doors ---
+    # --- tokens and the server ---
 
     def token(self, *scopes: str, sub: str = ACTOR) -> str:
-        """An admin token with these scopes; without any it may do everything."""
+        """Return an admin token with these scopes; by default with all."""
         settings = self._service.settings
         return sign_token(settings, "admin", sub=sub, scopes=list(scopes or (EVERYTHING,)), ttl=settings.admin_token_max_ttl)
 
     def service_token(self, *, sub: str = ACTOR) -> str:
-        """A token of a service that spends."""
+        """Return a service token."""
         return sign_token(self._service.settings, "service", sub=sub, scopes=[], ttl=SERVICE_TOKEN_MAX_TTL)
 
     @property
     def url(self) -> str:
-        """Where the service listens, on a free port of this machine; it begins to when this is first asked."""
+        """Return the URL of the service on a free local port; the first use starts the server."""
         return self.listen()
 
     def listen(self, port: int = 0) -> str:
-        """The same, on a port of one's own choice; once it listens, that is where."""
+        """Start the server on a port, 0 for a free one, and return its URL. A running server keeps its port."""
         if self._server is None:
             self._server = self._loop.run(self._serve(port))
         return self._server[2]

@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, so that tests are plain functions."""
+"""An event loop on its own thread, so that tests can be plain functions."""
 
 import asyncio
 import threading
@@ -11,12 +11,12 @@ from minibill.server.event_loop import new_loop
 
 T = TypeVar("T")
 
-# A test that hangs should say where, and not wait for ever.
+# A test that hangs fails with a traceback after this time.
 SECONDS_MAX = 60
 
 
 class LoopThread:
-    """Runs coroutines for tests."""
+    """An event loop that runs coroutines for the test's thread."""
 
     def __init__(self) -> None:
         self.loop = new_loop()
@@ -24,25 +24,25 @@ class LoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What the coroutine answers."""
+        """Run a coroutine and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(SECONDS_MAX)
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stop the loop and end the thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
 
 
 class LoopTransport(httpx.BaseTransport):
-    """Carries the requests of a synchronous client to an ASGI application on the loop: no socket."""
+    """A transport that calls an ASGI application on the loop, without a socket."""
 
     def __init__(self, loop: LoopThread, app: Any) -> None:
         self._loop = loop
         self._inner = httpx.ASGITransport(app, raise_app_exceptions=False)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """One request, answered whole."""
+        """Run one request and return its complete response."""
         return self._loop.run(self._ask(request))
 
     async def _ask(self, request: httpx.Request) -> httpx.Response:

@@ -1,6 +1,6 @@
-"""The pytest plugin: books for tests.
+"""The pytest plugin with the fixtures `minibill_service` and `minibill_book`.
 
-pytest loads it wherever minibill is installed, so it imports nothing else until a fixture is used.
+pytest loads it wherever minibill is installed, so it imports the rest of minibill only when a test uses a fixture.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def minibill_service(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[BookForTests]":
-    """One running service for the whole session: for books that are prepared once and restored for each test."""
+    """Return the running service of the session, for books that are prepared once and restored for each test."""
     from minibill.testing.book import BookForTests
 
     book = BookForTests(tmp_path_factory.mktemp("minibill") / "book.db")
@@ -24,6 +24,6 @@ def minibill_service(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Book
 
 @pytest.fixture
 def minibill_book(minibill_service: "BookForTests") -> "BookForTests":
-    """An empty book for one test."""
+    """Return an empty book for one test."""
     minibill_service.reset()
     return minibill_service
