@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench`. Every number stands beside its baselines of the same run."""
+"""Benchmarks: `python -m bench`. Every number comes with baselines of the same run."""

@@ -1,4 +1,4 @@
-"""`python -m bench`: measures, prints, and writes bench/RESULTS.md. A number whose run was not in order is not printed."""
+"""Run all benchmarks, print tables, and write bench/RESULTS.md. A run with a fault prints no numbers."""
 
 import sys
 from collections.abc import Callable
@@ -25,13 +25,13 @@ BENCHMARKS: dict[str, Callable[[Sizes], Table]] = {
     "reconcile": reconciling.checks,
     "reconcile-http": reconciling.under_load,
     "fairness": fairness.table,
-    # Only where somebody has built it.
+    # Only if the executable was built.
     **({"binary": binary.table} if binary.BINARY.exists() else {}),
 }
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
-# Tables are wider than a log's usual 80 columns, and a table that is cut off says nothing.
+# The tables are wider than the default of 80 columns.
 LOG_COLUMNS = 120
 
 
@@ -39,7 +39,7 @@ LOG_COLUMNS = 120
 @click.option("--quick", is_flag=True, help="Fewer and shorter rounds: a look, not a result.")
 @click.option("--only", type=click.Choice(list(BENCHMARKS)), help="One benchmark.")
 def main(*, quick: bool, only: str | None) -> None:
-    """Measures minibill beside its baselines. A full run, without options, also writes bench/RESULTS.md."""
+    """Measure minibill and its baselines. A full run without options also writes bench/RESULTS.md."""
     console = Console(width=None if sys.stdout.isatty() else LOG_COLUMNS)
     described, source = machine.describe(), machine.source()
     date = datetime.now(UTC).date().isoformat()

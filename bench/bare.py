@@ -1,7 +1,7 @@
-"""The bare insert: the rows that real batches wrote, written again with nothing around them.
+"""The bare insert, a baseline: the rows of real batches, inserted again without minibill.
 
-They are read back from a finished book and go into a new one of the same schema, in the same batches: one executemany a
-table, one transaction and one COMMIT a batch. What comes out must be the same book, row for row.
+It reads the rows from a finished book and inserts them into a new one with the same schema, in the same batches: one
+executemany per table, one transaction per batch. The result must equal the original, row for row.
 """
 
 import time
@@ -14,7 +14,7 @@ from minibill.db.migrations import migrate
 from minibill.db.queries import Row
 from minibill.db.sqlite import sqlite3
 
-# In the order in which foreign keys and triggers want them.
+# In the order of foreign keys and triggers.
 BATCH_TABLES = ("credit_accounts", "credit_lots", "credit_ledger", "credit_grants", "admin_audit_log")
 
 INSERT_BALANCE = (
@@ -36,10 +36,10 @@ UPDATE credit_campaigns
  WHERE id = ?
 """
 
-# Kept where the others are dropped: they fire once a batch, and without them the campaign's counts would be wrong.
+# These triggers stay: they fire once per batch, and maintain the counts of the campaign.
 COUNTING_TRIGGERS = ("campaigns_create_totals", "campaigns_update_granted_totals")
 
-# When the file was migrated, the service's chain of what it wrote, and how often it committed.
+# Migration times, the hash chain and the commit count differ between the books.
 NOT_OF_THE_BATCHES = ("schema_migrations", "book_chain", "book_head")
 
 Named = dict[str, Any]
@@ -53,17 +53,17 @@ class Statement(NamedTuple):
 
 
 class Captured(NamedTuple):
-    """What was in a book before its first batch, and what each batch wrote."""
+    """The rows of a book before its first batch, and those of each batch."""
 
     before: list[Statement]
     batches: list[list[Statement]]
 
 
 def capture(db: Path, *, with_triggers: bool) -> Captured:
-    """Reads back what the batches of a finished book wrote.
+    """Read the rows of the batches of a finished book.
 
-    Its campaigns must have been there before the first batch. Triggers keep the balances and tell of what happens; without
-    them balances and events are written as two more tables.
+    Its campaigns must be older than the first batch. The bare book has no triggers, so balances and events are inserted like
+    other tables.
     """
     conn = open_reader(db)
     try:
@@ -95,7 +95,7 @@ def capture(db: Path, *, with_triggers: bool) -> Captured:
 
 
 def replay(captured: Captured, db: Path, *, like: Path, with_triggers: bool) -> list[float]:
-    """Writes it all into a new file; answers how many seconds each batch took. The file must come out equal to `like`."""
+    """Insert everything into a new file; return the seconds of each batch. The file must equal `like`."""
     conn = open_writer(db)
     try:
         migrate(conn)
@@ -114,7 +114,7 @@ def replay(captured: Captured, db: Path, *, like: Path, with_triggers: bool) -> 
 
 
 def commits_per_s(db: Path, count: int) -> float:
-    """How many transactions of a single row a new file takes in a second, one after the other."""
+    """Return the sequential single-row transactions per second of a new file."""
     conn = open_writer(db)
     try:
         conn.execute("CREATE TABLE one_row (number INTEGER PRIMARY KEY) STRICT")
@@ -134,7 +134,7 @@ def _write(conn: sqlite3.Connection, statements: list[Statement]) -> float:
 
 
 def _rows(conn: sqlite3.Connection, table: str) -> list[Named]:
-    # The first column of each of these tables is its key.
+    # The key is the first column of each table.
     cursor = conn.execute(f"SELECT * FROM {table} ORDER BY 1")
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
@@ -170,7 +170,7 @@ def _everything(db: Path) -> dict[str, list[Row]]:
         tables = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
         written = [table for (table,) in tables if table not in NOT_OF_THE_BATCHES]
         everything = {table: conn.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in written}
-        # Campaigns are put there at once as they are before the first batch: what is told of that is told otherwise.
+        # Campaigns are inserted in their state before the first batch, so their events differ.
         of_campaigns = conn.execute("SELECT id FROM events WHERE campaign_id IS NOT NULL").fetchall()
         everything["events"] = [row for row in everything["events"] if row[:1] not in set(of_campaigns)]
         return everything

@@ -1,4 +1,4 @@
-"""Batches of 1,000 grants: in process beside the bare insert, over HTTP beside in process."""
+"""Batches of 1,000 grants: in process compared with the bare insert, over HTTP compared with in process."""
 
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ COLUMNS = ("1,000 grants to", "how", "median ms", "slowest ms", "grants/s", "rat
 
 
 class Timed:
-    """One way to do the batches: how many seconds each took, of both kinds, over all passes."""
+    """One way to run the batches: the seconds of each batch, by kind, over all passes."""
 
     def __init__(self, how: str) -> None:
         self.how = how
@@ -32,14 +32,14 @@ class Timed:
 
 
 class Kind(NamedTuple):
-    """The rows of one kind of batch, and how many times the base its first way takes."""
+    """Return the table rows of one kind of batch, and the ratio of its first way to the baseline."""
 
     rows: list[tuple[str, ...]]
     ratio: float
 
 
 def in_process(sizes: Sizes) -> Table:
-    """`Book.write(pay_batch, …)` beside the same rows inserted bare."""
+    """Measure `Book.write(pay_batch, …)` and the bare insert of the same rows."""
     ours = Timed("Book.write(pay_batch, …)")
     inserted = Timed("bare insert of the same rows")
     without_triggers = Timed("bare insert, triggers dropped")
@@ -62,7 +62,7 @@ def in_process(sizes: Sizes) -> Table:
 
 
 def over_http(sizes: Sizes) -> Table:
-    """The same batches over HTTP, beside in process and beside a no-op with the same body."""
+    """Measure the same batches over HTTP, in process, and as a no-op with the same body."""
     ours, inside, noop = Timed("over HTTP"), Timed("in process"), Timed("no-op of the same body")
     sent_bytes = answered_bytes = 0
     with servers.noop() as noop_port:

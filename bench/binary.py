@@ -1,4 +1,4 @@
-"""The single-file executable beside the installed package: how soon it is ready, and how much it answers."""
+"""The single-file executable compared with the installed package: start time and throughput."""
 
 import asyncio
 import statistics
@@ -20,7 +20,7 @@ COLD_START_SECONDS_MAX = 1.5
 
 
 def table(sizes: Sizes) -> Table:
-    """Starts and loads in turns, each load on a service of its own."""
+    """Measure starts and loads in turns, each load on its own service."""
     starts: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     rates: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     with TemporaryDirectory() as folder:

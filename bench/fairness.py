@@ -1,4 +1,4 @@
-"""Fairness: reserving on a large book, alone and beside each kind of background work, in turns."""
+"""Fairness: reserve requests on a large book, alone and during each kind of background work, in turns."""
 
 import asyncio
 import itertools
@@ -38,16 +38,16 @@ CONNECTIONS = 8
 # Reservations of the load outlive the run. Those that expire together do so within the seconds by which the clock moves.
 LOAD_TTL_SECONDS = 86_400
 EXPIRING_TTL_SECONDS = 7_200
-# Later than those: reservations of two accounts, each with as many as an account may have, while callers are rejected.
+# Later: reservations of two accounts with the maximum number each, while requests on them are rejected.
 CROWDED_TTL_SECONDS = 36_000
 CROWDED_ACCOUNTS = 2
 
-# The campaign of `make_book`, which granted once to each account.
+# The campaign of `make_book`, with one grant per account.
 CAMPAIGN = ids.encode(ids.CAMPAIGN, 1)
 
 RUN_SECONDS_MAX = 600
 
-# A token of the load is replaced after this time: less than it lives.
+# Tokens of the load are replaced after this time, before they expire.
 TOKEN_SECONDS = 120.0
 
 AIM_RATE, AIM_P99 = 0.5, 3.0
@@ -56,16 +56,16 @@ CALLER = Caller("service", "bench", None, frozenset())
 
 
 class Beside(NamedTuple):
-    """One kind of work beside the load: its name, a function that does all of it and returns its seconds, and its aims."""
+    """A kind of background work: its name, a function that does it and returns its seconds, and its aims."""
 
     name: str
     work: Callable[[int, Path], float]
-    # Expiry that a request waits for is part of that request, and its callers take their share of the rate.
+    # Expiry that a request waits for is part of that request, and its clients take their share of the rate.
     has_aims: bool = True
 
 
 def table(sizes: Sizes) -> Table:
-    """Reserves at 8 connections over all accounts while a sweep, a revoke and so on run, and while none does."""
+    """Reserve on all accounts with 8 connections, during each kind of work and without work."""
     accounts = sizes.reconcile_entries // ENTRIES_AN_ACCOUNT
     rows: list[tuple[str, ...]] = []
     verdicts: list[str] = []
@@ -106,7 +106,7 @@ def table(sizes: Sizes) -> Table:
 
 
 def _turn(port: int, requests: Iterator[bytes], sizes: Sizes, work: Callable[[], float]) -> tuple[Load, Load, float]:
-    """The load alone before and after, the load beside the work, and how long that took."""
+    """The load before and after the work, the load during the work, and the seconds of the work."""
     before = run_load(port, requests, connections=CONNECTIONS, seconds=sizes.alone_seconds)
     done = threading.Event()
     took: list[float] = []
@@ -161,7 +161,7 @@ def _verdicts(name: str, alone: Load, beside: Load) -> list[str]:
 
 
 def _reserves(accounts: int) -> Iterator[bytes]:
-    """Reserves on all accounts in random order."""
+    """Reserve on all accounts in random order."""
     chosen, token, renew_s = random.Random(1), "", 0.0
     for count in itertools.count():
         if time.monotonic() >= renew_s:
@@ -174,7 +174,7 @@ def _reserves(accounts: int) -> Iterator[bytes]:
 
 
 async def _reserve_many(db: Path, *, accounts: int, count: int) -> None:
-    """Makes the reservations that will expire together, on accounts in random order."""
+    """Create the reservations that will expire together, on accounts in random order."""
     book = await Book.open(db)
     try:
         chosen = random.Random(2).sample(range(accounts), count)
@@ -190,7 +190,7 @@ async def _reserve_many(db: Path, *, accounts: int, count: int) -> None:
 
 
 async def _crowd(db: Path, count: int) -> list[str]:
-    """Opens accounts of which each has so many reservations that expire together; returns their ids."""
+    """Open accounts with many reservations that expire together; return their ids."""
     book = await Book.open(db)
     admin = CALLER._replace(kind="admin")
     crowded: list[str] = []
@@ -241,7 +241,7 @@ def _sweep(port: int, _: Path) -> float:
 
 
 def _reject(accounts: list[str], port: int, _: Path) -> float:
-    """Moves the clock past the reservations of these accounts, on which callers ask for more than there is meanwhile."""
+    """Move the clock past the reservations of these accounts, while clients request more than the balance on them."""
     done = threading.Event()
     rejected: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What a book takes on disk, by what happened in it."""
+"""The size of a book on disk, by kind of write."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,7 +32,7 @@ GB = 1_000_000_000
 
 
 class Filler:
-    """Writes into a book as callers do, in groups of the size that many callers make."""
+    """Write to a book as clients do, in groups of the size that many clients cause."""
 
     def __init__(self, book: Book, *, with_keys: bool) -> None:
         self.book = book
@@ -40,7 +40,7 @@ class Filler:
         self._keys = 0
 
     async def write(self, operation: Callable[..., Any], caller: Caller = OPERATOR, **arguments: Any) -> dict[str, Any]:
-        """The answer."""
+        """Run an operation; return its response."""
         self._keys += 1
         key = Key(caller.name, f"{self._keys:032}", bytes(32)) if self._with_keys else None
         written = await self.book.write(bind(operation, **arguments), caller=caller, origin=NOWHERE, key=key)
@@ -48,11 +48,11 @@ class Filler:
         return answer
 
     async def open(self, number_: int) -> None:
-        """A new account."""
+        """Open a new account."""
         await self.write(open_account, body=Entity("person", f"0x{number_:040x}"))
 
     async def mint(self, number_: int) -> None:
-        """A lot of an account's own."""
+        """Mint a lot."""
         await self.write(
             mint,
             account_id=ids.encode(ids.ACCOUNT, number_ + 1),
@@ -61,7 +61,7 @@ class Filler:
         )
 
     async def spend(self, number_: int) -> None:
-        """A pair of reserve and finalize, which gives some back."""
+        """Reserve, and finalize less than that."""
         held = await self.write(
             reserve,
             CALLER,
@@ -82,7 +82,7 @@ class Filler:
         )
 
     async def campaign(self) -> str:
-        """An active campaign without a limit that matters."""
+        """Create an active campaign with limits that are never reached."""
         made = await self.write(
             create_campaign,
             created_by="bench",
@@ -99,7 +99,7 @@ class Filler:
 
 
 def table(sizes: Sizes) -> Table:
-    """Bytes a thing, with the answers that idempotency keys keep for two days and without."""
+    """Measure the bytes per write, with and without the stored responses of idempotency keys."""
     rows: list[tuple[str, ...]] = []
     with TemporaryDirectory() as folder, on_server_core():
         lasting, kept = (
@@ -118,7 +118,7 @@ def table(sizes: Sizes) -> Table:
     return Table("What a book takes on disk", about, columns, rows, ("what",))
 
 
-# What is done, in this order, and the entries of each.
+# The writes in order, with the entries of each.
 WHAT = {
     "an account is opened": 0,
     "credits are minted: a lot": 1,
@@ -150,7 +150,7 @@ async def _bytes_each(db: Path, count: int, *, with_keys: bool) -> dict[str, flo
 
 
 def _size(book: Book) -> int:
-    """The bytes of the file once its log would be folded into it."""
+    """Return the size of the file after a checkpoint, in bytes."""
     pages: int = book.readers.point_read(lambda conn: conn.execute("PRAGMA page_count").fetchone()[0])
     page_bytes: int = book.readers.point_read(lambda conn: conn.execute("PRAGMA page_size").fetchone()[0])
     return pages * page_bytes

@@ -1,4 +1,4 @@
-"""How soon a test has a book of its own: `minibill.testing` beside what one would do without it."""
+"""The time that a test needs for a new book: `minibill.testing` compared with the alternatives."""
 
 import shutil
 import statistics
@@ -14,14 +14,14 @@ from minibill.db.connection import open_writer
 from minibill.db.migrations import migrate_file
 from minibill.testing import BookForTests
 
-# A book that a suite would prepare.
+# A prepared book of a typical suite.
 ACCOUNTS = 200
 
 TIMES_A_ROUND = 20
 
 
 def table(sizes: Sizes) -> Table:
-    """Milliseconds for a fresh book, the medians of many."""
+    """Measure the median milliseconds for a new book."""
     times = sizes.rounds * TIMES_A_ROUND
     with TemporaryDirectory() as folder:
         template = Path(folder, "template.db")

@@ -1,6 +1,6 @@
-"""Load: a keep-alive HTTP/1.1 client that costs as little as possible, since it shares the machine with the server.
+"""A load generator: a keep-alive HTTP/1.1 client with little overhead, because it shares the machine with the server.
 
-Requests are ready bytes on plain sockets, one under way per connection. Any answer that was not expected ends the run.
+Requests are prepared bytes on plain sockets, one in flight per connection. An unexpected response ends the run.
 """
 
 import selectors
@@ -14,7 +14,7 @@ from bench.report import Unfit
 NS_PER_SECOND = 1_000_000_000
 NS_PER_MS = 1_000_000
 
-# No answer takes this long; without a limit a server that hangs would hang the benchmark.
+# No response takes this long. Without a limit, a server that hangs would hang the benchmark.
 ANSWER_SECONDS_MAX = 15
 
 RECEIVE_BYTES = 262_144
@@ -26,7 +26,7 @@ class ResponseBody(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What a run of load came to."""
+    """The result of a load run."""
 
     requests_per_s: float
     p50_ms: float
@@ -35,7 +35,7 @@ class Load(NamedTuple):
 
 
 def request_bytes(method: str, path: str, *, headers: dict[str, str] | None = None, body: bytes = b"") -> bytes:
-    """One request as it goes over the wire."""
+    """Return the bytes of a request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "User-Agent: minibill-bench"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     if body:
@@ -44,7 +44,7 @@ def request_bytes(method: str, path: str, *, headers: dict[str, str] | None = No
 
 
 class Connection:
-    """One keep-alive connection: sends a request, waits for its answer."""
+    """A keep-alive connection that sends a request and waits for its response."""
 
     def __init__(self, port: int, *, answer_seconds_max: float = ANSWER_SECONDS_MAX) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=answer_seconds_max)
@@ -66,7 +66,7 @@ class Connection:
 
 
 class _Line:
-    """A connection under load: since when it waits, and what has come of its answer."""
+    """A connection under load: the time of its request, and the received part of the response."""
 
     __slots__ = ("began_ns", "connection", "received")
 
@@ -85,9 +85,9 @@ def run_load(
     status: int | None = None,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Load:
-    """Keeps every connection busy for that long; each answer must have this status, or be a success where none is named.
+    """Keep every connection busy for some seconds, or until `is_over` returns true.
 
-    Stops earlier when `is_over` says so.
+    Each response must have the given status, or be a success by default.
     """
     expected = b"HTTP/1.1 20" if status is None else b"HTTP/1.1 %d " % status
     lines = [_Line(Connection(port)) for _ in range(connections)]

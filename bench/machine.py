@@ -1,4 +1,4 @@
-"""The machine: what the numbers were measured on, and which core runs what."""
+"""The machine of the measurements, and the assignment of its cores."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ PACKAGES = ("litestar", "msgspec", "uvicorn", "uvloop", "httptools", "aiosqlite"
 
 
 def describe() -> list[tuple[str, str]]:
-    """Processor, versions and how the cores are shared out, as (what, which)."""
+    """Return processor, versions and the assignment of cores, as pairs."""
     return [
         ("minibill", f"{minibill.__version__}, source {source()}"),
         ("processor", f"{_processor()}, {os.cpu_count()} cores"),
@@ -30,14 +30,14 @@ def describe() -> list[tuple[str, str]]:
 
 
 def source() -> str:
-    """What is measured, as a hash over the package's Python and SQL: numbers of two sources are not of one run."""
+    """Return a hash over the package's Python and SQL, so that numbers of different sources are never mixed."""
     files = sorted(Path(minibill.__file__).parent.rglob("*.py")) + sorted(sql_folder().rglob("*.sql"))
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 @contextlib.contextmanager
 def on_server_core() -> Iterator[None]:
-    """What runs or is started inside has the server's core and no other, where the system allows that."""
+    """Run the block and its child processes on the server's core, if the system allows it."""
     if not _PINNED:
         yield
         return
@@ -50,7 +50,7 @@ def on_server_core() -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_every_core() -> Iterator[None]:
-    """What is started inside may run on every core, as a command that an operator runs beside the service."""
+    """Run child processes of the block on every core, like a command of an operator."""
     if not _PINNED:
         yield
         return
@@ -63,7 +63,7 @@ def on_every_core() -> Iterator[None]:
 
 
 def use_generator_core() -> None:
-    """From now on this thread has the load generator's core and no other, where the system allows that."""
+    """Run this thread on the load generator's core, if the system allows it."""
     if _PINNED:
         os.sched_setaffinity(0, _CORES[1:2])
 

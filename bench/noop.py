@@ -1,6 +1,6 @@
-"""The no-op: what the framework and the server cost before they do anything. `python -m bench.noop` serves it.
+"""The no-op server, a baseline: the cost of framework and server alone. `python -m bench.noop` serves it.
 
-Same Litestar, same uvicorn settings as `minibill serve`; it decodes a body strictly and answers a few bytes of JSON.
+It has the Litestar and uvicorn settings of `minibill serve`, decodes a body strictly, and returns a few bytes of JSON.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from minibill.campaigns.schemas import BatchBody
 
 
 class Small(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
-    """A body of the size of a mint's."""
+    """A body with the size of a mint."""
 
     amount_micro: str
     source_type: str
@@ -32,20 +32,20 @@ _SMALL, _BATCH, _ENCODER = msgspec.json.Decoder(Small, strict=True), Decoder(Bat
 
 @post("/small", status_code=200)
 async def small(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Decodes a body of some 50 bytes."""
+    """Decode a body of some 50 bytes."""
     _SMALL.decode(await request.body())
     return _done(1)
 
 
 @post("/batch", status_code=200)
 async def batch(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Decodes the body of a batch as minibill does, and leaves it at that."""
+    """Decode the body of a batch as minibill does."""
     return _done(len(_BATCH.decode(await request.body()).grants))
 
 
 @get("/small")
 async def read(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Reads nothing."""
+    """Return without reading a body."""
     return _done(0)
 
 

@@ -1,4 +1,4 @@
-"""Payers: the same batches, in process and over HTTP."""
+"""Ways to pay the same batches: in process and over HTTP."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ _BODY = Decoder(BatchBody)
 
 
 class Paid(NamedTuple):
-    """One batch: how long it took, and what was sent and answered."""
+    """A batch: its seconds, its request and its response."""
 
     seconds: float
     request: bytes
@@ -42,7 +42,7 @@ class Paid(NamedTuple):
 
 
 class Payer(Protocol):
-    """Pays batches on an empty book of its own."""
+    """Pay batches on its own empty book."""
 
     def campaign(self) -> str: ...
 
@@ -50,14 +50,14 @@ class Payer(Protocol):
 
 
 class Payments(NamedTuple):
-    """Batches to accounts that they open, then to the same accounts, now there."""
+    """The batches to new accounts, and the batches to the same accounts afterwards."""
 
     new: list[Paid]
     existing: list[Paid]
 
 
 def pay_batches(payer: Payer, batches: int) -> Payments:
-    """Pays so many batches of each kind."""
+    """Pay some batches of each kind."""
     first, second = payer.campaign(), payer.campaign()
     bodies = [new_entities(BATCH_GRANTS, seed=number) for number in range(batches)]
     new = [payer.pay(first, body, f"new-{number}") for number, body in enumerate(bodies)]
@@ -70,7 +70,7 @@ def pay_batches(payer: Payer, batches: int) -> Payments:
 
 
 def new_entities(count: int, *, seed: int = 0) -> bytes:
-    """The body of a batch to entities that have no account; another seed makes others."""
+    """Return the body of a batch to entities without an account; each seed gives other entities."""
     wallets = random.Random(seed)
     return _body(
         [{"entity": {"entityType": "person", "entityId": f"0x{wallets.getrandbits(160):040x}"}} for _ in range(count)]
@@ -78,12 +78,12 @@ def new_entities(count: int, *, seed: int = 0) -> bytes:
 
 
 def to_accounts(account_ids: list[str]) -> bytes:
-    """The body of a batch to these accounts."""
+    """Return the body of a batch to these accounts."""
     return _body([{"accountId": account_id} for account_id in account_ids])
 
 
 def accounts_paid(answer: bytes) -> list[str]:
-    """The accounts of a batch's answer."""
+    """Return the accounts in the response of a batch."""
     return [grant["accountId"] for grant in msgspec.json.decode(answer)["grants"]]
 
 
@@ -92,7 +92,7 @@ def _body(who: list[dict[str, Any]]) -> bytes:
 
 
 class InProcess:
-    """Pays through `Book.write`; decoding is not timed."""
+    """Pay through `Book.write`; decoding is not timed."""
 
     def __init__(self, db: Path) -> None:
         self._db = db
@@ -160,7 +160,7 @@ class InProcess:
 
 
 class OverHttp:
-    """Pays through a server."""
+    """Pay through a server."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

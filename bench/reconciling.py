@@ -1,4 +1,4 @@
-"""Reconciliation: each check over a million entries, and what a run does to those who reserve meanwhile."""
+"""Reconciliation: the time of each check over a million entries, and the effect of a run on reserve requests."""
 
 import asyncio
 import itertools
@@ -33,16 +33,16 @@ from minibill.db.write_operation import bind
 from minibill.integrity.checks import CHECKS, run_check
 from minibill.ledger.accounts import open_account
 
-# Every account has a deposit, a grant, and so many reservations that were finalized: a reserve, a finalize, a release each.
+# Every account has a deposit, a grant, and this many finalized reservations: a reserve, a finalize and a release each.
 SPENDS = 6
 ENTRIES_AN_ACCOUNT = 2 + 3 * SPENDS
 
 DEPOSIT, GRANT, HELD, COST = 1_000_000, 1_000, 100, 60
 
-# Accounts that are reserved from over HTTP.
+# Accounts of the reserve requests.
 HTTP_ACCOUNTS = 64
 
-# Reserves under way before a run begins, and how long a run may take beside them.
+# Seconds of load before a run begins, and the maximum seconds of a run during the load.
 LEAD_SECONDS = 0.1
 RUN_SECONDS_MAX = 120
 
@@ -50,7 +50,7 @@ AIM_P99 = 2.0
 
 
 def checks(sizes: Sizes) -> Table:
-    """Each check on its own, over a book that was copied from nowhere and is read from the file."""
+    """Measure each check on its own, on a large book that is read from the file."""
     with TemporaryDirectory() as folder, on_server_core():
         db = Path(folder, "book.db")
         make_book(db, sizes.reconcile_entries)
@@ -80,7 +80,7 @@ def checks(sizes: Sizes) -> Table:
 
 
 def under_load(sizes: Sizes) -> Table:
-    """Reserves over HTTP while a reconciliation runs and while none does, in turns."""
+    """Measure reserve requests over HTTP, with and without a reconciliation, in turns."""
     rows: list[tuple[str, ...]] = []
     ratios: list[tuple[int, float]] = []
     with TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def _row(connections: int, name: str, loads: list[Load], base_ms: float, run: st
 
 
 def _load_beside_a_run(port: int, requests: Iterator[bytes], connections: int, seconds: float) -> tuple[Load, float]:
-    """A run of load that a reconciliation is under way beside all the time, and how long that took."""
+    """Run a load while a reconciliation runs all the time; return its result and the seconds of the reconciliation."""
     answered: list[tuple[float, bytes]] = []
 
     def reconcile() -> None:
@@ -150,15 +150,15 @@ def _reserves() -> Iterator[bytes]:
         yield request_bytes("POST", "/api/internal/billing/reservations", headers=headers, body=msgspec.json.encode(body))
 
 
-# --- a large book, made by SQL alone; that it is whole is what the checks then say ---
+# --- a large book, made by SQL alone; the checks then show that it is consistent ---
 
 
 def make_book(db: Path, entries: int) -> None:
-    """A book of so many entries, whose accounts take turns, as they would over time."""
+    """Make a book with that many entries, whose accounts alternate as they would over time."""
     count = entries // ENTRIES_AN_ACCOUNT
     migrate_file(db)
     with closing(open_writer(db)) as conn:
-        # The rules are what would take the time; the checks find out whether they were kept.
+        # Triggers and constraints would take most of the time. The checks find violations.
         triggers = conn.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' ORDER BY rowid").fetchall()
         for name, _ in triggers:
             conn.execute(f"DROP TRIGGER {name}")
@@ -172,13 +172,13 @@ def make_book(db: Path, entries: int) -> None:
         for _, sql in triggers:
             conn.execute(sql)
         conn.execute("COMMIT")
-    # What a service sees when it starts: a clock that is later than all of this.
+    # Times that are earlier than the clock of the service.
     asyncio.run(_open_once(db))
 
 
 async def _open_once(db: Path) -> None:
     book = await Book.open(db)
-    # All of the rows are of 1970, and a clock that far ahead of the book is not followed until somebody accepts it.
+    # All rows are of 1970, and the service does not follow a clock that far ahead until it is accepted.
     book.clock.accept()
     admin = Caller("admin", "op", None, frozenset())
     await book.write(bind(open_account, body=Entity("foundation", "bench")), caller=admin, origin=NOWHERE)
@@ -243,7 +243,7 @@ def _entry(
 
 
 def _audit_rows(count: int) -> Iterator[tuple[object, ...]]:
-    """The campaign, a mint of each account, and the batches."""
+    """Insert the campaign, a mint for each account, and the batches."""
     budget = count * GRANT
     campaign = CampaignRow(
         1, "Bench", None, "loyalty", "active", budget, 0, "fixed_amount", None, "general", GRANT, None, None, None, 0, "op",

@@ -13,23 +13,23 @@ from minibill.integrity.checks import violations
 
 
 class Unfit(Exception):
-    """A measurement that must not be printed: an answer was unexpected, or the book is not whole."""
+    """A measurement that must not be printed: a response was unexpected, or the book fails a check."""
 
 
 class Table(NamedTuple):
-    """One benchmark: what was done, what it came to, and where it has one whether the aim holds."""
+    """A benchmark: its description, its results, and the verdicts on its aims."""
 
     title: str
     about: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    # Columns of text; the others are numbers.
+    # Text columns; the others are numbers.
     left: tuple[str, ...]
     verdicts: tuple[str, ...] = ()
 
 
 def require_whole(path: Path) -> None:
-    """Raises `Unfit` when the book in this file breaks an invariant."""
+    """Raise `Unfit` if the book in a file fails a check."""
     conn = open_reader(path)
     try:
         if broken := violations(conn):
@@ -39,7 +39,7 @@ def require_whole(path: Path) -> None:
 
 
 def show(console: Console, table: Table) -> None:
-    """Prints a table."""
+    """Print a table."""
     grid = RichTable(title=table.title, title_justify="left", title_style="bold", caption_justify="left")
     for column in table.columns:
         grid.add_column(column, justify="left" if column in table.left else "right")
@@ -53,7 +53,7 @@ def show(console: Console, table: Table) -> None:
 
 
 def markdown(machine: Iterable[tuple[str, str]], date: str, tables: Iterable[Table]) -> str:
-    """The whole report as Markdown."""
+    """Return the report as Markdown."""
     parts = [f"# Measurements of {date}", "Made by `make bench`. Numbers compare only with others of the same run."]
     parts.append("\n".join(f"- {what}: {which}" for what, which in machine))
     for table in tables:
@@ -65,7 +65,7 @@ def markdown(machine: Iterable[tuple[str, str]], date: str, tables: Iterable[Tab
 
 
 def verdict(what: str, ratio: float, at_most: float) -> str:
-    """Whether an aim holds."""
+    """The verdict on an aim."""
     return f"{what}: {ratio:.2f}, aim at most {at_most:.1f}: {'holds' if ratio <= at_most else 'DOES NOT HOLD'}"
 
 
@@ -74,7 +74,7 @@ def median_ms(seconds: Sequence[float]) -> float:
 
 
 def number(value: float) -> str:
-    """A number of three significant digits or more, with separators."""
+    """Return a number with at least three significant digits and with separators."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 

@@ -1,4 +1,4 @@
-"""Servers: minibill and the no-op, each a process of its own on the server's core."""
+"""Servers of the benchmarks: minibill and the no-op, each a process on the server's core."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ ENVIRONMENT = {
     "BILLING_ADMIN_JWT_SECRET": "a secret that only benchmarks use, admin",
     "BILLING_INTERNAL_JWT_SECRET": "a secret that only benchmarks use, service",
     "MINIBILL_ADMIN_RATE_PER_MINUTE": "0",
-    # Its log would come between the tables.
+    # The log of the server would mix with the tables.
     "MINIBILL_LOG": "error",
 }
 
@@ -31,20 +31,20 @@ INSTALLED = (sys.executable, "-m", "minibill")
 
 
 class Running(NamedTuple):
-    """A server that was started here."""
+    """A running server."""
 
     port: int
     pid: int
 
 
 def token() -> str:
-    """An admin token for the servers that are started here."""
+    """Return an admin token for these servers."""
     return sign_token(read_settings(ENVIRONMENT), "admin", sub="bench", scopes=[EVERYTHING], ttl=3600)
 
 
 @contextlib.contextmanager
 def minibill(db: Path, **settings: str) -> Iterator[int]:
-    """`minibill serve` on this file; answers its port. Stopped afterwards, and the book checked."""
+    """Run `minibill serve` on a file; yield its port. Afterwards stop it and check the book."""
     with running(db, settings=settings) as server:
         yield server.port
     require_whole(db)
@@ -57,35 +57,35 @@ def running(
     options: tuple[str, ...] = (),
     settings: dict[str, str] | None = None,
 ) -> contextlib.AbstractContextManager["Running"]:
-    """The same with its process, and without a look at the book; `program` is how minibill is started."""
+    """Run `minibill serve` without a check of the book; yield port and process. `program` is the command."""
     return _process([*program, "serve", "--dev", "--port", "0", "--db", str(db), *options], **(settings or {}))
 
 
 @contextlib.contextmanager
 def noop() -> Iterator[int]:
-    """The no-op server; answers its port."""
+    """Run the no-op server; yield its port."""
     with _process([sys.executable, "-m", "bench.noop"]) as server:
         yield server.port
 
 
 class Client:
-    """Sends what `minibill serve` expects."""
+    """A client with the headers that `minibill serve` expects."""
 
     def __init__(self, port: int, *, answer_seconds_max: float = ANSWER_SECONDS_MAX) -> None:
         self.connection = Connection(port, answer_seconds_max=answer_seconds_max)
         self.headers = {"Authorization": f"Bearer {token()}"}
 
     def request(self, method: str, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
-        """The bytes of a request, to be sent now or later."""
+        """Return the bytes of a request, to send now or later."""
         headers = self.headers if key is None else self.headers | {"Idempotency-Key": key}
         return request_bytes(method, PREFIX + path, headers=headers, body=body)
 
     def post(self, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
-        """The body of an answer that must be a success."""
+        """Send a request; return the body of its response, which must be a success."""
         return self.sent(self.request("POST", path, body or b"{}", key=key))
 
     def sent(self, request: bytes) -> bytes:
-        """The body of an answer that must be a success."""
+        """Send a request; return the body of its response, which must be a success."""
         answer = self.connection.ask(request)
         if answer.status not in (200, 201):
             raise Unfit(f"{answer.status} {answer.body[:1000].decode(errors='replace')}")
@@ -100,7 +100,7 @@ class Client:
 
 @contextlib.contextmanager
 def _process(command: list[str], **settings: str) -> Iterator[Running]:
-    # A child inherits the core of the thread that starts it, and so do the child's own threads.
+    # A child process and its threads inherit the core of the thread that starts it.
     with on_server_core():
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT, **settings})
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Single requests over HTTP under load: mints, balances, history pages, each beside a no-op."""
+"""Single requests over HTTP under load: mints, balances and history pages, compared with a no-op."""
 
 import itertools
 import statistics
@@ -19,7 +19,7 @@ from minibill.db.connection import open_reader
 
 CONNECTIONS = (1, 8, 64)
 
-# Before anything counts: connections are made, tokens verified, statements prepared.
+# Warm-up: connections, token verification, prepared statements.
 WARM_UP_SECONDS = 0.2
 
 MINT_ACCOUNTS = 1_000
@@ -31,7 +31,7 @@ NOOP_GET = request_bytes("GET", "/small")
 
 
 class Target(NamedTuple):
-    """Where requests of one sort go, and how they are answered."""
+    """The target of one kind of request, and its expected status."""
 
     name: str
     port: int
@@ -40,7 +40,7 @@ class Target(NamedTuple):
 
 
 def mints(sizes: Sizes) -> Table:
-    """Mints of one lot each."""
+    """Measure mints of one lot each."""
     with TemporaryDirectory() as folder:
         db = Path(folder, "book.db")
         with on_server_core(), InProcess(db) as payer:
@@ -66,7 +66,7 @@ def mints(sizes: Sizes) -> Table:
 
 
 def reads(sizes: Sizes) -> Table:
-    """Balances and first pages of histories."""
+    """Measure balances and first pages of histories."""
     with TemporaryDirectory() as folder:
         db = Path(folder, "book.db")
         with on_server_core():
@@ -94,7 +94,7 @@ def reads(sizes: Sizes) -> Table:
 
 
 def _compare(targets: list[Target], sizes: Sizes) -> tuple[list[tuple[str, ...]], dict[str, int]]:
-    """A row per number of connections and target, the first being the baseline; and how often each target was asked."""
+    """Return a row per number of connections and target, the first as baseline, and the requests of each target."""
     rows: list[tuple[str, ...]] = []
     sent = dict.fromkeys((target.name for target in targets), 0)
     for connections in CONNECTIONS:
@@ -124,7 +124,7 @@ def _median(loads: list[Load], of: Callable[[Load], float]) -> float:
 
 def _mints(client: servers.Client, accounts: list[str]) -> Iterator[bytes]:
     body = msgspec.json.encode({"amountMicro": "1000000", "sourceType": "deposit"})
-    # One request per account, made beforehand; only the key changes, since making requests takes the generator's time.
+    # One prepared request per account; only the key changes, because making requests takes the generator's time.
     place = "#" * 12
     made = [client.request("POST", f"/accounts/{account}/mint", body, key=place) for account in accounts]
     split = [request.split(place.encode()) for request in made]
@@ -142,7 +142,7 @@ def _lots(db: Path) -> int:
 
 
 def _book_with_history(db: Path, sizes: Sizes) -> list[str]:
-    """A book whose accounts have so many entries each; answers the accounts."""
+    """Make a book with that many entries per account; return the accounts."""
     with InProcess(db) as payer:
         accounts = accounts_paid(payer.pay(payer.campaign(), new_entities(sizes.read_accounts), "accounts").answer)
         body = to_accounts(accounts)

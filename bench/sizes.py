@@ -1,25 +1,25 @@
-"""How much is measured: enough for medians that stand still, within three minutes, or 30 seconds for a quick look."""
+"""The sizes of the measurements: stable medians within three minutes, or 30 seconds for a quick run."""
 
 from typing import NamedTuple
 
 
 class Sizes(NamedTuple):
-    # Batches of each kind a book; books that are made one after the other.
+    # Batches of each kind per book, and the number of books.
     batches: int
     passes: int
-    # Runs of load of each kind, taken in turns, and how long each is.
+    # Load runs of each kind, in turns, and the seconds of each.
     rounds: int
     seconds: float
-    # Single-row transactions a round.
+    # Single-row transactions per round.
     commits: int
-    # Pairs of reserve and finalize a book.
+    # Pairs of reserve and finalize per book.
     pairs: int
-    # The book that is read from: so many accounts have this many entries each.
+    # The book of the read benchmarks: accounts, and entries per account.
     read_accounts: int
     read_entries: int
-    # Entries of the book that is reconciled.
+    # Entries of the reconciled book.
     reconcile_entries: int
-    # What is done of each kind in the book whose size is measured; a multiple of 1,000.
+    # Writes of each kind in the book whose size is measured; a multiple of 1,000.
     footprint: int
     # Reservations that expire together, on accounts of their own and on one account, which may have 10,000. Rows that are
     # imported. The seconds for which the load runs alone, and beside them at most.

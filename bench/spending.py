@@ -1,4 +1,4 @@
-"""Spending: pairs of reserve and finalize, in process and over HTTP, on accounts with few lots and with many."""
+"""Spending: pairs of reserve and finalize, in process and over HTTP, on accounts with few and with many lots."""
 
 import asyncio
 import itertools
@@ -43,18 +43,18 @@ from minibill.ledger.schemas import AdminFinalizeBody, MintBody, ReserveBody
 LEDGER = queries("ledger")
 
 CALLER = Caller("service", "bench", None, frozenset())
-# Who makes the book: a service opens no account and mints nothing, and a book in which nobody was audited is not whole.
+# An admin makes the book: mints of a service are not possible, and a book without audit rows fails a check.
 OPERATOR = Caller("admin", "bench", None, frozenset())
 ACCOUNT = ids.encode(ids.ACCOUNT, 1)
 CEILING_MICRO = 10**15
 
-# Spenders in process: as many as the connections of the largest load.
+# Concurrent callers in process: as many as the connections of the largest load.
 SPENDERS = 64
 
-# What an account has when pairs are measured on it: live lots, and lots that were spent before.
+# Live and spent lots of an account.
 LOTS = ((1, 0), (100, 0), (10_000, 0), (1, 10_000))
 
-# Accounts over HTTP: enough that neighbours in a group are not the same.
+# Accounts over HTTP: enough that the writes of a group are on different accounts.
 HTTP_ACCOUNTS = 64
 
 # The bodies of a pair: 100 are reserved, 60 charged.
@@ -63,7 +63,7 @@ FINALIZE_60 = AdminFinalizeBody(actual_cost_micro=Micro(60))
 
 
 def in_process(sizes: Sizes) -> Table:
-    """Pairs through the book itself, beside one transaction a row, on the same disk."""
+    """Measure pairs in process, compared with single-row transactions on the same disk."""
     rows: list[tuple[str, ...]] = []
     with TemporaryDirectory() as folder, on_server_core():
         commits = [bare.commits_per_s(Path(folder, f"bare-{n}.db"), sizes.commits) for n in range(sizes.rounds)]
@@ -95,7 +95,7 @@ def in_process(sizes: Sizes) -> Table:
 
 
 def over_http(sizes: Sizes) -> Table:
-    """Reserve and finalize requests in turns, beside a no-op of the same framework and server."""
+    """Measure alternating reserve and finalize requests, compared with a no-op of the same framework and server."""
     rows: list[tuple[str, ...]] = []
     with TemporaryDirectory() as folder:
         db = Path(folder, "book.db")
@@ -129,10 +129,10 @@ def _row(connections: int, name: str, loads: list[Load], base: float) -> tuple[s
 
 
 class Spending:
-    """Requests that reserve and finalize in turns.
+    """Alternating reserve and finalize requests.
 
-    Reservations are numbered as they are made and nobody else makes any, so that a reservation can be named without reading
-    the answer: all but those under way are there.
+    Ids of reservations are consecutive and there is no other client. So a finalize can name a reservation without parsing
+    responses.
     """
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Spending:
         self._reserved = self._finalized = 0
 
     def requests(self, connections: int) -> Iterator[bytes]:
-        """For so many connections at once."""
+        """Prepare requests for that many connections."""
         while True:
             self._reserved += 1
             account = ids.encode(ids.ACCOUNT, 1 + self._reserved % HTTP_ACCOUNTS)
@@ -175,7 +175,7 @@ async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int, spenders:
 
 
 class _Recorder:
-    """A connection that keeps what it ran."""
+    """A connection that records the requests that it sent."""
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
@@ -243,7 +243,7 @@ async def make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
         await _write(book, open_account, None, body=Entity("person", f"spender-{number_}"))
     if spent:
         await _mints(book, ACCOUNT, amount_micro=1, count=spent)
-        # A reservation draws on so many lots at most.
+        # Maximum number of lots of a reservation.
         for begin in range(0, spent, LOTS_PER_SPEND_MAX):
             part = min(LOTS_PER_SPEND_MAX, spent - begin)
             await _finalize(book, await _reserve(book, part, f"spend-{begin}"), part, f"spent-{begin}")
@@ -263,7 +263,7 @@ async def _write(book: Book, operation: object, key: str | None, **arguments: ob
 
 
 async def _mints(book: Book, account_id: str, *, amount_micro: int, count: int) -> None:
-    # Fewer at a time than may wait.
+    # Fewer at once than the queue holds.
     for begin in range(0, count, QUEUE_MAX):
         await asyncio.gather(*[_mint(book, account_id, amount_micro) for _ in range(begin, min(begin + QUEUE_MAX, count))])
 

@@ -1,4 +1,4 @@
-"""What a service needs: memory at rest and under load, and how soon it is ready on a book that is there."""
+"""Resources of a service: memory at rest and under load, and its start time on an existing book."""
 
 import asyncio
 import statistics
@@ -17,14 +17,14 @@ from bench.sizes import Sizes
 
 CONNECTIONS = 64
 
-# Runs of load one after the other: memory that grows shows from one to the next.
+# Consecutive load runs, to show growing memory.
 LOADS = 4
 
 READY = request_bytes("GET", "/health/ready")
 
 
 def table(sizes: Sizes) -> Table:
-    """Start to ready, and resident memory at rest and after each run of load."""
+    """Measure the start time, and the resident memory at rest and after each load run."""
     rows: list[tuple[str, ...]] = []
     with TemporaryDirectory() as folder:
         db = Path(folder, "book.db")
@@ -58,7 +58,7 @@ def _python_s(program: str) -> float:
 
 
 def start_to_ready_s(db: Path, *, program: tuple[str, ...] = servers.INSTALLED) -> float:
-    """From the start of the process to an answer that says ready."""
+    """Return the seconds from the start of the process to its first ready response."""
     began_s = time.perf_counter()
     with servers.running(db, program=program) as server:
         _require_ready(server.port)

@@ -1,4 +1,4 @@
-"""The client: every operation as a method, patience, and refusals as the contract's problems."""
+"""The HTTP client: retries, errors, URL and token."""
 
 import contextlib
 import socket
@@ -27,7 +27,7 @@ def test_the_synchronous_client_is_the_asynchronous_one(name: str) -> None:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were waited for, had anyone really waited."""
+    """Return the list of waits in seconds; nothing really waits."""
     waits: list[float] = []
     monkeypatch.setattr(http, "time", SimpleNamespace(sleep=waits.append))
     return waits
@@ -38,7 +38,7 @@ def client(handler: Callable[[httpx.Request], httpx.Response], **options: Any) -
     return Client(transport=httpx.MockTransport(handler), **{**given, **options})
 
 
-def test_a_service_that_stays_busy_is_refused_with_its_own_words_after_a_bounded_number_of_tries(
+def test_the_error_of_a_busy_service_is_raised_after_some_retries(
     waits: list[float],
 ) -> None:
     sent: list[httpx.Request] = []
@@ -55,12 +55,12 @@ def test_a_service_that_stays_busy_is_refused_with_its_own_words_after_a_bounded
         asked.activate_campaign("x")
     assert (refusal.value.detail, refusal.value.extensions) == ("too many writes", {"queue_length": 9})
     assert len(sent) == len(BACKOFF_S) + 1
-    # As long as the service says, and longer each time it says it again.
+    # As long as Retry-After says, and longer for each retry.
     assert waits == [seconds for seconds, _ in waited] == [max(1, seconds) for seconds in BACKOFF_S]
     assert len({request.headers["Idempotency-Key"] for request in sent}) == 1
 
 
-def test_a_wait_that_is_too_long_to_sit_through_is_a_refusal_at_once(waits: list[float]) -> None:
+def test_a_long_retry_after_raises_the_error_at_once(waits: list[float]) -> None:
     headers = {"Retry-After": str(RETRY_AFTER_MAX_S + 1)}
     limited = httpx.Response(429, json={"code": "rate_limited", "detail": "later"}, headers=headers)
     with client(lambda request: limited) as asked, pytest.raises(RateLimited):
@@ -68,7 +68,7 @@ def test_a_wait_that_is_too_long_to_sit_through_is_a_refusal_at_once(waits: list
     assert waits == []
 
 
-def test_refusals_that_waiting_does_not_mend_are_not_sent_again() -> None:
+def test_permanent_errors_are_not_retried() -> None:
     sent: list[httpx.Request] = []
 
     def refuse(request: httpx.Request) -> httpx.Response:
@@ -83,7 +83,7 @@ def test_refusals_that_waiting_does_not_mend_are_not_sent_again() -> None:
     assert len(sent) == 1
 
 
-def test_the_token_goes_to_the_url_and_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_not_sent_to_a_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     with (
         socket_that_answers() as (url, heard),
@@ -95,7 +95,7 @@ def test_the_token_goes_to_the_url_and_no_proxy_of_the_environment(monkeypatch: 
 
 @contextlib.contextmanager
 def socket_that_answers() -> Iterator[tuple[str, list[str]]]:
-    """A socket on the loopback, IPv6 where there is one, that answers one request."""
+    """Serve one request on a loopback socket, with IPv6 if available."""
     heard: list[str] = []
     family, host = (socket.AF_INET6, "::1") if has_ipv6() else (socket.AF_INET, "127.0.0.1")
     with socket.create_server((host, 0), family=family) as server:
@@ -124,13 +124,13 @@ def has_ipv6() -> bool:
 @pytest.mark.parametrize(
     "url", ["", "localhost:8080", "ftp://h", "http://", "http://h?x=1", "http://a:b@h", "http://[::1", "http://h:x"]
 )
-def test_what_is_no_url_is_refused_before_anything_is_sent(url: str) -> None:
+def test_an_invalid_url_is_rejected_before_anything_is_sent(url: str) -> None:
     with pytest.raises(WrongAccess):
         client(cut_request, url=url)
 
 
 @pytest.mark.parametrize("token", ["", " ", "a b", "a\nb", "tökén"])
-def test_what_is_no_token_is_refused_and_not_repeated(token: str) -> None:
+def test_an_invalid_token_is_rejected_and_not_shown(token: str) -> None:
     with pytest.raises(WrongAccess) as refusal:
         client(cut_request, token=token)
     assert not token.strip() or token not in str(refusal.value)
@@ -149,7 +149,7 @@ def cut_request(request: httpx.Request) -> httpx.Response:
         (httpx.WriteError("x"), True),
     ],
 )
-def test_only_a_request_that_went_out_is_in_doubt(waits: list[float], error: httpx.TransportError, in_doubt: bool) -> None:
+def test_only_a_sent_request_may_have_arrived(waits: list[float], error: httpx.TransportError, in_doubt: bool) -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         raise error
 
@@ -159,7 +159,7 @@ def test_only_a_request_that_went_out_is_in_doubt(waits: list[float], error: htt
     assert waits
 
 
-def test_a_refusal_that_this_version_does_not_know_is_told_by_its_own_code() -> None:
+def test_an_unknown_error_code_is_kept() -> None:
     told = {"code": "from_the_future", "status": 418, "detail": "not yet", "requestId": "req_1"}
     with client(lambda request: httpx.Response(418, json=told)) as asked, pytest.raises(Problem) as refusal:
         asked.now()
@@ -167,11 +167,11 @@ def test_a_refusal_that_this_version_does_not_know_is_told_by_its_own_code() -> 
 
 
 @pytest.mark.parametrize("amount", [1.0, True, "5", 0.1])
-def test_only_a_whole_number_is_an_amount(amount: Any) -> None:
+def test_an_amount_must_be_an_integer(amount: Any) -> None:
     with client(cut_request) as asked, pytest.raises(TypeError):
         asked.mint("acct_1", amount)
 
 
-def test_a_time_without_an_offset_is_refused_before_anything_is_sent() -> None:
+def test_a_time_without_an_offset_is_rejected_before_sending() -> None:
     with client(cut_request) as asked, pytest.raises(ValueError, match="time zone"):
         asked.mint("acct_1", 1, expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - that is what is refused

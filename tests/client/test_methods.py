@@ -1,4 +1,4 @@
-"""The methods, the same over HTTP and inside a program: `minibill.open` and `AsyncClient` run the same story."""
+"""The methods of the client: `minibill.open` and `AsyncClient` run the same story."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ from minibill.core.problems import (
 from minibill.db.file_lock import DatabaseLocked
 from tests.api_client import UNIT, Api, Loop
 
-# What no method asks for: it is for people, scrapers and orchestrators.
+# Routes without a method: for people, scrapers and orchestrators.
 WITHOUT_A_METHOD = {"/health/live", "/health/ready", "/metrics", "/schema", "/schema/docs"}
 
 WITH_WEBHOOKS = {"MINIBILL_WEBHOOK_SECRET": "a-secret-for-webhooks " * 3}
@@ -50,7 +50,7 @@ Story = Callable[[AsyncMethods], Awaitable[None]]
 
 @pytest.fixture(params=["inside", "over HTTP"])
 def tell(request: pytest.FixtureRequest, loop: Loop, tmp_path: Path) -> Callable[[Story], None]:
-    """Runs a story on a fresh book: inside this program, or over HTTP."""
+    """Run a story on a new book, embedded or over HTTP."""
 
     async def inside(story: Story) -> None:
         async with minibill.open(tmp_path / "inside.db", actor="operator", settings=WITH_WEBHOOKS, test_clock=True) as book:
@@ -67,7 +67,7 @@ def tell(request: pytest.FixtureRequest, loop: Loop, tmp_path: Path) -> Callable
 
 
 async def everything(book: AsyncMethods) -> None:
-    """A story in which every method has its part."""
+    """Call every method once."""
     ada = await book.open_account("person", "ada")
     assert await book.account(ada.id) == ada
     assert [account.entity_id async for account in book.accounts(entity_id="ada")] == ["ada"]
@@ -134,7 +134,7 @@ async def everything(book: AsyncMethods) -> None:
     assert (first.items[0].data["id"], first.next_cursor) == (ada.id, first.items[1].id)
     latest = await book.events(after="latest")
     assert (await book.events(after=latest.next_cursor, types=["ledger.*"])).items == []
-    # Of a type that there is none of, so that nothing is sent.
+    # An event type that never occurs, so that nothing is sent.
     webhook = await book.create_webhook("https://192.88.98.1/hook", types=["campaign.expired"])
     assert webhook.secret != (await book.rotate_webhook_secret(webhook.id)).secret
     assert (await book.edit_webhook(webhook.id, description="books")).description == "books"
@@ -154,7 +154,7 @@ async def everything(book: AsyncMethods) -> None:
     assert accepted.before == accepted.now
 
 
-def test_every_method_does_what_its_route_does(tell: Callable[[Story], None]) -> None:
+def test_every_method_calls_its_route(tell: Callable[[Story], None]) -> None:
     tell(everything)
 
 
@@ -180,7 +180,7 @@ def test_every_route_has_a_method(loop: Loop, tmp_path: Path, monkeypatch: pytes
     assert there_are - asked == {f"GET {path}" for path in WITHOUT_A_METHOD}
 
 
-def test_a_refusal_is_the_problem_of_its_code_with_its_facts(tell: Callable[[Story], None]) -> None:
+def test_an_error_is_the_problem_of_its_code_with_its_extensions(tell: Callable[[Story], None]) -> None:
     async def story(book: AsyncMethods) -> None:
         ada = await book.open_account("person", "ada")
         with pytest.raises(AccountNotFound) as nobody:
@@ -200,7 +200,7 @@ def test_a_refusal_is_the_problem_of_its_code_with_its_facts(tell: Callable[[Sto
     tell(story)
 
 
-def test_a_write_with_a_key_is_done_once(tell: Callable[[Story], None]) -> None:
+def test_a_write_with_a_key_has_one_effect(tell: Callable[[Story], None]) -> None:
     async def story(book: AsyncMethods) -> None:
         ada = await book.open_account("person", "ada")
         first = await book.mint(ada.id, 5, key="once")
@@ -212,7 +212,7 @@ def test_a_write_with_a_key_is_done_once(tell: Callable[[Story], None]) -> None:
     tell(story)
 
 
-def test_lists_go_on_over_their_pages(tell: Callable[[Story], None]) -> None:
+def test_lists_follow_all_pages(tell: Callable[[Story], None]) -> None:
     async def story(book: AsyncMethods) -> None:
         ada = await book.open_account("person", "ada")
         for _ in range(105):
@@ -222,7 +222,7 @@ def test_lists_go_on_over_their_pages(tell: Callable[[Story], None]) -> None:
     tell(story)
 
 
-def test_a_service_spends_by_entity_and_may_do_nothing_else(api: Api, loop: Loop) -> None:
+def test_a_service_token_spends_by_entity_only(api: Api, loop: Loop) -> None:
     account = api.account(UNIT)
     entity = api.get(f"/accounts/{account}")["entityId"]
 
@@ -241,10 +241,10 @@ def test_a_service_spends_by_entity_and_may_do_nothing_else(api: Api, loop: Loop
     loop.run(story())
 
 
-# --- inside a program ---
+# --- embedded use ---
 
 
-def test_a_book_inside_a_program_is_kept_and_is_the_programs_alone(loop: Loop, tmp_path: Path) -> None:
+def test_an_embedded_book_is_persisted_and_locked(loop: Loop, tmp_path: Path) -> None:
     path = tmp_path / "inside.db"
 
     async def story() -> None:

@@ -12,7 +12,7 @@ from tests.epochs.machine import Machine
 
 @pytest.fixture
 def new_machine(tmp_path: Path, migrated_file: Path, loop: Loop) -> Iterator[Callable[..., Machine]]:
-    """Makes machines, each with an empty book; at the end each book passes every check."""
+    """Return a function that makes machines with empty books. At the end, every book must pass all checks."""
     machines: list[Machine] = []
 
     def new_machine(**environment: str) -> Machine:

@@ -21,14 +21,14 @@ class Machine:
     def __init__(self, db: Path, loop: Loop, **environment: str) -> None:
         self.db = db
         self._loop = loop
-        # A webhook on this machine needs no name to be looked up.
+        # A webhook on a local address needs no DNS.
         self._environment = {"MINIBILL_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8", **environment}
         self._api: Api | None = None
         self._copies = 0
 
     @property
     def api(self) -> Api:
-        """The service, started where it does not run. It accepts a loss."""
+        """Return the service; start it, accepting a loss, if it does not run."""
         if self._api is None:
             self._api = Api(self.db, self._loop, self._environment, accept_loss=True)
         return self._api

@@ -1,4 +1,4 @@
-"""Epochs: after a restore, or a loss that is accepted, no id is issued that the lost copy of the book has issued."""
+"""Epochs: after a restore or an accepted loss, no id is issued that the lost copy of the book has issued."""
 
 import re
 from collections.abc import Callable
@@ -27,12 +27,12 @@ NOWHERE = "http://127.0.0.1:9/"
 BEGINNING = "evt_" + 26 * "0"
 RESTORE, ACCEPT, MOVE = Machine.restore, Machine.lose_what_is_later, Machine.move
 
-# The ids that an answer, an event or a row names.
+# The ids in a response, an event or a row.
 _ID = re.compile(r"\b(?:acct|lot|entry|res|camp|grant|audit|hook|evt)_[0-9a-z]+\b")
 
 
 def live(api: Api) -> Json:
-    """Some of everything that has an id; returns the ids by kind."""
+    """Create one of each kind with an id; return the ids by kind."""
     account = api.account(100)
     reservation = api.reserve(account, 60)
     ok(api.finalize(reservation, 30))
@@ -50,7 +50,7 @@ def live(api: Api) -> Json:
 
 
 def all_ids(api: Api) -> dict[str, Json]:
-    """What each event and row of the audit log of a book is, by its id."""
+    """Return all events and audit rows of a book by id."""
     rows = page_through(api, "/audit")
     return {item["id"]: item for item in (*drain(api), *rows)}
 
@@ -69,7 +69,7 @@ def epoch_of(path: Path) -> Epoch:
         return current_epoch(conn)
 
 
-# --- what a new epoch is for ---
+# --- ids ---
 
 
 @pytest.mark.parametrize("lose", [RESTORE, ACCEPT, MOVE])
@@ -97,7 +97,7 @@ def test_no_id_of_a_lost_epoch_is_issued_again(machine: Machine, lose: Callable[
     again = live(machine.api)
     assert set(again.values()).isdisjoint(lost.values())
     things = all_ids(machine.api)
-    # Whatever had an id before the backup still has it.
+    # Ids from before the backup stay the same.
     assert {key: things[key] for key in kept} == kept
     assert things.keys().isdisjoint(lost_things)
 
@@ -106,7 +106,7 @@ def test_ids_sort_by_creation_across_epochs(machine: Machine) -> None:
     issued: list[Json] = [live(machine.api)]
     for lose in (RESTORE, ACCEPT, RESTORE, MOVE):
         copy = machine.backup()
-        # What is lost was created before what is created afterwards.
+        # Lost rows were created before later ones.
         issued.append(live(machine.api))
         lose(machine, copy)
         issued.append(live(machine.api))
@@ -123,7 +123,7 @@ def test_the_first_event_after_a_restore_sorts_after_all_lost_ones(machine: Mach
     machine.api.account(5, 6)
     lost = drain(machine.api)[-1]["id"]
     machine.restore(copy)
-    # It is no entry: until there is one of the new epoch, the base of the epoch stands for it.
+    # Until the new epoch has an entry, the sequence is the base of the epoch.
     machine.api.account()
     assert drain(machine.api)[-1]["type"] == "account.opened"
     assert drain(machine.api)[-1]["id"] > lost
@@ -160,7 +160,7 @@ def test_a_sequence_does_not_decrease_across_a_restore(machine: Machine) -> None
 # --- cursors ---
 
 
-def test_feed_cursors_of_a_lost_epoch_are_invalid_for_ever(machine: Machine) -> None:
+def test_feed_cursors_of_a_lost_epoch_stay_invalid(machine: Machine) -> None:
     def refuse_lost() -> None:
         for cursor in lost:
             problem_of(machine.api.call("GET", "/events", after=cursor), 400, "invalid_cursor")
@@ -171,7 +171,7 @@ def test_feed_cursors_of_a_lost_epoch_are_invalid_for_ever(machine: Machine) -> 
     copy = machine.backup()
     lost: list[str] = []
     for number in range(3):
-        # Three events that are lost, one of them as the cursor of the end of the feed as well.
+        # Three lost events; the last one is also the cursor at the end of the feed.
         machine.api.draft()
         machine.api.mint(account, 5)
         machine.api.draft()
@@ -180,7 +180,7 @@ def test_feed_cursors_of_a_lost_epoch_are_invalid_for_ever(machine: Machine) -> 
         assert len(set(lost)) == 3 * number + 3
         machine.restore(copy)
         refuse_lost()
-        # The book grows past the ids that it had before.
+        # The book grows past its former ids.
         for _ in range(5):
             machine.api.draft()
             machine.api.mint(account, 5)
@@ -188,25 +188,25 @@ def test_feed_cursors_of_a_lost_epoch_are_invalid_for_ever(machine: Machine) -> 
         assert len(drain(machine.api, kept[0])) == len(kept) - 1 + 10
 
 
-def test_a_cursor_at_the_end_of_a_restored_book_goes_on(machine: Machine) -> None:
+def test_a_cursor_at_the_end_of_a_restored_book_stays_valid(machine: Machine) -> None:
     account = machine.api.account(5)
     machine.restore(machine.backup())
     end = latest(machine.api)
     machine.api.mint(account, 7)
     assert [event["type"] for event in drain(machine.api, end)] == ["ledger.grant"]
-    # It is a place of this book, also after a further restore of it.
+    # The cursor is valid for this book, also after another restore.
     machine.restore(machine.backup())
     assert [event["type"] for event in drain(machine.api, end)] == ["ledger.grant"]
 
 
-def test_a_place_between_two_events_is_no_cursor(machine: Machine) -> None:
+def test_a_position_between_two_events_is_no_cursor(machine: Machine) -> None:
     machine.api.account(5)
     event = drain(machine.api)[-1]["id"]
     for text in (event[:-1] + "9", BEGINNING[:-1] + "9", BEGINNING[:16] + "9" + BEGINNING[17:]):
         problem_of(machine.api.call("GET", "/events", after=text), 400, "invalid_cursor")
 
 
-def test_a_replay_from_a_lost_event_is_refused(machine: Machine) -> None:
+def test_a_replay_from_a_lost_event_is_rejected(machine: Machine) -> None:
     webhook = ok(machine.api.post("/webhooks", {"url": NOWHERE}), 201)["id"]
     account = machine.api.account(5)
     copy = machine.backup()
@@ -219,7 +219,7 @@ def test_a_replay_from_a_lost_event_is_refused(machine: Machine) -> None:
     ok(machine.api.post(f"/webhooks/{webhook}/replay", {"after": BEGINNING}))
 
 
-def test_list_cursors_of_a_lost_epoch_are_invalid_for_ever(machine: Machine) -> None:
+def test_list_cursors_of_a_lost_epoch_stay_invalid(machine: Machine) -> None:
     account = machine.api.account(5, 6, 7)
     copy = machine.backup()
     machine.api.mint(account, 8)
@@ -268,7 +268,7 @@ def test_message_ids_of_two_epochs_differ(new_machine: Callable[..., Machine]) -
         receiver.close()
     sent = [message.headers["webhook-id"] for message in receiver.messages]
     assert len(sent) == len(set(sent)) == 6
-    # After the restore it continues from the place of the backup, and is sent what was created since.
+    # After the restore, delivery continues from the position of the backup.
     assert sorted(sent[3:]) == [event["id"] for event in drain(machine.api)][-3:]
 
 
@@ -316,7 +316,7 @@ def test_attempts_of_an_earlier_epoch_stay_in_the_list(machine: Machine) -> None
     assert len(machine.api.get(f"/webhooks/{webhook}/deliveries")["items"]) <= 4
 
 
-# --- what counts on ids ---
+# --- code that counts by ids ---
 
 
 def test_rows_are_counted_without_skipped_ids(machine: Machine) -> None:
@@ -342,7 +342,7 @@ def test_rows_are_counted_without_skipped_ids(machine: Machine) -> None:
         assert rows() == counted()
 
 
-def test_the_chain_takes_the_gap_of_an_epoch_in_one_step(machine: Machine) -> None:
+def test_the_hash_chain_skips_the_gap_of_an_epoch_in_one_step(machine: Machine) -> None:
     def links() -> int:
         with closing(open_reader(machine.db)) as conn:
             found: int = conn.execute("SELECT count(*) FROM book_chain").fetchone()[0]
@@ -358,7 +358,7 @@ def test_the_chain_takes_the_gap_of_an_epoch_in_one_step(machine: Machine) -> No
 
 
 @pytest.mark.parametrize("types", [None, "campaign.*", "ledger.deposit", "ledger.grant", "account.opened"])
-def test_the_feed_takes_the_gap_of_an_epoch_in_one_step(
+def test_the_feed_skips_the_gap_of_an_epoch_in_one_step(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, types: str | None
 ) -> None:
     monkeypatch.setattr(feed_module, "SCAN_ROWS_MAX", 4)
@@ -385,11 +385,11 @@ def test_the_feed_takes_the_gap_of_an_epoch_in_one_step(
     found = drain(machine.api, limit=100, **query)
     assert len(found) == expected
     assert [event["id"] for event in found] == sorted(event["id"] for event in found)
-    # 18 rows in stretches of 4, and a look at the end.
+    # 18 rows in scans of 4, and one at the end.
     assert reads <= 12
 
 
-def test_a_restore_says_what_is_later_also_across_epochs(machine: Machine) -> None:
+def test_a_restore_reports_newer_rows_across_epochs(machine: Machine) -> None:
     account = machine.api.account(5)
     copy = machine.backup()
     for amount in (6, 7, 8):
@@ -399,13 +399,13 @@ def test_a_restore_says_what_is_later_also_across_epochs(machine: Machine) -> No
     machine.api.mint(account, 9)
     second_copy = machine.backup()
     machine.api.mint(account, 10)
-    # Back to what was lost: none of its ids is above the base of the epoch that is replaced.
+    # Restore the lost copy: none of its ids is above the base of the replaced epoch.
     second = machine.restore(Path(first["kept"]))
     assert (second["laterEntries"], second["laterAuditRows"], second["epoch"]) == (2, 2, 3)
     machine.api.mint(account, 11)
     third = machine.restore(second_copy)
     assert (third["laterEntries"], third["laterAuditRows"], third["epoch"]) == (4, 4, 4)
-    # Two books that have parted, and issued ids of different epochs above the ids that one of them skipped.
+    # Two diverged books, with ids of different epochs above the ids that one of them skipped.
     machine.api.mint(account, 12)
     fourth = machine.restore(Path(third["kept"]))
     assert (fourth["laterEntries"], fourth["laterAuditRows"], fourth["epoch"]) == (2, 2, 5)
@@ -422,10 +422,10 @@ def test_balances_in_the_past_and_history_are_read_across_epochs(machine: Machin
     assert [row["seq"] for row in page_through(machine.api, "/audit")] == [3, 2, 1]
 
 
-# --- how an epoch begins ---
+# --- the begin of an epoch ---
 
 
-def test_a_restore_says_in_one_line_that_an_epoch_began(machine: Machine, tmp_path: Path) -> None:
+def test_a_restore_reports_the_new_epoch_in_one_line(machine: Machine, tmp_path: Path) -> None:
     machine.api.account(5)
     copy = machine.backup()
     machine.stop()
@@ -437,7 +437,7 @@ def test_a_restore_says_in_one_line_that_an_epoch_began(machine: Machine, tmp_pa
 
 
 @pytest.mark.parametrize(("lose", "reason"), [(ACCEPT, "loss_accepted"), (MOVE, "anchor_missing")])
-def test_a_start_that_may_have_lost_commits_begins_an_epoch(
+def test_a_start_with_possibly_lost_commits_begins_an_epoch(
     machine: Machine, lose: Callable[..., Json], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.api.account(5)
@@ -450,7 +450,7 @@ def test_a_start_that_may_have_lost_commits_begins_an_epoch(
     machine.stop()
     with closing(open_reader(machine.db)) as conn:
         assert conn.execute("SELECT number, reason FROM book_epochs").fetchall() == [(2, reason)]
-    # Further starts, with nothing lost, begin none.
+    # Later starts without a loss begin no epoch.
     machine.api.account()
     machine.stop()
     assert epoch_of(machine.db).number == 2
@@ -463,12 +463,12 @@ def test_a_start_without_a_loss_begins_no_epoch(machine: Machine) -> None:
     assert epoch_of(machine.db) == FIRST
 
 
-def test_a_restored_file_replaced_by_its_backup_is_refused(machine: Machine) -> None:
+def test_a_restored_file_replaced_by_its_backup_is_rejected(machine: Machine) -> None:
     machine.api.account(5)
     machine.stop()
     copy = machine.backup()
     machine.restore(copy)
-    # The epoch is a commit of the book, which the backup lacks: by hand it can't be put back unnoticed.
+    # The new epoch is a commit that the backup lacks, so a copy by hand is detected.
     machine.lose_what_is_later(copy)
     result = minibill("verify", "--db", machine.db)
     assert result.exit_code == 1 and "its anchor says" in result.stdout
@@ -486,7 +486,7 @@ def test_a_base_follows_the_clock_and_never_comes_before_an_id() -> None:
     assert base_after(5, now_us=in_the_year_2165) < 2**53
 
 
-def test_a_clock_that_went_back_does_not_bring_ids_back(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_set_back_reissues_no_ids(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     live(machine.api)
     for lose in (RESTORE, ACCEPT):
         copy = machine.backup()

@@ -1,4 +1,4 @@
-"""A book that is written, backed up, restored, damaged and copied in any order: no id that it issued has two meanings."""
+"""A book is written, backed up, restored, damaged and copied in random order: no issued id has two meanings."""
 
 import random
 from collections.abc import Callable
@@ -15,7 +15,7 @@ STEPS = 14
 
 
 def write(machine: Machine, choose: random.Random, kept: list[str]) -> Json:
-    """One write of some kind; returns its answer."""
+    """Run a random write; return its response."""
     api = machine.api
     account = choose.choice(kept) if kept else api.account(100)
     kind = choose.choice(["account", "mint", "draft", "reserve", "finalize", "webhook", "batch"])
@@ -40,7 +40,7 @@ def write(machine: Machine, choose: random.Random, kept: list[str]) -> Json:
 def test_no_id_ever_issued_has_two_meanings(new_machine: Callable[..., Machine], seed: int) -> None:
     choose = random.Random(seed)
     machine = new_machine()
-    # A copy without any commit, and without an anchor, is a new book.
+    # A copy without commits and without an anchor is a new book.
     machine.api.account()
     copies: list[Path] = []
     meanings: dict[str, Json] = {}
@@ -61,7 +61,7 @@ def test_no_id_ever_issued_has_two_meanings(new_machine: Callable[..., Machine],
             accounts = [item["id"] for item in machine.api.get("/accounts")["items"]]
             answer = write(machine, choose, accounts)
             writes += 1
-            # The id of what this write created was given to no other write.
+            # No other write got the id that this write created.
             key = answer.get("id") or answer.get("reservationId") or answer.get("lotId")
             assert key is not None
             assert answered.setdefault(key, writes) == writes, key

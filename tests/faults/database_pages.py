@@ -1,7 +1,7 @@
-"""Where in a database file each column of each row lies, so that a bit of it can be flipped.
+"""The position of every column of every row in a database file, for tests that flip bits.
 
-As SQLite documents its file format: b-trees of pages, whose cells hold records, which are a header of types and then values.
-What lies on overflow pages is left out.
+It follows SQLite's documented file format: b-trees of pages, whose cells hold records of a header with types and then
+values. Overflow pages are left out.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE = 2, 5, 10, 13
 
 
 class Place(NamedTuple):
-    """Bytes of a column of a row: `type` where its type is said, `value` where its value is; `rowid` is a column as well."""
+    """The bytes of a column of a row: its type in the record header, and its value. `rowid` counts as a column."""
 
     table: str
     column: str
@@ -23,13 +23,13 @@ class Place(NamedTuple):
 
 
 def places(file: bytes, conn: sqlite3.Connection) -> Iterator[Place]:
-    """The places of all rows of all tables; `conn` is open on the same file."""
+    """Yield the places of all rows of all tables; `conn` is open on the same file."""
     tables = conn.execute("SELECT name, rootpage, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
     for table, root, sql in tables:
         columns = conn.execute(f"SELECT name, pk FROM pragma_table_info('{table}')").fetchall()
         names = [name for name, _ in columns]
         if "WITHOUT ROWID" in sql:
-            # Such a table is kept as an index: its key comes first.
+            # SQLite stores such a table as an index, so its key comes first.
             keys = [name for name, _ in sorted((c for c in columns if c[1]), key=lambda column: column[1])]
             names = keys + [name for name in names if name not in keys]
         for rowid, record, end in _cells(file, root):
@@ -51,7 +51,7 @@ def _columns(file: bytes, table: str, names: list[str], record: int, end: int) -
 
 
 def _cells(file: bytes, page: int) -> Iterator[tuple[tuple[int, int] | None, int, int]]:
-    """Of each cell of a b-tree: where its rowid is, where its record begins, and where the part on this page ends."""
+    """Yield, for each cell of a b-tree, the range of its rowid and the start and end of its record on this page."""
     page_bytes = int.from_bytes(file[16:18], "big")
     base = (page - 1) * page_bytes
     header = base + (100 if page == 1 else 0)
@@ -91,7 +91,7 @@ def _length(serial: int) -> int:
 
 
 def _varint(file: bytes, at: int) -> tuple[int, int]:
-    """A number of 1 to 9 bytes, and where it ends."""
+    """Return a varint of 1 to 9 bytes, and its end."""
     number = 0
     for place in range(8):
         byte = file[at + place]

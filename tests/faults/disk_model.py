@@ -1,4 +1,4 @@
-"""A disk that is known step by step, so that it can be looked at as a loss of power would leave it at any of them."""
+"""A model of a disk that records every step, and shows the files as a power loss at any step may leave them."""
 
 import contextlib
 import random
@@ -9,12 +9,12 @@ from typing import NamedTuple
 from minibill.db import files, wal
 from tests.faults import vfs
 
-# What a disk writes whole or not at all, and what a file system hands to it.
+# Units that a disk writes completely or not at all, and that a file system passes to it.
 SECTOR_BYTES, PAGE_BYTES = 512, 4096
 
 
 class Step(NamedTuple):
-    """One thing that was done to a file. `where` is as `vfs.Watcher` has it; `forget` is a sync that failed."""
+    """One operation on a file. `where` is that of `vfs.Watcher`; `forget` is a failed sync."""
 
     kind: str
     name: str
@@ -23,9 +23,9 @@ class Step(NamedTuple):
 
 
 class Recorder:
-    """Writes down what SQLite does to the files of one folder, and has it fail as `fault` says: a code, or 0.
+    """Record the operations of SQLite on the files of a folder. Each fails with the code that `fault` returns; 0 is none.
 
-    What is in the folder before counts as safely on disk.
+    Files that exist before the recording count as synced.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,9 +48,9 @@ class Recorder:
             self.steps.append(Step(kind, path.name, where, data))
 
     def leave_for(self, folder: Path, *, after: int) -> None:
-        """As if the process had been killed after that many steps: what it had written, synced or not, is in `folder`.
+        """Write the files after that many steps to `folder`, as if the process had been killed then, synced or not.
 
-        What is done there goes on from these steps; of what is still done in the old folder nothing is heard.
+        Later operations in `folder` continue from these steps. Operations in the old folder are no longer recorded.
         """
         del self.steps[after:]
         write_files(Disk(self.steps).as_processes_see_it(), folder)
@@ -59,17 +59,17 @@ class Recorder:
 
 @contextlib.contextmanager
 def recorded(folder: Path) -> Iterator[Recorder]:
-    """Records what is done in a folder to the files that are opened inside."""
+    """Record the operations on all files that are opened inside the `with` block."""
     recorder, write_anew, create = Recorder(folder), wal._rewrite, files.create
 
     def recorded_create(path: Path) -> int:
-        # SQLite finds its database there, empty; until the folder is synced its name may be lost.
+        # SQLite finds an empty database file. Its name may be lost until the folder is synced.
         descriptor = create(path)
         recorder.did("create", path, 0, b"")
         return descriptor
 
     def recorded_rewrite(log: Path) -> None:
-        # The one thing that the service writes into these files without SQLite.
+        # The only write to these files that bypasses SQLite.
         write_anew(log)
         recorder.did("write", log, 0, log.read_bytes())
         recorder.did("sync", log, vfs.NO_DIRECTORY, b"")
@@ -84,14 +84,14 @@ def recorded(folder: Path) -> Iterator[Recorder]:
 
 
 def write_files(files: dict[str, bytes], folder: Path) -> None:
-    """Makes a folder with these files in it."""
+    """Create a folder with these files."""
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
 
 
 class _Content:
-    """One file, whatever its name: what is on disk for certain, what was done since, and what processes see."""
+    """The contents of a file: the synced bytes, the operations since, and the bytes that processes see."""
 
     def __init__(self) -> None:
         self.synced = bytearray()
@@ -108,20 +108,20 @@ class _Content:
         self.unsynced = []
 
     def forget(self) -> None:
-        """After a sync that failed a system may take what it could not write for written, and not try again."""
+        """Drop the pending writes: after a failed sync a system may consider them written, and not try again."""
         self.unsynced = []
 
 
 class Disk:
-    """Files after some steps: what processes see, and what may be left of it when the power fails.
+    """The files after some steps, as processes see them and as a power loss may leave them.
 
-    Until a file is synced each of its writes may reach the disk or not, whole or in sectors, in any order; until the
-    directory is synced the same holds of its names.
+    Until a file is synced, each of its writes may reach the disk or not, complete or in sectors, in any order. The same
+    holds for its names until the directory is synced.
     """
 
     def __init__(self, steps: Iterable[Step] = ()) -> None:
         self._seen: dict[str, _Content] = {}
-        # Each name with what it meant, oldest first: the first is on disk, the others may be. None: no such file.
+        # The contents of each name, oldest first: the first is on disk, the others may be. None means no file.
         self._meant: dict[str, list[_Content | None]] = {}
         for step in steps:
             self.do(step)
@@ -144,11 +144,11 @@ class Disk:
             self._meant = {name: meant[-1:] for name, meant in self._meant.items()}
 
     def as_processes_see_it(self) -> dict[str, bytes]:
-        """What is there when a process is killed and the machine goes on."""
+        """Return the files after a kill of the process."""
         return {name: bytes(content.seen) for name, content in self._seen.items()}
 
     def lose_power(self, chance: random.Random) -> dict[str, bytes]:
-        """What may be there when the machine comes up again."""
+        """Return files that a power loss may leave."""
         files = {}
         for name, meant in self._meant.items():
             content = chance.choice(meant)
@@ -174,7 +174,7 @@ def _survives(content: _Content, chance: random.Random) -> bytes:
             kept = [piece for step in unsynced for piece in _pieces(step, unit) if chance.random() < share]
     for step in kept:
         _do(left, step)
-    # The size may have reached the disk before what belongs there, which is then nothing, or anything.
+    # The size may have reached the disk before the data, which is then zeros or garbage.
     size = len(content.seen)
     if size > len(left) and chance.random() < 0.5:
         left += bytes(size - len(left)) if chance.random() < 0.5 else chance.randbytes(size - len(left))
@@ -182,7 +182,7 @@ def _survives(content: _Content, chance: random.Random) -> bytes:
 
 
 def _pieces(step: Step, unit: int) -> Iterator[Step]:
-    """A write in the pieces in which it may reach the disk."""
+    """Yield the pieces of a write that may reach the disk separately."""
     if step.kind != "write":
         yield step
         return

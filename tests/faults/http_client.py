@@ -1,25 +1,25 @@
-"""A keep-alive connection of a client that costs little, since it shares the machine with the service that it tries."""
+"""A keep-alive HTTP connection with little overhead, because the client shares the machine with the tested service."""
 
 import asyncio
 from typing import NamedTuple, Self
 
-# No answer takes this long; without a limit a service that hangs would hang the tests.
+# No response takes this long. Without a limit, a service that hangs would hang the tests.
 ANSWER_SECONDS_MAX = 30.0
 
 
 class Lost(Exception):
-    """The connection ended before the answer was whole."""
+    """The connection ended before the response was complete."""
 
 
 class ResponseBody(NamedTuple):
-    """`head` is the status line and the headers, in lower case."""
+    """A response; `head` is the status line and the headers, in lower case."""
 
     status: int
     head: bytes
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The value of a header, or None."""
+        """Return the value of a header, or None."""
         for line in self.head.split(b"\r\n")[1:]:
             own, _, value = line.partition(b":")
             if own.decode() == name:
@@ -30,7 +30,7 @@ class ResponseBody(NamedTuple):
 def request_bytes(
     method: str, path: str, *, authorization: str | None = None, key: str | None = None, body: bytes = b""
 ) -> bytes:
-    """One request as it goes over the wire."""
+    """Return the bytes of a request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     if authorization is not None:
         lines.append(f"Authorization: {authorization}")
@@ -42,7 +42,7 @@ def request_bytes(
 
 
 class Line(asyncio.Protocol):
-    """One connection with at most one request under way."""
+    """One connection with at most one request in flight."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport
@@ -52,7 +52,7 @@ class Line(asyncio.Protocol):
 
     @classmethod
     async def open(cls, port: int) -> Self:
-        """Connects; raises `Lost` when nobody listens."""
+        """Connect. Raises `Lost` if nobody listens."""
         try:
             _, line = await asyncio.get_running_loop().create_connection(cls, "127.0.0.1", port)
         except OSError as error:
@@ -60,7 +60,7 @@ class Line(asyncio.Protocol):
         return line
 
     async def ask(self, request: bytes, *, seconds_max: float = ANSWER_SECONDS_MAX) -> ResponseBody:
-        """Sends a request and waits for its answer; raises `Lost`."""
+        """Send a request and return its response. Raises `Lost`."""
         if self.ended.done():
             raise Lost("the connection has ended")
         self._answer = asyncio.get_running_loop().create_future()
@@ -72,10 +72,10 @@ class Line(asyncio.Protocol):
         self.transport.close()
 
     def cut(self) -> None:
-        """Ends the connection at once, whatever is under way."""
+        """Abort the connection, also with a request in flight."""
         self.transport.abort()
 
-    # --- what the loop calls ---
+    # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

@@ -1,7 +1,7 @@
-"""Clients who keep a journal: what they asked is in it before it is sent, what they were answered after.
+"""Clients with a journal: it has every request before it is sent, and its response afterwards.
 
-What was not answered is sent again with the same key, however often it takes. In the end every request has one answer, and
-what the book holds must be what these answers come to: `differences` compares them.
+A request without a response is sent again with the same key until it has one. `differences` then compares the database with
+the effects of all responses.
 """
 
 import json
@@ -25,12 +25,12 @@ CallerKind = Literal["admin", "service"]
 
 PREFIX = {"admin": "/admin/billing", "service": "/api/internal/billing"}
 
-# Longer than any test: nothing falls due by itself, so that balances are what the answers say.
+# Longer than any test: nothing expires on its own, so balances follow from the responses.
 TTL_SECONDS = 86_400
 
 
 class Passes:
-    """Tokens for a book that `serve --dev` has served, of one admin and one service."""
+    """Tokens of one admin and one service, for a database that `serve --dev` has served."""
 
     def __init__(self, db: Path) -> None:
         self._settings = read_settings(dev_secrets(db))
@@ -38,24 +38,24 @@ class Passes:
         self.renew()
 
     def renew(self) -> None:
-        """Signs new ones for the same callers: those of a service live for five minutes."""
+        """Sign new tokens for the same callers: service tokens live for five minutes."""
         lives: dict[CallerKind, int] = {"admin": self._settings.admin_token_max_ttl, "service": SERVICE_TOKEN_MAX_TTL}
         for kind, ttl in lives.items():
             self._tokens[kind] = "Bearer " + sign_token(self._settings, kind, sub="ada", scopes=[EVERYTHING], ttl=ttl)
 
     def request(self, kind: CallerKind, method: str, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
-        """The bytes of a request; `path` is what comes after the prefix of its kind."""
+        """Return the bytes of a request; `path` follows the prefix of its kind."""
         return request_bytes(method, PREFIX[kind] + path, authorization=self._tokens[kind], key=key, body=body)
 
     def bytes_of(self, sent: "Sent") -> bytes:
-        """The bytes of a write of the journal, with its key."""
+        """Return the bytes of a write of the journal, with its key."""
         return self.request(sent.kind, sent.method, sent.path, sent.body, key=sent.key)
 
 
 class Sent:
-    """A write as it is in the journal. `answer` is the last one that it was given; None while there is none.
+    """A write in the journal. `answer` is its last response; None while there is none.
 
-    What it holds or mints `passes` when it falls due by itself, soon.
+    `passes` is true if its lot or reservation expires soon.
     """
 
     __slots__ = ("answer", "body", "key", "kind", "method", "passes", "path")
@@ -71,29 +71,29 @@ class Sent:
 
     @property
     def done(self) -> bool:
-        """Whether it was answered with a success."""
+        """Return true after a success response."""
         return self.answer is not None and self.answer.status < 300
 
     @property
     def said(self) -> Json:
-        """The JSON of its answer."""
+        """Return the JSON of its response."""
         assert self.answer is not None
         return json.loads(self.answer.body)
 
     async def by(self, line: Line, passes: Passes) -> ResponseBody:
-        """Sends it, for the first time or again."""
+        """Send it, for the first time or again."""
         return await line.ask(passes.bytes_of(self))
 
 
 class Journal:
-    """Every write of all clients, in the order in which they were first sent."""
+    """The writes of all clients, in the order of their first attempt."""
 
     def __init__(self, passes: Passes) -> None:
         self.passes = passes
         self.sent: list[Sent] = []
 
     def write(self, kind: CallerKind, method: str, path: str, body: Json, *, passes: bool = False) -> Sent:
-        """Enters a write that is about to be sent."""
+        """Record a write before it is sent."""
         self.sent.append(Sent(kind, method, path, body, key=f"key-{len(self.sent)}", passes=passes))
         return self.sent[-1]
 
@@ -102,7 +102,7 @@ class Journal:
         return [sent for sent in self.sent if sent.done]
 
     async def ask(self, line: Line, kind: CallerKind, method: str, path: str, body: Json) -> Json:
-        """A write of no client, which must succeed at once."""
+        """Send a setup write that must succeed at once."""
         sent = self.write(kind, method, path, body)
         sent.answer = await sent.by(line, self.passes)
         assert sent.done, sent.answer
@@ -110,7 +110,7 @@ class Journal:
 
 
 class Client:
-    """Who mints on an account of its own, reserves, finalizes, releases, pays wallets, and edits a campaign of its own."""
+    """A client that mints, reserves, finalizes, releases, pays wallets, and edits a campaign, on its own account."""
 
     def __init__(self, journal: Journal, rng: random.Random, *, account: str, draft: str, campaign: str) -> None:
         self.journal = journal
@@ -123,19 +123,19 @@ class Client:
 
     @classmethod
     async def new(cls, journal: Journal, line: Line, rng: random.Random, *, number: int, campaign: str) -> "Client":
-        """A client with credits."""
+        """Return a client whose account has credits."""
         account = await journal.ask(line, "admin", "POST", "/accounts", {"entityType": "person", "entityId": f"c-{number}"})
         await journal.ask(line, "admin", "POST", f"/accounts/{account['id']}/mint", {"amountMicro": "100000"})
         draft = await journal.ask(line, "admin", "POST", "/campaigns", _campaign(f"draft-{number}"))
         return cls(journal, rng, account=account["id"], draft=draft["id"], campaign=campaign)
 
     async def work(self, line: Line) -> None:
-        """Asks one thing after the other, first what was not answered; ends with `Lost`."""
+        """Send one write after the other, starting with the ones without a response, until `Lost`."""
         while True:
             await self.ask_once(line)
 
     async def ask_once(self, line: Line) -> ResponseBody:
-        """Asks for one thing; raises `Lost`, and asks for the same again the next time."""
+        """Send one write. Raises `Lost`; the next call then sends the same write again."""
         if self.pending is None:
             self.pending = self.journal.write(*self._next())
         sent = self.pending
@@ -174,7 +174,7 @@ class Client:
 
 
 async def meet(db: Path, port: int, rng: random.Random, *, number: int) -> list[Client]:
-    """That many clients of a service, with one journal."""
+    """Return that many clients of a service, with a common journal."""
     journal = Journal(Passes(db))
     line = await Line.open(port)
     campaign = await open_campaign(journal, line)
@@ -184,7 +184,7 @@ async def meet(db: Path, port: int, rng: random.Random, *, number: int) -> list[
 
 
 async def open_campaign(journal: Journal, line: Line) -> str:
-    """An active campaign that pays 7 micro-units to each wallet."""
+    """Open an active campaign that pays 7 micro-units to each wallet; return its id."""
     campaign = await journal.ask(line, "admin", "POST", "/campaigns", _campaign("wallets"))
     await journal.ask(line, "admin", "POST", f"/campaigns/{campaign['id']}/activate", {})
     identity: str = campaign["id"]
@@ -200,11 +200,11 @@ def _campaign(name: str) -> Json:
     }
 
 
-# --- what the answers come to ---
+# --- the expected contents of the database ---
 
 
 class _Expected:
-    """What a book holds after these writes and no others."""
+    """The expected contents of a database after the writes of a journal and no others."""
 
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()
@@ -250,7 +250,7 @@ class _Expected:
 
 
 def differences(db: Path, journal: Journal) -> list[str]:
-    """What of a book is not what the journal comes to; empty when each write took effect once, and nothing else did."""
+    """Return the differences between a database and its journal; empty if each write took effect exactly once."""
     expected = _Expected()
     for sent in journal.done:
         expected.add(sent)

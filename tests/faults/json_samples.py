@@ -1,10 +1,10 @@
-"""Texts that are JSON, that are not, and that each parser decides for itself.
+"""Texts that are JSON, texts that are not, and texts on which parsers may differ.
 
 The categories are those of Nicolas Seriot's JSONTestSuite (github.com/nst/JSONTestSuite): y_, n_ and i_. The texts are our
 own.
 """
 
-# JSON by RFC 8259, which is to be taken. (Members that are given twice are rejected: http/test_unique_members.py.)
+# Valid JSON by RFC 8259, which must be accepted. (Duplicate members are rejected: tests/api/test_unique_members.py.)
 IS_JSON: dict[str, bytes] = {
     "an empty array": b"[]",
     "an empty object": b"{}",
@@ -39,9 +39,9 @@ IS_JSON: dict[str, bytes] = {
     "90 levels": b"[" * 90 + b"]" * 90,
 }
 
-# What no parser may take.
+# Texts that every parser must reject.
 IS_NO_JSON: dict[str, bytes] = {
-    # nothing, or not all
+    # empty or incomplete
     "only spaces": b"   ",
     "half an array": b"[",
     "half an object": b"{",
@@ -56,7 +56,7 @@ IS_NO_JSON: dict[str, bytes] = {
     "half a literal": b"[nul",
     "half a literal of one letter": b"[t",
     "half a number": b"[-",
-    # too much
+    # trailing text
     "a bracket too many": b"[]]",
     "a brace too many": b"{}}",
     "two values": b"[] []",
@@ -204,7 +204,7 @@ IS_NO_JSON: dict[str, bytes] = {
     "50,000 braces": b'{"a":' * 50_000,
 }
 
-# What the standard leaves open. Refused or taken, but what is taken must come back as JSON that any parser takes.
+# Texts that the standard leaves open. If the service accepts one, it must return it as JSON that any parser accepts.
 IS_LEFT_OPEN: dict[str, bytes] = {
     "a byte order mark": b"\xef\xbb\xbf{}",
     "only a byte order mark": b"\xef\xbb\xbf",

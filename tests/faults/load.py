@@ -1,4 +1,4 @@
-"""Requests whose effects can be counted in the file, and callers who send them and remember when each was answered."""
+"""Requests with countable effects, and callers that send them and record the time of each response."""
 
 import asyncio
 import itertools
@@ -17,7 +17,7 @@ ADMIN, SERVICE = "/admin/billing", "/api/internal/billing"
 
 GRANTS_MAX = 40
 
-# What counts the effects of each kind of request, by its key (or the row that it is about).
+# The query that counts the effects of each kind of request, by its key or its row.
 _COUNTS = {
     "open": "SELECT count(*) FROM credit_accounts WHERE entity_id = :key",
     "mint": "SELECT count(*) FROM credit_lots WHERE source_id = :key",
@@ -31,7 +31,7 @@ _COUNTS = {
 
 
 class Request(NamedTuple):
-    """A write with a key of its own; done, its `kind` counts `effects`."""
+    """A write with its own key; once done, the query of its `kind` counts `effects`."""
 
     kind: str
     key: str
@@ -41,13 +41,13 @@ class Request(NamedTuple):
     row: int | None = None
 
     def count(self, conn: sqlite3.Connection) -> int:
-        """How many of its effects are in a file."""
+        """Return the number of its effects in a database."""
         found: int = conn.execute(_COUNTS[self.kind], {"key": self.key, "row": self.row}).fetchone()[0]
         return found
 
 
 class ResponseBody(NamedTuple):
-    """A success, and the step of the disk at which its first byte went out."""
+    """A success response, and the step of the disk at its first byte."""
 
     step: int
     body: bytes
@@ -55,15 +55,15 @@ class ResponseBody(NamedTuple):
 
 
 class Load:
-    """Callers of a book, who open accounts and a campaign and then mint, reserve, finalize and pay batches at random.
+    """Callers that open accounts and a campaign, and then mint, reserve, finalize and pay batches at random.
 
-    `step` says how far the disk is.
+    `step` returns the current step of the disk.
     """
 
     def __init__(self, chance: random.Random, step: Callable[[], int]) -> None:
         self.sent: dict[str, Request] = {}
         self.answers: dict[str, ResponseBody] = {}
-        # What was answered otherwise, by key: the status and the code of the problem.
+        # Error responses by key: status and code.
         self.refused: list[tuple[str, int, str]] = []
         self._chance, self._step = chance, step
         self._numbers = itertools.count(1)
@@ -71,10 +71,10 @@ class Load:
         self._campaigns: list[str] = []
         self._reservations: list[tuple[str, int]] = []
 
-    # --- what is sent ---
+    # --- requests ---
 
     def begin(self, api: Api, *, accounts: int = 3) -> None:
-        """Opens the accounts, gives them credits, and starts a campaign."""
+        """Open the accounts, give them credits, and start a campaign."""
         opened = self.send(api, *[self._open() for _ in range(accounts)])
         self._accounts = [answer["id"] for answer in opened if answer]
         self.send(api, *[self._mint(account, 50 * UNIT) for account in self._accounts])
@@ -84,7 +84,7 @@ class Load:
             self._campaigns = [campaign["id"]]
 
     def go_on(self, api: Api, *, rounds: int, at_once: int = 6) -> None:
-        """Sends some random requests at once, waits for all answers, and so on; nothing when no account could be opened."""
+        """Send rounds of concurrent random requests; none if no account could be opened."""
         for _ in range(rounds if self._accounts else 0):
             requests = [self._any() for _ in range(self._chance.randint(1, at_once))]
             for request, answer in zip(requests, self.send(api, *requests), strict=True):
@@ -92,11 +92,11 @@ class Load:
                     self._reservations.append((answer["reservationId"], int(answer["totalReservedMicro"])))
 
     def unanswered(self) -> list[Request]:
-        """What was sent and not answered with a success."""
+        """Return the requests without a success response."""
         return [request for key, request in self.sent.items() if key not in self.answers]
 
     def forget_answers(self, *, after: int) -> None:
-        """What went out later than at that step was never heard."""
+        """Drop the responses that were sent after that step."""
         self.answers = {key: answer for key, answer in self.answers.items() if answer.step <= after}
 
     def _any(self) -> Request:
@@ -151,7 +151,7 @@ class Load:
     # --- sending ---
 
     def send(self, api: Api, *requests: Request) -> list[Json | None]:
-        """Sends all at once; answers the JSON of each success, None of what was refused."""
+        """Send all requests at once; return the JSON of each success, and None for each error."""
         tokens = {ADMIN: api.token, SERVICE: api.sign_service()}
 
         async def one(request: Request) -> Json | None:
@@ -185,9 +185,9 @@ class Load:
 
 
 def faults_of(conn: sqlite3.Connection, load: Load, *, until: int) -> list[str]:
-    """What is wrong with a file in view of what had been answered `until` a step of the disk.
+    """Return the faults of a database, given the responses up to a step of the disk.
 
-    Nothing of that may be missing, and what had not been answered is there whole, with its key, or not at all.
+    Every acknowledged write must be there. Any other write must be there completely, with its key, or not at all.
     """
     kept = {key: bytes(body) for key, body in conn.execute("SELECT key, body FROM idempotency_keys")}
     faults = []

@@ -1,14 +1,14 @@
-"""Values that programs stumble over, for any member of any body, any parameter and any part of a path.
+"""Odd values for any member of a body, any parameter and any part of a path.
 
-The kinds of text are those of Max Woolf's Big List of Naughty Strings (github.com/minimaxir/big-list-of-naughty-strings) and
-of what SQL, shells, terminals, spreadsheets and templates take for orders. The texts are our own.
+The kinds of text follow Max Woolf's Big List of Naughty Strings (github.com/minimaxir/big-list-of-naughty-strings), and text
+that SQL, shells, terminals, spreadsheets and templates interpret. The texts are our own.
 """
 
 from typing import Any
 
 Json = Any
 
-# Not text, or text that is meant for another kind of member. None of these is right for any member that is text.
+# Values that are not text, or text for another kind of member. None is valid for a text member.
 OF_OTHER_KINDS: list[Json] = [
     None, True, False, 0, -0.0, 1, -1, 1.5, -1.5, 1e100, 2**31, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, 10**30,
     10**400,
@@ -24,7 +24,7 @@ NUMBERS_AS_TEXT = [
 ]  # fmt: skip
 
 NAUGHTY = [
-    # orders
+    # text that other programs execute
     "'; DROP TABLE credit_lots; --", "' OR '1'='1", '" OR ""="', "1; ATTACH DATABASE '/tmp/x' AS x", ":now_us", "?1", "@x",
     "$x",
     "%s%s%n", "{0}", "{x.__class__}", "${x}", "#{1+1}", "{{1+1}}", "<%= 1 %>", "<script>alert(1)</script>",
@@ -40,7 +40,7 @@ NAUGHTY = [
     " x", "x ", "a\tb", "\u180e",
     # control characters
     "\x01", "\x07", "\x08", "\x1f", "\x7f", "\x80", "\x9f", "a\x00b", "\x00", "\x00x",
-    # characters that turn, join, vanish or are none
+    # characters that reverse, combine, are invisible or unassigned
     "\u202etxt.exe", "\u2066x\u2069", "\u200dx", "\u2060", "\u00ad", "e\u0301", "\u00e9", "\u212b", "\u00c5", "\ufb01",
     "\u0130",
     "\u0131", "\u1e9e", "\u00df", "\uffff", "\ufdd0", "\U0001ffff", "\U0010ffff", "\ufffd", "\ufffc", "\ue000", "\U000e0041",
@@ -53,7 +53,7 @@ NAUGHTY = [
     "\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "\U0001f44d\U0001f3fd",
     "\U00020bb7", "\U0001d4d0",
     "\uff21\uff22", "\u24b6", "\u1d2c", "\u0430dmin",
-    # words that mean something elsewhere
+    # words with a meaning in other languages
     "null", "NULL", "nil", "None", "undefined", "true", "false", "NaN", "Infinity", "constructor", "__proto__",
     "hasOwnProperty",
     "toString", "__class__", "self", "CON", "aux", "COM1", "C:", "-", "--", "-rf", "--help", ".", "..", "...", "*", "?",

@@ -1,21 +1,21 @@
-"""What the system knows of a process, where the system tells: on Linux. Elsewhere these are 0, and nothing is concluded."""
+"""Figures of a process from /proc. On systems other than Linux they are constants, and the tests conclude nothing."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Until a process has let go of what it is done with, on a busy machine.
+# Time for a process on a busy machine to release files and memory.
 SETTLE_SECONDS_MAX = 15.0
 
 
 def open_files(pid: int) -> int:
-    """How many descriptors the process has open."""
+    """Return the number of open descriptors of a process."""
     folder = Path(f"/proc/{pid}/fd")
     return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
 
 
 def rss_bytes(pid: int) -> int:
-    """The memory that the process has at the moment; 1 where nobody tells, so that it can be divided by."""
+    """Return the resident memory of a process; 1 if unknown, so that it can be a divisor."""
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
         return 1
@@ -24,7 +24,7 @@ def rss_bytes(pid: int) -> int:
 
 
 def settled(holds: Callable[[], bool]) -> bool:
-    """Whether something comes to hold soon."""
+    """Return true once a condition holds; false if it does not hold soon."""
     deadline_s = time.monotonic() + SETTLE_SECONDS_MAX
     while not holds():
         if time.monotonic() > deadline_s:

@@ -1,4 +1,4 @@
-"""`minibill serve` on a disk that fails from the moment at which a file is there.
+"""Run `minibill serve` on a disk that fails as soon as a given file exists.
 
 python -m tests.faults.serve_with_faults KIND FILE --db book.db …      KIND: read, write, sync, truncate, delete, create
 """
@@ -10,8 +10,8 @@ from minibill.cli.main import main
 from tests.faults import vfs
 
 
-class FailsOnceTold:
-    """Has one kind of operation fail as soon as a file is there."""
+class FailsOnceFileExists:
+    """Make one kind of operation fail as soon as a file exists."""
 
     def __init__(self, kind: str, told: Path) -> None:
         self._kind, self._told = kind, told
@@ -25,5 +25,5 @@ class FailsOnceTold:
 
 if __name__ == "__main__":
     kind, told, *arguments = sys.argv[1:]
-    vfs.watch(FailsOnceTold(kind, Path(told)))
+    vfs.watch(FailsOnceFileExists(kind, Path(told)))
     main(["serve", *arguments])

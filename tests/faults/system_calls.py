@@ -1,4 +1,4 @@
-"""System calls of a running process that fail, by strace."""
+"""Failing system calls of a running process, injected by strace."""
 
 import contextlib
 import subprocess
@@ -19,7 +19,7 @@ def failing_calls(server: Server, injection: str) -> Iterator[None]:
         said = tracer.stderr.readline()
         if "attached" not in said:
             pytest.skip(f"strace can't trace here: {said.strip()}")
-        # The threads are attached with the process, each with such a line, before any of them goes on.
+        # strace attaches to all threads and prints a line for each before any of them continues.
         try:
             yield
         finally:
@@ -27,6 +27,6 @@ def failing_calls(server: Server, injection: str) -> Iterator[None]:
             try:
                 tracer.communicate(timeout=5)
             except subprocess.TimeoutExpired:
-                # It waits for a server that has ended and that nobody has heard of yet.
+                # strace waits for a server that has ended and has not been reaped yet.
                 tracer.kill()
                 tracer.communicate()

@@ -1,4 +1,4 @@
-"""Row 11: what is no JSON is refused by every route that takes a body, and what is JSON comes back as what it was."""
+"""Invalid JSON is rejected by every route with a body, and valid JSON comes back unchanged."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from minibill.app import ROUTES
 from tests.api_client import Api, Json, problem_of
 from tests.faults.json_samples import IS_JSON, IS_LEFT_OPEN, IS_NO_JSON
 
-# Method, path and whether services call it: every route that takes a body.
+# Method, path and caller kind of every route with a body.
 WITH_A_BODY = [
     (route.method, route.path.replace(":str", ""), route.kind)
     for route in ROUTES
@@ -20,7 +20,7 @@ WITH_A_BODY = [
 
 
 def send(api: Api, method: str, path: str, kind: str | None, raw: bytes) -> httpx.Response:
-    """The answer to a body; what is variable in the path is filled."""
+    """Send a body to a route; return its response."""
     for name in ("account_id", "campaign_id", "grant_id", "reservation_id", "community_id", "token_id"):
         path = path.replace(f"{{{name}}}", "x")
     token = (api.token if kind == "admin" else api.sign_service()).encode()
@@ -28,18 +28,18 @@ def send(api: Api, method: str, path: str, kind: str | None, raw: bytes) -> http
     return api.ask(method, path, headers=headers, messages=[{"type": "http.request", "body": raw}])
 
 
-def test_what_is_no_json_is_refused_wherever_a_body_is_taken(api: Api) -> None:
+def test_every_route_rejects_invalid_json(api: Api) -> None:
     with api.unchanged():
         for route in WITH_A_BODY:
             for name, text in IS_NO_JSON.items():
                 response = send(api, *route, text)
-                # Of what is no object the kind may be told before the end is reached.
+                # The parser may report a value that is not an object before it reaches the end.
                 assert response.status_code == 400, (route, name, response.text)
                 assert response.json()["code"] in ("malformed_json", "validation_error"), (route, name)
                 problem_of(send(api, *route, b'{"a": ' + text + b"}"), 400, "malformed_json")
 
 
-def test_json_of_another_shape_is_no_failure_of_ours(api: Api) -> None:
+def test_json_of_another_shape_causes_no_internal_error(api: Api) -> None:
     with api.unchanged():
         for route in WITH_A_BODY:
             for name, text in {**IS_JSON, **IS_LEFT_OPEN}.items():
@@ -48,11 +48,11 @@ def test_json_of_another_shape_is_no_failure_of_ours(api: Api) -> None:
                         assert send(api, *route, body).status_code in (400, 404), (route, name, body[:100])
 
 
-# --- what is kept as it was sent ---
+# --- stored JSON ---
 
 
 def strictly(text: str) -> Json:
-    """JSON as another parser reads it; numbers as they are written."""
+    """Return JSON as Python's parser reads it, with numbers as text."""
 
     def no_constant(name: str) -> Any:
         raise ValueError(name)
@@ -61,7 +61,7 @@ def strictly(text: str) -> Json:
 
 
 class Kept:
-    """The three places in which a caller's own JSON is kept and answered again."""
+    """The three places in which the service stores and returns a caller's own JSON."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -88,7 +88,7 @@ PLACES = ["metadata", "reservation", "formula_input"]
 
 
 def shown(api: Api, path: str) -> list[Json]:
-    """All that a list answers now, read strictly: one text that is no JSON would spoil the whole page."""
+    """Return all items of a list. Invalid JSON in one item would make the whole page unreadable."""
     found: list[Json] = []
     cursor: str | None = None
     while True:
@@ -102,7 +102,7 @@ def shown(api: Api, path: str) -> list[Json]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_json_comes_back_as_the_json_that_it_was(api: Api, place: str) -> None:
+def test_stored_json_comes_back_unchanged(api: Api, place: str) -> None:
     kept = Kept(api)
     for name, text in IS_JSON.items():
         response, path = getattr(kept, place)(text)
@@ -117,7 +117,7 @@ def test_json_comes_back_as_the_json_that_it_was(api: Api, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_no_json_is_not_kept(api: Api, place: str) -> None:
+def test_invalid_json_is_not_stored(api: Api, place: str) -> None:
     kept = Kept(api)
     api.batch(kept.campaign, (api.account(), 5))
     accounts = len(api.everything())
@@ -129,7 +129,7 @@ def test_what_is_no_json_is_not_kept(api: Api, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_the_standard_leaves_open_is_refused_or_comes_back_as_json(api: Api, place: str) -> None:
+def test_ambiguous_json_is_rejected_or_comes_back_as_json(api: Api, place: str) -> None:
     kept = Kept(api)
     for name, text in IS_LEFT_OPEN.items():
         response, path = getattr(kept, place)(text)
@@ -137,7 +137,7 @@ def test_what_the_standard_leaves_open_is_refused_or_comes_back_as_json(api: Api
         items = shown(api, path)
         values = [item[member] for item in items for member in ("metadata", "formulaInput") if item.get(member)]
         for value in values:
-            # Text that any program can store.
+            # Text that any program can encode.
             json.dumps(value, ensure_ascii=False).encode()
         if response.status_code == 201:
             assert any(value.get("a") == strictly(text.decode()) for value in values), name
@@ -151,7 +151,7 @@ def is_strictly_json(text: bytes) -> bool:
     return True
 
 
-def test_the_tables_are_as_another_parser_sees_them() -> None:
+def test_another_parser_agrees_with_the_tables() -> None:
     assert [name for name, text in IS_JSON.items() if not is_strictly_json(text)] == []
     assert [name for name, text in IS_NO_JSON.items() if is_strictly_json(text)] == []
     assert len(IS_NO_JSON) >= 130

@@ -1,4 +1,4 @@
-"""Row 10: whatever is wrong with a token, at either door, the refusal is the same, and nothing tells how near it came."""
+"""All defects of a token get the same response, which reveals nothing about the defect."""
 
 import contextlib
 import hmac
@@ -20,7 +20,7 @@ from tests.auth.forged_tokens import ADMIN, SERVICE, Door, b64, defects
 
 DOORS = pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda door: door.kind)
 
-# Of each door: what is answered by the gate itself, what goes by way of the framework, and what is nowhere.
+# For each caller kind: a path that the middleware answers, one that the framework routes, and an unknown one.
 PATHS = {
     "admin": [
         ("GET", "/admin/billing/accounts/acct_0000000000001/balance"),
@@ -38,7 +38,7 @@ BODIES = {
     "/api/internal/billing/reservations": b'{"accountId": "acct_0000000000001", "amountMicro": "1"}',
 }
 
-# A good token in `{}`, in what is no Bearer header.
+# Headers that are no Bearer header, with a valid token in `{}`.
 NO_BEARER = [
     b"", b"Bearer", b"Bearer ", b"Basic b3BlcmF0b3I6cGFzcw==", b"Token {}", b"{}", b"Bearer {}, Bearer {}", b"Bearer\t{}",
     b"Bearer  {}", b"Bearer {} {}", b"Bearer: {}", b"DPoP {}", b"Bearer token={}", b" Bearer {}", b"\xff {}", b"Bearer \xff",
@@ -47,7 +47,7 @@ NO_BEARER = [
 
 
 class SequenceTracker(NamedTuple):
-    """All that a caller sees of an answer, without its ids."""
+    """The parts of a response that a client can observe, without its ids."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -60,12 +60,12 @@ def ask(api: Api, method: str, path: str, *authorization: bytes) -> SequenceTrac
     response = api.ask(method, path, headers=headers, messages=messages)
     assert response.json()["requestId"] == response.headers["x-request-id"] == response.headers["x-correlation-id"]
     shown = [(name, value) for name, value in response.headers.items() if name not in ("x-request-id", "x-correlation-id")]
-    # The ids have one length, or the length of the answer would be another.
+    # All ids have the same length, so the length of the response reveals nothing.
     return SequenceTracker(response.status_code, shown, {**response.json(), "requestId": ""})
 
 
 def wrong_authorizations(door: Door) -> Iterator[tuple[str, list[bytes]]]:
-    """What is not let in, by what is wrong with it."""
+    """Yield invalid Authorization headers, each with the name of its defect."""
     good = door.forge().encode()
     yield from ((name, [b"Bearer " + token.encode()]) for name, token in defects(door).items())
     yield from ((repr(value), [value.replace(b"{}", good)]) for value in NO_BEARER)
@@ -81,7 +81,7 @@ def wrong_authorizations(door: Door) -> Iterator[tuple[str, list[bytes]]]:
 
 
 @DOORS
-def test_whatever_is_wrong_is_refused_alike(api: Api, door: Door, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_token_defects_get_the_same_response(api: Api, door: Door, caplog: pytest.LogCaptureFixture) -> None:
     api.account(5)
     wrong = list(wrong_authorizations(door))
     assert len(wrong) >= 90
@@ -92,16 +92,16 @@ def test_whatever_is_wrong_is_refused_alike(api: Api, door: Door, caplog: pytest
             assert (expected.status, expected.body["code"]) == (401, "unauthorized")
             assert ("www-authenticate", 'Bearer error="invalid_token"') in expected.headers
             for name, values in wrong:
-                # The second time it might be remembered.
+                # The second request might use a cached result.
                 for _ in range(2):
                     assert ask(api, method, path, *values) == expected, name
-    # Nor does the log say which it was, or what was sent.
+    # The log reveals neither the defect nor the header.
     assert {record.getMessage() for record in caplog.records} == {"no valid token"}
     assert not any("Bearer" in str(vars(record)) or "eyJ" in str(vars(record)) for record in caplog.records)
 
 
 @DOORS
-def test_the_good_token_of_each_door_is_good(api: Api, door: Door) -> None:
+def test_a_valid_token_of_each_caller_kind_is_accepted(api: Api, door: Door) -> None:
     for method, path in PATHS[door.kind]:
         token = door.forge().encode()
         response = api.ask(
@@ -110,7 +110,7 @@ def test_the_good_token_of_each_door_is_good(api: Api, door: Door) -> None:
         assert response.status_code != 401
 
 
-def test_each_secret_opens_its_own_door_and_no_other(start: Callable[..., Api]) -> None:
+def test_each_secret_is_valid_for_one_caller_kind(start: Callable[..., Api]) -> None:
     previous = {
         "BILLING_ADMIN_JWT_SECRET_PREV": "the secret for admins before " * 2,
         "BILLING_INTERNAL_JWT_SECRET_PREV": "the secret for services before " * 2,
@@ -127,7 +127,7 @@ def test_each_secret_opens_its_own_door_and_no_other(start: Callable[..., Api]) 
                 assert ask(api, method, path, b"Bearer " + token).status == (404 if let_in else 401), name
 
 
-def test_a_rotation_refuses_under_both_secrets_what_it_refuses_under_one(start: Callable[..., Api]) -> None:
+def test_during_a_rotation_both_secrets_reject_the_same_tokens(start: Callable[..., Api]) -> None:
     api = start(BILLING_ADMIN_JWT_SECRET="the new secret, of more than 32 bytes", BILLING_ADMIN_JWT_SECRET_PREV=ADMIN.secret)
     method, path = PATHS["admin"][0]
     expected = ask(api, method, path)
@@ -136,7 +136,7 @@ def test_a_rotation_refuses_under_both_secrets_what_it_refuses_under_one(start: 
 
 
 @pytest.mark.parametrize("failure", [ValueError, TypeError, OverflowError, RecursionError, jwt.DecodeError])
-def test_what_the_library_stumbles_over_is_a_defect_of_the_token(
+def test_an_exception_of_the_jwt_library_is_a_token_defect(
     api: Api, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
 ) -> None:
     def stumble(*_: object, **__: object) -> None:
@@ -152,12 +152,12 @@ def test_what_the_library_stumbles_over_is_a_defect_of_the_token(
 
 
 def bearer(token: str) -> bytes:
-    """A token as its header holds it."""
+    """Return a token as a header value."""
     return b"Bearer " + token.encode()
 
 
 def near_misses(door: Door) -> dict[str, str]:
-    """Tokens whose signature is wrong in its first, a middle or its last byte."""
+    """Return tokens whose signature differs in its first, a middle or its last byte."""
     signed = ".".join(door.forge().split(".")[:2])
     right = hmac.digest(door.secret.encode(), signed.encode(), "sha256")
 
@@ -168,7 +168,7 @@ def near_misses(door: Door) -> dict[str, str]:
 
 
 @DOORS
-def test_signatures_are_compared_whole(api: Api, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signatures_are_compared_completely(api: Api, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[int, int]] = []
     real = hmac.compare_digest
 
@@ -183,7 +183,7 @@ def test_signatures_are_compared_whole(api: Api, door: Door, monkeypatch: pytest
             verifier.verify(door.kind, bearer(token))
     assert compared == [(32, 32)] * 3
     assert verifier.verify(door.kind, bearer(door.forge()))
-    # Cursors likewise.
+    # The same holds for cursors.
     compared.clear()
     cursors = Cursors(api.settings)
     good = cursors.make("/x", {}, [1], epoch=FIRST)
@@ -193,7 +193,8 @@ def test_signatures_are_compared_whole(api: Api, door: Door, monkeypatch: pytest
     assert compared == [(16, 16)] * 2
 
 
-def test_how_near_a_signature_comes_is_not_seen_in_the_time(api: Api, long: bool, record: Callable[[str], None]) -> None:
+@pytest.mark.serial
+def test_the_response_time_reveals_nothing_about_a_signature(api: Api, long: bool, record: Callable[[str], None]) -> None:
     if not long:
         pytest.skip("a measurement, which says nothing when it is short: make torture T=tokens")
     verifier, headers = TokenVerifier(api.settings), {name: bearer(token) for name, token in near_misses(ADMIN).items()}

@@ -1,6 +1,6 @@
-"""Row 11: odd values in every member of every body, every parameter, every part of every path, and headers.
+"""Odd values in every member of a body, every parameter, every path segment, and headers.
 
-None is a failure of ours or takes long; what is refused changes nothing; text that is taken comes back as it was.
+None causes an internal error or takes long. Rejected values change nothing, and accepted text comes back unchanged.
 """
 
 import copy
@@ -21,15 +21,15 @@ from minibill.app import ROUTES
 from tests.api_client import Api, Json, ok
 from tests.faults.odd_values import NAUGHTY, NUMBERS_AS_TEXT, OF_OTHER_KINDS
 
-# Of the odd texts each member gets every so manieth in the short form, another lot of them each time.
+# The short form gives each member the next few of the odd texts.
 SHORT = 40
 
-# Far longer than any of these requests should take, and shorter than a hang.
+# Much longer than any of these requests should take, and shorter than a hang.
 SECONDS_MAX = 5.0
 
 BRACKETS: Json = {"brackets": [{"minMicro": "1", "maxMicro": "5", "amountMicro": "2"}]}
 
-# A good body with every member that there is, by the name of its struct: a value in the place of one is alone in being odd.
+# A valid body with every member, by the name of its struct. A test replaces one value at a time.
 WHOLE: dict[str, Json] = {
     "Entity": {"entityType": "person", "entityId": "ada"},
     "MintBody": {
@@ -74,7 +74,7 @@ BEHIND_A_TOKEN = [route for route in ROUTES if route.kind is not None]
 
 
 class World:
-    """A book with one of everything that a path can name."""
+    """A book with one of each target that a path can name."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -89,7 +89,7 @@ class World:
             "community_id": "guild", "token_id": "some-id", "event_id": api.get("/events", limit=1)["items"][0]["id"],
             "debt_id": "", "webhook_id": ok(api.post("/webhooks", {"url": "https://93.184.215.14/"}), 201)["id"],
         }  # fmt: skip
-        # More than all that is left in `general`.
+        # More than the rest in `general`.
         ok(api.finalize(api.reserve(account, 0, billingMode="soft"), 2_000))
         self.names["debt_id"] = api.get(f"/accounts/{account}/debts")["items"][0]["debtId"]
         self.slowest_s = 0.0
@@ -110,7 +110,7 @@ class World:
     def ask(
         self, route: Route, *, path: str | None = None, body: Json = None, query: str = "", headers: Json = ()
     ) -> httpx.Response:
-        """A request that changes nothing: what would be a success is a dry run."""
+        """Send a request that changes nothing: writes are dry runs."""
         token = (self.api.token if route.kind == "admin" else self.api.sign_service()).encode()
         own = [(b"authorization", b"Bearer " + token), (b"content-type", b"application/json")]
         raw = b"" if body is None else json.dumps(body).encode()
@@ -140,7 +140,7 @@ Step = str | int
 
 
 def places(body: Json, *above: Step) -> Iterator[tuple[tuple[Step, ...], Json]]:
-    """Where there is a value in a body, itself included, and that value. What is kept as it was sent may hold anything."""
+    """Yield the place of every value in a body, including itself, with the value. Stored JSON may hold any value."""
     yield above, body
     if above[-1:] in (("metadata",), ("formulaInput",)):
         return
@@ -150,7 +150,7 @@ def places(body: Json, *above: Step) -> Iterator[tuple[tuple[Step, ...], Json]]:
 
 
 def put(body: Json, place: tuple[Step, ...], value: Json) -> Json:
-    """A copy of the body with this value in that place."""
+    """Return a copy of the body with another value in a place."""
     if not place:
         return value
     changed = copy.deepcopy(body)
@@ -163,7 +163,7 @@ def put(body: Json, place: tuple[Step, ...], value: Json) -> Json:
 
 @pytest.fixture
 def texts(long: bool) -> Callable[[], list[str]]:
-    """Odd texts for a member: all of them, or in the short form the next few."""
+    """Return a function that returns odd texts for a member: all of them, or the next few in the short form."""
     turns = itertools.count()
 
     def texts() -> list[str]:
@@ -173,7 +173,7 @@ def texts(long: bool) -> Callable[[], list[str]]:
     return texts
 
 
-def test_an_odd_value_in_any_member_is_no_failure_of_ours(world: World, texts: Callable[[], list[str]]) -> None:
+def test_an_odd_value_in_any_member_causes_no_internal_error(world: World, texts: Callable[[], list[str]]) -> None:
     for route in BEHIND_A_TOKEN:
         body = world.body(route)
         if body is None:
@@ -186,20 +186,20 @@ def test_an_odd_value_in_any_member_is_no_failure_of_ours(world: World, texts: C
                     assert response.status_code == 400, (route.path, place, value)
 
 
-def test_the_whole_bodies_of_the_table_are_good_and_whole(world: World) -> None:
+def test_the_bodies_of_the_table_are_valid_and_complete(world: World) -> None:
     for route in BEHIND_A_TOKEN:
         kind = OPERATIONS[route.handler].body
         if kind is None:
             continue
         response = world.ask(route, body=world.body(route))
-        # The campaign is active: it can't become so. The reservation is still pending.
+        # The campaign is active, so it can't become active. The reservation is still pending.
         assert response.is_success or response.json()["code"] == "invalid_transition", (route.path, response.text)
         missing = {field.encode_name for field in msgspec.structs.fields(kind)} - WHOLE[kind.__name__].keys()
-        # Of two that exclude each other one is there; what an active campaign lets nobody change is left out.
+        # One of two exclusive members is set. Members that are locked in an active campaign are left out.
         assert missing <= {"entity", "eventIds"} or kind.__name__ == "EditBody", (kind, missing)
 
 
-def test_a_member_that_nobody_knows_is_refused_whatever_its_name(world: World, texts: Callable[[], list[str]]) -> None:
+def test_an_unknown_member_is_rejected_whatever_its_name(world: World, texts: Callable[[], list[str]]) -> None:
     for route in BEHIND_A_TOKEN:
         body = world.body(route)
         if body is None:
@@ -209,7 +209,7 @@ def test_a_member_that_nobody_knows_is_refused_whatever_its_name(world: World, t
                 assert world.ask(route, body={**body, name: 1}).status_code == 400, (route.path, name)
 
 
-def test_an_odd_value_of_any_parameter_is_no_failure_of_ours(world: World, texts: Callable[[], list[str]]) -> None:
+def test_an_odd_parameter_causes_no_internal_error(world: World, texts: Callable[[], list[str]]) -> None:
     for route in BEHIND_A_TOKEN:
         kind = OPERATIONS[route.handler].query
         names = [field.encode_name for field in msgspec.structs.fields(kind)] if kind is not None else []
@@ -235,16 +235,16 @@ def test_an_odd_value_of_any_parameter_is_no_failure_of_ours(world: World, texts
             world.ask(route, body=body, query=query)
 
 
-def test_an_odd_part_of_any_path_is_no_failure_of_ours(world: World, texts: Callable[[], list[str]]) -> None:
+def test_an_odd_path_segment_causes_no_internal_error(world: World, texts: Callable[[], list[str]]) -> None:
     for route in BEHIND_A_TOKEN:
         body = world.body(route)
         for name in world.names:
             if f"{{{name}:str}}" in route.path:
-                # Without anything the path is another one.
+                # With an empty segment the path belongs to another route.
                 for value in filter(None, texts()):
                     path = world.path(route, **{name: value})
                     response = world.ask(route, path=path, body=body)
-                    # A dry run of revoking a token and of tiers takes any name.
+                    # Dry runs of a token revocation and of tiers accept any name.
                     assert not response.is_success or name in ("token_id", "community_id") or value == world.names[name]
 
 
@@ -255,7 +255,7 @@ HEADERS = [
 ]  # fmt: skip
 
 
-def test_an_odd_value_of_any_header_is_no_failure_of_ours(world: World, texts: Callable[[], list[str]], long: bool) -> None:
+def test_an_odd_header_causes_no_internal_error(world: World, texts: Callable[[], list[str]], long: bool) -> None:
     # What is done about headers is done for all routes alike.
     for route in BEHIND_A_TOKEN if long else BEHIND_A_TOKEN[::6]:
         body = world.body(route)
@@ -265,18 +265,18 @@ def test_an_odd_value_of_any_header_is_no_failure_of_ours(world: World, texts: C
                 assert "x-injected" not in response.headers
 
 
-# --- what is taken ---
+# --- accepted text ---
 
 
 def fits(text: str, longest: int) -> bool:
     return 1 <= len(text) <= longest and "\0" not in text
 
 
-def test_text_that_is_taken_comes_back_as_it_was(api: Api, long: bool) -> None:
+def test_accepted_text_comes_back_unchanged(api: Api, long: bool) -> None:
     account, campaign = api.account(), api.campaign(10_000_000, grantFormula="proportional_loss")
     for number, text in enumerate(NAUGHTY if long else NAUGHTY[::4]):
         opened = api.post("/accounts", {"entityType": "mod", "entityId": text})
-        # Which ids are rejected, and in which form the others are stored, is in tests/ledger/test_entity_ids.py.
+        # tests/ledger/test_entity_ids.py has the rejected ids and the stored form of the others.
         assert opened.status_code in (201, 400), repr(text)
         if opened.is_success:
             assert opened.json()["entityId"] == unicodedata.normalize("NFC", text)
@@ -292,7 +292,7 @@ def test_text_that_is_taken_comes_back_as_it_was(api: Api, long: bool) -> None:
         if named.is_success:
             shown = api.get(f"/campaigns/{named.json()['id']}")
             assert (shown["name"], shown["description"]) == (text, text)
-        # What is kept as JSON may hold U+0000, and has a limit in bytes.
+        # Stored JSON may contain U+0000, and has a limit in bytes.
         evidence = {"lossMicro": "1", text[:100]: text[:100]}
         item = {"entity": {"entityType": "agent", "entityId": str(number)}, "formulaInput": evidence}
         grant = ok(api.batch(campaign, item), 201)["grants"][0]

@@ -1,8 +1,7 @@
-"""Bits that flip in the database file or its write-ahead log: whatever changes the book is told by `verify` or the start.
+"""Bit flips in the database file or its write-ahead log: `verify` or the start detects those that change the book.
 
-Copies of a book that has lived through all that there is are flipped at random places, and at a place of every column of
-every table. Then what each holds is compared with the original, row by row: if that differs, or can't be read, it must have
-been told.
+Bits are flipped in copies of a book with data in every table: at random places, and in every column. The rows of each copy
+are compared with the original. If they differ or can't be read, `verify` or the start must have reported it.
 """
 
 import random
@@ -23,18 +22,18 @@ from minibill.integrity.verify import FILE_CHECK, verify_file
 from tests.api_client import UNIT, Api, Loop, ok
 from tests.faults.database_pages import Place, places
 
-# Facts of the file and the progress of deliveries, which SECURITY.md lists as not covered.
+# Properties of the file and the progress of deliveries, which SECURITY.md lists as not covered.
 NOT_OF_THE_BOOK = {
     ("schema_migrations", "applied_at_us"), ("schema_migrations", "name"), ("webhooks", "entry_id"),
     ("webhooks", "event_id"), ("webhooks", "failing_since_us"), ("sqlite_sequence", "name"), ("sqlite_sequence", "seq"),
 }  # fmt: skip
 
-# What a flip is: one bit, or a burst of some next to each other.
+# A flip changes one bit, or a burst of adjacent bits.
 BITS_MAX = 12
 
 
 class State(NamedTuple):
-    """The files of one book by their endings, and what is in them."""
+    """The files of a book by suffix, and its rows."""
 
     files: dict[str, bytes]
     rows: object
@@ -47,10 +46,10 @@ class State(NamedTuple):
 
 
 def rows_of(path: Path) -> object:
-    """The schema and all rows of all tables; None when they can't be read."""
+    """Return the schema and all rows of all tables; None if they can't be read."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-            # Every table from its own pages, not from an index that has the same columns.
+            # Read every table from its own pages, not from an index with the same columns.
             schema = conn.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
             found: list[object] = [schema]
             for name in [name for kind, name, _ in schema if kind == "table"]:
@@ -64,7 +63,7 @@ def rows_of(path: Path) -> object:
 
 
 def taken(path: Path, folder: Path) -> State:
-    """A copy of the files of a book as they are, also of one that is open: by another process, which disturbs no lock."""
+    """Copy the files of a book, also of an open one. Closing a file in this process would drop its locks."""
     folder.mkdir()
     endings = [ending for ending in ("", "-wal", "-anchor") if path.with_name(path.name + ending).exists()]
     subprocess.run(["cp", *(f"{path}{ending}" for ending in endings), folder], check=True)
@@ -74,7 +73,7 @@ def taken(path: Path, folder: Path) -> State:
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path, loop: Loop) -> dict[str, State]:
-    """A book with half of its life in the log, one with a log that is in the file as well, and one that was closed."""
+    """Return a book with half of its data in the log, one with a checkpointed log, and a closed one."""
     folder = tmp_path_factory.mktemp("flips")
     path = folder / "book.db"
     path.write_bytes(migrated_file.read_bytes())
@@ -99,7 +98,7 @@ def states(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path, loop: 
 
 
 def checkpoint(api: Api) -> None:
-    """What the service does by itself after a thousand pages."""
+    """Checkpoint, as the service does after a thousand pages."""
 
     async def run() -> None:
         api.book._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -108,7 +107,7 @@ def checkpoint(api: Api) -> None:
 
 
 def live(api: Api) -> None:
-    """A bit of everything, so that every column of every table has something in it."""
+    """Write data into every column of every table."""
     rich, poor, guild = api.account(5_000_000), api.account(), api.account(700, 80, poolId="gpu", priority=7)
     source = {"sourceType": "deposit", "sourceId": f"order-{rich}", "description": "paid by card"}
     api.mint(rich, 900_000, metadata={"shop": "7"}, expiresAt=api.after(3_600), **source)
@@ -128,7 +127,7 @@ def live(api: Api) -> None:
     ok(api.finalize(api.reserve(guild, 50, billingMode="shadow"), 70))
     ok(api.release(api.reserve(guild, 60, billingMode="shadow")))
     api.mint(poor, 333)
-    # Closed by another caller, and a debt that is written off.
+    # A reservation closed by another caller, and a forgiven debt.
     ok(api.post(f"/reservations/{api.reserve(rich, 90)}/release"))
     ok(api.finalize(api.reserve(poor, 0, billingMode="soft"), 77))
     debt = api.get(f"/accounts/{poor}/debts")["items"][-1]["debtId"]
@@ -163,7 +162,7 @@ def live(api: Api) -> None:
 
 
 class Verdict(NamedTuple):
-    """What a copy came to: whether it holds another book now, and who told."""
+    """The result for a copy: whether its rows changed, and the failures of `verify` and the start."""
 
     changed: bool
     verify: list[str]
@@ -171,7 +170,7 @@ class Verdict(NamedTuple):
 
 
 def judge(state: State, files: dict[str, bytes], folder: Path) -> Verdict:
-    """Puts files in a folder, asks `verify` and the start, and compares what is there with what was."""
+    """Write files to a folder, run `verify` and the start, and compare the rows with the original."""
     path = folder / "book.db"
     for old in folder.iterdir():
         old.unlink()
@@ -183,12 +182,12 @@ def judge(state: State, files: dict[str, bytes], folder: Path) -> Verdict:
     except (NotABook, MigrationRefused, sqlite3.DatabaseError) as error:
         verify = [repr(error)]
     start = started(path)
-    # Opening a file folds its log into it, as a service does that is let in.
+    # Opening and closing a file checkpoints its log, as a service does.
     return Verdict(rows_of(path) != state.rows, verify, start)
 
 
 def started(path: Path) -> str:
-    """What the start of a service says of a file; nothing when it goes on."""
+    """Return the error of a start on a file; empty if it succeeds."""
     try:
         with closing(open_writer(path)) as conn:
             CommitAnchor(path, conn).close()
@@ -198,7 +197,7 @@ def started(path: Path) -> str:
 
 
 class Tally:
-    """Judges flips and counts what they came to."""
+    """Judge flips and count their results."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -213,7 +212,7 @@ class Tally:
         self.counts["changed nothing, and were told of"] += told and not verdict.changed
         if verdict.changed and not told:
             self.missed.append(f"not told: {bits} bits at {bit} of {where}")
-        # What is broken in no row is an index or a page of the file.
+        # Damage outside of rows is in an index or a page of the file.
         if not verdict.changed and verdict.verify and verdict.verify != [FILE_CHECK] and FILE_CHECK not in verdict.verify:
             self.missed.append(f"false alarm: {bits} bits at {bit} of {where}: {verdict}")
 
@@ -230,15 +229,15 @@ def tally(tmp_path: Path) -> Iterator[Tally]:
     assert found.missed == []
 
 
-def test_the_book_as_it_was_is_whole_in_every_state(states: dict[str, State], tmp_path: Path) -> None:
+def test_an_unchanged_book_passes_verify_in_every_state(states: dict[str, State], tmp_path: Path) -> None:
     for state in states.values():
         assert judge(state, state.files, tmp_path) == Verdict(False, [], "")
-        # Neither is a book without its anchor, which is only not known to be complete: it begins an epoch of ids.
+        # A book without its anchor also passes. It may be incomplete, so it begins an epoch of ids.
         without = judge(state, {e: c for e, c in state.files.items() if e != "-anchor"}, tmp_path)
         assert without == Verdict(True, [], "")
 
 
-def test_flips_at_random_places_are_told_when_they_change_the_book(
+def test_random_bit_flips_that_change_the_book_are_detected(
     states: dict[str, State], tally: Tally, long: bool, record: Callable[[str], None]
 ) -> None:
     dice = random.Random(6)
@@ -250,7 +249,7 @@ def test_flips_at_random_places_are_told_when_they_change_the_book(
     record(tally.line())
 
 
-def test_a_flip_in_any_column_is_told(
+def test_a_bit_flip_in_any_column_is_detected(
     states: dict[str, State], tally: Tally, tmp_path: Path, long: bool, record: Callable[[str], None]
 ) -> None:
     state, dice = states["closed"], random.Random(7)

@@ -1,7 +1,7 @@
-"""The machine's clock jumps back and forth, past 2038 and to 1970, also between a stop and a start.
+"""The wall clock jumps back and forth, past 2038 and to 1970, also between a stop and a start.
 
-The book's time never goes back and follows no jump ahead unless somebody accepts it. Nothing expires before its moment, and
-what must be kept for a while is kept for that long in truth: nothing of that goes by a clock that somebody can set.
+The book's time never decreases, and follows no jump ahead until an operator accepts it. Nothing expires early, and retention
+periods do not depend on the wall clock.
 """
 
 import random
@@ -20,13 +20,13 @@ from minibill.db.connection import open_reader
 from tests.api_client import Api, Json, ok, problem_of
 
 HOUR, DAY, YEAR = 3_600, 86_400, 365 * 86_400
-# A month before the seconds since 1970 no longer fit 31 bits.
+# A month before the seconds since 1970 exceed 31 bits.
 START_US = parse_time("2037-12-19T00:00:00Z")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Wall:
-    """The machine's clock, as everything sees it that looks at it."""
+    """The wall clock and the steady clock that all code reads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.us = START_US
@@ -47,33 +47,31 @@ class Wall:
         self.us = max(0, self.us + seconds * US_PER_SECOND)
 
     def wait(self, seconds: int) -> None:
-        """Let time pass, also for the steady clock."""
+        """Advance both clocks."""
         self.us += seconds * US_PER_SECOND
         self.steady_us += seconds * US_PER_SECOND
 
 
 @pytest.fixture
 def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
-    """Ask for it before the application."""
+    """Replace the clocks. List this fixture before the application."""
     return Wall(monkeypatch)
 
 
 def forget_what_is_old(api: Api) -> None:
-    """What the background does every ten minutes."""
+    """Prune, as the background job does every ten minutes."""
     api.loop.run(api.book.prune())
     uptime_us = api.book.uptime.now_us()
     api.loop.run(api.book.writer.run(partial(forget_expired, settings=api.settings, uptime_us=uptime_us)))
     api.app._state.verifier.replace_denied(api.book.denied_tokens())  # type: ignore[attr-defined]
 
 
-# --- what is kept for a while ---
+# --- retention ---
 
 
 @pytest.mark.parametrize("jump_s", [10 * YEAR, 3 * DAY, -50 * YEAR])
 @pytest.mark.parametrize("restarts", [False, True])
-def test_an_idempotency_key_is_not_forgotten_because_the_clock_was_wrong_for_a_moment(
-    wall: Wall, start: Callable[..., Api], jump_s: int, restarts: bool
-) -> None:
+def test_a_clock_jump_prunes_no_idempotency_key(wall: Wall, start: Callable[..., Api], jump_s: int, restarts: bool) -> None:
     api = start()
     account = api.account()
     first = api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="order-1")
@@ -90,9 +88,7 @@ def test_an_idempotency_key_is_not_forgotten_because_the_clock_was_wrong_for_a_m
 
 
 @pytest.mark.parametrize("jump_s", [10 * YEAR, 2 * HOUR, -HOUR])
-def test_a_revoked_token_is_not_good_again_because_the_clock_was_wrong_for_a_moment(
-    wall: Wall, start: Callable[..., Api], jump_s: int
-) -> None:
+def test_a_clock_jump_makes_no_revoked_token_valid(wall: Wall, start: Callable[..., Api], jump_s: int) -> None:
     api = start()
     stolen = api.sign(sub="stolen")
     token_id = token_id_of(stolen)
@@ -115,7 +111,7 @@ def token_id_of(token: str) -> str:
 # --- tokens and rate limits ---
 
 
-def test_a_token_lives_by_the_machines_clock_also_when_it_was_seen_before(wall: Wall, start: Callable[..., Api]) -> None:
+def test_a_cached_token_expires_by_the_wall_clock(wall: Wall, start: Callable[..., Api]) -> None:
     api = start()
     for jump_s, status in ((0, 200), (2 * HOUR, 401), (-2 * HOUR, 200), (-HOUR, 401), (HOUR, 200), (YEAR, 401)):
         wall.jump(jump_s)
@@ -123,7 +119,7 @@ def test_a_token_lives_by_the_machines_clock_also_when_it_was_seen_before(wall: 
 
 
 @pytest.mark.parametrize("jump_s", [YEAR, -YEAR])
-def test_a_rate_limit_does_not_begin_anew_when_the_clock_jumps(wall: Wall, start: Callable[..., Api], jump_s: int) -> None:
+def test_a_clock_jump_does_not_reset_a_rate_limit(wall: Wall, start: Callable[..., Api], jump_s: int) -> None:
     api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="2")
     for _ in range(2):
         ok(api.call("GET", "/accounts"))
@@ -139,7 +135,7 @@ JUMPS_S = [0, 0, 1, 5, 60, HOUR, DAY, 10 * DAY, -1, -60, -HOUR, -DAY, -40 * DAY,
 
 
 class Story:
-    """Random writes, each of them sent again later on, while the clock jumps and the service is restarted."""
+    """Random writes, each repeated later, while the clock jumps and the service restarts."""
 
     def __init__(self, wall: Wall, start: Callable[..., Api], seed: int) -> None:
         self.random = random.Random(seed)
@@ -155,7 +151,7 @@ class Story:
         self.account = self.api.account(1_000)
 
     def renew(self) -> None:
-        """A token of now: the one before is out of its time."""
+        """Sign a new token, because the clock has left the lifetime of the previous one."""
         self.api.token = self.api.sign()
 
     def step(self) -> None:
@@ -166,14 +162,14 @@ class Story:
                 self.jumps += 1
                 self.wall.jump(self.random.choice(JUMPS_S))
             case "right":
-                # Somebody sets it right; meanwhile an hour has passed.
+                # An operator corrects it after an hour.
                 self.right_us += HOUR * US_PER_SECOND
                 self.wall.wait(HOUR)
                 self.wall.us = self.right_us
             case "restart":
                 self.restarts += 1
                 self.api = self.start()
-                # What nobody had written down is not remembered: it may be as early as the newest row.
+                # Unrecorded time is lost: the clock may start as early as the newest row.
                 self.book_us, may_follow = 0, True
             case "accept":
                 self.renew()
@@ -221,7 +217,7 @@ class Story:
         return response
 
     def again(self) -> None:
-        """What has succeeded before has no second effect, whatever the time."""
+        """Repeat the successful writes; none may have a second effect."""
         self.replays += 1
         key, path, body, first = self.random.choice(self.sent)
         before = self.api.everything()
@@ -230,7 +226,7 @@ class Story:
         assert self.api.everything() == before
 
 
-def test_whatever_the_clock_does_time_goes_on_and_nothing_expires_early(
+def test_clock_jumps_never_reverse_time_or_expire_early(
     wall: Wall, start: Callable[..., Api], long: bool, record: Callable[[str], None]
 ) -> None:
     steps = 20_000 if long else 200
@@ -245,7 +241,7 @@ def test_whatever_the_clock_does_time_goes_on_and_nothing_expires_early(
 
 
 def require_times_in_order(path: Path) -> None:
-    """By the rows themselves: times never decrease, and what was written down as over was over."""
+    """Assert by the rows that times never decrease, and that no recorded expiry was early."""
     conn = open_reader(path)
     try:
         for table, key in (("credit_ledger", "id"), ("admin_audit_log", "seq"), ("credit_reservations", "id")):
@@ -269,9 +265,7 @@ def require_times_in_order(path: Path) -> None:
         conn.close()
 
 
-def test_what_expires_is_good_until_its_moment_and_not_an_instant_longer_across_2038(
-    wall: Wall, start: Callable[..., Api]
-) -> None:
+def test_lots_expire_exactly_at_their_time_across_2038(wall: Wall, start: Callable[..., Api]) -> None:
     end = "2038-01-19T03:14:08Z"
     wall.us = parse_time(end) - US_PER_SECOND
     api = start()
@@ -280,7 +274,7 @@ def test_what_expires_is_good_until_its_moment_and_not_an_instant_longer_across_
     reservation = api.reserve(account, 2, ttlSeconds=1)
     wall.us = parse_time(end) - 1
     assert api.available(account) == 3
-    # Back by as much as a token bears: it is neither later nor earlier than it was.
+    # Back within the clock skew of a token: the time stays the same.
     wall.jump(-20)
     assert api.get(f"/accounts/{account}/balance")["at"] == "2038-01-19T03:14:07.999999Z"
     assert api.get(f"/reservations/{reservation}")["status"] == "pending"
@@ -291,7 +285,7 @@ def test_what_expires_is_good_until_its_moment_and_not_an_instant_longer_across_
     api.loop.run(api.book.sweep())
     entries = api.get(f"/accounts/{account}/history")["items"]
     assert {entry["createdAt"] for entry in entries if entry["entryType"] == "expire"} == {"2038-01-19T03:14:08.000000Z"}
-    # A second past what 31 bits hold, and four thousand years on.
+    # One second past 31 bits, and four thousand years later.
     for moment in ("2038-01-19T03:14:09Z", "6038-01-01T00:00:00Z"):
         wall.us = parse_time(moment)
         api.token = api.sign()

@@ -1,4 +1,4 @@
-"""Fault 9: clients that vanish at any moment, crawl, or do not take their answers, beside others who behave."""
+"""Clients that disconnect at any time, send slowly, or never read, beside well-behaved clients."""
 
 import asyncio
 import random
@@ -20,14 +20,15 @@ from tests.service_process import Server, serving
 BEHAVING = 4
 AT_A_TIME = 50
 
-# A cut comes this long after the request at most: before, within or after what is done for it.
+# Maximum time from a request to its disconnect: before, during or after the service handles it.
 MOMENT_SECONDS_MAX = 0.03
 
-# What those who behave wait for an answer at most, on a machine that is busy with all the others too.
+# Maximum response time of the well-behaved clients, on a busy machine.
 ANSWER_S = 5.0
 
 
-def test_who_vanishes_leaves_nothing_open_and_disturbs_nobody(
+@pytest.mark.serial
+def test_disconnecting_clients_leak_nothing_and_delay_nobody(
     tmp_path: Path, long: bool, record: Callable[[str], None]
 ) -> None:
     db = tmp_path / "book.db"
@@ -36,7 +37,7 @@ def test_who_vanishes_leaves_nothing_open_and_disturbs_nobody(
     log = tmp_path / "log"
     with serving(db, log=log) as server:
         clients = asyncio.run(meet(db, server.port, rng, number=BEHAVING + 1))
-        # SQLite keeps what a reconciliation opened for the next one.
+        # SQLite keeps the files of a reconciliation open for the next one.
         server.http.post("/reconciliation?dryRun=true", timeout=30)
         files = open_files(server.process.pid)
         record(asyncio.run(_cut_beside_others(server, clients, rng, cuts=cuts)))
@@ -48,26 +49,29 @@ def test_who_vanishes_leaves_nothing_open_and_disturbs_nobody(
     assert "Traceback" not in log.read_text()
 
 
-def test_who_crawls_is_not_waited_for(tmp_path: Path) -> None:
-    """A head or a body that comes a byte at a time, one that is never whole, and nothing at all."""
+@pytest.mark.slow
+def test_the_service_closes_connections_of_slow_senders(tmp_path: Path) -> None:
+    """Headers or a body that arrive byte by byte, an incomplete body, and no data at all."""
     with serving(tmp_path / "book.db", MINIBILL_KEEP_ALIVE_SECONDS="5") as server:
         slowest_s = asyncio.run(_crawl(server, tmp_path / "book.db"))
-        # And a second or two until somebody looks.
+        # The reaper checks every second or two.
         assert slowest_s < max(HEAD_SECONDS_MAX, BODY_SECONDS_MAX) + 3
 
 
-def test_who_takes_no_answers_is_not_waited_for(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
+def test_the_service_closes_connections_of_clients_that_never_read(
+    tmp_path: Path, long: bool, record: Callable[[str], None]
+) -> None:
     if not long:
         pytest.skip("takes half a minute; make torture runs it")
     with serving(tmp_path / "book.db") as server:
         record(asyncio.run(_take_nothing(server, tmp_path / "book.db")))
 
 
-# --- those who vanish ---
+# --- disconnecting clients ---
 
 
 async def _cut_beside_others(server: Server, clients: list[Client], rng: random.Random, *, cuts: int) -> str:
-    """What the others noticed, in words."""
+    """Return a line about the response times of the other clients."""
     victim, *behaving = clients
     over = asyncio.Event()
     taken_s: list[float] = []
@@ -107,7 +111,7 @@ async def _ask_and_vanish(port: int, client: Client, rng: random.Random) -> None
     line = await Line.open(port)
     [ask] = rng.choices(list(WAYS), list(WAYS.values()))
     ask(line, client, rng)
-    # Nothing at all, a moment for what was sent to be begun, or long enough to be done.
+    # No wait, time for the service to begin, or time for it to finish.
     await asyncio.sleep(rng.choice((0, rng.uniform(0, MOMENT_SECONDS_MAX))))
     if rng.random() < 0.5:
         line.cut()
@@ -167,16 +171,16 @@ def _mint(client: Client) -> Sent:
 
 
 def _nothing_is_held(db: Path) -> None:
-    """No transaction was left open, neither one that writes nor one that reads."""
+    """Assert that no read or write transaction is open."""
     with closing(sqlite3.connect(db, isolation_level=None, timeout=5)) as stray:
         stray.execute("BEGIN IMMEDIATE")
         stray.execute("ROLLBACK")
-        # A reconciliation that somebody asked for may still be reading.
+        # A requested reconciliation may still be reading.
         assert settled(lambda: stray.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
 
 
 async def _send_again(server: Server, journal: Journal) -> None:
-    """Every write that nobody waited for, with its key: it is done then, if it was not before."""
+    """Send the abandoned writes again with their keys, so that each is applied."""
     journal.passes.renew()
     line = await Line.open(server.port)
     for sent in journal.sent:
@@ -186,11 +190,11 @@ async def _send_again(server: Server, journal: Journal) -> None:
     line.close()
 
 
-# --- those who crawl ---
+# --- slow senders ---
 
 
 async def _crawl(server: Server, db: Path) -> float:
-    """The seconds that the service had patience with the last of them."""
+    """Return the seconds until the service closed the last connection."""
     [client] = await meet(db, server.port, random.Random("crawling"), number=1)
     body = b'{"entityType": "person", "entityId": "nobody"}'
     whole = client.journal.passes.request("admin", "POST", "/accounts", body)
@@ -222,7 +226,7 @@ async def _take_nothing(server: Server, db: Path) -> str:
     lines = [await Line.open(server.port) for _ in range(50)]
     for slow in lines:
         slow.transport.pause_reading()
-        # More than the system holds for a connection.
+        # More than the system buffers for a connection.
         slow.transport.write(page * 500)
     began_s, slowest_s = time.monotonic(), 0.0
     while open_files(server.process.pid) > files:

@@ -1,4 +1,4 @@
-"""No room: a full disk, a limit on the size of files, a quota, a folder that is read-only. Nothing is lost or guessed."""
+"""A full disk, a file size limit, a quota, a read-only folder: nothing is lost, and no outcome is unknown."""
 
 import contextlib
 import os
@@ -23,15 +23,15 @@ from tests.service_process import SERVE, Server, environment, open_account, serv
 
 NAME = "book.db"
 
-# More mints than any of these limits lets through.
+# More mints than any of these limits allows.
 MINTS_MAX = 2_000
 
-# A server that modes of files bind, also where root runs the tests: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE.
+# Makes file modes apply to a server that root runs: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE.
 _BOUND = "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1); os.execv(sys.argv[1], sys.argv[1:])"
 SERVE_BOUND = [sys.executable, "-c", _BOUND, *SERVE] if os.geteuid() == 0 else SERVE
 
 
-def test_a_limit_on_file_sizes_is_storage_full_until_it_is_raised(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_storage_full_until_it_is_raised(tmp_path: Path) -> None:
     with serving(tmp_path / NAME) as server:
         account = open_account(server)
         pid = server.process.pid
@@ -69,7 +69,7 @@ def test_a_full_disk_is_storage_full_until_there_is_room(small_disk: Path) -> No
             with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
                 while file.write(bytes(65_536)):
                     pass
-            # Some writes still fit: it is full in the middle of one.
+            # Some writes still fit, so the disk becomes full during one.
             os.truncate(filler, filler.stat().st_size - 100_000)
 
         stays_up_without_room(server, account, fill=fill, empty=filler.unlink)
@@ -78,7 +78,7 @@ def test_a_full_disk_is_storage_full_until_there_is_room(small_disk: Path) -> No
 
 
 def stays_up_without_room(server: Server, account: str, *, fill: Callable[[], object], empty: Callable[[], object]) -> None:
-    """Mints until there is no room: that is refused, the others are there, reads go on; with room again all is as before."""
+    """Mint until the disk is full: writes are rejected, none is lost, reads succeed. With space, writes succeed again."""
     fill()
     done = 0
     while (answer := mint(server, account, done)).status_code == 201 and done < MINTS_MAX:
@@ -110,21 +110,19 @@ def read_only(place: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("place", ["the folder of a new file", "the folder", "the file"])
-def test_a_start_where_nothing_may_be_written_is_refused_with_one_clear_line(
-    tmp_path: Path, migrated_file: Path, place: str
-) -> None:
+def test_a_start_in_a_read_only_place_fails_with_one_line(tmp_path: Path, migrated_file: Path, place: str) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     db = folder / NAME
     if place != "the folder of a new file":
-        # As a service has left it.
+        # A database that a service has closed.
         shutil.copyfile(migrated_file, db)
         lock_file(db).touch()
     with read_only(db if place == "the file" else folder):
         refused_to_start(db)
 
 
-def test_a_folder_that_becomes_read_only_holds_up_nothing_that_is_served(tmp_path: Path) -> None:
+def test_a_running_service_survives_a_read_only_folder(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     db = folder / NAME
@@ -176,7 +174,7 @@ def assert_whole(db: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of a few MB, in memory."""
+    """Return a separate file system of a few MB in memory."""
     folder = tmp_path / "small"
     folder.mkdir()
     if sys.platform != "linux" or os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""A disk that fails: every request is answered or the process ends, and after a restart each has exactly one effect."""
+"""A failing disk: every request gets a response or the process ends. After a restart each has exactly one effect."""
 
 import contextlib
 import random
@@ -25,15 +25,15 @@ from tests.service_process import Server, open_account, serving
 NAME = "book.db"
 ROOT = Path(__file__).parents[2]
 
-# In how many places each kind of operation fails in the short form; the long form tries every one.
+# Number of failing operations of each kind in the short form. The long form tries every operation.
 PLACES = {"read": 2, "write": 3, "sync": 4, "truncate": 1, "delete": 1, "create": 1}
 
-# What may be answered while the disk fails, besides successes.
+# Error codes that the service may return while the disk fails.
 REFUSALS = {(500, "internal_error"), (503, "not_ready")}
 
 
 class Fault(NamedTuple):
-    """The operation of its kind that fails, counted from the opening of the book; `lasting`: all after it fail as well."""
+    """The number of the failing operation of a kind since the book was opened. If `lasting`, all later ones fail too."""
 
     kind: str
     number: int
@@ -41,7 +41,7 @@ class Fault(NamedTuple):
 
 
 class Counter:
-    """Counts the operations of each kind, and has those fail that a fault says."""
+    """Count the operations of each kind, and make those of a fault fail."""
 
     def __init__(self, fault: Fault | None) -> None:
         self.counts = dict.fromkeys(vfs.ERRORS, 0)
@@ -58,13 +58,13 @@ class Counter:
 
 
 class Attempt(NamedTuple):
-    """What came of a load with a fault in it: what is wrong, and whether the process ended or did not even start."""
+    """The result of a load with a fault: the faults found, and whether the process ended or failed to start."""
 
     wrong: list[str]
     ended: bool
 
 
-def test_whatever_fails_each_request_has_one_effect_after_a_restart(
+def test_after_a_disk_error_and_restart_each_request_has_one_effect(
     tmp_path: Path,
     loop: Loop,
     migrated_file: Path,
@@ -105,7 +105,7 @@ def places(counts: dict[str, int], chance: random.Random, *, every: bool) -> Ite
 
 
 def try_with(counter: Counter, folder: Path, loop: Loop) -> Attempt:
-    """Works with a fault, restarts without, sends again what was not answered, loses power, and looks for what is wrong."""
+    """Run a load with a fault, restart without it, repeat the open requests, lose power, and check the database."""
     first, second = folder / "first", folder / "second"
     with recorded(first) as recorder:
         ends: list[int] = []
@@ -117,7 +117,7 @@ def try_with(counter: Counter, folder: Path, loop: Loop) -> Attempt:
         leave(recorder, load, second, ends)
         api = Api(second / NAME, loop, {})
         with closing(open_reader(second / NAME)) as conn:
-            # Of a process that goes on, a refusal means that nothing has happened.
+            # While the process runs, an error response means that nothing happened.
             wrong = [key for key, *_ in refused if not ends and load.sent[key].count(conn)]
         load.send(api, *load.unanswered())
         with closing(open_reader(second / NAME)) as conn:
@@ -132,7 +132,7 @@ def try_with(counter: Counter, folder: Path, loop: Loop) -> Attempt:
 
 
 def work(folder: Path, loop: Loop, load: Load, *, on_unknown_outcome: Callable[[BaseException], None]) -> bool:
-    """Serves a book under some load and closes it, whatever fails; false when it could not be opened."""
+    """Serve a book under load and close it; return false if it could not be opened."""
     try:
         api = Api(folder / NAME, loop, {}, on_unknown_outcome=on_unknown_outcome)
     except (sqlite3.Error, OSError):
@@ -145,7 +145,7 @@ def work(folder: Path, loop: Loop, load: Load, *, on_unknown_outcome: Callable[[
 
 
 def leave(recorder: Recorder, load: Load, folder: Path, ends: list[int]) -> None:
-    """Goes on where the process has left its files. If it should have ended, nothing that it did later counts."""
+    """Continue with the files of the ended process. Operations after its end do not count."""
     after = ends[0] if ends else len(recorder.steps)
     recorder.leave_for(folder, after=after)
     load.forget_answers(after=after)
@@ -155,10 +155,10 @@ def leave(recorder: Recorder, load: Load, folder: Path, ends: list[int]) -> None
 
 
 @pytest.mark.parametrize("kind", ["sync", "write"])
-def test_a_process_that_can_not_know_what_was_written_ends(
+def test_the_process_ends_if_a_write_has_an_unknown_outcome(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # Where the disk can't be made to fail this skips the test.
+    # Skips the test where the disk can't be made to fail.
     vfs.watch(None)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     told = tmp_path / "fail"
@@ -170,7 +170,7 @@ def test_a_process_that_can_not_know_what_was_written_ends(
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace, which makes system calls fail")
-def test_a_process_whose_system_calls_fail_ends(tmp_path: Path) -> None:
+def test_the_process_ends_if_its_system_calls_fail(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(serving(tmp_path / NAME))
         account = open_account(server)
@@ -182,7 +182,7 @@ def test_a_process_whose_system_calls_fail_ends(tmp_path: Path) -> None:
 
 
 def ends_and_is_asked_again(server: Server, account: str, db: Path, *, fail: Callable[[], object]) -> None:
-    """From the call of `fail` on the disk of a server fails: it must end, and a new one must know or do each write once."""
+    """Call `fail`; the server must then end. A new server must have applied each write, or apply it, exactly once."""
     assert [pay(server, account, key).status_code for key in ("a", "b")] == [201, 201]
     fail()
     with pytest.raises(httpx.TransportError):
@@ -196,5 +196,5 @@ def ends_and_is_asked_again(server: Server, account: str, db: Path, *, fail: Cal
 
 
 def pay(server: Server, account: str, key: str) -> httpx.Response:
-    """A mint of 1 that names no source: only its key keeps it from being done twice."""
+    """Mint 1 without a source: only the key prevents a second mint."""
     return server.http.post(f"/accounts/{account}/mint", json={"amountMicro": "1"}, headers={"Idempotency-Key": key})

@@ -1,6 +1,6 @@
-"""Fuzzing what callers reach: bodies, cursors, tokens, CSV lists, and whole requests with their queries and headers.
+"""Fuzzing of the parsers that clients reach: bodies, cursors, tokens, CSV lists, and complete requests.
 
-Short: the seeds, and what hypothesis makes of them. Long: atheris, ten minutes a target.
+The short form runs the seeds and hypothesis. The long form runs atheris for ten minutes per target.
 """
 
 import importlib.util
@@ -20,11 +20,11 @@ from tests.faults.fuzz.targets import TARGETS
 
 MINUTES = 10
 
-# Whole requests take a millisecond or so each, the parsers some microseconds.
+# A complete request takes about a millisecond, a parser some microseconds.
 EXAMPLES = {"request": 300}
 EXAMPLES_ELSE = 800
 
-# What is put in the place of a piece of a seed: often enough what parsers stumble over.
+# Replacements for a piece of a seed, many of them difficult for parsers.
 PIECES = st.sampled_from(
     [b"", b"\0", b"\xff", b"\xed\xa0\x80", b'"', b"\n", b"{}", b"[[", b"null", b"9" * 400, b"1e999", b"%00", b"\\ud800"]
 )
@@ -41,7 +41,7 @@ def _changed_seeds(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_is_made_of_the_seeds_breaks_nothing(name: str) -> None:
+def test_mutated_seeds_break_no_parser(name: str) -> None:
     with TARGETS[name]() as target:
         for seed in SEEDS[name]:
             target(seed)

@@ -1,4 +1,4 @@
-"""Fault 1: the process is killed under load, again and again, and its clients send again what was not answered."""
+"""The process is killed under load repeatedly, and its clients repeat the requests without a response."""
 
 import asyncio
 import random
@@ -14,16 +14,16 @@ from tests.service_process import Server, serving
 
 CLIENTS = 16
 
-# Answers between a start and the kill. Three of four kills come with the very answer, when what was answered has had no time
-# to reach the file unless it was there before; few work then, since a group's first answer tells most. The others come a
-# moment later, within a commit or between two.
+# Responses between a start and the kill. Three of four kills come with a response, which must then be on disk already. Few
+# clients run then, because the first response of a group shows most. The other kills come a little later, during or between
+# commits.
 ANSWERS_MAX = 1_000
 ANSWERS_OF_FEW_MAX = 50
 FEW = 4
 MOMENT_SECONDS_MAX = 0.02
 
 
-def test_no_kill_loses_or_doubles_anything(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
+def test_a_kill_under_load_loses_and_doubles_nothing(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
     db = tmp_path / "book.db"
     kills = 200 if long else 4
     rng = random.Random(f"kills {kills}")
@@ -48,7 +48,7 @@ def test_no_kill_loses_or_doubles_anything(tmp_path: Path, long: bool, record: C
 
 
 async def _load_until_killed(server: Server, clients: list[Client], rng: random.Random, *, at_once: bool) -> int:
-    """How many writes had no answer when the process was gone."""
+    """Return the number of writes without a response after the kill."""
     answers = rng.randint(0, ANSWERS_OF_FEW_MAX if at_once else ANSWERS_MAX)
     working = rng.sample(clients, FEW) if at_once else clients
     lines = [await Line.open(server.port) for _ in working]
@@ -78,7 +78,7 @@ async def _load_until_killed(server: Server, clients: list[Client], rng: random.
 
 
 async def _settle(server: Server, clients: list[Client]) -> None:
-    """Sends again what is not answered."""
+    """Repeat the writes without a response."""
     line = await Line.open(server.port)
     for client in clients:
         if client.pending is not None:
@@ -87,7 +87,7 @@ async def _settle(server: Server, clients: list[Client]) -> None:
 
 
 async def _answered_otherwise(server: Server, journal: Journal) -> list[str]:
-    """The keys of what is not answered again as it was, byte for byte."""
+    """Return the keys whose replay differs from the first response."""
     lines = [await Line.open(server.port) for _ in range(CLIENTS)]
     wrong: list[str] = []
     journal.passes.renew()

@@ -1,8 +1,8 @@
-"""Many clients at once on a few accounts: each answer is the state of the ledger at the number that it carries.
+"""Linearizability: with many clients on a few accounts, each response shows the ledger at its `Ledger-Sequence`.
 
-Every answer says how far the ledger was (`Ledger-Sequence`). Afterwards the entries are gone through in their order, by
-plain Python: each answer must say what the ledger comes to at its number, an operation that began after another one had been
-answered must have a number that is not less, and each entry must be the doing of exactly one write that was answered.
+Afterwards plain Python replays the entries in order. Each response must show the state of the ledger at its number. An
+operation that began after the response of another must have no lower number. Each entry must belong to exactly one
+acknowledged write.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from tests.api_client import Api, Json
 CLIENTS = 24
 ACCOUNTS = 3
 SHORT, LONG = 5_000, 1_000_000
-# So many are sent before they are judged: short enough for a machine that has other things to do.
+# Operations per round in the short form.
 ROUND = 1_000
-# Reservations that clients choose from: few, so that they are often about the same one.
+# Reservations that clients choose from: few, so that clients often use the same one.
 KNOWN = 40
 
 
 class Answered(NamedTuple):
-    """An operation: when it began and was answered, as places in one order of all that; and what it was answered with."""
+    """An operation: the order of its begin and its response among all events, and the response."""
 
     kind: str
     began: int
@@ -45,7 +45,7 @@ class Answered(NamedTuple):
 
 
 class Clients:
-    """Sends random operations from many clients, and writes down what they heard."""
+    """Send random operations from many clients, and record their responses."""
 
     def __init__(self, api: Api, seed: int) -> None:
         self.api = api
@@ -57,7 +57,7 @@ class Clients:
         self.accounts = [api.account() for _ in range(ACCOUNTS)]
 
     def round(self, operations: int) -> list[Answered]:
-        """So many operations or a few more."""
+        """Run at least that many operations."""
         self.heard = []
         self.api.loop.run(self._round(operations))
         return self.heard
@@ -113,7 +113,7 @@ class Clients:
             await self._write("release", "/api/internal/billing/release", {"reservationId": known}, known)
 
     async def _write(self, kind: str, path: str, body: Json, about: Json) -> Answered:
-        """A write; some with a key, and some of these twice at the same time, as by a client that doesn't wait."""
+        """Send a write; some have a key, and some of these are sent twice at once."""
         key = f"key-{next(self._names)}" if self.random.random() < 0.4 else None
         again = key is not None and self.random.random() < 0.5
         send = [self._send(kind, "POST", path, body, about, key=key) for _ in range(2 if again else 1)]
@@ -153,7 +153,7 @@ class Clients:
 
 @dataclass
 class Held:
-    """A reservation as the entries have it: amounts, and the entries that made it and that ended it."""
+    """A reservation by its entries: amounts, and the entries of its begin and end."""
 
     account: str
     made: list[int] = field(default_factory=list)
@@ -164,7 +164,7 @@ class Held:
 
 
 class Ledger:
-    """What the entries come to, one after the other."""
+    """The state of the ledger after each entry."""
 
     def __init__(self, path: Path) -> None:
         self._conn = open_reader(path)
@@ -173,24 +173,24 @@ class Ledger:
         self.available: Counter[str] = Counter()
         self.reserved: Counter[str] = Counter()
         self.newest: dict[str, list[str]] = {}
-        # By lot: the account, the amount, and the entry.
+        # Account, amount and entry by lot.
         self.minted: dict[str, tuple[str, int, int]] = {}
         self.held: dict[str, Held] = {}
-        # The entries that no answered write has said to be its own.
+        # Entries that no acknowledged write has claimed.
         self.unclaimed: set[int] = set()
 
     def close(self) -> None:
         self._conn.close()
 
     def go_to(self, sequence: int) -> None:
-        """As it was when that entry was the newest."""
+        """Return the state at an entry."""
         while self.sequence < sequence:
             if not self._read:
                 self._read = self._conn.execute(NEXT_ENTRIES, (self.sequence,)).fetchall()[::-1]
             self._enter(*self._read.pop())
 
     def claim(self, entries: list[int]) -> bool:
-        """Whether these are there, and nobody else's."""
+        """Claim entries for a write; return false if one is missing or claimed."""
         is_theirs = self.unclaimed >= set(entries)
         self.unclaimed -= set(entries)
         return is_theirs
@@ -230,18 +230,18 @@ SELECT id, account_id, entry_type, lot_id, reservation_id, amount_micro, availab
 
 
 class Judge:
-    """Holds what was answered to the ledger."""
+    """Compare responses with the ledger."""
 
     def __init__(self, path: Path) -> None:
         self.ledger = Ledger(path)
         self.wrong: list[tuple[str, Answered]] = []
-        # The greatest number that had been answered before anything of this round began.
+        # The highest number in a response before this round began.
         self._high = 0
 
     def judge(self, heard: list[Answered]) -> None:
-        """Judges a round: everything that was sent has been answered, and nothing else goes on."""
+        """Judge a round, after all of its responses have arrived."""
         floors = self._floors(heard)
-        # Whose doing an entry is, is said before its effects are looked at by others.
+        # Writes claim their entries before other responses are compared with them.
         for each in sorted(heard, key=lambda each: (each.sequence, each.replayed, each.ended)):
             self.ledger.go_to(each.sequence)
             own = [] if each.replayed else self._own(each)
@@ -258,7 +258,7 @@ class Judge:
             self.wrong.append((else_, each))
 
     def _floors(self, heard: list[Answered]) -> dict[int, int]:
-        """By the moment at which an operation began: the greatest number that had been answered by then."""
+        """Return, by the begin of an operation, the highest number in a response until then."""
         moments = [(each.began, None) for each in heard] + [(each.ended, each.sequence) for each in heard]
         floors = {}
         for moment, sequence in sorted(moments, key=lambda moment: moment[0]):
@@ -269,7 +269,7 @@ class Judge:
         return floors
 
     def _own(self, each: Answered) -> list[int]:
-        """The entries that a write made by what it answers."""
+        """Return the entries of a write according to its response."""
         answer, ledger = each.answer, self.ledger
         match each.kind, each.status:
             case "mint", 201:
@@ -278,16 +278,16 @@ class Judge:
                 return ledger.held[answer["reservationId"]].made if answer["reservationId"] in ledger.held else [NEVER]
             case (("finalize" | "release"), 200):
                 ended = ledger.held[each.about].ended
-                # The first of those who asked for the same did it; the others were answered the same.
+                # The first of the identical requests was applied; the others got the same response.
                 return ended if not ended or ended[0] in ledger.unclaimed else []
         return []
 
     def _is_so(self, each: Answered) -> bool:
-        """Whether the answer is the state of the ledger, which is at its number."""
+        """Return true if a response shows the state of the ledger at its number."""
         try:
             return self._says_what_is(each)
         except KeyError:
-            # What it speaks of is not there.
+            # The response names something that does not exist.
             return False
 
     def _says_what_is(self, each: Answered) -> bool:
@@ -326,13 +326,11 @@ class Judge:
         return False
 
 
-# The number of no entry.
+# A number that no entry has.
 NEVER = 0
 
 
-def test_every_answer_is_the_state_of_the_ledger_at_the_number_that_it_carries(
-    api: Api, long: bool, record: Callable[[str], None]
-) -> None:
+def test_responses_match_the_ledger_at_their_sequence(api: Api, long: bool, record: Callable[[str], None]) -> None:
     clients, judge = Clients(api, seed=14), Judge(api.book.path)
     began_s, answers = monotonic_s(), 0
     kinds: Counter[str] = Counter()
@@ -343,7 +341,7 @@ def test_every_answer_is_the_state_of_the_ledger_at_the_number_that_it_carries(
         assert judge.wrong == [], f"{len(judge.wrong)} of {len(heard)}"
         kinds.update(f"{each.kind} {each.status}{' again' if each.replayed else ''}" for each in heard)
     judge.ledger.close()
-    # Nothing is proved by what did not happen.
+    # The test proves nothing unless all kinds of operations happened.
     assert set(kinds) >= MUST_HAPPEN
     minutes, seconds = divmod(round(monotonic_s() - began_s), 60)
     entries = judge.ledger.sequence

@@ -1,4 +1,4 @@
-"""Fault 8: others at the file while it is served: a second server, SQLite's own tools, copies, renames and deletions."""
+"""Other processes use the file while it is served: a second server, SQLite tools, copies, renames and deletions."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from tests.service_process import SERVE, environment, serving
 
 CLIENTS = 4
 
-# Longer than the service waits for a lock.
+# Longer than the lock timeout of the service.
 LONG_SECONDS = 6.0
 SHORT_SECONDS = 0.3
 
@@ -135,16 +135,16 @@ def _is_refused(command: list[str]) -> None:
     assert found.returncode == 2 and "already served" in found.stderr and "Traceback" not in found.stderr
 
 
-def test_tools_at_a_served_file_lose_nothing(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
+def test_sqlite_tools_on_a_served_file_lose_nothing(tmp_path: Path, long: bool, record: Callable[[str], None]) -> None:
     db = tmp_path / "book.db"
     rounds, seconds = (10, LONG_SECONDS) if long else (1, SHORT_SECONDS)
     strays = [stray for _ in range(rounds) for stray in random.Random("strays").sample(STRAYS, len(STRAYS))]
     with serving(db) as server:
         clients = asyncio.run(meet(db, server.port, random.Random("stray"), number=CLIENTS))
         refusals = asyncio.run(_load_beside(server.port, db, clients, strays, seconds))
-        # Whoever holds the lock for longer than the service waits for it is all that a client may notice.
+        # Clients only notice a process that holds the lock for longer than the service's timeout.
         assert (refusals > 0) == long
-        # What had been written is in the file or in its log, also when the process has no time to fold it.
+        # Acknowledged writes are in the file or its log, also if the process has no time to checkpoint.
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
     with serving(db) as server:
         assert server.end() == 0
@@ -158,7 +158,7 @@ def test_tools_at_a_served_file_lose_nothing(tmp_path: Path, long: bool, record:
 
 
 async def _load_beside(port: int, db: Path, clients: list[Client], strays: Sequence[Stray], seconds: float) -> int:
-    """How many writes were refused while the strays were at the file, one after the other."""
+    """Return the number of rejected writes while the other processes ran, one after the other."""
     over = asyncio.Event()
     refusals = 0
 
@@ -193,7 +193,7 @@ async def _load_beside(port: int, db: Path, clients: list[Client], strays: Seque
     return refusals
 
 
-# --- files that are no longer where they were ---
+# --- moved and deleted files ---
 
 
 def _rename(file: Path) -> None:
@@ -207,7 +207,7 @@ def _replace(file: Path) -> None:
 
 @pytest.mark.parametrize("what", [_rename, _replace, os.unlink], ids=["renamed", "replaced", "deleted"])
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", ".lock"], ids=["file", "log", "index", "lock"])
-def test_a_file_that_is_moved_while_it_is_served_ends_the_writes_and_not_what_was_answered(
+def test_a_moved_file_ends_writes_and_loses_nothing(
     loop: Loop, tmp_path: Path, suffix: str, what: Callable[[Path], None]
 ) -> None:
     db = tmp_path / "book.db"
@@ -219,12 +219,12 @@ def test_a_file_that_is_moved_while_it_is_served_ends_the_writes_and_not_what_wa
     assert file.name in problem["detail"] and "same idempotency key" in problem["detail"]
     problem_of(api.post(f"/accounts/{account}/mint", {"amountMicro": "6"}), 503, "not_ready")
     problem_of(api.ask("GET", "/health/ready"), 503, "not_ready")
-    # Reads go on.
+    # Reads continue.
     assert api.available(account) == 105
     gone = suffix == "" and what is os.unlink
     kept = Path(f"{db}.away") if suffix == "" else db
     if not gone:
-        # Even if it were killed now: what was answered is in the file, wherever that is, and needs no log.
+        # Acknowledged writes are in the file, wherever it is, without its log. A kill now would lose nothing.
         shutil.copyfile(kept, tmp_path / "kept.db")
     api.stop()
     if gone:

@@ -1,4 +1,4 @@
-"""Fault 16: ten times more clients than the service can serve, who do not wait when they are told to."""
+"""Overload: ten times more clients than the service can handle, which ignore Retry-After."""
 
 import asyncio
 import json
@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from minibill.db.connection import open_reader
 from minibill.integrity.checks import violations
 from tests.faults.http_client import Line, ResponseBody, request_bytes
@@ -16,38 +18,40 @@ from tests.faults.journal import Journal, Passes, open_campaign
 from tests.faults.process import rss_bytes, settled
 from tests.service_process import Server, serving
 
-# Batches are the most work that one request can ask for: some 20 a second are all that a core does.
+# A batch is the most expensive request: a core handles about 20 per second.
 GRANTS = 1_000
 FEW = 16
 MANY = 10 * FEW
 
-# What is refused is refused before its body is read. A turn of the event loop may come before that, on a busy machine.
+# Rejections come before the body is read, after one turn of the event loop at most.
 REFUSAL_SECONDS_MAX = 2.0
 
-# Of what is served to few, what is left when many come; the machine is shared with others.
+# Minimum throughput under overload, as a part of the throughput for few clients. The machine is shared.
 SERVED_MIN = 0.4
 
 
-# Until the first are refused, wherever the tests run.
+# Time until the first rejection, also on a slow machine.
 REFUSED_SECONDS_MAX = 60.0
 
 
 class After(NamedTuple):
-    """When clients stop asking: after so many seconds, and when so many of them were refused or that takes too long."""
+    """The end of a load: after this time, and after this number of rejections or the maximum time."""
 
     seconds: float
     refused: int = 0
 
 
 class Served(NamedTuple):
-    """What became of the requests of a while; seconds, sorted."""
+    """The response times of a load in seconds, sorted."""
 
     per_s: float
     taken_s: list[float]
     refused_s: list[float]
 
 
-def test_too_many_batches_are_refused_at_once_and_the_others_paid_as_before(
+@pytest.mark.serial
+@pytest.mark.slow
+def test_overload_rejects_batches_at_once_and_pays_the_others(
     tmp_path: Path, long: bool, record: Callable[[str], None]
 ) -> None:
     db = tmp_path / "book.db"
@@ -80,7 +84,8 @@ def test_too_many_batches_are_refused_at_once_and_the_others_paid_as_before(
         )
 
 
-def test_more_connections_than_files_are_told_to_come_again(tmp_path: Path) -> None:
+@pytest.mark.serial
+def test_connections_over_the_limit_are_rejected_with_retry_after(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db", files_max=300) as server:
         refused, served = asyncio.run(_connect(server, 200))
         assert [answer.status for answer in served] == [200] * 150
@@ -88,12 +93,12 @@ def test_more_connections_than_files_are_told_to_come_again(tmp_path: Path) -> N
         for answer in refused:
             assert json.loads(answer.body)["code"] == "overloaded"
             assert (answer.header("retry-after"), answer.header("connection")) == ("1", "close")
-        # Once the others have gone, all is as before.
+        # The service accepts connections again once the others are closed.
         assert settled(lambda: server.http.get("/campaigns").status_code == 200)
 
 
 async def _connect(server: Server, number: int) -> tuple[list[ResponseBody], list[ResponseBody]]:
-    """What each of so many connections is answered while all are open, those that were refused first."""
+    """Return the responses on that many open connections: the rejections, then the others."""
     lines = [await Line.open(server.port) for _ in range(number)]
     answers = [await line.ask(request_bytes("GET", "/health/live")) for line in reversed(lines)]
     for line in lines:
@@ -137,7 +142,7 @@ async def _pay(
             assert (answer.status, json.loads(answer.body)["code"]) == (503, "overloaded"), answer
             assert answer.header("retry-after") == "1"
             refused_s.append(took_s)
-            # Not a second, as it was told to, but not so that the client alone fills the machine either.
+            # Shorter than Retry-After, but long enough that the client does not use up the machine.
             await asyncio.sleep(0.1)
         line.close()
 

@@ -1,4 +1,4 @@
-"""Power loss: whatever a disk keeps, drops or tears of what is unsynced, answered writes are there, and none by halves."""
+"""Power loss: acknowledged writes are there, and none in part, whatever the disk does to unsynced data."""
 
 import random
 import shutil
@@ -19,7 +19,7 @@ HISTORIES, IMAGES = 2, 30
 TORTURE_HISTORIES, TORTURE_IMAGES = 50, 100
 
 
-def test_an_answered_write_survives_a_loss_of_power(
+def test_an_acknowledged_write_survives_a_power_loss(
     tmp_path: Path, loop: Loop, long: bool, record: Callable[[str], None]
 ) -> None:
     histories, images = (TORTURE_HISTORIES, TORTURE_IMAGES) if long else (HISTORIES, IMAGES)
@@ -46,7 +46,7 @@ def test_an_answered_write_survives_a_loss_of_power(
 
 
 def moments(recorder: Recorder, load: Load, count: int, chance: random.Random) -> list[int]:
-    """At which steps the power fails: any, then those at which answers went out, and thrice the first after the kill."""
+    """Return the steps of power losses: random ones, those of responses, and three after the kill."""
     answered = [answer.step for answer in load.answers.values()]
     replayed = min((answer.step for answer in load.answers.values() if answer.replayed), default=0)
     anywhere = [chance.randint(0, len(recorder.steps)) for _ in range(count // 2)]
@@ -54,7 +54,7 @@ def moments(recorder: Recorder, load: Load, count: int, chance: random.Random) -
 
 
 def history(folder: Path, loop: Loop, chance: random.Random) -> tuple[Recorder, Load]:
-    """A book made, used, closed, opened, killed and used again under load, with checkpoints every few writes."""
+    """Create, use, close, open, kill and reuse a book under load, with a checkpoint every few writes."""
     first, second = folder / "first", folder / "second"
     first.mkdir()
     with recorded(first) as recorder:
@@ -78,7 +78,7 @@ def history(folder: Path, loop: Loop, chance: random.Random) -> tuple[Recorder, 
 
 def open_book(folder: Path, loop: Loop, chance: random.Random) -> Api:
     api = Api(folder / NAME, loop, {})
-    # So that the file itself is being written at many of the steps.
+    # With small checkpoints, many steps write the database file itself.
     api.book._conn.execute(f"PRAGMA wal_autocheckpoint = {chance.randint(5, 60)}")
     return api
 
@@ -89,12 +89,12 @@ def kill(recorder: Recorder, load: Load, folder: Path, *, after: int) -> None:
 
 
 def a_moment_before_the_last_sync(recorder: Recorder) -> int:
-    """When a transaction is written whole and not synced: whoever opens the file sees it, and the disk may not have it."""
+    """Return a step at which a transaction is written but not synced: processes see it, and the disk may lose it."""
     return max(n for n, step in enumerate(recorder.steps) if step.kind == "sync" and step.name.endswith("-wal"))
 
 
 def faults_of_image(path: Path, loop: Loop, load: Load, *, until: int) -> list[str]:
-    """Opens a file as the service does after a loss of power, and says what is wrong with it."""
+    """Open a file as the service does after a power loss, and return its faults."""
     book = loop.run(Book.open(path))
     try:
         with closing(open_reader(path)) as conn:

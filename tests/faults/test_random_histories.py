@@ -1,4 +1,4 @@
-"""Random histories at full length: many short ones, with restarts and kills, against the model of test_random_ledger.py."""
+"""Many random histories with restarts and kills, compared with the model of test_random_ledger.py."""
 
 import shutil
 from collections import Counter
@@ -26,7 +26,7 @@ from tests.reservations.test_random_ledger import (
 HISTORIES = 20_000
 
 
-def test_twenty_thousand_random_histories_are_those_of_the_model(
+def test_random_histories_match_the_model(
     tmp_path: Path, migrated_file: Path, loop: Loop, long: bool, record: Callable[[str], None]
 ) -> None:
     if not long:

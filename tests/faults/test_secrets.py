@@ -1,4 +1,4 @@
-"""No secret and no token leaves: not in the log, not in an answer, not in the database or what lies beside it."""
+"""Secrets and tokens never appear in logs, responses, the database or the files next to it."""
 
 import logging
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def fail(*_: object, **__: object) -> None:
     raise RuntimeError("a bug of ours")
 
 
-def test_no_secret_and_no_token_is_logged_answered_or_stored(
+def test_no_secret_or_token_is_logged_returned_or_stored(
     start: Callable[..., Api], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -35,7 +35,7 @@ def test_no_secret_and_no_token_is_logged_answered_or_stored(
         for token in (door.changed(exp=1), door.flipped(1), door.forge(secret="x" * 32), door.headed(kid=door.secret)):
             tokens.append(token)
             answers.append(api.ask("GET", path, headers=[(b"authorization", b"Bearer " + token.encode())]))
-            # Where it does not belong, it must not be repeated either.
+            # A token in the wrong place must not be repeated either.
             query, cookie = b"token=" + token.encode(), (b"cookie", token.encode())
             answers.append(api.ask("GET", path, headers=[cookie], query=query))
             answers.append(api.ask("GET", path, headers=[*api.admin_headers(), cookie], query=query))
@@ -49,7 +49,7 @@ def test_no_secret_and_no_token_is_logged_answered_or_stored(
     folder = api.book.path.parent
     api.stop()
 
-    # The signature of a token is the part that nobody could make up.
+    # The signature is the secret part of a token.
     secrets = [*SECRETS.values(), *PREVIOUS.values(), *[token.rpartition(".")[2] for token in tokens]]
     said = [repr(vars(record)) + caplog.handler.format(record) for record in caplog.records]
     assert len(said) > len(answers)

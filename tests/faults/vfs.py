@@ -1,7 +1,7 @@
-"""What the SQLite of the service does to its files, operation by operation, seen and made to fail from inside.
+"""A patched VFS: it observes every file operation of SQLite, and can make it fail.
 
-SQLite reaches files through a table of functions, its VFS. The default one of the very library that the service uses is
-patched here with functions that tell a watcher first, then do the same as before. Nothing is patched unless a test asks.
+SQLite accesses files through a table of functions, its VFS. This module patches the default VFS of the library that the
+service uses: each function calls a watcher first, then the original. Nothing is patched until a test calls `watch`.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import pytest
 
 from minibill.db.sqlite import sqlite3
 
-# The members of SQLite's sqlite3_vfs and sqlite3_io_methods, as its documentation of the C interface has them.
+# The members of sqlite3_vfs and sqlite3_io_methods, from SQLite's documentation of its C interface.
 _VFS = (
     "pNext zName pAppData xOpen xDelete xAccess xFullPathname xDlOpen xDlError xDlSym xDlClose xRandomness xSleep "
     "xCurrentTime xGetLastError"
@@ -39,7 +39,7 @@ class _File(ctypes.Structure):
     _fields_ = [("methods", POINTER(_Methods))]
 
 
-# Names are passed on as the addresses that they are: SQLite keeps that of an open file.
+# Names are passed on as addresses, because SQLite keeps the address of an open file's name.
 _OPEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, POINTER(_File), c_int, c_void_p)
 _DELETE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_int)
 _CLOSE = ctypes.CFUNCTYPE(c_int, c_void_p)
@@ -51,27 +51,27 @@ OK = 0
 IOERR_READ, IOERR_WRITE, IOERR_FSYNC, IOERR_TRUNCATE, IOERR_DELETE = 266, 778, 1034, 1546, 2570
 CANTOPEN = 14
 
-# Flags with which a file is opened.
+# Flags of xOpen.
 _CREATE, _MAIN_JOURNAL, _WAL = 0x4, 0x800, 0x80000
 
-# The code with which each kind of operation fails.
+# The error code of each kind of operation.
 ERRORS = {
     "read": IOERR_READ, "write": IOERR_WRITE, "sync": IOERR_FSYNC, "truncate": IOERR_TRUNCATE, "delete": IOERR_DELETE,
     "create": CANTOPEN,
 }  # fmt: skip
 
-# What a sync or a deletion says when it is to reach the directory too.
+# Flags of a sync or a deletion that also syncs the directory.
 NO_DIRECTORY, WITH_DIRECTORY = 0, 1
 
 
 class Watcher(Protocol):
-    """Hears of what is done to files. `where`: an offset or size; of a sync or deletion, whether the directory is synced."""
+    """Observer of file operations. `where` is an offset or size; for a sync or deletion, 1 if it syncs the directory."""
 
     def about_to(self, kind: str, path: Path) -> int:
-        """Before it is done: `OK`, or the SQLite code with which it fails without being done."""
+        """Return `OK` before an operation, or the SQLite code with which it fails without taking effect."""
 
     def did(self, kind: str, path: Path, where: int, data: bytes) -> None:
-        """After it was done."""
+        """Note an operation after it took effect."""
 
 
 class _Quiet:
@@ -83,18 +83,18 @@ class _Quiet:
 
 
 class _Patch:
-    """The patched VFS of this process. It stays, since files may be open through it; without a watcher it does nothing."""
+    """The patched VFS of this process. It stays installed, because files may be open through it."""
 
     def __init__(self, vfs: _Vfs) -> None:
         self.watcher: Watcher = _Quiet()
         self._paths: dict[int, Path] = {}
-        # Logs whose directory was not synced since they were opened: SQLite syncs it with their first sync.
+        # Logs whose directory was not synced since they were opened. SQLite syncs it with their first sync.
         self._with_directory: set[int] = set()
         self._tables: dict[int, _Methods] = {}
         self._patched: set[int] = set()
         self._open: Callable[..., int] = _OPEN(vfs.xOpen)
         self._delete: Callable[..., int] = _DELETE(vfs.xDelete)
-        # Kept, since SQLite keeps no reference to them.
+        # Referenced here, because SQLite holds no Python reference.
         self._callbacks: list[Any] = [_OPEN(self._on_open), _DELETE(self._on_delete)]
         vfs.xOpen, vfs.xDelete = (_address(callback) for callback in self._callbacks)
 
@@ -196,7 +196,7 @@ _patch: _Patch | None = None
 
 
 def watch(watcher: Watcher | None) -> None:
-    """Tells `watcher` of every file that SQLite opens from now on; None: nobody. Skips the test where that can't be done."""
+    """Report the operations on all files that SQLite opens from now on. Skip the test if that is impossible."""
     global _patch  # noqa: PLW0603 - there is one VFS in a process, too
     if _patch is None:
         _patch = _Patch(_default_vfs())
@@ -204,7 +204,7 @@ def watch(watcher: Watcher | None) -> None:
 
 
 def _default_vfs() -> _Vfs:
-    # The standard library's, or that of the package that is used in its place.
+    # The SQLite of the standard library, or of the package that replaces it.
     package = sqlite3.__name__.partition(".")[0]
     extension = importlib.import_module("_sqlite3" if package == "sqlite3" else f"{package}._sqlite3")
     try:

@@ -1,4 +1,4 @@
-"""The chain: every row that never changes is hashed with all its columns, and what becomes of it later shows."""
+"""The hash chain: it covers all columns of append-only rows, and detects later changes."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,18 +17,18 @@ from minibill.integrity.hash_chain import LINK_ROWS_MAX, LinkRange, append_link,
 from tests.api_client import Api
 from tests.sql.book import make_book
 
-# What is in neither the chain nor an index: sql/invariants.sql recomputes it, or what is said beside it shows it.
+# Columns in neither the hash chain nor an index: a check recomputes them, or compares them as the comment says.
 RECOMPUTED = {
     "credit_lots": {
         "available_micro", "reserved_micro", "consumed_micro", "expired_micro", "revoked_micro",
         "revoked_at_us",  # that of its grant
     },
     "credit_reservations": {
-        # In the chain from its end on.
+        # In the hash chain once it has ended.
         "status", "actual_cost_micro", "finalized_micro", "overrun_micro", "absorbed_micro", "released_micro",
         "closed_at_us", "closed_by",
     },
-    # That of its audit row: forgiven_debts_match_the_audit_log.
+    # Compared with its audit row: forgiven_debts_match_the_audit_log.
     "credit_debts": {"paid_micro", "forgiven_lot_id"},
     "credit_balances": {"available_micro", "reserved_micro", "entry_seq", "account_id", "pool_id"},
     "credit_campaigns": {"spent_micro", "grant_count"},
@@ -37,16 +37,16 @@ RECOMPUTED = {
         "revoked_micro", "revoked_consumed_micro", "revoked_reserved_micro",
     },
     "credit_campaign_days": {"campaign_id", "day", "grants", "granted_micro", "consumed_micro"},
-    # Sums of its campaign's totals, and the time of its lot.
+    # Recomputed from its campaign's totals and its lot's time.
     "credit_grants": {"revoked_at_us", "revoked_micro", "revoked_consumed_micro", "revoked_reserved_micro"},
-    # Its own hashes: audit_chain.
+    # Covered by the hashes of the audit log: audit_chain.
     "admin_audit_log": {
         "id", "details", "ip", "user_agent", "correlation_id", "token_id", "previous_hash", "target_type", "action",
         "actor_id", "target_id", "created_at_us",
     },
-    # Which row of the audit log was the newest: that row says it, too.
+    # A copy of the newest audit row.
     "reconciliations": {"id", "audit_seq", "audit_hash"},
-    # How far the deliveries of events have come, and what became of the last: of the receivers, not of the book.
+    # The progress of deliveries and the last attempts: state of the receivers, not of the book.
     "webhooks": {"entry_id", "event_id", "failing_since_us"},
     "webhook_accepted": {"webhook_id", "entry_id", "event_id"},
     "webhook_replays": {"webhook_id", "entry_id", "event_id"},
@@ -54,24 +54,21 @@ RECOMPUTED = {
     "webhook_attempts": {
         "webhook_id", "entry_id", "event_id", "attempt", "outcome", "status", "error", "duration_us", "attempted_at_us",
     },
-    # The greatest id of a webhook that there ever was: SQLite's own.
+    # The highest webhook id so far, kept by SQLite.
     "sqlite_sequence": {"name", "seq"},
-    # The chain is recomputed, and the head says everything twice.
+    # The links are recomputed, and the head stores its count twice.
     "book_chain": {"number", *LinkRange._fields, "keys_hash", "hash"},
     "book_head": {"id", "commits", "negated_commits"},
-    # Their checksum, stored_responses, which is in the chain.
+    # Covered by the checksum (stored_responses), which is in the hash chain.
     "idempotency_keys": {"fingerprint", "status", "body", "created_at_us", "checksum"},
-    # Of the file and not of the book; version and checksum are compared at every start.
+    # Properties of the file; every start compares version and checksum.
     "schema_migrations": {"version", "name", "checksum", "applied_at_us"},
 }  # fmt: skip
 
 
 @pytest.fixture
 def conn(migrated_file: Path, tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """The small book of tests/sql with one link over all of it, without the rules that would keep it from harm.
-
-    It was restored once.
-    """
+    """Return the small book of tests/sql, restored once, with one link over all rows and without triggers."""
     path = make_book(migrated_file, tmp_path)
     with closing(open_writer(path)) as conn:
         conn.execute("INSERT INTO book_epochs VALUES (1000, 2, 'restored', 2000, 3, 6, 6, 1, 17, 8, 2, 60)")
@@ -85,7 +82,7 @@ def conn(migrated_file: Path, tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def linked() -> dict[str, set[str]]:
-    """The columns that the statements of the chain read, by table."""
+    """Return the columns that the hash chain covers, by table."""
     found = {}
     for query in queries("chain"):
         if query.name.startswith("linked_"):
@@ -96,7 +93,7 @@ def linked() -> dict[str, set[str]]:
 
 
 def indexed(conn: sqlite3.Connection, table: str) -> set[str]:
-    """The columns that are in an index of all rows, which SQLite's own check compares, or in one that is there for that."""
+    """Return the columns that SQLite's integrity check compares with an index over all rows."""
     indexes = conn.execute(f"SELECT name, partial FROM pragma_index_list('{table}') WHERE origin = 'c'").fetchall()
     return {
         column
@@ -106,12 +103,12 @@ def indexed(conn: sqlite3.Connection, table: str) -> set[str]:
     }
 
 
-def test_every_column_is_in_the_chain_or_kept_twice_or_recomputed(conn: sqlite3.Connection) -> None:
+def test_every_column_is_chained_copied_or_recomputed(conn: sqlite3.Connection) -> None:
     tables = [name for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()]
     bare = {}
     for table in tables:
         columns = conn.execute(f"SELECT name, pk, type FROM pragma_table_info('{table}')").fetchall()
-        # A key that is a rowid is in every index of its table.
+        # A rowid key is in every index of its table.
         keys = {name for name, is_key, kind in columns if is_key and kind == "INTEGER" and indexed(conn, table)}
         known = linked().get(table, set()) | indexed(conn, table) | keys | RECOMPUTED.get(table, set())
         if missing := {name for name, *_ in columns} - known:
@@ -120,7 +117,7 @@ def test_every_column_is_in_the_chain_or_kept_twice_or_recomputed(conn: sqlite3.
     assert linked().keys() | RECOMPUTED.keys() <= set(tables)
 
 
-def test_what_never_changes_is_in_the_chain(conn: sqlite3.Connection, migrated_file: Path) -> None:
+def test_append_only_columns_are_in_the_hash_chain(conn: sqlite3.Connection, migrated_file: Path) -> None:
     with closing(open_reader(migrated_file)) as whole:
         fixed = dict(whole.execute("SELECT tbl_name, sql FROM sqlite_schema WHERE name LIKE '%_terms_are_fixed'").fetchall())
     for table, sql in fixed.items():
@@ -134,7 +131,7 @@ def test_what_never_changes_is_in_the_chain(conn: sqlite3.Connection, migrated_f
 @pytest.mark.parametrize(
     ("table", "column"), [(table, column) for table, columns in linked().items() for column in sorted(columns)]
 )
-def test_a_change_of_any_column_of_the_chain_breaks_it(conn: sqlite3.Connection, table: str, column: str) -> None:
+def test_a_change_of_any_chained_column_breaks_the_hash_chain(conn: sqlite3.Connection, table: str, column: str) -> None:
     key = conn.execute(f"SELECT max({column}) FROM {table}").fetchone()[0]
     other = key + 1 if isinstance(key, int) else b"\1" * 32 if isinstance(key, bytes) else "another"
     if column in ("expires_at_us", "max_discount_micro", "source_id", "reservation_id", "lot_id", "campaign_id"):
@@ -145,15 +142,15 @@ def test_a_change_of_any_column_of_the_chain_breaks_it(conn: sqlite3.Connection,
 
 
 @pytest.mark.parametrize("table", linked())
-def test_a_row_that_is_gone_breaks_the_chain(conn: sqlite3.Connection, table: str) -> None:
+def test_a_deleted_row_breaks_the_hash_chain(conn: sqlite3.Connection, table: str) -> None:
     conn.execute(f"DELETE FROM {table}{'' if table in ('reservation_lots', 'book_epochs') else ' WHERE rowid = 1'}")
     assert broken_links(conn) == (1, [1])
 
 
-def test_a_link_hangs_on_the_one_before(conn: sqlite3.Connection) -> None:
+def test_a_link_depends_on_the_previous_link(conn: sqlite3.Connection) -> None:
     conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
     assert append_link(conn) and broken_links(conn) == (2, [])
-    # A chain that is made anew from a changed row on is another one, to its end.
+    # A hash chain that is recomputed from a changed row on has another last hash.
     conn.execute("UPDATE credit_accounts SET entity_id = 'ida' WHERE id = 1")
     assert broken_links(conn) == (2, [1])
     before, *_ = conn.execute("SELECT hash FROM book_chain WHERE number = 2").fetchone()
@@ -168,25 +165,25 @@ def test_a_link_hangs_on_the_one_before(conn: sqlite3.Connection) -> None:
 
 
 @pytest.mark.parametrize("column", ["number", *LinkRange._fields, "keys_hash", "hash"])
-def test_a_link_that_is_changed_is_named(conn: sqlite3.Connection, column: str) -> None:
+def test_a_changed_link_is_reported(conn: sqlite3.Connection, column: str) -> None:
     changed = "randomblob(32)" if column.endswith("hash") else f"{column} + 1"
     conn.execute(f"UPDATE book_chain SET {column} = {changed}")
     checked, broken = broken_links(conn)
     assert checked == 1 and len(broken) == 1
 
 
-def test_a_link_whose_hash_is_no_hash_at_all_is_named(conn: sqlite3.Connection) -> None:
+def test_a_link_without_a_valid_hash_is_reported(conn: sqlite3.Connection) -> None:
     conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
     assert append_link(conn)
-    # Only a file that is damaged holds text where a STRICT table has bytes.
+    # Only a damaged file holds text where a STRICT table has bytes.
     conn.execute("ALTER TABLE book_chain RENAME TO strict_chain")
     conn.execute("CREATE TABLE book_chain AS SELECT * FROM strict_chain")
     conn.execute("UPDATE book_chain SET hash = 'text' WHERE number = 1")
     assert broken_links(conn) == (2, [1, 2])
 
 
-def test_the_form_in_which_rows_are_hashed_stays_as_it_is(conn: sqlite3.Connection) -> None:
-    # Books that there are would be found broken if a later SQLite wrote JSON otherwise.
+def test_the_hashed_form_of_rows_is_fixed(conn: sqlite3.Connection) -> None:
+    # If a later SQLite encoded JSON differently, existing databases would fail verify.
     text = 'x\0\x01\t"\\/\x7fé\u2028\U0001f600'
     conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', ?, 9223372036854775807)", (text,))
     hashed = queries("chain").linked_accounts.one(conn, after=2, until=4)
@@ -202,14 +199,16 @@ ENDS = ("actual_cost_micro", "finalized_micro", "overrun_micro", "absorbed_micro
 
 @pytest.mark.parametrize("reservation", [2, 3, 5, 6])
 @pytest.mark.parametrize("column", ENDS)
-def test_a_changed_end_of_a_reservation_breaks_the_chain(conn: sqlite3.Connection, reservation: int, column: str) -> None:
-    # Of 2 and 3 entries tell, of 5 and 6, which held nothing, the notes.
+def test_a_changed_end_of_a_reservation_breaks_the_hash_chain(
+    conn: sqlite3.Connection, reservation: int, column: str
+) -> None:
+    # Reservations 2 and 3 end with entries; 5 and 6 held nothing, so they are in silent_ends.
     conn.execute(f"UPDATE credit_reservations SET {column} = coalesce({column}, 0) + 1 WHERE id = {reservation}")
     assert broken_links(conn) == (1, [1])
 
 
 @pytest.mark.parametrize("status", ["pending", "expired"])
-def test_an_end_that_is_another_breaks_the_chain(conn: sqlite3.Connection, status: str) -> None:
+def test_a_different_end_breaks_the_hash_chain(conn: sqlite3.Connection, status: str) -> None:
     for reservation in (2, 3, 5):
         conn.execute("SAVEPOINT before")
         conn.execute("UPDATE credit_reservations SET status = ? WHERE id = ?", (status, reservation))
@@ -217,7 +216,7 @@ def test_an_end_that_is_another_breaks_the_chain(conn: sqlite3.Connection, statu
         conn.execute("ROLLBACK TO before")
 
 
-def test_a_reservation_that_is_still_pending_may_end_later(conn: sqlite3.Connection) -> None:
+def test_a_pending_reservation_may_end_after_it_was_chained(conn: sqlite3.Connection) -> None:
     conn.execute(
         "UPDATE credit_reservations SET status = 'released', released_micro = 300, closed_at_us = 1180 WHERE id = 1"
     )
@@ -234,7 +233,7 @@ def store_response(conn: sqlite3.Connection, number: int) -> None:
     idempotency.store_response(conn, key, idempotency.StoredResponse(201, b'{"lotId":"lot_1"}'), uptime_us=2000)
 
 
-def test_a_kept_answer_with_a_new_checksum_breaks_the_chain(conn: sqlite3.Connection) -> None:
+def test_a_stored_response_with_a_new_checksum_breaks_the_hash_chain(conn: sqlite3.Connection) -> None:
     store_response(conn, 2)
     assert append_link(conn)
     conn.execute("DELETE FROM idempotency_keys WHERE id = 2")
@@ -242,7 +241,7 @@ def test_a_kept_answer_with_a_new_checksum_breaks_the_chain(conn: sqlite3.Connec
     assert damaged_responses(conn) == (2, []) and broken_links(conn) == (2, [2])
 
 
-def test_pruned_keys_leave_the_chain_whole_and_ids_go_on(conn: sqlite3.Connection) -> None:
+def test_pruned_keys_leave_the_hash_chain_intact(conn: sqlite3.Connection) -> None:
     for number in (2, 3):
         store_response(conn, number)
     assert append_link(conn)
@@ -258,7 +257,7 @@ def test_pruned_keys_leave_the_chain_whole_and_ids_go_on(conn: sqlite3.Connectio
     assert broken_links(conn) == (3, [3])
 
 
-def test_links_are_made_a_slice_at_a_time(conn: sqlite3.Connection) -> None:
+def test_a_link_covers_a_bounded_number_of_rows(conn: sqlite3.Connection) -> None:
     conn.executemany(
         "INSERT INTO credit_accounts VALUES (?, 'person', ?, 1200)", [(n, f"p-{n}") for n in range(4, 5 + 2 * LINK_ROWS_MAX)]
     )
@@ -268,7 +267,7 @@ def test_links_are_made_a_slice_at_a_time(conn: sqlite3.Connection) -> None:
     assert broken_links(conn) == (4, [])
 
 
-def test_a_service_that_stops_leaves_nothing_out_of_the_chain(start: Callable[..., Api]) -> None:
+def test_a_stop_extends_the_hash_chain_to_all_rows(start: Callable[..., Api]) -> None:
     api = start()
     api.account(5, 6)
     api.stop()
@@ -276,7 +275,7 @@ def test_a_service_that_stops_leaves_nothing_out_of_the_chain(start: Callable[..
         assert not append_link(conn) and broken_links(conn) == (1, [])
 
 
-def test_a_kept_answer_that_is_changed_is_found(conn: sqlite3.Connection) -> None:
+def test_a_changed_stored_response_is_detected(conn: sqlite3.Connection) -> None:
     assert damaged_responses(conn) == (1, [])
     for changed in (
         "body = x'7b7e'", "status = 200", "created_at_us = created_at_us + 4294967296", "fingerprint = randomblob(32)",

@@ -1,6 +1,6 @@
-"""Changes made by hand: somebody with the file drops the triggers, changes rows with one statement, and restores them.
+"""Changes by hand: an attacker with the file drops the triggers, changes rows with one statement, and restores the triggers.
 
-The list of columns comes from the schema, so a new one is either named by `verify` or listed in SECURITY.md as not covered.
+The list of columns comes from the schema: `verify` must detect a change of each, or SECURITY.md must list it as not covered.
 """
 
 import re
@@ -21,7 +21,7 @@ from tests.faults.test_bit_flips import live
 
 ROOT = Path(__file__).parents[2]
 
-# What SECURITY.md lists as not covered: `table.column`, or a table and what is done to its rows.
+# The list of SECURITY.md: `table.column`, or a table and a change of its rows.
 NOT_COVERED = {
     "schema_migrations.name", "schema_migrations.applied_at_us",
     "credit_campaigns.updated_at_us",
@@ -32,7 +32,7 @@ NOT_COVERED = {
     "thresholds.is_below", "memberships.id", "events inserted",
 }  # fmt: skip
 
-# What the database itself lets anybody with the file do: no trigger has to be dropped.
+# Statements that the triggers allow.
 PLAIN = (
     "UPDATE discount_tiers SET rate_bps = 10000",
     "UPDATE discount_tiers SET max_discount_micro = NULL",
@@ -57,7 +57,7 @@ PLAIN = (
 
 ENDS = "UPDATE credit_reservations SET"
 
-# Statements that keep to every constraint and CHECK, beyond one column at a time.
+# Statements on several columns that satisfy every constraint.
 STATEMENTS = (
     "UPDATE idempotency_keys SET body = x'7b7d', checksum = checksum + 1",
     "UPDATE idempotency_keys SET status = 200",
@@ -79,10 +79,10 @@ STATEMENTS = (
     "DELETE FROM book_chain",
 )
 
-# Of the row that is added below: anybody can compute it.
+# The checksum of the row that is added below: anybody can compute it.
 CHECKSUM = _checksum("admin:op", "key-1", bytes(32), 201, b"{}", 1000)
 
-# Changes of several columns that SECURITY.md lists as well.
+# Changes of several columns that SECURITY.md lists.
 NOT_COVERED_TOGETHER = {
     "book_head.commits": "UPDATE book_head SET commits = commits + 1, negated_commits = negated_commits - 1",
     "idempotency_keys inserted": (
@@ -94,11 +94,11 @@ NOT_COVERED_TOGETHER = {
 
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path, loop: Loop) -> Path:
-    """A book with something in every column, all of it in the chain."""
+    """Return a book with data in every column, all of it in the hash chain."""
     path = tmp_path_factory.mktemp("rich") / "book.db"
     path.write_bytes(migrated_file.read_bytes())
     for _ in range(2):
-        # Without its anchor the book begins a new epoch at the second start.
+        # Without its anchor, the book begins a new epoch at the second start.
         path.with_name("book.db-anchor").unlink(missing_ok=True)
         api = Api(path, loop, {})
         try:
@@ -122,7 +122,7 @@ def failed_checks_of(path: Path) -> list[str]:
 
 
 class Hand:
-    """Somebody who changes copies of a book."""
+    """An attacker who changes copies of a book."""
 
     def __init__(self, book: Path, folder: Path) -> None:
         self.book = book
@@ -130,7 +130,7 @@ class Hand:
         self.changes = 0
 
     def is_named(self, statement: str, *, keeps_triggers: bool = False, ignores_checks: bool = False) -> bool:
-        """Changes a copy with one statement; tells whether `verify` fails. Raises what the database refuses."""
+        """Run a statement on a copy; return true if `verify` fails. Raises if the database rejects the statement."""
         for ending in ("", "-anchor"):
             shutil.copyfile(f"{self.book}{ending}", f"{self.path}{ending}")
         with closing(open_writer(self.path)) as conn:
@@ -155,7 +155,7 @@ class Hand:
             return conn.execute(f"SELECT name, type FROM pragma_table_info('{table}')").fetchall()
 
     def rows(self, table: str, column: str) -> list[str]:
-        """The first and the last row with a value, or without one where none has one, as conditions."""
+        """Return conditions for the first and the last row with a value, or without one if no row has one."""
         keys = [name for name, _ in self.columns(table)] if table != "idempotency_keys" else ["id"]
         with closing(open_reader(self.book)) as conn:
             chosen = f"SELECT {', '.join(f'quote({key})' for key in keys)} FROM {table} ORDER BY {column} IS NULL,"
@@ -165,7 +165,7 @@ class Hand:
 
 
 def values(table: str, column: str, kind: str) -> Iterator[str]:
-    """Other values, the likeliest first."""
+    """Yield other values of a column, the most likely first."""
     other = f"(SELECT o.{column} FROM {table} o WHERE o.{column} IS NOT {table}.{column} ORDER BY 1 DESC LIMIT 1)"
     if kind == "INTEGER":
         yield from (f"{column} + 1", f"{column} - 1", f"1 - {column}", other, "7", "NULL")
@@ -179,7 +179,7 @@ def values(table: str, column: str, kind: str) -> Iterator[str]:
 
 
 def unnamed_changes(hand: Hand, table: str) -> Iterator[str]:
-    """Changes of one column, deleted rows and added rows that `verify` does not name."""
+    """Return the changed columns, deleted rows and added rows that `verify` does not detect."""
     for column, kind in hand.columns(table):
         for where in hand.rows(table, column):
             for value in values(table, column, kind):
@@ -202,7 +202,7 @@ def unnamed_changes(hand: Hand, table: str) -> Iterator[str]:
 
 
 def is_inserted_unnamed(hand: Hand, table: str) -> bool:
-    """Adds a copy of a row under another key."""
+    """Insert a copy of a row with another key."""
     names = [column for column, _ in hand.columns(table)]
     where = hand.rows(table, names[0])[-1]
     for changed in range(1, len(names) + 1):
@@ -221,7 +221,7 @@ def is_inserted_unnamed(hand: Hand, table: str) -> bool:
 
 
 @pytest.mark.parametrize("table", tables())
-def test_verify_names_every_change_of_a_column_or_row(rich: Path, tmp_path: Path, table: str) -> None:
+def test_verify_detects_every_change_of_a_column_or_row(rich: Path, tmp_path: Path, table: str) -> None:
     if table in NOT_COVERED:
         return
     hand = Hand(rich, tmp_path)
@@ -231,18 +231,18 @@ def test_verify_names_every_change_of_a_column_or_row(rich: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("statement", PLAIN)
-def test_verify_names_plain_statements_that_no_trigger_refuses(rich: Path, tmp_path: Path, statement: str) -> None:
+def test_verify_detects_statements_that_no_trigger_rejects(rich: Path, tmp_path: Path, statement: str) -> None:
     assert Hand(rich, tmp_path).is_named(statement, keeps_triggers=True)
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_verify_names_what_one_statement_changed(rich: Path, tmp_path: Path, statement: str) -> None:
+def test_verify_names_the_row_that_a_statement_changed(rich: Path, tmp_path: Path, statement: str) -> None:
     assert Hand(rich, tmp_path).is_named(statement)
 
 
 @pytest.mark.parametrize("name", NOT_COVERED_TOGETHER)
-def test_what_is_listed_as_not_covered_is_not(rich: Path, tmp_path: Path, name: str) -> None:
-    # The day that `verify` names it, the list is wrong.
+def test_verify_misses_the_columns_listed_as_not_covered(rich: Path, tmp_path: Path, name: str) -> None:
+    # Once `verify` detects it, the list is wrong.
     assert not Hand(rich, tmp_path).is_named(NOT_COVERED_TOGETHER[name])
 
 
@@ -253,7 +253,7 @@ def test_security_md_lists_what_verify_does_not_cover() -> None:
     assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == {*NOT_COVERED, *NOT_COVERED_TOGETHER}
 
 
-def test_every_table_of_a_fresh_book_is_looked_at(tmp_path: Path) -> None:
+def test_every_table_of_a_new_database_is_covered(tmp_path: Path) -> None:
     migrate_file(tmp_path / "new.db")
     with closing(open_reader(tmp_path / "new.db")) as conn:
         there = {name for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}

@@ -1,4 +1,4 @@
-"""Section 6: the report, who waits for whom, and that nobody who writes waits for it."""
+"""Reconciliations: the report, shared runs, the schedule, and writes during a run."""
 
 import asyncio
 import shutil
@@ -26,7 +26,7 @@ NEVER_RUN: Json = {"lastReconciliationAt": None, "status": "never_run", "duratio
 
 @pytest.fixture
 def doomed(tmp_path: Path, migrated_file: Path, loop: Loop) -> Iterator[Api]:
-    """A served book that a test may break: nobody looks at its invariants afterwards."""
+    """Return a served book that a test may damage: the invariants are not checked afterwards."""
     path = tmp_path / "doomed.db"
     shutil.copyfile(migrated_file, path)
     api = Api(path, loop, {})
@@ -35,7 +35,7 @@ def doomed(tmp_path: Path, migrated_file: Path, loop: Loop) -> Iterator[Api]:
 
 
 def harm(path: Path, *statements: str) -> None:
-    """Does to a file, behind the back of whoever serves it, what its rules refuse."""
+    """Run a statement on a served file without its triggers and constraints."""
     with closing(open_writer(path)) as conn:
         conn.execute("PRAGMA foreign_keys = OFF")
         conn.execute("PRAGMA ignore_check_constraints = ON")
@@ -68,7 +68,7 @@ def test_before_the_first_run_the_status_is_never_run(api: Api) -> None:
     assert api.get("/reconciliation") == NEVER_RUN
 
 
-def test_a_run_answers_what_each_check_looked_at(api: Api) -> None:
+def test_the_report_counts_the_rows_of_each_check(api: Api) -> None:
     live_a_little(api)
     before_us = api.book.clock.now_us()
     report = ok(api.post("/reconciliation"), 200)
@@ -82,7 +82,7 @@ def test_a_run_answers_what_each_check_looked_at(api: Api) -> None:
     assert report["checks"]["campaign_spent_match"]["checked"] == 1
 
 
-def test_the_last_report_is_read_byte_for_byte_also_after_a_restart(start: Callable[..., Api]) -> None:
+def test_the_last_report_survives_a_restart_byte_for_byte(start: Callable[..., Api]) -> None:
     api = start()
     answered = api.post("/reconciliation").content
     assert api.call("GET", "/reconciliation").content == answered
@@ -93,20 +93,20 @@ def test_a_run_is_audited_and_changes_nothing_else(api: Api) -> None:
     live_a_little(api)
     tables = api.everything()
     ok(api.post("/reconciliation"))
-    # The report, the audit log, and how many commits there were.
+    # The report, the audit log, and the commit count.
     assert sum(before != after for before, after in zip(tables, api.everything(), strict=True)) == 3
     [row] = api.audited("reconciliation.run")
     assert row["details"].keys() == {"status", "durationMs", "failed"} and row["details"]["failed"] == []
 
 
-def test_reading_takes_no_parameters_and_running_no_members(api: Api) -> None:
+def test_unknown_parameters_and_members_are_rejected(api: Api) -> None:
     problem_of(api.call("GET", "/reconciliation", limit=5), 400, "validation_error", "limit")
     problem_of(api.post("/reconciliation", {"deep": True}), 400, "validation_error", "deep")
     problem_of(api.post("/reconciliation", limit=5), 400, "validation_error", "limit")
     assert api.get("/reconciliation") == NEVER_RUN
 
 
-def test_a_replay_and_a_refusal_cost_no_run(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_or_an_error_runs_no_checks(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     first = api.post("/reconciliation", key="k-1")
 
     async def run() -> Reconciled:
@@ -118,10 +118,10 @@ def test_a_replay_and_a_refusal_cost_no_run(api: Api, monkeypatch: pytest.Monkey
     problem_of(api.post("/reconciliation", dryRun="maybe"), 400, "validation_error", "dryRun")
 
 
-# --- a broken book ---
+# --- a damaged book ---
 
 
-def test_a_broken_book_is_unhealthy_and_its_rows_are_named(doomed: Api) -> None:
+def test_a_damaged_book_is_unhealthy_and_its_rows_are_named(doomed: Api) -> None:
     account = live_a_little(doomed)
     harm(doomed.book.path, "UPDATE credit_balances SET available_micro = available_micro + 1")
     report = ok(doomed.post("/reconciliation"))
@@ -133,10 +133,10 @@ def test_a_broken_book_is_unhealthy_and_its_rows_are_named(doomed: Api) -> None:
     assert doomed.get("/reconciliation") == report
 
 
-def test_rows_cut_off_the_audit_log_are_missed_for_ever(doomed: Api) -> None:
+def test_rows_deleted_from_the_end_of_the_audit_log_are_detected(doomed: Api) -> None:
     campaign = doomed.campaign()
     ok(doomed.post("/reconciliation"))
-    # The last run saw the activation; nothing else in the book is newer than the creation.
+    # The last run covered the activation; nothing else is newer than the creation.
     harm(doomed.book.path, "DELETE FROM admin_audit_log WHERE seq >= 2")
     for _ in range(2):
         report = ok(doomed.post("/reconciliation"))
@@ -145,7 +145,7 @@ def test_rows_cut_off_the_audit_log_are_missed_for_ever(doomed: Api) -> None:
         ok(doomed.post(f"/campaigns/{campaign}/activate"))
 
 
-def test_an_audit_log_that_ends_before_what_only_admins_do_is_found_out(doomed: Api) -> None:
+def test_an_audit_log_older_than_its_effects_is_detected(doomed: Api) -> None:
     doomed.account()
     newest = doomed.account(5)
     harm(doomed.book.path, "DELETE FROM admin_audit_log WHERE seq >= 2")
@@ -153,11 +153,11 @@ def test_an_audit_log_that_ends_before_what_only_admins_do_is_found_out(doomed: 
     assert newest in examples and any(example.startswith("lot_") for example in examples)
 
 
-# --- who waits for whom ---
+# --- shared runs ---
 
 
 class RequestMiddleware:
-    """In place of the checks: counts who runs, holds each run at its snapshot until it is let go."""
+    """A replacement for the checks: counts the runs, and blocks each at its snapshot until released."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs = self.running = self.most = 0
@@ -177,7 +177,7 @@ class RequestMiddleware:
         return found
 
 
-def test_one_runs_at_a_time_and_whoever_comes_meanwhile_shares_the_next(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callers_during_a_run_share_the_next_run(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = RequestMiddleware(monkeypatch)
     reconciler = api.book.reconciler
 
@@ -195,7 +195,7 @@ def test_one_runs_at_a_time_and_whoever_comes_meanwhile_shares_the_next(api: Api
     assert others[0].at_us > first.at_us
 
 
-def test_writers_wait_for_no_run_and_it_sees_one_moment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_reads_one_snapshot_and_blocks_no_writes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     api.account()
     gate = RequestMiddleware(monkeypatch)
 
@@ -214,7 +214,7 @@ def test_writers_wait_for_no_run_and_it_sees_one_moment(api: Api, monkeypatch: p
     assert gate.accounts == [1]
 
 
-def test_a_caller_that_goes_away_does_not_end_the_run_of_another(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_caller_does_not_stop_a_shared_run(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = RequestMiddleware(monkeypatch)
 
     async def run() -> Reconciled:
@@ -228,7 +228,7 @@ def test_a_caller_that_goes_away_does_not_end_the_run_of_another(api: Api, monke
     assert gate.runs == 1
 
 
-def test_a_stop_ends_a_run_that_is_under_way(doomed: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_interrupts_the_current_run(doomed: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     entered = threading.Event()
 
     def endless(conn: sqlite3.Connection, **_: Any) -> dict[str, Finding]:
@@ -251,9 +251,7 @@ def test_a_stop_ends_a_run_that_is_under_way(doomed: Api, monkeypatch: pytest.Mo
     doomed.loop.run(run())
 
 
-def test_a_run_that_finds_no_room_to_sort_is_storage_full_and_changes_nothing(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_space_to_sort_is_storage_full(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     error = sqlite3.OperationalError("database or disk is full")
     error.sqlite_errorcode = sqlite3.SQLITE_FULL
 
@@ -272,28 +270,28 @@ def test_a_run_that_finds_no_room_to_sort_is_storage_full_and_changes_nothing(
 
 
 async def jobs_for(api: Api, seconds: float) -> None:
-    """What the service does by itself, for so long."""
+    """Run the background jobs for some seconds."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(seconds):
             await run_jobs(api.app._state)  # type: ignore[attr-defined]
 
 
-def test_one_runs_on_a_schedule(start: Callable[..., Api]) -> None:
+def test_reconciliations_run_on_a_schedule(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_RECONCILE_SECONDS="1")
     api.loop.run(jobs_for(api, 1.5))
     first = api.get("/reconciliation")
     assert first["status"] == "healthy"
     api.loop.run(jobs_for(api, 1.5))
     assert api.get("/reconciliation")["lastReconciliationAt"] > first["lastReconciliationAt"]
-    # Nobody asked for it, so nobody is in the audit log.
+    # Scheduled runs are not audited.
     assert api.audited("reconciliation.run") == []
 
 
-def test_a_fresh_book_has_never_run_until_the_period_has_passed_or_somebody_asks(start: Callable[..., Api]) -> None:
+def test_a_new_book_is_reconciled_after_one_period_or_on_request(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
     api.loop.run(jobs_for(api, 0.5))
     assert api.get("/reconciliation") == NEVER_RUN
-    # A period is one of real time.
+    # The period is in real time.
     api.pass_time(10**8)
     api.loop.run(jobs_for(api, 0.3))
     assert api.get("/reconciliation") == NEVER_RUN
@@ -302,10 +300,8 @@ def test_a_fresh_book_has_never_run_until_the_period_has_passed_or_somebody_asks
     assert api.get("/reconciliation") == report
 
 
-def test_a_book_that_was_made_longer_ago_than_the_period_and_never_reconciled_is_at_once(
-    db: Path, start: Callable[..., Api]
-) -> None:
-    # However often the service is started anew within a period.
+def test_an_old_book_without_a_reconciliation_runs_one_at_once(db: Path, start: Callable[..., Api]) -> None:
+    # Restarts within a period change nothing.
     with closing(open_writer(db)) as conn:
         conn.execute("UPDATE schema_migrations SET applied_at_us = applied_at_us - 3600 * 1000000")
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
@@ -313,14 +309,14 @@ def test_a_book_that_was_made_longer_ago_than_the_period_and_never_reconciled_is
     assert api.get("/reconciliation")["status"] == "healthy"
 
 
-def test_a_schedule_of_0_runs_none(start: Callable[..., Api]) -> None:
+def test_a_period_of_0_disables_the_schedule(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_RECONCILE_SECONDS="0")
     api.pass_time(10**8)
     api.loop.run(jobs_for(api, 0.3))
     assert api.get("/reconciliation") == NEVER_RUN
 
 
-def test_the_schedule_goes_on_across_a_restart(start: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schedule_continues_after_a_restart(start: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -> None:
     first = ok(start().post("/reconciliation"))
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
     api.loop.run(jobs_for(api, 0.2))
@@ -332,7 +328,7 @@ def test_the_schedule_goes_on_across_a_restart(start: Callable[..., Api], monkey
     assert later >= parse_time(first["lastReconciliationAt"]) + 3600 * UNIT
 
 
-def test_the_schedule_does_not_go_by_a_clock_that_jumps(start: Callable[..., Api]) -> None:
+def test_a_clock_jump_does_not_change_the_schedule(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
     first = ok(api.post("/reconciliation"))
     api.pass_time(10**8)
@@ -340,7 +336,7 @@ def test_the_schedule_does_not_go_by_a_clock_that_jumps(start: Callable[..., Api
     assert api.get("/reconciliation") == first
 
 
-def test_a_dry_run_is_not_the_last_one(start: Callable[..., Api]) -> None:
+def test_a_dry_run_is_not_recorded_as_the_last_run(start: Callable[..., Api]) -> None:
     api = start()
     ok(api.post("/reconciliation", dryRun="true"))
     never = api.book.reconciler.last
@@ -350,7 +346,7 @@ def test_a_dry_run_is_not_the_last_one(start: Callable[..., Api]) -> None:
     ok(api.post("/reconciliation", dryRun="true"))
     assert last is not None
     assert api.book.reconciler.last is last
-    # After a restart it is the same, as the metrics tell.
+    # The metrics show the same run after a restart.
     again = start().book.reconciler.last
     assert again is not None
     assert (again.at_us, again.report) == (last.at_us, last.report)

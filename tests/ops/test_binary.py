@@ -1,4 +1,4 @@
-"""The single-file executable, where there is one: everything works on a machine that has no Python."""
+"""The single-file executable, if it was built: everything works on a machine without Python."""
 
 import os
 import re
@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[2]
 BINARY = ROOT / "dist" / "minibill"
 PATIENCE_S = 60
 
-# glibc and zlib, which such a machine has, and nothing else.
+# Only glibc and zlib, which every such machine has.
 LIBRARIES = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libz.so.1")
 
 pytestmark = pytest.mark.skipif(not BINARY.exists(), reason="dist/minibill is not there: make binary")
 
 
 class Machine:
-    """A machine without Python: of its own but for glibc where we may make one, else without a path to any program."""
+    """Return a machine without Python: a new root with glibc if allowed, otherwise an empty PATH."""
 
     def __init__(self, root: Path | None, home: Path) -> None:
         self.root = root
@@ -39,7 +39,7 @@ class Machine:
     def popen(self, *arguments: str) -> "subprocess.Popen[str]":
         command = [self.program, *arguments]
         if self.root:
-            # Nothing but a program that is in the new root can be started after this.
+            # After this, only programs in the new root can start.
             command = [shutil.which("chroot") or "chroot", str(self.root), *command]
         environment = {"PATH": "/nonexistent", "MINIBILL_ADMIN_RATE_PER_MINUTE": "0"}
         return subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -52,7 +52,7 @@ class Machine:
 
     @contextmanager
     def serving(self, db: Path) -> Iterator[tuple[str, str]]:
-        """The service; answers URL and token."""
+        """Start the service; yield its URL and token."""
         with self.popen("serve", "--dev", "--port", "0", "--db", self.inside(db)) as process:
             try:
                 assert process.stdout is not None
@@ -89,14 +89,14 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
     return Machine(root, root / "home")
 
 
-def test_it_says_version_commit_and_sqlite(machine: Machine) -> None:
+def test_the_binary_prints_version_commit_and_sqlite(machine: Machine) -> None:
     said = machine.run("--version")
     assert re.fullmatch(
         rf"minibill, version {minibill.__version__}, commit [0-9a-f]{{12}}(-dirty)?, SQLite {VERSION}\n", said
     )
 
 
-def test_it_serves_imports_verifies_backs_up_and_restores(machine: Machine) -> None:
+def test_the_binary_serves_imports_verifies_and_backs_up(machine: Machine) -> None:
     db, losses, copy = machine.home / "book.db", machine.home / "losses.csv", machine.home / "copy.db"
     losses.write_text("User,Lost\nada,1.5\nbob,0.25\n")
     with machine.serving(db) as (url, token):
@@ -112,7 +112,7 @@ def test_it_serves_imports_verifies_backs_up_and_restores(machine: Machine) -> N
                 "--entity-type", "person", "--account-column", "User", "--input-column", "lossMicro=Lost",
             )  # fmt: skip
             assert http.get(f"/campaigns/{campaign}").json()["spentMicro"] == "1750000"
-            # What is imported late: the metrics, the document and its page.
+            # Modules that are imported late: the metrics, and the OpenAPI document and its page.
             for path in ("/metrics", "/schema", "/schema/docs", "/health/ready"):
                 assert http.get(f"{url}{path}").status_code == 200
         machine.run("backup", machine.inside(copy), "--db", machine.inside(db))
@@ -121,5 +121,5 @@ def test_it_serves_imports_verifies_backs_up_and_restores(machine: Machine) -> N
     assert "healthy" in machine.run("verify", "--db", machine.inside(machine.home / "restored.db"))
 
 
-def test_the_demo_starts_its_service_from_the_same_file(machine: Machine) -> None:
+def test_the_demo_of_the_binary_starts_the_service(machine: Machine) -> None:
     assert "healthy" in machine.run("demo")

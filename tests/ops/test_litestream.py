@@ -1,4 +1,4 @@
-"""Litestream, the real one, beside a served book: both are killed, and the replica is restored on an empty machine."""
+"""The real Litestream beside a served book: both are killed, and the replica is restored on an empty machine."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ from minibill.db.connection import open_reader
 from minibill.db.migrations import LITESTREAM_TABLES
 from tests.service_process import Server, mint, open_account, serving
 
-# Installed with the other programs that the tests need, beside this Python.
+# Installed next to this Python, with the other programs for the tests.
 LITESTREAM = str(Path(sys.executable).with_name("litestream"))
 CONFIGURATION = Path(__file__).parents[2] / "docs" / "deploy" / "litestream.yml"
 SECONDS_MAX = 30
 
 
 class Machine:
-    """A folder with a book, and Litestream's configuration for it, which is that of the documentation."""
+    """A folder with a book, and the Litestream configuration of the documentation."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "machine").mkdir()
@@ -51,7 +51,7 @@ class Machine:
 
 
 def minted(db: Path) -> list[int]:
-    """The numbers of the mints in a book, in the order of their entries."""
+    """Return the numbers of the mints in a book, in the order of their entries."""
     with closing(open_reader(db)) as conn:
         rows = conn.execute("SELECT source_id FROM credit_lots ORDER BY id").fetchall()
     return [int(source.removeprefix("order-")) for (source,) in rows]
@@ -82,7 +82,7 @@ def used(server: Server, account: str, first: int, last: int) -> None:
     assert [mint(server, account, number) for number in range(first, last)] == [201] * (last - first)
 
 
-def test_what_was_replicated_is_restored_after_both_were_killed(machine: Machine, tmp_path: Path) -> None:
+def test_a_replica_is_restored_after_both_were_killed(machine: Machine, tmp_path: Path) -> None:
     replica, restored = tmp_path / "replica.db", tmp_path / "empty" / "book.db"
     restored.parent.mkdir()
     with serving(machine.db, MINIBILL_CHECKPOINT_PAGES="0") as server, machine.replicating() as litestream:
@@ -95,16 +95,16 @@ def test_what_was_replicated_is_restored_after_both_were_killed(machine: Machine
     assert machine.restore_replica(replica)
     assert minibill("restore", replica, "--db", restored)["status"] == "healthy"
     assert minibill("verify", "--db", restored)["anchored"] is True
-    # All that had come to the bucket, and of what came later the first part, in order.
+    # All replicated mints, and a prefix of the later ones.
     there = minted(restored)
     assert there == list(range(len(there))) and 40 <= len(there) <= 80
     with serving(restored) as server:
-        # Clients send again what they sent: nothing happens twice.
+        # Clients repeat their requests; none is applied twice.
         assert [mint(server, account, number) for number in range(80)] == [200] * len(there) + [201] * (80 - len(there))
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "80"
 
 
-def test_a_book_that_litestream_was_beside_is_verified_backed_up_and_served_again(machine: Machine, tmp_path: Path) -> None:
+def test_a_replicated_book_can_be_verified_and_backed_up(machine: Machine, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     with serving(machine.db, MINIBILL_CHECKPOINT_PAGES="0") as server, machine.replicating() as litestream:
         account = open_account(server)
@@ -118,7 +118,7 @@ def test_a_book_that_litestream_was_beside_is_verified_backed_up_and_served_agai
         tables = conn.execute("SELECT type, name FROM sqlite_schema WHERE name LIKE '\\_litestream%' ESCAPE '\\'").fetchall()
     assert set(tables) == set(LITESTREAM_TABLES)
     assert minibill("verify", "--db", machine.db)["status"] == "healthy"
-    # Both start again on the same files, and what comes then is replicated as well.
+    # Both restart on the same files, and later writes are replicated too.
     with serving(machine.db, MINIBILL_CHECKPOINT_PAGES="0") as server, machine.replicating():
         used(server, account, 20, 40)
         wait_until_replicated(machine, 39, tmp_path)

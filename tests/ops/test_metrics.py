@@ -1,4 +1,4 @@
-"""Section 7: `GET /metrics` is Prometheus text, needs no token, and says what happened."""
+"""`GET /metrics`: Prometheus text, without a token."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ REFERENCE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").re
 
 
 class Scrape(NamedTuple):
-    """Every sample by name and labels."""
+    """The samples of a response, by name and labels."""
 
     samples: dict[tuple[str, frozenset[tuple[str, str]]], float]
     kinds: dict[str, str]
@@ -56,7 +56,7 @@ def test_requests_are_counted_by_route_method_and_status(api: Api) -> None:
     assert seen.value("minibill_problems_total", code="unauthorized") == 1
 
 
-def test_every_request_is_in_one_bucket_and_every_bucket_holds_the_ones_before_it(api: Api) -> None:
+def test_histogram_buckets_are_cumulative(api: Api) -> None:
     for _ in range(5):
         api.account()
     seen = scrape(api)
@@ -76,28 +76,26 @@ def test_every_request_is_in_one_bucket_and_every_bucket_holds_the_ones_before_i
 @pytest.mark.parametrize(
     ("value", "counts"), [(0, [1, 0, 0]), (1, [1, 0, 0]), (1.5, [0, 1, 0]), (2, [0, 1, 0]), (3, [0, 0, 1])]
 )
-def test_a_value_belongs_to_the_first_bound_that_is_not_less(value: float, counts: list[int]) -> None:
+def test_a_value_on_a_bound_belongs_to_its_bucket(value: float, counts: list[int]) -> None:
     histogram = Histogram((1, 2))
     histogram.observe(value)
     assert (histogram.counts, histogram.total) == (counts, value)
 
 
-def test_who_is_refused_for_the_rate_is_counted(start: Callable[..., Api]) -> None:
+def test_rate_limited_requests_are_counted(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="1")
     api.call("GET", "/accounts")
     problem_of(api.call("GET", "/accounts"), 429, "rate_limited")
     assert scrape(api).value("minibill_problems_total", code="rate_limited") == 1
 
 
-def test_an_answer_given_again_to_a_key_is_counted(api: Api) -> None:
+def test_replayed_responses_are_counted(api: Api) -> None:
     for _ in range(3):
         ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="k"))
     assert scrape(api).value("minibill_replays_total") == 2
 
 
-def test_the_book_is_summed_exactly_also_where_no_column_could_hold_the_sum(
-    tmp_path: Path, migrated_file: Path, loop: Loop
-) -> None:
+def test_totals_over_64_bits_are_exact(tmp_path: Path, migrated_file: Path, loop: Loop) -> None:
     path = tmp_path / "rich.db"
     shutil.copyfile(migrated_file, path)
     largest = 2**63 - 1
@@ -117,7 +115,7 @@ def test_the_book_is_summed_exactly_also_where_no_column_could_hold_the_sum(
     assert (found.available_micro, found.reserved_micro, found.debt_micro) == (3 * (largest - 5), 15, 0)
 
 
-def test_balances_debts_and_rows_are_told(api: Api) -> None:
+def test_balances_debts_and_rows_are_reported(api: Api) -> None:
     account = api.account(100)
     api.reserve(account, 30)
     owing = api.account(10)
@@ -131,7 +129,7 @@ def test_balances_debts_and_rows_are_told(api: Api) -> None:
     assert seen.value("minibill_rows", table="audit") == 4
 
 
-def test_the_sums_are_made_anew_only_when_they_are_old(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_totals_are_cached(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     api.account(5)
     assert scrape(api).value("minibill_available_micro") == 5
     api.account(6)
@@ -141,7 +139,7 @@ def test_the_sums_are_made_anew_only_when_they_are_old(api: Api, monkeypatch: py
     assert scrape(api).value("minibill_available_micro") == 11
 
 
-def test_the_writer_says_how_it_groups_and_how_long_commits_take(api: Api) -> None:
+def test_batch_sizes_and_commit_times_are_reported(api: Api) -> None:
     api.account(5)
     seen = scrape(api)
     assert seen.value("minibill_commit_batch_size_count") == seen.value("minibill_commit_seconds_count") == 2
@@ -151,7 +149,7 @@ def test_the_writer_says_how_it_groups_and_how_long_commits_take(api: Api) -> No
     assert seen.value("minibill_wal_bytes") > 0 and seen.value("minibill_database_bytes") > 0
 
 
-def test_sweeps_are_counted_with_what_they_wrote_down(api: Api) -> None:
+def test_sweeps_and_expirations_are_counted(api: Api) -> None:
     api.account(5, expiresAt=api.after(10))
     before = scrape(api)
     api.advance(20)
@@ -161,7 +159,7 @@ def test_sweeps_are_counted_with_what_they_wrote_down(api: Api) -> None:
     assert seen.value("minibill_sweep_seconds_total") > before.value("minibill_sweep_seconds_total")
 
 
-def test_the_last_reconciliation_is_told_check_by_check(api: Api) -> None:
+def test_the_last_reconciliation_is_reported_by_check(api: Api) -> None:
     names = {name for name, _ in scrape(api).samples}
     assert not any(name.startswith("minibill_reconciliation") for name in names)
     ok(api.post("/reconciliation"))
@@ -170,7 +168,7 @@ def test_the_last_reconciliation_is_told_check_by_check(api: Api) -> None:
     assert seen.value("minibill_reconciliation_timestamp_seconds") > 1.7e9
 
 
-def test_ready_and_the_build_are_told(api: Api) -> None:
+def test_readiness_and_versions_are_reported(api: Api) -> None:
     seen = scrape(api)
     assert seen.value("minibill_ready") == 1
     assert [dict(labels).keys() for name, labels in seen.samples if name == "minibill_build_info"] == [
@@ -181,7 +179,7 @@ def test_ready_and_the_build_are_told(api: Api) -> None:
     api.loop.run(api.book.probe_if_failing())
 
 
-def test_every_metric_is_documented_with_its_kind_and_every_documented_one_is_there(api: Api) -> None:
+def test_the_documented_metrics_are_those_that_exist(api: Api) -> None:
     api.account(5)
     problem_of(api.call("GET", "/nothing"), 404, "not_found")
     kinds = scrape(api).kinds

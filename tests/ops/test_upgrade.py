@@ -1,4 +1,4 @@
-"""An upgrade: the database of each released version becomes one of this version, with all that was in it."""
+"""Upgrades: the database of each release migrates to this version, with all of its data."""
 
 from contextlib import closing
 from pathlib import Path
@@ -32,13 +32,13 @@ def rows(db: Path) -> dict[str, int]:
 
 @pytest.fixture(params=VERSIONS)
 def released(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The database of a version, as an operator has it before the upgrade."""
+    """Return the database of a release, before the upgrade."""
     db = tmp_path / "book.db"
     release_db.load(request.param, db)
     return db
 
 
-def test_a_database_of_each_version_becomes_one_of_this_version(released: Path) -> None:
+def test_a_database_of_each_release_migrates_to_this_version(released: Path) -> None:
     before = rows(released)
     assert before["credit_ledger"] > 0 and before["admin_audit_log"] > 0
     assert migrate(released).exit_code == 0
@@ -50,7 +50,7 @@ def test_a_database_of_each_version_becomes_one_of_this_version(released: Path) 
     assert [version for (version,) in applied] == [migration.version for migration in all_migrations()]
 
 
-def test_it_reconciles_and_goes_on_to_be_used(released: Path, loop: Loop) -> None:
+def test_a_migrated_database_reconciles_and_takes_writes(released: Path, loop: Loop) -> None:
     assert migrate(released).exit_code == 0
     assert verify_file(released).report.status == "healthy"
     api = Api(released, loop, {})
@@ -66,20 +66,20 @@ def test_it_reconciles_and_goes_on_to_be_used(released: Path, loop: Loop) -> Non
         api.stop()
 
 
-def test_a_migration_that_a_release_has_is_not_edited_any_more(released: Path) -> None:
+def test_released_migrations_are_unchanged(released: Path) -> None:
     with closing(sqlite3.connect(released, isolation_level=None)) as conn:
         conn.execute("UPDATE schema_migrations SET checksum = 'of another text' WHERE version = 1")
     result = migrate(released)
     assert result.exit_code == 2 and "another text" in result.output
 
 
-def test_every_version_of_the_changelog_has_its_database_and_no_other_has_one() -> None:
+def test_each_version_of_the_changelog_has_a_database() -> None:
     assert {file.stem for file in release_db.FOLDER.glob("*.sql")} == set(VERSIONS)
     assert next(iter(VERSIONS)) == minibill.__version__
 
 
-def test_the_database_of_the_version_to_come_is_what_this_source_makes() -> None:
-    """When this fails after a change of the schema: `make schema`, if that version really is not released yet."""
+def test_the_database_of_the_next_version_is_current() -> None:
+    """If this fails after a change of the schema, run `make schema`, unless that version is released."""
     for version, is_released in VERSIONS.items():
         if not is_released:
             assert release_db.dump_of(version).read_text("utf-8") == release_db.dump_now()

@@ -1,6 +1,7 @@
-"""A command line whose `serve --dev --test-clock` is the service that tests get: what runs on `minibill` can run on that.
+"""A command line whose `serve --dev --test-clock` starts the service of `minibill.testing`.
 
-`MINIBILL_COMMAND="python -m tests.testing.command"`; everything else is minibill's own.
+With `MINIBILL_COMMAND="python -m tests.testing.command"`, suites for `minibill` run on it. Other commands are minibill's
+own.
 """
 
 import os
@@ -23,7 +24,7 @@ def _is_for_tests() -> bool:
 
 
 def serve() -> None:
-    """Serves until it is told to stop."""
+    """Serve until a signal stops the process."""
     told = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: told.set())

@@ -1,4 +1,4 @@
-"""The books that other people's tests get: `minibill_book`, `minibill_service`, and the example project that uses them."""
+"""The pytest fixtures `minibill_book` and `minibill_service`, and the example project that uses them."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from tests.api_client import Loop
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example"
 
 
-def test_a_book_reads_like_a_sentence(minibill_book: BookForTests) -> None:
+def test_a_book_records_what_a_test_does(minibill_book: BookForTests) -> None:
     book = minibill_book
     book.give("ada", 5_000_000)
     held = book.api.reserve(book.account("ada"), 700)
@@ -40,7 +40,7 @@ def test_each_test_has_an_empty_book(minibill_book: BookForTests, turn: int) -> 
     assert minibill_book.balance("ada") == turn
 
 
-def test_a_prepared_book_comes_back_as_it_was(minibill_book: BookForTests) -> None:
+def test_a_snapshot_restores_a_prepared_book(minibill_book: BookForTests) -> None:
     book = minibill_book
     book.give("ada", 5)
     book.api.revoke_token("stolen")
@@ -51,7 +51,7 @@ def test_a_prepared_book_comes_back_as_it_was(minibill_book: BookForTests) -> No
     book.restore(before[0])
     assert (book.story("ada"), book.now) == ([("grant", 5)], before[1])
     assert [account.entity_id for account in book.api.accounts()] == ["ada"]
-    # What is written from here on goes on from there.
+    # Later writes continue from the snapshot.
     book.give("ada", 8)
     assert [entry.entry_seq for entry in book.entries("ada")] == [1, 2]
     book.verify()
@@ -59,7 +59,7 @@ def test_a_prepared_book_comes_back_as_it_was(minibill_book: BookForTests) -> No
     assert list(book.api.accounts()) == []
 
 
-def test_a_snapshot_takes_the_tokens_that_were_revoked_with_it(minibill_book: BookForTests) -> None:
+def test_a_snapshot_includes_revoked_tokens(minibill_book: BookForTests) -> None:
     book = minibill_book
     clean = book.snapshot()
     token = book.token()
@@ -74,7 +74,7 @@ def test_a_snapshot_takes_the_tokens_that_were_revoked_with_it(minibill_book: Bo
     assert ask().status_code == 200
 
 
-def test_time_stands_still_until_it_is_moved(minibill_book: BookForTests) -> None:
+def test_time_stands_still_until_a_test_advances_it(minibill_book: BookForTests) -> None:
     book = minibill_book
     assert book.now == START
     book.give("ada", 5, expires_at=START + timedelta(hours=1))
@@ -85,7 +85,7 @@ def test_time_stands_still_until_it_is_moved(minibill_book: BookForTests) -> Non
     assert book.story("ada") == [("grant", 5), ("expire", -5)]
 
 
-def test_the_same_book_is_there_in_process_and_on_a_port(minibill_book: BookForTests, loop: Loop) -> None:
+def test_the_same_book_is_served_on_a_port(minibill_book: BookForTests, loop: Loop) -> None:
     book = minibill_book
     account = book.account("ada")
     with Client(book.url, book.token()) as client:
@@ -103,7 +103,7 @@ def test_the_same_book_is_there_in_process_and_on_a_port(minibill_book: BookForT
     assert loop.run(through_asgi()) == "ada"
 
 
-def test_a_token_may_do_what_its_scopes_say(minibill_book: BookForTests) -> None:
+def test_a_token_has_the_given_scopes(minibill_book: BookForTests) -> None:
     book = minibill_book
     with Client(book.url, book.token("admin:billing:read", sub="reader")) as reader:
         assert list(reader.accounts()) == []
@@ -113,7 +113,7 @@ def test_a_token_may_do_what_its_scopes_say(minibill_book: BookForTests) -> None
         service.campaign("camp_1")
 
 
-def test_a_book_that_is_not_sound_is_told(minibill_book: BookForTests) -> None:
+def test_verify_fails_for_a_damaged_book(minibill_book: BookForTests) -> None:
     book = minibill_book
     book.give("ada", 5)
     with closing(sqlite3.connect(book.path, isolation_level=None)) as conn:
@@ -131,7 +131,7 @@ def test_the_example_project_passes_its_own_tests() -> None:
     assert " passed" in ran.stdout
 
 
-def test_reading_an_account_that_nobody_opened_names_it(minibill_book: BookForTests) -> None:
+def test_reading_an_unknown_account_names_it(minibill_book: BookForTests) -> None:
     book = minibill_book
     book.give("ada", 5)
     for read in (book.balance, book.reserved, book.debt, book.entries, book.story):
@@ -140,14 +140,14 @@ def test_reading_an_account_that_nobody_opened_names_it(minibill_book: BookForTe
     assert [account.entity_id for account in book.api.accounts()] == ["ada"]
 
 
-def test_a_book_for_tests_takes_its_path_as_text(tmp_path: Path) -> None:
+def test_the_path_of_a_book_may_be_text(tmp_path: Path) -> None:
     with closing(BookForTests(str(tmp_path / "book.db"))) as book:
         assert book.path == tmp_path / "book.db"
         book.give("ada", 5)
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:book.db", "file:book.db?mode=memory", ""])
-def test_a_name_that_is_no_file_is_rejected_in_plain_words(name: str) -> None:
+def test_memory_and_uri_names_are_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=r"no file name|is empty"):
         BookForTests(name)
     with pytest.raises(ValueError, match=r"no file name|is empty"):

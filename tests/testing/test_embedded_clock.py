@@ -1,4 +1,4 @@
-"""A book inside a program does not follow a wall clock that jumps ahead, until the program accepts it."""
+"""An embedded book does not follow a wall clock that jumps ahead until the program accepts it."""
 
 from pathlib import Path
 

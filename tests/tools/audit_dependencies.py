@@ -1,7 +1,7 @@
-"""Whether what is installed is known to be vulnerable: `python -m tests.tools.audit_dependencies`, part of `make lint`.
+"""Check the pinned dependencies for known vulnerabilities with pip-audit: `python -m tests.tools.audit_dependencies`.
 
-Asks with pip-audit for every pinned dependency. A known vulnerability is a failure. Where nobody can be asked, because there
-is no network or the service does not answer, one line says so and nothing fails: that is no fault of the change at hand.
+`make lint` runs it. A known vulnerability is a failure. If the vulnerability service can't be reached, it prints one line
+and succeeds, because that is not a fault of the code.
 """
 
 import json
@@ -12,20 +12,20 @@ from typing import NamedTuple
 
 LOCK = Path(__file__).parents[2] / "requirements.lock"
 
-# The service answers for one dependency at a time; a connection that takes longer will not come.
+# pip-audit sends one request per dependency. A connection that takes longer will fail.
 CONNECT_SECONDS_MAX = 5
 SECONDS_MAX = 120
 
 
 class Verdict(NamedTuple):
-    """What to say, and whether it is a failure."""
+    """The line to print, and true if it is a failure."""
 
     line: str
     is_failure: bool
 
 
 def judge(report: str, complaint: str) -> Verdict:
-    """What pip-audit's report on stdout and its complaint on stderr come to."""
+    """Return the verdict on pip-audit's report from stdout and its errors from stderr."""
     try:
         dependencies = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
@@ -48,7 +48,7 @@ def judge(report: str, complaint: str) -> Verdict:
 
 
 def audit() -> Verdict:
-    """Asks about every dependency of the lock."""
+    """Run pip-audit on the lock."""
     options = ["--requirement", str(LOCK), "--disable-pip", "--require-hashes", "--format", "json"]
     quiet = ["--progress-spinner", "off", "--timeout", str(CONNECT_SECONDS_MAX)]
     try:

@@ -1,7 +1,7 @@
-"""Fuzzes one target with atheris: `python -m tests.faults.fuzz TARGET FOLDER [options of libFuzzer]`.
+"""Fuzz one target with atheris: `python -m tests.faults.fuzz TARGET FOLDER [options of libFuzzer]`.
 
-Begins with the target's seeds and keeps in the folder what reaches something new. Ends with 0 when the time was up, and with
-libFuzzer's own code when something was found, with the input in a file.
+The run starts with the target's seeds, and stores inputs that reach new code in the folder. It exits with 0 when the time is
+up. After a finding it exits with libFuzzer's code and stores the input in a file.
 """
 
 import importlib

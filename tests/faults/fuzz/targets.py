@@ -1,7 +1,7 @@
-"""What is fuzzed: each target takes any bytes, hands them to one of the parsers that callers reach, and raises for what must
-never happen: an exception that is no refusal, or something taken that should not be.
+"""Fuzz targets: each passes bytes to a parser that clients reach.
 
-`make test` runs the seeds and what hypothesis makes of them; `make torture` hands the same targets to atheris.
+A target raises for an exception that is not an error response, and for invalid input that the parser accepts. `make test`
+runs the seeds and hypothesis; `make torture` runs the same targets with atheris.
 """
 
 import asyncio
