@@ -21,8 +21,8 @@ class Sizes(NamedTuple):
     reconcile_entries: int
     # Writes of each kind in the book whose size is measured; a multiple of 1,000.
     footprint: int
-    # Reservations that expire together, on accounts of their own and on one account, which may have 10,000. Rows that are
-    # imported. The seconds for which the load runs alone, and beside them at most.
+    # Reservations that expire together, on separate accounts and on one account, which may have 10,000. Imported rows. The
+    # seconds of the load alone, and its maximum seconds during the work.
     expiring: int
     crowded: int
     imported: int

@@ -20,7 +20,7 @@ def test_a_known_vulnerability_is_a_failure_and_is_named() -> None:
     assert verdict.is_failure and "click 1.0: PYSEC-2026-1" in verdict.line
 
 
-def test_no_known_vulnerability_is_none() -> None:
+def test_no_known_vulnerability_succeeds() -> None:
     assert judge(report(GOOD), "") == ("No known vulnerability in 1 dependencies", False)
 
 

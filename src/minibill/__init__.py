@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def open(  # noqa: A001 - `minibill.open` is the expected name, and nobody imports it without its module.
+def open(  # noqa: A001 - `minibill.open` is the expected name, and users import it with its module.
     path: str | PathLike[str],
     *,
     actor: str = "program",

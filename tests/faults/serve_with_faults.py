@@ -13,17 +13,17 @@ from tests.faults import vfs
 class FailsOnceFileExists:
     """Make one kind of operation fail as soon as a file exists."""
 
-    def __init__(self, kind: str, told: Path) -> None:
-        self._kind, self._told = kind, told
+    def __init__(self, kind: str, trigger: Path) -> None:
+        self._kind, self._trigger = kind, trigger
 
     def about_to(self, kind: str, path: Path) -> int:
-        return vfs.ERRORS[kind] if kind == self._kind and self._told.exists() else vfs.OK
+        return vfs.ERRORS[kind] if kind == self._kind and self._trigger.exists() else vfs.OK
 
     def did(self, kind: str, path: Path, where: int, data: bytes) -> None:
         pass
 
 
 if __name__ == "__main__":
-    kind, told, *arguments = sys.argv[1:]
-    vfs.watch(FailsOnceFileExists(kind, Path(told)))
+    kind, trigger, *arguments = sys.argv[1:]
+    vfs.watch(FailsOnceFileExists(kind, Path(trigger)))
     main(["serve", *arguments])

@@ -11,7 +11,7 @@ from tests.service_process import Server
 
 @contextlib.contextmanager
 def failing_calls(server: Server, injection: str) -> Iterator[None]:
-    """Has system calls of a server fail inside, as strace's `inject=` says. Skips the test where tracing is not allowed."""
+    """Make system calls of a server fail with strace's `inject=`. Skip the test where tracing is not allowed."""
     call = injection.partition(":")[0]
     command = ["strace", "-f", "-p", str(server.process.pid), "-e", f"trace={call}", "-e", f"inject={injection}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:

@@ -206,18 +206,18 @@ class Tally:
 
     def flip(self, state: State, ending: str, bit: int, bits: int, where: str) -> None:
         verdict = judge(state, state.flipped(ending, bit, bits), self.folder)
-        told = bool(verdict.verify or verdict.start)
+        detected = bool(verdict.verify or verdict.start)
         self.counts["flips"] += 1
         self.counts["changed the book"] += verdict.changed
-        self.counts["changed nothing, and were told of"] += told and not verdict.changed
-        if verdict.changed and not told:
-            self.missed.append(f"not told: {bits} bits at {bit} of {where}")
+        self.counts["changed nothing and were reported"] += detected and not verdict.changed
+        if verdict.changed and not detected:
+            self.missed.append(f"not detected: {bits} bits at {bit} of {where}")
         # Damage outside of rows is in an index or a page of the file.
         if not verdict.changed and verdict.verify and verdict.verify != [FILE_CHECK] and FILE_CHECK not in verdict.verify:
             self.missed.append(f"false alarm: {bits} bits at {bit} of {where}: {verdict}")
 
     def line(self) -> str:
-        return ", ".join(f"{count:,} {what}" for what, count in self.counts.items()) + ", all of these told"
+        return ", ".join(f"{count:,} {what}" for what, count in self.counts.items()) + ", all of these detected"
 
 
 @pytest.fixture

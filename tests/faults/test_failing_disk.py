@@ -161,10 +161,12 @@ def test_the_process_ends_if_a_write_has_an_unknown_outcome(
     # Skips the test where the disk can't be made to fail.
     vfs.watch(None)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    told = tmp_path / "fail"
-    with serving(tmp_path / NAME, serve=[sys.executable, "-m", "tests.faults.serve_with_faults", kind, str(told)]) as server:
+    trigger = tmp_path / "fail"
+    with serving(
+        tmp_path / NAME, serve=[sys.executable, "-m", "tests.faults.serve_with_faults", kind, str(trigger)]
+    ) as server:
         account = open_account(server)
-        ends_and_is_asked_again(server, account, tmp_path / NAME, fail=told.touch)
+        ends_and_is_asked_again(server, account, tmp_path / NAME, fail=trigger.touch)
     said = [line for line in capfd.readouterr().err.splitlines() if "critical" in line]
     assert len(said) == 1 and "the outcome of writes in flight is unknown" in said[0]
 

@@ -251,7 +251,7 @@ class Judge:
             self._hold(each, not own or own[0] > floors[each.began], "its entries were seen before it began")
             self._hold(each, self._is_so(each), "it does not say what the ledger says")
         if self.ledger.unclaimed:
-            self.wrong.append((f"entries that no answer tells of: {sorted(self.ledger.unclaimed)[:5]}", heard[-1]))
+            self.wrong.append((f"entries of no acknowledged write: {sorted(self.ledger.unclaimed)[:5]}", heard[-1]))
 
     def _hold(self, each: Answered, holds: bool, else_: str) -> None:
         if not holds:

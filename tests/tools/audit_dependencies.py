@@ -29,22 +29,22 @@ def judge(report: str, complaint: str) -> Verdict:
     try:
         dependencies = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
-        last = complaint.strip().splitlines()[-1:] or ["no answer"]
-        return Verdict(f"Dependencies were not audited, since nobody could be asked: {last[0][:200]}", False)
+        last = complaint.strip().splitlines()[-1:] or ["pip-audit printed nothing"]
+        return Verdict(f"Dependencies were not audited: {last[0][:200]}", False)
     vulnerable = [
         f"{dependency['name']} {dependency['version']}: {', '.join(found['id'] for found in dependency['vulns'])}"
         for dependency in dependencies
         if dependency.get("vulns")
     ]
-    asked = [dependency for dependency in dependencies if "skip_reason" not in dependency]
+    audited = [dependency for dependency in dependencies if "skip_reason" not in dependency]
     if vulnerable:
         return Verdict("Known vulnerabilities: " + "; ".join(vulnerable), True)
-    if len(asked) < len(dependencies):
-        unasked = len(dependencies) - len(asked)
+    if len(audited) < len(dependencies):
+        skipped = len(dependencies) - len(audited)
         return Verdict(
-            f"Of {len(dependencies)} dependencies {unasked} were not audited: the service does not know them", False
+            f"Of {len(dependencies)} dependencies {skipped} were not audited: the service does not know them", False
         )
-    return Verdict(f"No known vulnerability in {len(asked)} dependencies", False)
+    return Verdict(f"No known vulnerability in {len(audited)} dependencies", False)
 
 
 def audit() -> Verdict:
@@ -56,7 +56,7 @@ def audit() -> Verdict:
             [sys.executable, "-m", "pip_audit", *options, *quiet], capture_output=True, text=True, timeout=SECONDS_MAX
         )
     except subprocess.TimeoutExpired:
-        return Verdict(f"Dependencies were not audited: no answer within {SECONDS_MAX} s", False)
+        return Verdict(f"Dependencies were not audited: no response within {SECONDS_MAX} s", False)
     return judge(result.stdout, result.stderr)
 
 

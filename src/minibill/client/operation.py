@@ -16,7 +16,7 @@ Json = Mapping[str, Any]
 _DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 
 # An account, by its id or by its entity.
-Who = str | Entity
+AccountRef = str | Entity
 
 
 class Operation(NamedTuple):
@@ -42,7 +42,7 @@ class PageOf(msgspec.Struct, Generic[T], rename="camel"):
 class GrantTo(msgspec.Struct, frozen=True):
     """A grant of a batch: the account, and an amount in micro-units or the input of the campaign's formula."""
 
-    who: Who
+    who: AccountRef
     amount_micro: int | None = None
     formula_input: Json | None = None
 
@@ -119,7 +119,7 @@ def flag(value: bool) -> str | None:
     return "true" if value else None
 
 
-def account_of(who: Who) -> dict[str, Any]:
+def account_of(who: AccountRef) -> dict[str, Any]:
     """Return the member that names an account."""
     return {"accountId": who} if isinstance(who, str) else {"entity": who}
 

@@ -1,4 +1,4 @@
-"""Where fuzzing begins: inputs of each target that come far, and whatever was ever found to break one."""
+"""Seeds of the fuzz targets: inputs that reach much code, and inputs of past findings."""
 
 import msgspec
 

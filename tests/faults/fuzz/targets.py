@@ -78,7 +78,7 @@ def decode_body(data: bytes) -> None:
 
 
 def _look_into(decoded: Any) -> None:
-    """What handlers do with a body before anything is written."""
+    """Decode and check a body as the handlers do before a write."""
     for field in msgspec.structs.fields(decoded):
         value = getattr(decoded, field.name)
         if isinstance(value, msgspec.Raw) and (kept := json_object(value, field.encode_name)) is not None:
@@ -96,7 +96,7 @@ def _look_into(decoded: Any) -> None:
 
 
 def _is_json(text: bytes) -> bool:
-    """What another parser says. It has its own limit on depth and on digits, so these say nothing."""
+    """Return true if Python's parser accepts a text, or if the text exceeds its limit on depth."""
     try:
         json.loads(text.decode(), parse_constant=_no_constant, parse_int=str, parse_float=str)
     except RecursionError:
@@ -201,7 +201,7 @@ def _changed(kind: CallerKind, changes: str) -> tuple[bytes, bytes]:
 
 
 def _require_good(kind: CallerKind, text: str) -> None:
-    """The rules of the contract's section 2, read again."""
+    """Assert that a token satisfies the rules of docs/reference/http-api.md, independently of the tested code."""
     signed, _, signature = text.rpartition(".")
     assert signature == _base64(hmac.digest(_KEYS[kind], signed.encode(), "sha256"))
     header, payload = (json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in signed.split("."))
@@ -217,7 +217,7 @@ def _require_good(kind: CallerKind, text: str) -> None:
 
 @contextlib.contextmanager
 def _at_a_standing_clock() -> Iterator[Callable[[bytes], None]]:
-    """Times in a seed are good for ever."""
+    """Freeze the clock, so that times in seeds stay valid."""
     now = datetime.fromtimestamp(NOW_S, UTC)
     with (
         patch("minibill.auth.tokens.real_now_us", lambda: NOW_S * US_PER_SECOND),

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from minibill.api.types import EntityType
 from minibill.client._async.base import AsyncBaseClient
-from minibill.client.operation import Json, TierOf, Who, account_of, flag, make_operation, micro, tier, time
+from minibill.client.operation import AccountRef, Json, TierOf, account_of, flag, make_operation, micro, tier, time
 from minibill.discounts.schemas import Membership, Quote, Tiers
 from minibill.ledger.schemas import (
     Account,
@@ -122,7 +122,7 @@ class AsyncAccounts(AsyncBaseClient):
 
     async def reserve(
         self,
-        who: Who,
+        who: AccountRef,
         amount_micro: int,
         *,
         pool_id: str | None = None,

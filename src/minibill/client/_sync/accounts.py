@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from minibill.api.types import EntityType
 from minibill.client._sync.base import BaseClient
-from minibill.client.operation import Json, TierOf, Who, account_of, flag, make_operation, micro, tier, time
+from minibill.client.operation import AccountRef, Json, TierOf, account_of, flag, make_operation, micro, tier, time
 from minibill.discounts.schemas import Membership, Quote, Tiers
 from minibill.ledger.schemas import (
     Account,
@@ -124,7 +124,7 @@ class Accounts(BaseClient):
 
     def reserve(
         self,
-        who: Who,
+        who: AccountRef,
         amount_micro: int,
         *,
         pool_id: str | None = None,
