@@ -14,7 +14,6 @@ from minibill.auth.scopes import ALL_SCOPES, EVERYTHING, READ
 from minibill.auth.tokens import sign_token
 from minibill.core.clock import US_PER_SECOND
 from minibill.db.sqlite import Connection
-from minibill.integrity.audited_settings import DENIED_SECONDS_MIN
 from tests.api_client import SECRETS, Api, log_fields, ok, problem_of
 from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from minibill.cli.import_progress import import_progress
-from minibill.client.retries import BACKOFF_S, UNMET_TRIES_MAX
+from minibill.client.retries import BACKOFF_S, FIRST_CONTACT_ATTEMPTS_MAX
 from tests.api_client import UNIT, Api, ok
 from tests.cli.faulty_transport import (
     CONNECTION_REFUSED,
@@ -233,7 +233,10 @@ def test_an_unreachable_service_is_given_up_after_a_few_attempts(
     assert f"Error: {URL} can't be reached: [Errno 111] Connection refused" in one_line(result.stderr)
     assert "may have been paid" not in result.stderr
     assert "Nothing new was paid" in result.stderr
-    assert (len(transport.requests), sum(waits)) == (UNMET_TRIES_MAX, sum(BACKOFF_S[: UNMET_TRIES_MAX - 1]))
+    assert (len(transport.requests), sum(waits)) == (
+        FIRST_CONTACT_ATTEMPTS_MAX,
+        sum(BACKOFF_S[: FIRST_CONTACT_ATTEMPTS_MAX - 1]),
+    )
 
 
 def test_a_service_that_goes_away_leaves_the_last_batch_in_doubt(api: Api, pay: Run, transport: FaultyTransport) -> None:

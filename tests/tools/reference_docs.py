@@ -21,7 +21,7 @@ from minibill.cli.help import Command, Group
 from minibill.cli.main import main
 from minibill.config import OTHER_VARIABLES, SETTINGS, Setting, read_settings
 from minibill.metrics.prometheus import SOURCES
-from minibill.metrics.totals import NOT_YET
+from minibill.metrics.totals import UNKNOWN
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "reference"
@@ -263,7 +263,7 @@ async def _families() -> list[Metric]:
         book = await Book.open(Path(folder, "book.db"))
         try:
             state = make_state(book, settings)
-            families = [family for source in SOURCES for family in source(state, NOT_YET)]
+            families = [family for source in SOURCES for family in source(state, UNKNOWN)]
         finally:
             await book.close()
     return [*families, *ProcessCollector(registry=None).collect()]

@@ -79,7 +79,7 @@ def _files(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
         ("minibill_database_bytes", path, "Size of the database file."),
         ("minibill_wal_bytes", path.with_name(path.name + "-wal"), "Size of the write-ahead log."),
     ):
-        yield GaugeMetricFamily(name, help_text, value=file.stat().st_size if file.exists() else 0)
+        yield GaugeMetricFamily(name, what, value=file.stat().st_size if file.exists() else 0)
 
 
 def _sweeps(state: AppState, _: LedgerTotals) -> Iterator[Metric]:
@@ -126,7 +126,7 @@ def _webhooks(state: AppState, sums: LedgerTotals) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "minibill_webhook_lag_events",
         "Events that the webhook furthest behind has yet to accept, of all types.",
-        value=sums.webhook_behind,
+        value=sums.webhook_lag_events,
     )
     yield GaugeMetricFamily(
         "minibill_webhooks_failing", "Enabled webhooks whose deliveries are failing.", value=sums.webhooks_failing
@@ -153,7 +153,7 @@ def _book(_: AppState, sums: LedgerTotals) -> Iterator[Metric]:
     yield GaugeMetricFamily("minibill_available_micro", "Available credits of all accounts.", value=sums.available_micro)
     yield GaugeMetricFamily("minibill_reserved_micro", "Reserved credits of all accounts.", value=sums.reserved_micro)
     yield GaugeMetricFamily("minibill_debt_micro", "Open debts of all accounts.", value=sums.debt_micro)
-    age_s = monotonic_s() - sums.made_s
+    age_s = monotonic_s() - sums.computed_s
     yield GaugeMetricFamily(
         "minibill_totals_age_seconds",
         "Age of the three totals above: at most 15 s, or 100 times their computing time if that is longer.",
