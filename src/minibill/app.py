@@ -1,4 +1,4 @@
-"""The application: every route and hook on one screen."""
+"""The application: the table of all routes, and the ASGI application that serves them."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,10 @@ from litestar import Response as LitestarResponse
 from litestar.types import ASGIApp, Receive
 
 from minibill.api import clock, health, tokens
-from minibill.api.access_log import answered
+from minibill.api.access_log import record_request
 from minibill.api.context import CONTEXT, AppState, Context
 from minibill.api.cursors import Cursors
+from minibill.api.endpoint import endpoints
 from minibill.api.middleware import RequestMiddleware
 from minibill.api.openapi import routes as schema
 from minibill.api.response import problem_response
@@ -44,53 +45,53 @@ from minibill.ledger import routes as ledger
 from minibill.metrics import routes as metrics_routes
 from minibill.webhooks import routes as webhooks
 
-# Method, path under /admin/billing, handler, scope. {name:str} is what a handler calls a segment.
+# Method, path under /admin/billing, handler, scope. A handler reads {name} as `request.segment("name")`.
 ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("POST", "/accounts", ledger.open_one, ACCOUNTS_WRITE),
     ("GET", "/accounts", ledger.list_accounts, READ),
-    ("GET", "/accounts/{account_id:str}", ledger.show_account, READ),
-    ("GET", "/accounts/{account_id:str}/balance", ledger.show_balance, READ),
-    ("GET", "/accounts/{account_id:str}/lots", ledger.list_lots, READ),
-    ("GET", "/accounts/{account_id:str}/history", ledger.list_history, READ),
-    ("POST", "/accounts/{account_id:str}/mint", ledger.mint_credits, MINT_WRITE),
-    ("POST", "/accounts/{account_id:str}/reservations", ledger.reserve_for, ACCOUNTS_WRITE),
-    ("GET", "/accounts/{account_id:str}/debts", ledger.list_debts, READ),
-    ("POST", "/accounts/{account_id:str}/debts/{debt_id:str}/forgive", ledger.forgive_one, REFUNDS_WRITE),
-    ("GET", "/reservations/{reservation_id:str}", ledger.show_reservation, READ),
-    ("POST", "/reservations/{reservation_id:str}/finalize", ledger.finalize_one, ACCOUNTS_WRITE),
-    ("POST", "/reservations/{reservation_id:str}/release", ledger.release_one, ACCOUNTS_WRITE),
-    ("PUT", "/discounts/{community_id:str}/tiers", discounts.put_tiers, DISCOUNTS_WRITE),
-    ("GET", "/discounts/{community_id:str}/tiers", discounts.show_tiers, READ),
-    ("GET", "/accounts/{account_id:str}/memberships", discounts.list_memberships, READ),
-    ("PUT", "/accounts/{account_id:str}/memberships/{community_id:str}", discounts.put, ACCOUNTS_WRITE),
-    ("DELETE", "/accounts/{account_id:str}/memberships/{community_id:str}", discounts.delete, ACCOUNTS_WRITE),
-    ("GET", "/accounts/{account_id:str}/quote", discounts.show_quote, READ),
-    ("PUT", "/accounts/{account_id:str}/thresholds", events.put_thresholds, ACCOUNTS_WRITE),
-    ("GET", "/accounts/{account_id:str}/thresholds", events.show_thresholds, READ),
+    ("GET", "/accounts/{account_id}", ledger.show_account, READ),
+    ("GET", "/accounts/{account_id}/balance", ledger.show_balance, READ),
+    ("GET", "/accounts/{account_id}/lots", ledger.list_lots, READ),
+    ("GET", "/accounts/{account_id}/history", ledger.list_history, READ),
+    ("POST", "/accounts/{account_id}/mint", ledger.mint_credits, MINT_WRITE),
+    ("POST", "/accounts/{account_id}/reservations", ledger.reserve_for, ACCOUNTS_WRITE),
+    ("GET", "/accounts/{account_id}/debts", ledger.list_debts, READ),
+    ("POST", "/accounts/{account_id}/debts/{debt_id}/forgive", ledger.forgive_one, REFUNDS_WRITE),
+    ("GET", "/reservations/{reservation_id}", ledger.show_reservation, READ),
+    ("POST", "/reservations/{reservation_id}/finalize", ledger.finalize_one, ACCOUNTS_WRITE),
+    ("POST", "/reservations/{reservation_id}/release", ledger.release_one, ACCOUNTS_WRITE),
+    ("PUT", "/discounts/{community_id}/tiers", discounts.put_tiers, DISCOUNTS_WRITE),
+    ("GET", "/discounts/{community_id}/tiers", discounts.show_tiers, READ),
+    ("GET", "/accounts/{account_id}/memberships", discounts.list_memberships, READ),
+    ("PUT", "/accounts/{account_id}/memberships/{community_id}", discounts.put, ACCOUNTS_WRITE),
+    ("DELETE", "/accounts/{account_id}/memberships/{community_id}", discounts.delete, ACCOUNTS_WRITE),
+    ("GET", "/accounts/{account_id}/quote", discounts.show_quote, READ),
+    ("PUT", "/accounts/{account_id}/thresholds", events.put_thresholds, ACCOUNTS_WRITE),
+    ("GET", "/accounts/{account_id}/thresholds", events.show_thresholds, READ),
     ("POST", "/campaigns", campaigns.create, CAMPAIGNS_WRITE),
     ("GET", "/campaigns", campaigns.list_campaigns, READ),
-    ("GET", "/campaigns/{campaign_id:str}", campaigns.show, READ),
-    ("PATCH", "/campaigns/{campaign_id:str}", campaigns.edit, CAMPAIGNS_WRITE),
-    ("POST", "/campaigns/{campaign_id:str}/activate", campaigns.activate, CAMPAIGNS_WRITE),
-    ("POST", "/campaigns/{campaign_id:str}/pause", campaigns.pause, CAMPAIGNS_WRITE),
-    ("POST", "/campaigns/{campaign_id:str}/complete", campaigns.complete, CAMPAIGNS_WRITE),
-    ("POST", "/campaigns/{campaign_id:str}/grants/batch", campaigns.pay, GRANTS_WRITE),
-    ("GET", "/campaigns/{campaign_id:str}/grants", campaigns.list_grants, READ),
-    ("POST", "/campaigns/{campaign_id:str}/grants/{grant_id:str}/revoke", campaigns.revoke_one, GRANTS_WRITE),
-    ("POST", "/campaigns/{campaign_id:str}/revoke", campaigns.revoke_all, GRANTS_WRITE),
-    ("GET", "/campaigns/{campaign_id:str}/stats", campaigns.show_stats, READ),
+    ("GET", "/campaigns/{campaign_id}", campaigns.show, READ),
+    ("PATCH", "/campaigns/{campaign_id}", campaigns.edit, CAMPAIGNS_WRITE),
+    ("POST", "/campaigns/{campaign_id}/activate", campaigns.activate, CAMPAIGNS_WRITE),
+    ("POST", "/campaigns/{campaign_id}/pause", campaigns.pause, CAMPAIGNS_WRITE),
+    ("POST", "/campaigns/{campaign_id}/complete", campaigns.complete, CAMPAIGNS_WRITE),
+    ("POST", "/campaigns/{campaign_id}/grants/batch", campaigns.pay, GRANTS_WRITE),
+    ("GET", "/campaigns/{campaign_id}/grants", campaigns.list_grants, READ),
+    ("POST", "/campaigns/{campaign_id}/grants/{grant_id}/revoke", campaigns.revoke_one, GRANTS_WRITE),
+    ("POST", "/campaigns/{campaign_id}/revoke", campaigns.revoke_all, GRANTS_WRITE),
+    ("GET", "/campaigns/{campaign_id}/stats", campaigns.show_stats, READ),
     ("GET", "/events", events.list_events, READ),
     ("POST", "/webhooks", webhooks.create, OPS_WRITE),
     ("GET", "/webhooks", webhooks.list_webhooks, READ),
-    ("GET", "/webhooks/{webhook_id:str}", webhooks.show, READ),
-    ("PATCH", "/webhooks/{webhook_id:str}", webhooks.edit, OPS_WRITE),
-    ("DELETE", "/webhooks/{webhook_id:str}", webhooks.delete, OPS_WRITE),
-    ("POST", "/webhooks/{webhook_id:str}/rotate-secret", webhooks.rotate, OPS_WRITE),
-    ("GET", "/webhooks/{webhook_id:str}/deliveries", webhooks.list_deliveries, READ),
-    ("POST", "/webhooks/{webhook_id:str}/replay", webhooks.replay_events, OPS_WRITE),
+    ("GET", "/webhooks/{webhook_id}", webhooks.show, READ),
+    ("PATCH", "/webhooks/{webhook_id}", webhooks.edit, OPS_WRITE),
+    ("DELETE", "/webhooks/{webhook_id}", webhooks.delete, OPS_WRITE),
+    ("POST", "/webhooks/{webhook_id}/rotate-secret", webhooks.rotate, OPS_WRITE),
+    ("GET", "/webhooks/{webhook_id}/deliveries", webhooks.list_deliveries, READ),
+    ("POST", "/webhooks/{webhook_id}/replay", webhooks.replay_events, OPS_WRITE),
     ("GET", "/audit", audit.list_rows, READ),
     ("POST", "/tokens/revoke", tokens.revoke_all, OPS_WRITE),
-    ("POST", "/tokens/{token_id:str}/revoke", tokens.revoke, OPS_WRITE),
+    ("POST", "/tokens/{token_id}/revoke", tokens.revoke, OPS_WRITE),
     ("GET", "/reconciliation", reconciliation.show_last, READ),
     ("POST", "/reconciliation", reconciliation.run_now, OPS_WRITE),
     ("GET", "/clock", clock.show_clock, READ),
@@ -98,16 +99,16 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("POST", "/clock/accept", clock.accept_clock, OPS_WRITE),
 )
 
-# Method, path under /api/internal/billing, handler: what services call.
+# Method, path under /api/internal/billing, handler: the operations of services.
 INTERNAL: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/reservations", ledger.reserve_any),
-    ("GET", "/reservations/{reservation_id:str}", ledger.show_reservation),
+    ("GET", "/reservations/{reservation_id}", ledger.show_reservation),
     ("POST", "/finalize", ledger.finalize_named),
     ("POST", "/release", ledger.release_named),
 )
 
-# What is asked thousands of times a second is answered without the framework, whose share of it would be the largest.
-HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named, ledger.show_balance)
+# These are served past the router: docs/internals/decisions/0030-one-router.md.
+HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named)
 
 PUBLIC: tuple[tuple[str, Handler], ...] = (
     ("/health/live", health.live),
@@ -128,8 +129,7 @@ def _routes() -> Iterator[Route]:
 
 
 def _route(method: str, path: str, handler: Handler, kind: CallerKind | None, scope: str | None) -> Route:
-    # Litestar needs the type of a variable segment; nobody else does.
-    return Route(method, path, handler, kind, scope, f"{method} {path.replace(':str}', '}')}")
+    return Route(method, path, handler, kind, scope, f"{method} {path}")
 
 
 ROUTES = tuple(_routes())
@@ -147,7 +147,7 @@ def app_of(state: AppState) -> ASGIApp:
 
 
 def make_state(book: Book, settings: Settings, *, has_test_clock: bool = False) -> AppState:
-    """Return what handlers work with, on an open book."""
+    """Return the state that requests work with, on an open book."""
     verifier = TokenVerifier(settings)
     verifier.replace_denied(book.denied_tokens())
     metrics = Metrics(route.name for route in ROUTES)
@@ -158,8 +158,8 @@ def make_state(book: Book, settings: Settings, *, has_test_clock: bool = False) 
 def _router() -> Litestar:
     """Return the router, which knows no book and so serves all of a process: building one takes 25 ms."""
     return Litestar(
-        route_handlers=[route.for_litestar() for route in ROUTES],
-        exception_handlers={Exception: _render},
+        route_handlers=[endpoint.for_litestar() for endpoint in endpoints(ROUTES)],
+        exception_handlers={Exception: _unrouted},
         openapi_config=None,
         logging_config=None,
     )
@@ -177,10 +177,12 @@ async def _run_lifespan(state: AppState, receive: Receive, send: Any) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-def _render(request: LitestarRequest[Any, Any, Any], error: Exception) -> LitestarResponse[bytes]:
-    """What the framework itself refuses: an unknown path, another method."""
+def _unrouted(request: LitestarRequest[Any, Any, Any], error: Exception) -> LitestarResponse[bytes]:
+    """Return the response to a request that the router rejects, such as one of an unknown path."""
     context: Context = request.scope[CONTEXT]  # type: ignore[literal-required]
-    reply = problem_response(error, context)
-    answered(request.scope, context, context.state.metrics.unrouted, reply.status)
-    headers = (reply.headers or {}) | {name.decode(): value.decode() for name, value in context.headers}
-    return LitestarResponse(reply.body, status_code=reply.status, media_type=reply.media_type.decode(), headers=headers)
+    response = problem_response(error, context)
+    record_request(request.scope, context, context.state.metrics.unrouted, response.status)
+    headers = (response.headers or {}) | {name.decode(): value.decode() for name, value in context.response_headers}
+    return LitestarResponse(
+        response.body, status_code=response.status, media_type=response.media_type.decode(), headers=headers
+    )

@@ -1,7 +1,6 @@
-"""A book inside a program: the operations of the API without HTTP, tokens or sockets.
+"""The embedded client: the operations of the API in this process, without HTTP and tokens.
 
-They go through the very handlers of the routes, so that whatever holds over HTTP holds here: validation, idempotency keys,
-dry runs, audit. There is one way in.
+An operation calls the handler of its route. Validation, idempotency keys, dry runs and the audit log work as over HTTP.
 """
 
 import asyncio
@@ -12,11 +11,11 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 from urllib.parse import urlencode
 
-from minibill.api.body import RequestHeaders
-from minibill.api.context import CONTEXT, AppState, Context
+from minibill.api import idempotency
+from minibill.api.body import require_size
+from minibill.api.context import AppState
 from minibill.api.request import Request
 from minibill.app import make_state
 from minibill.auth.callers import PREFIX_OF, CallerKind
@@ -27,8 +26,46 @@ from minibill.book import Book
 from minibill.client._async.methods import AsyncMethods
 from minibill.client.operation import Operation
 from minibill.config import MODES, read_settings
-from minibill.core.clock import Clock, monotonic_s
+from minibill.core.clock import Clock
 from minibill.core.problems import NotReady
+from minibill.core.write_result import Origin
+
+
+class EmbeddedRequest(Request):
+    """An operation of this process as a request to a handler.
+
+    Bodies stay JSON: docs/internals/decisions/0031-embedded-requests.md has the figures.
+    """
+
+    __slots__ = ("_id", "_operation")
+
+    def __init__(self, state: AppState, operation: Operation, caller: Caller, request_id: str) -> None:
+        path = PREFIX_OF[operation.kind] + operation.route.format(**operation.segments)
+        super().__init__(state, operation.method, path, operation.segments, caller)
+        self._operation = operation
+        self._id = request_id
+
+    def query_members(self) -> dict[str, str]:
+        return self._operation.query
+
+    async def body(self) -> bytes:
+        require_size(self._operation.body, self.state.settings.max_body_bytes)
+        return self._operation.body
+
+    def idempotency_key(self, body: bytes) -> idempotency.Key | None:
+        key = self._operation.key
+        if key is None:
+            return None
+        query = urlencode(self._operation.query).encode()
+        fingerprint = idempotency.fingerprint(self.method, self.path.encode(), query, body)
+        return idempotency.Key(self.caller_name, idempotency.checked_key(key.encode()), fingerprint)
+
+    def origin(self) -> Origin:
+        return Origin(None, None, self._id, None)
+
+    async def wait_for_disconnect(self) -> None:
+        # The program cancels the operation instead.
+        await asyncio.get_running_loop().create_future()
 
 
 class EmbeddedClient(AsyncMethods):
@@ -42,7 +79,7 @@ class EmbeddedClient(AsyncMethods):
     def __init__(self, state: AppState, *, actor: str) -> None:
         self._state = state
         self._closed = False
-        self._routes = {(route.method, route.path.replace(":str}", "}")): route for route in state.routes}
+        self._handlers = {(route.method, route.path): route.handler for route in state.routes}
         self._callers: dict[CallerKind, Caller] = {
             "admin": Caller("admin", actor, None, frozenset({EVERYTHING})),
             "service": Caller("service", actor, None, frozenset()),
@@ -51,60 +88,34 @@ class EmbeddedClient(AsyncMethods):
         self._request_ids = (f"req_{start}{number:06x}" for number in count(1))
 
     def _new_key(self) -> str | None:
-        # Nothing is lost on the way here, so nothing has to be sent again.
+        # No response gets lost within a process, so no operation needs a key to be sent again.
         return None
 
     async def close(self) -> None:
-        """Closes the book; every operation is refused from now on."""
+        """Close the book. Later operations raise `NotReady`."""
         self._closed = True
         await self._state.book.close()
 
     async def send(self, ask: Operation) -> bytes:
+        """Run an operation and return the JSON of its response. Raises the `Problem` of a failure."""
         if self._closed:
             raise NotReady("the book is closed")
-        prefix, request_id = PREFIX_OF[ask.kind], next(self._request_ids)
-        headers = [(b"content-type", b"application/json")]
-        if ask.key is not None:
-            headers.append((b"idempotency-key", ask.key.encode()))
-        scope: Any = {
-            "type": "http",
-            "method": ask.method,
-            "path": prefix + ask.route.format(**ask.segments),
-            "path_params": ask.segments,
-            "query_string": urlencode(ask.query).encode(),
-            CONTEXT: Context(
-                self._state,
-                request_id,
-                request_id,
-                None,
-                RequestHeaders(headers),
-                [],
-                monotonic_s(),
-                self._callers[ask.kind],
-            ),
-        }
-
-        messages = iter([{"type": "http.request", "body": ask.body, "more_body": False}])
-
-        async def receive() -> Any:
-            # The caller never disconnects; it cancels.
-            return next(messages, None) or await asyncio.get_running_loop().create_future()
-
-        reply = await self._routes[ask.method, prefix + ask.route].handler(Request(scope, receive))
-        return reply.body
+        handler = self._handlers[ask.method, PREFIX_OF[ask.kind] + ask.route]
+        response = await handler(EmbeddedRequest(self._state, ask, self._callers[ask.kind], next(self._request_ids)))
+        return response.body
 
 
 async def open_state(
     path: Path, settings: Mapping[str, str], *, clock: Clock | None = None, has_test_clock: bool
 ) -> AppState:
-    """What handlers work with, on a book that is opened for this program. The caller closes the book."""
-    # Nobody signs tokens for a book inside a program; cursors are signed all the same.
-    made = {name: secrets.token_urlsafe(48) for name in ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")}
-    # The program is its own operator and names any mode.
-    made["MINIBILL_SERVICE_BILLING_MODES"] = ",".join(MODES)
-    checked = read_settings({**made, **settings})
-    # The program lives on when a commit's outcome is unknown; the book then takes nothing more until it is opened anew.
+    """Open a book for use in this process, and return the state of a service on it. The caller closes the book."""
+    # Cursors are signed with the admin secret; tokens are not used.
+    defaults = {name: secrets.token_urlsafe(48) for name in ("BILLING_ADMIN_JWT_SECRET", "BILLING_INTERNAL_JWT_SECRET")}
+    # The program is the operator of its book and may use any billing mode.
+    defaults["MINIBILL_SERVICE_BILLING_MODES"] = ",".join(MODES)
+    checked = read_settings({**defaults, **settings})
     clock = clock or Clock(jump_max_seconds=checked.clock_jump_seconds)
+    # After a commit of unknown outcome the program goes on, and the book rejects writes until it is opened again.
     book = await Book.open(
         path, clock=clock, checkpoint_pages=checked.checkpoint_pages, on_unknown_outcome=lambda error: None
     )
@@ -112,7 +123,7 @@ async def open_state(
 
 
 class EmbeddedBook:
-    """A book that is opened by an `async with`, which gives the operations; made by `minibill.open`.
+    """A book for `async with`, which returns its `EmbeddedClient`; made by `minibill.open`.
 
     Background jobs run while it is open.
     """
@@ -124,21 +135,21 @@ class EmbeddedBook:
         self._actor = actor
         self._settings = settings
         self._has_test_clock = has_test_clock
-        self._inside: EmbeddedClient | None = None
+        self._client: EmbeddedClient | None = None
         self._jobs: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> EmbeddedClient:
         state = await open_state(self._path, self._settings, has_test_clock=self._has_test_clock)
         self._jobs = asyncio.create_task(run_jobs(state))
-        self._inside = EmbeddedClient(state, actor=self._actor)
-        return self._inside
+        self._client = EmbeddedClient(state, actor=self._actor)
+        return self._client
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._jobs is not None
-        assert self._inside is not None
+        assert self._client is not None
         self._jobs.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._jobs
-        await self._inside.close()
+        await self._client.close()

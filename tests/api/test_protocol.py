@@ -1,4 +1,4 @@
-"""Section 1, HTTP: requests to upgrade are served without it, whole bodies included; a connection never loses its place."""
+"""The HTTP protocol: ignored upgrades, trailer fields, limits on header sections, and malformed requests."""
 
 import asyncio
 import hashlib
@@ -14,9 +14,9 @@ from litestar.types import Receive, Scope, Send
 from uvicorn.protocols.http import httptools_impl
 
 from minibill.server import http_protocol
-from minibill.server.http_protocol import HEAD_BYTES_MAX, MALFORMED_LINES_PER_MINUTE, TRAILER_BYTES_MAX, Protocol
+from minibill.server.http_protocol import HEADER_BYTES_MAX, MALFORMED_LINES_PER_MINUTE, TRAILER_BYTES_MAX, HttpProtocol
 from minibill.server.log_limit import LogLimit
-from tests.api.test_fast_path import Connection, post
+from tests.api.test_direct_exchange import Connection, post
 from tests.api_client import Api, log_fields
 
 UPGRADES = {
@@ -29,7 +29,7 @@ UPGRADES = {
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with what of a request arrived."""
+    """Respond with the parts of the request that arrived."""
     request: Any = scope
     body = b""
     while (message := await receive())["type"] == "http.request":
@@ -54,7 +54,7 @@ def server(api: Api) -> Connection:
 
 
 def answers(connection: Connection, api: Api, *parts: bytes, number: int) -> list[Any]:
-    """What is answered to these parts of a stream, until so many answers have come or the connection ends."""
+    """Return the responses to these parts of a stream, up to this number or the end of the connection."""
 
     async def send() -> bytes:
         connection.wire.written = b""
@@ -107,16 +107,16 @@ def test_a_body_arrives_whole_despite_an_upgrade(api: Api, server: Connection, n
         [sent[i : i + 1] for i in range(len(sent))],
     ):
         assert answers(server, api, *parts, number=1) == [expected]
-        # And the connection is where it was.
+        # The connection still works.
         assert answers(server, api, request("/two", None), number=1) == [["GET", "/two", "", 0, False]]
 
 
-def test_a_get_with_an_upgrade_is_answered(api: Api, server: Connection) -> None:
+def test_a_get_with_an_upgrade_gets_a_response(api: Api, server: Connection) -> None:
     for lines in UPGRADES.values():
         assert answers(server, api, request("/one", None, *lines), number=1) == [["GET", "/one", "", 0, False]]
 
 
-def test_a_client_with_an_upgrade_that_waits_for_100_is_asked_for_its_body(api: Api, server: Connection) -> None:
+def test_a_client_with_an_upgrade_gets_a_100_continue(api: Api, server: Connection) -> None:
     sent = request("/one", b"{}", b"Expect: 100-continue", *UPGRADES["h2c, as curl sends it"])
 
     async def send() -> None:
@@ -129,7 +129,7 @@ def test_a_client_with_an_upgrade_that_waits_for_100_is_asked_for_its_body(api: 
     assert answers(server, api, b"{}", number=1) == [["POST", "/one", "{}", 0, False]]
 
 
-def test_any_stream_is_read_the_same_with_and_without_upgrades(api: Api, server: Connection) -> None:
+def test_any_stream_reads_the_same_with_and_without_upgrades(api: Api, server: Connection) -> None:
     rng = random.Random("upgrades")
     for _ in range(60):
         stream, expected = b"", []
@@ -143,11 +143,11 @@ def test_any_stream_is_read_the_same_with_and_without_upgrades(api: Api, server:
         assert answers(server, api, *parts, number=len(expected)) == expected
 
 
-def test_many_upgrades_in_one_packet_take_time_in_proportion(api: Api, server: Connection) -> None:
+def test_many_upgrades_in_one_packet_take_linear_time(api: Api, server: Connection) -> None:
     copied = 0
 
     class Counted(bytes):
-        """Bytes that are not copied once for each request."""
+        """Bytes that count how often they are copied."""
 
         def __getitem__(self, key: Any) -> Any:
             nonlocal copied
@@ -180,7 +180,7 @@ def connection(api: Api) -> Connection:
     return api.loop.run(connect())
 
 
-def test_a_connect_is_rejected_and_ends_the_connection(api: Api, connection: Connection) -> None:
+def test_a_connect_request_ends_the_connection(api: Api, connection: Connection) -> None:
     smuggled = request("/health/live", None)
     for target in (b"example.com:443", b"/health/live"):
         again = api.loop.run(fresh(api))
@@ -194,7 +194,7 @@ async def fresh(api: Api) -> Connection:
     return Connection(api)
 
 
-def test_a_body_that_is_announced_and_lost_is_not_an_empty_one(api: Api) -> None:
+def test_an_announced_body_that_is_lost_is_malformed(api: Api) -> None:
     for length in (b"2", b"0002", b"17"):
         headers = [*api.admin_headers(), (b"content-length", length)]
         response = api.ask("POST", "/admin/billing/reconciliation", headers=headers)
@@ -238,12 +238,12 @@ def test_trailer_fields_have_a_limit(api: Api, server: Connection) -> None:
     assert server.wire.is_closed
 
 
-# --- heads ---
+# --- header sections ---
 
 
 @pytest.mark.parametrize("how", ["at once", "in parts", "in one field", "with an upgrade"])
-def test_a_head_over_the_limit_is_rejected(api: Api, server: Connection, how: str) -> None:
-    for size, is_taken in ((HEAD_BYTES_MAX - 200, True), (HEAD_BYTES_MAX, False), (70 * 1024, False)):
+def test_a_header_section_over_the_limit_is_rejected(api: Api, server: Connection, how: str) -> None:
+    for size, is_taken in ((HEADER_BYTES_MAX - 200, True), (HEADER_BYTES_MAX, False), (70 * 1024, False)):
         filler = [b"X-Filler: " + b"x" * 988] * (size // 1_000) + [b"X-Filler: " + b"x" * (size % 1_000)]
         if how == "in one field":
             filler = [b"X-Filler: " + b"x" * size]
@@ -252,7 +252,9 @@ def test_a_head_over_the_limit_is_rejected(api: Api, server: Connection, how: st
         parts = [sent] if how != "in parts" else [sent[:30_000], sent[30_000:40_000], sent[40_000:]]
         [answer] = answers(connection, api, *parts, number=1)
         assert (
-            (answer[1:2] == ["/one"]) if is_taken else answer["detail"].startswith(f"a request has at most {HEAD_BYTES_MAX}")
+            (answer[1:2] == ["/one"])
+            if is_taken
+            else answer["detail"].startswith(f"a request has at most {HEADER_BYTES_MAX}")
         )
         assert connection.wire.is_closed == (not is_taken)
 
@@ -279,8 +281,8 @@ async def echoing() -> Connection:
         b"GET /health/live HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n",
     ],
 )
-def test_a_head_that_is_not_clear_is_rejected(api: Api, server: Connection, head: bytes) -> None:
-    # Also when the connection has brought good requests before.
+def test_an_ambiguous_header_section_is_rejected(api: Api, server: Connection, head: bytes) -> None:
+    # The connection has served good requests before.
     assert answers(server, api, request("/one", None), number=1)
     [problem] = answers(server, api, head + b"\r\n", number=1)
     assert (problem["status"], problem["code"]) == (400, "validation_error")
@@ -294,7 +296,7 @@ def test_a_head_that_is_not_clear_is_rejected(api: Api, server: Connection, head
         b"GET http://x/a HTTP/1.1\r\nhost: ex-ample_1.example:8080\r\n", b"GET /a HTTP/1.0\r\nHost: x\r\n",
     ],
 )  # fmt: skip
-def test_a_head_with_one_host_or_of_http_1_0_is_served(api: Api, server: Connection, head: bytes) -> None:
+def test_one_host_header_or_http_1_0_is_served(api: Api, server: Connection, head: bytes) -> None:
     assert answers(server, api, head + b"\r\n", number=1) == [["GET", "/a", "", 0, False]]
 
 
@@ -325,20 +327,20 @@ def test_log_lines_of_malformed_requests_are_limited(
     assert [line["suppressed"] for line in flood()] == [20, *[0] * (MALFORMED_LINES_PER_MINUTE - 1)]
 
 
-def test_the_protocol_is_written_for_this_uvicorn() -> None:
-    """Compare uvicorn's file with the one that was read.
+def test_uvicorn_is_the_version_that_the_protocol_was_written_for() -> None:
+    """Compare uvicorn's protocol with the file that minibill/server was written for.
 
-    If it fails, read the changes, adapt `http_protocol`, `connection_limits` and `fast_path`, and note the version here.
+    If this fails, read the changes, adapt `http_protocol`, `connection_limits` and `direct_exchange`, and update the digest.
     """
     written_for = ("0.54.0", "1d4e1c579df41684")
     assert (uvicorn.__version__, hashlib.sha256(inspect.getsource(httptools_impl).encode()).hexdigest()[:16]) == written_for
 
 
-def test_a_service_request_is_the_same_with_an_upgrade(api: Api, connection: Connection) -> None:
+def test_a_reservation_works_the_same_with_an_upgrade(api: Api, connection: Connection) -> None:
     body = {"accountId": api.account(100), "amountMicro": "1"}
     for number in range(2):
         lines = ["Connection: Upgrade", "Upgrade: h2c"] if number else []
         [answer] = answers(connection, api, post(api, "/reservations", body, *lines), number=1)
         assert answer["totalReservedMicro"] == "1"
     assert api.get(f"/accounts/{body['accountId']}/balance")["totalReservedMicro"] == "2"
-    assert issubclass(type(connection.protocol), Protocol)
+    assert issubclass(type(connection.protocol), HttpProtocol)

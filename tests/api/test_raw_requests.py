@@ -1,4 +1,4 @@
-"""What comes over the socket before it is a request: what is no HTTP is refused like anything else."""
+"""Raw bytes on a socket: malformed requests get a problem like any other response."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from minibill.server.http_protocol import HEAD_BYTES_MAX
+from minibill.server.http_protocol import HEADER_BYTES_MAX
 from tests.service_process import Server, serving
 
 
@@ -19,11 +19,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def heard(server: Server, sent: bytes, *, answers: int = 1) -> bytes:
-    """What comes back for these very bytes, until so many JSON objects have come."""
+    """Return the bytes that come back for these bytes, up to so many responses with a JSON body."""
     url = server.http.base_url
     with socket.create_connection((url.host, url.port or 0), timeout=10) as connection:
         with contextlib.suppress(ConnectionError):
-            # The answer may come, and with it the end, before all is sent.
+            # The server may respond and close the connection before all bytes are sent.
             connection.sendall(sent.replace(b"{token}", f"Authorization: {server.http.headers['Authorization']}".encode()))
         answer = b""
         while answer.count(b"\r\n\r\n") < answers or not answer.endswith(b"}"):
@@ -34,7 +34,7 @@ def heard(server: Server, sent: bytes, *, answers: int = 1) -> bytes:
 
 
 def ask(server: Server, sent: bytes) -> httpx.Response:
-    """The answer to these very bytes; `{token}` stands for a good header."""
+    """Return the response to these bytes; `{token}` stands for a valid Authorization header."""
     answer = heard(server, sent)
     head, _, body = answer.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
@@ -42,11 +42,11 @@ def ask(server: Server, sent: bytes) -> httpx.Response:
     return httpx.Response(int(first.split()[1]), headers=headers, content=body)
 
 
-# The limit, and more than a server takes from a socket at once.
-BYTES_FOR_EVER = HEAD_BYTES_MAX + 1_048_576
+# Over the limit by more than a server reads from a socket at once.
+ENDLESS_BYTES = HEADER_BYTES_MAX + 1_048_576
 
 POST = b"POST /admin/billing/accounts HTTP/1.1\r\nHost: x\r\n{token}\r\nContent-Type: application/json\r\n"
-NO_HTTP = {
+MALFORMED = {
     "nonsense": b"nonsense\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -59,15 +59,15 @@ NO_HTTP = {
     "a negative length": POST + b"Content-Length: -2\r\n\r\n{}",
     "a length and chunks": POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     "a bad chunk": POST + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n",
-    "a header without an end": b"GET /health/live HTTP/1.1\r\nX: " + b"x" * BYTES_FOR_EVER,
-    "headers without an end": b"GET /health/live HTTP/1.1\r\n" + b"X: y\r\n" * (BYTES_FOR_EVER // 6),
-    "a target without an end": b"GET /" + b"x" * BYTES_FOR_EVER,
+    "a header without an end": b"GET /health/live HTTP/1.1\r\nX: " + b"x" * ENDLESS_BYTES,
+    "headers without an end": b"GET /health/live HTTP/1.1\r\n" + b"X: y\r\n" * (ENDLESS_BYTES // 6),
+    "a target without an end": b"GET /" + b"x" * ENDLESS_BYTES,
 }
 
 
-@pytest.mark.parametrize("name", NO_HTTP)
-def test_what_is_no_http_is_a_problem_like_any_other(server: Server, name: str) -> None:
-    response = ask(server, NO_HTTP[name])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_request_gets_a_problem(server: Server, name: str) -> None:
+    response = ask(server, MALFORMED[name])
     problem = json.loads(response.content)
     assert (response.status_code, problem["status"], problem["code"]) == (400, 400, "validation_error")
     assert response.headers["content-type"] == "application/problem+json"
@@ -76,18 +76,18 @@ def test_what_is_no_http_is_a_problem_like_any_other(server: Server, name: str) 
     assert server.http.get("/accounts").json()["items"] == []
 
 
-def test_a_head_of_nearly_the_limit_is_taken_and_the_limit_is_not_on_bodies(server: Server) -> None:
-    head = POST + b"X: " + b"x" * (HEAD_BYTES_MAX - 2_000) + b"\r\n"
+def test_the_header_limit_does_not_apply_to_bodies(server: Server) -> None:
+    head = POST + b"X: " + b"x" * (HEADER_BYTES_MAX - 2_000) + b"\r\n"
     assert ask(server, head + b"Content-Length: 2\r\n\r\n{}").json()["errors"][0]["path"] == "entityType"
-    body = b"{}" + b" " * (HEAD_BYTES_MAX * 2)
+    body = b"{}" + b" " * (HEADER_BYTES_MAX * 2)
     assert ask(server, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body).json()["errors"][0]["path"] == "entityType"
 
 
-def test_two_requests_in_a_row_each_have_the_limit(server: Server) -> None:
-    one = b"GET /health/live HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (HEAD_BYTES_MAX - 100) + b"\r\n\r\n"
+def test_pipelined_requests_each_have_the_header_limit(server: Server) -> None:
+    one = b"GET /health/live HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (HEADER_BYTES_MAX - 100) + b"\r\n\r\n"
     assert heard(server, one + one, answers=2).count(b"HTTP/1.1 200 OK") == 2
 
 
-def test_a_token_id_with_slashes_is_revoked_as_it_is_over_the_socket(server: Server) -> None:
+def test_a_token_id_with_slashes_is_revoked_unchanged(server: Server) -> None:
     response = server.http.post("/tokens/a%2F%2Fb%2F/revoke")
     assert (response.status_code, response.json()["tokenId"]) == (200, "a//b/")

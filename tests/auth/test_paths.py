@@ -1,4 +1,4 @@
-"""The gate and a proxy read a path in the same way: fixed segments byte for byte, variable ones decoded."""
+"""Paths are matched as a proxy matches them: fixed segments byte for byte, variable ones decoded."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -23,7 +23,7 @@ DOTS = ["/x/../metrics", "/./metrics", "/admin/../metrics", "/health/../admin/bi
 
 
 def send(api: Api, method: str, raw_path: str, *, token: str | None = None) -> httpx.Response:
-    """The answer to a path as it is written here; an empty token sends none."""
+    """Return the response to a path exactly as written here; an empty token sends none."""
     bearer = api.token if token is None else token
     request = api.http.build_request(method, "/", headers={"Authorization": f"Bearer {bearer}"} if bearer else {})
     request.url = request.url.copy_with(raw_path=raw_path.encode())
@@ -32,15 +32,15 @@ def send(api: Api, method: str, raw_path: str, *, token: str | None = None) -> h
 
 @pytest.mark.parametrize("path", ENCODED)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
-def test_another_spelling_of_a_path_leads_nowhere(api: Api, path: str, method: str) -> None:
+def test_another_spelling_of_a_path_is_not_found(api: Api, path: str, method: str) -> None:
     response = send(api, method, path)
     assert response.status_code == 404, response.text
-    # Without a token neither, and where it says more than that, the prefix is the literal one.
+    # Without a token as well; only the literal prefix asks for one.
     status = send(api, method, path, token="").status_code
     assert status == 404 or (status == 401 and path.startswith("/admin/billing"))
 
 
-def test_another_spelling_leads_nowhere_over_a_socket(tmp_path: Path) -> None:
+def test_another_spelling_is_not_found_over_a_socket(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db") as server:
         for path in ENCODED + DOTS:
             assert ask(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n{{token}}\r\n\r\n".encode()).status_code == 404, path
@@ -66,7 +66,7 @@ def test_a_variable_segment_may_be_encoded(api: Api) -> None:
     assert ok(api.call("PUT", path, {"tier": "gold"}))["communityId"] == community
 
 
-def test_an_encoded_slash_ends_no_segment(api: Api) -> None:
+def test_an_encoded_slash_does_not_end_a_segment(api: Api) -> None:
     account = api.account(100)
     problem_of(send(api, "GET", f"/admin/billing/accounts/{account}%2Fbalance"), 404, "account_not_found")
     problem_of(send(api, "GET", f"/admin/billing/accounts/{account}%2Flots"), 404, "account_not_found")
@@ -87,7 +87,7 @@ def test_a_segment_that_is_not_url_encoded_utf_8_is_rejected(api: Api, segment: 
 # --- HEAD ---
 
 
-def test_head_is_answered_as_get_without_a_body(api: Api) -> None:
+def test_head_gets_the_response_of_get_without_a_body(api: Api) -> None:
     account, campaign = api.account(100), api.campaign()
     paths = ["/accounts?limit=1", f"/accounts/{account}", f"/accounts/{account}/balance", f"/campaigns/{campaign}",
              "/accounts?x=1", "/accounts/acct_0", "/nothing", f"/accounts/{account}/mint",

@@ -327,7 +327,7 @@ def _concrete(path: str) -> str:
         "webhook_id",
         "debt_id",
     ):
-        path = path.replace(f"{{{name}:str}}", "x")
+        path = path.replace(f"{{{name}}}", "x")
     assert "{" not in path
     return path
 

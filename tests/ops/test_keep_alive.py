@@ -1,4 +1,4 @@
-"""Section 1, HTTP: idle connections stay open for `MINIBILL_KEEP_ALIVE_SECONDS`, and not longer."""
+"""Timeouts of connections: idle ones (`MINIBILL_KEEP_ALIVE_SECONDS`), slow headers, and responses that are not read."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from minibill.config import read_settings
-from minibill.server.connection_limits import ANSWER_SECONDS_MAX, HEAD_SECONDS_MAX, StalledConnectionReaper
+from minibill.server.connection_limits import HEADER_TIMEOUT_SECONDS, WRITE_TIMEOUT_SECONDS, StalledConnectionReaper
 from tests.api_client import SECRETS
 from tests.service_process import Server, serving
 
@@ -18,7 +18,7 @@ GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Peer:
-    """A connection as the server keeps it."""
+    """A connection, as uvicorn keeps it."""
 
     def __init__(self) -> None:
         self.cycle: Any = None
@@ -30,46 +30,46 @@ class Peer:
     def abort(self) -> None:
         self.is_aborted = True
 
-    def begin_head(self) -> None:
+    def begin_header(self) -> None:
         self.scope = {}
 
-    def complete_head(self) -> None:
+    def complete_header(self) -> None:
         self.cycle = SimpleNamespace(scope=self.scope, response_complete=False)
 
 
-def seconds_until_aborted(patience: StalledConnectionReaper, peer: Peer, *, from_s: float) -> float | None:
+def seconds_until_aborted(reaper: StalledConnectionReaper, peer: Peer, *, from_s: float) -> float | None:
     for second in range(300):
-        patience.look([peer], now_s=from_s + second)
+        reaper.sweep([peer], now_s=from_s + second)
         if peer.is_aborted:
             return second
     return None
 
 
-def test_each_wait_for_a_client_has_its_own_limit() -> None:
+def test_each_kind_of_stall_has_its_own_timeout() -> None:
     fresh, begun, asked, answered, begun_again, deaf = (Peer() for _ in range(6))
     for peer in (begun, asked, answered, begun_again, deaf):
-        peer.begin_head()
+        peer.begin_header()
     for peer in (asked, answered, begun_again, deaf):
-        peer.complete_head()
+        peer.complete_header()
     for peer in (answered, begun_again, deaf):
         peer.cycle.response_complete = True
-    begun_again.begin_head()
+    begun_again.begin_header()
     deaf.unsent_bytes = 1
     peers = [fresh, begun, asked, answered, begun_again, deaf]
     assert [seconds_until_aborted(StalledConnectionReaper(75), peer, from_s=0) for peer in peers] == [
-        75, HEAD_SECONDS_MAX, None, 75, HEAD_SECONDS_MAX, ANSWER_SECONDS_MAX,
+        75, HEADER_TIMEOUT_SECONDS, None, 75, HEADER_TIMEOUT_SECONDS, WRITE_TIMEOUT_SECONDS,
     ]  # fmt: skip
 
 
-def test_a_head_has_its_time_after_any_idle_time() -> None:
-    patience, peer = StalledConnectionReaper(75), Peer()
+def test_the_header_timeout_begins_with_the_header() -> None:
+    reaper, peer = StalledConnectionReaper(75), Peer()
     for second in range(74):
-        patience.look([peer], now_s=second)
-    peer.begin_head()
-    assert seconds_until_aborted(patience, peer, from_s=74) == HEAD_SECONDS_MAX
+        reaper.sweep([peer], now_s=second)
+    peer.begin_header()
+    assert seconds_until_aborted(reaper, peer, from_s=74) == HEADER_TIMEOUT_SECONDS
 
 
-def test_the_setting_has_a_default_and_limits() -> None:
+def test_the_keep_alive_setting_has_a_default_and_limits() -> None:
     assert read_settings(SECRETS).keep_alive_seconds == 75
     for wrong in ("0", "-1", "86401", "1.5", ""):
         with pytest.raises(Exception, match="MINIBILL_KEEP_ALIVE_SECONDS must be a whole number from 1 to 86400"):
@@ -88,15 +88,15 @@ def seconds_until_closed(server: Server, *sent: bytes) -> float:
         return time.monotonic() - began_s
 
 
-def test_an_idle_connection_is_closed_after_the_time_that_is_set(tmp_path: Path) -> None:
+def test_an_idle_connection_is_closed_after_the_keep_alive_time(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db", MINIBILL_KEEP_ALIVE_SECONDS="2") as server:
         assert 1.5 < seconds_until_closed(server, GET) < 10
-        # Line ends before a request stop the server's own timer.
+        # Line ends before a request stop uvicorn's own timer.
         assert 1.5 < seconds_until_closed(server, GET, b"\r\n") < 10
         assert 0.5 < seconds_until_closed(server) < 10
 
 
-def test_idle_connections_outlive_a_slow_head_and_end_with_the_service(tmp_path: Path) -> None:
+def test_idle_connections_outlive_a_slow_header_and_end_at_a_stop(tmp_path: Path) -> None:
     with (
         serving(tmp_path / "book.db") as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=20) as fresh,
@@ -104,8 +104,8 @@ def test_idle_connections_outlive_a_slow_head_and_end_with_the_service(tmp_path:
     ):
         used.sendall(GET)
         assert used.recv(65_536).startswith(b"HTTP/1.1 200")
-        # Longer than a head may take to arrive.
-        assert seconds_until_closed(server, b"GET /") > HEAD_SECONDS_MAX - 2
+        # Longer than the header timeout.
+        assert seconds_until_closed(server, b"GET /") > HEADER_TIMEOUT_SECONDS - 2
         time.sleep(1.5)
         for connection in (fresh, used):
             connection.sendall(GET)

@@ -158,7 +158,7 @@ def test_who_lacks_authority_is_logged_with_what_was_asked(api: Api, caplog: pyt
     problem_of(api.call("GET", "/accounts", token=api.sign(sub="eve", scopes=())), 403, "insufficient_scope")
     unknown, lacking = map(log_fields, caplog.records)
     assert (unknown["msg"], unknown["ip"], unknown["path"]) == ("no valid token", "192.0.2.7", "/admin/billing/accounts")
-    assert (lacking["msg"], lacking["actor"], lacking["scope"]) == ("lacks a scope", "admin:eve", "admin:billing:read")
+    assert (lacking["msg"], lacking["actor"], lacking["scope"]) == ("insufficient scope", "admin:eve", "admin:billing:read")
 
 
 def test_a_flood_of_bad_tokens_is_not_a_flood_of_lines(start: Callable[..., Api], caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""What the service manager hears: by the socket that it names, as systemd's own protocol has it."""
+"""Notifications to the service manager, over a socket as systemd's protocol has it."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from minibill.core.problems import InternalError, NotReady, Overloaded, Problem, StorageFull
-from minibill.server.systemd import ServiceNotifier, keep_alive
+from minibill.server.systemd import ServiceNotifier, send_heartbeats
 from tests.api_client import SECRETS, Api
 from tests.service_process import SERVE, environment
 
@@ -34,7 +34,7 @@ def hear(listener: socket.socket) -> dict[str, str]:
 
 
 def hear_until(listener: socket.socket, name: str) -> list[str]:
-    """The names of what was said, up to the first message with this one."""
+    """Return the names of the notifications up to the first message with this one."""
     heard: list[str] = []
     while name not in heard:
         heard += hear(listener)
@@ -42,26 +42,26 @@ def hear_until(listener: socket.socket, name: str) -> list[str]:
 
 
 class Book:
-    """A book whose writer answers as it is told to; each answer is used once, and then nothing comes."""
+    """A book whose writer gives each of these outcomes once, and then hangs."""
 
-    def __init__(self, *answers: Problem | None) -> None:
-        self._answers = list(answers)
+    def __init__(self, *outcomes: Problem | None) -> None:
+        self._outcomes = list(outcomes)
 
     async def probe_write(self) -> None:
-        if not self._answers:
+        if not self._outcomes:
             await asyncio.Event().wait()
-        if (problem := self._answers.pop(0)) is not None:
+        if (problem := self._outcomes.pop(0)) is not None:
             raise problem
 
 
-def told(listener: socket.socket, *answers: Problem | None) -> list[dict[str, str]]:
-    """What is told while the writer gives these answers, with a period of 3 ms."""
-    manager = ServiceNotifier({"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "3000"})
-    book: Any = Book(*answers)
+def notifications(listener: socket.socket, *outcomes: Problem | None) -> list[dict[str, str]]:
+    """Return the notifications of a service whose writer has these outcomes, with a watchdog period of 3 ms."""
+    notifier = ServiceNotifier({"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "3000"})
+    book: Any = Book(*outcomes)
 
     async def run() -> list[dict[str, str]]:
-        task = asyncio.create_task(keep_alive(manager, book))
-        heard = [await asyncio.to_thread(hear, listener) for _ in answers]
+        task = asyncio.create_task(send_heartbeats(notifier, book))
+        heard = [await asyncio.to_thread(hear, listener) for _ in outcomes]
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -73,23 +73,23 @@ def told(listener: socket.socket, *answers: Problem | None) -> list[dict[str, st
 # --- the watchdog ---
 
 
-def test_each_write_that_the_writer_answers_is_a_sign_of_life(listener: socket.socket) -> None:
-    assert told(listener, None, None, None) == [{"WATCHDOG": "1", "STATUS": "takes writes"}] * 3
+def test_each_committed_probe_sends_a_heartbeat(listener: socket.socket) -> None:
+    assert notifications(listener, None, None, None) == [{"WATCHDOG": "1", "STATUS": "accepts writes"}] * 3
 
 
 @pytest.mark.parametrize("problem", [NotReady("broken"), Overloaded(), InternalError("a bug")], ids=lambda p: str(p.code))
-def test_a_writer_that_takes_no_writes_gives_none(listener: socket.socket, problem: Problem) -> None:
-    [heard] = told(listener, problem)
-    assert "WATCHDOG" not in heard and heard["STATUS"].startswith("takes no writes: ")
+def test_a_failing_writer_sends_no_heartbeat(listener: socket.socket, problem: Problem) -> None:
+    [heard] = notifications(listener, problem)
+    assert "WATCHDOG" not in heard and heard["STATUS"].startswith("rejects writes: ")
 
 
-def test_a_writer_that_never_answers_gives_none(listener: socket.socket) -> None:
-    manager = ServiceNotifier({"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "3000"})
+def test_a_hanging_writer_sends_no_heartbeat(listener: socket.socket) -> None:
+    notifier = ServiceNotifier({"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "3000"})
     book: Any = Book()
 
     async def run() -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(keep_alive(manager, book), 0.1)
+            await asyncio.wait_for(send_heartbeats(notifier, book), 0.1)
 
     asyncio.run(run())
     listener.setblocking(False)
@@ -97,25 +97,25 @@ def test_a_writer_that_never_answers_gives_none(listener: socket.socket) -> None
         hear(listener)
 
 
-def test_a_full_disk_is_no_reason_to_be_started_anew(listener: socket.socket) -> None:
-    [heard] = told(listener, StorageFull())
-    assert heard["WATCHDOG"] == "1" and heard["STATUS"].startswith("takes no writes: ")
+def test_a_full_disk_still_sends_heartbeats(listener: socket.socket) -> None:
+    [heard] = notifications(listener, StorageFull())
+    assert heard["WATCHDOG"] == "1" and heard["STATUS"].startswith("rejects writes: ")
 
 
 @pytest.mark.parametrize(
     "named", [{}, {"NOTIFY_SOCKET": "/x"}, {"WATCHDOG_USEC": "5"}, {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "0"}]
 )
-def test_nobody_who_waits_for_signs_of_life_gets_none(named: dict[str, str]) -> None:
+def test_no_heartbeats_are_sent_unless_a_manager_expects_them(named: dict[str, str]) -> None:
     book: Any = Book()
-    asyncio.run(asyncio.wait_for(keep_alive(ServiceNotifier(named), book), PATIENCE_S))
+    asyncio.run(asyncio.wait_for(send_heartbeats(ServiceNotifier(named), book), PATIENCE_S))
 
 
-def test_a_sign_of_life_is_a_write_through_to_the_disk(start: Callable[..., Api], listener: socket.socket) -> None:
+def test_a_heartbeat_needs_a_commit_on_disk(start: Callable[..., Api], listener: socket.socket) -> None:
     api = start()
     groups = sum(api.book.writer.commit_seconds.counts)
     before = api.everything()
     api.loop.run(api.book.probe_write())
-    # Nothing but the commits that are counted.
+    # Only the counted commits differ.
     assert sum(after != was for after, was in zip(api.everything(), before, strict=True)) == 1
     assert sum(api.book.writer.commit_seconds.counts) == groups + 1
 
@@ -123,26 +123,26 @@ def test_a_sign_of_life_is_a_write_through_to_the_disk(start: Callable[..., Api]
 # --- messages ---
 
 
-def test_an_abstract_socket_is_understood() -> None:
+def test_an_abstract_socket_gets_notifications() -> None:
     name = f"minibill-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0{name}")
         listener.settimeout(PATIENCE_S)
-        ServiceNotifier({"NOTIFY_SOCKET": f"@{name}"}).tell("READY=1")
+        ServiceNotifier({"NOTIFY_SOCKET": f"@{name}"}).notify("READY=1")
         assert hear(listener) == {"READY": "1"}
 
 
-def test_a_manager_that_is_gone_is_no_trouble_for_the_service(tmp_path: Path) -> None:
-    ServiceNotifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).tell("READY=1")
+def test_a_missing_manager_does_not_stop_the_service(tmp_path: Path) -> None:
+    ServiceNotifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).notify("READY=1")
 
 
 # --- the process ---
 
 
-def test_the_service_says_when_it_is_ready_that_it_works_and_that_it_stops(tmp_path: Path, listener: socket.socket) -> None:
-    told_of = {"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "300000"}
+def test_the_service_notifies_ready_heartbeats_and_stopping(tmp_path: Path, listener: socket.socket) -> None:
+    notify = {"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "300000"}
     command = [*SERVE, "--db", str(tmp_path / "book.db"), "--port", "0"]
-    with subprocess.Popen(command, env=environment(**SECRETS, **told_of), stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, env=environment(**SECRETS, **notify), stdout=subprocess.DEVNULL) as process:
         try:
             assert "STOPPING" not in hear_until(listener, "READY")
             assert "STOPPING" not in hear_until(listener, "WATCHDOG")
@@ -153,13 +153,13 @@ def test_the_service_says_when_it_is_ready_that_it_works_and_that_it_stops(tmp_p
             process.kill()
 
 
-def test_a_service_that_hangs_gives_no_signs_of_life(tmp_path: Path, listener: socket.socket) -> None:
-    told_of = {"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "300000"}
+def test_a_hanging_service_sends_no_heartbeats(tmp_path: Path, listener: socket.socket) -> None:
+    notify = {"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "300000"}
     command = [*SERVE, "--db", str(tmp_path / "book.db"), "--port", "0"]
-    with subprocess.Popen(command, env=environment(**SECRETS, **told_of), stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=environment(**SECRETS, **notify), stdout=subprocess.PIPE) as process:
         try:
             hear_until(listener, "WATCHDOG")
-            # Another program keeps the file to itself: the writer waits, and its writes with it.
+            # Another program locks the file, so the writer hangs.
             hold = (
                 "import sys; from pathlib import Path; from minibill.db.connection import open_writer\n"
                 "conn = open_writer(Path(sys.argv[1])); conn.execute('BEGIN IMMEDIATE'); print('held', flush=True)\n"
@@ -177,7 +177,7 @@ def test_a_service_that_hangs_gives_no_signs_of_life(tmp_path: Path, listener: s
 
 
 def heard_for(listener: socket.socket, seconds: float) -> list[str]:
-    """What comes in after a moment in which what was on its way may arrive."""
+    """Return the notifications of some seconds, after those that were already on their way."""
     listener.settimeout(0.5)
     with contextlib.suppress(TimeoutError):
         for _ in range(3):

@@ -2,6 +2,7 @@
 
 import logging
 from typing import Any
+from urllib.parse import unquote
 
 from litestar.types import Scope
 
@@ -13,24 +14,26 @@ log = logging.getLogger("minibill.http")
 
 _WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
-# A request that takes longer is logged: a thousand times what it should take.
+# A request that takes longer is logged as a warning; most take a thousandth of it.
 SLOW_SECONDS = 1.0
 
 
-def answered(scope: Scope, context: Context, tally: RouteMetrics, status: int, *, waited_s: float = 0) -> None:
-    """Counts a request whose answer is known; logs it if it failed, was slow beyond its wait, is a write of an admin, or all
-    are to be logged. Services call thousands of times a second.
+def record_request(scope: Scope, context: Context, metrics: RouteMetrics, status: int, *, waited_s: float = 0) -> None:
+    """Count a request whose response is known, and log it if its kind or outcome calls for it.
+
+    Failures, slow requests and writes of admins are always logged; `MINIBILL_ACCESS_LOG` adds all others. `waited_s` is the
+    time that the client asked to wait, and does not count as slow.
     """
     elapsed_s = monotonic_s() - context.began_s - waited_s
-    tally.count(status, elapsed_s)
+    metrics.count(status, elapsed_s)
     if elapsed_s >= SLOW_SECONDS or status >= 500:
         level = logging.WARNING
     elif context.state.settings.access_log or _is_write_of_admin(scope, context):
         level = logging.INFO
     else:
         return
-    facts = {"status": status, "elapsed_us": round(elapsed_s * US_PER_SECOND)}
-    log.log(level, "request", extra=about(scope, context) | facts)
+    outcome = {"status": status, "elapsed_us": round(elapsed_s * US_PER_SECOND)}
+    log.log(level, "request", extra=log_fields(scope, context) | outcome)
 
 
 def _is_write_of_admin(scope: Scope, context: Context) -> bool:
@@ -38,14 +41,14 @@ def _is_write_of_admin(scope: Scope, context: Context) -> bool:
     return caller is not None and caller.kind == "admin" and scope["method"] in _WRITES  # type: ignore[typeddict-item]
 
 
-def about(scope: Scope, context: Context) -> dict[str, object]:
-    """What a line of the log says of a request: never its headers, its query or its body."""
+def log_fields(scope: Scope, context: Context) -> dict[str, object]:
+    """Return the fields of a request's log lines: never its headers, its query or its body."""
     request: Any = scope
     return {
         "request_id": context.request_id,
         "correlation_id": context.correlation_id,
         "method": request["method"],
-        "path": request["path"],
+        "path": unquote(request["path"]),
         "ip": context.ip,
         "actor": None if context.caller is None else context.caller.name,
     }

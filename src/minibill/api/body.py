@@ -1,4 +1,4 @@
-"""What a request brings besides its path: its headers, and its body."""
+"""Headers and bodies of HTTP requests."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,19 +8,19 @@ from litestar.types import Receive
 
 from minibill.core.problems import MalformedJson, PayloadTooLarge, UnsupportedMediaType
 
-# A body that has not arrived by then is given up: a client that crawls must not hold up a stop, which has 8 s for requests.
+# The time that a body may take to arrive. A slow client must not hold up a stop, which leaves requests 8 s.
 BODY_SECONDS_MAX = 5
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class RequestHeaders:
-    """The headers of a request: names in lower case, of each the first value."""
+    """The headers of a request by their names in lower case; `get` returns the first value of a name."""
 
     __slots__ = ("_all", "_first", "get")
 
-    def __init__(self, sent: Iterable[tuple[bytes, bytes]]) -> None:
-        self._all = list(sent)
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._all = list(headers)
         self._first = dict(reversed(self._all))
         self.get = self._first.get
 
@@ -29,19 +29,19 @@ class RequestHeaders:
         return [value for own, value in self._all if own == name]
 
     def only(self, name: bytes) -> bytes | None:
-        """The value of a header that must not be repeated; None where there is none, or more than one."""
+        """Return the value of a header that must not be repeated; None if it is missing or repeated."""
         if len(self._first) < len(self._all) and sum(own == name for own, _ in self._all) > 1:
             return None
         return self.get(name)
 
 
-async def receive_body(receive: Receive, sent: RequestHeaders, bytes_max: int) -> bytes:
-    """The body, whole; empty where there is none.
+async def receive_body(receive: Receive, headers: RequestHeaders, bytes_max: int) -> bytes:
+    """Return the whole body; empty bytes if there is none.
 
-    Raises `PayloadTooLarge`, `UnsupportedMediaType` for what does not say that it is JSON, and `MalformedJson` when it does
-    not arrive, or not in time.
+    Raises `PayloadTooLarge`, `UnsupportedMediaType` for a body that is not declared as JSON, and `MalformedJson` for a body
+    that does not arrive within `BODY_SECONDS_MAX`.
     """
-    length = sent.get(b"content-length", b"")
+    length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length[:20]) > bytes_max:
         raise _too_large(bytes_max)
     body = bytearray()
@@ -53,28 +53,32 @@ async def receive_body(receive: Receive, sent: RequestHeaders, bytes_max: int) -
         raise MalformedJson(
             f"the body did not arrive within {BODY_SECONDS_MAX} s", headers={"Connection": "close"}
         ) from None
-    return checked_body(bytes(body), sent, bytes_max)
+    return checked_body(bytes(body), headers, bytes_max)
 
 
-def checked_body(body: bytes, sent: RequestHeaders, bytes_max: int) -> bytes:
-    """A body that is there. Raises `PayloadTooLarge`, and `UnsupportedMediaType` for what does not say that it is JSON."""
-    if len(body) > bytes_max:
-        raise _too_large(bytes_max)
+def checked_body(body: bytes, headers: RequestHeaders, bytes_max: int) -> bytes:
+    """Return a body that has arrived. Raises `PayloadTooLarge`, `UnsupportedMediaType` and `MalformedJson`."""
+    require_size(body, bytes_max)
     if body:
-        _require_json_type(sent.get(b"content-type", b""))
-    elif sent.get(b"content-length", b"").strip(b"0"):
-        # No body counts as `{}`; one that was lost must not.
+        _require_json_type(headers.get(b"content-type", b""))
+    elif headers.get(b"content-length", b"").strip(b"0"):
+        # An empty body counts as `{}`; a body that was lost must not.
         raise MalformedJson("the body did not arrive whole")
     return body
 
 
+def require_size(body: bytes | bytearray, bytes_max: int) -> None:
+    """Raise `PayloadTooLarge` for a body of more than `bytes_max` bytes."""
+    if len(body) > bytes_max:
+        raise _too_large(bytes_max)
+
+
 def _take(message: Any, body: bytearray, bytes_max: int) -> bool:
-    """Adds what a message brought of a body; answers whether that was the last."""
+    """Append an ASGI message to the body; return True if it was the last one."""
     if message["type"] == "http.disconnect":
         raise MalformedJson("the body did not arrive whole")
     body += message.get("body", b"")
-    if len(body) > bytes_max:
-        raise _too_large(bytes_max)
+    require_size(body, bytes_max)
     return not message.get("more_body")
 
 

@@ -1,4 +1,4 @@
-"""The application state that handlers work with, and the context of one request."""
+"""The application state that handlers work with, and the context of one HTTP request."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from minibill.api.routing import Route
     from minibill.book import Book
 
-# Where the gate leaves what it found out about a request.
+# The key of the ASGI scope under which the middleware leaves a request's context.
 CONTEXT = "minibill"
 
 
 class AppState(NamedTuple):
-    """What handlers work with; one a process."""
+    """The state that all requests of a process share."""
 
     book: "Book"
     settings: Settings
@@ -31,16 +31,16 @@ class AppState(NamedTuple):
 
 
 class Context(msgspec.Struct):
-    """What the gate found out about a request before it was routed, and the headers that its answer has whatever it is.
+    """The middleware's findings about a request. `began_s` is monotonic.
 
-    `began_s` is monotonic.
+    `response_headers` are part of every response to it, whatever its status.
     """
 
     state: AppState
     request_id: str
     correlation_id: str
     ip: str | None
-    sent: RequestHeaders
-    headers: Headers
+    headers: RequestHeaders
+    response_headers: Headers
     began_s: float
     caller: Caller | None = None

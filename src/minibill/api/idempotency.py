@@ -1,24 +1,29 @@
 """Idempotency keys: the first success of a request is stored with its effect, and sent again to every retry."""
 
 import hashlib
+import re
 from typing import Any
 
 import msgspec
 
 from minibill.core.clock import US_PER_SECOND
-from minibill.core.problems import IdempotencyKeyReused
+from minibill.core.problems import IdempotencyKeyReused, InvalidIdempotencyKey
 from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
 
 SQL = queries("requests")
 
-KEEP_SECONDS = 48 * 3600  # The contract promises 24 h; a weekend's retries are welcome.
-# Keys that one step of a slice forgets, and rows that are read at a time.
+# Clients may rely on 24 h; twice that is kind to retries after a long outage.
+KEEP_SECONDS = 48 * 3600
+# Keys that one step of a slice deletes, and rows that are read at a time.
 PRUNE_KEYS_MAX = 100
+
+KEY_CHARACTERS_MAX = 255
+_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
-    """A key with what it was sent with. `caller` is the kind of token and its subject."""
+    """A key and the fingerprint of the request that it came with. `caller` is the kind of token and its subject."""
 
     caller: str
     key: str
@@ -33,10 +38,17 @@ class StoredResponse(msgspec.Struct, frozen=True, gc=False):
     replayed: bool = False
 
 
-def fingerprint(method: str, path: bytes, query: bytes, body: bytes) -> bytes:
-    """Return the hash of what makes two requests the same: method, path, query and body, byte for byte as sent.
+def checked_key(key: bytes | None) -> str:
+    """Return a key as text. Raises `InvalidIdempotencyKey`, also for None, which stands for a repeated header."""
+    if key is None or not _KEY.fullmatch(key):
+        raise InvalidIdempotencyKey(f"expected one key of 1 to {KEY_CHARACTERS_MAX} visible ASCII characters")
+    return key.decode()
 
-    `dryRun` is left out: with a key that is stored, a dry run shows the response that the same request would get.
+
+def fingerprint(method: str, path: bytes, query: bytes, body: bytes) -> bytes:
+    """Return a hash over the method, path, query and body of a request, byte for byte as sent.
+
+    `dryRun` is left out: a dry run with a stored key shows the response that the same request would get.
     """
     if b"dryRun=" in query:
         query = b"&".join(pair for pair in query.split(b"&") if not pair.startswith(b"dryRun="))
@@ -53,7 +65,7 @@ def find_response(conn: Connection, key: Key) -> StoredResponse | None:
 
 
 def require_own(key: Key, fingerprint: bytes) -> None:
-    """Raises `IdempotencyKeyReused` when the key came with another request, which had this fingerprint."""
+    """Raise `IdempotencyKeyReused` if the key belongs to a request with another fingerprint than its own."""
     if fingerprint != key.fingerprint:
         raise IdempotencyKeyReused("this key came with another path, query or body before; take a new key for a new request")
 
@@ -73,7 +85,7 @@ def store_response(conn: Connection, key: Key, response: StoredResponse, *, upti
 
 
 def damaged_responses(conn: Connection) -> tuple[int, list[int]]:
-    """How many keys there are, and which of them are no longer with what was kept."""
+    """Return the number of stored keys, and the row ids of those whose row does not match its checksum."""
     count, found = 0, list[int]()
     cursor = SQL.stored_responses.run(conn)
     while rows := cursor.fetchmany(PRUNE_KEYS_MAX):
@@ -86,17 +98,17 @@ def _is_whole(kept: list[Any], checksum: object) -> bool:
     try:
         return _checksum(*kept) == checksum
     except (TypeError, AttributeError):
-        # A column of another type than those that are kept.
+        # A column has another type than `store_response` writes.
         return False
 
 
 def _checksum(caller: str, key: str, fingerprint: bytes, status: int, body: bytes, created_at_us: int) -> int:
-    """The first 63 bits of SHA-256 over all that is kept. The chain covers the checksum, and so the row."""
-    told = b"%d %d %s\0%s\0%s" % (status, created_at_us, caller.encode(), key.encode(), fingerprint)
-    return int.from_bytes(hashlib.sha256(told + body).digest()[:8]) >> 1
+    """Return the first 63 bits of SHA-256 over a row. The hash chain covers the checksum, and so the row."""
+    head = b"%d %d %s\0%s\0%s" % (status, created_at_us, caller.encode(), key.encode(), fingerprint)
+    return int.from_bytes(hashlib.sha256(head + body).digest()[:8]) >> 1
 
 
 def prune(conn: Connection, *, uptime_us: int) -> int:
-    """Forgets some of the keys that are old enough by the running time; answers how many."""
+    """Delete up to `PRUNE_KEYS_MAX` keys that are older than `KEEP_SECONDS` of service uptime; return their number."""
     before_us = uptime_us - KEEP_SECONDS * US_PER_SECOND
     return SQL.prune_keys.run(conn, before_us=before_us, count=PRUNE_KEYS_MAX).rowcount

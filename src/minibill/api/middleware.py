@@ -1,7 +1,7 @@
-"""The gate: one plain ASGI function around the whole application.
+"""The request middleware: a plain ASGI function around the application.
 
-It gives each request its ids, tells who calls, counts requests, and puts on every answer the headers that all have. Who is
-not let in costs nothing more: neither routing nor a body.
+It gives each request its ids, verifies its token, applies rate limits, and adds the headers that every response has. A
+request that it rejects is not routed, and its body is not read.
 """
 
 import logging
@@ -9,19 +9,18 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import NamedTuple
+from urllib.parse import quote
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from minibill.api.access_log import about, answered
+from minibill.api.access_log import log_fields
 from minibill.api.body import Headers, RequestHeaders
 from minibill.api.context import CONTEXT, AppState, Context
 from minibill.api.cors import Cors
-from minibill.api.fast_path import forget_server
-from minibill.api.paths import Paths
-from minibill.api.problem_response import method_not_allowed
-from minibill.api.response import NO_CONTENT, Response, problem_response, send_response
+from minibill.api.direct_io import OVER_LIMIT, detach
+from minibill.api.endpoint import send_unrouted, serve
+from minibill.api.response import NO_CONTENT, Response, problem_response
 from minibill.api.routing import Route
 from minibill.auth.callers import PREFIXES, CallerKind
 from minibill.auth.client_address import ClientAddresses, canonical, rate_key
@@ -37,44 +36,23 @@ _CORRELATION_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Requests without a valid token that one address may send a minute.
 BAD_TOKENS_PER_MINUTE = 60
 
-# What every answer says: nothing is to be guessed from it, and nothing kept of it.
+# Headers on every response: no content sniffing, no caching.
 ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-
-# The router would answer OPTIONS itself, for any path and whatever the scope, and knows no HEAD.
-_ROUTED_HERE = ("HEAD", "OPTIONS")
-
-# In the scope of a request that came on a connection too many.
-OVER_LIMIT = "minibill.surplus"
-
-
-class _Pattern(NamedTuple):
-    """A direct route with one variable part."""
-
-    method: str
-    before: str
-    name: str
-    after: str
-    serve: ASGIApp
-
-    @classmethod
-    def of(cls, route: Route) -> "_Pattern":
-        before, _, rest = route.path.partition("{")
-        variable, _, after = rest.partition("}")
-        return cls(route.method, before, variable.removesuffix(":str"), after, route.serve)
 
 
 class RequestMiddleware:
-    """Wraps the application."""
+    """The outermost ASGI application, which calls the router for requests that it admits."""
 
     def __init__(
         self, app: ASGIApp, state: AppState, *, direct: list[Route], lifespan: Callable[[Receive, Send], Awaitable[None]]
     ) -> None:
-        """Wrap `app`. `direct` routes have at most one variable segment and go around it; `lifespan` runs beside it."""
-        self._lifespan = lifespan
+        """Wrap `app`, the router. `direct` are routes without a variable part that are served past it.
+
+        docs/internals/decisions/0030-one-router.md has the gain.
+        """
         self._app = app
-        self._direct = {(route.method, route.path): route for route in direct if "{" not in route.path}
-        self._direct_with_a_variable = [_Pattern.of(route) for route in direct if "{" in route.path]
-        self._paths = Paths(state.routes)
+        self._lifespan = lifespan
+        self._direct = {(route.method, route.path): route for route in direct}
         self._state = state
         settings = state.settings
         self._limits: dict[CallerKind, RateLimit | None] = {
@@ -85,119 +63,106 @@ class RequestMiddleware:
         self._bad_tokens = _limit(BAD_TOKENS_PER_MINUTE if settings.admin_rate_per_minute else 0)
         self._addresses = ClientAddresses(settings.trusted_proxies)
         self._cors = Cors(settings.cors_origins or (), loopback=settings.cors_loopback)
-        self._request_id_begins = f"req_{os.urandom(8).hex()}"
+        self._request_id_prefix = f"req_{os.urandom(8).hex()}"
         self._request_numbers = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self._lifespan(receive, send)
             return
-        sent = RequestHeaders(scope["headers"])
-        request_id = f"{self._request_id_begins}{next(self._request_numbers):06x}"
+        context = self._context(scope)
+        scope[CONTEXT] = context  # type: ignore[literal-required]
+        method, path = scope["method"], scope["path"]
+        if method == "HEAD":
+            # The server leaves the body out of ASGI messages only.
+            detach(scope)
+        try:
+            if OVER_LIMIT in scope:
+                raise Overloaded("too many connections are open; try again", headers={"Connection": "close"})
+            if context.headers.get(b"origin") is not None and self._add_cors_headers(context, method):
+                await send_unrouted(scope, Response(NO_CONTENT, b""), context, send)
+                return
+            if b"%" in (scope.get("raw_path") or b"%"):
+                path = _use_path_as_sent(scope)
+            direct = self._direct.get((method, path))
+            context.caller = self._admit(scope, context, self._kind(path) if direct is None else direct.kind)
+        except Problem as problem:
+            await send_unrouted(scope, problem_response(problem, context), context, send)
+            return
+        if direct is None:
+            await self._app(scope, receive, send)
+        else:
+            await serve(direct, scope, receive, send)
+
+    def _context(self, scope: HTTPScope) -> Context:
+        headers = RequestHeaders(scope["headers"])
+        request_id = f"{self._request_id_prefix}{next(self._request_numbers):06x}"
         id_bytes = request_id.encode()
         correlation_id, correlation_bytes = request_id, id_bytes
-        if (given := sent.get(b"x-correlation-id")) is not None and _CORRELATION_ID.fullmatch(given):
-            correlation_id, correlation_bytes = given.decode(), given
-        headers = [(b"x-request-id", id_bytes), (b"x-correlation-id", correlation_bytes), *ALWAYS]
+        if (sent := headers.get(b"x-correlation-id")) is not None and _CORRELATION_ID.fullmatch(sent):
+            correlation_id, correlation_bytes = sent.decode(), sent
         client = scope.get("client")
         if client is None:
             ip = None
         elif not self._addresses.trusted:
             ip = canonical(client[0])
         else:
-            ip = self._addresses.of(client[0], sent.all(b"x-forwarded-for"))
-        context = Context(self._state, request_id, correlation_id, ip, sent, headers, monotonic_s())
-        method = scope["method"]
-        preflight = False
-        if sent.get(b"origin") is not None:
-            preflight = method == "OPTIONS" and sent.get(b"access-control-request-method") is not None
-            headers += self._cors.headers(sent.only(b"origin"), preflight=preflight)
-        if method == "HEAD":
-            # The server leaves the body out, and a response that is written past the server would have one.
-            forget_server(scope)
-        try:
-            if OVER_LIMIT in scope:
-                raise Overloaded("too many connections are open; try again", headers={"Connection": "close"})
-            if preflight:
-                await self._answer(Response(NO_CONTENT, b""), scope, context, send)
-                return
-            direct = self._direct.get((method, scope["path"]))
-            if b"%" in (scope.get("raw_path") or b"") or method in _ROUTED_HERE:
-                serve = self._serve_as_sent(scope, context)
-            elif direct is not None:
-                context.caller = self._admit(scope, context, direct.kind)
-                serve = direct.serve
-            else:
-                context.caller = self._admit(scope, context, self._kind(scope["path"]))
-                serve = self._variable(scope) or self._app
-        except Problem as problem:
-            await self._answer(problem_response(problem, context), scope, context, send)
-            return
-        scope[CONTEXT] = context  # type: ignore[literal-required]
-        await serve(scope, receive, send)
+            ip = self._addresses.of(client[0], headers.all(b"x-forwarded-for"))
+        response_headers = [(b"x-request-id", id_bytes), (b"x-correlation-id", correlation_bytes), *ALWAYS]
+        return Context(self._state, request_id, correlation_id, ip, headers, response_headers, monotonic_s())
 
-    async def _answer(self, reply: Response, scope: HTTPScope, context: Context, send: Send) -> None:
-        """Send what a request is answered with here."""
-        answered(scope, context, self._state.metrics.unrouted, reply.status)
-        await send_response(scope, reply, context, send)
-
-    def _serve_as_sent(self, scope: HTTPScope, context: Context) -> ASGIApp:
-        """Return what serves a request that is routed by its path as sent. Raises `Problem` for one that is not let in."""
-        raw_path = scope.get("raw_path") or scope["path"].encode()
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        kind = self._kind(raw_path.decode("latin-1"))
-        context.caller = self._admit(scope, context, kind)
-        found = self._paths.find(raw_path)
-        if found is None:
-            raise NotFound("nothing is at this path")
-        if method not in found.routes:
-            raise method_not_allowed(found.routes)
-        scope["path_params"] = found.segments
-        return found.routes[method].serve
-
-    def _variable(self, scope: HTTPScope) -> ASGIApp | None:
-        path = scope["path"]
-        for pattern in self._direct_with_a_variable:
-            if scope["method"] == pattern.method and path.startswith(pattern.before) and path.endswith(pattern.after):
-                value = path[len(pattern.before) : len(path) - len(pattern.after)]
-                if value and "/" not in value:
-                    scope["path_params"] = {pattern.name: value}
-                    return pattern.serve
-        return None
+    def _add_cors_headers(self, context: Context, method: str) -> bool:
+        """Add the headers for the origin of a request; return True for a preflight, which they answer."""
+        is_preflight = method == "OPTIONS" and context.headers.get(b"access-control-request-method") is not None
+        context.response_headers += self._cors.headers(context.headers.only(b"origin"), preflight=is_preflight)
+        return is_preflight
 
     def _admit(self, scope: HTTPScope, context: Context, kind: CallerKind | None) -> Caller | None:
         if kind is None:
             return None
         try:
-            caller = self._state.verifier.verify(kind, context.sent.only(b"authorization") or b"")
+            caller = self._state.verifier.verify(kind, context.headers.only(b"authorization") or b"")
         except Unauthorized:
             if self._bad_tokens is not None:
                 allowance = self._bad_tokens.count(rate_key(context.ip or ""))
                 if not allowance.allowed:
-                    # Not logged one by one: whoever floods the service must not flood its log.
-                    context.headers += _rate_headers(allowance)
+                    # A flood of requests must not flood the log.
+                    context.response_headers += _rate_headers(allowance)
                     raise _rate_limited(allowance) from None
-            log.warning("no valid token", extra=about(scope, context))
+            log.warning("no valid token", extra=log_fields(scope, context))
             raise
         limit = self._limits[kind]
         if limit is not None:
             allowance = limit.count(caller.name)
-            context.headers += _rate_headers(allowance)
+            context.response_headers += _rate_headers(allowance)
             if not allowance.allowed:
                 raise _rate_limited(allowance)
         if scope["method"] not in ("GET", "HEAD") and self._state.book.writer.is_overloaded:
-            # Before the body is read: decoding a large one costs a quarter of what doing it would.
+            # Before the body is read: decoding a large batch takes a quarter of the time of paying it.
             raise Overloaded
         return caller
 
     def _kind(self, path: str) -> CallerKind | None:
         if "//" in path:
-            # The router would fold it, and what is behind a prefix would be reached past its prefix.
+            # The router would fold it, and a path would reach its route without the prefix that needs a token.
             raise NotFound("nothing is at this path")
         for prefix, kind in PREFIXES.items():
             if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
                 return kind
         return None
+
+
+def _use_path_as_sent(scope: HTTPScope) -> str:
+    """Let the router see a path with escapes as it was sent; return that path.
+
+    A proxy matches `/%6detrics` and `/accounts/x%2Fbalance` as they are sent, so the router has to do the same.
+    `HttpRequest` decodes the variable parts afterwards.
+    """
+    raw_path = scope.get("raw_path")
+    # ASGI servers may leave `raw_path` out.
+    path = raw_path.decode("latin-1") if raw_path else quote(scope["path"])
+    scope["path"] = path
+    return path
 
 
 def _limit(per_minute: int) -> RateLimit | None:

@@ -1,4 +1,4 @@
-"""Refusals as they are answered: application/problem+json (RFC 9457)."""
+"""Problems as responses: application/problem+json (RFC 9457)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from minibill.core.problems import FieldError, InternalError, InvalidRequest, Me
 
 
 def problem_body(problem: Problem, request_id: str) -> bytes:
-    """A refusal as application/problem+json (RFC 9457)."""
+    """Return a problem as JSON."""
     members: dict[str, Any] = {
         "type": f"urn:minibill:problem:{problem.code}",
         "title": problem.title,
@@ -25,16 +25,16 @@ def problem_body(problem: Problem, request_id: str) -> bytes:
 
 
 def as_problem(error: Exception) -> Problem:
-    """The refusal that an exception comes to."""
+    """Return the problem that a client is shown for an exception."""
     match error:
         case Problem():
             return error
         case NotFoundException():
             return NotFound("nothing is at this path")
         case MethodNotAllowedException():
-            # The framework's own OPTIONS is no method of the path.
             listed = (error.headers or {}).get("allow", "").split(", ")
-            return method_not_allowed(method for method in listed if method and method != "OPTIONS")
+            # Each endpoint takes OPTIONS from the router, and rejects it.
+            return method_not_allowed(method for method in listed if method != "OPTIONS")
         case HTTPException() if error.status_code == 400:
             return InvalidRequest(FieldError("", "the request could not be read"))
         case _:
@@ -42,8 +42,5 @@ def as_problem(error: Exception) -> Problem:
 
 
 def method_not_allowed(methods: Iterable[str]) -> MethodNotAllowed:
-    """Return the problem of a path that takes these methods, and HEAD where it takes GET."""
-    taken = set(methods)
-    if "GET" in taken:
-        taken.add("HEAD")
-    return MethodNotAllowed("this path takes other methods", headers={"Allow": ", ".join(sorted(taken))})
+    """Return the problem of a path that takes these methods."""
+    return MethodNotAllowed("this path takes other methods", headers={"Allow": ", ".join(sorted(methods))})

@@ -1,125 +1,113 @@
-"""One HTTP request: reading its parameters and body, and running the write that it asks for."""
+"""One request to the API: its parameters and body, and the write that it asks for.
+
+Handlers see a `Request`. `HttpRequest` makes one from an ASGI scope, `EmbeddedRequest` from an operation of a client in this
+process. So validation, idempotency, dry runs and the audit log are the same for both.
+"""
 
 import asyncio
-import logging
-import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
 
 import msgspec
-from litestar.types import Receive, Scope
 
 from minibill.api import idempotency
-from minibill.api.access_log import about
-from minibill.api.body import checked_body, receive_body
-from minibill.api.context import CONTEXT, AppState, Context
+from minibill.api.context import AppState
 from minibill.api.decoding import Decoder, convert, invalid
-from minibill.api.fast_path import whole_body
 from minibill.api.response import NO_CONTENT, Response
 from minibill.api.types import Page, PageQuery, Query, ResponseBody, WriteQuery, encode
 from minibill.api.unique_members import require_unique_members
-from minibill.auth.callers import CallerKind
-from minibill.core.problems import (
-    FieldError,
-    InsufficientScope,
-    InvalidCursor,
-    InvalidIdempotencyKey,
-    InvalidRequest,
-    Overloaded,
-    Unauthorized,
-)
+from minibill.auth.tokens import Caller
+from minibill.core.problems import InvalidCursor, Overloaded
 from minibill.core.write_result import NOWHERE, Origin
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.readers import RequestReader
 from minibill.db.write_operation import WriteOperation
 
-log = logging.getLogger("minibill.http")
-
 T = TypeVar("T")
 R = TypeVar("R")
 Q = TypeVar("Q", bound=Query)
 P = TypeVar("P", bound=PageQuery)
-KEY_CHARACTERS_MAX = 255
-_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
-USER_AGENT_CHARACTERS_MAX = 500
 
 
 class Request:
-    """One request, with the ways in which handlers read it and answer it."""
+    """A request and its caller, and what handlers do with it.
 
-    __slots__ = ("_body", "_receive", "context", "method", "observed", "path", "scope")
+    A subclass says how the query, the body, the idempotency key and the origin of the request are read.
+    """
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        request: Any = scope
-        self.scope = request
-        self.context: Context = request[CONTEXT]
-        self.method: str = request["method"]
-        self.path: str = request["path"]
+    __slots__ = ("caller", "method", "observed", "path", "segments", "state")
+
+    def __init__(self, state: AppState, method: str, path: str, segments: Mapping[str, str], caller: Caller | None) -> None:
+        """`path` and `segments`, the variable parts of the path, are decoded. `caller` is None on public routes."""
+        self.state = state
+        self.method = method
+        self.path = path
+        self.segments = segments
+        self.caller = caller
         self.observed = SequenceTracker()
-        self._receive = receive
-        self._body: bytes | None = None
 
-    @property
-    def state(self) -> AppState:
-        return self.context.state
+    # --- how a request arrives ---
 
-    @property
-    def caller_name(self) -> str:
-        """The caller as the book records it: `service:SUB` or `admin:SUB`."""
-        caller = self.context.caller
-        assert caller is not None
-        return caller.name
+    def query_members(self) -> dict[str, str]:
+        """Return the decoded query. Raises `InvalidRequest` if it can't be decoded or repeats a parameter."""
+        raise NotImplementedError
 
-    def authorize(self, kind: CallerKind, scope: str | None) -> None:
-        """Raises `Unauthorized` without a caller of this kind, `InsufficientScope` when the token lacks the scope."""
-        caller = self.context.caller
-        if caller is None or caller.kind != kind:
-            raise Unauthorized
-        if scope is not None and not caller.may(scope):
-            log.warning("lacks a scope", extra={**about(self.scope, self.context), "scope": scope})
-            raise InsufficientScope(scope)
+    async def body(self) -> bytes:
+        """Return the body, which is empty if none was sent. Raises the `Problem` of a body that can't be accepted."""
+        raise NotImplementedError
+
+    def idempotency_key(self, body: bytes) -> idempotency.Key | None:
+        """Return the idempotency key, if one was sent, with the fingerprint of the request.
+
+        Raises `InvalidIdempotencyKey`.
+        """
+        raise NotImplementedError
+
+    def origin(self) -> Origin:
+        """Return the origin of the request for the audit log."""
+        raise NotImplementedError
+
+    async def wait_for_disconnect(self) -> None:
+        """Wait until the client has disconnected."""
+        raise NotImplementedError
 
     # --- reading ---
 
     @property
+    def caller_name(self) -> str:
+        """The name of the caller in the ledger: `service:SUB` or `admin:SUB`."""
+        assert self.caller is not None
+        return self.caller.name
+
+    @property
     def reader(self) -> RequestReader:
-        """What its answer is read with."""
-        return RequestReader(self.context.state.book.readers, self.observed)
+        """The database reader of this request; it notes the ledger sequence that the response reflects."""
+        return RequestReader(self.state.book.readers, self.observed)
 
     def segment(self, name: str) -> str:
-        """A variable part of the path."""
-        value: str = self.scope["path_params"][name]
-        return value
+        """Return a variable part of the path."""
+        return self.segments[name]
 
     async def read(self, decoder: Decoder[T]) -> T:
-        """The body, decoded; none counts as `{}`."""
-        body = await self._read_body() or b"{}"
+        """Return the decoded body; an empty body counts as `{}`. Raises `MalformedJson` and `InvalidRequest`."""
+        body = await self.body() or b"{}"
         decoded = decoder.decode(body)
         require_unique_members(body)
         return decoded
 
     def parameters(self, expected: type[Q]) -> Q:
-        """The query; an unknown or repeated parameter is refused."""
-        text: bytes = self.scope["query_string"]
-        if not text:
+        """Return the decoded query. Raises `InvalidRequest`, also for an unknown or repeated parameter."""
+        members = self.query_members()
+        if not members:
             defaults: Q = without_parameters(expected)
             return defaults
-        try:
-            pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
-        except ValueError:
-            raise InvalidRequest(FieldError("", "the query is not URL-encoded UTF-8")) from None
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            names = [name for name, _ in pairs]
-            raise InvalidRequest(*[FieldError(n, "expected once") for n in values if names.count(n) > 1])
-        return convert(values, expected)
+        return convert(members, expected)
 
     def page(self, expected: type[P]) -> tuple[P, list[int] | None]:
-        """The query of a list, and where the page before ended; None on the first page.
+        """Return the query of a list, and the position after which the page begins; None for the first page.
 
-        A cursor brings its filters; naming one again is allowed when it is the same.
+        A cursor carries the filters of its list; a client may repeat them unchanged. Raises `InvalidCursor`.
         """
         query = self.parameters(expected)
         if query.cursor is None:
@@ -129,15 +117,17 @@ class Request:
         if any(value != filters.get(name) for name, value in given.items()):
             raise InvalidCursor("the cursor was made with other filters")
         try:
-            kept = msgspec.convert(filters | {"limit": query.limit}, expected, strict=True, dec_hook=lambda t, v: t(v))
+            with_filters = msgspec.convert(
+                filters | {"limit": query.limit}, expected, strict=True, dec_hook=lambda t, v: t(v)
+            )
         except msgspec.ValidationError as error:
             raise invalid(str(error)) from None
-        return kept, position
+        return with_filters, position
 
     async def unless_disconnected(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what `work` returns; None once the client has disconnected, and `work` is cancelled."""
+        """Return the result of `work`; None if the client disconnects first, which cancels `work`."""
         working = asyncio.ensure_future(work)
-        leaving = asyncio.ensure_future(self._disconnect())
+        leaving = asyncio.ensure_future(self.wait_for_disconnect())
         try:
             await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
             return working.result() if working.done() else None
@@ -145,15 +135,11 @@ class Request:
             working.cancel()
             leaving.cancel()
 
-    async def _disconnect(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    # --- responding ---
 
-    # --- answering ---
-
-    def answer(self, answer: ResponseBody, status: int = 200) -> Response:
-        """An answer as JSON."""
-        return Response(status, encode(answer))
+    def answer(self, body: ResponseBody, status: int = 200) -> Response:
+        """Return a response with this body as JSON."""
+        return Response(status, encode(body))
 
     def respond_page(
         self,
@@ -163,7 +149,7 @@ class Request:
         item: Callable[[R], ResponseBody],
         position: Callable[[R], list[int]],
     ) -> Response:
-        """A page from one row more than it holds, where there are more."""
+        """Return a page of a list. `rows` has one row more than the page if the list goes on."""
         shown = rows[: query.limit]
         cursor = None
         if len(rows) > query.limit:
@@ -172,7 +158,7 @@ class Request:
 
     @property
     def is_dry_run(self) -> bool:
-        """Whether a write is to be taken back."""
+        """True if the write is to be rolled back."""
         return bool(self.parameters(WriteQuery).dry_run)
 
     async def write(
@@ -186,14 +172,14 @@ class Request:
 
         `query` holds the parameters of a write that takes more than `dryRun`. A `bulk` write gives way to others.
         """
-        context = self.context
-        assert context.caller is not None
-        # The body counts for the key, and must be JSON even where nothing in it is needed.
-        key = self._idempotency_key(await self._read_body())
-        stored = await context.state.book.write(
+        state, caller = self.state, self.caller
+        assert caller is not None
+        # The body is part of the fingerprint of the key, and must be JSON even if the operation takes none.
+        key = self.idempotency_key(await self.body())
+        stored = await state.book.write(
             operation,
-            caller=context.caller,
-            origin=self._origin() if context.caller.kind == "admin" else NOWHERE,
+            caller=caller,
+            origin=self.origin() if caller.kind == "admin" else NOWHERE,
             key=key,
             dry_run=self.is_dry_run if query is None else bool(query.dry_run),
             observed=self.observed,
@@ -201,62 +187,27 @@ class Request:
         )
         headers = None
         if stored.replayed:
-            context.state.metrics.replays += 1
+            state.metrics.replays += 1
             headers = {"Idempotency-Replayed": "true"}
         if stored.status == NO_CONTENT:
-            # No content has no place to say that it was a dry run.
+            # A 204 has no body for the `dryRun` member.
             return Response(200, stored.body, headers) if self.is_dry_run else Response(NO_CONTENT, b"", headers)
         return Response(stored.status, stored.body, headers)
 
     def require_room_for_bulk(self) -> None:
-        """Raise `Overloaded` when too many bulk writes wait: before the body is read, since reading it has a price."""
+        """Raise `Overloaded` if too many bulk writes are queued. Called before the body is decoded, which takes time."""
         if self.state.book.writer.is_overloaded_with_bulk:
             raise Overloaded("too many batches are waiting; try again")
 
     async def was_answered_before(self) -> bool:
-        """Whether `write` will answer what was answered before; raises `IdempotencyKeyReused` as it would."""
-        key = self._idempotency_key(await self._read_body())
+        """Return True if `write` will replay a stored response. Raises `IdempotencyKeyReused` like `write`."""
+        key = self.idempotency_key(await self.body())
         return key is not None and self.state.book.stored_response(key) is not None
-
-    # --- inside ---
-
-    def _origin(self) -> Origin:
-        context = self.context
-        agent = context.sent.get(b"user-agent")
-        caller = context.caller
-        return Origin(
-            context.ip,
-            None if agent is None else agent.decode("latin-1").replace("\x00", "")[:USER_AGENT_CHARACTERS_MAX],
-            context.correlation_id,
-            None if caller is None else caller.token_id,
-        )
-
-    def _idempotency_key(self, body: bytes) -> idempotency.Key | None:
-        caller, sent = self.context.caller, self.context.sent
-        if caller is None or sent.get(b"idempotency-key") is None:
-            return None
-        key = sent.only(b"idempotency-key")
-        if key is None or not _KEY.fullmatch(key):
-            raise InvalidIdempotencyKey(f"expected one key of 1 to {KEY_CHARACTERS_MAX} visible ASCII characters")
-        # A request inside a program has no path that was sent.
-        path = self.scope.get("raw_path") or self.path.encode()
-        fingerprint = idempotency.fingerprint(self.method, path, self.scope["query_string"], body)
-        return idempotency.Key(caller.name, key.decode(), fingerprint)
-
-    async def _read_body(self) -> bytes:
-        if self._body is None:
-            sent, bytes_max = self.context.sent, self.context.state.settings.max_body_bytes
-            body = whole_body(self.scope)
-            if body is None:
-                self._body = await receive_body(self._receive, sent, bytes_max)
-            else:
-                self._body = checked_body(body, sent, bytes_max)
-        return self._body
 
 
 @cache
 def without_parameters(expected: type[Q]) -> Q:
-    """An empty query. Raises `InvalidRequest` when a parameter is required."""
+    """Return an empty query. Raises `InvalidRequest` if a parameter is required."""
     return convert({}, expected)
 
 

@@ -71,7 +71,7 @@ async def create(request: Request) -> Response:
     """Create a campaign as a draft."""
     body = await request.read(_CREATE)
     check_config(body)
-    caller = request.context.caller
+    caller = request.caller
     assert caller is not None
     return await request.write(bind(create_campaign, created_by=caller.sub, body=body))
 

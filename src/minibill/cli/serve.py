@@ -95,21 +95,29 @@ def serve(
     if reset:
         development.reset(db, is_confirmed=yes)
 
-    from minibill.server.process import run
+    from minibill.server.process import ServeOptions, StartError, StartupFailed, run
 
-    # On a developer's machine, files are deleted by hand. The log reports the loss, and the service starts.
-    accept_loss = accept_loss or dev
-    run(
+    def announce(url: str) -> None:
+        click.echo(f"minibill is listening on {url}")
+        if dev:
+            development.announce(url, settings=settings)
+
+    options = ServeOptions(
         db,
         host,
         port,
         settings,
-        for_people=dev or sys.stderr.isatty(),
-        test_clock=test_clock,
-        accept_loss=accept_loss,
-        prepare=partial(_prepare, db, settings, seed=seed),
-        announce=partial(development.announce, settings=settings) if dev else lambda url: None,
+        has_console_log=dev or sys.stderr.isatty(),
+        has_test_clock=test_clock,
+        # On a developer's machine, files are deleted by hand. The log reports the loss, and the service starts.
+        accept_loss=accept_loss or dev,
     )
+    try:
+        run(options, prepare=partial(_prepare, db, settings, seed=seed), announce=announce)
+    except StartError as error:
+        raise click.UsageError(str(error)) from None
+    except StartupFailed as error:
+        raise click.ClickException(str(error)) from None
 
 
 async def _prepare(db: Path, settings: Settings, *, seed: bool) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where there is one."""
+    """Return a uvloop event loop, or one of asyncio where uvloop is not installed."""
     try:
         import uvloop
     except ImportError:

@@ -1,6 +1,7 @@
-"""HTTP as it arrives: uvicorn's protocol for httptools, with limits, strict framing and ignored upgrades.
+"""The HTTP protocol of the service: uvicorn's for httptools, with limits, strict framing and ignored upgrades.
 
-A message that can't be served gets a problem like any other response, and its connection is closed.
+A malformed request gets a problem like any other response, and its connection is closed. Only modules of this package know
+uvicorn; tests/api/test_protocol.py fails first when uvicorn changes.
 """
 
 import asyncio
@@ -11,30 +12,33 @@ from typing import Any
 from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from litestar.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from minibill.api.direct_io import DIRECT, OVER_LIMIT
 from minibill.api.problem_response import problem_body
 from minibill.core.problems import FieldError, InvalidRequest, MethodNotAllowed, Problem
+from minibill.server.direct_exchange import DIRECT_EXCHANGE, ServerExchange
 from minibill.server.log_limit import LogLimit
 
 log = logging.getLogger("minibill.http")
 
-# The request line and its headers together: the server keeps them in memory, for anybody. A token has 4 KiB.
-HEAD_BYTES_MAX = 65_536
+# The request line and its headers together, which are kept in memory before a token is verified. A token has 4 KiB.
+HEADER_BYTES_MAX = 65_536
 
 # Trailer fields of one request. They are discarded, so this limits the work only.
 TRAILER_BYTES_MAX = 65_536
 
-# Bytes after a head that add nothing to a body: the rest of a body whose request was rejected, or trailer fields that do not
-# end. As much as the largest body has by default.
-REST_BYTES_MAX = 1_048_576
+# Bytes after a header section that add nothing to a body: the rest of a rejected request's body, or endless trailer fields.
+# The largest body has as many by default.
+UNUSED_BYTES_MAX = 1_048_576
 
 _VERSIONS = ("1.1", "1.0")
 
-# A host and perhaps a port, as RFC 9110 and RFC 3986 spell them. It may be empty.
+# A host with an optional port, as RFC 9110 and RFC 3986 spell them. It may be empty.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
-# Anybody can send malformed requests, and as many as the network carries: the log takes this many lines of them.
+# Malformed requests need no token, so their log lines are limited.
 MALFORMED_LINES_PER_MINUTE = 60
 _lines = LogLimit(MALFORMED_LINES_PER_MINUTE)
 
@@ -47,55 +51,78 @@ _NOT_HTTP = _malformed("the request is not HTTP that can be read")
 
 
 class _Trailers(list[tuple[bytes, bytes]]):
-    """The header list after a head is complete. It drops the trailer fields that the parser appends.
+    """The header list after the header section is complete. It drops the trailer fields that the parser appends.
 
-    uvicorn would add them to the headers of the request, after a proxy and the limits have looked at those.
+    uvicorn would add them to the headers of the request, after a proxy and the limits have checked those.
     """
 
     size = 0
 
     def append(self, field: tuple[bytes, bytes]) -> None:
-        """Drop a field. Ends the parsing when there are too many bytes of them."""
+        """Drop a field. Raises `InvalidRequest` if there are too many bytes of them."""
         self.size += len(field[0]) + len(field[1])
         if self.size > TRAILER_BYTES_MAX:
             raise _malformed(f"a request has at most {TRAILER_BYTES_MAX} bytes of trailer fields")
 
 
-# Named, since super() costs as much as some of what it calls.
+# Called by name on every read: super() takes as long as some of the calls themselves.
 _Server: Any = HttpToolsProtocol
 
 
-class Protocol(_Server):  # type: ignore[misc]
-    """uvicorn's protocol, with limits on heads and on what follows them.
+class HttpProtocol(_Server):  # type: ignore[misc]
+    """uvicorn's protocol, with limits on connections, header sections and unused bytes.
 
-    Requests to upgrade are served as if they had not asked. The parser stops at their heads, so uvicorn drops a body that
-    came in the same packet and reads a later one as the next request. Here a new parser gets the head without its `Upgrade`
-    fields, and then the rest.
+    Requests to upgrade are served as if they had not asked. The parser stops at their header section, so uvicorn drops a
+    body in the same packet and reads a later one as the next request. Here a new parser gets the header section without its
+    `Upgrade` fields, and then the rest.
     """
 
+    # Connections over this number get an `overloaded` problem; `protocol_with_limit` sets it.
+    connections_max = 0
+
+    app: ASGIApp
     parser: Any
     headers: Any
     cycle: Any
     client: Any
 
-    # The head that is coming in, by the scope that the server makes for it. The bytes that came since the read in which it
-    # began, which may have brought the end of another request. The bytes of the read that is being parsed.
+    # The exchange whose task was started last.
+    _started: Any = None
+    # The scope of the header section that is arriving, and the bytes since the read in which it began. That read may have
+    # brought the end of another request. The bytes of the read that is being parsed.
     _head: Any = None
     _head_bytes = 0
     _read_bytes = 0
     # The `Host` fields that were accepted last on this connection.
     _hosts: list[bytes] | None = None
-    # The request whose body is coming in, and the bytes since then that added nothing to it.
+    # The request whose body is arriving, and the bytes since then that added nothing to it.
     _body_of: Any = None
-    _rest_bytes = 0
+    _unused_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """Begin a connection."""
+        if len(self.connections) >= self.connections_max:
+            self.app = _reject_connection(self.app)
         _Server.connection_made(self, transport)
         self._trailers = _Trailers()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection."""
+        _Server.connection_lost(self, exc)
+        # uvicorn tells only the last of pipelined requests that the client has disconnected. The one in flight would write
+        # to a closed connection, which logs an error with a traceback.
+        if self._started is not None:
+            self._started.disconnected = True
+
+    def _start_asgi_task(self, cycle: Any, app: ASGIApp) -> None:
+        self._started = cycle
+        # As uvicorn does, unless it is configured to reset context variables.
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
     def data_received(self, data: bytes) -> None:
-        """Parse what came in."""
+        """Parse the bytes of one read."""
         self._unset_keepalive_if_required()
         begun = self.cycle
         before = len(begun.body) if begun is not None and begun.more_body else None
@@ -108,21 +135,21 @@ class Protocol(_Server):  # type: ignore[misc]
             return
         scope, cycle = self.scope, self.cycle
         if before is not None and cycle is begun and begun.more_body and len(begun.body) == before:
-            self._count_rest(len(data))
+            self._count_unused(len(data))
         if scope is None or (cycle is not None and cycle.scope is scope):
-            # No head is coming in: the server makes a cycle when it is complete.
+            # No header section is arriving: uvicorn makes a cycle once it is complete.
             return
         if scope is not self._head:
             self._head, self._head_bytes = scope, 0
             return
         self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES_MAX:
+        if self._head_bytes > HEADER_BYTES_MAX:
             self._reject(_too_long())
 
     def on_headers_complete(self) -> None:
-        """Check a head that is complete, and start its request or put it in the queue, as uvicorn does."""
+        """Check a complete header section, and start its request or put it in the queue, as uvicorn does."""
         parser, scope, headers = self.parser, self.scope, self.headers
-        if self._read_bytes > HEAD_BYTES_MAX or scope is self._head:
+        if self._read_bytes > HEADER_BYTES_MAX or scope is self._head:
             self._check_size()
         method = parser.get_method()
         if parser.should_upgrade():
@@ -143,7 +170,7 @@ class Protocol(_Server):  # type: ignore[misc]
         scope["raw_path"] = raw_path
         scope["query_string"] = url.query or b""
         before = self.cycle
-        cycle = self.cycle = RequestResponseCycle(
+        cycle = self.cycle = ServerExchange(
             scope,
             self.transport,
             self.flow,
@@ -156,6 +183,8 @@ class Protocol(_Server):  # type: ignore[misc]
             version == "1.1" and parser.should_keep_alive(),
             self.on_response_complete,
         )
+        if DIRECT_EXCHANGE:
+            scope[DIRECT] = cycle
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:
@@ -166,14 +195,14 @@ class Protocol(_Server):  # type: ignore[misc]
         self.headers = trailers
 
     def on_message_complete(self) -> None:
-        """Note that a body is complete."""
+        """Mark a body as complete."""
         cycle = self.cycle
         if not self.parser.should_upgrade() and not cycle.response_complete:
             cycle.more_body = False
             cycle.message_event.set()
 
     def _feed(self, data: bytes) -> None:
-        """Parse what came in, with a new parser after each head that asks for an upgrade."""
+        """Parse the bytes of a read, with a new parser after each header section that asks for an upgrade."""
         rest: bytes | memoryview = data
         while True:
             try:
@@ -191,7 +220,7 @@ class Protocol(_Server):  # type: ignore[misc]
                 head += [name, b": ", value, b"\r\n"]
         head.append(b"\r\n")
         self.parser = HttpRequestParser(self)
-        # As uvicorn does: what follows a request that ends the connection is no error.
+        # As uvicorn does: bytes after a request that ends the connection are no error.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser.feed_data(b"".join(head))
 
@@ -205,18 +234,18 @@ class Protocol(_Server):  # type: ignore[misc]
         self._hosts = hosts
 
     def _check_size(self) -> None:
-        """Count a head that may be too long: several reads brought it, or one that is longer than the limit."""
+        """Reject a header section over the limit. Called if several reads brought it, or one read over the limit."""
         # "GET / HTTP/1.1" and the line ends around it.
         count = len(self.parser.get_method()) + len(self.url) + 14
         count += sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if count > HEAD_BYTES_MAX:
+        if count > HEADER_BYTES_MAX:
             raise _too_long()
 
-    def _count_rest(self, count: int) -> None:
+    def _count_unused(self, count: int) -> None:
         if self.cycle is not self._body_of:
-            self._body_of, self._rest_bytes = self.cycle, 0
-        self._rest_bytes += count
-        if self._rest_bytes > REST_BYTES_MAX:
+            self._body_of, self._unused_bytes = self.cycle, 0
+        self._unused_bytes += count
+        if self._unused_bytes > UNUSED_BYTES_MAX:
             self.transport.abort()
 
     def _reject(self, problem: Problem) -> None:
@@ -228,7 +257,7 @@ class Protocol(_Server):  # type: ignore[misc]
             self.flow.pause_reading()
             return
         if cycle is not None and not cycle.response_complete:
-            # Its body will never be complete; this is its response.
+            # Its body will never be complete, so the problem is its response.
             cycle.disconnected = True
             cycle.message_event.set()
         request_id = f"req_{os.urandom(11).hex()}"
@@ -247,7 +276,7 @@ class Protocol(_Server):  # type: ignore[misc]
         for name, value in (problem.headers or {}).items():
             head += f"{name.lower()}: {value}\r\n"
         self.transport.write(head.encode() + b"\r\n" + body)
-        # Nobody can tell where the next request begins.
+        # The start of the next request is unknown.
         self.transport.close()
 
     def _log(self, problem: Problem) -> None:
@@ -259,4 +288,17 @@ class Protocol(_Server):  # type: ignore[misc]
 
 
 def _too_long() -> InvalidRequest:
-    return _malformed(f"a request has at most {HEAD_BYTES_MAX} bytes before its body")
+    return _malformed(f"a request has at most {HEADER_BYTES_MAX} bytes before its body")
+
+
+def protocol_with_limit(number: int) -> type[HttpProtocol]:
+    """Return the protocol for a server that serves this many connections."""
+    return type("LimitedHttpProtocol", (HttpProtocol,), {"connections_max": number})
+
+
+def _reject_connection(app: ASGIApp) -> ASGIApp:
+    async def mark(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[OVER_LIMIT] = True  # type: ignore[literal-required]
+        await app(scope, receive, send)
+
+    return mark

@@ -1,4 +1,4 @@
-"""A limit on log lines that anybody can cause."""
+"""A limit on log lines that clients without a token can cause."""
 
 from minibill.core.clock import monotonic_s
 
@@ -6,7 +6,7 @@ WINDOW_SECONDS = 60
 
 
 class LogLimit:
-    """At most `per_minute` lines a minute; the next line after a flood has the number of those that were suppressed."""
+    """At most `per_minute` lines a minute. The first line after a flood carries the number of suppressed ones."""
 
     def __init__(self, per_minute: int) -> None:
         self._limit = per_minute
@@ -15,7 +15,7 @@ class LogLimit:
         self._suppressed = 0
 
     def take(self) -> int | None:
-        """Return the number of lines suppressed since the last one; None when this line is suppressed, too."""
+        """Return the number of lines suppressed since the last logged one; None if this line is suppressed as well."""
         now_s = monotonic_s()
         if now_s - self._began_s >= WINDOW_SECONDS:
             self._began_s, self._count = now_s, 0

@@ -1,7 +1,7 @@
-"""The log of the service: to stderr, one line an event, JSON for machines and something readable for a person.
+"""The log of the service on stderr: one line per event, as JSON or in a readable form for a console.
 
-Modules log with the standard library, and put the facts of an event in `extra`: `log.warning("no valid token",
-extra={"ip": ip})`. No secret, token, key, query or body is ever among them. Libraries' lines come out the same way.
+Modules log with the standard library and pass fields as `extra`: `log.warning("no valid token", extra={"ip": ip})`. No
+field ever holds a secret, token, key, query or body. Libraries' lines have the same form.
 """
 
 import logging
@@ -11,12 +11,12 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
-# Ours go by the setting. A library speaks when something is wrong: what it says below that may hold what callers sent.
+# The logger whose level is the setting. Libraries log warnings only: their lower levels may repeat what clients sent.
 OURS = "minibill"
 
 
 def configure_logs(level: str, *, for_people: bool, stream: TextIO) -> None:
-    """Sends every line of the process to `stream`; `level` is the least of our own that is written."""
+    """Send every log line of the process to `stream`. `level` is the minimum level of minibill's own lines."""
     ours: list[Processor] = [
         structlog.stdlib.ExtraAdder(),
         structlog.stdlib.add_log_level,
@@ -40,13 +40,13 @@ def configure_logs(level: str, *, for_people: bool, stream: TextIO) -> None:
 
 
 def _visible(_: object, __: str, event: EventDict) -> EventDict:
-    """What callers sent may hold characters that steer a terminal."""
+    """Escape control characters, which clients may send to steer a terminal."""
     return {
         name: ascii(value) if isinstance(value, str) and not value.isprintable() else value for name, value in event.items()
     }
 
 
 def _json(event: Any, **_: Any) -> str:
-    # Time first and what happened next, as people read it; whatever is no JSON is written as Python would.
+    # Time and event come first for people who read it. A value that is not JSON becomes its `repr`.
     first = {name: event[name] for name in ("timestamp", "level", "logger", "event")}
     return msgspec.json.encode({**first, **event}, enc_hook=repr).decode()

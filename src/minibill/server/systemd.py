@@ -1,6 +1,6 @@
-"""The service manager (systemd): told when the service is ready, that it stops, and again and again that it works.
+"""Notifications to the service manager (systemd): ready, stopping, and heartbeats.
 
-Its protocol is a datagram of `NAME=value` lines to the socket that `NOTIFY_SOCKET` names; see sd_notify(3).
+The protocol is a datagram of `NAME=value` lines to the socket that `NOTIFY_SOCKET` names; see sd_notify(3).
 """
 
 import asyncio
@@ -14,49 +14,49 @@ from minibill.core.problems import Problem, StorageFull
 
 log = logging.getLogger("minibill.manager")
 
-# Signs of life in each of the manager's periods: one that comes late, or is lost, is not the end.
-SIGNS_A_PERIOD = 3
+# Heartbeats in each watchdog period, so that one may be late or lost.
+HEARTBEATS_PER_PERIOD = 3
 
 
 class ServiceNotifier:
-    """Whoever started the process and wants to hear of it; without one, what is told goes nowhere."""
+    """The service manager that started the process. Without one, notifications have no effect."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
-        # A name in the abstract namespace is written with @ for the NUL that it begins with.
+        # The name of an abstract socket is written with @ for its first byte, which is NUL.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         period_us = environment.get("WATCHDOG_USEC", "")
-        # None: nobody waits for signs of life.
+        # None: the manager expects no heartbeats.
         self.watchdog_s = int(period_us) / US_PER_SECOND if address and period_us.isdigit() and int(period_us) else None
 
-    def tell(self, *lines: str) -> None:
-        """Sends these lines as one message. One that can't be sent is logged: the service matters more."""
+    def notify(self, *lines: str) -> None:
+        """Send these lines as one message. A failure is logged and does not stop the service."""
         if not self._address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-                # A manager that does not read must not hold up the service.
+                # A manager that does not read must not block the service.
                 sender.setblocking(False)
                 sender.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            log.warning("the service manager could not be told", extra={"reason": str(error)})
+            log.warning("could not notify the service manager", extra={"reason": str(error)})
 
 
-async def keep_alive(manager: ServiceNotifier, book: Book) -> None:
-    """Gives a sign of life after each write that the writer answers, until it is cancelled.
+async def send_heartbeats(notifier: ServiceNotifier, book: Book) -> None:
+    """Send a heartbeat after each probe that the writer commits, until cancelled.
 
-    A writer that hangs or has broken gives none, and the manager starts the service anew. A full disk is no reason for that:
-    the writer says so itself, reads are answered, and it goes on once there is room.
+    The manager restarts a service whose writer hangs or has failed. A full disk is no reason to restart: reads still work,
+    and writes do once there is room.
     """
-    if manager.watchdog_s is None:
+    if notifier.watchdog_s is None:
         return
     while True:
         try:
             await book.probe_write()
         except StorageFull as full:
-            manager.tell("WATCHDOG=1", f"STATUS=takes no writes: {full.detail}")
+            notifier.notify("WATCHDOG=1", f"STATUS=rejects writes: {full.detail}")
         except Problem as problem:
-            manager.tell(f"STATUS=takes no writes: {problem.detail}")
+            notifier.notify(f"STATUS=rejects writes: {problem.detail}")
         else:
-            manager.tell("WATCHDOG=1", "STATUS=takes writes")
-        await asyncio.sleep(manager.watchdog_s / SIGNS_A_PERIOD)
+            notifier.notify("WATCHDOG=1", "STATUS=accepts writes")
+        await asyncio.sleep(notifier.watchdog_s / HEARTBEATS_PER_PERIOD)

@@ -8,10 +8,10 @@ import msgspec
 from msgspec import NODEFAULT
 
 import minibill
+from minibill.api.idempotency import KEY_CHARACTERS_MAX
 from minibill.api.openapi.errors import ELSEWHERE, every_example, problems_of
 from minibill.api.openapi.operation import JSON, OPERATIONS, OperationSpec
 from minibill.api.problem_response import problem_body
-from minibill.api.request import KEY_CHARACTERS_MAX
 from minibill.api.response import NO_CONTENT
 from minibill.api.routing import Route
 from minibill.api.types import (
@@ -75,7 +75,7 @@ Unknown members and parameters are refused. Every refusal is `application/proble
 changed nothing; a path that is not here is a 404 `not_found`, another method a 405 `method_not_allowed`."""
 
 _PREFIX = re.compile(r"/(?:admin|api/internal)/billing(?=/)")
-_VARIABLE = re.compile(r"{(\w+):str}")
+_VARIABLE = re.compile(r"{(\w+)}")
 
 _HEADERS: dict[str, Json] = {
     "X-Request-Id": {"description": "Names this request in the log.", "required": True, "schema": {"type": "string"}},

@@ -1,4 +1,4 @@
-"""What the server that `minibill serve` runs does besides ASGI: the answers are the same, and nothing is left behind."""
+"""The direct exchange with uvicorn: the same responses as over ASGI messages, and no garbage."""
 
 import asyncio
 import gc
@@ -11,15 +11,15 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from minibill.api import response
-from minibill.server.connection_limits import protocol_with_limit
+from minibill.server import http_protocol
+from minibill.server.http_protocol import protocol_with_limit
 from tests.api_client import Api
 
 DATE = (b"date", b"Sat, 01 Jan 2040 00:00:00 GMT")
 
 
 class Wire(asyncio.Transport):
-    """What a socket would get."""
+    """A transport that keeps the bytes for its socket."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class Wire(asyncio.Transport):
         return 0
 
     def pause_reading(self) -> None:
-        """Nothing comes in by itself."""
+        """Do nothing: tests pass all bytes themselves."""
 
     resume_reading = pause_reading
 
 
 class Connection:
-    """One to the protocol of the service, without a socket."""
+    """A connection to the protocol of the service, without a socket."""
 
     def __init__(self, api: Api) -> None:
         config = uvicorn.Config(api.app, log_config=None, access_log=False, lifespan="off", http=protocol_with_limit(10))
@@ -105,16 +105,15 @@ def parts_of(answer: bytes) -> tuple[bytes, dict[str, str], Any]:
     return first.encode(), dict(line.split(": ", 1) for line in lines), json.loads(body)
 
 
-def test_the_answer_is_what_the_server_would_have_sent(
+def test_a_direct_response_equals_the_one_over_asgi(
     api: Api, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = api.account(100)
     request = post(api, "/reservations", {"accountId": account, "amountMicro": "1"}, "Idempotency-Key: k")
     sent = []
-    for at_once in (True, False):
-        if not at_once:
-            monkeypatch.setattr(response, "write_response_directly", lambda *_: False)
-        sent.append(parts_of(api.loop.run(connection.ask(request.replace(b": k", b": k%d" % at_once)))))
+    for is_direct in (True, False):
+        monkeypatch.setattr(http_protocol, "DIRECT_EXCHANGE", is_direct)
+        sent.append(parts_of(api.loop.run(connection.ask(request.replace(b": k", b": k%d" % is_direct)))))
     (first, headers, body), (other_first, other_headers, other_body) = sent
     assert first == other_first == b"HTTP/1.1 201 Created"
     assert headers.keys() == other_headers.keys() >= {"date", "content-length", "ledger-sequence", "cache-control"}
@@ -126,7 +125,7 @@ def test_the_answer_is_what_the_server_would_have_sent(
 
 
 @pytest.mark.parametrize("how", ["Connection: close", "HTTP/1.0"])
-def test_a_connection_that_is_to_end_does(api: Api, connection: Connection, how: str) -> None:
+def test_a_connection_ends_if_the_request_says_so(api: Api, connection: Connection, how: str) -> None:
     body = {"accountId": api.account(100), "amountMicro": "1"}
     request = post(api, "/reservations", body, version="1.0") if how == "HTTP/1.0" else post(api, "/reservations", body, how)
     _, headers, _ = parts_of(api.loop.run(connection.ask(request)))
@@ -134,13 +133,13 @@ def test_a_connection_that_is_to_end_does(api: Api, connection: Connection, how:
     assert connection.wire.is_closed
 
 
-def test_a_body_that_comes_in_parts_is_waited_for(api: Api, connection: Connection) -> None:
+def test_a_body_in_parts_is_received_whole(api: Api, connection: Connection) -> None:
     request = post(api, "/reservations", {"accountId": api.account(100), "amountMicro": "1"})
     first, _, answer = parts_of(api.loop.run(connection.ask(*[request[i : i + 40] for i in range(0, len(request), 40)])))
     assert (first, answer["totalReservedMicro"]) == (b"HTTP/1.1 201 Created", "1")
 
 
-def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(api: Api, connection: Connection) -> None:
+def test_a_client_that_expects_a_100_continue_gets_it(api: Api, connection: Connection) -> None:
     body = {"accountId": api.account(100), "amountMicro": "1"}
     request = post(api, "/reservations", body, "Expect: 100-continue")
     head, end, content = request.partition(b"\r\n\r\n")
@@ -163,29 +162,29 @@ def chunked(api: Api, body: dict[str, str], *trailers: bytes, token: bool = True
     return head + b"%x\r\n%b\r\n0\r\n" % (len(content), content) + b"".join(t + b"\r\n" for t in trailers) + b"\r\n"
 
 
-def test_a_body_in_chunks_is_taken(api: Api, connection: Connection) -> None:
+def test_a_chunked_body_is_received(api: Api, connection: Connection) -> None:
     request = chunked(api, {"accountId": api.account(100), "amountMicro": "1"})
     assert parts_of(api.loop.run(connection.ask(request)))[0] == b"HTTP/1.1 201 Created"
 
 
-def test_a_token_behind_the_body_lets_nobody_in(api: Api, connection: Connection) -> None:
+def test_a_token_in_a_trailer_does_not_authenticate(api: Api, connection: Connection) -> None:
     account = api.account(100)
     bearer = f"Authorization: Bearer {api.sign_service()}".encode()
     request = chunked(api, {"accountId": account, "amountMicro": "1"}, bearer, token=False)
     with api.unchanged():
         for sent in (request, request.replace(bearer, b"X: y")):
-            # What a trailer says is not part of the request that comes after it either.
+            # The trailer is not part of the next request either.
             assert parts_of(api.loop.run(connection.ask(sent)))[0] == b"HTTP/1.1 401 Unauthorized"
 
 
-@pytest.mark.parametrize("what", ["a header that has no end", "headers"])
-def test_what_comes_behind_a_body_has_a_limit(api: Api, connection: Connection, what: str) -> None:
+@pytest.mark.parametrize("trailer", ["one endless field", "many fields"])
+def test_bytes_after_a_rejected_body_have_a_limit(api: Api, connection: Connection, trailer: str) -> None:
     head = chunked(api, {}, token=False).removesuffix(b"\r\n")
-    part = b"x" * 65_536 if what == "a header that has no end" else b"X: y\r\n" * 10_000
+    part = b"x" * 65_536 if trailer == "one endless field" else b"X: y\r\n" * 10_000
 
     async def send() -> int:
-        # Refused for want of a token, on a connection that is kept.
-        await connection.ask(head + (b"X: " if what == "a header that has no end" else b""))
+        # Rejected without a token, on a connection that stays open.
+        await connection.ask(head + (b"X: " if trailer == "one endless field" else b""))
         for count in range(100):
             if connection.wire.is_closed:
                 return count
@@ -195,7 +194,7 @@ def test_what_comes_behind_a_body_has_a_limit(api: Api, connection: Connection, 
     assert api.loop.run(send()) <= 17
 
 
-def test_what_is_no_http_behind_a_request_is_not_answered_before_it(api: Api, connection: Connection) -> None:
+def test_malformed_bytes_after_a_request_do_not_overtake_it(api: Api, connection: Connection) -> None:
     request = post(api, "/reservations", {"accountId": api.account(100), "amountMicro": "1"})
     first, headers, _ = parts_of(api.loop.run(connection.ask(request + b"nonsense\r\n\r\n")))
     assert (first, headers["connection"]) == (b"HTTP/1.1 201 Created", "close")
@@ -213,9 +212,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("amount", ["1", "1000000000"])
-def test_a_request_that_was_answered_or_refused_leaves_nothing_to_the_garbage_collector(
-    api: Api, connection: Connection, amount: str
-) -> None:
+def test_requests_leave_no_garbage_to_collect(api: Api, connection: Connection, amount: str) -> None:
     request = post(api, "/reservations", {"accountId": api.account(100), "amountMicro": amount})
 
     async def ask() -> int:
@@ -226,5 +223,5 @@ def test_a_request_that_was_answered_or_refused_leaves_nothing_to_the_garbage_co
                 await connection.ask(request)
             return gc.collect()
 
-    # What little there is comes from whatever else the test's process does, and is not of each request.
+    # The few objects come from the rest of the process, not from each request.
     assert api.loop.run(ask()) < 50
