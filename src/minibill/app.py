@@ -108,7 +108,7 @@ INTERNAL: tuple[tuple[str, str, Handler], ...] = (
 )
 
 # These are served past the router: docs/internals/decisions/0030-one-router.md.
-HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named)
+HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named, ledger.show_balance)
 
 PUBLIC: tuple[tuple[str, Handler], ...] = (
     ("/health/live", health.live),

@@ -24,21 +24,6 @@ class DirectExchange(Protocol):
         """Write a whole response. Return False if it has to be sent as ASGI messages instead."""
 
 
-def received_body(scope: Scope) -> bytes | None:
-    """Return the body of a request if all of it has arrived, else None."""
-    exchange: DirectExchange | None = scope.get(DIRECT)  # type: ignore[assignment]
-    return None if exchange is None else exchange.received_body()
-
-
-def write_response(scope: Scope, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
-    """Write a whole response. Return False if it has to be sent as ASGI messages instead."""
-    exchange: DirectExchange | None = scope.get(DIRECT)  # type: ignore[assignment]
-    if exchange is None or not exchange.write_response(status, headers, body):
-        return False
-    detach(scope)
-    return True
-
-
 def detach(scope: Scope) -> None:
     """Remove the exchange from a scope; ASGI messages do the rest.
 

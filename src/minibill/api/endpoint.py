@@ -65,15 +65,12 @@ def endpoints(routes: Iterable[Route]) -> list[Endpoint]:
 async def serve(route: Route, scope: Scope, receive: Receive, send: Send) -> None:
     """Respond to a request with its route. The caller's authority is checked before the body is read."""
     context: Context = scope[CONTEXT]  # type: ignore[literal-required]
-    sequence = None
+    request: HttpRequest | None = None
     try:
         if route.kind is not None:
             _authorize(scope, context, route.kind, route.scope)
         request = HttpRequest(scope, receive)
-        try:
-            response = await route.handler(request)
-        finally:
-            sequence = request.observed.sequence
+        response = await route.handler(request)
     except asyncio.CancelledError:
         # The server cancels requests that are in flight when its time to stop is over.
         stopping = "the service is stopping; the request may have been applied: send it again with the same idempotency key"
@@ -81,6 +78,7 @@ async def serve(route: Route, scope: Scope, receive: Receive, send: Send) -> Non
     except Exception as error:
         response = problem_response(error, context)
     record_request(scope, context, context.state.metrics.routes[route.name], response.status, waited_s=response.waited_s)
+    sequence = None if request is None else request.observed.sequence
     # The first entry of an epoch follows its base: before there is one, the base keeps the sequence from decreasing.
     if sequence is not None and sequence < (base_id := context.state.book.epoch.base_id):
         sequence = base_id

@@ -10,7 +10,7 @@ from litestar.types import Receive, Scope
 from minibill.api import idempotency
 from minibill.api.body import checked_body, receive_body
 from minibill.api.context import CONTEXT, Context
-from minibill.api.direct_io import received_body
+from minibill.api.direct_io import DIRECT, DirectExchange
 from minibill.api.request import Request
 from minibill.core.problems import FieldError, InvalidRequest
 from minibill.core.write_result import Origin
@@ -56,8 +56,8 @@ class HttpRequest(Request):
     async def body(self) -> bytes:
         if self._body is None:
             headers, bytes_max = self.context.headers, self.state.settings.max_body_bytes
-            body = received_body(self.scope)
-            if body is None:
+            exchange: DirectExchange | None = self.scope.get(DIRECT)
+            if exchange is None or (body := exchange.received_body()) is None:
                 self._body = await receive_body(self._receive, headers, bytes_max)
             else:
                 self._body = checked_body(body, headers, bytes_max)

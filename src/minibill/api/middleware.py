@@ -31,6 +31,7 @@ from minibill.core.problems import NotFound, Overloaded, Problem, RateLimited, U
 
 log = logging.getLogger("minibill.auth")
 
+_VARIABLE = re.compile(r"\{(\w+)\}")
 _CORRELATION_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 # Requests without a valid token that one address may send a minute.
@@ -46,13 +47,13 @@ class RequestMiddleware:
     def __init__(
         self, app: ASGIApp, state: AppState, *, direct: list[Route], lifespan: Callable[[Receive, Send], Awaitable[None]]
     ) -> None:
-        """Wrap `app`, the router. `direct` are routes without a variable part that are served past it.
-
-        docs/internals/decisions/0030-one-router.md has the gain.
-        """
+        """Wrap `app`, the router. `direct` routes are served past it: docs/internals/decisions/0030-one-router.md."""
         self._app = app
         self._lifespan = lifespan
-        self._direct = {(route.method, route.path): route for route in direct}
+        self._direct = {(route.method, route.path): route for route in direct if "{" not in route.path}
+        self._direct_patterns = [
+            (route, re.compile(_VARIABLE.sub(r"(?P<\1>[^/]+)", route.path))) for route in direct if "{" in route.path
+        ]
         self._state = state
         settings = state.settings
         self._limits: dict[CallerKind, RateLimit | None] = {
@@ -84,7 +85,7 @@ class RequestMiddleware:
                 return
             if b"%" in (scope.get("raw_path") or b"%"):
                 path = _use_path_as_sent(scope)
-            direct = self._direct.get((method, path))
+            direct = self._direct.get((method, path)) or self._direct_by_pattern(scope, method, path)
             context.caller = self._admit(scope, context, self._kind(path) if direct is None else direct.kind)
         except Problem as problem:
             await send_unrouted(scope, problem_response(problem, context), context, send)
@@ -93,6 +94,13 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
         else:
             await serve(direct, scope, receive, send)
+
+    def _direct_by_pattern(self, scope: HTTPScope, method: str, path: str) -> Route | None:
+        for route, pattern in self._direct_patterns:
+            if method == route.method and (found := pattern.fullmatch(path)):
+                scope["path_params"] = found.groupdict()
+                return route
+        return None
 
     def _context(self, scope: HTTPScope) -> Context:
         headers = RequestHeaders(scope["headers"])

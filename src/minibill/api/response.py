@@ -6,7 +6,7 @@ import msgspec
 from litestar.types import Scope, Send
 
 from minibill.api.context import Context
-from minibill.api.direct_io import detach, write_response
+from minibill.api.direct_io import DIRECT, DirectExchange, detach
 from minibill.api.problem_response import as_problem, problem_body
 from minibill.core.problems import InternalError
 
@@ -35,12 +35,14 @@ async def send_response(
     if sequence is not None:
         headers.append((b"ledger-sequence", b"%d" % sequence))
     headers += context.response_headers
+    exchange: DirectExchange | None = scope.get(DIRECT)  # type: ignore[assignment]
     if response.headers:
+        # The server has to look for headers that it acts on, such as `Connection`.
+        exchange = None
         headers += [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
-    elif write_response(scope, response.status, headers, response.body):
-        return
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": False})
+    if exchange is None or not exchange.write_response(response.status, headers, response.body):
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body, "more_body": False})
     detach(scope)
 
 
