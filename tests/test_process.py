@@ -1,4 +1,4 @@
-"""Section 8: the process, as far as a subprocess shows it: start, stop, kill, a second server, secrets."""
+"""The service as a process: start, stop, kill, a second server, and secrets."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from tests.api_client import SECRETS
 from tests.service_process import SERVE, environment, mint, open_account, serving
 
 
-def test_port_0_picks_a_free_one_and_the_first_line_says_which(tmp_path: Path) -> None:
+def test_port_0_picks_a_free_port_and_prints_it(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db") as server:
         assert re.fullmatch(r"minibill is listening on http://127\.0\.0\.1:[0-9]+", server.first_line)
 
@@ -31,7 +31,7 @@ def test_sigterm_ends_with_0_and_leaves_one_whole_file(tmp_path: Path) -> None:
     assert not (tmp_path / "book.db-wal").exists()
 
 
-def test_a_half_sent_body_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+def test_an_incomplete_body_does_not_delay_a_stop(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db") as server:
         url = server.http.base_url
         with socket.create_connection((url.host, url.port or 0)) as half:
@@ -46,14 +46,14 @@ def test_a_half_sent_body_does_not_hold_up_a_stop(tmp_path: Path) -> None:
             assert time.monotonic() - began < 11
 
 
-def test_kill_9_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+def test_kill_9_loses_no_acknowledged_write(tmp_path: Path) -> None:
     db = tmp_path / "book.db"
     with serving(db) as server:
         account = open_account(server)
         assert [mint(server, account, n) for n in range(50)] == [201] * 50
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
     with serving(db) as server:
-        # Sent again, each is known; sent for the first time, it is new.
+        # Retries are known; the last mint is new.
         assert [mint(server, account, n) for n in range(51)] == [200] * 50 + [201]
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "51"
     conn = open_reader(db)
@@ -62,7 +62,7 @@ def test_kill_9_loses_nothing_that_was_answered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", ["same name", "symbolic link", "another directory"])
-def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path, link: str) -> None:
+def test_a_second_server_on_the_same_file_does_not_start(tmp_path: Path, link: str) -> None:
     db = tmp_path / "book.db"
     with serving(db) as server:
         other = db
@@ -84,7 +84,7 @@ def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path, link: str) 
         assert mint(server, open_account(server), 1) == 201
 
 
-def test_a_hard_link_to_a_served_file_is_refused(tmp_path: Path) -> None:
+def test_a_server_on_a_hard_link_does_not_start(tmp_path: Path) -> None:
     db, other = tmp_path / "book.db", tmp_path / "hard.db"
     with serving(db):
         other.hardlink_to(db)
@@ -98,46 +98,46 @@ def test_a_hard_link_to_a_served_file_is_refused(tmp_path: Path) -> None:
         assert second.returncode == 2 and "Traceback" not in second.stderr
 
 
-def serve_elsewhere(other: Path, *door: str) -> subprocess.CompletedProcess[str]:
-    command = [*door, *SERVE, "--db", str(other), "--port", "0"]
+def serve_elsewhere(other: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
+    command = [*prefix, *SERVE, "--db", str(other), "--port", "0"]
     return subprocess.run(command, env=environment(**SECRETS), capture_output=True, text=True, timeout=30)
 
 
-def door_to(db: Path, other: Path) -> list[str]:
-    """Let a file have another name with a lock file of its own; return the command that runs another one there.
+def command_prefix(db: Path, other: Path) -> list[str]:
+    """Give a file another name, with a lock file of its own; return the command prefix for a server there.
 
-    That is a mount of the file alone, as a container gets it, where the tests may mount; else the file is renamed.
+    The name is a mount of the file alone if the tests may mount; else the file is renamed.
     """
     script = 'touch "$2" && mount --bind "$1" "$2" && shift 2 && exec "$@"'
-    door = ["unshare", "--mount", "sh", "-c", script, "sh", str(db), str(other)]
-    if shutil.which("unshare") and subprocess.run([*door, "true"], capture_output=True).returncode == 0:
-        return door
+    prefix = ["unshare", "--mount", "sh", "-c", script, "sh", str(db), str(other)]
+    if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0:
+        return prefix
     other.unlink(missing_ok=True)
     db.rename(other)
     return []
 
 
 @pytest.mark.parametrize("way", ["a mount", "a rename"])
-def test_a_second_server_on_a_file_of_another_name_is_refused(tmp_path: Path, way: str) -> None:
+def test_a_second_server_on_another_name_does_not_start(tmp_path: Path, way: str) -> None:
     db, other = tmp_path / "book.db", tmp_path / "elsewhere" / "other.db"
     other.parent.mkdir()
     with serving(db) as server:
         account = open_account(server)
         assert [mint(server, account, number) for number in range(30)] == [201] * 30
-        door = door_to(db, other) if way == "a mount" else []
-        if not door and db.exists():
+        prefix = command_prefix(db, other) if way == "a mount" else []
+        if not prefix and db.exists():
             db.rename(other)
-        second = serve_elsewhere(other, *door)
+        second = serve_elsewhere(other, *prefix)
         assert second.returncode == 2 and len(second.stderr.splitlines()) == 1, second.stderr
         assert "it is already served under another name or mount of the same file" in second.stderr
-        if not door:
+        if not prefix:
             other.rename(db)
         server.end(signal.SIGKILL)
     with serving(db) as server:
         assert server.http.get(f"/accounts/{account}/balance").json()["totalAvailableMicro"] == "30"
 
 
-def test_a_server_on_a_file_that_is_a_mount_of_its_own_warns(tmp_path: Path) -> None:
+def test_a_server_on_a_mounted_file_logs_a_warning(tmp_path: Path) -> None:
     table, log = tmp_path / "mountinfo", tmp_path / "log"
     table.write_text(f"1 1 0:1 / / rw - ext4 disk rw\n2 1 0:1 /x {tmp_path / 'book.db'} rw - ext4 disk rw\n")
     script = "import sys; from pathlib import Path; from minibill.db import mounts; from minibill.cli.main import main\n"
@@ -158,7 +158,7 @@ def test_a_server_on_a_file_that_is_a_mount_of_its_own_warns(tmp_path: Path) -> 
         ({**SECRETS, "MINIBILL_TRUSTED_PROXIES": "10.0.0.1,10.0.0.999"}, "10.0.0.999"),
     ],
 )
-def test_a_wrong_setting_stops_the_start_with_one_clear_line(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, settings: dict[str, str], said: str) -> None:
     command = [*SERVE, "--db", str(tmp_path / "book.db"), "--port", "0"]
     clean = {k: v for k, v in environment().items() if not k.startswith("MINIBILL_")}
     result = subprocess.run(command, env=clean | settings, capture_output=True, text=True, timeout=30)
@@ -167,7 +167,7 @@ def test_a_wrong_setting_stops_the_start_with_one_clear_line(tmp_path: Path, set
     assert not (tmp_path / "book.db").exists()
 
 
-def test_a_stop_that_is_asked_for_at_once_is_a_stop(tmp_path: Path) -> None:
+def test_a_signal_during_the_start_stops_the_service(tmp_path: Path) -> None:
     for _ in range(3):
         command = [*SERVE, "--db", str(tmp_path / "book.db"), "--port", "0", "--dev"]
         with subprocess.Popen(
@@ -179,7 +179,7 @@ def test_a_stop_that_is_asked_for_at_once_is_a_stop(tmp_path: Path) -> None:
             assert process.wait(15) == 0
 
 
-def test_development_secrets_are_kept_and_only_the_owner_may_read_them(tmp_path: Path) -> None:
+def test_development_secrets_are_kept_private(tmp_path: Path) -> None:
     db = tmp_path / "book.db"
     with serving(db) as server:
         first = server.http.headers["Authorization"]

@@ -1,4 +1,4 @@
-"""Section 2: what is in the audit log, and the list of it."""
+"""The audit log: its rows and their list."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from tests.api.write_table import REFUSALS, WRITES
 from tests.api_client import Api, Json, ok, problem_of
 from tests.fake_clocks import set_time
 
-# What moves money says what there was before and what there is after.
+# Writes that move credits, whose rows have the balances before and after.
 BEFORE_AND_AFTER = {
     "mint": ("before", "after"),
     "batch": ("spentBeforeMicro", "spentAfterMicro", "balances"),
@@ -40,7 +40,7 @@ def newest(api: Api, **query: str) -> list[Json]:
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_an_admin_write_adds_one_row_and_a_dry_run_and_a_replay_none(api: Api, name: str) -> None:
+def test_a_write_adds_one_row_a_dry_run_and_a_replay_none(api: Api, name: str) -> None:
     write = WRITES[name](api)
     before = newest(api)
     ok(api.call(*write, dryRun="true"))
@@ -57,21 +57,21 @@ def test_an_admin_write_adds_one_row_and_a_dry_run_and_a_replay_none(api: Api, n
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_refusal_adds_no_row(api: Api, name: str) -> None:
+def test_a_rejected_write_adds_no_row(api: Api, name: str) -> None:
     write = REFUSALS[name](api)
     before = newest(api)
     assert not api.call(*write).is_success
     assert newest(api) == before
 
 
-def test_what_services_do_is_not_in_it(api: Api) -> None:
+def test_writes_of_services_are_not_audited(api: Api) -> None:
     account = api.account(9)
     before = newest(api)
     ok(api.finalize(api.reserve(account, 5), 3))
     assert newest(api) == before
 
 
-def test_before_and_after_are_the_balances_that_reads_told(api: Api) -> None:
+def test_before_and_after_are_the_balances_of_reads(api: Api) -> None:
     campaign, account = api.campaign(), api.account(7)
     grant = ok(api.batch(campaign, (account, 20)))["grants"][0]["grantId"]
     before = api.available(account)
@@ -89,7 +89,7 @@ def test_before_and_after_are_the_balances_that_reads_told(api: Api) -> None:
     assert [minted["details"][when]["availableMicro"] for when in ("before", "after")] == ["0", "7"]
 
 
-def test_a_row_has_all_members_and_its_hash_follows_from_the_one_before(api: Api) -> None:
+def test_a_row_has_all_members_and_extends_the_hash_chain(api: Api) -> None:
     api.account(5)
     second, first = newest(api)
     assert second.keys() == {
@@ -128,12 +128,12 @@ def test_rows_are_found_by_each_filter_and_by_several(api: Api) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("action", "account.close"), ("action", ""), ("targetType", "Account"), ("targetType", "lot")]
 )
-def test_an_action_or_a_kind_of_target_that_there_is_not_is_refused(api: Api, name: str, value: str) -> None:
+def test_an_unknown_action_or_target_type_is_rejected(api: Api, name: str, value: str) -> None:
     query: Json = {name: value}
     problem_of(api.call("GET", "/audit", **query), 400, "validation_error", name)
 
 
-def test_a_filter_knows_every_word_that_is_written(api: Api) -> None:
+def test_a_filter_accepts_every_written_action(api: Api) -> None:
     for write in WRITES.values():
         api.call(*write(api))
     api.advance(1)
@@ -142,7 +142,7 @@ def test_a_filter_knows_every_word_that_is_written(api: Api) -> None:
         assert row in newest(api, action=row["action"], targetType=row["targetType"])
 
 
-def test_from_is_included_and_to_is_not(api: Api) -> None:
+def test_from_is_inclusive_and_to_exclusive(api: Api) -> None:
     account = api.account()
     for amount in (1, 2, 3):
         api.mint(account, amount)
@@ -159,7 +159,7 @@ def test_from_is_included_and_to_is_not(api: Api) -> None:
     assert seen(**{"from": two, "to": two}) == []
 
 
-def test_rows_of_one_moment_are_paged_without_a_gap(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_one_time_are_paged_without_a_gap(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     set_time(monkeypatch, lambda: 0)
     api.account(1, 2, 3, 4)
     rows = newest(api)

@@ -1,4 +1,4 @@
-"""Section 1: what a body may be. Whatever does not fit is a 400 that names the path, and changes nothing."""
+"""Request bodies: an invalid one gets a 400 with the path of each error, and changes nothing."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from tests.api_client import UNIT, Api, Json, ok, problem_of
 
 MAX = 2**63 - 1
 
-# --- what is wrong for each kind of member ---
+# --- wrong values of each kind of member ---
 
 NOT_TEXT: list[Json] = [5, 0, 1.5, True, False, {}, {"a": "b"}, [], ["x"]]
 NOT_AN_OBJECT: list[Json] = [5, 1.5, True, "", "x", "{}", [], [{}]]
@@ -64,11 +64,11 @@ FORMULA = one_of("proportional_loss", "fixed_amount", "tiered")
 GRANT_TTL = integer(1, 3_153_600_000)
 METADATA = too_big_objects()
 
-# --- the routes that take a body, with a good one ---
+# --- routes with a body, and a valid one ---
 
 
 class Target(NamedTuple):
-    """A route that takes a body, and a body that it takes."""
+    """A route that takes a body, and a valid body."""
 
     method: str
     path: Callable[[Api], str]
@@ -190,7 +190,7 @@ def _steps(member: str) -> Iterator[str | int]:
 
 
 def with_member(body: Json, member: str, value: Json) -> Json:
-    """A copy of the body in which one member is this."""
+    """Return a copy of the body with one changed member."""
     changed = copy.deepcopy(body)
     *steps, last = _steps(member)
     inner = changed
@@ -218,13 +218,15 @@ def _id(value: object) -> str | None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_good_bodies_of_these_tables_are_good(api: Api, name: str) -> None:
+def test_the_valid_bodies_of_these_tables_are_accepted(api: Api, name: str) -> None:
     target = TARGETS[name]
     ok(api.call(target.method, target.path(api), target.body))
 
 
 @pytest.mark.parametrize(("name", "member", "required", "wrong"), MEMBERS, ids=_id)
-def test_a_wrong_member_is_refused_by_its_path(api: Api, name: str, member: str, required: bool, wrong: list[Json]) -> None:
+def test_a_wrong_member_is_rejected_with_its_path(
+    api: Api, name: str, member: str, required: bool, wrong: list[Json]
+) -> None:
     target = TARGETS[name]
     path = target.path(api)
     with api.unchanged():
@@ -239,7 +241,7 @@ def test_a_wrong_member_is_refused_by_its_path(api: Api, name: str, member: str,
 
 
 @pytest.mark.parametrize(("name", "member"), [row[:2] for row in MEMBERS if row[2] and not row[1].endswith("]")], ids=_id)
-def test_a_required_member_that_is_missing_is_named(api: Api, name: str, member: str) -> None:
+def test_a_missing_required_member_is_named(api: Api, name: str, member: str) -> None:
     target = TARGETS[name]
     path = target.path(api)
     with api.unchanged():
@@ -251,7 +253,7 @@ OPTIONAL = [row[:2] for row in MEMBERS if not row[2]]
 
 
 @pytest.mark.parametrize(("name", "member"), OPTIONAL, ids=_id)
-def test_null_for_an_optional_member_is_the_same_as_leaving_it_out(api: Api, name: str, member: str) -> None:
+def test_null_for_an_optional_member_counts_as_absent(api: Api, name: str, member: str) -> None:
     target = TARGETS[name]
     path = target.path(api)
     left_out = without_member(with_member(target.body, member, 0), member)
@@ -259,12 +261,12 @@ def test_null_for_an_optional_member_is_the_same_as_leaving_it_out(api: Api, nam
         api.call(target.method, path, body, dryRun="true") for body in (left_out, with_member(target.body, member, None))
     ]
     assert answers[0].status_code == answers[1].status_code
-    # A config comes back as it was sent, with its nulls.
+    # A stored object is returned as it was sent, with its nulls.
     own = r'"[-0-9T:.]+Z"|"requestId":"\w+"|"grantConfig":\{[^{}]*\}'
     assert re.sub(own, "", answers[0].text) == re.sub(own, "", answers[1].text)
 
 
-# Members whose answer shows that null was taken as absent: the default is answered, or what was there stays.
+# Members for which null counts as absent: the response has the default or the value from before.
 @pytest.mark.parametrize("name", ["mint", "create", "edit"])
 def test_all_optional_members_may_be_null_at_once(api: Api, name: str) -> None:
     target = TARGETS[name]
@@ -283,14 +285,14 @@ def test_all_optional_members_may_be_null_at_once(api: Api, name: str) -> None:
     assert shown.items() <= answer.items()
 
 
-def test_a_null_given_twice_is_rejected_like_any_member(api: Api) -> None:
+def test_a_repeated_null_is_rejected_like_any_member(api: Api) -> None:
     account = api.account()
     raw = b'{"description": null, "amountMicro": "5", "description": null}'
     with api.unchanged():
         problem_of(api.post(f"/accounts/{account}/mint", raw=raw), 400, "validation_error", "description")
 
 
-# Where an object is, and the path under which an unknown member of it is named.
+# The place of an object, and the path of an unknown member in it.
 OBJECTS = [
     ("open", ""),
     ("mint", ""),
@@ -312,7 +314,7 @@ OBJECTS = [
 
 
 @pytest.mark.parametrize(("name", "where"), OBJECTS, ids=_id)
-def test_an_unknown_member_is_refused_by_its_name(api: Api, name: str, where: str) -> None:
+def test_an_unknown_member_is_rejected_with_its_path(api: Api, name: str, where: str) -> None:
     target = TARGETS[name]
     path = target.path(api)
     prefix = f"{where}." if where else ""
@@ -323,20 +325,20 @@ def test_an_unknown_member_is_refused_by_its_name(api: Api, name: str, where: st
             problem_of(api.call(target.method, path, raw=raw), 400, "validation_error", f"{prefix}{unknown}")
 
 
-def test_an_unknown_member_is_named_whatever_its_name(api: Api) -> None:
+def test_an_unknown_member_of_any_name_is_named(api: Api) -> None:
     with api.unchanged():
         body = {**ENTITY, "x - at `$.entityId": 1}
         problem_of(api.post("/accounts", body), 400, "validation_error", "x - at `$.entityId")
 
 
-def test_a_very_long_unknown_name_is_not_answered_whole(api: Api) -> None:
+def test_a_very_long_unknown_name_is_cut(api: Api) -> None:
     with api.unchanged():
         problem = problem_of(api.post("/accounts", {**ENTITY, "x" * 100_000: 1}), 400, "validation_error")
         assert len(json.dumps(problem)) < 1_000
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_body_that_is_no_object_is_refused(api: Api, name: str) -> None:
+def test_a_body_that_is_no_object_is_rejected(api: Api, name: str) -> None:
     target = TARGETS[name]
     path = target.path(api)
     with api.unchanged():
@@ -354,7 +356,7 @@ TEXT_MEMBERS = [
 
 
 @pytest.mark.parametrize(("name", "member"), TEXT_MEMBERS, ids=_id)
-def test_half_of_a_surrogate_pair_is_refused(api: Api, name: str, member: str) -> None:
+def test_half_of_a_surrogate_pair_is_rejected(api: Api, name: str, member: str) -> None:
     target = TARGETS[name]
     path = target.path(api)
     with api.unchanged():
@@ -367,7 +369,7 @@ def test_half_of_a_surrogate_pair_is_refused(api: Api, name: str, member: str) -
 
 
 @pytest.mark.parametrize("behind", ["", "a", "aaaa", "aaaaa", "a" * 50, "\\n", "\\\\"])
-def test_half_of_a_surrogate_pair_is_called_that_wherever_it_is(api: Api, behind: str) -> None:
+def test_half_of_a_surrogate_pair_has_one_error_everywhere(api: Api, behind: str) -> None:
     for body in (f'{{"entityType": "person", "entityId": "\\ud800{behind}"}}', f'{{"\\uDBFF{behind}":1}}'):
         problem = problem_of(api.post("/accounts", raw=body.encode()), 400, "malformed_json")
         assert "surrogate pair" in problem["detail"]
@@ -382,7 +384,7 @@ def test_half_of_a_surrogate_pair_is_called_that_wherever_it_is(api: Api, behind
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e400", "1" + "0" * 400])
-def test_a_number_out_of_range_is_refused_by_its_path(api: Api, number: str) -> None:
+def test_a_number_out_of_range_is_rejected_with_its_path(api: Api, number: str) -> None:
     for name, member in [
         ("open", "entityId"),
         ("mint", "priority"),
@@ -400,7 +402,7 @@ def test_a_number_out_of_range_is_refused_by_its_path(api: Api, number: str) -> 
         assert re.search("[Ee]xpected", problem["errors"][0]["message"])
 
 
-def test_a_whole_surrogate_pair_is_the_character_that_it_stands_for(api: Api) -> None:
+def test_a_surrogate_pair_is_one_character(api: Api) -> None:
     opened = ok(api.post("/accounts", raw=b'{"entityType": "person", "entityId": "\\ud83d\\ude00"}'))
     assert opened["entityId"] == "\U0001f600"
 
@@ -435,12 +437,12 @@ def test_the_longest_and_largest_values_are_accepted(api: Api) -> None:
         ("2036-02-29T00:00:00-00:00", "2036-02-29T00:00:00.000000Z"),
     ],
 )
-def test_a_time_may_carry_any_offset_and_is_answered_in_utc(api: Api, sent: str, answered: str) -> None:
+def test_a_time_may_have_any_offset_and_is_returned_in_utc(api: Api, sent: str, answered: str) -> None:
     account = api.account()
     assert api.mint(account, 1, expiresAt=sent)["expiresAt"] == answered
 
 
-# --- what is no JSON ---
+# --- malformed JSON ---
 
 MALFORMED: dict[str, bytes] = {
     "cut off": b'{"amountMicro": "5"',
@@ -491,13 +493,13 @@ MALFORMED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-def test_what_is_no_json_is_malformed(api: Api, kind: str) -> None:
+def test_a_body_that_is_no_json_is_malformed(api: Api, kind: str) -> None:
     account = api.account()
     with api.unchanged():
         problem_of(api.post(f"/accounts/{account}/mint", raw=MALFORMED[kind]), 400, "malformed_json")
 
 
-def test_what_is_no_json_is_malformed_in_evidence(api: Api) -> None:
+def test_a_stored_object_that_is_no_json_is_malformed(api: Api) -> None:
     path = TARGETS["batch"].path(api)
     with api.unchanged():
         for evidence in (
@@ -514,7 +516,7 @@ def test_what_is_no_json_is_malformed_in_evidence(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_body_that_breaks_off_is_malformed_at_every_route(api: Api, name: str) -> None:
+def test_a_truncated_body_is_malformed_on_every_route(api: Api, name: str) -> None:
     target = TARGETS[name]
     path = target.path(api)
     whole = json.dumps(target.body).encode()
@@ -523,7 +525,7 @@ def test_a_body_that_breaks_off_is_malformed_at_every_route(api: Api, name: str)
             assert api.call(target.method, path, raw=whole[:end]).json()["code"] == "malformed_json", whole[:end]
 
 
-def test_metadata_comes_back_as_it_was_sent(api: Api) -> None:
+def test_metadata_is_returned_as_it_was_sent(api: Api) -> None:
     account = api.account()
     kept = b'{"big": 123456789012345678901234567890, "f": 1.10, "e": 1E5, "u": "\\u00e9", "s": "\xc3\xa9", "a": [ null ]}'
     ok(api.post(f"/accounts/{account}/mint", raw=b'{"amountMicro": "1", "metadata":   ' + kept + b"  }"))
@@ -540,7 +542,7 @@ NEEDS_NO_BODY = ["activate", "pause", "complete"]
     ("name", "missing"),
     [("open", "entityType"), ("mint", "amountMicro"), ("create", "name"), ("batch", "grants"), ("advance", "seconds")],
 )
-def test_no_body_where_one_is_needed_names_what_is_missing(api: Api, name: str, missing: str) -> None:
+def test_a_missing_body_names_the_required_member(api: Api, name: str, missing: str) -> None:
     target = TARGETS[name]
     path = target.path(api)
     with api.unchanged():
@@ -549,21 +551,21 @@ def test_no_body_where_one_is_needed_names_what_is_missing(api: Api, name: str, 
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b" {\n} "])
-def test_where_no_body_is_needed_none_or_an_empty_object_will_do(api: Api, raw: bytes) -> None:
+def test_an_optional_body_may_be_absent_or_an_empty_object(api: Api, raw: bytes) -> None:
     campaign = api.draft()
     for verb in ("activate", "pause", "complete"):
         ok(api.post(f"/campaigns/{campaign}/{verb}", raw=raw))
     ok(api.post("/tokens/some-id/revoke", raw=raw))
 
 
-def test_where_no_body_is_needed_none_needs_no_content_type(api: Api) -> None:
+def test_an_absent_body_needs_no_content_type(api: Api) -> None:
     campaign = api.draft()
     headers = api.admin_headers()[:1]
     assert api.ask("POST", f"/admin/billing/campaigns/{campaign}/activate", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["activate", "pause", "complete", "revoke"])
-def test_where_no_body_is_needed_anything_else_is_refused(api: Api, path: str) -> None:
+def test_an_optional_body_with_members_is_rejected(api: Api, path: str) -> None:
     campaign = api.draft() if path == "activate" else api.campaign()
     target = "/tokens/some-id/revoke" if path == "revoke" else f"/campaigns/{campaign}/{path}"
     with api.unchanged():
@@ -583,7 +585,7 @@ def _chunks(*parts: bytes, whole: bool = True) -> list[Json]:
     return [*messages, *([{"type": "http.request", "body": b"", "more_body": False}] if whole else [])]
 
 
-def test_a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(api: Api) -> None:
+def test_a_body_may_have_exactly_the_limit(api: Api) -> None:
     account = api.account()
     path = f"/accounts/{account}/mint"
     assert ok(api.post(path, raw=MINT + b" " * (1_048_576 - len(MINT))))["amountMicro"] == "5"
@@ -592,7 +594,7 @@ def test_a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(api: Api)
         assert problem["limitBytes"] == 1_048_576
 
 
-def test_the_limit_on_bodies_can_be_set(start: Callable[..., Api]) -> None:
+def test_the_limit_on_bodies_is_a_setting(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_MAX_BODY_BYTES="50")
     ok(api.post("/accounts", raw=b'{"entityType": "mod", "entityId": "x"}'.ljust(50)))
     with api.unchanged():
@@ -600,7 +602,7 @@ def test_the_limit_on_bodies_can_be_set(start: Callable[..., Api]) -> None:
 
 
 @pytest.mark.parametrize("length", [b"1048577", b"9" * 18, b"9" * 200, b"1" + b"0" * 4_400])
-def test_a_body_that_is_said_to_be_too_large_is_not_waited_for(api: Api, length: bytes) -> None:
+def test_a_body_announced_as_too_large_is_not_awaited(api: Api, length: bytes) -> None:
     path = f"/admin/billing/accounts/{api.account()}/mint"
     headers = [*api.admin_headers(), (b"content-length", length)]
     with api.unchanged():
@@ -610,7 +612,7 @@ def test_a_body_that_is_said_to_be_too_large_is_not_waited_for(api: Api, length:
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"20")], [(b"transfer-encoding", b"chunked")]])
-def test_a_body_that_turns_out_too_large_is_refused_while_it_comes(api: Api, headers: list[tuple[bytes, bytes]]) -> None:
+def test_a_body_over_the_limit_is_rejected_while_it_arrives(api: Api, headers: list[tuple[bytes, bytes]]) -> None:
     path = f"/admin/billing/accounts/{api.account()}/mint"
     with api.unchanged():
         messages = _chunks(MINT, b" " * 600_000, b" " * 600_000, whole=False)
@@ -618,13 +620,13 @@ def test_a_body_that_turns_out_too_large_is_refused_while_it_comes(api: Api, hea
 
 
 @pytest.mark.parametrize("length", [b"\xb2", b"", b"-1", b"+5", b"5, 5", b"abc", b"\xff", b"0x10"])
-def test_a_senseless_content_length_is_no_failure_of_the_service(api: Api, length: bytes) -> None:
+def test_an_invalid_content_length_is_no_internal_error(api: Api, length: bytes) -> None:
     path = f"/admin/billing/accounts/{api.account()}/mint"
     headers = [*api.admin_headers(), (b"content-length", length)]
     assert api.ask("POST", path, headers=headers, messages=_chunks(MINT)).status_code < 500
 
 
-def test_a_body_in_pieces_is_the_same_as_one_in_one(api: Api) -> None:
+def test_a_body_in_several_messages_is_the_same(api: Api) -> None:
     path = f"/admin/billing/accounts/{api.account()}/mint"
     pieces = [bytes([byte]) for byte in MINT]
     response = api.ask("POST", path, messages=_chunks(*pieces, b"", b""))
@@ -644,7 +646,7 @@ def test_a_body_that_does_not_arrive_is_abandoned(api: Api, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("before", [[], [MINT[:5]], [MINT]])
-def test_a_client_that_goes_away_within_its_body_changes_nothing(api: Api, before: list[bytes]) -> None:
+def test_a_client_that_disconnects_in_its_body_changes_nothing(api: Api, before: list[bytes]) -> None:
     path = f"/admin/billing/accounts/{api.account()}/mint"
     with api.unchanged():
         messages = [*_chunks(*before, whole=False), {"type": "http.disconnect"}]
@@ -660,7 +662,7 @@ OTHER_TYPES = [
 
 
 @pytest.mark.parametrize("content_type", OTHER_TYPES, ids=repr)
-def test_a_body_that_is_not_said_to_be_json_is_refused(api: Api, content_type: bytes | None) -> None:
+def test_another_content_type_than_json_is_rejected(api: Api, content_type: bytes | None) -> None:
     path = f"/admin/billing/accounts/{api.account()}/mint"
     headers = [*api.admin_headers()[:1], *([] if content_type is None else [(b"content-type", content_type)])]
     with api.unchanged():
@@ -672,7 +674,7 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(api: Api, content_type: b
     [b"application/json", b"Application/JSON", b"application/json;charset=utf-8", b'application/json; charset="UTF-8"',
      b"application/json ; charset=utf-8", b" application/json "],
 )  # fmt: skip
-def test_json_in_utf_8_may_be_said_in_several_ways(api: Api, content_type: bytes) -> None:
+def test_the_content_type_of_json_has_several_spellings(api: Api, content_type: bytes) -> None:
     path = f"/admin/billing/accounts/{api.account()}/mint"
     headers = [*api.admin_headers()[:1], (b"content-type", content_type)]
     assert api.ask("POST", path, headers=headers, messages=_chunks(MINT)).status_code == 201

@@ -1,4 +1,4 @@
-"""Section 1, CORS: listed origins may call from a browser, and with `--dev` those of this machine. No others."""
+"""CORS: listed origins may call from a browser, and with `--dev` those of this machine."""
 
 from collections.abc import Callable
 
@@ -40,7 +40,7 @@ def test_a_listed_origin_may_read_responses_and_errors(api: Api, origin: str) ->
         assert {*wanted.split(), "X-Correlation-Id"} <= set(exposed)
         assert cors_headers(response).keys() == {"access-control-allow-origin", "access-control-expose-headers"}
         assert (response.headers["access-control-allow-origin"], response.headers["vary"]) == (origin, "Origin")
-    # What the framework answers itself, too.
+    # Responses to unknown paths as well.
     for method, path in (("GET", "/nothing"), ("DELETE", "/campaigns"), ("HEAD", "/campaigns")):
         assert api.call(method, path, headers={"Origin": origin}).headers["access-control-allow-origin"] == origin
 
@@ -51,26 +51,26 @@ def test_a_listed_origin_may_read_responses_and_errors(api: Api, origin: str) ->
      "null", "*", "", "https://console.example/", "https://CONSOLE.example", "http://localhost:3000", "http://127.0.0.1",
      "https://console.example https://console.example"],
 )  # fmt: skip
-def test_another_origin_gets_no_cors_headers(api: Api, origin: str) -> None:
+def test_an_unlisted_origin_gets_no_cors_headers(api: Api, origin: str) -> None:
     response = api.call("GET", "/campaigns", headers={"Origin": origin})
     assert (response.status_code, cors_headers(response), response.headers["vary"]) == (200, {}, "Origin")
     response = api.ask("OPTIONS", "/admin/billing/campaigns", headers=preflight(origin))
     assert (response.status_code, cors_headers(response)) == (204, {})
 
 
-def test_two_origins_are_nobodys(api: Api) -> None:
+def test_a_repeated_origin_header_is_not_allowed(api: Api) -> None:
     headers = [*api.admin_headers(), (b"origin", LISTED.encode()), (b"origin", LISTED.encode())]
     assert cors_headers(api.ask("GET", "/admin/billing/campaigns", headers=headers)) == {}
 
 
-def test_without_an_origin_there_are_no_headers_for_it(api: Api) -> None:
+def test_a_request_without_origin_gets_no_cors_headers(api: Api) -> None:
     response = api.call("GET", "/campaigns")
     assert cors_headers(response) == {}
     assert "vary" not in response.headers
 
 
 @pytest.mark.parametrize("path", ["/admin/billing/campaigns", "/api/internal/billing/reservations", "/metrics", "/not/yet"])
-def test_a_preflight_needs_no_token_and_counts_for_nothing(start: Callable[..., Api], path: str) -> None:
+def test_a_preflight_needs_no_token_and_counts_in_no_limit(start: Callable[..., Api], path: str) -> None:
     api = start(MINIBILL_CORS_ORIGINS=LISTED, MINIBILL_ADMIN_RATE_PER_MINUTE="2")
     response = api.ask("OPTIONS", path, headers=preflight(LISTED))
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE") * 14:
@@ -87,7 +87,7 @@ def test_a_preflight_needs_no_token_and_counts_for_nothing(start: Callable[..., 
     assert api.ask("GET", "/admin/billing/campaigns", headers=[]).status_code == 401
 
 
-def test_options_without_a_preflight_is_no_method_of_a_path(api: Api) -> None:
+def test_options_without_a_preflight_is_not_allowed(api: Api) -> None:
     for headers in ({}, {"Origin": LISTED}, {"Access-Control-Request-Method": "GET"}):
         response = api.call("OPTIONS", "/campaigns", headers=headers)
         problem_of(response, 405, "method_not_allowed")
@@ -115,7 +115,7 @@ def test_loopback_origins_are_allowed_in_development(origin: str, is_allowed: bo
     assert b"access-control-allow-credentials" not in names
 
 
-def test_the_application_knows_whether_it_is_for_development(api: Api) -> None:
+def test_only_development_allows_loopback_origins(api: Api) -> None:
     settings = msgspec.structs.replace(api.settings, cors_loopback=True)
     app = create_app(api.book, settings)
 
@@ -138,13 +138,13 @@ def test_the_application_knows_whether_it_is_for_development(api: Api) -> None:
         ("http://a.example:80", "leave out the port :80"), ("https://a.example https://b.example", "is not one"),
     ],
 )  # fmt: skip
-def test_an_origin_that_no_browser_sends_stops_the_start(value: str, said: str) -> None:
+def test_an_invalid_origin_in_the_setting_stops_the_start(value: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match="MINIBILL_CORS_ORIGINS") as caught:
         read_settings({**SECRETS, "MINIBILL_CORS_ORIGINS": value})
     assert said in str(caught.value)
 
 
-def test_origins_are_read_as_they_are_listed() -> None:
+def test_the_setting_lists_origins() -> None:
     settings = read_settings(
         {**SECRETS, "MINIBILL_CORS_ORIGINS": " https://a.example ,http://b:8080,https://[2001:db8::1]:1 "}
     )

@@ -1,4 +1,4 @@
-"""Section 1: a dry run answers what the real run would answer, and leaves nothing behind."""
+"""Dry runs: the response of the real run, and no change."""
 
 import jwt
 import pytest
@@ -10,7 +10,7 @@ from tests.fake_clocks import set_time
 
 
 def stop_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on no time passes, so that two runs differ in nothing."""
+    """Stop all clocks, so that two runs have the same times."""
     now_us = real_now_us()
     set_time(monkeypatch, lambda: now_us)
     monkeypatch.setattr("minibill.api.tokens.real_now_us", lambda: now_us)
@@ -18,7 +18,7 @@ def stop_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_a_dry_run_answers_what_the_real_run_answers_and_changes_nothing(
+def test_a_dry_run_returns_the_real_response_and_changes_nothing(
     api: Api, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     stop_the_clocks(monkeypatch)
@@ -35,7 +35,7 @@ def test_a_dry_run_answers_what_the_real_run_answers_and_changes_nothing(
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_a_dry_run_keeps_no_key(api: Api, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_dry_run_stores_no_key(api: Api, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     stop_the_clocks(monkeypatch)
     write = WRITES[name](api)
     with api.unchanged():
@@ -44,12 +44,12 @@ def test_a_dry_run_keeps_no_key(api: Api, monkeypatch: pytest.MonkeyPatch, name:
     assert "idempotency-replayed" not in dry.headers
     assert "idempotency-replayed" not in real.headers
     assert dry.json() == {**ok(real), "dryRun": True}
-    # The one thing left is the real run's key.
+    # The only key is that of the real run.
     assert api.call(*write, key="k-1").headers["idempotency-replayed"] == "true"
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_a_dry_run_with_a_key_that_is_stored_answers_the_first_success(api: Api, name: str) -> None:
+def test_a_dry_run_with_a_stored_key_gets_the_first_response(api: Api, name: str) -> None:
     write = WRITES[name](api)
     first = api.call(*write, key="k-1")
     ok(first)
@@ -63,7 +63,7 @@ def test_a_dry_run_with_a_key_that_is_stored_answers_the_first_success(api: Api,
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_dry_run_is_refused_as_the_real_run_is(api: Api, name: str) -> None:
+def test_a_dry_run_gets_the_same_problem_as_the_real_run(api: Api, name: str) -> None:
     write = REFUSALS[name](api)
     with api.unchanged():
         dry, real = api.call(*write, dryRun="true"), api.call(*write)
@@ -72,7 +72,7 @@ def test_a_dry_run_is_refused_as_the_real_run_is(api: Api, name: str) -> None:
         assert dry.status_code == real.status_code
 
 
-def test_a_dry_run_with_a_reused_key_is_refused(api: Api) -> None:
+def test_a_dry_run_with_a_reused_key_is_rejected(api: Api) -> None:
     ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key="k-1"))
     with api.unchanged():
         response = api.post("/accounts", {"entityType": "mod", "entityId": "y"}, key="k-1", dryRun="true")
@@ -80,7 +80,7 @@ def test_a_dry_run_with_a_reused_key_is_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_dry_run_is_true_or_false_and_nothing_else(api: Api, name: str) -> None:
+def test_dry_run_is_true_or_false(api: Api, name: str) -> None:
     write = WRITES[name](api)
     with api.unchanged():
         for value in ("", "1", "0", "yes", "TRUE", "True", "true ", "null"):
@@ -92,7 +92,7 @@ def test_dry_run_is_true_or_false_and_nothing_else(api: Api, name: str) -> None:
     assert "dryRun" not in ok(api.call(*write, dryRun="false"))
 
 
-def test_what_a_dry_run_did_is_not_there_for_the_next_request(api: Api) -> None:
+def test_a_dry_run_leaves_nothing_for_the_next_request(api: Api) -> None:
     dry = ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, dryRun="true"))
     problem_of(api.call("GET", f"/accounts/{dry['id']}"), 404, "account_not_found")
     real = api.post("/accounts", {"entityType": "mod", "entityId": "y"})

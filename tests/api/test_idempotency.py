@@ -1,4 +1,4 @@
-"""Section 1: an idempotency key makes a write happen once, whatever the client retries."""
+"""Idempotency keys: a write is executed once, however often the client retries."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ DAY_SECONDS = 86_400
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_the_same_key_path_and_body_get_the_first_success_again(api: Api, name: str) -> None:
+def test_the_same_request_with_its_key_is_replayed(api: Api, name: str) -> None:
     method, path, body = WRITES[name](api)
     first = api.call(method, path, body, key="k-1")
     assert ok(first) is not None
@@ -28,7 +28,7 @@ def test_the_same_key_path_and_body_get_the_first_success_again(api: Api, name: 
             assert again.headers["content-type"] == first.headers["content-type"]
 
 
-def test_a_key_is_kept_across_restarts_of_the_service(start: Callable[..., Api]) -> None:
+def test_a_key_survives_a_restart(start: Callable[..., Api]) -> None:
     api = start()
     sent = {name: prepare(api) for name, prepare in WRITES.items()}
     first = {name: api.call(*write, key=name.replace(" ", "-")) for name, write in sent.items()}
@@ -42,25 +42,25 @@ def test_a_key_is_kept_across_restarts_of_the_service(start: Callable[..., Api])
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_a_key_with_another_body_is_refused(api: Api, name: str) -> None:
+def test_a_key_with_another_body_is_rejected(api: Api, name: str) -> None:
     method, path, body = WRITES[name](api)
     sent = b"" if body is None else json.dumps(body).encode()
     ok(api.call(method, path, raw=sent, key="k-1"))
     with api.unchanged():
-        # The same bytes are meant, not the same meaning.
+        # Bodies are compared by their bytes, not by their meaning.
         for other in (sent + b" " if sent else b"{}", b" " + (sent or b"{}")):
             problem_of(api.call(method, path, raw=other, key="k-1"), 422, "idempotency_key_reused")
 
 
 @pytest.mark.parametrize("name", [name for name in WRITES if name != "open"])
-def test_a_key_with_another_path_is_refused(api: Api, name: str) -> None:
+def test_a_key_with_another_path_is_rejected(api: Api, name: str) -> None:
     ok(api.post("/accounts", {"entityType": "mod", "entityId": "first"}, key="k-1"))
     write = WRITES[name](api)
     with api.unchanged():
         problem_of(api.call(*write, key="k-1"), 422, "idempotency_key_reused")
 
 
-def test_a_key_belongs_to_its_path_also_when_the_body_is_the_same(api: Api) -> None:
+def test_a_key_with_another_path_and_the_same_body_is_rejected(api: Api) -> None:
     one, other = api.account(), api.account()
     ok(api.post(f"/accounts/{one}/mint", {"amountMicro": "5"}, key="k-1"))
     with api.unchanged():
@@ -68,7 +68,7 @@ def test_a_key_belongs_to_its_path_also_when_the_body_is_the_same(api: Api) -> N
         problem_of(response, 422, "idempotency_key_reused")
 
 
-def test_each_caller_has_keys_of_its_own(api: Api) -> None:
+def test_each_caller_has_its_own_keys(api: Api) -> None:
     account = api.account()
     path, body = f"/accounts/{account}/mint", {"amountMicro": "5"}
     ok(api.post(path, body, key="k-1"), 201)
@@ -88,7 +88,7 @@ def test_another_token_of_the_same_caller_has_the_same_keys(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_refusal_is_not_stored(api: Api, name: str) -> None:
+def test_a_problem_is_not_stored(api: Api, name: str) -> None:
     write = REFUSALS[name](api)
     with api.unchanged():
         for _ in range(2):
@@ -98,7 +98,7 @@ def test_a_refusal_is_not_stored(api: Api, name: str) -> None:
     ok(api.post("/accounts", {"entityType": "mod", "entityId": "free"}, key="k-1"), 201)
 
 
-def test_a_retry_of_a_refusal_is_judged_afresh(api: Api) -> None:
+def test_a_retry_after_a_problem_is_executed(api: Api) -> None:
     campaign, account = api.draft(), api.account()
     with api.unchanged():
         problem_of(api.batch(campaign, (account, 5), key="k-1"), 409, "campaign_not_active")
@@ -107,7 +107,7 @@ def test_a_retry_of_a_refusal_is_judged_afresh(api: Api) -> None:
     assert api.available(account) == 5
 
 
-def test_many_at_once_with_one_key_are_one(api: Api) -> None:
+def test_concurrent_requests_with_one_key_execute_once(api: Api) -> None:
     account = api.account()
 
     async def send() -> list[tuple[int, bytes, bool]]:
@@ -126,7 +126,7 @@ def test_many_at_once_with_one_key_are_one(api: Api) -> None:
     assert api.available(account) == 5
 
 
-def test_a_mint_is_answered_again_although_its_expiry_has_passed_meanwhile(api: Api) -> None:
+def test_a_mint_is_replayed_after_its_expiry(api: Api) -> None:
     account = api.account()
     path, body = f"/accounts/{account}/mint", {"amountMicro": "5", "expiresAt": api.after(60)}
     first = api.post(path, body, key="k-1")
@@ -139,7 +139,7 @@ def test_a_mint_is_answered_again_although_its_expiry_has_passed_meanwhile(api: 
         assert api.post(path, body, key="k-1").content == first.content
 
 
-def test_a_batch_is_answered_again_although_the_campaign_has_ended_meanwhile(api: Api) -> None:
+def test_a_batch_is_replayed_after_the_campaign_has_ended(api: Api) -> None:
     campaign, account = api.campaign(), api.account()
     first = api.batch(campaign, (account, 5), key="k-1")
     ok(api.post(f"/campaigns/{campaign}/complete"))
@@ -148,7 +148,7 @@ def test_a_batch_is_answered_again_although_the_campaign_has_ended_meanwhile(api
         assert api.batch(campaign, (account, 5), key="k-1").content == first.content
 
 
-def test_a_wrong_request_is_refused_although_its_key_is_known(api: Api) -> None:
+def test_an_invalid_request_with_a_known_key_is_rejected(api: Api) -> None:
     account = api.account()
     ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"))
     with api.unchanged():
@@ -156,7 +156,7 @@ def test_a_wrong_request_is_refused_although_its_key_is_known(api: Api) -> None:
         assert response.status_code in (400, 422)
 
 
-def test_a_key_is_kept_for_24_hours_at_least_and_not_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_kept_for_24_hours_and_pruned_later(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     path, body = f"/accounts/{api.account()}/mint", {"amountMicro": "5"}
     first = api.post(path, body, key="k-1")
 
@@ -168,7 +168,7 @@ def test_a_key_is_kept_for_24_hours_at_least_and_not_for_ever(api: Api, monkeypa
     with api.unchanged():
         in_seconds(DAY_SECONDS)
         assert api.post(path, body, key="k-1").content == first.content
-    # The newest key stays, since ids go on from it.
+    # The newest key stays, since its row id is the base of the next.
     ok(api.post(path, body, key="k-2"))
     in_seconds(30 * DAY_SECONDS)
     anew = api.post(path, body, key="k-1")
@@ -176,7 +176,7 @@ def test_a_key_is_kept_for_24_hours_at_least_and_not_for_ever(api: Api, monkeypa
     assert ok(anew)["lotId"] != first.json()["lotId"]
 
 
-def test_all_old_keys_are_pruned_however_many(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_old_keys_are_pruned_in_any_number(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minibill.api.idempotency.PRUNE_KEYS_MAX", 2)
     for number in range(5):
         ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}, key=f"k-{number}"))
@@ -198,7 +198,7 @@ BAD_KEYS = [b"", b" ", b"a b", b"a\tb", b"\xc3\xa9", b"a\x7f", b"a\x00", b"\xff"
 
 @pytest.mark.parametrize("key", BAD_KEYS, ids=lambda key: repr(key[:6]) + str(len(key)))
 @pytest.mark.parametrize("name", ["open", "activate"])
-def test_a_key_that_is_not_visible_ascii_of_1_to_255_characters_is_refused(api: Api, key: bytes, name: str) -> None:
+def test_a_key_outside_visible_ascii_or_255_characters_is_rejected(api: Api, key: bytes, name: str) -> None:
     method, path, body = WRITES[name](api)
     headers = [*api.admin_headers(), (b"idempotency-key", key)]
     message = {"type": "http.request", "body": json.dumps(body or {}).encode()}
@@ -214,7 +214,7 @@ def test_any_visible_ascii_of_1_to_255_characters_is_a_key(api: Api, key: str) -
     assert api.post("/accounts", body, key=key).headers["idempotency-replayed"] == "true"
 
 
-def test_two_keys_are_refused(api: Api) -> None:
+def test_a_repeated_key_header_is_rejected(api: Api) -> None:
     headers = [*api.admin_headers(), (b"idempotency-key", b"a"), (b"idempotency-key", b"a")]
     message = {"type": "http.request", "body": b'{"entityType": "mod", "entityId": "x"}'}
     with api.unchanged():
@@ -222,21 +222,21 @@ def test_two_keys_are_refused(api: Api) -> None:
         problem_of(response, 400, "invalid_idempotency_key")
 
 
-def test_keys_that_differ_in_case_are_different(api: Api) -> None:
+def test_keys_are_case_sensitive(api: Api) -> None:
     account = api.account()
     for key in ("k", "K"):
         ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key=key), 201)
     assert api.available(account) == 10
 
 
-def test_a_read_takes_no_notice_of_a_key(api: Api) -> None:
+def test_a_read_ignores_a_key(api: Api) -> None:
     account = api.account()
     with api.unchanged():
         assert ok(api.call("GET", f"/accounts/{account}", key="k-1"))["id"] == account
     ok(api.post(f"/accounts/{account}/mint", {"amountMicro": "5"}, key="k-1"), 201)
 
 
-def test_the_query_is_part_of_the_request(api: Api) -> None:
+def test_the_query_is_part_of_the_fingerprint(api: Api) -> None:
     account = api.account(100)
     path, body = f"/accounts/{account}/reservations", {"amountMicro": "10"}
     ok(api.post(path, body, key="k"))
@@ -250,7 +250,7 @@ def test_the_query_is_part_of_the_request(api: Api) -> None:
         problem_of(api.post(path, body, key="k-2"), 422, "idempotency_key_reused")
 
 
-def test_path_and_query_count_byte_for_byte() -> None:
+def test_path_and_query_are_compared_byte_for_byte() -> None:
     parts = [
         (b"/a", b""),
         (b"/a", b"x=1"),
@@ -263,7 +263,7 @@ def test_path_and_query_count_byte_for_byte() -> None:
     assert len({fingerprint("POST", path, query, b"{}") for path, query in parts}) == len(parts)
 
 
-def test_a_dry_run_is_the_same_request() -> None:
+def test_a_dry_run_has_the_same_fingerprint() -> None:
     def of(query: bytes) -> bytes:
         return fingerprint("POST", b"/a", query, b"{}")
 

@@ -1,4 +1,4 @@
-"""Section 1, paging, and what each list says of its order and filters."""
+"""Lists: pages, cursors, order and filters."""
 
 import string
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from tests.fake_clocks import set_time
 
 
 class List(NamedTuple):
-    """A list with items in it: its path, their ids in order, filters that all items or some of them pass."""
+    """A list with items: its path, their ids in order, and filters that match all or some of them."""
 
     path: str
     ids: list[str]
     id_member: str
-    # Each passes more than one item and fewer than all of them, or all.
+    # Each matches all items, or more than one and not all.
     filters: dict[str, str]
     # The same parameters with other values.
     others: dict[str, str]
@@ -86,7 +86,7 @@ def _audit(api: Api) -> List:
 
 def _memberships(api: Api) -> List:
     account = api.account()
-    # Not in the order of their names.
+    # The order is not that of their names.
     communities = [f"guild-{(n * 3) % 7}" for n in range(7)]
     for community in communities:
         ok(api.call("PUT", f"/discounts/{community}/tiers", {"tiers": [{"tier": "gold", "rateBps": 5}]}))
@@ -122,7 +122,7 @@ LISTS: dict[str, Callable[[Api], List]] = {
     "webhooks": _webhooks,
     "deliveries": _deliveries,
 }
-# Filters of which no value is wrong: some find nothing.
+# Filters for which every value is valid; some match nothing.
 ANY_TEXT = {"actorId", "action", "targetType", "targetId"}
 every_list = pytest.mark.parametrize("name", LISTS)
 
@@ -132,7 +132,7 @@ def bare(path: str) -> str:
 
 
 def more(path: str, **query: object) -> str:
-    """The path with further parameters."""
+    """Return the path with further parameters."""
     sign = "&" if "?" in path else "?"
     return path + "".join(f"{sign if n == 0 else '&'}{k}={quote(str(v))}" for n, (k, v) in enumerate(query.items()))
 
@@ -141,7 +141,7 @@ def more(path: str, **query: object) -> str:
 
 
 @every_list
-def test_pages_of_any_size_put_together_are_the_list(api: Api, name: str) -> None:
+def test_pages_of_any_size_add_up_to_the_list(api: Api, name: str) -> None:
     made = LISTS[name](api)
     for limit in range(1, 9):
         pages = [api.get(more(made.path, limit=limit))]
@@ -153,7 +153,7 @@ def test_pages_of_any_size_put_together_are_the_list(api: Api, name: str) -> Non
 
 
 @every_list
-def test_the_size_of_a_page_may_change_from_one_to_the_next(api: Api, name: str) -> None:
+def test_the_limit_may_change_between_pages(api: Api, name: str) -> None:
     made = LISTS[name](api)
     cursor = api.get(more(made.path, limit=2))["nextCursor"]
     middle = api.get(more(bare(made.path), cursor=cursor, limit=3))
@@ -161,7 +161,7 @@ def test_the_size_of_a_page_may_change_from_one_to_the_next(api: Api, name: str)
     assert made.ids_of(api.get(more(bare(made.path), cursor=middle["nextCursor"]))) == made.ids[5:]
 
 
-def test_a_page_has_50_items_unless_told_otherwise_and_at_most_100(api: Api) -> None:
+def test_a_page_has_50_items_by_default_and_at_most_100(api: Api) -> None:
     campaign = api.campaign()
     items = [{"entity": {"entityType": "person", "entityId": str(n)}, "amountMicro": "1"} for n in range(101)]
     ok(api.batch(campaign, *items))
@@ -181,7 +181,7 @@ def test_an_empty_list_is_one_page(api: Api) -> None:
 
 
 @every_list
-def test_what_comes_between_two_pages_neither_repeats_nor_hides_an_item(api: Api, name: str) -> None:
+def test_a_write_between_pages_repeats_and_hides_no_item(api: Api, name: str) -> None:
     made = LISTS[name](api)
     page = api.get(more(made.path, limit=3))
     match name:
@@ -238,12 +238,12 @@ def test_a_limit_is_an_integer_from_1_to_100(api: Api, name: str) -> None:
 
 
 @every_list
-def test_an_unknown_or_repeated_parameter_is_refused_by_its_name(api: Api, name: str) -> None:
+def test_an_unknown_or_repeated_parameter_is_rejected_by_name(api: Api, name: str) -> None:
     path = LISTS[name](api).path
     for unknown in ("offset", "Limit", "dryRun", "page", "x", "entity_type", "ä"):
         problem_of(api.call("GET", more(path, **{unknown: "1"})), 400, "validation_error", unknown)
     problem_of(api.call("GET", more(path, limit=5) + "&limit=5"), 400, "validation_error", "limit")
-    # An empty name is no parameter of any list either.
+    # An empty name is unknown on every list.
     problem_of(api.call("GET", more(path, limit=5) + "&=5"), 400, "validation_error", "")
 
 
@@ -266,31 +266,31 @@ def test_an_unknown_or_repeated_parameter_is_refused_by_its_name(api: Api, name:
         ("/audit", "to", ["", "now", "2030-01-01T00:00:00"]),
     ],
 )
-def test_an_unknown_value_of_a_filter_is_refused(api: Api, path: str, parameter: str, values: list[str]) -> None:
+def test_an_unknown_value_of_a_filter_is_rejected(api: Api, path: str, parameter: str, values: list[str]) -> None:
     path = path.format(account=api.account(), campaign=api.draft())
     for value in values:
         problem_of(api.call("GET", more(path, **{parameter: value})), 400, "validation_error", parameter)
 
 
 @pytest.mark.parametrize("path", ["/accounts/{account}", "/campaigns/{campaign}", "/campaigns/{campaign}/stats", "/clock"])
-def test_a_read_that_takes_no_parameters_refuses_any(api: Api, path: str) -> None:
+def test_a_read_without_parameters_rejects_any(api: Api, path: str) -> None:
     path = path.format(account=api.account(), campaign=api.draft())
     problem_of(api.call("GET", path, limit=5), 400, "validation_error", "limit")
     problem_of(api.call("GET", path, dryRun="true"), 400, "validation_error", "dryRun")
 
 
 @pytest.mark.parametrize("query", [b"limit=%ff", b"limit=\xff", b"entityType=%ED%A0%80", b"%c3%28=1", "é=1".encode()])
-def test_a_query_that_is_not_url_encoded_utf_8_is_refused(api: Api, query: bytes) -> None:
+def test_a_query_that_is_not_url_encoded_utf_8_is_rejected(api: Api, query: bytes) -> None:
     response = api.ask("GET", "/admin/billing/accounts", query=query)
     assert problem_of(response, 400, "validation_error")["errors"]
 
 
-def test_a_query_of_very_many_parameters_is_refused(api: Api) -> None:
+def test_a_query_of_very_many_parameters_is_rejected(api: Api) -> None:
     response = api.ask("GET", "/admin/billing/accounts", query=b"&".join(b"p%d=1" % n for n in range(5_000)))
     problem_of(response, 400, "validation_error")
 
 
-def test_a_filter_that_no_item_could_pass_finds_none(api: Api) -> None:
+def test_a_filter_without_matches_returns_an_empty_page(api: Api) -> None:
     api.account()
     campaign = api.campaign()
     assert api.get("/accounts", entityId="nobody")["items"] == []
@@ -313,7 +313,7 @@ def test_a_cursor_carries_its_filters(api: Api, name: str) -> None:
 
 
 @every_list
-def test_a_filter_may_be_named_again_with_a_cursor_when_it_is_the_same(api: Api, name: str) -> None:
+def test_a_filter_may_be_repeated_unchanged_with_a_cursor(api: Api, name: str) -> None:
     made = LISTS[name](api)
     cursor = api.get(more(bare(made.path), limit=2, **made.filters))["nextCursor"]
     for parameter, value in made.filters.items():
@@ -322,14 +322,14 @@ def test_a_filter_may_be_named_again_with_a_cursor_when_it_is_the_same(api: Api,
 
 
 @every_list
-def test_another_filter_with_a_cursor_is_refused(api: Api, name: str) -> None:
+def test_another_filter_with_a_cursor_is_rejected(api: Api, name: str) -> None:
     made = LISTS[name](api)
     cursor = api.get(more(bare(made.path), limit=2, **made.filters))["nextCursor"]
     without = api.get(more(bare(made.path), limit=2))["nextCursor"]
     for parameter, other in made.others.items():
         for each in (cursor, without):
             problem_of(api.call("GET", more(bare(made.path), cursor=each, **{parameter: other})), 400, "invalid_cursor")
-        # A filter that the list of the cursor did not have is another list.
+        # An additional filter makes it another list.
         again = more(bare(made.path), cursor=without, **{parameter: made.filters[parameter]})
         problem_of(api.call("GET", again), 400, "invalid_cursor")
         if parameter not in ANY_TEXT:
@@ -338,7 +338,7 @@ def test_another_filter_with_a_cursor_is_refused(api: Api, name: str) -> None:
 
 
 @every_list
-def test_a_forged_or_cut_cursor_is_refused(api: Api, name: str) -> None:
+def test_a_forged_or_truncated_cursor_is_rejected(api: Api, name: str) -> None:
     made = LISTS[name](api)
     good = api.get(more(made.path, limit=2))["nextCursor"]
     forged = [
@@ -349,7 +349,7 @@ def test_a_forged_or_cut_cursor_is_refused(api: Api, name: str) -> None:
         problem_of(api.call("GET", more(bare(made.path), cursor=cursor)), 400, "invalid_cursor")
 
 
-def test_a_cursor_with_any_character_changed_is_refused(api: Api) -> None:
+def test_a_cursor_with_any_changed_character_is_rejected(api: Api) -> None:
     made = _history(api)
     good = api.get(more(made.path, limit=2))["nextCursor"]
     for place in range(len(good)):
@@ -358,7 +358,7 @@ def test_a_cursor_with_any_character_changed_is_refused(api: Api) -> None:
         problem_of(api.call("GET", more(bare(made.path), cursor=changed)), 400, "invalid_cursor")
 
 
-def test_a_cursor_cut_anywhere_is_refused(api: Api) -> None:
+def test_a_cursor_truncated_anywhere_is_rejected(api: Api) -> None:
     made = _history(api)
     good = api.get(more(made.path, limit=2))["nextCursor"]
     for end in range(len(good)):
@@ -366,8 +366,8 @@ def test_a_cursor_cut_anywhere_is_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("pool", ["p", "pp", "ppp"])
-def test_the_last_character_of_a_cursor_has_one_form_only(api: Api, pool: str) -> None:
-    # Base64 leaves bits of its last character unused, by the length of what it holds.
+def test_the_last_character_of_a_cursor_has_one_form(api: Api, pool: str) -> None:
+    # Base64 may leave bits of its last character unused.
     account = api.account(1, 2, 3, poolId=pool)
     path = f"/accounts/{account}/history"
     good = api.get(path, limit=1, poolId=pool)["nextCursor"]
@@ -377,7 +377,7 @@ def test_the_last_character_of_a_cursor_has_one_form_only(api: Api, pool: str) -
 
 
 @every_list
-def test_a_cursor_of_another_list_is_refused(api: Api, name: str) -> None:
+def test_a_cursor_of_another_list_is_rejected(api: Api, name: str) -> None:
     made = LISTS[name](api)
     cursor = api.get(more(bare(made.path), limit=1))["nextCursor"]
     assert cursor is not None
@@ -388,7 +388,7 @@ def test_a_cursor_of_another_list_is_refused(api: Api, name: str) -> None:
         problem_of(api.call("GET", more(other, cursor=cursor)), 400, "invalid_cursor")
 
 
-def test_a_cursor_is_good_after_a_restart_and_while_secrets_are_rotated(start: Callable[..., Api]) -> None:
+def test_a_cursor_survives_a_restart_and_a_secret_rotation(start: Callable[..., Api]) -> None:
     api = start()
     made = _accounts(api)
     cursor = api.get(more(made.path, limit=2))["nextCursor"]
@@ -402,7 +402,7 @@ def test_a_cursor_is_good_after_a_restart_and_while_secrets_are_rotated(start: C
 
 
 @every_list
-def test_a_cursor_twice_is_refused(api: Api, name: str) -> None:
+def test_a_repeated_cursor_is_rejected(api: Api, name: str) -> None:
     made = LISTS[name](api)
     cursor = api.get(more(made.path, limit=2))["nextCursor"]
     twice = more(bare(made.path), cursor=cursor) + f"&cursor={cursor}"
@@ -434,7 +434,7 @@ def test_history_is_newest_first_and_lots_oldest_first(api: Api) -> None:
     assert history == sorted(history, key=lambda entry: entry["createdAt"], reverse=True)
 
 
-def test_history_from_is_included_and_to_is_not(api: Api) -> None:
+def test_history_from_is_inclusive_and_to_exclusive(api: Api) -> None:
     account = api.account()
     for amount in (1, 2, 3):
         api.mint(account, amount)
@@ -460,7 +460,7 @@ def test_history_from_is_included_and_to_is_not(api: Api) -> None:
     assert [e["amountMicro"] for e in page["items"] + api.get(path, cursor=page["nextCursor"])["items"]] == ["2", "1"]
 
 
-def test_history_can_be_paged_within_one_moment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_can_be_paged_within_one_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     set_time(monkeypatch, lambda: 0)
     account = api.account(1, 2, 3, 4, 5)
     path = f"/accounts/{account}/history"
@@ -517,7 +517,7 @@ def test_a_campaign_is_listed_as_expired_before_any_sweep(api: Api) -> None:
         assert {c["id"]: c["status"] for c in api.get("/campaigns")["items"]} == {
             lasting: "active", completed: "completed", paused: "expired", active: "expired", draft: "expired",
         }  # fmt: skip
-        # Page by page, too.
+        # The same page by page.
         page = api.get("/campaigns", status="expired", limit=1)
         rest = api.get("/campaigns", cursor=page["nextCursor"])
         assert [c["id"] for c in page["items"] + rest["items"]] == over["expired"]
@@ -534,7 +534,7 @@ def test_campaigns_are_filtered_by_type_and_status_together(api: Api) -> None:
     assert len(api.get("/campaigns", campaignType="loyalty")["items"]) == 2
 
 
-def test_grants_are_listed_in_the_order_in_which_they_were_paid_and_by_account(api: Api) -> None:
+def test_grants_are_listed_in_order_of_payment_and_by_account(api: Api) -> None:
     campaign, other = api.campaign(), api.campaign()
     accounts = [api.account() for _ in range(3)]
     ok(api.batch(campaign, (accounts[2], 1), (accounts[0], 2)))

@@ -1,6 +1,6 @@
-"""Section 7: `GET /schema` is OpenAPI 3.1 and true, with every error documented; and there is a page of it.
+"""The OpenAPI document and its HTML page: complete, and true of the code.
 
-That every answer is as the document says is held of every request that any test makes: tests/documented.py.
+tests/openapi_checks.py compares the response to every request of any test with the document.
 """
 
 import json
@@ -42,23 +42,23 @@ def references(part: Json) -> Iterator[str]:
             yield from references(inner)
 
 
-# --- it is all there ---
+# --- completeness ---
 
 
-def test_the_schema_is_open_api_3_1_and_needs_no_token(api: Api) -> None:
+def test_openapi_document_is_openapi_3_1_and_needs_no_token(api: Api) -> None:
     response = api.ask("GET", "/schema", headers=[])
     assert response.headers["content-type"] == "application/json"
     assert response.json() == openapi_document()
     assert re.fullmatch(r"3\.1\.[0-9]+", response.json()["openapi"])
 
 
-def test_every_handler_is_described_and_every_description_is_of_a_handler() -> None:
+def test_every_handler_is_described_once() -> None:
     handlers = {entry[2] for entry in ADMIN} | {entry[2] for entry in INTERNAL} | {entry[1] for entry in PUBLIC}
     assert {h.__qualname__ for h in handlers - OPERATIONS.keys()} == set()
     assert {h.__qualname__ for h in OPERATIONS.keys() - handlers} == set()
 
 
-def test_every_route_is_in_it_once() -> None:
+def test_every_route_is_in_openapi_document_once() -> None:
     expected = {(route.method.lower(), re.sub(r"{\w+}", "{}", route.path)) for route in ROUTES}
     found = [(method, re.sub(r"{\w+}", "{}", path)) for method, path, _ in operations()]
     assert set(found) == expected and len(found) == len(ROUTES)
@@ -67,17 +67,17 @@ def test_every_route_is_in_it_once() -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_every_reference_in_it_leads_somewhere() -> None:
+def test_every_reference_resolves() -> None:
     for reference in set(references(openapi_document())):
         assert resolve({"$ref": reference})
 
 
-def test_every_schema_in_it_is_a_json_schema() -> None:
+def test_every_schema_is_a_valid_json_schema() -> None:
     for schema in openapi_document()["components"]["schemas"].values():
         jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
 
 
-def test_every_refusal_has_an_example_that_is_as_its_schema_says() -> None:
+def test_every_problem_has_an_example_that_fits_its_schema() -> None:
     examples = openapi_document()["components"]["examples"].values()
     assert {example["value"]["code"] for example in examples} == {problem.code for problem in every_problem()}
     for example in examples:
@@ -86,12 +86,12 @@ def test_every_refusal_has_an_example_that_is_as_its_schema_says() -> None:
         assert faults({"$ref": "#/components/schemas/Problem"}, {**problem, "status": "409"}) != []
 
 
-def test_no_pattern_is_in_the_words_of_python() -> None:
+def test_no_pattern_uses_python_syntax() -> None:
     assert "\\Z" not in str(openapi_document())
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_every_operation_says_who_may_and_how_it_may_be_refused(route: Route) -> None:
+def test_every_operation_lists_its_token_and_its_problems(route: Route) -> None:
     path = re.sub(r"{(\w+)}", lambda v: f"{{{re.sub('_(.)', lambda c: c[1].upper(), v[1])}}}", route.path)
     operation = openapi_document()["paths"][path][route.method.lower()]
     assert operation["summary"]
@@ -104,7 +104,7 @@ def test_every_operation_says_who_may_and_how_it_may_be_refused(route: Route) ->
         return
     assert operation["security"] == [{route.kind: [route.scope] if route.scope else []}]
     assert {"400", "401", "429", "503"} <= statuses
-    # A service has no scopes, and one request of it that names what it may not.
+    # Services have no scopes; one of their requests may name a billing mode that is not allowed.
     assert ("403" in statuses) == (route.scope is not None or route.path == "/api/internal/billing/reservations")
     is_write = route.method != "GET"
     assert ({"dryRun", "Idempotency-Key"} <= parameters) == ({"413", "415", "422"} <= statuses) == is_write
@@ -121,7 +121,7 @@ def _members(schema: Json) -> Iterator[tuple[str, Json]]:
             yield from _members(choice.get("items", {}))
 
 
-def test_every_amount_is_a_string_with_a_pattern_and_every_time_says_that_it_is_one() -> None:
+def test_amounts_have_a_pattern_and_times_a_format() -> None:
     seen = set()
     for name, schema in openapi_document()["components"]["schemas"].items():
         for member, what in _members(schema):
@@ -135,11 +135,11 @@ def test_every_amount_is_a_string_with_a_pattern_and_every_time_says_that_it_is_
     assert seen == {"amount", "time"}
 
 
-# --- and it is what the code goes by ---
+# --- truth ---
 
 
 def _choices(schema: Json, path: str) -> Iterator[tuple[str, list[str]]]:
-    """The members at and below a path that are one of some words, with these."""
+    """Return the members at and below a path that are enums, with their words."""
     schema = resolve(schema)
     if "enum" in schema:
         yield path, schema["enum"]
@@ -166,7 +166,7 @@ CHOICES = [choice for choice in _choices_of_operations() if choice[2] != "header
 
 
 @pytest.mark.parametrize(("method", "path", "place", "name", "words"), CHOICES, ids=lambda value: str(value)[:40])
-def test_a_word_that_is_not_accepted_is_answered_with_those_that_are(
+def test_an_unknown_word_is_rejected_with_the_known_ones(
     api: Api, method: str, path: str, place: str, name: str, words: list[str]
 ) -> None:
     body: Json = "robot"
@@ -186,7 +186,7 @@ def test_a_word_that_is_not_accepted_is_answered_with_those_that_are(
     assert sorted(said) == sorted(words)
 
 
-def test_words_are_told_in_the_order_of_the_contract_and_types_of_events_too(api: Api) -> None:
+def test_known_words_are_listed_in_their_order(api: Api) -> None:
     problem = problem_of(api.call("GET", "/accounts", entityType="robot"), 400, "validation_error", "entityType")
     [error] = problem["errors"]
     assert error["message"] == "expected one of agent, person, community, mod, protocol, foundation, commons"
@@ -201,25 +201,21 @@ def test_words_are_told_in_the_order_of_the_contract_and_types_of_events_too(api
 
 
 class Found(Exception):
-    """What a handler was about to read."""
-
-    def __init__(self, what: Any) -> None:
-        super().__init__()
-        self.what = what
+    """Raised in place of the first read of a handler."""
 
 
 @pytest.fixture
 def reads(api: Api, monkeypatch: pytest.MonkeyPatch) -> Callable[[Route], dict[str, Any]]:
-    """The structs that a route's handler decodes its body and its query into, found by asking it."""
+    """Return the structs into which a route's handler decodes its body and query, from a request to it."""
     found: dict[str, Any] = {}
 
     async def read(_: Request, decoder: Decoder[Any]) -> Any:
         found["body"] = decoder.kind
-        raise Found(None)
+        raise Found
 
     def parameters(_: Request, expected: type[Query]) -> Any:
         found["query"] = expected
-        raise Found(None)
+        raise Found
 
     def ask(route: Route) -> dict[str, Any]:
         found.clear()
@@ -237,9 +233,7 @@ def reads(api: Api, monkeypatch: pytest.MonkeyPatch) -> Callable[[Route], dict[s
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.kind], ids=lambda route: f"{route.method} {route.path}")
-def test_a_handler_reads_the_body_and_the_query_that_are_described(
-    route: Route, reads: Callable[[Route], dict[str, Any]]
-) -> None:
+def test_a_handler_reads_the_described_body_and_query(route: Route, reads: Callable[[Route], dict[str, Any]]) -> None:
     description = OPERATIONS[route.handler]
     if description.body is not None:
         assert reads(route) == {"body": description.body}
@@ -248,7 +242,7 @@ def test_a_handler_reads_the_body_and_the_query_that_are_described(
     assert description.is_page == (description.query is not None and issubclass(description.query, PageQuery))
 
 
-def test_an_answer_that_is_not_documented_would_be_found(api: Api) -> None:
+def test_an_undocumented_response_would_be_found(api: Api) -> None:
     account = api.account(5)
     path = f"/admin/billing/accounts/{account}"
     response = api.call("GET", f"/accounts/{account}")
@@ -266,7 +260,7 @@ def test_an_answer_that_is_not_documented_would_be_found(api: Api) -> None:
 # --- the page ---
 
 
-def test_the_page_has_every_route_and_every_code_and_brings_all_it_needs(api: Api) -> None:
+def test_the_page_has_every_route_and_code_and_no_resources(api: Api) -> None:
     response = api.ask("GET", "/schema/docs", headers=[])
     text = response.text
     assert response.headers["content-type"] == "text/html; charset=utf-8"
@@ -279,14 +273,14 @@ def test_the_page_has_every_route_and_every_code_and_brings_all_it_needs(api: Ap
     assert anchors <= set(re.findall(r'id="([^"]+)"', text)) and len(anchors) > 40
 
 
-def test_the_page_may_do_nothing_but_show_its_own_style(api: Api) -> None:
+def test_the_page_may_use_only_its_own_style(api: Api) -> None:
     headers = api.ask("GET", "/schema/docs", headers=[]).headers
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "style-src 'sha256-" in policy
     assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_page_shows_words_and_runs_none() -> None:
+def test_the_page_escapes_all_text() -> None:
     evil = {
         "info": {"title": "<b>", "version": "1", "description": "<script>alert(1)</script>"},
         "paths": {},

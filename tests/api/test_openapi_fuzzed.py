@@ -1,6 +1,6 @@
-"""Requests made from the OpenAPI document by schemathesis, good ones and bad ones: what comes back is what it says.
+"""Valid and invalid requests that schemathesis derives from the OpenAPI document; every response fits the document.
 
-The same ones at every run. None is answered with a failure of ours; those that the document does not allow are refused.
+The requests are the same in every run. None gets an internal error, and invalid ones are rejected.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from schemathesis.core.parameters import ParameterLocation
 from tests.api_client import Api, Json
 from tests.openapi_checks import openapi_document, undocumented
 
-# Of each operation, good and bad: all together take some ten seconds.
+# Requests per operation, for valid and for invalid ones. All together take about ten seconds.
 CASES = 10
 
 SCHEMA = schemathesis.openapi.from_dict(openapi_document())
@@ -37,7 +37,7 @@ CHECKS: list[Any] = [
 
 
 class World:
-    """A book with one of everything that a path can name, and a caller who may do anything."""
+    """A book with one of each object that a path names, and callers with all scopes."""
 
     def __init__(self, api: Api, operation: Json) -> None:
         account = api.account(1_000_000)
@@ -50,11 +50,11 @@ class World:
         self.ids = {p["name"]: ids[p["name"]] for p in operation["parameters"] if p.get("in") == "path" and p["name"] in ids}
         tokens = {"admin": api.token, "service": api.sign_service()}
         self.headers: dict[str, str] = {}
-        for who in operation["security"]:
-            self.headers["Authorization"] = f"Bearer {tokens[next(iter(who))]}"
+        for requirement in operation["security"]:
+            self.headers["Authorization"] = f"Bearer {tokens[next(iter(requirement))]}"
 
     def ask(self, case: Case[Any]) -> httpx.Response:
-        """The answer to a case."""
+        """Return the response to a case."""
         made = case.as_transport_kwargs(base_url="http://minibill.test")
         prepared: Any = requests.Request(**made | {"headers": {**made["headers"], **self.headers}}).prepare()
         request = self.api.http.build_request(
@@ -64,9 +64,9 @@ class World:
 
 
 def is_bad(case: Case[Any], request: httpx.Request) -> bool:
-    """Whether what the document does not allow has come through: an empty list in a query leaves no trace.
+    """Return True if the invalid part of a case is in the request: an empty list in a query leaves no trace.
 
-    What is bad in a header is a token, which is another test's.
+    Invalid headers are tokens, which other tests cover.
     """
     assert case.meta is not None
     bad = {where for where, info in case.meta.components.items() if info.mode is GenerationMode.NEGATIVE}
@@ -74,14 +74,14 @@ def is_bad(case: Case[Any], request: httpx.Request) -> bool:
     return in_query or ParameterLocation.BODY in bad
 
 
-# Who needs no token reads nothing of the request, so nothing of it can be bad.
+# Public operations read no part of the request, so none of them has an invalid one.
 ASKED = [(*entry, is_good) for entry in OPERATIONS for is_good in (True, False) if is_good or entry[2]["security"]]
 
 
 @pytest.mark.parametrize(
     ("method", "path", "operation", "is_good"), ASKED, ids=[f"{o['operationId']} {good}" for *_, o, good in ASKED]
 )
-def test_what_is_answered_is_what_the_schema_says(api: Api, method: str, path: str, operation: Json, is_good: bool) -> None:
+def test_every_response_fits_the_schema(api: Api, method: str, path: str, operation: Json, is_good: bool) -> None:
     world = World(api, operation)
     described = SCHEMA[path][method]
     mode = GenerationMode.POSITIVE if is_good else GenerationMode.NEGATIVE

@@ -1,4 +1,4 @@
-"""Sections 1 and 9: refusals and failures are problem+json, and every answer has its headers."""
+"""Problems as responses, and the headers of every response."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ SECRET_TEXT = "no such table: secret /var/lib/book.db SELECT"
 
 
 def whole(response: httpx.Response, status: int, code: str) -> Json:
-    """The problem, which must have every member of RFC 9457 and ours, and agree with the answer that carries it."""
+    """Return the problem of a response, after a check of all its members."""
     problem = problem_of(response, status, code)
     assert list(problem)[: len(MEMBERS)] == MEMBERS
     assert problem["type"].endswith(code)
@@ -45,7 +45,7 @@ def test_an_unknown_path_is_not_found(api: Api, path: str) -> None:
     "path",
     ["", "/", "/nothing", "/accounts/x/nothing", "/accounts/x/lots/y", "/campaigns/x/grants/batch/y", "/tokens/x", "/../x"],
 )  # fmt: skip
-def test_an_unknown_path_behind_the_prefix_is_not_found(api: Api, path: str) -> None:
+def test_an_unknown_path_after_the_prefix_is_not_found(api: Api, path: str) -> None:
     whole(api.ask("GET", f"/admin/billing{path}"), 404, "not_found")
     whole(api.ask("POST", f"/admin/billing{path}"), 404, "not_found")
 
@@ -53,7 +53,7 @@ def test_an_unknown_path_behind_the_prefix_is_not_found(api: Api, path: str) -> 
 @pytest.mark.parametrize(
     "account", ["acct_0", "acct_0000000000009", "lot_0000000000001", "x" * 64, "%00", "'; --", "ACCT_0"]
 )
-def test_an_id_that_no_account_has_is_not_found(api: Api, account: str) -> None:
+def test_an_unknown_account_is_not_found(api: Api, account: str) -> None:
     api.account()
     for path in ("", "/balance", "/lots", "/history"):
         problem = whole(api.call("GET", f"/accounts/{account}{path}"), 404, "account_not_found")
@@ -63,7 +63,7 @@ def test_an_id_that_no_account_has_is_not_found(api: Api, account: str) -> None:
 
 
 @pytest.mark.parametrize("campaign", ["camp_0", "camp_0000000000009", "acct_0000000000001", "x" * 64, "%00"])
-def test_an_id_that_no_campaign_has_is_not_found(api: Api, campaign: str) -> None:
+def test_an_unknown_campaign_is_not_found(api: Api, campaign: str) -> None:
     account = api.account()
     api.draft()
     for path in ("", "/grants"):
@@ -89,7 +89,7 @@ def test_an_id_that_no_campaign_has_is_not_found(api: Api, campaign: str) -> Non
         ("/clock", {"GET"}),
     ],
 )
-def test_a_method_that_a_path_does_not_take_is_not_allowed(api: Api, path: str, allowed: set[str]) -> None:
+def test_an_unknown_method_is_not_allowed(api: Api, path: str, allowed: set[str]) -> None:
     with api.unchanged():
         for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"} - allowed:
             response = api.call(method, path, {})
@@ -97,31 +97,31 @@ def test_a_method_that_a_path_does_not_take_is_not_allowed(api: Api, path: str, 
             assert set(response.headers["allow"].replace(" ", "").split(",")) - {"OPTIONS", "HEAD"} == allowed
 
 
-def test_a_size_that_is_too_large_is_answered_with_the_limit(start: Callable[..., Api]) -> None:
+def test_a_body_over_the_limit_is_rejected_with_the_limit(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_MAX_BODY_BYTES="10")
     problem = whole(api.post("/accounts", raw=b"x" * 11), 413, "payload_too_large")
     assert list(problem) == [*MEMBERS, "limitBytes"]
 
 
-def test_another_content_type_is_answered_as_a_problem(api: Api) -> None:
+def test_another_content_type_gets_a_problem(api: Api) -> None:
     problem = whole(api.post("/accounts", {}, headers={"Content-Type": "text/plain"}), 415, "unsupported_media_type")
     assert list(problem) == MEMBERS
 
 
-def test_an_invalid_request_says_where(api: Api) -> None:
+def test_an_invalid_request_names_the_path(api: Api) -> None:
     problem = whole(api.post("/accounts", {"entityType": "person"}), 400, "validation_error")
     assert list(problem) == [*MEMBERS, "errors"]
     assert problem["errors"] == [{"path": "entityId", "message": "is required"}]
 
 
-def test_times_and_amounts_in_a_problem_are_as_in_an_answer(api: Api) -> None:
+def test_times_and_amounts_in_a_problem_are_as_in_a_response(api: Api) -> None:
     campaign = api.campaign(100)
     problem = whole(api.batch(campaign, (api.account(), 101)), 422, "budget_exceeded")
     facts = {name: problem[name] for name in problem if name not in MEMBERS}
     assert facts == {"budgetMicro": "100", "spentMicro": "0", "remainingMicro": "100", "requestedMicro": "101"}
 
 
-# --- failures of ours ---
+# --- internal errors ---
 
 
 def _raise(*_: object, **__: object) -> Any:
@@ -139,7 +139,7 @@ def _raise(*_: object, **__: object) -> Any:
         ("minibill.db.readers.RequestReader.all", "GET", "/accounts", None),
     ],
 )  # fmt: skip
-def test_a_failure_of_ours_is_answered_without_its_text_and_logged_under_its_request_id(
+def test_an_internal_error_is_logged_and_has_no_detail(
     api: Api,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -158,15 +158,15 @@ def test_a_failure_of_ours_is_answered_without_its_text_and_logged_under_its_req
     [record] = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert log_fields(record)["request_id"] == problem["requestId"]
     assert SECRET_TEXT in str(record.exc_info and record.exc_info[1])
-    # The service goes on.
+    # The service still works.
     ok(api.post("/accounts", {"entityType": "mod", "entityId": "next"}))
 
 
-def test_a_rule_of_the_database_that_only_a_bug_can_break_is_an_internal_error(
+def test_a_violated_database_constraint_is_an_internal_error(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     account = api.account()
-    # As if a check were missing: the pool's name reaches the database as it is.
+    # Without the check of its pattern, the pool id reaches the database.
     monkeypatch.setattr("minibill.ledger.mint.DEFAULT_POOL", "Not A Pool")
     with api.unchanged():
         response = api.post(f"/accounts/{account}/mint", {"amountMicro": "5"})
@@ -196,7 +196,7 @@ def _every_kind_of_answer(api: Api) -> dict[int, httpx.Response]:
     return {answer.status_code: answer for answer in answers}
 
 
-def test_every_answer_has_its_headers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_response_has_its_headers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = _every_kind_of_answer(api)
     monkeypatch.setattr("minibill.ledger.routes.open_account", _raise)
     answers[500] = api.post("/accounts", {"entityType": "mod", "entityId": "y"})
@@ -219,7 +219,7 @@ def test_request_ids_differ(api: Api) -> None:
 
 
 @pytest.mark.parametrize("given", [b"a", b"order-17", b"x" * 128, b"!~", b'{"a":1}'])
-def test_a_correlation_id_is_taken_over_echoed_and_audited(api: Api, given: bytes) -> None:
+def test_a_correlation_id_is_echoed_and_audited(api: Api, given: bytes) -> None:
     for status, path, token in [(201, "/accounts", None), (404, "/nothing", None), (401, "/accounts", "nonsense")]:
         answer = api.post(
             path, {"entityType": "mod", "entityId": "x"}, headers={"X-Correlation-Id": given.decode()}, token=token
@@ -231,7 +231,7 @@ def test_a_correlation_id_is_taken_over_echoed_and_audited(api: Api, given: byte
 @pytest.mark.parametrize(
     "given", [None, b"", b" ", b"a b", b"a\tb", b"x" * 129, b"\xc3\xa9", b"a\x00", b"a\x7f", b"a\r\nX: y"]
 )
-def test_another_correlation_id_is_replaced_by_one_that_is_made(api: Api, given: bytes | None) -> None:
+def test_an_invalid_correlation_id_is_replaced(api: Api, given: bytes | None) -> None:
     headers = [*api.admin_headers(), *([] if given is None else [(b"x-correlation-id", given)])]
     message = {"type": "http.request", "body": b'{"entityType": "mod", "entityId": "x"}'}
     answer = api.ask("POST", "/admin/billing/accounts", headers=headers, messages=[message])
@@ -253,7 +253,7 @@ def test_health_needs_no_token(api: Api) -> None:
     assert api.ask("GET", "/health/ready", headers=[]).status_code == 200
 
 
-def test_ready_says_why_it_is_not(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_reports_the_reason(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.book.writer, "_fatal_error", OSError(SECRET_TEXT))
     problem = whole(api.ask("GET", "/health/ready", headers=[]), 503, "not_ready")
     assert "secret" not in json.dumps(problem)
@@ -262,7 +262,7 @@ def test_ready_says_why_it_is_not(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
         whole(api.post("/accounts", {"entityType": "mod", "entityId": "x"}), 503, "not_ready")
 
 
-def test_too_many_waiting_writes_are_refused_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_over_the_queue_limit_are_rejected(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minibill.db.lanes.QUEUE_MAX", 0)
     with api.unchanged():
         response = api.post("/accounts", {"entityType": "mod", "entityId": "x"})
@@ -271,31 +271,31 @@ def test_too_many_waiting_writes_are_refused_at_once(api: Api, monkeypatch: pyte
     ok(api.call("GET", "/accounts"))
 
 
-def test_too_many_waiting_batches_are_refused_before_they_are_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_over_the_queue_limit_are_rejected_unread(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign = api.campaign()
     monkeypatch.setattr("minibill.db.lanes.BULK_MAX", 0)
     with api.unchanged():
-        # A body that would be rejected, had it been read.
+        # The body is invalid, which a read would report.
         for path, body in (("grants/batch", {"grants": 5}), ("revoke", {"reason": 5})):
             response = api.post(f"/campaigns/{campaign}/{path}", body)
             whole(response, 503, "overloaded")
             assert int(response.headers["retry-after"]) > 0
-    # Requests and upkeep have limits of their own.
+    # Other requests and background jobs have their own limits.
     ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}))
     api.loop.run(api.book.sweep())
 
 
-def test_too_many_waiting_reads_are_refused_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_over_the_queue_limit_are_rejected(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minibill.db.readers.WAITING_MAX", 0)
     response = api.call("GET", "/accounts")
     whole(response, 503, "overloaded")
     assert int(response.headers["retry-after"]) > 0
-    # Who asks how busy it is must be told.
+    # Health and metrics still respond.
     assert api.ask("GET", "/metrics", headers=[]).status_code == 200
     ok(api.post("/accounts", {"entityType": "mod", "entityId": "x"}))
 
 
-def test_the_clock_can_be_moved_only_where_it_is_a_test_clock(api: Api) -> None:
+def test_only_a_test_clock_can_be_advanced(api: Api) -> None:
     assert isinstance(api.app, RequestMiddleware)
     api.app._state = api.app._state._replace(has_test_clock=False)
     with api.unchanged():
@@ -305,7 +305,7 @@ def test_the_clock_can_be_moved_only_where_it_is_a_test_clock(api: Api) -> None:
         assert api.book.clock.now_us() - before < 3_000_000_000
 
 
-def test_the_log_of_a_refusal_has_the_correlation_id_and_what_was_asked(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_of_a_problem_has_the_correlation_id_and_path(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     api.call("GET", "/x%0AERROR forged", token="nonsense", headers={"X-Correlation-Id": "trace-7"})
     api.call("GET", "/campaigns", token=api.sign(scopes=()), headers={"X-Correlation-Id": "trace-8"})
     first, second = map(log_fields, caplog.records)
@@ -317,7 +317,7 @@ def test_the_log_of_a_refusal_has_the_correlation_id_and_what_was_asked(api: Api
     )
 
 
-def test_a_request_that_the_server_cancels_is_answered_as_a_problem(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_cancelled_by_the_server_gets_a_problem(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     async def cancelled(*_: object, **__: object) -> None:
         raise asyncio.CancelledError
 
@@ -328,7 +328,7 @@ def test_a_request_that_the_server_cancels_is_answered_as_a_problem(api: Api, mo
     assert "same idempotency key" in problem["detail"]
 
 
-def test_ready_says_when_the_book_takes_no_writes(api: Api) -> None:
+def test_readiness_fails_while_writes_fail(api: Api) -> None:
     def ready() -> int:
         return api.loop.run(api.http.get("/health/ready")).status_code
 
@@ -339,7 +339,7 @@ def test_ready_says_when_the_book_takes_no_writes(api: Api) -> None:
     assert ready() == 200
 
 
-def test_options_is_no_method_of_ours(api: Api) -> None:
+def test_options_is_not_allowed(api: Api) -> None:
     for path, allowed in [
         ("/campaigns", "GET, HEAD, POST"), ("/campaigns/", "GET, HEAD, POST"), ("/campaigns/x", "GET, HEAD, PATCH"),
         ("/accounts/x/balance", "GET, HEAD"), ("/accounts/x/memberships/y", "DELETE, PUT"), ("/tokens/x/revoke", "POST"),

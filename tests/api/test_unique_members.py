@@ -1,4 +1,4 @@
-"""A member that is given twice is rejected with its path, wherever it is: other parsers would read another value."""
+"""Repeated members of JSON objects are rejected with their path, since parsers disagree about their value."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def path_of(body: bytes) -> str | None:
         (b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", None),
     ],
 )
-def test_the_first_member_that_is_given_twice_is_named(body: bytes, path: str | None) -> None:
+def test_the_first_repeated_member_is_named(body: bytes, path: str | None) -> None:
     assert path_of(body) == path
 
 
@@ -48,7 +48,7 @@ def test_a_path_in_a_response_has_a_limit() -> None:
     assert path_of(b'{"%b":1,"%b":2}' % (name, name)) == "x" * PATH_CHARACTERS_MAX
 
 
-def test_any_json_is_judged_as_a_slow_parser_would(long: bool) -> None:
+def test_any_json_gets_the_verdict_of_a_slow_parser(long: bool) -> None:
     rng = random.Random("members")
 
     def value(depth: int) -> str:
@@ -79,7 +79,7 @@ def test_any_json_is_judged_as_a_slow_parser_would(long: bool) -> None:
     assert min(seen) > sum(seen) / 20
 
 
-def test_a_body_with_a_member_twice_changes_nothing(api: Api) -> None:
+def test_a_body_with_a_repeated_member_changes_nothing(api: Api) -> None:
     account, campaign = api.account(100), api.campaign()
     item = f'{{"accountId": "{account}", "amountMicro": "1"'
     batch = f"/campaigns/{campaign}/grants/batch"

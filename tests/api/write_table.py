@@ -1,4 +1,4 @@
-"""Every write of the API as a table, for what is promised of all of them."""
+"""Every write of the API as a table, for guarantees that hold for all of them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -30,7 +30,7 @@ TIERS: Json = {"tiers": [{"tier": "gold", "rateBps": 2000}, {"tier": "free", "ra
 THRESHOLDS: Json = {"thresholds": [{"belowMicro": "10", "recoveredMicro": "20"}, {"belowMicro": "5", "poolId": "gpu"}]}
 
 
-# An address that needs no name to be looked up; nothing is sent to it.
+# An address without a name to resolve. Nothing is sent to it.
 WEBHOOK: Json = {"url": "https://192.88.98.1/hook", "types": ["ledger.*"], "description": "the bookkeeping"}
 
 
@@ -70,7 +70,7 @@ def _batch(api: Api) -> Write:
 
 
 def _granted(api: Api) -> str:
-    """The path of a campaign that has paid two accounts, of which one has spent and holds something."""
+    """Return the path of a campaign that has paid two accounts; one has spent and reserved some credits."""
     campaign, account = api.campaign(), api.account()
     api.batch(campaign, (account, 20), (api.account(), 30))
     api.finalize(api.reserve(account, 5), 3)
@@ -91,7 +91,7 @@ def _forgiven(api: Api) -> Write:
     return Write("POST", f"/accounts/{account}/debts/{debt['debtId']}/forgive", {"reason": "a mistake"})
 
 
-# Prepares a book and says what to send.
+# Each prepares a book and returns the request.
 WRITES: dict[str, Callable[[Api], Write]] = {
     "open": lambda _: Write("POST", "/accounts", ENTITY),
     "mint": _mint,
@@ -126,7 +126,7 @@ WRITES: dict[str, Callable[[Api], Write]] = {
     "revoke a token": lambda _: Write("POST", "/tokens/some-id/revoke", None),
 }
 
-# Refusals: prepares a book, and a request that it refuses for what is in it.
+# Each prepares a book and returns a request that the book rejects.
 REFUSALS: dict[str, Callable[[Api], Write]] = {
     "mint to nobody": lambda _: Write("POST", "/accounts/acct_none/mint", {"amountMicro": "5"}),
     "mint over the ceiling": lambda api: Write("POST", f"/accounts/{api.account()}/mint", {"amountMicro": "9" * 18}),

@@ -1,4 +1,4 @@
-"""Tokens as an attacker makes them: any header and payload, well signed or badly, for either door."""
+"""Forged tokens: any header and payload, signed well or badly, for both kinds of callers."""
 
 import base64
 import hashlib
@@ -15,17 +15,17 @@ Json = Any
 
 
 def now() -> int:
-    """Seconds, as tokens count them."""
+    """Return the time in seconds, as tokens have it."""
     return real_now_us() // US_PER_SECOND
 
 
 def b64(data: bytes) -> str:
-    """As the parts of a token are written."""
+    """Return bytes in the encoding of a token's parts."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-class Door(NamedTuple):
-    """Who is let in: by a token of this secret, issuer and audience, made to live `longest` seconds at most."""
+class TokenIssuer(NamedTuple):
+    """An issuer of valid tokens of one kind, which may live `longest` seconds."""
 
     kind: CallerKind
     secret: str
@@ -34,11 +34,11 @@ class Door(NamedTuple):
     longest: int
 
     @property
-    def other(self) -> "Door":
+    def other(self) -> "TokenIssuer":
         return SERVICE if self.kind == "admin" else ADMIN
 
     def claims(self, **changes: Json) -> dict[str, Json]:
-        """Good claims with these changed; `...` takes one out."""
+        """Return valid claims with changes; `...` removes a claim."""
         good: dict[str, Json] = {
             "sub": "operator", "iss": self.issuer, "aud": self.audience, "iat": now(), "exp": now() + min(self.longest, 600),
             "jti": "j-1",
@@ -56,7 +56,7 @@ class Door(NamedTuple):
         algorithm: str = "sha256",
         signature: bytes | None = None,
     ) -> str:
-        """A token of any header and payload, raw bytes or JSON, correctly signed unless told otherwise."""
+        """Return a token of any header and payload, as bytes or JSON, with a valid signature by default."""
         parts = [
             header if header is not None else {"alg": "HS256", "typ": "JWT"},
             payload if payload is not None else self.claims(),
@@ -66,42 +66,42 @@ class Door(NamedTuple):
         return f"{signed}.{b64(own if signature is None else signature)}"
 
     def changed(self, **changes: Json) -> str:
-        """A token whose claims are good but for these."""
+        """Return a token with valid claims but for these."""
         return self.forge(self.claims(**changes))
 
     def headed(self, **members: Json) -> str:
-        """A good token with more in its header."""
+        """Return a valid token with further members in its header."""
         return self.forge(header={"alg": "HS256", "typ": "JWT", **members})
 
     def raw_payload(self, member: str) -> str:
-        """Good claims with one more member, as text, so that it may be what no encoder writes."""
+        """Return a token with one more claim as text, which may be invalid JSON."""
         return self.forge(json.dumps(self.claims())[:-1].encode() + b", " + member.encode() + b"}")
 
     def flipped(self, part: int) -> str:
-        """A good token with one character changed."""
+        """Return a valid token with one changed character."""
         parts = self.forge().split(".")
         text = parts[part]
         parts[part] = text[:5] + ("A" if text[5] != "A" else "B") + text[6:]
         return ".".join(parts)
 
     def swapped(self) -> str:
-        """The payload of one token under the signature of another."""
+        """Return a token with the payload of another one."""
         one, other = (self.changed(sub=sub).split(".") for sub in ("one", "other"))
         return ".".join([one[0], other[1], one[2]])
 
 
-ADMIN = Door("admin", SECRETS["BILLING_ADMIN_JWT_SECRET"], "arrakis-admin", "arrakis-billing-admin", 3_600)
-SERVICE = Door("service", SECRETS["BILLING_INTERNAL_JWT_SECRET"], "loa-finn", "arrakis-internal", 300)
+ADMIN = TokenIssuer("admin", SECRETS["BILLING_ADMIN_JWT_SECRET"], "arrakis-admin", "arrakis-billing-admin", 3_600)
+SERVICE = TokenIssuer("service", SECRETS["BILLING_INTERNAL_JWT_SECRET"], "loa-finn", "arrakis-internal", 300)
 
 
-def defects(f: Door) -> dict[str, str]:
-    """Tokens that are refused at this door, by what is wrong with them."""
+def defects(f: TokenIssuer) -> dict[str, str]:
+    """Return invalid tokens by their defect."""
     wrong = _wrong_anywhere(f)
     return wrong | _wrong_scopes(f) if f.kind == "admin" else wrong
 
 
 # fmt: off
-def _wrong_anywhere(f: Door) -> dict[str, str]:
+def _wrong_anywhere(f: TokenIssuer) -> dict[str, str]:
     return {
         # the shape
         "nonsense": "nonsense",
@@ -241,7 +241,7 @@ def _wrong_anywhere(f: Door) -> dict[str, str]:
     }
 
 
-def _wrong_scopes(f: Door) -> dict[str, str]:
+def _wrong_scopes(f: TokenIssuer) -> dict[str, str]:
     return {
         "scopes that are text": f.changed(scopes=EVERYTHING),
         "scopes that are an object": f.changed(scopes={EVERYTHING: True}),

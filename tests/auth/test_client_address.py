@@ -1,4 +1,4 @@
-"""The client's address, from the connection or from trusted proxies, has one spelling in logs and limits."""
+"""Addresses of clients, from the connection or from trusted proxies, in their canonical spelling."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ TRUSTED = "10.0.0.0/8, 192.0.2.1, ::ffff:172.16.0.1, 2001:db8:1::/48, ::ffff:198
         ("::ffff:192.0.2.7", [], "192.0.2.7"),
         ("2001:DB8:0::0001", [], "2001:db8::1"),
         ("fe80::1%eth0", [], "fe80::1"),
-        # Who is not trusted reports nothing.
+        # Untrusted peers report no address.
         ("192.0.2.7", ["1.2.3.4"], "192.0.2.7"),
         ("10.0.0.1", ["1.2.3.4"], "1.2.3.4"),
         ("::ffff:10.0.0.1", ["1.2.3.4"], "1.2.3.4"),
@@ -30,7 +30,7 @@ TRUSTED = "10.0.0.0/8, 192.0.2.1, ::ffff:172.16.0.1, 2001:db8:1::/48, ::ffff:198
         ("10.0.0.1", ["[::1]"], "::1"),
         ("10.0.0.1", ["2001:db8::1"], "2001:db8::1"),
         ("10.0.0.1", ["[::ffff:1.2.3.4]:1"], "1.2.3.4"),
-        # The list is read from its end, over several headers.
+        # Several headers form one list, which is read from its end.
         ("10.0.0.1", ["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
         ("10.0.0.1", ["6.6.6.6, 1.2.3.4, 10.0.0.2, 192.0.2.1:80"], "1.2.3.4"),
         ("10.0.0.1", ["6.6.6.6", "1.2.3.4", "10.0.0.2"], "1.2.3.4"),
@@ -47,13 +47,13 @@ TRUSTED = "10.0.0.0/8, 192.0.2.1, ::ffff:172.16.0.1, 2001:db8:1::/48, ::ffff:198
         )],
     ],
 )  # fmt: skip
-def test_the_address_of_a_client(peer: str, forwarded: list[str], client: str) -> None:
+def test_the_client_is_the_last_untrusted_address(peer: str, forwarded: list[str], client: str) -> None:
     assert ClientAddresses(TRUSTED).of(peer, [value.encode("latin-1") for value in forwarded]) == client
     if not forwarded:
         assert canonical(peer) == client
 
 
-def test_a_server_without_addresses_names_its_peers(api: Api) -> None:
+def test_a_peer_without_an_ip_address_keeps_its_name(api: Api) -> None:
     assert (canonical("testclient"), rate_key("testclient"), rate_key("")) == ("testclient", "testclient", "")
 
 
@@ -65,7 +65,7 @@ def test_a_server_without_addresses_names_its_peers(api: Api) -> None:
         ("2001:db8::1", "2001:db8:0:1::1", False),
     ],
 )
-def test_a_client_of_ipv6_has_a_whole_64(one: str, other: str, is_one: bool) -> None:
+def test_an_ipv6_client_is_counted_by_its_64_prefix(one: str, other: str, is_one: bool) -> None:
     assert (rate_key(one) == rate_key(other)) == is_one
 
 
@@ -81,12 +81,12 @@ def test_bad_tokens_are_counted_by_the_clients_address(start: Callable[..., Api]
     assert {status(spelling) for spelling in spellings} == {429}
     assert {status(f"2001:db8::{number:x}") for number in range(60)} == {401}
     assert (status("2001:db8::ffff"), status("2001:db8:0:1::"), status("1.2.3.5")) == (429, 401, 401)
-    # Whoever is not trusted can't take part in another's count, nor leave its own.
+    # An untrusted peer can neither use another's count nor leave its own.
     assert {status(f"7.7.7.{number}", peer="192.0.2.9") for number in range(60)} == {401}
     assert (status("8.8.8.8", peer="192.0.2.9"), status("7.7.7.7", peer="192.0.2.10")) == (429, 401)
 
 
-def test_the_audit_log_has_the_one_spelling(start: Callable[..., Api]) -> None:
+def test_the_audit_log_has_the_canonical_address(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_TRUSTED_PROXIES="10.0.0.0/8")
     body = b'{"entityType": "person", "entityId": "ada"}'
     messages = [{"type": "http.request", "body": body, "more_body": False}]

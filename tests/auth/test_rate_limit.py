@@ -1,4 +1,4 @@
-"""Section 2: the rate limits."""
+"""Rate limits of admins, services and addresses."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ LIMITED = {"MINIBILL_ADMIN_RATE_PER_MINUTE": "3"}
 
 
 class Seconds:
-    """A clock that the limits go by."""
+    """The clock of the rate limits."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -41,7 +41,7 @@ def over(response: httpx.Response, reset: int) -> None:
     assert limits(response)[1:] == (0, reset)
 
 
-def test_answers_say_what_is_left_and_over_it_is_a_429(start: Callable[..., Api], seconds: Seconds) -> None:
+def test_responses_carry_the_limits_and_more_requests_get_a_429(start: Callable[..., Api], seconds: Seconds) -> None:
     api = start(**LIMITED)
     answers = [api.call("GET", "/accounts") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200] * 3
@@ -56,7 +56,7 @@ def test_answers_say_what_is_left_and_over_it_is_a_429(start: Callable[..., Api]
     assert limits(api.call("GET", "/accounts")) == (3, 2, 60)
 
 
-def test_a_refusal_counts_as_a_request_and_carries_the_limits(start: Callable[..., Api], seconds: Seconds) -> None:
+def test_a_rejected_request_counts_and_carries_the_limits(start: Callable[..., Api], seconds: Seconds) -> None:
     api = start(**LIMITED)
     none = api.sign(scopes=())
     answers = [
@@ -68,7 +68,7 @@ def test_a_refusal_counts_as_a_request_and_carries_the_limits(start: Callable[..
     over(api.call("GET", "/accounts"), 60)
 
 
-def test_each_admin_has_a_limit_of_its_own_whatever_its_tokens(start: Callable[..., Api], seconds: Seconds) -> None:
+def test_each_admin_has_one_limit_over_all_its_tokens(start: Callable[..., Api], seconds: Seconds) -> None:
     api = start(**LIMITED)
     for _ in range(3):
         api.call("GET", "/accounts", token=api.sign(sub="one"))
@@ -76,8 +76,8 @@ def test_each_admin_has_a_limit_of_its_own_whatever_its_tokens(start: Callable[.
     assert limits(api.call("GET", "/accounts", token=api.sign(sub="other"))) == (3, 2, 60)
 
 
-def test_30_requests_a_minute_unless_set_otherwise(start: Callable[..., Api], seconds: Seconds) -> None:
-    # The tests turn the limits off; None takes that away again.
+def test_the_default_is_30_requests_a_minute(start: Callable[..., Api], seconds: Seconds) -> None:
+    # Tests turn the limits off; None restores the default.
     from minibill.config import read_settings
     from tests.api_client import SECRETS
 
@@ -94,9 +94,7 @@ def test_0_turns_every_limit_off(start: Callable[..., Api], seconds: Seconds) ->
         assert api.call("GET", "/clock", token="nonsense").status_code == 401
 
 
-def test_the_61st_request_without_a_valid_token_from_an_address_is_a_429(
-    start: Callable[..., Api], seconds: Seconds
-) -> None:
+def test_the_61st_bad_token_from_an_address_gets_a_429(start: Callable[..., Api], seconds: Seconds) -> None:
     api = start(**LIMITED)
     path = "/admin/billing/accounts"
     kinds = [[], [(b"authorization", b"Bearer nonsense")], [(b"authorization", b"Basic eDp5")]]
@@ -107,21 +105,21 @@ def test_the_61st_request_without_a_valid_token_from_an_address_is_a_429(
         for headers in kinds:
             over(api.ask("GET", path, headers=headers), 50)
             over(api.ask("GET", "/api/internal/billing/x", headers=headers), 50)
-    # Others are not held for it: neither another address nor who has a token.
+    # Other addresses and valid tokens are not limited.
     problem_of(api.ask("GET", path, headers=[], address="192.0.2.8"), 401, "unauthorized")
     assert api.call("GET", "/accounts").status_code == 200
     seconds.now += 50
     problem_of(api.ask("GET", path, headers=[]), 401, "unauthorized")
 
 
-def test_what_needs_no_token_is_not_counted(start: Callable[..., Api], seconds: Seconds) -> None:
+def test_public_routes_are_not_counted(start: Callable[..., Api], seconds: Seconds) -> None:
     api = start(**LIMITED)
     for _ in range(65):
         assert api.ask("GET", "/health/live", headers=[]).status_code == 200
     problem_of(api.ask("GET", "/admin/billing/accounts", headers=[]), 401, "unauthorized")
 
 
-def test_services_are_unlimited_unless_a_limit_is_set(start: Callable[..., Api], seconds: Seconds) -> None:
+def test_services_have_no_limit_by_default(start: Callable[..., Api], seconds: Seconds) -> None:
     def ask(api: Api) -> httpx.Response:
         token = sign_token(api.settings, "service", sub="operator", scopes=[], ttl=60)
         return api.ask("GET", "/api/internal/billing/x", headers=[(b"authorization", f"Bearer {token}".encode())])
@@ -132,7 +130,7 @@ def test_services_are_unlimited_unless_a_limit_is_set(start: Callable[..., Api],
     api = start(**LIMITED, MINIBILL_SERVICE_RATE_PER_MINUTE="2")
     assert [limits(ask(api))[:2] for _ in range(2)] == [(2, 1), (2, 0)]
     over(ask(api), 60)
-    # An admin of the same name is another caller.
+    # An admin with the same name has a limit of its own.
     assert limits(api.call("GET", "/accounts")) == (3, 2, 60)
 
 
@@ -149,7 +147,7 @@ def test_a_window_begins_with_the_first_request_and_lasts_a_minute(seconds: Seco
     assert [limit.count("ada").allowed for _ in range(3)] == [True, True, False]
 
 
-def test_requests_over_the_limit_do_not_make_the_wait_longer(seconds: Seconds) -> None:
+def test_requests_over_the_limit_do_not_extend_the_window(seconds: Seconds) -> None:
     limit = RateLimit(1)
     limit.count("ada")
     for _ in range(59):
@@ -159,16 +157,16 @@ def test_requests_over_the_limit_do_not_make_the_wait_longer(seconds: Seconds) -
     assert limit.count("ada").allowed
 
 
-def test_memory_is_bounded_however_many_names_there_are(seconds: Seconds) -> None:
+def test_memory_is_bounded_for_any_number_of_names(seconds: Seconds) -> None:
     limit = RateLimit(5)
     for number in range(100_000):
         limit.count(str(number))
     assert len(limit._windows) <= 10_000
-    # Who came last is not forgotten by the flood.
+    # The latest name is kept in a flood.
     assert limit.count("99999").remaining == 3
 
 
-def test_names_whose_window_is_over_make_room_first(seconds: Seconds) -> None:
+def test_names_with_a_finished_window_are_evicted_first(seconds: Seconds) -> None:
     limit = RateLimit(1)
     for number in range(9_999):
         limit.count(str(number))

@@ -1,4 +1,4 @@
-"""Section 2: all tokens of a `sub` that were issued before a time are rejected."""
+"""Revocation of all tokens of a `sub` that were issued before a time."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import pytest
 from minibill.api.tokens import forget_expired
 from minibill.core.clock import US_PER_SECOND, format_time, parse_time, real_now_us
 from tests.api_client import Api, Json, ok, problem_of, record_uptime
-from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now
+from tests.auth.forged_tokens import ADMIN, SERVICE, TokenIssuer, now
 
 DAY = 86_400
 
@@ -20,19 +20,19 @@ def revoke(api: Api, sub: str, second: float, **query: str) -> Json:
     return ok(api.post("/tokens/revoke", {"sub": sub, "issuedBefore": time_of(second)}, **query))
 
 
-def status(api: Api, kind: Door = ADMIN, **claims: Json) -> int:
-    """The status of a request with such a token; a service asks for what is nowhere."""
+def status(api: Api, kind: TokenIssuer = ADMIN, **claims: Json) -> int:
+    """Return the status of a request with such a token; 404 for a service's valid one."""
     path = "/admin/billing/campaigns" if kind.kind == "admin" else "/api/internal/billing/nothing"
     token = kind.forge(kind.claims(**{"sub": "eve", "jti": ..., "exp": now() + 60} | claims)).encode()
     return api.ask("GET", path, headers=[(b"authorization", b"Bearer " + token)]).status_code
 
 
 @pytest.mark.parametrize("kind", [ADMIN, SERVICE], ids=lambda kind: kind.kind)
-def test_tokens_of_the_sub_that_were_issued_before_are_rejected(api: Api, kind: Door) -> None:
+def test_tokens_of_the_sub_issued_before_are_rejected(api: Api, kind: TokenIssuer) -> None:
     begin, good = now(), 200 if kind.kind == "admin" else 404
     assert status(api, kind, iat=begin - 10) == good
     revoke(api, "eve", begin - 5)
-    # The first of them had been verified and remembered.
+    # The first of them was in the cache of verified tokens.
     assert status(api, kind, iat=begin - 10) == 401
     assert status(api, kind, iat=begin - 5.5) == 401
     assert status(api, kind, iat=begin - 5) == good
@@ -40,7 +40,7 @@ def test_tokens_of_the_sub_that_were_issued_before_are_rejected(api: Api, kind: 
     assert status(api, kind, iat=begin - 10, sub="Eve") == good
 
 
-def test_a_token_that_is_revoked_by_its_sub_is_told_nothing(api: Api) -> None:
+def test_a_token_revoked_by_its_sub_gets_no_detail(api: Api) -> None:
     revoke(api, "eve", now())
     token = ADMIN.forge(ADMIN.claims(sub="eve", iat=now() - 10)).encode()
     problem = problem_of(
@@ -50,7 +50,7 @@ def test_a_token_that_is_revoked_by_its_sub_is_told_nothing(api: Api) -> None:
     assert {**problem, "requestId": ""} == {**like_any_other, "requestId": ""}
 
 
-def test_an_earlier_time_takes_nothing_back(api: Api) -> None:
+def test_an_earlier_time_does_not_undo_a_revocation(api: Api) -> None:
     begin = now()
     first = revoke(api, "eve", begin - 5)
     assert first["issuedBefore"] == time_of(begin - 5)
@@ -60,14 +60,14 @@ def test_an_earlier_time_takes_nothing_back(api: Api) -> None:
     assert status(api, iat=begin - 3) == 401
 
 
-def test_it_survives_a_restart(start: Callable[..., Api]) -> None:
+def test_a_revocation_by_sub_survives_a_restart(start: Callable[..., Api]) -> None:
     begin = now()
     revoke(start(), "eve", begin - 5)
     api = start()
     assert (status(api, iat=begin - 10), status(api, iat=begin - 5)) == (401, 200)
 
 
-def test_a_dry_run_rejects_nothing(api: Api) -> None:
+def test_a_dry_run_revokes_no_tokens_of_a_sub(api: Api) -> None:
     begin = now()
     answer = revoke(api, "eve", begin, dryRun="true")
     assert (answer["sub"], answer["issuedBefore"], answer["dryRun"]) == ("eve", time_of(begin), True)
@@ -75,7 +75,7 @@ def test_a_dry_run_rejects_nothing(api: Api) -> None:
     assert api.get("/audit")["items"] == []
 
 
-def test_it_is_audited(api: Api) -> None:
+def test_a_revocation_by_sub_is_audited(api: Api) -> None:
     begin = now()
     answer = revoke(api, "eve", begin)
     assert set(answer) == {"sub", "issuedBefore", "revokedAt"}
@@ -93,21 +93,21 @@ def test_it_is_audited(api: Api) -> None:
     ({"sub": "eve", "issuedBefore": 5}, "issuedBefore"),
     ({"sub": "eve", "issuedBefore": "2026-01-01T00:00:00Z", "kind": "admin"}, "kind"),
 ])  # fmt: skip
-def test_what_is_wrong_with_the_request_is_named(api: Api, body: Json, path: str) -> None:
+def test_a_wrong_member_of_the_request_is_named(api: Api, body: Json, path: str) -> None:
     with api.unchanged():
         problem_of(api.post("/tokens/revoke", body), 400, "validation_error", path)
 
 
-def test_a_time_in_the_future_is_refused_since_it_would_lock_new_tokens_out(api: Api) -> None:
+def test_a_time_in_the_future_is_rejected(api: Api) -> None:
     with api.unchanged():
         body = {"sub": "eve", "issuedBefore": time_of(now() + 90)}
         problem_of(api.post("/tokens/revoke", body), 400, "validation_error", "issuedBefore")
-    # By as much as clocks may differ it is no mistake.
+    # A time within the clock skew is accepted.
     revoke(api, "eve", now() + 20)
     assert status(api, iat=now()) == 401
 
 
-def test_it_needs_its_scope(api: Api) -> None:
+def test_revoking_by_sub_needs_its_scope(api: Api) -> None:
     body = {"sub": "eve", "issuedBefore": time_of(now())}
     token = api.sign(scopes=("admin:billing:read", "admin:accounts:write"))
     problem_of(api.post("/tokens/revoke", body, token=token), 403, "insufficient_scope")
@@ -120,7 +120,7 @@ def test_an_admin_can_revoke_all_own_tokens(api: Api) -> None:
     problem_of(api.call("GET", "/campaigns", token=token), 401, "unauthorized")
 
 
-def test_it_is_kept_until_no_token_issued_before_could_live(api: Api) -> None:
+def test_it_is_kept_until_every_such_token_has_expired(api: Api) -> None:
     revoke(api, "eve", now())
     begin_us = api.book.uptime.now_us()
 
@@ -135,7 +135,7 @@ def test_it_is_kept_until_no_token_issued_before_could_live(api: Api) -> None:
     assert not kept_after(8 * DAY)
 
 
-def test_a_revocation_that_is_repeated_is_kept_from_then_on(api: Api) -> None:
+def test_a_repeated_revocation_is_kept_from_then_on(api: Api) -> None:
     revoke(api, "eve", now() - 5)
     later_us = api.book.uptime.now_us() + 30 * DAY * US_PER_SECOND
     api.book.uptime._begin_us += 30 * DAY * US_PER_SECOND
@@ -144,7 +144,7 @@ def test_a_revocation_that_is_repeated_is_kept_from_then_on(api: Api) -> None:
     assert "eve" in api.book.denied_tokens().issued_before_us
 
 
-def test_times_are_those_of_the_wall_clock_and_not_of_the_book(api: Api) -> None:
+def test_times_are_those_of_the_wall_clock(api: Api) -> None:
     api.advance(10 * DAY)
     answer = revoke(api, "eve", now())
     assert abs(parse_time(answer["revokedAt"]) - real_now_us()) < 60 * US_PER_SECOND

@@ -1,4 +1,4 @@
-"""Section 2: who may call, by which token, and what a token allows."""
+"""Authentication and authorization: valid tokens, their scopes, and revocation."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from minibill.auth.tokens import sign_token
 from minibill.core.clock import US_PER_SECOND
 from minibill.db.sqlite import Connection
 from tests.api_client import SECRETS, Api, log_fields, ok, problem_of
-from tests.auth.forged_tokens import ADMIN, SERVICE, Door, now
+from tests.auth.forged_tokens import ADMIN, SERVICE, TokenIssuer, now
 
 SECRET = SECRETS["BILLING_ADMIN_JWT_SECRET"]
 HOUR = 3_600
@@ -26,7 +26,7 @@ def bearer(api: Api, *values: bytes, method: str = "GET", path: str = "/admin/bi
 
 
 def unauthorized(api: Api, *values: bytes) -> None:
-    """All refusals must be the same, to the byte, but for the request id."""
+    """Assert that a request gets the one response to all invalid tokens; only the request id differs."""
     response = bearer(api, *values)
     problem = problem_of(response, 401, "unauthorized")
     like_any_other = problem_of(bearer(api), 401, "unauthorized")
@@ -34,7 +34,7 @@ def unauthorized(api: Api, *values: bytes) -> None:
     assert response.headers.get_list("www-authenticate") == ['Bearer error="invalid_token"']
 
 
-def test_the_good_token_of_these_tables_is_good(api: Api) -> None:
+def test_the_valid_token_of_these_tables_is_accepted(api: Api) -> None:
     assert bearer(api, b"Bearer " + ADMIN.forge().encode()).status_code == 200
 
 
@@ -59,20 +59,20 @@ def test_the_good_token_of_these_tables_is_good(api: Api) -> None:
         lambda: jwt.encode(ADMIN.claims(), SECRET, algorithm="HS256"),
     ],
 )
-def test_a_token_without_defect_is_accepted(api: Api, token: Callable[[], str]) -> None:
+def test_a_valid_token_is_accepted(api: Api, token: Callable[[], str]) -> None:
     good = token().encode()
     for _ in range(2):
         assert bearer(api, b"Bearer " + good).status_code == 200
 
 
-def test_a_service_token_is_refused(api: Api) -> None:
+def test_a_service_token_is_rejected_on_admin_routes(api: Api) -> None:
     service = sign_token(api.settings, "service", sub="finn", scopes=[], ttl=60)
     unauthorized(api, b"Bearer " + service.encode())
-    # Also when it claims what an admin token claims: its secret is another.
+    # With the claims of an admin token as well, since its secret differs.
     unauthorized(api, b"Bearer " + ADMIN.forge(secret=SECRETS["BILLING_INTERNAL_JWT_SECRET"]).encode())
 
 
-def test_an_admin_token_is_no_service_token(api: Api) -> None:
+def test_an_admin_token_is_rejected_on_service_routes(api: Api) -> None:
     response = bearer(api, b"Bearer " + ADMIN.forge().encode(), path="/api/internal/billing/anything")
     problem_of(response, 401, "unauthorized")
     service = sign_token(api.settings, "service", sub="finn", scopes=[], ttl=60)
@@ -86,11 +86,11 @@ def test_an_admin_token_is_no_service_token(api: Api) -> None:
      b"Bearer  {}", b"Bearer {} {}", b"Bearer: {}", b"DPoP {}", b"Bearer token={}", b" Bearer {}", b"\xff {}",
      b"Bearer \xff"],
 )  # fmt: skip
-def test_another_kind_of_authorization_is_refused(api: Api, value: bytes) -> None:
+def test_another_authorization_scheme_is_rejected(api: Api, value: bytes) -> None:
     unauthorized(api, value.replace(b"{}", ADMIN.forge().encode()))
 
 
-def test_two_authorization_headers_are_refused_also_when_both_are_good(api: Api) -> None:
+def test_two_authorization_headers_are_rejected_even_if_valid(api: Api) -> None:
     good = b"Bearer " + ADMIN.forge().encode()
     unauthorized(api, good, good)
     unauthorized(api, good, b"")
@@ -98,11 +98,11 @@ def test_two_authorization_headers_are_refused_also_when_both_are_good(api: Api)
 
 
 @pytest.mark.parametrize("scheme", [b"bearer", b"BEARER", b"bEaReR"])
-def test_the_scheme_may_be_in_any_letters(api: Api, scheme: bytes) -> None:
+def test_the_scheme_is_case_insensitive(api: Api, scheme: bytes) -> None:
     assert bearer(api, scheme + b" " + ADMIN.forge().encode()).status_code == 200
 
 
-def test_a_token_elsewhere_than_in_the_header_does_not_count(api: Api) -> None:
+def test_a_token_outside_the_authorization_header_is_ignored(api: Api) -> None:
     token = ADMIN.forge().encode()
     response = api.ask(
         "GET", "/admin/billing/campaigns", headers=[(b"cookie", b"token=" + token)], query=b"access_token=" + token
@@ -113,7 +113,7 @@ def test_a_token_elsewhere_than_in_the_header_does_not_count(api: Api) -> None:
 # --- settings ---
 
 
-def test_while_a_rotation_is_under_way_the_previous_secret_is_accepted_too(start: Callable[..., Api]) -> None:
+def test_during_a_rotation_the_previous_secret_is_accepted(start: Callable[..., Api]) -> None:
     new = "the new secret, of more than 32 bytes"
     old = b"Bearer " + ADMIN.forge().encode()
     other = b"Bearer " + ADMIN.forge(secret="neither the new nor the old secret, but as long").encode()
@@ -127,7 +127,7 @@ def test_while_a_rotation_is_under_way_the_previous_secret_is_accepted_too(start
     assert bearer(api, b"Bearer " + ADMIN.forge(secret=new).encode()).status_code == 200
 
 
-def test_issuer_audience_and_life_can_be_set(start: Callable[..., Api]) -> None:
+def test_issuer_audience_and_lifetime_are_settings(start: Callable[..., Api]) -> None:
     api = start(
         MINIBILL_ADMIN_JWT_ISSUER="me", MINIBILL_ADMIN_JWT_AUDIENCE="you", MINIBILL_ADMIN_TOKEN_MAX_TTL="60"
     )  # fmt: skip
@@ -142,7 +142,7 @@ def test_issuer_audience_and_life_can_be_set(start: Callable[..., Api]) -> None:
         unauthorized(api, b"Bearer " + ADMIN.forge(ADMIN.claims(**wrong)).encode())
 
 
-def test_issuer_and_audience_of_services_can_be_set(start: Callable[..., Api]) -> None:
+def test_issuer_and_audience_of_services_are_settings(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_INTERNAL_JWT_ISSUER="me", MINIBILL_INTERNAL_JWT_AUDIENCE="you")
     for claims, status in (({"iss": "me", "aud": "you"}, 404), ({"iss": "me"}, 401), ({"aud": "you"}, 401), ({}, 401)):
         token = SERVICE.forge(SERVICE.claims(**claims)).encode()
@@ -158,14 +158,14 @@ def test_issuer_and_audience_of_services_can_be_set(start: Callable[..., Api]) -
     {"iat": 0.25, "exp": 100.75}, {"iat": 0.0, "exp": 100.0}, {"iat": -200.5, "exp": -29}, {"iat": 25.5, "exp": 100},
     {"nbf": -0.5}, {"nbf": 25.5},
 ], ids=str)  # fmt: skip
-def test_times_may_have_fractions_of_a_second(api: Api, kind: Door, times: dict[str, float]) -> None:
+def test_times_may_have_fractions_of_a_second(api: Api, kind: TokenIssuer, times: dict[str, float]) -> None:
     token = kind.forge(kind.claims(**{name: now() + offset for name, offset in times.items()}))
     path = "/admin/billing/campaigns" if kind.kind == "admin" else "/api/internal/billing/nothing"
     assert bearer(api, b"Bearer " + token.encode(), path=path).status_code != 401
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.3, 0.7, 0.9, 0.123456])
-def test_the_longest_life_is_exact_whatever_the_fraction(api: Api, fraction: float) -> None:
+def test_the_maximum_lifetime_is_exact_with_fractions(api: Api, fraction: float) -> None:
     for begin in range(now() - 20, now()):
         token = ADMIN.forge(ADMIN.claims(iat=begin + fraction, exp=begin + HOUR + fraction))
         assert bearer(api, b"Bearer " + token.encode()).status_code == 200
@@ -196,7 +196,7 @@ def test_30_s_of_clock_skew_are_tolerated_both_ways(api: Api, times: dict[str, i
     assert bearer(api, b"Bearer " + token.encode()).status_code == status
 
 
-def test_a_token_that_was_accepted_is_refused_once_it_has_expired(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accepted_token_is_rejected_once_it_expires(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = now()
     token = b"Bearer " + ADMIN.forge(ADMIN.claims(iat=begin, exp=begin + 600)).encode()
     assert bearer(api, token).status_code == 200
@@ -208,13 +208,13 @@ def test_a_token_that_was_accepted_is_refused_once_it_has_expired(api: Api, monk
 
     assert at(begin + 629) == 200
     assert at(begin + 630) == 401
-    # Nor does it come back when the clock is set back: it is checked anew, and is good again only because it is.
+    # The cache does not decide: the time is checked on each use.
     assert at(begin + 629) == 200
     assert at(begin - 30) == 200
     assert at(begin - 31) == 401
 
 
-def test_a_token_that_was_accepted_is_refused_once_it_is_revoked(api: Api) -> None:
+def test_an_accepted_token_is_rejected_once_it_is_revoked(api: Api) -> None:
     token, same_id, other = (
         b"Bearer " + ADMIN.forge(ADMIN.claims(**c)).encode() for c in ({}, {"sub": "another"}, {"jti": "j-2"})
     )
@@ -226,7 +226,7 @@ def test_a_token_that_was_accepted_is_refused_once_it_is_revoked(api: Api) -> No
     assert bearer(api, other).status_code == 200
 
 
-def test_a_token_may_be_revoked_before_it_is_ever_used_and_twice(api: Api) -> None:
+def test_a_token_may_be_revoked_before_its_first_use_and_twice(api: Api) -> None:
     for _ in range(2):
         ok(api.post("/tokens/j-1/revoke"))
     unauthorized(api, b"Bearer " + ADMIN.forge().encode())
@@ -248,12 +248,12 @@ def test_any_token_id_can_be_revoked(api: Api, token_id: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/tokens/a/b/revoke", "/tokens//a/revoke", "/tokens/a/%2F/revoke", "/tokens/a%2Fb%2Frevoke"]
 )
-def test_a_slash_that_is_no_part_of_a_token_id_leads_nowhere_else(api: Api, path: str) -> None:
+def test_a_stray_slash_in_a_token_path_is_not_found(api: Api, path: str) -> None:
     with api.unchanged():
         problem_of(api.post(path), 404, "not_found")
 
 
-def test_tokens_that_are_revoked_at_once_are_all_refused(api: Api) -> None:
+def test_concurrent_revocations_all_take_effect(api: Api) -> None:
     names = [f"j-{number}" for number in range(20)]
 
     async def revoke_all() -> None:
@@ -282,7 +282,7 @@ def test_a_revoked_token_stays_revoked_across_a_restart(start: Callable[..., Api
     unauthorized(api, b"Bearer " + ADMIN.forge().encode())
 
 
-def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api) -> None:
+def test_a_revocation_is_kept_until_the_token_has_expired(api: Api) -> None:
     from minibill.api.tokens import forget_expired
 
     ok(api.post("/tokens/j-1/revoke"))
@@ -292,7 +292,7 @@ def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api
         uptime_us = begin_us + seconds * US_PER_SECOND
 
         def forget(conn: Connection) -> None:
-            # Only what the book itself says of the time counts.
+            # The service uptime that the book has recorded counts.
             forget_expired(conn, api.settings, uptime_us=2 * uptime_us)
             kept = idempotency.Key("admin:operator", f"after-{seconds}", bytes(32))
             idempotency.store_response(conn, kept, idempotency.StoredResponse(200, b"{}"), uptime_us=uptime_us)
@@ -302,12 +302,12 @@ def test_a_revocation_is_kept_until_the_token_would_have_expired_anyway(api: Api
         return "j-1" in api.book.denied_tokens().token_ids
 
     assert denied_after(HOUR + 59)
-    # Nor can the machine's clock be set back to when the token was good: not by as much as a week.
+    # A machine's clock that is set back by a week does not make the token valid.
     assert denied_after(7 * 24 * HOUR)
     assert not denied_after(8 * 24 * HOUR)
 
 
-def test_what_revoking_answers_and_audits(api: Api) -> None:
+def test_a_revocation_is_returned_and_audited(api: Api) -> None:
     answer = ok(api.post("/tokens/j-1/revoke"), 200)
     assert answer["tokenId"] == "j-1"
     problem_of(api.post("/tokens/" + "x" * 256 + "/revoke"), 400, "validation_error", "tokenId")
@@ -333,7 +333,7 @@ def _concrete(path: str) -> str:
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), [(method, path, scope) for method, path, _, scope in app.ADMIN])
-def test_each_route_needs_its_scope_and_says_which(api: Api, method: str, path: str, scope: str) -> None:
+def test_each_route_names_the_scope_that_it_needs(api: Api, method: str, path: str, scope: str) -> None:
     path = _concrete(path)
     lookalikes = (
         scope.upper(),
@@ -365,9 +365,9 @@ def test_each_route_needs_a_token(api: Api, method: str, path: str) -> None:
         problem_of(response, 401, "unauthorized")
 
 
-def test_authority_is_judged_before_the_body_is_read(api: Api) -> None:
+def test_authority_is_checked_before_the_body_is_read(api: Api) -> None:
     with api.unchanged():
-        # No message ever comes; the answers do.
+        # No message of the body ever arrives.
         problem_of(api.ask("POST", "/admin/billing/accounts", headers=[], messages=[]), 401, "unauthorized")
         token = api.sign(scopes=(READ,)).encode()
         response = api.ask("POST", "/admin/billing/accounts", headers=[(b"authorization", b"Bearer " + token)], messages=[])
@@ -379,7 +379,7 @@ def test_a_write_scope_does_not_include_reading(api: Api) -> None:
     problem_of(api.call("GET", f"/accounts/{api.account()}", token=api.sign(scopes=writing)), 403, "insufficient_scope")
 
 
-def test_a_refusal_for_lack_of_authority_is_not_audited(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_without_authority_is_not_audited(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     with api.unchanged():
         problem_of(api.post("/accounts", {}, token=api.sign(sub="snoop", scopes=(READ,))), 403, "insufficient_scope")
         problem_of(api.post("/accounts", {}, token="nonsense"), 401, "unauthorized")
@@ -406,7 +406,7 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("path", TRICKS)
-def test_no_way_of_writing_a_path_reaches_a_handler_without_a_token(api: Api, path: str) -> None:
+def test_no_spelling_of_a_path_avoids_the_token(api: Api, path: str) -> None:
     entity = {"type": "http.request", "body": b'{"entityType": "mod", "entityId": "x"}'}
     service = sign_token(api.settings, "service", sub="finn", scopes=[], ttl=60).encode()
     for headers in ([], [(b"authorization", b"Bearer " + service)]):
@@ -418,7 +418,7 @@ def test_no_way_of_writing_a_path_reaches_a_handler_without_a_token(api: Api, pa
 
 
 @pytest.mark.parametrize("path", ["/admin/billing/accounts/", "/admin/billing/accounts"])
-def test_a_token_that_lacks_the_scope_is_refused_however_the_path_is_written(api: Api, path: str) -> None:
+def test_a_token_without_the_scope_is_rejected_on_all_spellings(api: Api, path: str) -> None:
     token = api.sign(scopes=("admin:mint:write",)).encode()
     response = api.ask("GET", path, headers=[(b"authorization", b"Bearer " + token)])
     assert response.status_code in (403, 404)

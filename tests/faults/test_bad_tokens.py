@@ -16,7 +16,7 @@ from minibill.auth.tokens import TokenVerifier
 from minibill.core.problems import InvalidCursor, Unauthorized
 from minibill.db.epochs import FIRST
 from tests.api_client import SECRETS, Api, Json
-from tests.auth.forged_tokens import ADMIN, SERVICE, Door, b64, defects
+from tests.auth.forged_tokens import ADMIN, SERVICE, TokenIssuer, b64, defects
 
 DOORS = pytest.mark.parametrize("door", [ADMIN, SERVICE], ids=lambda door: door.kind)
 
@@ -64,7 +64,7 @@ def ask(api: Api, method: str, path: str, *authorization: bytes) -> SequenceTrac
     return SequenceTracker(response.status_code, shown, {**response.json(), "requestId": ""})
 
 
-def wrong_authorizations(door: Door) -> Iterator[tuple[str, list[bytes]]]:
+def wrong_authorizations(door: TokenIssuer) -> Iterator[tuple[str, list[bytes]]]:
     """Yield invalid Authorization headers, each with the name of its defect."""
     good = door.forge().encode()
     yield from ((name, [b"Bearer " + token.encode()]) for name, token in defects(door).items())
@@ -81,7 +81,7 @@ def wrong_authorizations(door: Door) -> Iterator[tuple[str, list[bytes]]]:
 
 
 @DOORS
-def test_all_token_defects_get_the_same_response(api: Api, door: Door, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_token_defects_get_the_same_response(api: Api, door: TokenIssuer, caplog: pytest.LogCaptureFixture) -> None:
     api.account(5)
     wrong = list(wrong_authorizations(door))
     assert len(wrong) >= 90
@@ -101,7 +101,7 @@ def test_all_token_defects_get_the_same_response(api: Api, door: Door, caplog: p
 
 
 @DOORS
-def test_a_valid_token_of_each_caller_kind_is_accepted(api: Api, door: Door) -> None:
+def test_a_valid_token_of_each_caller_kind_is_accepted(api: Api, door: TokenIssuer) -> None:
     for method, path in PATHS[door.kind]:
         token = door.forge().encode()
         response = api.ask(
@@ -156,7 +156,7 @@ def bearer(token: str) -> bytes:
     return b"Bearer " + token.encode()
 
 
-def near_misses(door: Door) -> dict[str, str]:
+def near_misses(door: TokenIssuer) -> dict[str, str]:
     """Return tokens whose signature differs in its first, a middle or its last byte."""
     signed = ".".join(door.forge().split(".")[:2])
     right = hmac.digest(door.secret.encode(), signed.encode(), "sha256")
@@ -168,7 +168,7 @@ def near_misses(door: Door) -> dict[str, str]:
 
 
 @DOORS
-def test_signatures_are_compared_completely(api: Api, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signatures_are_compared_completely(api: Api, door: TokenIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[int, int]] = []
     real = hmac.compare_digest
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.api.write_table import REFUSALS, WRITES
 from tests.api_client import SECRETS, Api
-from tests.auth.forged_tokens import ADMIN, SERVICE, Door
+from tests.auth.forged_tokens import ADMIN, SERVICE, TokenIssuer
 
 PREVIOUS = {
     "BILLING_ADMIN_JWT_SECRET_PREV": "the-secret-for-admins-before " * 2,
@@ -31,7 +31,7 @@ def test_no_secret_or_token_is_logged_returned_or_stored(
     answers.append(api.call("GET", "/accounts", token=tokens[1]))
     answers.append(api.internal("POST", "/finalize", {"reservationId": "x", "actualCostMicro": "1"}, token=tokens[2]))
 
-    def refused_at(door: Door, path: str) -> None:
+    def refused_at(door: TokenIssuer, path: str) -> None:
         for token in (door.changed(exp=1), door.flipped(1), door.forge(secret="x" * 32), door.headed(kid=door.secret)):
             tokens.append(token)
             answers.append(api.ask("GET", path, headers=[(b"authorization", b"Bearer " + token.encode())]))

@@ -1,4 +1,4 @@
-"""Sections 1 and 2: the log is one line of JSON an event, has the ids of the request, and holds nothing that is secret."""
+"""The log: one line per event, the ids of requests, and no secrets."""
 
 import io
 import json
@@ -21,7 +21,7 @@ EVIDENCE = "evidence-from-a-body"
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What is written to the log, as JSON; afterwards logging is as it was."""
+    """The log as lines of JSON; logging is restored afterwards."""
     root, ours = logging.getLogger(), logging.getLogger("minibill")
     handlers, level, our_level = root.handlers[:], root.level, ours.level
     root.handlers = []
@@ -40,7 +40,7 @@ def lines(log: io.StringIO) -> list[Json]:
 # --- the lines ---
 
 
-def test_an_event_is_one_line_of_json_with_its_facts(log: io.StringIO) -> None:
+def test_an_event_is_one_line_of_json_with_its_fields(log: io.StringIO) -> None:
     logging.getLogger("minibill.http").warning(
         "no valid token", extra={"ip": "192.0.2.7", "path": "/a\nb", "odd": Path("x")}
     )
@@ -55,12 +55,12 @@ def test_a_failure_has_its_traceback_in_the_same_line(log: io.StringIO) -> None:
     try:
         raise RuntimeError("what went wrong")
     except RuntimeError as error:
-        logging.getLogger("minibill.http").error("a request failed", exc_info=error)
+        logging.getLogger("minibill.http").error("request failed", exc_info=error)
     [line] = lines(log)
     assert line["exception"].startswith("Traceback") and "what went wrong" in line["exception"]
 
 
-def test_libraries_log_in_the_same_way_and_only_what_is_wrong(log: io.StringIO) -> None:
+def test_libraries_log_warnings_in_the_same_form(log: io.StringIO) -> None:
     for name in ("uvicorn.error", "asyncio", "aiosqlite"):
         logging.getLogger(name).debug("%s", "executing INSERT with values")
         logging.getLogger(name).info("started")
@@ -69,14 +69,14 @@ def test_libraries_log_in_the_same_way_and_only_what_is_wrong(log: io.StringIO) 
 
 
 @pytest.mark.parametrize(("level", "said"), [("info", 3), ("warning", 2), ("error", 1)])
-def test_the_level_says_the_least_that_is_written(log: io.StringIO, level: str, said: int) -> None:
+def test_the_setting_is_the_minimum_level(log: io.StringIO, level: str, said: int) -> None:
     configure_logs(level, for_people=False, stream=log)
     for word in ("info", "warning", "error"):
         getattr(logging.getLogger("minibill.x"), word)("event")
     assert len(lines(log)) == said
 
 
-def test_people_read_lines_that_nobody_can_forge(log: io.StringIO) -> None:
+def test_console_lines_can_not_be_forged(log: io.StringIO) -> None:
     configure_logs("info", for_people=True, stream=log)
     logging.getLogger("minibill.http").warning("no valid token", extra={"path": "/x\n2026-01-01 [error] forged"})
     [line] = log.getvalue().splitlines()
@@ -86,7 +86,7 @@ def test_people_read_lines_that_nobody_can_forge(log: io.StringIO) -> None:
 # --- which requests ---
 
 
-def test_a_read_is_not_logged_and_what_a_service_asks_for_is_not(api: Api, log: io.StringIO) -> None:
+def test_reads_and_requests_of_services_are_not_logged(api: Api, log: io.StringIO) -> None:
     account = api.account(5)
     log.truncate(0)
     log.seek(0)
@@ -97,7 +97,7 @@ def test_a_read_is_not_logged_and_what_a_service_asks_for_is_not(api: Api, log: 
     assert lines(log) == []
 
 
-def test_a_write_of_an_admin_is_one_line_with_its_correlation_id_whatever_is_answered(api: Api, log: io.StringIO) -> None:
+def test_a_write_of_an_admin_is_one_line_with_any_outcome(api: Api, log: io.StringIO) -> None:
     account = "acct_0000000000001"
     asked: list[tuple[str, str, Json, int]] = [
         ("POST", "/accounts", {"entityType": "person", "entityId": "ada"}, 201),
@@ -122,7 +122,7 @@ def test_a_write_of_an_admin_is_one_line_with_its_correlation_id_whatever_is_ans
     assert [line["request_id"] for line in lines(log)] == [answer.headers["X-Request-Id"] for answer in answers]
 
 
-def test_every_request_is_logged_when_the_setting_says_so(start: Callable[..., Api], log: io.StringIO) -> None:
+def test_the_access_log_setting_logs_every_request(start: Callable[..., Api], log: io.StringIO) -> None:
     api = start(MINIBILL_ACCESS_LOG="on")
     response = api.call("GET", "/accounts?limit=7", headers={"X-Correlation-Id": "trace-1"})
     ok(api.internal("GET", "/nothing"), 404)
@@ -141,7 +141,7 @@ def test_a_slow_request_is_logged(api: Api, log: io.StringIO, monkeypatch: pytes
     assert (line["level"], line["path"], line["status"]) == ("warning", "/admin/billing/accounts", 200)
 
 
-def test_a_failed_request_is_logged_with_its_reason(api: Api, log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_request_is_logged_with_its_error(api: Api, log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
@@ -153,7 +153,7 @@ def test_a_failed_request_is_logged_with_its_reason(api: Api, log: io.StringIO, 
     assert (what["status"], what["level"]) == (500, "warning")
 
 
-def test_who_lacks_authority_is_logged_with_what_was_asked(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_without_authority_is_logged_with_its_path(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     problem_of(api.call("GET", "/accounts", token="nonsense"), 401, "unauthorized")
     problem_of(api.call("GET", "/accounts", token=api.sign(sub="eve", scopes=())), 403, "insufficient_scope")
     unknown, lacking = map(log_fields, caplog.records)
@@ -161,18 +161,18 @@ def test_who_lacks_authority_is_logged_with_what_was_asked(api: Api, caplog: pyt
     assert (lacking["msg"], lacking["actor"], lacking["scope"]) == ("insufficient scope", "admin:eve", "admin:billing:read")
 
 
-def test_a_flood_of_bad_tokens_is_not_a_flood_of_lines(start: Callable[..., Api], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flood_of_bad_tokens_does_not_flood_the_log(start: Callable[..., Api], caplog: pytest.LogCaptureFixture) -> None:
     api = start(MINIBILL_ADMIN_RATE_PER_MINUTE="30")
     statuses = [api.call("GET", "/accounts", token="nonsense").status_code for _ in range(70)]
     assert statuses == [401] * 60 + [429] * 10
     assert len(caplog.records) == 60
 
 
-# --- what is never in it ---
+# --- secrets ---
 
 
 def _everything(http: httpx.Client, service: str) -> None:
-    """Requests of every kind with something secret in each place that a log could take it from."""
+    """Send requests of every kind with a secret in each place that a log line could copy."""
     body = {"entityType": "person", "entityId": EVIDENCE}
     key = {"Idempotency-Key": KEY}
     assert http.post("/accounts", json=body, headers=key).status_code == 201
@@ -185,7 +185,7 @@ def _everything(http: httpx.Client, service: str) -> None:
 
 
 def _run(db: Path, settings: dict[str, str], log: Path, *options: str) -> list[str]:
-    """Serves, asks everything, stops; answers every secret that was in it."""
+    """Run the service with such requests; return all secrets."""
     token, service = (
         subprocess.run(
             [*SERVE[:-1], "token", *kind], env=settings, capture_output=True, text=True, check=True
@@ -208,7 +208,7 @@ def _run(db: Path, settings: dict[str, str], log: Path, *options: str) -> list[s
 
 
 @pytest.mark.parametrize("options", [(), ("--dev",)], ids=["for machines", "for people"])
-def test_a_whole_run_logs_no_secret_no_token_no_key_and_no_body(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_a_whole_run_logs_no_secret_token_key_or_body(tmp_path: Path, options: tuple[str, ...]) -> None:
     log = tmp_path / "log"
     secrets = _run(tmp_path / "book.db", environment(**SECRETS, MINIBILL_ACCESS_LOG="on"), log, *options)
     text = log.read_text()

@@ -1,4 +1,4 @@
-"""The book's clock over HTTP: read, advance in tests, and accept the wall clock."""
+"""The book's clock over HTTP: read it, advance it in tests, and accept the wall clock."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -20,7 +20,7 @@ _ADVANCE, _NOTHING = Decoder(AdvanceBody), Decoder(NoBody)
 
 @operation(Now, problems=(NotFound,))
 async def show_clock(request: Request) -> Response:
-    """The time that the book goes by; 404 without --test-clock."""
+    """The book's time; 404 without --test-clock."""
     _require_test_clock(request)
     request.parameters(Query)
     return request.answer(Now(format_time(request.state.book.clock.now_us())))
@@ -28,11 +28,11 @@ async def show_clock(request: Request) -> Response:
 
 @operation(Now, body=AdvanceBody, problems=(NotFound,))
 async def advance_clock(request: Request) -> Response:
-    """Moves the book's time forward and settles what falls due; 404 without --test-clock."""
+    """Advance the book's time and expire what is due by then; 404 without --test-clock."""
     _require_test_clock(request)
     body = await request.read(_ADVANCE)
     book = request.state.book
-    # Once, however often the operation is run.
+    # The writer may run the operation again, and the clock must move once.
     move = cache(partial(book.clock.advance, body.seconds))
     reply = await request.write(bind(advance, seconds=body.seconds, move=None if request.is_dry_run else move))
     if not request.is_dry_run:
@@ -41,7 +41,7 @@ async def advance_clock(request: Request) -> Response:
 
 
 def advance(_: Connection, now_us: int, *, seconds: int, move: Callable[[], int] | None) -> WriteResult:
-    """Moves the clock, which no rollback would move back: a dry run has no `move` and only says where it would be."""
+    """Advance the clock. No rollback moves it back, so a dry run passes no `move` and only computes the time."""
     after_us = min(now_us + seconds * US_PER_SECOND, ADVANCE_MAX_US) if move is None else move()
     answer = Now(format_time(after_us))
     return WriteResult(
@@ -51,9 +51,9 @@ def advance(_: Connection, now_us: int, *, seconds: int, move: Callable[[], int]
 
 @operation(AcceptedClock, body=NoBody)
 async def accept_clock(request: Request) -> Response:
-    """Makes the book's time follow the wall clock again, however far that is ahead."""
+    """Let the book's time follow the wall clock again, however far that is ahead."""
     await request.read(_NOTHING)
-    # Once, however often the operation is run.
+    # The writer may run the operation again, and the clock must move once.
     move = cache(partial(_follow_wall_clock, request.state.book.clock, is_dry_run=request.is_dry_run))
     return await request.write(bind(accept, move=move))
 
@@ -66,7 +66,7 @@ def _follow_wall_clock(clock: Clock, *, is_dry_run: bool) -> tuple[int, int]:
 
 
 def accept(_: Connection, now_us: int, *, move: Callable[[], tuple[int, int]]) -> WriteResult:
-    """Moves the clock, which no rollback would move back. The audit row has the new time: a restart goes on from there."""
+    """Move the clock, which no rollback moves back. The audit row has the new time, with which a restart continues."""
     before_us, after_us = move()
     answer = AcceptedClock(format_time(before_us), format_time(after_us))
     details = lambda: {"before": answer.before, "after": answer.now}

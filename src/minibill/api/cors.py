@@ -1,6 +1,6 @@
-"""CORS: the browser origins that may read responses, and the headers that tell a browser so. Source: contract, section 1.
+"""CORS: the origins that may read responses in a browser, and the headers for them.
 
-Cookies play no part: a page sends a token, or it is nobody.
+Requests carry a token and no cookies, so no response allows credentials.
 """
 
 import re
@@ -12,14 +12,14 @@ _LOOPBACK = re.compile(rb"https?://(?:localhost|127(?:\." + _OCTET + rb"){3}|\[:
 
 _VARY = (b"vary", b"Origin")
 
-# What a page may read of a response, besides what the standard lets it.
+# Response headers that a page may read, besides those that the standard always allows.
 _EXPOSED_NAMES = (
     "Idempotency-Replayed", "Ledger-Sequence", "Location", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset",
     "Retry-After", "WWW-Authenticate", "X-Correlation-Id", "X-Request-Id",
 )  # fmt: skip
 _EXPOSED = (b"access-control-expose-headers", ", ".join(_EXPOSED_NAMES).encode())
 
-# One preflight of a browser covers the requests of ten minutes.
+# A browser may reuse one preflight for ten minutes.
 _PREFLIGHT = (
     (b"access-control-allow-methods", b"DELETE, GET, HEAD, PATCH, POST, PUT"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, X-Correlation-Id"),
@@ -28,15 +28,15 @@ _PREFLIGHT = (
 
 
 class Cors:
-    """The origins that are allowed, and the headers for them."""
+    """The allowed origins, and the headers for them."""
 
     def __init__(self, origins: Iterable[bytes], *, loopback: bool) -> None:
-        """`loopback` allows the origins of this machine as well."""
+        """`loopback` also allows the origins of this machine."""
         self._origins = frozenset(origins)
         self._loopback = loopback
 
     def headers(self, origin: bytes | None, *, preflight: bool) -> list[tuple[bytes, bytes]]:
-        """Return the headers of a response to this origin; None is several of them, which is nobody's."""
+        """Return the headers of a response to this origin. None stands for a repeated header, which is not allowed."""
         if origin is None or not (origin in self._origins or (self._loopback and _LOOPBACK.fullmatch(origin))):
             return [_VARY]
         allowed = (b"access-control-allow-origin", origin)

@@ -1,4 +1,7 @@
-"""Strict decoding of bodies and queries, and error messages that name the field and what was expected."""
+"""Strict decoding of bodies and queries, with errors that name the field and the expectation.
+
+The messages of msgspec's errors are parsed here and nowhere else; tests/api/test_decoding.py fails first when they change.
+"""
 
 import json
 import re
@@ -32,20 +35,18 @@ from minibill.core.problems import FieldError, InvalidRequest, MalformedJson
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-
 _EXPECTED = {
     POOL_ID: "expected 1 to 64 characters a-z 0-9 : . _ - that begin with a letter or digit",
     NO_NUL: "expected text without the character U+0000",
 }
 
-
-# msgspec's words for what does not fit: what, and where if it is not at the top.
+# msgspec's messages: the expectation, and the path unless the error is at the top.
 _WHERE = r"(?: - at `\$([^`]*)`)?"
 _UNKNOWN_OR_MISSING = re.compile(rf"Object (contains unknown|missing required) field `(.*?)`{_WHERE}", re.DOTALL)
 _ANY_ERROR = re.compile(rf"(.*?){_WHERE}", re.DOTALL)
 
-# The whole numbers of queries, with the least and the most that they may be.
-_WHOLE: dict[type, tuple[int, int]] = {
+# The integers of queries, with their bounds.
+_BOUNDS: dict[type, tuple[int, int]] = {
     Limit: (1, PAGE_ITEMS_MAX),
     FeedLimit: (1, FEED_ITEMS_MAX),
     Wait: (0, WAIT_SECONDS_MAX),
@@ -53,6 +54,7 @@ _WHOLE: dict[type, tuple[int, int]] = {
 
 
 def _custom(expected: type, value: Any) -> Any:
+    """Decode a value of `api/types.py`; raises `ValueError`."""
     if expected is Micro:
         return Micro(parse_micro(value))
     if expected is TimeUs:
@@ -63,8 +65,8 @@ def _custom(expected: type, value: Any) -> Any:
         if type(value) is not str:
             raise ValueError("expected a string")
         return EntityId(normalized(value))
-    if expected in _WHOLE:
-        lowest, highest = _WHOLE[expected]
+    if expected in _BOUNDS:
+        lowest, highest = _BOUNDS[expected]
         if re.fullmatch(r"0|[1-9][0-9]{0,3}", value) and lowest <= int(value) <= highest:
             return expected(value)
         raise ValueError(f"expected an integer from {lowest} to {highest}")
@@ -76,16 +78,16 @@ def _custom(expected: type, value: Any) -> Any:
 
 
 class Decoder(Generic[T_co]):
-    """Decodes the JSON of a body into a struct."""
+    """A decoder of JSON bodies into one type of struct."""
 
     def __init__(self, expected: type[T_co]) -> None:
         self.kind = expected
         self._decoder = msgspec.json.Decoder(expected, strict=True, dec_hook=_custom)
 
     def decode(self, body: bytes) -> T_co:
-        """Raises `MalformedJson` for what is no JSON and `InvalidRequest` for what is not the expected JSON."""
+        """Return the decoded body. Raises `MalformedJson`, and `InvalidRequest` for JSON that does not fit."""
         try:
-            # Strict UTF-8 first: msgspec does not look into what it keeps raw.
+            # msgspec does not check the UTF-8 of values that it keeps raw.
             body.decode()
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
@@ -96,7 +98,7 @@ class Decoder(Generic[T_co]):
 
 
 def convert(values: dict[str, str], expected: type[T]) -> T:
-    """The parameters of a query as a struct; raises `InvalidRequest`."""
+    """Return the parameters of a query as a struct. Raises `InvalidRequest`."""
     try:
         return msgspec.convert(values, expected, strict=True, dec_hook=_custom)
     except msgspec.ValidationError as error:
@@ -104,9 +106,9 @@ def convert(values: dict[str, str], expected: type[T]) -> T:
 
 
 def json_object(raw: msgspec.Raw | None, path: str, *, bytes_max: int = OBJECT_BYTES_MAX) -> str | None:
-    """The text of a JSON object as it was sent; None where there is none or `null`.
+    """Return the text of a JSON object as it was sent; None if it is missing or `null`.
 
-    Raises `InvalidRequest` for another kind of JSON, and for more than `bytes_max` or 100 levels of it.
+    Raises `InvalidRequest` for another type of JSON, and for more than `bytes_max` bytes or 100 levels.
     """
     if raw is None:
         return None
@@ -123,8 +125,9 @@ def json_object(raw: msgspec.Raw | None, path: str, *, bytes_max: int = OBJECT_B
 
 
 def invalid(message: str, expected: type | None = None) -> InvalidRequest:
-    """The refusal that a msgspec error comes to: `Expected … - at `$.a[0]``. A word that does not fit is answered with those
-    that do, where what was `expected` is known.
+    """Return the problem for a message of msgspec, such as `Expected … - at `$.a[0]``.
+
+    For an unknown word of an enum it lists the known ones, if the `expected` type is given.
     """
     if found := _UNKNOWN_OR_MISSING.fullmatch(message):
         kind, name, where = found[1], found[2][:NAME_CHARACTERS_MAX], (found[3] or "").lstrip(".")
@@ -132,18 +135,18 @@ def invalid(message: str, expected: type | None = None) -> InvalidRequest:
         return InvalidRequest(FieldError(path, "is required" if kind == "missing required" else "is not known here"))
     found = _ANY_ERROR.fullmatch(message)
     assert found is not None
-    what, path = found[1], (found[2] or "").lstrip(".")
-    if found := re.match(r"Expected `str` matching regex (.*)", what, re.DOTALL):
-        what = next((text for pattern, text in _EXPECTED.items() if repr(pattern) == found[1]), what)
-    elif what.startswith("Invalid enum value") and expected is not None:
-        what = f"expected one of {', '.join(_words_at(path, expected))}"
-    elif what == "Number out of range":
-        what = "expected a number that is in range"
-    return InvalidRequest(FieldError(path, what))
+    text, path = found[1], (found[2] or "").lstrip(".")
+    if found := re.match(r"Expected `str` matching regex (.*)", text, re.DOTALL):
+        text = next((known for pattern, known in _EXPECTED.items() if repr(pattern) == found[1]), text)
+    elif text.startswith("Invalid enum value") and expected is not None:
+        text = f"expected one of {', '.join(_words_at(path, expected))}"
+    elif text == "Number out of range":
+        text = "expected a number that is in range"
+    return InvalidRequest(FieldError(path, text))
 
 
 def _words_at(path: str, expected: type) -> list[str]:
-    """The words of the `Literal` at `a[0].b` of a struct."""
+    """Return the words of the `Literal` at a path such as `a[0].b` of a struct."""
     kinds: list[Any] = [expected]
     for step in re.split(r"\.|(?=\[)", path):
         kinds = [inner for kind in kinds for inner in _inside(kind, step)]
@@ -161,7 +164,7 @@ def _inside(kind: Any, step: str) -> Iterator[Any]:
 
 
 def _words_of(kind: Any) -> list[str]:
-    """Those of a `Literal`, which may be optional."""
+    """Return the words of a `Literal`, or of one that is optional."""
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     return [word for one in get_args(kind) for word in _words_of(one)]
@@ -169,13 +172,13 @@ def _words_of(kind: Any) -> list[str]:
 
 def _require_json(body: bytes) -> None:
     try:
-        # Raw, so that a number out of range, which is JSON, is told as such by its path.
+        # Raw accepts numbers that are out of range; the caller reports those with their path.
         msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedJson(_malformed(error, body)) from None
 
 
-# `\ud800`, and the most after it that is too short to hold the other half.
+# The longest end of a body that holds half of a surrogate pair: `\ud800` and a part of the other half.
 _HALF_A_PAIR_BYTES = 11
 
 
@@ -184,18 +187,18 @@ def _malformed(error: Exception, body: bytes) -> str:
         return f"the body is not UTF-8 at byte {error.start}"
     if isinstance(error, RecursionError):
         return "the body is nested too deeply"
-    why = str(error).removeprefix("JSON is malformed: ")
-    if why == "Input data was truncated" and _ends_after_half_a_pair(body):
+    reason = str(error).removeprefix("JSON is malformed: ")
+    if reason == "Input data was truncated" and _ends_after_half_a_pair(body):
         return "unexpected end of escaped utf-16 surrogate pair"
-    return why
+    return reason
 
 
 def _ends_after_half_a_pair(body: bytes) -> bool:
-    """Whether what is missed at the end is not more of the JSON, but the other half of a surrogate pair."""
+    """Return True if only the other half of a surrogate pair is missing at the end."""
     if b"\\u" not in body[-_HALF_A_PAIR_BYTES:]:
         return False
     try:
-        # Python takes half a pair: where it reads to the end, nothing else is missing.
+        # Python accepts half a pair, so it reads such a body to the end.
         json.loads(body)
     except (ValueError, RecursionError):
         return False

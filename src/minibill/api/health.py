@@ -1,4 +1,4 @@
-"""The process over HTTP: health, metrics, and the test clock."""
+"""Health over HTTP: liveness and readiness."""
 
 from msgspec import UNSET, UnsetType
 
@@ -12,15 +12,15 @@ from minibill.core.problems import NotReady
 
 @operation(Health)
 async def live(request: Request) -> Response:
-    """200 once the process runs."""
+    """200 while the process runs."""
     return request.answer(Health("live"))
 
 
 @operation(Health, problems=(NotReady,))
 async def ready(request: Request) -> Response:
-    """200 when the book is migrated and takes writes, else 503 with the reason.
+    """200 while the book accepts writes, else 503 with the reason.
 
-    `clock` says why the book's time does not follow the wall clock. The service stays ready meanwhile: its time goes on.
+    `clock` is there while the book's time does not follow the wall clock. The service stays ready, since its time goes on.
     """
     last_error = request.state.book.writer.last_error
     if last_error is not None:
@@ -29,7 +29,7 @@ async def ready(request: Request) -> Response:
 
 
 def clock_held(clock: Clock) -> ClockHeld | UnsetType:
-    """Return why the book's time does not follow the wall clock; nothing while it does."""
+    """Return the reason why the book's time does not follow the wall clock; `UNSET` while it does."""
     state = clock.state()
     if not state.is_held:
         return UNSET

@@ -1,4 +1,4 @@
-"""The wire of the book itself: its audit log, its tokens, its health and its time."""
+"""Bodies of requests and responses about tokens, health and the clock."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from minibill.api.types import Body, ResponseBody, Subject, TimeUs
 
-# Ten years in one step: more is a slip.
+# Ten years. A longer step is a mistake.
 ADVANCE_SECONDS_MAX = 315_360_000
 
 
@@ -16,14 +16,14 @@ class RevokedToken(ResponseBody):
 
 
 class RevokeTokensBody(Body, frozen=True):
-    """Whose tokens to revoke: those that were issued before a time."""
+    """A subject whose tokens are revoked if they were issued before a time."""
 
     sub: Subject
     issued_before: TimeUs
 
 
 class RevokedTokens(ResponseBody):
-    """`issued_before` is the latest time that was asked for."""
+    """`issued_before` is the latest time of all such requests for the subject."""
 
     sub: str
     issued_before: str
@@ -44,7 +44,7 @@ class ClockHeld(ResponseBody):
 
 
 class Health(ResponseBody):
-    """The state of the process; `clock` is there while the book's time does not follow the wall clock."""
+    """The state of the process. `clock` is present while the book's time does not follow the wall clock."""
 
     status: str
     clock: ClockHeld | UnsetType = UNSET
@@ -55,7 +55,7 @@ class Now(ResponseBody):
 
 
 class AcceptedClock(ResponseBody):
-    """The book's time before it followed the wall clock, and since."""
+    """The book's time before and after it was set to the wall clock."""
 
     before: str
     now: str

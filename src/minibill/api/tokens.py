@@ -1,4 +1,4 @@
-"""Revoking tokens: one by its id, or all of a `sub` that were issued before a time, until they would have expired anyway."""
+"""Revocation of tokens: one by its id, or all of a `sub` that were issued before a time."""
 
 from minibill.api.decoding import Decoder
 from minibill.api.openapi.operation import operation
@@ -17,14 +17,14 @@ from minibill.db.write_operation import bind
 
 SQL = queries("requests")
 
-_NOTHING, _SUBJECT = Decoder(NoBody), Decoder(RevokeTokensBody)
+_NO_BODY, _SUBJECT = Decoder(NoBody), Decoder(RevokeTokensBody)
 
-# Tokens that one step of a slice takes off the list.
+# Tokens that one step of a slice deletes.
 PRUNE_TOKENS_MAX = 100
 
 
 def revoke_token(conn: Connection, now_us: int, *, token_id: str, uptime_us: int) -> WriteResult:
-    """Puts a token id on the deny list, at this running time; again is no error. Source: contract, section 2."""
+    """Add a token id to the deny list, at this service uptime. It may be there already."""
     SQL.revoke_token.run(conn, token_id=token_id, uptime_us=uptime_us)
     answer = RevokedToken(token_id, format_time(real_now_us()))
     details = lambda: {"at": format_time(now_us), "runningUs": uptime_us}
@@ -32,10 +32,7 @@ def revoke_token(conn: Connection, now_us: int, *, token_id: str, uptime_us: int
 
 
 def revoke_tokens(conn: Connection, now_us: int, *, sub: str, issued_before_us: int, uptime_us: int) -> WriteResult:
-    """Rejects all tokens of a `sub`, of admins and of services, that were issued before a time. A later time stays.
-
-    Source: contract, section 2.
-    """
+    """Deny all tokens of a `sub`, of admins and services, that were issued before a time. The latest time counts."""
     row = SQL.revoke_subject.one(conn, sub=sub, issued_before_us=issued_before_us, uptime_us=uptime_us)
     assert row is not None
     answer = RevokedTokens(sub, format_time(row[0]), format_time(real_now_us()))
@@ -44,10 +41,9 @@ def revoke_tokens(conn: Connection, now_us: int, *, sub: str, issued_before_us: 
 
 
 def forget_expired(conn: Connection, settings: Settings, *, uptime_us: int) -> int:
-    """Takes off the deny list some of what expired a week of running time ago, whatever its life was; answers how many.
+    """Delete denied tokens that expired `REVOCATION_SECONDS_MIN` of service uptime ago, up to a limit; return their number.
 
-    The running time counts as far as the book has written it down, so that a check can tell a row that was pruned from one
-    that was deleted by hand.
+    The uptime counts as far as the book has recorded it. So a check can tell a pruned row from one that was deleted by hand.
     """
     newest = SQL.newest_uptime.one(conn)
     assert newest is not None
@@ -60,26 +56,26 @@ def forget_expired(conn: Connection, settings: Settings, *, uptime_us: int) -> i
 
 @operation(RevokedToken, body=NoBody)
 async def revoke(request: Request) -> Response:
-    """Revokes a token id."""
-    await request.read(_NOTHING)
+    """Revoke a token by its id."""
+    await request.read(_NO_BODY)
     token_id = request.segment("token_id")
     if len(token_id) > TOKEN_ID_CHARACTERS_MAX or "\x00" in token_id:
         raise InvalidRequest(FieldError("tokenId", f"expected 1 to {TOKEN_ID_CHARACTERS_MAX} characters without U+0000"))
     response = await request.write(bind(revoke_token, token_id=token_id, uptime_us=request.state.book.uptime.now_us()))
-    # Only now is it on disk; a dry run is not. The list in memory follows what the database says.
+    # The list in memory follows the database, which a dry run leaves as it was.
     request.state.verifier.replace_denied(request.state.book.denied_tokens())
     return response
 
 
 @operation(RevokedTokens, body=RevokeTokensBody)
 async def revoke_all(request: Request) -> Response:
-    """Revokes all tokens of a `sub` that were issued before a time."""
+    """Revoke all tokens of a `sub` that were issued before a time."""
     body = await request.read(_SUBJECT)
     issued_before_us = int(body.issued_before)
     if not body.sub.strip():
         raise InvalidRequest(FieldError("sub", "expected a name that is not blank"))
     if issued_before_us > real_now_us() + CLOCK_SKEW_SECONDS * US_PER_SECOND:
-        # It would lock the subject out, new tokens included, until then.
+        # A time in the future would deny new tokens of the subject as well.
         raise InvalidRequest(
             FieldError("issuedBefore", f"expected a time that is at most {CLOCK_SKEW_SECONDS} s in the future")
         )

@@ -1,4 +1,4 @@
-"""The two doors: whom each path is for."""
+"""The two kinds of callers, and the path prefix of each."""
 
 from typing import Literal
 

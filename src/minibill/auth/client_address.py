@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from minibill.core.networks import Address, parse_network
 
-# A customer of a provider gets at least this much of IPv6, with 2^64 addresses to call from.
+# Providers give each customer at least this prefix of IPv6, with 2^64 addresses.
 _PREFIX_OF_ONE_CLIENT = 64
 
 
@@ -35,13 +35,13 @@ def _is_port(text: str) -> bool:
 
 @lru_cache(4_096)
 def canonical(host: str) -> str:
-    """Return the one spelling of an address. What is not an address stays as it is: the server knows no better."""
+    """Return an address in its canonical spelling. Text that is no address stays as it is."""
     address = parse_address(host)
     return host if address is None else str(address)
 
 
 def rate_key(ip: str) -> str:
-    """Return what requests from an address are counted under: IPv6 by its /64, which one client has whole."""
+    """Return the key under which requests from an address are counted: for IPv6 its /64, which belongs to one client."""
     address = parse_address(ip)
     if address is None or address.version == 4:
         return ip
@@ -58,8 +58,8 @@ class ClientAddresses:
     def of(self, peer: str, forwarded: Iterable[bytes]) -> str:
         """Return the canonical address of a client, from the address of its connection and the `X-Forwarded-For` headers.
 
-        Each proxy adds the address that it sees at the end of `X-Forwarded-For`. So the list is read from its end, as long
-        as proxies are trusted. A proxy that reports no address stands for its clients.
+        Each proxy appends the address that it sees to `X-Forwarded-For`. So the list is read from its end, as long as
+        proxies are trusted. The address of a proxy that reports none stands for its clients.
         """
         client = parse_address(peer)
         if client is None:

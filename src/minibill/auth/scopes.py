@@ -1,4 +1,4 @@
-"""What a token may do. Source: contract, section 2."""
+"""The scopes of admin tokens: docs/reference/http-api.md."""
 
 READ = "admin:billing:read"
 ACCOUNTS_WRITE = "admin:accounts:write"

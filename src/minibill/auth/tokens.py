@@ -1,7 +1,7 @@
-"""Tokens: signing them, and whether one is good. Any defect is the same `Unauthorized`.
+"""Tokens: signing and verification. Every defect is the same `Unauthorized`.
 
-A verified token is remembered by its hash until it expires; what can change meanwhile (the time, the deny list) is checked
-on every use. Checking the signature of a small token takes about 28 µs, finding it here about 1.
+A verified token is cached by its hash until it expires. The time and the deny list are checked on every use. Verifying the
+signature of a small token takes about 28 µs, a hit in the cache about 1 µs.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ CLOCK_SKEW_SECONDS = 30
 SERVICE_TOKEN_MAX_TTL = 300
 SUBJECT_CHARACTERS_MAX = 128
 
-# What a deny list can hold: a token whose id is longer could not be revoked.
+# The longest token id that the deny list can hold, so that every valid token can be revoked.
 TOKEN_ID_CHARACTERS_MAX = 255
 
 _CLOCK_SKEW_US = CLOCK_SKEW_SECONDS * US_PER_SECOND
@@ -31,12 +31,12 @@ _NEVER = MIN_TIME_US - 1
 
 _SCHEME = b"bearer "
 
-# Before any cryptography: three base64url parts, and no more than a header line should hold.
+# Checked before the signature: three base64url parts, and no more bytes than a header line should have.
 _TOKEN_CHARACTERS_MAX = 4_096
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _HEADER_MEMBERS = {"alg", "typ", "kid"}
 
-# PyJWT rounds times down to seconds and takes text for a number, so they are judged here.
+# PyJWT rounds times down to seconds and accepts text as numbers, so `_time_us` checks them instead.
 _CHECKS: Any = {
     "require": ["sub", "iss", "aud", "exp", "iat"],
     "strict_aud": True,
@@ -45,12 +45,12 @@ _CHECKS: Any = {
     "verify_nbf": False,
 }
 
-# Verified tokens that are remembered: a few per caller; the oldest goes first.
-_REMEMBERED_MAX = 4_096
+# Verified tokens in the cache. A caller has a few; the oldest is evicted first.
+_CACHED_MAX = 4_096
 
 
 class Caller(NamedTuple):
-    """Who calls, by a token that was verified."""
+    """The caller of a request, from a verified token."""
 
     kind: CallerKind
     sub: str
@@ -59,16 +59,16 @@ class Caller(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Unique over both kinds: idempotency keys and rate limits go by it."""
+        """The name for idempotency keys and rate limits, unique over both kinds."""
         return f"{self.kind}:{self.sub}"
 
     def may(self, scope: str) -> bool:
-        """Whether the token allows this."""
+        """Return True if the token has the scope."""
         return scope in self.scopes or EVERYTHING in self.scopes
 
 
 class Denied(NamedTuple):
-    """Tokens that are rejected before they expire: some by their id, and all of a `sub` that were issued before a time."""
+    """The deny list: tokens by their id, and all tokens of a `sub` that were issued before a time."""
 
     token_ids: frozenset[str]
     issued_before_us: dict[str, int]
@@ -82,7 +82,7 @@ class _Verified(NamedTuple):
 
 
 class TokenPolicy(NamedTuple):
-    """What tokens of one kind must be."""
+    """The keys, claims and lifetime of valid tokens of one kind. `max_ttl` is in seconds."""
 
     kind: CallerKind
     keys: list[bytes]
@@ -92,10 +92,10 @@ class TokenPolicy(NamedTuple):
 
 
 class TokenVerifier:
-    """Tells good tokens from others; keeps the deny list."""
+    """A verifier of tokens, with the deny list."""
 
     def __init__(self, settings: Settings) -> None:
-        self._doors = {
+        self._policies = {
             "admin": TokenPolicy(
                 "admin",
                 _keys(settings.admin_secret, settings.admin_secret_previous),
@@ -111,28 +111,28 @@ class TokenVerifier:
                 SERVICE_TOKEN_MAX_TTL,
             ),
         }
-        self._remembered: OrderedDict[tuple[CallerKind, bytes], _Verified] = OrderedDict()
+        self._cache: OrderedDict[tuple[CallerKind, bytes], _Verified] = OrderedDict()
         self._denied = Denied(frozenset(), {})
 
     def replace_denied(self, denied: Denied) -> None:
-        """Takes over the deny list as the database has it."""
+        """Replace the deny list with that of the database."""
         self._denied = denied
 
     def verify(self, kind: CallerKind, authorization: bytes) -> Caller:
-        """Who the token in this header speaks for; raises `Unauthorized` for any defect, without saying which."""
+        """Return the caller for an `Authorization` header. Raises `Unauthorized`, the same for every defect."""
         if len(authorization) > len(_SCHEME) + _TOKEN_CHARACTERS_MAX:
             raise Unauthorized
-        place = (kind, hashlib.sha256(authorization).digest())
-        verified = self._remembered.get(place)
+        cache_key = (kind, hashlib.sha256(authorization).digest())
+        verified = self._cache.get(cache_key)
         if verified is None:
-            verified = self._check(self._doors[kind], _bearer(authorization))
-            self._remembered[place] = verified
-            if len(self._remembered) > _REMEMBERED_MAX:
-                self._remembered.popitem(last=False)
+            verified = self._check(self._policies[kind], _bearer(authorization))
+            self._cache[cache_key] = verified
+            if len(self._cache) > _CACHED_MAX:
+                self._cache.popitem(last=False)
         now_us = real_now_us()
         live = verified.not_before_us - _CLOCK_SKEW_US <= now_us < verified.expires_us + _CLOCK_SKEW_US
         if not live or self._is_denied(verified):
-            self._remembered.pop(place, None)
+            self._cache.pop(cache_key, None)
             raise Unauthorized
         return verified.caller
 
@@ -140,19 +140,19 @@ class TokenVerifier:
         caller, denied = verified.caller, self._denied
         return caller.token_id in denied.token_ids or verified.issued_us < denied.issued_before_us.get(caller.sub, _NEVER)
 
-    def _check(self, kind: TokenPolicy, token: str) -> _Verified:
-        claims = _signed_claims(kind, token)
+    def _check(self, policy: TokenPolicy, token: str) -> _Verified:
+        claims = _signed_claims(policy, token)
         expires_us, issued_us = _time_us(claims["exp"]), _time_us(claims["iat"])
         not_before_us = _time_us(claims.get("nbf", 0))
-        if expires_us - issued_us > kind.max_ttl * US_PER_SECOND:
+        if expires_us - issued_us > policy.max_ttl * US_PER_SECOND:
             raise Unauthorized
         sub, token_id = claims["sub"], claims.get("jti")
         if not _is_text(sub) or not sub.strip() or len(sub) > SUBJECT_CHARACTERS_MAX:
             raise Unauthorized
         if token_id is not None and not (_is_text(token_id) and 1 <= len(token_id) <= TOKEN_ID_CHARACTERS_MAX):
             raise Unauthorized
-        scopes = _scopes(claims) if kind.kind == "admin" else frozenset[str]()
-        caller = Caller(kind.kind, sub, token_id, scopes)
+        scopes = _scopes(claims) if policy.kind == "admin" else frozenset[str]()
+        caller = Caller(policy.kind, sub, token_id, scopes)
         return _Verified(caller, issued_us, max(not_before_us, issued_us), expires_us)
 
 
@@ -164,7 +164,7 @@ def _bearer(authorization: bytes) -> str:
 
 
 def sign_token(settings: Settings, kind: CallerKind, *, sub: str, scopes: list[str], ttl: int) -> str:
-    """A token that `TokenVerifier` accepts for `ttl` seconds from now."""
+    """Return a token that `TokenVerifier` accepts for `ttl` seconds from now."""
     now_s = real_now_us() // US_PER_SECOND
     claims: dict[str, Any] = {"sub": sub, "iat": now_s, "exp": now_s + ttl, "jti": uuid.uuid4().hex}
     if kind == "admin":
@@ -178,10 +178,10 @@ def _keys(secret: str, previous: str | None) -> list[bytes]:
     return [text.encode() for text in (secret, previous) if text is not None]
 
 
-def _signed_claims(kind: TokenPolicy, token: str) -> dict[str, Any]:
+def _signed_claims(policy: TokenPolicy, token: str) -> dict[str, Any]:
     if not _SHAPE.fullmatch(token):
         raise Unauthorized
-    for key in kind.keys:
+    for key in policy.keys:
         try:
             if not jwt.get_unverified_header(token).keys() <= _HEADER_MEMBERS:
                 break
@@ -189,13 +189,13 @@ def _signed_claims(kind: TokenPolicy, token: str) -> dict[str, Any]:
                 token,
                 key,
                 algorithms=["HS256"],
-                issuer=kind.issuer,
-                audience=kind.audience,
+                issuer=policy.issuer,
+                audience=policy.audience,
                 options=_CHECKS,
             )
         except jwt.InvalidSignatureError:
             continue
-        # PyJWT lets errors of int() and of JSON types through for claims of odd types; a defect is a defect.
+        # PyJWT does not catch errors of int() and of JSON types for claims of unexpected types.
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             break
         return claims
@@ -203,14 +203,14 @@ def _signed_claims(kind: TokenPolicy, token: str) -> dict[str, Any]:
 
 
 def _time_us(value: object) -> int:
-    """A NumericDate, which is a JSON number of seconds, in microseconds; NaN and infinity compare as false."""
+    """Return a NumericDate, a JSON number of seconds, in microseconds. NaN and infinity compare as false."""
     if (type(value) is int or type(value) is float) and MIN_TIME_US <= value * US_PER_SECOND <= MAX_TIME_US:
         return round(value * US_PER_SECOND)
     raise Unauthorized
 
 
 def _is_text(value: object) -> bool:
-    """A string that can be stored: no NUL, no half of a surrogate pair."""
+    """Return True for a string that can be stored: without NUL and halves of surrogate pairs."""
     return type(value) is str and "\x00" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: made of the routes, the descriptions beside their handlers, the structs and the refusals."""
+"""The OpenAPI 3.1 document, from the routes, the specs of their handlers, the structs and the problems."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from msgspec import NODEFAULT
 
 import minibill
 from minibill.api.idempotency import KEY_CHARACTERS_MAX
-from minibill.api.openapi.errors import ELSEWHERE, every_example, problems_of
+from minibill.api.openapi.errors import OF_UNKNOWN_ROUTES, every_example, problems_of
 from minibill.api.openapi.operation import JSON, OPERATIONS, OperationSpec
 from minibill.api.problem_response import problem_body
 from minibill.api.response import NO_CONTENT
@@ -60,7 +60,7 @@ _CUSTOM: dict[type, Json] = {
     Flag: {"type": "boolean"},
 }
 
-# An answer is made of strings; the end of a member's name says what the string holds.
+# Responses hold strings; the end of a member's name tells the format of its string.
 _BY_NAME: tuple[tuple[str, Json], ...] = (
     (r"[dD]eltaMicro$", SIGNED_MICRO),
     (r"Micro$", MICRO),
@@ -71,49 +71,64 @@ _BY_NAME: tuple[tuple[str, Json], ...] = (
 _ABOUT = """Prepaid credits and promotional campaigns.
 
 Amounts are micro-units (1 unit = 1,000,000) as strings of digits. Times are RFC 3339; intervals are half-open.
-Unknown members and parameters are refused. Every refusal is `application/problem+json` with a stable `code`, and has
-changed nothing; a path that is not here is a 404 `not_found`, another method a 405 `method_not_allowed`."""
+Unknown members and parameters are rejected. Every error is `application/problem+json` with a stable `code`, and changes
+nothing. An unknown path gets 404 `not_found`, an unknown method of a path 405 `method_not_allowed`."""
 
 _PREFIX = re.compile(r"/(?:admin|api/internal)/billing(?=/)")
 _VARIABLE = re.compile(r"{(\w+)}")
 
 _HEADERS: dict[str, Json] = {
-    "X-Request-Id": {"description": "Names this request in the log.", "required": True, "schema": {"type": "string"}},
-    "X-Correlation-Id": {"description": "As it was sent, or made.", "required": True, "schema": {"type": "string"}},
-    "RateLimit-Limit": {"description": "Requests a minute; where a limit is set.", "schema": {"type": "integer"}},
-    "RateLimit-Remaining": {"description": "How many are left of them.", "schema": {"type": "integer"}},
-    "RateLimit-Reset": {"description": "Seconds until all are there again.", "schema": {"type": "integer"}},
-    "Idempotency-Replayed": {"description": "The answer of an earlier request with this key.", "schema": {"const": "true"}},
+    "X-Request-Id": {
+        "description": "The id of this request, also in the log.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "X-Correlation-Id": {
+        "description": "The X-Correlation-Id of the request, or the request id.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Limit": {"description": "Requests allowed per minute, if a limit is set.", "schema": {"type": "integer"}},
+    "RateLimit-Remaining": {"description": "Requests left in this minute.", "schema": {"type": "integer"}},
+    "RateLimit-Reset": {"description": "Seconds until the minute ends.", "schema": {"type": "integer"}},
+    "Idempotency-Replayed": {
+        "description": "Present if an earlier request with this key got this response first.",
+        "schema": {"const": "true"},
+    },
     "Ledger-Sequence": {
-        "description": "The newest ledger entry whose effects the answer can contain; where the book was looked at.",
+        "description": "The newest ledger entry that the response can reflect; absent if the ledger was not read.",
         "schema": {"type": "integer", "minimum": 0},
     },
-    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
-    "WWW-Authenticate": {"description": "Which token is wanted.", "required": True, "schema": {"type": "string"}},
-    "Allow": {"description": "The methods that the path takes.", "required": True, "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds to wait before the request is sent again.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {
+        "description": "The kind of token that is required.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "Allow": {"description": "The methods that the path accepts.", "required": True, "schema": {"type": "string"}},
 }
 _EVERYWHERE = ("X-Request-Id", "X-Correlation-Id")
-_OF_A_LIMIT = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
-_OF_THE_BOOK = ("Ledger-Sequence", *_OF_A_LIMIT)
+_RATE_LIMIT_HEADERS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+_LEDGER_HEADERS = ("Ledger-Sequence", *_RATE_LIMIT_HEADERS)
 
 _PARAMETERS: dict[str, Json] = {
     "IdempotencyKey": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "The same key, path and body again get the first success again, byte for byte.",
+        "description": "A request with the same key, path and body gets the first successful response again, byte for byte.",
         "schema": {"type": "string", "pattern": f"^[!-~]{{1,{KEY_CHARACTERS_MAX}}}$"},
     },
     "CorrelationId": {
         "name": "X-Correlation-Id",
         "in": "header",
-        "description": "1 to 128 visible ASCII characters: echoed, logged and audited; anything else is passed over.",
+        "description": "1 to 128 visible ASCII characters: echoed, logged and audited. Other values are ignored.",
         "schema": {"type": "string"},
     },
 }
 
 _PROBLEM: Json = {
     "title": "Problem",
-    "description": "A refusal (RFC 9457). `detail` is for people; programs go by `code` and the facts beside it.",
+    "description": "An error (RFC 9457). `detail` is for people; programs use `code` and its extension members.",
     "type": "object",
     "required": ["type", "title", "status", "detail", "code", "requestId"],
     "properties": {
@@ -128,7 +143,7 @@ _PROBLEM: Json = {
 
 
 def document(routes: Sequence[Route]) -> bytes:
-    """The whole document as JSON. Takes some tens of milliseconds: to be made once, on a thread."""
+    """Return the document as JSON. Takes some tens of milliseconds, so the caller makes it once and on a thread."""
     described = [(route, OPERATIONS[route.handler]) for route in routes]
     schemas = _structs(described)
     schemas["Problem"] = _PROBLEM
@@ -138,7 +153,7 @@ def document(routes: Sequence[Route]) -> bytes:
         paths.setdefault(_VARIABLE.sub(lambda v: f"{{{_camel(v[1])}}}", route.path), {})[route.method.lower()] = _operation(
             route, description, schemas, responses
         )
-    for kind in ELSEWHERE:
+    for kind in OF_UNKNOWN_ROUTES:
         _refer_to_problems([kind], responses)
     schemas |= {kind.code: _problem_schema(kind) for kind in {type(example) for example in every_example()}}
     whole = {
@@ -151,12 +166,12 @@ def document(routes: Sequence[Route]) -> bytes:
             "responses": responses,
             "parameters": _PARAMETERS,
             "headers": _HEADERS,
-            "examples": {
-                name: {"summary": e.detail, "value": _as_answered(e)} for name, e in _named_examples(every_example())
-            },
+            "examples": {name: {"summary": e.detail, "value": _as_sent(e)} for name, e in _named_examples(every_example())},
             "securitySchemes": {
-                "admin": _security("An admin token; `minibill token` signs one. The scope is named beside each operation."),
-                "service": _security("A service token, 5 minutes at most; `minibill token --service` signs one."),
+                "admin": _security(
+                    "An admin token; `minibill token` signs one. Each operation names the scope that it needs."
+                ),
+                "service": _security("A service token, valid for 5 minutes at most; `minibill token --service` signs one."),
             },
         },
     }
@@ -200,27 +215,27 @@ def _operation(route: Route, description: OperationSpec, schemas: dict[str, Json
 
 
 def _success(route: Route, description: OperationSpec, status: int, schemas: dict[str, Json], *, is_write: bool) -> Json:
-    headers = [*_EVERYWHERE, *(_OF_THE_BOOK if route.kind else ()), *(["Idempotency-Replayed"] if is_write else ())]
+    headers = [*_EVERYWHERE, *(_LEDGER_HEADERS if route.kind else ()), *(["Idempotency-Replayed"] if is_write else ())]
     response: Json = {"description": _STATUS_WORDS[status], "headers": _header_references(headers)}
-    answer = description.answer
-    if answer is None or status == NO_CONTENT:
+    body = description.response
+    if body is None or status == NO_CONTENT:
         return response
     schema: Json
-    if not issubclass(answer, msgspec.Struct):
-        schema = {"type": "string"} if answer is str else {"type": "object"}
+    if not issubclass(body, msgspec.Struct):
+        schema = {"type": "string"} if body is str else {"type": "object"}
     elif description.is_page:
-        name = f"{answer.__name__}Page"
-        schemas[name] = _page_schema(name, answer)
+        name = f"{body.__name__}Page"
+        schemas[name] = _page_schema(name, body)
         schema = {"$ref": f"#/components/schemas/{name}"}
     else:
-        schema = {"$ref": f"#/components/schemas/{answer.__name__}"}
+        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
         if is_write:
             schema["properties"] = {"dryRun": {"const": True, "description": "With `?dryRun=true` only."}}
     response["content"] = {description.media_type: {"schema": schema}}
     return response
 
 
-_STATUS_WORDS = {200: "Done, or nothing new was to be done", 201: "Made", 204: "Done; there is nothing to say"}
+_STATUS_WORDS = {200: "OK", 201: "Created", 204: "Done; no content"}
 
 
 def _area(route: Route) -> str:
@@ -242,7 +257,7 @@ def _query_parameters(query: type[Query]) -> list[Json]:
     parameters = []
     for field in msgspec.structs.fields(query):
         [schema], _ = msgspec.json.schema_components([field.type], schema_hook=_custom)
-        # In a query nothing is null: what is not there is left out.
+        # A query has no null: a parameter is left out instead.
         [schema] = [_plain(choice) for choice in schema.get("anyOf", [schema]) if choice != {"type": "null"}]
         if field.default is not NODEFAULT and field.default is not None:
             schema["default"] = int(field.default)
@@ -254,10 +269,10 @@ def _query_parameters(query: type[Query]) -> list[Json]:
 
 
 def _structs(described: Iterable[tuple[Route, OperationSpec]]) -> dict[str, Json]:
-    """The schema of every struct that is a body or an answer, and of those inside them."""
+    """Return the schemas of all bodies and responses, and of the structs inside them."""
     kinds: dict[type, None] = {}
     for _, description in described:
-        for kind in (description.body, description.answer):
+        for kind in (description.body, description.response):
             if kind is not None and issubclass(kind, msgspec.Struct):
                 kinds[kind] = None
     _, schemas = msgspec.json.schema_components(kinds, schema_hook=_custom, ref_template="#/components/schemas/{name}")
@@ -272,7 +287,7 @@ def _custom(kind: type) -> Json:
 
 
 def _plain(schema: Json, name: str = "") -> Json:
-    """A member's schema in the words of JSON Schema: `\\Z` is Python's, and what a string holds is in its name."""
+    """Return a member's schema as JSON Schema: without Python's `\\Z`, and with the format that its name tells."""
     if "anyOf" in schema:
         return {**schema, "anyOf": [_plain(choice, name) for choice in schema["anyOf"]]}
     if "enum" in schema:
@@ -287,16 +302,16 @@ def _plain(schema: Json, name: str = "") -> Json:
 
 def _page_schema(name: str, item: type) -> Json:
     items = {"type": "array", "items": {"$ref": f"#/components/schemas/{item.__name__}"}, "maxItems": PAGE_ITEMS_MAX}
-    cursor = {"type": ["string", "null"], "description": "Brings the next page; null on the last."}
+    cursor = {"type": ["string", "null"], "description": "Pass it as `cursor` to get the next page; null on the last page."}
     members = {"items": items, "nextCursor": cursor}
     return {"title": name, "type": "object", "required": list(members), "properties": members}
 
 
-# --- refusals ---
+# --- problems ---
 
 
 def _refer_to_problems(kinds: list[type[Problem]], responses: dict[str, Json]) -> Json:
-    """A reference to the response that these refusals of one status share."""
+    """Return a reference to the response that these problems of one status share."""
     codes = [kind.code for kind in kinds]
     name = "-".join(codes)
     if name not in responses:
@@ -323,7 +338,7 @@ _HEADERS_OF = {
     405: ("Allow",),
     409: ("Ledger-Sequence",),
     422: ("Ledger-Sequence",),
-    429: ("Retry-After", *_OF_A_LIMIT),
+    429: ("Retry-After", *_RATE_LIMIT_HEADERS),
     503: ("Retry-After",),
 }
 
@@ -332,11 +347,11 @@ def _problem_schema(kind: type[Problem]) -> Json:
     extensions: Json = {}
     for example in every_example():
         if type(example) is kind:
-            extensions |= {name: _of_value(name, value) for name, value in _as_answered(example).items()}
+            extensions |= {name: _of_value(name, value) for name, value in _as_sent(example).items()}
             extensions |= {
-                name: {"$ref": f"#/components/schemas/{type(fact).__name__}"}
-                for name, fact in example.extensions.items()
-                if isinstance(fact, msgspec.Struct)
+                name: {"$ref": f"#/components/schemas/{type(value).__name__}"}
+                for name, value in example.extensions.items()
+                if isinstance(value, msgspec.Struct)
             }
     own = {name: schema for name, schema in extensions.items() if name not in _PROBLEM["properties"]}
     fixed = {"code": {"const": kind.code}, "status": {"const": kind.status}}
@@ -367,9 +382,9 @@ def _named_examples(examples: Iterable[Problem]) -> list[tuple[str, Problem]]:
     return names
 
 
-def _as_answered(example: Problem) -> Json:
-    answered: Json = msgspec.json.decode(problem_body(example, "req_1f0c9a5b2e774d01000001"))
-    return answered
+def _as_sent(example: Problem) -> Json:
+    members: Json = msgspec.json.decode(problem_body(example, "req_1f0c9a5b2e774d01000001"))
+    return members
 
 
 # --- words ---

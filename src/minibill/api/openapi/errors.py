@@ -1,4 +1,4 @@
-"""Refusals as `GET /schema` tells them: those that many requests share, and an example of each code."""
+"""The problems of the API for `GET /schema`: those that many operations share, and examples of every code."""
 
 from minibill.api.openapi.operation import OPERATIONS, OperationSpec
 from minibill.core.problems import (
@@ -51,26 +51,26 @@ from minibill.core.problems import (
 Kinds = tuple[type[Problem], ...]
 
 ALWAYS: Kinds = (InternalError,)
-# Of every request behind a prefix. One that is cut off by a stop is told so, and one that is too many.
-WITH_A_TOKEN: Kinds = (Unauthorized, RateLimited, Overloaded, NotReady)
-WITH_A_SCOPE: Kinds = (InsufficientScope,)
-WITH_A_QUERY: Kinds = (InvalidRequest,)
-OF_A_PAGE: Kinds = (InvalidCursor,)
-OF_A_WRITE: Kinds = (InvalidRequest, MalformedJson, PayloadTooLarge, UnsupportedMediaType, StorageFull)
-WITH_A_KEY: Kinds = (InvalidIdempotencyKey, IdempotencyKeyReused)
-# Of paths and methods that are nobody's.
-ELSEWHERE: Kinds = (NotFound, MethodNotAllowed)
+# Of every request that needs a token. `NotReady` ends requests in flight at a stop, `Overloaded` those over a limit.
+WITH_TOKEN: Kinds = (Unauthorized, RateLimited, Overloaded, NotReady)
+WITH_SCOPE: Kinds = (InsufficientScope,)
+WITH_QUERY: Kinds = (InvalidRequest,)
+OF_PAGE: Kinds = (InvalidCursor,)
+OF_WRITE: Kinds = (InvalidRequest, MalformedJson, PayloadTooLarge, UnsupportedMediaType, StorageFull)
+WITH_KEY: Kinds = (InvalidIdempotencyKey, IdempotencyKeyReused)
+# Of paths and methods without a route.
+OF_UNKNOWN_ROUTES: Kinds = (NotFound, MethodNotAllowed)
 
 
 def problems_of(description: OperationSpec, *, has_token: bool, has_scope: bool, is_write: bool) -> list[type[Problem]]:
-    """All refusals of a request, by status and as they are judged."""
+    """Return the problems that an operation can respond with, by status and in the order of the checks."""
     kinds = [
-        *(WITH_A_QUERY if has_token else ()),
-        *(OF_A_WRITE if is_write else ()),
-        *(OF_A_PAGE if description.is_page else ()),
-        *(WITH_A_TOKEN if has_token else ()),
-        *(WITH_A_SCOPE if has_scope else ()),
-        *(WITH_A_KEY if is_write else ()),
+        *(WITH_QUERY if has_token else ()),
+        *(OF_WRITE if is_write else ()),
+        *(OF_PAGE if description.is_page else ()),
+        *(WITH_TOKEN if has_token else ()),
+        *(WITH_SCOPE if has_scope else ()),
+        *(WITH_KEY if is_write else ()),
         *description.problems,
         *ALWAYS,
     ]
@@ -79,7 +79,7 @@ def problems_of(description: OperationSpec, *, has_token: bool, has_scope: bool,
 
 _A_GRANT = {"path": "grants[3].amountMicro", "amountMicro": "60000000"}
 
-# What each code is answered with; one with other facts has another example. Whatever is answered, its facts are among these.
+# Examples of every code, one for each set of extension members. A response has no others; a test compares.
 EXAMPLES: tuple[Problem, ...] = (
     InvalidRequest(FieldError("amountMicro", "expected a string of digits")),
     MalformedJson("unexpected character at byte 12"),
@@ -185,6 +185,6 @@ EXAMPLES: tuple[Problem, ...] = (
 
 
 def every_example() -> tuple[Problem, ...]:
-    """Return all examples, with those of single operations; one that several operations share comes once."""
+    """Return all examples, with those of single operations. An example that several operations share comes once."""
     own = {id(example): example for description in OPERATIONS.values() for example in description.examples}
     return (*EXAMPLES, *own.values())

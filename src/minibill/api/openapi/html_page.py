@@ -26,14 +26,14 @@ tr { border-bottom: 1px solid var(--line) } nav a { margin-right: 1rem }
 
 _DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
-# The page may use the style it brings, and nothing else.
+# The page may use its own style, and nothing else.
 POLICY = f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 _PROBLEMS = "application/problem+json"
 
 
 def page(document: bytes) -> bytes:
-    """The page of a document."""
+    """Return the HTML page of an OpenAPI document in JSON."""
     return "".join(_page(msgspec.json.decode(document))).encode()
 
 
@@ -46,7 +46,7 @@ def _page(api: Json) -> Iterator[str]:
     yield from (f"<p>{escape(text)}</p>" for text in api["info"]["description"].split("\n\n"))
     yield '<p>For programs: <a href="/schema">OpenAPI 3.1</a>.</p><nav>'
     yield from (f'<a href="#{_anchor(tag)}">{escape(tag)}</a>' for tag in tags)
-    yield '<a href="#structures">structures</a><a href="#refusals">refusals</a></nav>'
+    yield '<a href="#structures">structures</a><a href="#problems">problems</a></nav>'
     for tag in tags:
         yield f'<h2 id="{_anchor(tag)}">{escape(tag)}</h2>'
         for method, path, operation in operations:
@@ -57,7 +57,7 @@ def _page(api: Json) -> Iterator[str]:
     for name, schema in parts["schemas"].items():
         if name not in codes:
             yield f'<h3 id="schema-{name}">{name}</h3>{_paragraph(schema)}{_members(schema)}'
-    yield '<h2 id="refusals">refusals</h2>'
+    yield '<h2 id="problems">problems</h2>'
     for name in sorted(codes):
         schema = parts["schemas"][name]
         yield f'<h3 id="schema-{name}">{schema["properties"]["status"]["const"]} {name}</h3>{_paragraph(schema)}'
@@ -76,8 +76,8 @@ def _operations(api: Json) -> Iterator[tuple[str, str, Json]]:
 def _operation(method: str, path: str, operation: Json, parts: Json) -> Iterator[str]:
     yield f'<details id="{operation["operationId"]}"><summary><b>{method}</b> <code>{escape(path)}</code>'
     yield f" <span>{escape(operation['summary'])}</span></summary>{_paragraph(operation)}"
-    for who in operation["security"]:
-        for kind, scopes in who.items():
+    for requirement in operation["security"]:
+        for kind, scopes in requirement.items():
             yield f"<p>Token: {escape(' '.join([kind, *scopes]))}</p>"
     parameters = [_resolve(parameter, parts) for parameter in operation["parameters"]]
     yield "<h3>Parameters</h3>" + _table(
@@ -92,12 +92,12 @@ def _operation(method: str, path: str, operation: Json, parts: Json) -> Iterator
     if body := operation.get("requestBody"):
         [content] = body["content"].values()
         yield f"<h3>Body</h3><p>{_kind(content['schema'])}{'' if body['required'] else ', or none'}</p>"
-    yield "<h3>Answers</h3><table>"
-    for status, answer in operation["responses"].items():
-        response = _resolve(answer, parts)
+    yield "<h3>Responses</h3><table>"
+    for status, reference in operation["responses"].items():
+        response = _resolve(reference, parts)
         kinds = [_kind(content["schema"]) for content in response.get("content", {}).values()]
-        what = "" if _PROBLEMS in response.get("content", {}) else escape(response["description"])
-        yield f"<tr><td>{status}</td><td>{', '.join(kinds)}</td><td>{what}</td></tr>"
+        meaning = "" if _PROBLEMS in response.get("content", {}) else escape(response["description"])
+        yield f"<tr><td>{status}</td><td>{', '.join(kinds)}</td><td>{meaning}</td></tr>"
     yield "</table></details>"
 
 
@@ -110,16 +110,16 @@ def _members(schema: Json) -> str:
 
 
 def _table(rows: Iterable[tuple[str, str, str, str]]) -> str:
-    """Rows of a name, what is said of it, its kind as HTML, and its meaning."""
+    """Return a table. Each row has a name, its place or `required`, its type as HTML, and its meaning."""
     lines = [
-        f"<tr><td><code>{escape(name)}</code></td><td>{escape(said)}</td><td>{kind}</td><td>{escape(meaning)}</td></tr>"
-        for name, said, kind, meaning in rows
+        f"<tr><td><code>{escape(name)}</code></td><td>{escape(place)}</td><td>{kind}</td><td>{escape(meaning)}</td></tr>"
+        for name, place, kind, meaning in rows
     ]
     return f"<table>{''.join(lines)}</table>" if lines else "<p>none</p>"
 
 
 def _kind(schema: Json) -> str:
-    """What a value is, in a few words of HTML."""
+    """Return the type of a value as HTML."""
     if reference := schema.get("$ref"):
         name = reference.rpartition("/")[2]
         return f'<a href="#schema-{name}">{name}</a>'

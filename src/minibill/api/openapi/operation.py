@@ -1,6 +1,6 @@
-"""What a handler takes, answers and refuses, said beside the handler: `GET /schema` tells it, and tests hold the code to it.
+"""The `@operation` decorator: the response, body, query and problems of a handler, for `GET /schema` and the tests.
 
-What all handlers have in common (tokens, bodies, keys, pages) is not repeated: `problems.py` knows it.
+It leaves out what all handlers share, such as tokens and idempotency keys: `openapi/errors.py` adds the problems of those.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,13 @@ JSON = "application/json"
 
 
 class OperationSpec(NamedTuple):
-    """`answer` is a struct, `str` for text, or None for no content; with a `PageQuery` it is what a page lists."""
+    """The description of one handler.
 
-    answer: type | None
+    `response` is a struct, `dict` for any object, `str` for text, or None for no content. With a `PageQuery` it is the type
+    of the items of a page.
+    """
+
+    response: type | None
     statuses: tuple[int, ...]
     body: type[Body] | None
     query: type[Query] | None
@@ -27,7 +31,7 @@ class OperationSpec(NamedTuple):
 
     @property
     def is_page(self) -> bool:
-        """Whether it answers a page of a list."""
+        """True if the response is a page of a list."""
         return self.query is not None and issubclass(self.query, PageQuery)
 
 
@@ -35,7 +39,7 @@ OPERATIONS: dict[Callable[..., Any], OperationSpec] = {}
 
 
 def operation(
-    answer: type | None,
+    response: type | None,
     *statuses: int,
     body: type[Body] | None = None,
     query: type[Query] | None = None,
@@ -43,13 +47,14 @@ def operation(
     media_type: str = JSON,
     examples: tuple[Problem, ...] = (),
 ) -> Callable[[H], H]:
-    """Describes the handler that follows: `@describe(Minted, 201, 200, body=MintBody, refusals=(AccountNotFound,))`.
+    """Describe a handler: `@operation(Minted, 201, 200, body=MintBody, problems=(AccountNotFound,))`.
 
-    Without a status it is 200. `problems` are those of its own, `examples` problems with extensions that only it sends.
+    Without `statuses` it is 200. `problems` are those of this handler alone; `examples` are problems whose extensions no
+    other handler sends.
     """
 
     def described(handler: H) -> H:
-        OPERATIONS[handler] = OperationSpec(answer, statuses or (200,), body, query, problems, media_type, examples)
+        OPERATIONS[handler] = OperationSpec(response, statuses or (200,), body, query, problems, media_type, examples)
         return handler
 
     return described

@@ -1,4 +1,4 @@
-"""The description of the API over HTTP: the document for programs, and a page of it for people."""
+"""The OpenAPI document over HTTP, and an HTML page of it."""
 
 import asyncio
 from functools import lru_cache
@@ -11,20 +11,20 @@ from minibill.api.routing import Route
 
 @operation(dict)
 async def show_schema(request: Request) -> Response:
-    """This API as OpenAPI 3.1."""
+    """This API as an OpenAPI 3.1 document."""
     return Response(200, await asyncio.to_thread(_document, request.state.routes))
 
 
 @operation(str, media_type="text/html; charset=utf-8")
 async def show_page(request: Request) -> Response:
-    """The same as a page to read, without scripts and without anything from elsewhere."""
+    """This API as an HTML page, without scripts and external resources."""
     from minibill.api.openapi.html_page import POLICY
 
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
     return Response(200, await asyncio.to_thread(_page, request.state.routes), headers, b"text/html; charset=utf-8")
 
 
-# Made when they are first asked for: a start does without them, and they never change.
+# The first request makes them, so that a start takes less time. They never change.
 
 
 @lru_cache(maxsize=1)
