@@ -5,6 +5,8 @@ import hashlib
 import inspect
 import json
 import random
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +15,14 @@ import uvicorn
 from litestar.types import Receive, Scope, Send
 from uvicorn.protocols.http import httptools_impl
 
+import minibill
 from minibill.server import http_protocol
 from minibill.server.http_protocol import HEADER_BYTES_MAX, MALFORMED_LINES_PER_MINUTE, TRAILER_BYTES_MAX, HttpProtocol
 from minibill.server.log_limit import LogLimit
 from tests.api.test_direct_exchange import Connection, post
 from tests.api_client import Api, log_fields
+
+PACKAGE = Path(minibill.__file__).parent
 
 UPGRADES = {
     "h2c, as curl sends it": [b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQ"],
@@ -334,6 +339,15 @@ def test_uvicorn_is_the_version_that_the_protocol_was_written_for() -> None:
     """
     written_for = ("0.54.0", "1d4e1c579df41684")
     assert (uvicorn.__version__, hashlib.sha256(inspect.getsource(httptools_impl).encode()).hexdigest()[:16]) == written_for
+
+
+def test_only_the_server_package_knows_uvicorn() -> None:
+    importing = [
+        str(file.relative_to(PACKAGE))
+        for file in sorted(PACKAGE.rglob("*.py"))
+        if re.search(r"^\s*(?:import|from) (?:uvicorn|httptools)\b", file.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert {name.split("/")[0] for name in importing} == {"server"}, importing
 
 
 def test_a_reservation_works_the_same_with_an_upgrade(api: Api, connection: Connection) -> None:

@@ -1,14 +1,11 @@
 """A book for tests: the real service on a real file, with short methods for common steps."""
 
-import asyncio
-import socket
 from collections.abc import Mapping
 from datetime import datetime
 from os import PathLike
 from typing import Any, NamedTuple
 
 import httpx
-import uvicorn
 
 from minibill.api.types import EntityType
 from minibill.app import app_of
@@ -23,6 +20,7 @@ from minibill.db.sqlite import Connection
 from minibill.embedded import EmbeddedClient, open_state
 from minibill.ledger.schemas import Entry, Minted
 from minibill.metrics.totals import Totals
+from minibill.server.in_process import InProcessServer
 from minibill.testing.clock import START, FrozenClock, us_of
 from minibill.testing.loop import LoopThread, LoopTransport
 
@@ -54,18 +52,6 @@ class _Api(Methods):
 
     def send(self, ask: Operation) -> bytes:
         return self._loop.run(self._inside.send(ask))
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server with an event that is set once it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
 
 
 class BookForTests:
@@ -104,7 +90,7 @@ class BookForTests:
             headers={"Authorization": f"Bearer {self.token()}"},
             transport=LoopTransport(self._loop, self.app),
         )
-        self._server: tuple[uvicorn.Server, asyncio.Task[None], str] | None = None
+        self._server: InProcessServer | None = None
         self._empty = self.snapshot()
 
     def close(self) -> None:
@@ -198,8 +184,8 @@ class BookForTests:
     def listen(self, port: int = 0) -> str:
         """Start the server on a port, 0 for a free one, and return its URL. A running server keeps its port."""
         if self._server is None:
-            self._server = self._loop.run(self._serve(port))
-        return self._server[2]
+            self._server = self._loop.run(InProcessServer.start(self.app, port))
+        return self._server.url
 
     # --- on the loop ---
 
@@ -216,18 +202,9 @@ class BookForTests:
         book.epoch = book.readers.point_read(current_epoch)
         book.reconciler.last = None
 
-    async def _serve(self, port: int) -> tuple[uvicorn.Server, asyncio.Task[None], str]:
-        listener = socket.create_server(("127.0.0.1", port))
-        server = _Server(uvicorn.Config(self.app, log_config=None, access_log=False, lifespan="off"))
-        task = asyncio.create_task(server.serve([listener]))
-        await server.listening.wait()
-        return server, task, f"http://127.0.0.1:{listener.getsockname()[1]}"
-
     async def _close(self) -> None:
         if self._server is not None:
-            server, task, _ = self._server
-            server.should_exit = True
-            await task
+            await self._server.stop()
         await self._service.book.close()
 
 
