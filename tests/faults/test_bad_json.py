@@ -12,11 +12,7 @@ from tests.api_client import Api, Json, problem_of
 from tests.faults.json_samples import IS_JSON, IS_LEFT_OPEN, IS_NO_JSON
 
 # Method, path and caller kind of every route with a body.
-WITH_A_BODY = [
-    (route.method, route.path.replace(":str", ""), route.kind)
-    for route in ROUTES
-    if OPERATIONS[route.handler].body is not None
-]
+WITH_A_BODY = [(route.method, route.path, route.kind) for route in ROUTES if OPERATIONS[route.handler].body is not None]
 
 
 def send(api: Api, method: str, path: str, kind: str | None, raw: bytes) -> httpx.Response:

@@ -96,7 +96,7 @@ class World:
         self.asked = 0
 
     def path(self, route: Route, **odd: str) -> str:
-        return route.path.replace(":str", "").format(**{**self.names, **odd})
+        return route.path.format(**{**self.names, **odd})
 
     def body(self, route: Route) -> Json:
         kind = OPERATIONS[route.handler].body
