@@ -4,8 +4,9 @@ Reserve, finalize and release read the same rows again and again: their account,
 saves these lookups, a third of the time of a reserve and its finalize. It belongs to the writer's connection, so all that
 it holds is committed or part of the running transaction.
 
-Reserve, finalize and release use the cache and keep it up to date. Any other write evicts the accounts that it touches
-(expiry.py). The writer drops the whole cache after a rollback and after another program has written to the file.
+Reserve, finalize and release use the cache and keep it up to date. Every other write evicts all accounts, unless it names
+those that it changes (`evict_only`). The writer drops the whole cache after a rollback and after another program has written
+to the file.
 
 If an entry of the cache were wrong, constraints and triggers would reject wrong balances and lots. They do not check the
 order of lots, expiry times or memberships, so tests compare the cache with the database after each step.

@@ -15,13 +15,13 @@ LEDGER, RESERVATIONS, ACCOUNTS = queries("ledger"), queries("reservations"), que
 def check(conn: Connection, cache: OperationCache) -> list[str]:
     """Return the differences between the cache and the committed state that `conn` reads, while no write is in flight.
 
-    The first lot of a pool may be unknown to the cache, and the next expiry may be cached too early.
+    A first lot may be missing from the cache, and `next_expiry_us` may be too early.
     """
     accounts: AccountCache = cache.values.get("ledger", AccountCache())
     found = [difference for account in accounts.accounts for difference in _of_account(conn, account)]
     for reservation in accounts.reservations:
         if reservation.account is not accounts.account(reservation.row.account_id):
-            found.append(f"reservation {reservation.row.id} has an account of its own")
+            found.append(f"reservation {reservation.row.id} refers to another copy of its account")
         found += _of_reservation(conn, reservation)
     return found if cache.ids is None else found + _of_ids(conn, cache.ids)
 
