@@ -166,7 +166,7 @@ def test_another_program_at_the_url_is_one_error_line(
 ) -> None:
     transport.faults = [lambda: response]
     result = pay("camp_1", people(1), exit_code=2)
-    assert "does not answer like minibill" in result.stderr
+    assert "does not respond like minibill" in result.stderr
     assert len(transport.requests) == 1
 
 

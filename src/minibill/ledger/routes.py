@@ -187,6 +187,7 @@ async def list_history(request: Request) -> Response:
 async def mint_credits(request: Request) -> Response:
     """Mint a lot of credits. One `sourceId` is credited once, however often the request is sent."""
     body, account_id = await request.read(_MINT), request.segment("account_id")
+    body.check()
     ceiling_micro = request.state.settings.ceiling_micro
     return await request.write(bind(mint, account_id=account_id, body=body, ceiling_micro=ceiling_micro))
 
@@ -303,6 +304,7 @@ def _require_same(member: str, named: str | None, of_path: str) -> None:
 def _reserve(request: Request, body: ReserveBody, *, account_id: str | None) -> Awaitable[Response]:
     settings = request.state.settings
     query = request.parameters(ReserveQuery)
+    body.check()
     return request.write(
         bind(
             reserve,

@@ -47,7 +47,7 @@ BoundBy = Literal["maxDiscountMicro", "availableMicro", "totalReservedMicro"]
 
 
 class MintBody(Body, frozen=True):
-    """Credits to mint. Raises `InvalidRequest` for an amount of 0 and for metadata that is not a small JSON object."""
+    """Credits to mint."""
 
     amount_micro: Micro
     source_type: Literal["grant", "deposit"] | None = None
@@ -58,7 +58,8 @@ class MintBody(Body, frozen=True):
     description: Description | None = None
     metadata: SentObject = msgspec.field(default_factory=Raw)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise `InvalidRequest` for an amount of 0, and for metadata that is not a small JSON object."""
         if self.amount_micro == 0:
             raise InvalidRequest(FieldError("amountMicro", "expected more than 0"))
         if self.metadata:
@@ -66,10 +67,7 @@ class MintBody(Body, frozen=True):
 
 
 class ReserveBody(Body, frozen=True):
-    """Credits to reserve. A service names the account here, by its id or its entity; an admin names it in the path.
-
-    Raises `InvalidRequest` for metadata that is not a small JSON object.
-    """
+    """Credits to reserve. A service names the account here, by its id or its entity; an admin names it in the path."""
 
     amount_micro: Micro
     account_id: AnyId | None = None
@@ -80,7 +78,8 @@ class ReserveBody(Body, frozen=True):
     description: Description | None = None
     metadata: SentObject = msgspec.field(default_factory=Raw)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise `InvalidRequest` for metadata that is not a small JSON object."""
         if self.metadata:
             json_object(self.metadata, "metadata")
 
