@@ -1,4 +1,4 @@
-"""Style as a test: import directions, banned calls, and that nothing which a user meets is undocumented."""
+"""Structure, style and documentation: layers, banned calls, prose, and pages that name everything a user sees."""
 
 import ast
 import importlib
@@ -97,6 +97,10 @@ def test_imports_point_left_only() -> None:
     assert wrong == set()
 
 
+def test_the_package_shows_at_most_8_modules_beside_its_packages() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
+
+
 def test_no_packages_import_each_other() -> None:
     graph: dict[str, set[str]] = {}
     for name, imported in imports_between_parts():
@@ -139,7 +143,7 @@ OWNERS = {
 }
 
 
-def test_a_features_sql_is_run_by_the_feature_alone() -> None:
+def test_only_a_feature_runs_its_own_sql() -> None:
     wrong = []
     seen = set()
     for name, tree in TREES.items():
@@ -162,7 +166,7 @@ MAY_READ_THE_CLOCK = {"core/clock.py": {"time.time_ns", "time.monotonic"}, "db/m
 
 
 def clock_reads(tree: ast.Module) -> set[str]:
-    """What a module says of the machine's clock, called or handed on."""
+    """Return the names of the machine's clock that a module uses, called or passed on."""
     read = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     by_name = {
         f"time.{alias.name}"
@@ -188,7 +192,7 @@ def test_no_amount_becomes_a_float() -> None:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_no_text_is_printed_but_by_commands(name: str) -> None:
+def test_only_commands_print(name: str) -> None:
     prints = [n.lineno for n in ast.walk(TREES[name]) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
     # python -m minibill.db.migrations prints the schema.
     assert prints == [] or name.startswith("cli/") or name == "db/migrations.py"
@@ -206,7 +210,7 @@ BANNED_SQL = {
 
 
 @pytest.mark.parametrize("rule", BANNED_SQL)
-def test_sql_keeps_to_its_rules(rule: str) -> None:
+def test_sql_has_no_banned_constructs(rule: str) -> None:
     found = {}
     for file in SQL_FILES:
         between = re.sub(r"--[^\n]*", "", file.read_text("utf-8"))
@@ -228,16 +232,16 @@ def test_sql_keeps_to_its_rules(rule: str) -> None:
         ("what is random can't be tried again", "random()"),
     ],
 )
-def test_what_is_banned_would_be_found(rule: str, sql: str) -> None:
+def test_a_banned_construct_is_found(rule: str, sql: str) -> None:
     assert find(BANNED_SQL[rule], sql) != []
 
 
 @pytest.mark.parametrize("sql", ["SELECT count(*) FROM x", "created_at_us INTEGER", "SELECT x FROM realms", "(1 * 2)"])
-def test_what_is_not_banned_is_not_found(sql: str) -> None:
+def test_an_allowed_construct_is_not_found(sql: str) -> None:
     assert [rule for rule, pattern in BANNED_SQL.items() if find(pattern, sql)] == []
 
 
-def test_a_moment_in_sql_says_its_unit() -> None:
+def test_sql_columns_of_times_and_amounts_name_their_unit() -> None:
     schema = re.sub(r"--[^\n]*", "", (ROOT / "sql" / "schema.sql").read_text("utf-8"))
     columns = re.findall(r"^    (\w+)\s+(?:INTEGER|TEXT|BLOB)\b", schema, re.MULTILINE)
     assert "created_at_us" in columns
@@ -248,7 +252,7 @@ def test_a_moment_in_sql_says_its_unit() -> None:
 # --- files ---
 
 
-def test_a_file_is_of_a_size_to_be_read() -> None:
+def test_source_files_are_short() -> None:
     lengths = {name: len(file.read_text("utf-8").splitlines()) for name, file in SOURCES.items()}
     assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
 
@@ -268,11 +272,41 @@ def undocumented(name: str, tree: ast.Module) -> Iterator[str]:
             yield f"{name}: {node.name}"
 
 
-def test_every_module_and_all_that_is_public_in_it_says_what_it_is() -> None:
+def test_every_module_and_public_name_has_a_docstring() -> None:
     assert [missing for name, tree in TREES.items() for missing in undocumented(name, tree)] == []
 
 
-# --- what users meet is written down ---
+# --- prose ---
+
+
+_CLAUSE = re.compile(r"(?:What|Whether|Which|How|Who|Whom|Whose|When|Where)\b")
+_WITH_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+PYTHON_FILES = sorted(file for folder in ("src", "tests", "bench", "docs") for file in (ROOT / folder).rglob("*.py"))
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    """A docstring says what a thing does or is. One that begins with a question word is a clause without a subject."""
+    found = [
+        f"{file.relative_to(ROOT)}: {text.splitlines()[0]}"
+        for file in PYTHON_FILES
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, _WITH_DOCSTRING) and (text := ast.get_docstring(node)) and _CLAUSE.match(text)
+    ]
+    assert found == []
+
+
+def test_names_of_tests_have_at_most_70_characters() -> None:
+    found = [
+        node.name
+        for file in PYTHON_FILES
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and len(node.name) > 70
+    ]
+    assert found == []
+
+
+# --- documentation of what users see ---
 
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
