@@ -50,7 +50,7 @@ class Transition(NamedTuple):
     action: Action
 
 
-# Expiry is not among them: time causes it, and a background job records it.
+# Callers cannot request expiry. A background job records it.
 TRANSITIONS = {
     "activate": Transition(("draft", "paused"), "active", "campaign.activate"),
     "pause": Transition(("active",), "paused", "campaign.pause"),

@@ -36,7 +36,7 @@ class FirstLot(msgspec.Struct, frozen=True, gc=False):
 
 
 class CachedAccount(msgspec.Struct):
-    """An account without expired lots or overdue reservations before `next_expiry_us`, which may be too early.
+    """An account whose lots and reservations do not expire before `next_expiry_us`, a lower bound.
 
     `balances` holds `general` and the pools that were spent from. `pending` counts the pending reservations. `first_lots`
     holds the first lots by pool, as far as they are known. `current` is false once the account was evicted.
@@ -56,7 +56,7 @@ class CachedAccount(msgspec.Struct):
         self.record_expiry(expires_at_us)
 
     def record_end_of_reservation(self) -> None:
-        """Count a pending reservation less."""
+        """Remove a pending reservation from the count."""
         self.pending -= 1
 
     def record_expiry(self, at_us: int | None) -> None:
@@ -65,7 +65,7 @@ class CachedAccount(msgspec.Struct):
             self.next_expiry_us = at_us
 
     def record_draw(self, lot_id: int, pool_id: str, left_micro: int, expires_at_us: int | None) -> None:
-        """Update the first lot of a pool after a draw on it; `left_micro` of the lot stay available."""
+        """Update the first lot of a pool after a draw on it; `left_micro` remain available in the lot."""
         if left_micro:
             self.first_lots[pool_id] = FirstLot(lot_id, left_micro, expires_at_us)
         else:

@@ -47,7 +47,7 @@ def account_response(row: AccountRow) -> Account:
 
 
 def existing_accounts(conn: Connection, keys: list[int]) -> set[int]:
-    """Return those of the keys that belong to an account."""
+    """Return the subset of these keys that belong to an account."""
     return {key for (key,) in SQL.existing_accounts.all(conn, account_ids=encode(keys).decode())}
 
 

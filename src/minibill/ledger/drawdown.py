@@ -1,7 +1,7 @@
 """Drawdown: the lots that a spend draws on. First the lots of its own pool, then those of `general`.
 
 Within a pool, the lower priority number comes first, then the soonest to expire, then the oldest. See
-docs/concepts/ledger.md. Expired lots must have been written as expired before.
+docs/concepts/ledger.md. The caller expires lots first.
 """
 
 import msgspec
@@ -16,7 +16,7 @@ SQL = queries("ledger")
 
 
 class Draw(msgspec.Struct, frozen=True, gc=False):
-    """Credits to take from one lot; `left_micro` of it stay available."""
+    """Credits to take from one lot; `left_micro` remain available in it."""
 
     lot_id: int
     pool_id: str

@@ -57,7 +57,7 @@ class ExpirySlices:
             now_us = self._clock.now_us()
             if not expire_slice(conn, accounts, now_us=now_us).is_last:
                 return None
-            # The operation may keep the cache for what it writes itself.
+            # The slice has changed these accounts, and the operation itself may not evict them.
             if (cache := cache_of(conn)) is not None:
                 cache.evict()
             return in_savepoint(conn, lambda conn: operation(conn, now_us), keep=keep, rejections=(Problem, ExpiryDue))

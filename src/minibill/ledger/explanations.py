@@ -92,7 +92,7 @@ def _why_passed_over(lot: LotToExplain, pools: tuple[str, ...], now_us: int) -> 
         return "other_pool"
     if lot.available_micro:
         return "not_needed"
-    # In the order of the states of a lot. A lot that was revoked while all of it was reserved gets nothing back either.
+    # In the order of the states of a lot. If a lot was revoked while fully reserved, returned credits are revoked too.
     if lot.revoked_micro:
         return "revoked"
     if lot.consumed_micro == lot.original_micro:

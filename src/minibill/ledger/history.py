@@ -19,7 +19,7 @@ def history_page(
     before: EntryPosition | None,
     count: int,
 ) -> list[EntryRow]:
-    """Return up to `count` entries, newest first: before a position, and not before the time `from_us`.
+    """Return up to `count` entries before a position, newest first, from the time `from_us` on.
 
     The caller opens a read transaction, so that all statements see the same entries.
     """

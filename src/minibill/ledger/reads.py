@@ -27,7 +27,7 @@ ACCOUNTS = queries("accounts")
 SQL = queries("ledger")
 RESERVATIONS = queries("reservations")
 
-# A key that no row has, for ids that can't be decoded.
+# Ids that can't be decoded get this key, which no row has.
 _NO_KEY = -1
 
 

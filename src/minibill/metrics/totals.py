@@ -1,7 +1,7 @@
 """Totals of the whole book, for the metrics. The ledger itself does not use them.
 
-Summing a million balances takes a tenth of a second. So a reader does it, and cached totals are used for a hundred times as
-long as that took.
+Summing a million balances takes a tenth of a second. A reader therefore computes the totals,
+and they are cached for a hundred times as long as that takes.
 """
 
 import asyncio
