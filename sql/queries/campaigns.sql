@@ -8,8 +8,8 @@ SELECT id, name, description, campaign_type, status, budget_micro, spent_micro, 
 
 -- name: accounts_returning_budget
 -- Accounts with overdue reservations that hold credits which this campaign revoked. The query reads at most :count reservations
--- and :count of the lots that they hold. If there are more, it returns the accounts of those it read, whatever they hold: the
--- caller expires these and runs the query again. It reads none for a campaign that never revoked reserved credits.
+-- and :count of the lots that they hold. If there are more, it returns the accounts of all that it read. The caller
+-- expires these and runs the query again. It reads none for a campaign that never revoked reserved credits.
 WITH overdue AS MATERIALIZED (
     SELECT id, account_id
       FROM credit_reservations

@@ -1,7 +1,7 @@
 -- Lots, balances and entries.
 
 -- name: newest_time
--- Returns the latest time in the book; its clock never starts before it. A book without writes has reconciliations.
+-- Returns the latest time in the book; its clock never starts before it. A book without writes may have a reconciliation.
 SELECT max(
     coalesce((SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_accounts ORDER BY id DESC LIMIT 1), 0),
@@ -180,7 +180,7 @@ SELECT pool_id, available_micro, reserved_micro
 
 -- name: balance_now
 -- Returns first a row without a pool, with the account's debt and the newest entry of the ledger; then a row per pool.
--- No row at all: the account does not exist.
+-- Returns no row if the account does not exist.
 -- Expiry counts before it is written: expired lots have no available credits, overdue reservations no reserved ones.
 WITH overdue AS MATERIALIZED (
     SELECT l.pool_id,

@@ -46,7 +46,7 @@ SELECT token_id, revoked_at_us
   FROM revoked_tokens;
 
 -- name: prune_tokens
--- One step of a slice.
+-- Deletes up to :count rows; the caller repeats it until its slice ends.
 DELETE FROM revoked_tokens
  WHERE token_id IN (
     SELECT token_id
@@ -68,7 +68,7 @@ SELECT sub, issued_before_us
   FROM revoked_subjects;
 
 -- name: prune_subjects
--- One step of a slice.
+-- Deletes up to :count rows; the caller repeats it until its slice ends.
 DELETE FROM revoked_subjects
  WHERE sub IN (
     SELECT sub

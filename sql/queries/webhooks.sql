@@ -31,7 +31,7 @@ SELECT id, revision
  WHERE is_enabled;
 
 -- name: edit_webhook
--- An edit starts the time again after which a failing endpoint is disabled.
+-- An edit restarts the period after which a failing endpoint is disabled.
 UPDATE webhooks
    SET url = :url,
        types = :types,
@@ -90,7 +90,7 @@ SELECT entry_id, event_id
  WHERE webhook_id = :webhook_id;
 
 -- name: attempts_by_event
--- The number of attempts of each event, and the time of the first, from the attempts that are kept.
+-- The number of attempts of each event, and the time of the first, from the attempts that are still stored.
 SELECT entry_id, event_id, max(attempt), min(attempted_at_us)
   FROM webhook_attempts
  WHERE webhook_id = :webhook_id

@@ -100,7 +100,7 @@ class Feed:
     async def read(self, after: Position, *, types: frozenset[str] | None, count: int) -> FeedPage:
         """Return up to `count` events after a position, of these types or of all.
 
-        The page may be empty although later events match: one read scans at most `SCAN_ROWS_MAX` rows. `is_end` tells.
+        The page may be empty although later events match: one read scans at most `SCAN_ROWS_MAX` rows. Check `is_end`.
         """
         entry_types, other_types = _split(types)
         newest = self.newest()

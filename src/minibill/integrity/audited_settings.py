@@ -339,5 +339,4 @@ _SETTINGS = (
     ),
 )  # fmt: skip
 
-# By rule.
 SETTINGS = {setting.rule: setting for setting in _SETTINGS}

@@ -238,9 +238,9 @@ def _order(violation: tuple[str, Any]) -> tuple[str, int, Any]:
 
 
 def violations_of(conn: Connection, rule: str, pause: Callable[[], object] = lambda: None) -> Iterator[tuple[str, Any]]:
-    """Yield what breaks a rule, as the kind and the key of each thing.
+    """Yield the kind and the key of each row that breaks a rule.
 
-    A sum beyond 63 bits is a violation by the table that the check reads: SQLite does not tell the row.
+    A sum beyond 63 bits is a violation by the table that the check reads: SQLite does not name the row.
     """
     try:
         yield from _violations_of(conn, rule, pause)

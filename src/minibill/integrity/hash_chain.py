@@ -115,7 +115,7 @@ def broken_links(conn: Connection) -> tuple[int, list[int]]:
             or (_are_keys_complete(oldest[0], after) and keys != keys_hash(conn, after=after, until=until))
         ):
             broken.append(found)
-        # The next link is checked against what this one holds, so that only the broken one is reported.
+        # Check the next link against the stored hash of this one, so that only the broken link is reported.
         number, previous_hash, after = found, own if isinstance(own, bytes) else NO_HASH, until
     return count, broken
 

@@ -33,7 +33,7 @@ RESPONSES_CHECK = "stored_responses"
 
 STEPS = 3 + len(CHECKS)
 
-# If a service opens the file during a read, the file is read again as a served one.
+# If a service opens the file during a read, the read is repeated as for a served file.
 ATTEMPTS_MAX = 3
 RETRY_SECONDS = 0.5
 

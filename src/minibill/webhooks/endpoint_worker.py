@@ -41,7 +41,7 @@ _RESUME_EVENTS = 50
 
 # A worker that failed restarts after this delay.
 RESTART_SECONDS = 1.0
-# Messages in flight when the service stops get this long to be answered.
+# When the service stops, the worker waits this long for responses to messages in flight.
 STOP_SECONDS = 2.0
 # An idle worker checks its times this often.
 POLL_SECONDS = 1.0
