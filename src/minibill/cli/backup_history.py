@@ -1,4 +1,4 @@
-"""Comparison of two states of a database: do they share their history, and which rows has only one of them."""
+"""Comparison of two states of a database: their common history, and the rows that only one has."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -59,7 +59,7 @@ def json_object(text: str) -> dict[str, Any]:
     """,
 )
 def campaign() -> None:
-    """Manage campaigns on a running service: create and activate one, pay a list, see what became of it.
+    """Manage campaigns on a running service: create and activate one, pay a list, show its results.
 
     Amounts in options are micro-units (1 unit = 1,000,000 micro). Amounts in lists are units.
     """
@@ -133,7 +133,7 @@ def create(
     if as_json:
         print_json(created, dry_run=dry_run)
     elif dry_run:
-        # Not the id: it is the id of nothing.
+        # A dry run creates no campaign, so its id is not printed.
         click.echo(f"dry run: {title} would be created with a budget of {budget_text}", err=quiet)
     elif quiet:
         click.echo(created.id)
@@ -214,7 +214,7 @@ def show(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
 )
 @campaign_argument
 @click.option("--grant", "grant_id", metavar="GRANT", type=grant_id_type, help="Revoke only this grant. [default: all]")
-@click.option("--reason", required=True, help="Reason, kept with the grants and in the audit log.")
+@click.option("--reason", required=True, help="Reason, stored with the grants and in the audit log.")
 @click.option("--dry-run", is_flag=True, help="Print what would be revoked, and change nothing.")
 @service_options
 def revoke(
@@ -242,7 +242,7 @@ def revoke(
 
 
 @campaign.command(
-    short_help="Show what became of the granted credits",
+    short_help="Show the use of granted credits",
     exit_codes=SERVICE_EXIT_CODES,
     examples="""
         minibill campaign stats camp_0000000000001
@@ -252,7 +252,7 @@ def revoke(
 @campaign_argument
 @service_options
 def stats(*, campaign_id: str, url: str, token: str, as_json: bool) -> None:
-    """Show what became of the credits that CAMPAIGN granted: in total, and for each day."""
+    """Show the use of the credits that CAMPAIGN granted: in total, and for each day."""
     with service_client(url, token) as client:
         shown = client.campaign_stats(campaign_id)
     if as_json:

@@ -85,7 +85,7 @@ def one_character(text: str) -> str:
     type=input_column,
     multiple=True,
     metavar="KEY=COLUMN",
-    help="Input of the campaign's formula; repeatable. A KEY that ends in Micro is an amount in units, any other is kept "
+    help="Input of the campaign's formula; repeatable. A KEY that ends in Micro is an amount in units, any other is stored "
     "as evidence.",
 )
 @click.option("--round", "rounding", type=click.Choice(["down"]), help="Cut off more than 6 decimal places.")
@@ -152,7 +152,7 @@ def import_list(
     FILE.csv is UTF-8 with a header line; - reads standard input. The command reads and checks the whole list before it pays
     anything. A row that can't be read, an account named twice, or a sum over the remaining budget stops the import.
 
-    Give --amount-column, --input-column or both. With both, the amount is paid and the input is kept as evidence.
+    Give --amount-column, --input-column or both. With both, the amount is paid and the input is stored as evidence.
 
     An import that was interrupted is safe to run again.
     """

@@ -79,7 +79,7 @@ def _run(keep: Path | None) -> tuple[str, Report]:
             _step(8, "Revoke its grant: unspent credits return to the budget", "$ minibill campaign revoke CAMPAIGN …")
             grant_id = _grant_of(url, token, campaign_id, account_id)
             _minibill(url, token, "campaign", "revoke", campaign_id, "--grant", grant_id, "--reason", "not a victim")
-            _step(9, "Show what became of the credits", "$ minibill campaign stats CAMPAIGN")
+            _step(9, "Show the use of the credits", "$ minibill campaign stats CAMPAIGN")
             _minibill(url, token, "campaign", "stats", campaign_id)
         report = _verify(folder / "demo.db")
         if keep is not None:

@@ -19,11 +19,11 @@ from minibill.core.ids import ID_CHARACTERS_MAX
 from minibill.core.money import MAX_MICRO, MICRO_PER_UNIT
 
 FORMULA_INPUT_BYTES_MAX = 4096
-# No float has more digits or a larger exponent than this. Longer text is not a number of a list.
+# No float has more digits or a larger exponent than this. Longer text is not an amount.
 NUMBER_CHARS_MAX = 400
 EXPONENT_MAX = 330
 DECIMALS_MAX = 100
-# A longer line is not a row of a list, and reading it would take unbounded memory.
+# Reading a line of any length would take unbounded memory.
 LINE_CHARS_MAX = 1_048_576
 
 PLACES = len(str(MICRO_PER_UNIT)) - 1
@@ -36,7 +36,7 @@ _COLUMNS_LISTED_MAX = 30
 # White space, but no control characters. Those are always an error.
 _BLANKS = "\t \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 
-# A spreadsheet writes decimals or a signed exponent. So `12e4`, with which a hash can begin, is an id.
+# Spreadsheets write numbers with decimals or a signed exponent. `12e4` has neither, so it is an id.
 _EXPONENT_FORM = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+[eE][+-]?|[eE][+-])[0-9]+")
 _ERROR_VALUE = re.compile(r"#[¡¿]?[\w/]+[!?]|#(?:N/A|N/D|N/V|NV|GETTING_DATA|#+)|Err:[0-9]{3}", re.IGNORECASE)
 
@@ -48,7 +48,7 @@ class Layout:
     """Format of the file and meaning of its columns.
 
     With an entity type, the account column holds entity ids, otherwise account ids. `input_columns` maps each key of the
-    formula's input to a column. A key that ends in `Micro` is an amount; any other is kept as text. With `decimals`,
+    formula's input to a column. A key that ends in `Micro` is an amount; any other remains text. With `decimals`,
     amounts are integers in base units of 10^-decimals.
     """
 
@@ -164,7 +164,7 @@ def _micro(digits: int, shift: int, text: str, *, round_down: bool) -> int:
 
 
 class _Lines:
-    """Physical lines of a file, with the latest one at hand. Bytes that are not UTF-8 become surrogates."""
+    """Physical lines of a file; keeps the latest one. Bytes that are not UTF-8 become surrogates."""
 
     def __init__(self, source: BinaryIO) -> None:
         start = source.read(4096)

@@ -14,7 +14,7 @@ SERVICE_EXIT_CODES = {0: "done", 1: "the service rejected the request", 2: "wron
 
 
 class Command(click.Command):
-    """A click command with examples, one command line a line, and exit codes with their meaning."""
+    """A click command with examples, one command per line, and exit codes with their meaning."""
 
     def __init__(
         self, *args: Any, examples: str, exit_codes: Mapping[int, str] = DONE_OR_USAGE_ERROR, **options: Any

@@ -275,7 +275,7 @@ def _result(item: Item, grant: GrantResult, *, paid: bool) -> Result:
     if grant.status == "skipped":
         return Result(item.line, "skipped", 0, grant.account_id, reason=grant.reason or "no_reason_given")
     if grant.status == "granted":
-        # The ids of a dry run identify nothing.
+        # A dry run is rolled back, so its ids are not valid.
         return (
             Result(item.line, "granted", amount_micro, grant.account_id, grant.grant_id)
             if paid

@@ -107,7 +107,7 @@ class Stop(NamedTuple):
 
 
 class DifferentAmount(NamedTuple):
-    """An account that was paid another amount before than the list says now."""
+    """An account that was paid before, with another amount than the list has."""
 
     line: int
     account: str

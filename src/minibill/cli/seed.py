@@ -111,7 +111,7 @@ class _Story:
             await self._admin("PUT", path, {"tier": tier, "expiresAt": expires})
 
     async def _launch(self) -> None:
-        """Grant credits that most never spend, in a campaign that expires."""
+        """Grant credits that most accounts never spend, in a campaign that expires."""
         campaign = await self._campaign(
             "Launch week", "promotional", 40, grantConfig={"amountMicro": "2000000"}, expiresAt=self._after(7 * DAY),
             grantTtlSeconds=14 * DAY, description="2 units for everybody who was there, good for two weeks.",
