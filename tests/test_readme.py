@@ -99,3 +99,9 @@ def headings(file: Path) -> set[str]:
     """Return the anchors of a page, as GitHub makes them from its headings."""
     found = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_the_index_of_decisions_lists_every_record() -> None:
+    folder = ROOT / "docs" / "internals" / "decisions"
+    listed = re.findall(r"\]\((\d{4}-[a-z0-9-]+\.md)\)", (folder / "README.md").read_text("utf-8"))
+    assert listed == sorted(file.name for file in folder.glob("0*.md"))
