@@ -88,6 +88,7 @@ def seconds_until_closed(server: Server, *sent: bytes) -> float:
         return time.monotonic() - began_s
 
 
+@pytest.mark.slow
 def test_an_idle_connection_is_closed_after_the_keep_alive_time(tmp_path: Path) -> None:
     with serving(tmp_path / "book.db", MINIBILL_KEEP_ALIVE_SECONDS="2") as server:
         assert 1.5 < seconds_until_closed(server, GET) < 10
@@ -96,6 +97,7 @@ def test_an_idle_connection_is_closed_after_the_keep_alive_time(tmp_path: Path) 
         assert 0.5 < seconds_until_closed(server) < 10
 
 
+@pytest.mark.slow
 def test_idle_connections_outlive_a_slow_header_and_end_at_a_stop(tmp_path: Path) -> None:
     with (
         serving(tmp_path / "book.db") as server,

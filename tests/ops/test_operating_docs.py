@@ -195,6 +195,7 @@ def box(new_box: Callable[[str], Box]) -> Box:
     return new_box("machine")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_operating_pages_work(box: Box) -> None:
     assert '"ready"' in box.run("install")
     assert "minibill" in (box.folder / "user").read_text()
@@ -249,6 +250,7 @@ def wait_for(box: Box, account: str) -> None:
     pytest.fail(f"{account} is not in the bucket")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", ["rescue-backup", "rescue-replica"])
 def test_a_lost_machine_is_restored_on_an_empty_one(new_box: Callable[[str], Box], copy: str) -> None:
     lost, empty = new_box("lost"), new_box("empty")
