@@ -8,7 +8,7 @@ import logging
 from functools import partial
 
 from minibill.api.context import AppState
-from minibill.api.tokens import forget_expired
+from minibill.api.tokens import prune_revocations
 from minibill.core.clock import monotonic_s
 from minibill.core.problems import Problem
 from minibill.db.slices import in_steps
@@ -51,14 +51,14 @@ async def _sweep_and_prune(state: AppState) -> None:
                 pruned_s = monotonic_s()
                 await state.book.prune()
                 uptime_us = state.book.uptime.now_us()
-                forget = in_steps(partial(forget_expired, settings=state.settings, uptime_us=uptime_us))
-                while await state.book.in_background(forget):
+                prune = in_steps(partial(prune_revocations, settings=state.settings, uptime_us=uptime_us))
+                while await state.book.in_background(prune):
                     pass
                 state.verifier.replace_denied(state.book.denied_tokens())
         except Problem as problem:
-            log.warning("sweep postponed", extra={"reason": problem.detail})
+            log.warning("maintenance postponed", extra={"reason": problem.detail})
         except Exception:
-            log.exception("sweep failed")
+            log.exception("maintenance failed")
 
 
 async def _extend_chain(state: AppState) -> None:

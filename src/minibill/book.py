@@ -253,7 +253,7 @@ class Book:
             await self.extend_chain(until_s=monotonic_s() + CHAIN_AT_CLOSE_SECONDS_MAX)
         except Exception as error:
             # The next start continues the chain, unless it is damaged, which `minibill verify` detects.
-            log.warning("could not extend the hash chain at shutdown: the next start continues it: %r", error)
+            log.warning("hash chain not extended at shutdown", extra={"reason": repr(error)})
         await self.writer.stop()
         await self.readers.close()
         try:
@@ -261,7 +261,7 @@ class Book:
                 self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except DatabaseError as error:
             # Nothing is lost: acknowledged writes are in the WAL, and the next start continues from there.
-            log.warning("could not checkpoint the write-ahead log at shutdown: the next start continues with it: %s", error)
+            log.warning("write-ahead log not checkpointed at shutdown", extra={"reason": str(error)})
         self._conn.close()
         self._anchor.close()
         self._lock.release()

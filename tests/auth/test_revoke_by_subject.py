@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from minibill.api.tokens import forget_expired
+from minibill.api.tokens import prune_revocations
 from minibill.core.clock import US_PER_SECOND, format_time, parse_time, real_now_us
 from tests.api_client import Api, Json, ok, problem_of, record_uptime
 from tests.auth.forged_tokens import ADMIN, SERVICE, TokenIssuer, now
@@ -127,7 +127,7 @@ def test_it_is_kept_until_every_such_token_has_expired(api: Api) -> None:
     def kept_after(seconds: int) -> bool:
         uptime_us = begin_us + seconds * US_PER_SECOND
         record_uptime(api, uptime_us)
-        api.loop.run(api.book.writer.run(lambda conn: forget_expired(conn, api.settings, uptime_us=uptime_us)))
+        api.loop.run(api.book.writer.run(lambda conn: prune_revocations(conn, api.settings, uptime_us=uptime_us)))
         return "eve" in api.book.denied_tokens().issued_before_us
 
     assert kept_after(3_600 + 59)
@@ -140,7 +140,7 @@ def test_a_repeated_revocation_is_kept_from_then_on(api: Api) -> None:
     later_us = api.book.uptime.now_us() + 30 * DAY * US_PER_SECOND
     api.book.uptime._begin_us += 30 * DAY * US_PER_SECOND
     revoke(api, "eve", now())
-    api.loop.run(api.book.writer.run(lambda conn: forget_expired(conn, api.settings, uptime_us=later_us)))
+    api.loop.run(api.book.writer.run(lambda conn: prune_revocations(conn, api.settings, uptime_us=later_us)))
     assert "eve" in api.book.denied_tokens().issued_before_us
 
 

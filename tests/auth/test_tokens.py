@@ -283,7 +283,7 @@ def test_a_revoked_token_stays_revoked_across_a_restart(start: Callable[..., Api
 
 
 def test_a_revocation_is_kept_until_the_token_has_expired(api: Api) -> None:
-    from minibill.api.tokens import forget_expired
+    from minibill.api.tokens import prune_revocations
 
     ok(api.post("/tokens/j-1/revoke"))
     begin_us = api.book.uptime.now_us()
@@ -293,10 +293,10 @@ def test_a_revocation_is_kept_until_the_token_has_expired(api: Api) -> None:
 
         def forget(conn: Connection) -> None:
             # The service uptime that the book has recorded counts.
-            forget_expired(conn, api.settings, uptime_us=2 * uptime_us)
+            prune_revocations(conn, api.settings, uptime_us=2 * uptime_us)
             kept = idempotency.Key("admin:operator", f"after-{seconds}", bytes(32))
             idempotency.store_response(conn, kept, idempotency.StoredResponse(200, b"{}"), uptime_us=uptime_us)
-            forget_expired(conn, api.settings, uptime_us=uptime_us)
+            prune_revocations(conn, api.settings, uptime_us=uptime_us)
 
         api.loop.run(api.book.writer.run(forget))
         return "j-1" in api.book.denied_tokens().token_ids

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minibill.api.tokens import forget_expired
+from minibill.api.tokens import prune_revocations
 from minibill.campaigns import revocation
 from minibill.core.problems import NotReady, Overloaded
 from minibill.db import lanes
@@ -220,7 +220,7 @@ def test_maintenance_of_the_book_is_background_work(api: Api, lanes_used: list[L
         before = len(lanes_used)
         api.loop.run(upkeep())
         assert len(lanes_used) > before
-    api.loop.run(api.book.in_background(in_steps(partial(forget_expired, settings=api.settings, uptime_us=uptime_us))))
+    api.loop.run(api.book.in_background(in_steps(partial(prune_revocations, settings=api.settings, uptime_us=uptime_us))))
     assert set(lanes_used) == {Lane.BACKGROUND}
 
 
@@ -230,7 +230,7 @@ def test_old_revoked_tokens_are_pruned_in_steps(api: Api, monkeypatch: pytest.Mo
         ok(api.post(f"/tokens/j-{number}/revoke"))
     uptime_us = api.book.uptime.now_us() + 30 * 86_400 * 1_000_000
     record_uptime(api, uptime_us)
-    forget = partial(forget_expired, settings=api.settings, uptime_us=uptime_us)
+    forget = partial(prune_revocations, settings=api.settings, uptime_us=uptime_us)
     assert api.loop.run(api.book.in_background(forget)) == 2
     assert api.loop.run(api.book.in_background(in_steps(forget))) == 3
     assert api.book.denied_tokens().token_ids == set()

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from minibill.api.tokens import forget_expired
+from minibill.api.tokens import prune_revocations
 from minibill.core.clock import JUMP_MAX_SECONDS_DEFAULT, US_PER_SECOND, parse_time
 from minibill.db.connection import open_reader
 from tests.api_client import Api, Json, ok, problem_of
@@ -62,7 +62,7 @@ def forget_what_is_old(api: Api) -> None:
     """Prune, as the background job does every ten minutes."""
     api.loop.run(api.book.prune())
     uptime_us = api.book.uptime.now_us()
-    api.loop.run(api.book.writer.run(partial(forget_expired, settings=api.settings, uptime_us=uptime_us)))
+    api.loop.run(api.book.writer.run(partial(prune_revocations, settings=api.settings, uptime_us=uptime_us)))
     api.app._state.verifier.replace_denied(api.book.denied_tokens())  # type: ignore[attr-defined]
 
 

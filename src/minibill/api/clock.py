@@ -28,7 +28,7 @@ async def show_clock(request: Request) -> Response:
 
 @operation(Now, body=AdvanceBody, problems=(NotFound,))
 async def advance_clock(request: Request) -> Response:
-    """Advance the book's time and expire what is due by then; 404 without --test-clock."""
+    """Advance the book's time and expire overdue items; 404 without --test-clock."""
     _require_test_clock(request)
     body = await request.read(_ADVANCE)
     book = request.state.book

@@ -40,7 +40,7 @@ def revoke_tokens(conn: Connection, now_us: int, *, sub: str, issued_before_us: 
     return WriteResult(answer, "token.revoke", "subject", sub, details)
 
 
-def forget_expired(conn: Connection, settings: Settings, *, uptime_us: int) -> int:
+def prune_revocations(conn: Connection, settings: Settings, *, uptime_us: int) -> int:
     """Delete denied tokens that expired `REVOCATION_SECONDS_MIN` of service uptime ago, up to a limit; return their number.
 
     The uptime counts as far as the book has recorded it. So a check can tell a pruned row from one that was deleted by hand.
