@@ -257,7 +257,7 @@ def test_source_files_are_short() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
 
 
-# The fields of a struct of the wire are named in the contract; a docstring would say them again.
+# docs/reference/http-api.md names the fields of requests and responses; a docstring would repeat it.
 _WIRE = {"ResponseBody", "Body", "Query", "PageQuery"}
 
 
