@@ -105,15 +105,24 @@ def convert(values: dict[str, str], expected: type[T]) -> T:
         raise invalid(str(error), expected) from None
 
 
+def object_bytes(raw: msgspec.Raw) -> bytes | None:
+    """Return the bytes of a JSON value as it was sent; None if it is missing or `null`."""
+    text = bytes(raw)
+    return None if text in (b"", b"null") else text
+
+
+def object_text(raw: msgspec.Raw) -> str | None:
+    """Return the text of an object that `json_object` has checked; None if it is missing or `null`."""
+    text = object_bytes(raw)
+    return None if text is None else text.decode()
+
+
 def json_object(raw: msgspec.Raw | None, path: str, *, bytes_max: int = OBJECT_BYTES_MAX) -> str | None:
     """Return the text of a JSON object as it was sent; None if it is missing or `null`.
 
     Raises `InvalidRequest` for another type of JSON, and for more than `bytes_max` bytes or 100 levels.
     """
-    if raw is None:
-        return None
-    text = bytes(raw)
-    if not text or text == b"null":
+    if raw is None or (text := object_bytes(raw)) is None:
         return None
     if text[:1] != b"{":
         raise InvalidRequest(FieldError(path, "expected an object"))

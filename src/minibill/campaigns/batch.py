@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from minibill.api.decoding import Decoder, json_object
+from minibill.api.decoding import Decoder, json_object, object_text
 from minibill.api.types import Entity, Micro, encode
 from minibill.campaigns import formulas
 from minibill.campaigns.grants import AccountGrant, granted_result, skipped_result, unknown_account_result
@@ -220,7 +220,7 @@ def _amount(formula: formulas.Formula, item: GrantItem, position: int) -> formul
     if item.amount_micro is not None:
         return formulas.Result(int(item.amount_micro), None if item.amount_micro else "amount_is_zero")
     if formula.of_loss is not None:
-        formula_input = _formula_input(item)
+        formula_input = object_text(item.formula_input)
         if formula_input is None:
             raise InvalidRequest(
                 FieldError(
@@ -232,11 +232,6 @@ def _amount(formula: formulas.Formula, item: GrantItem, position: int) -> formul
     if formula.fixed_micro is None:
         raise InvalidRequest(FieldError(f"grants[{position}].amountMicro", "is required: the campaign has no fixed amount"))
     return formulas.Result(formula.fixed_micro, None if formula.fixed_micro else "comes_to_zero")
-
-
-def _formula_input(item: GrantItem) -> str | None:
-    text = bytes(item.formula_input)
-    return None if text in (b"", b"null") else text.decode()
 
 
 def _loss_micro(formula_input: str, position: int) -> int:
@@ -349,7 +344,7 @@ def _pay(
         conn,
         [
             (row.grant_id, campaign.id, row.account_id, row.lot_id, row.amount_micro, campaign.grant_formula,
-             _formula_input(grant.item), now_us)
+             object_text(grant.item.formula_input), now_us)
             for grant, row in zip(new, paid.values(), strict=True)
         ],
     )  # fmt: skip

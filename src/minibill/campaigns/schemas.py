@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Raw, field
 
 from minibill.api.types import (
+    NO_NUL,
     AnyId,
     Body,
     Entity,
@@ -27,9 +28,8 @@ Formula = Literal["proportional_loss", "fixed_amount", "tiered"]
 GrantStatus = Literal["granted", "revoked"]
 ItemStatus = Literal["granted", "revoked", "skipped", "failed"]
 
-_NO_NUL = r"^[^\x00]*\Z"
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
-LongText = Annotated[str, Meta(max_length=2000, pattern=_NO_NUL)]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
+LongText = Annotated[str, Meta(max_length=2000, pattern=NO_NUL)]
 # 100 years.
 GrantTtl = Annotated[int, Meta(ge=1, le=3_153_600_000)]
 

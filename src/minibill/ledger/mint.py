@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from minibill.api.decoding import json_object
+from minibill.api.decoding import object_text
 from minibill.api.types import encode, optional_time
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND
@@ -61,8 +61,8 @@ NO_HOLDINGS = Holdings(0, 0, EMPTY)
 def mint(conn: Connection, now_us: int, *, account_id: str, body: MintBody, ceiling_micro: int) -> WriteResult:
     """Mint a lot. If its source was credited before with the same account and amount, return the first lot.
 
-    Raises `AccountNotFound`, `SourceAlreadyCredited`, `AmountTooLarge`, `TooManyPools`, `InvalidRequest` for an expiry that
-    is not in the future, and `ExpiryDue`. See docs/concepts/ledger.md.
+    The body has passed its `check`. Raises `AccountNotFound`, `SourceAlreadyCredited`, `AmountTooLarge`,
+    `TooManyPools`, `InvalidRequest` for an expiry that is not in the future, and `ExpiryDue`. See docs/concepts/ledger.md.
     """
     account = account_for_update(conn, account_id, now_us=now_us)
     amount_micro, source_type = int(body.amount_micro), body.source_type or "grant"
@@ -100,7 +100,7 @@ def mint(conn: Connection, now_us: int, *, account_id: str, body: MintBody, ceil
         amount_micro,
         expires_at_us,
         description=body.description,
-        metadata=json_object(body.metadata, "metadata"),
+        metadata=object_text(body.metadata),
     )
     lot_id, balances = insert_lots(conn, [new_lot], holdings=holdings, now_us=now_us)
     after = balances[account, pool_id]

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from minibill.api.decoding import json_object
+from minibill.api.decoding import object_text
 from minibill.api.types import Entity, encode, optional_time
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, format_time
@@ -61,13 +61,14 @@ def reserve(
     amount or raises. Soft mode reserves what is available, from as many lots as a reservation may have. Shadow mode
     reserves nothing and records the amount, without a discount. With `explain`, the response or the error explains it.
 
-    Raises `AccountNotFound`, `InvalidRequest` if the body names two accounts, `AmountTooLarge`, `TooManyReservations`, in
-    live mode `InsufficientBalance` and `TooManyLots`, and `ExpiryDue`. See docs/concepts/ledger.md.
+    The body has passed its `check`. Raises `AccountNotFound`, `InvalidRequest` if the body names two accounts,
+    `AmountTooLarge`, `TooManyReservations`, in live mode `InsufficientBalance` and `TooManyLots`, and `ExpiryDue`. See
+    docs/concepts/ledger.md.
     """
     pool_id, list_micro = body.pool_id or DEFAULT_POOL, int(body.amount_micro)
     billing_mode = body.billing_mode or default_billing_mode
     description = body.description
-    metadata = json_object(body.metadata, "metadata") if body.metadata else None
+    metadata = object_text(body.metadata) if body.metadata else None
     account = _spending_account(conn, account_id or body.account_id, body.entity, pool_id=pool_id, now_us=now_us)
     key = account.account_id
     require_within_ceiling(list_micro, ceiling_micro)
