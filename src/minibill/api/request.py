@@ -5,6 +5,7 @@ process. So validation, idempotency, dry runs and the audit log are the same for
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
@@ -30,7 +31,7 @@ Q = TypeVar("Q", bound=Query)
 P = TypeVar("P", bound=PageQuery)
 
 
-class Request:
+class Request(ABC):
     """A request and its caller, and what handlers do with it.
 
     A subclass says how the query, the body, the idempotency key and the origin of the request are read.
@@ -49,28 +50,28 @@ class Request:
 
     # --- how a request arrives ---
 
+    @abstractmethod
     def query_members(self) -> dict[str, str]:
         """Return the decoded query. Raises `InvalidRequest` if it can't be decoded or repeats a parameter."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def body(self) -> bytes:
         """Return the body, which is empty if none was sent. Raises the `Problem` of a body that can't be accepted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def idempotency_key(self, body: bytes) -> idempotency.Key | None:
         """Return the idempotency key, if one was sent, with the fingerprint of the request.
 
         Raises `InvalidIdempotencyKey`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def origin(self) -> Origin:
         """Return the origin of the request for the audit log."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def wait_for_disconnect(self) -> None:
         """Wait until the client has disconnected."""
-        raise NotImplementedError
 
     # --- reading ---
 
