@@ -134,20 +134,20 @@ SELECT b.account_id, count(*), sum(b.available_micro + b.reserved_micro),
 
 -- name: insert_entries
 INSERT INTO credit_ledger (
-    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
-    available_after_micro, reserved_after_micro, created_at_us, description, metadata)
+    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, charge_id, amount_micro, available_delta_micro,
+    reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us, description, metadata)
 VALUES (
-    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
+    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :charge_id, :amount_micro, :available_delta_micro,
     :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: insert_first_entries
 -- Like insert_entries, for the first entries of an epoch, whose ids start above its base. SQLite assigns all later ids.
 INSERT INTO credit_ledger (
-    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro,
+    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, charge_id, amount_micro, available_delta_micro,
     reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us, description, metadata)
 VALUES (
-    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
-    :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
+    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :charge_id, :amount_micro,
+    :available_delta_micro, :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: balance_without_expiry_due
 -- Returns the rows of balance_now at half its cost, if no expiry is due on the account. Otherwise the first row is missing.

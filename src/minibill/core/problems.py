@@ -198,6 +198,15 @@ class GrantNotFound(Problem):
         super().__init__("the campaign has no grant with this id", grant_id=grant_id)
 
 
+class ChargeNotFound(Problem):
+    """No charge has this id."""
+
+    code, status, title = "charge_not_found", 404, "Charge not found"
+
+    def __init__(self, charge_id: str) -> None:
+        super().__init__("no charge has this id", charge_id=charge_id)
+
+
 class ReservationNotFound(Problem):
     """No reservation has this id."""
 
@@ -293,6 +302,12 @@ class SourceAlreadyCredited(Problem):
     """The source was credited before, to another account or with another amount."""
 
     code, status, title = "source_already_credited", 409, "The source was already credited"
+
+
+class SourceAlreadyCharged(Problem):
+    """The source charged the account before, with another cost or from another pool."""
+
+    code, status, title = "source_already_charged", 409, "The source was already charged"
 
 
 # --- 422: over a limit ---

@@ -1,4 +1,4 @@
-"""Debts: soft-mode charges beyond the available credits. Later credits pay them first, the oldest first."""
+"""Debts: the parts of soft-mode spends that no credits covered. Later credits pay them first, the oldest first."""
 
 from collections.abc import Sequence
 
@@ -23,8 +23,8 @@ def debt_response(row: DebtRow) -> Debt:
         debt_id=ids.encode(ids.DEBT, row.id),
         account_id=ids.encode(ids.ACCOUNT, row.account_id),
         pool_id=row.pool_id,
-        reservation_id=ids.encode(ids.RESERVATION, row.reservation_id),
-        charge_id=None,
+        reservation_id=ids.optional(ids.RESERVATION, row.reservation_id),
+        charge_id=ids.optional(ids.CHARGE, row.charge_id),
         refund_id=None,
         original_micro=str(row.original_micro),
         paid_micro=str(row.paid_micro),
@@ -37,12 +37,16 @@ def incur_debt(
     *,
     account_id: int,
     pool_id: str,
-    reservation_id: int,
+    reservation_id: int | None = None,
+    charge_id: int | None = None,
     owed_micro: int,
     metadata: str | None,
     now_us: int,
 ) -> EntryDraft:
-    """Insert a debt and return its entry. Raises `AmountTooLarge` if the account would owe more than 2^63-1."""
+    """Insert the debt of a reservation or charge, and return its entry.
+
+    Raises `AmountTooLarge` if the account would owe more than 2^63-1.
+    """
     row = SQL.open_debt_of_account.one(conn, account_id=account_id)
     assert row is not None
     (debt_micro,) = row
@@ -58,10 +62,13 @@ def incur_debt(
         debt_id=debt_id,
         account_id=account_id,
         reservation_id=reservation_id,
+        charge_id=charge_id,
         original_micro=owed_micro,
         now_us=now_us,
     )
-    return EntryDraft(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
+    return EntryDraft(
+        account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata, charge_id=charge_id
+    )
 
 
 def pay_debts(conn: Connection, new_credits: Sequence[EntryDraft], *, only_debt: int | None = None) -> list[EntryDraft]:
@@ -87,7 +94,7 @@ def pay_debts(conn: Connection, new_credits: Sequence[EntryDraft], *, only_debt:
             left_micro -= paid_micro
             lot_updates.add(lot_id, available=-paid_micro, consumed=paid_micro)
             payments.append((paid_micro, debt.id))
-            metadata = encode({"debtReservationId": ids.encode(ids.RESERVATION, debt.reservation_id)}).decode()
+            metadata = encode(_origin(debt)).decode()
             entries.append(
                 EntryDraft(
                     credit.account_id, credit.pool_id, "debt_paid", -paid_micro, -paid_micro, 0, lot_id, metadata=metadata
@@ -96,3 +103,10 @@ def pay_debts(conn: Connection, new_credits: Sequence[EntryDraft], *, only_debt:
     lot_updates.write(conn)
     SQL.pay_debt.many(conn, payments)
     return entries
+
+
+def _origin(debt: OpenDebt) -> dict[str, str]:
+    if debt.charge_id is not None:
+        return {"debtChargeId": ids.encode(ids.CHARGE, debt.charge_id)}
+    assert debt.reservation_id is not None
+    return {"debtReservationId": ids.encode(ids.RESERVATION, debt.reservation_id)}

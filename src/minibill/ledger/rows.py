@@ -151,7 +151,8 @@ class DebtRow(NamedTuple):
     id: int
     account_id: int
     pool_id: str
-    reservation_id: int
+    reservation_id: int | None
+    charge_id: int | None
     original_micro: int
     paid_micro: int
     created_at_us: int
@@ -162,7 +163,8 @@ class OpenDebt(NamedTuple):
 
     account_id: int
     id: int
-    reservation_id: int
+    reservation_id: int | None
+    charge_id: int | None
     owed_micro: int
 
 

@@ -36,8 +36,8 @@ SourceType = Literal["deposit", "grant", "purchase", "transfer_in", "commons_div
 ReservationStatus = Literal["pending", "finalized", "released", "expired"]
 LotState = Literal["live", "spent", "expired", "revoked"]
 EntryType = Literal[
-    "deposit", "grant", "reserve", "finalize", "release", "expire", "revoke", "debt_incurred", "debt_paid", "shadow_reserve",
-    "shadow_finalize",
+    "deposit", "grant", "reserve", "finalize", "release", "expire", "revoke", "debt_incurred", "debt_paid", "charge",
+    "shadow_reserve", "shadow_finalize", "shadow_charge",
 ]  # fmt: skip
 
 # The role of a lot in an explanation: drawn, drawable but not enough together with the others, or why it was passed over.
