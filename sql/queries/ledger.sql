@@ -6,6 +6,7 @@ SELECT max(
     coalesce((SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_accounts ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_reservations ORDER BY id DESC LIMIT 1), 0),
+    coalesce((SELECT created_at_us FROM credit_charges ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM events ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
     coalesce((SELECT reconciled_at_us FROM reconciliations WHERE id = 1), 0));

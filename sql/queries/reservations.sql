@@ -84,7 +84,7 @@ SELECT h.reservation_id, h.lot_id, h.reserved_micro
   CROSS JOIN reservation_lots h ON h.reservation_id = j.value
  ORDER BY h.reservation_id, h.position;
 
--- name: insert_debt
+-- name: insert_debts
 INSERT INTO credit_debts (id, account_id, reservation_id, charge_id, original_micro, paid_micro, created_at_us)
 VALUES (:debt_id, :account_id, :reservation_id, :charge_id, :original_micro, 0, :now_us);
 

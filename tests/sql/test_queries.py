@@ -21,6 +21,7 @@ SCANS = {
     ("newest_time", "SCAN credit_ledger"): "one row: the last by rowid",
     ("newest_time", "SCAN credit_accounts"): "one row: the last by rowid",
     ("newest_time", "SCAN credit_reservations"): "one row: the last by rowid",
+    ("newest_time", "SCAN credit_charges"): "one row: the last by rowid",
     ("newest_time", "SCAN admin_audit_log"): "one row: the last by rowid",
     ("newest_time", "SCAN events"): "one row: the last by rowid",
     ("total_balances", "SCAN credit_balances"): "for the metrics, on a reader and seldom: totals.py says how seldom",

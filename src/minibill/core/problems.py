@@ -81,9 +81,9 @@ class MalformedJson(Problem):
 
 
 class BatchTooLarge(Problem):
-    """The batch has more grants than one batch may have."""
+    """The batch has more items than one batch may have."""
 
-    code, status, title = "batch_too_large", 400, "Too many grants in the batch"
+    code, status, title = "batch_too_large", 400, "Too many items in the batch"
 
 
 class DuplicateAccount(Problem):

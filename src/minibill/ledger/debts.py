@@ -1,6 +1,7 @@
 """Debts: the parts of soft-mode spends that no credits covered. Later credits pay them first, the oldest first."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from minibill.api.types import encode
 from minibill.core import ids
@@ -15,6 +16,15 @@ from minibill.ledger.rows import DebtRow, OpenDebt
 from minibill.ledger.schemas import Debt
 
 SQL = queries("reservations")
+
+
+class NewDebt(NamedTuple):
+    """A debt to insert, of a reservation or of a charge."""
+
+    account_id: int
+    owed_micro: int
+    reservation_id: int | None = None
+    charge_id: int | None = None
 
 
 def debt_response(row: DebtRow) -> Debt:
@@ -37,16 +47,22 @@ def incur_debt(
     *,
     account_id: int,
     pool_id: str,
-    reservation_id: int | None = None,
-    charge_id: int | None = None,
+    reservation_id: int,
     owed_micro: int,
     metadata: str | None,
     now_us: int,
 ) -> EntryDraft:
-    """Insert the debt of a reservation or charge, and return its entry.
+    """Insert the debt of a reservation and return its entry.
 
     Raises `AmountTooLarge` if the account would owe more than 2^63-1.
     """
+    require_room_for_debt(conn, account_id, owed_micro)
+    insert_debts(conn, [NewDebt(account_id, owed_micro, reservation_id=reservation_id)], now_us=now_us)
+    return EntryDraft(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
+
+
+def require_room_for_debt(conn: Connection, account_id: int, owed_micro: int) -> None:
+    """Raise `AmountTooLarge` if the account would owe more than 2^63-1 with this debt."""
     row = SQL.open_debt_of_account.one(conn, account_id=account_id)
     assert row is not None
     (debt_micro,) = row
@@ -54,21 +70,19 @@ def incur_debt(
         raise AmountTooLarge(
             f"an account owes at most {MAX_MICRO} micro-units", debt_micro=str(debt_micro), requested_micro=str(owed_micro)
         )
+
+
+def insert_debts(conn: Connection, debts: Sequence[NewDebt], *, now_us: int) -> None:
+    """Insert debts. The caller posts their entries."""
     new = next_ids(conn)
-    debt_id = new.debts
-    new.debts += 1
-    SQL.insert_debt.run(
+    SQL.insert_debts.many(
         conn,
-        debt_id=debt_id,
-        account_id=account_id,
-        reservation_id=reservation_id,
-        charge_id=charge_id,
-        original_micro=owed_micro,
-        now_us=now_us,
+        [
+            (debt_id, debt.account_id, debt.reservation_id, debt.charge_id, debt.owed_micro, now_us)
+            for debt_id, debt in enumerate(debts, new.debts)
+        ],
     )
-    return EntryDraft(
-        account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata, charge_id=charge_id
-    )
+    new.debts += len(debts)
 
 
 def pay_debts(conn: Connection, new_credits: Sequence[EntryDraft], *, only_debt: int | None = None) -> list[EntryDraft]:

@@ -330,7 +330,7 @@ class Explanation(ResponseBody):
 
 
 class ReserveExplanation(Explanation):
-    """The explanation of a new or rejected reservation, with all memberships and the lots that were passed over."""
+    """The explanation of a new or rejected spend, with all memberships and the lots that were passed over."""
 
     considered: list[Considered]
 
