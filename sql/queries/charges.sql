@@ -52,7 +52,7 @@ SELECT c.account_id, c.source_id, c.id, c.pool_id, c.list_micro, c.charged_micro
 
 -- name: first_lots_of_pools
 -- The first lots with available credits of each pool, in drawdown order. :pools is a JSON array of [account, pool].
-SELECT l.account_id, l.pool_id, l.id, l.available_micro
+SELECT l.account_id, l.pool_id, l.id, l.available_micro, l.expires_at_us
   FROM json_each(:pools) j
   CROSS JOIN credit_lots l ON l.id IN (
        SELECT f.id

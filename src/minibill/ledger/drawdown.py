@@ -4,7 +4,7 @@ Within a pool, the lower priority number comes first, then the soonest to expire
 docs/concepts/ledger.md. The caller expires lots first.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -61,7 +61,7 @@ def choose_draws(
     return draws
 
 
-def lots_in_drawdown_order(conn: Connection, account_id: int, pool_id: str) -> Iterator[Row]:
+def lots_in_drawdown_order(conn: Connection, account_id: int, pool_id: str) -> Iterable[Row]:
     """Yield key, available micro-units and expiry of the lots of a pool, row by row; write nothing before the last one."""
     return SQL.lots_in_drawdown_order.run(conn, account_id=account_id, pool_id=pool_id)
 
