@@ -8,6 +8,7 @@ import msgspec
 
 from minibill.api.types import Entity
 from minibill.auth.callers import CallerKind
+from minibill.ledger.schemas import BillingMode
 
 T = TypeVar("T")
 
@@ -45,6 +46,18 @@ class GrantTo(msgspec.Struct, frozen=True):
     who: AccountRef
     amount_micro: int | None = None
     formula_input: Json | None = None
+
+
+class UsageOf(msgspec.Struct, frozen=True):
+    """A usage record of a batch: the account, its cost at list price in micro-units, and the id that charges it once."""
+
+    who: AccountRef
+    cost_micro: int
+    source_id: str
+    pool_id: str | None = None
+    billing_mode: BillingMode | None = None
+    description: str | None = None
+    metadata: Json | None = None
 
 
 class TierOf(msgspec.Struct, frozen=True):
@@ -128,6 +141,19 @@ def grant_item(grant: GrantTo) -> dict[str, Any]:
     """Return a grant in its JSON form."""
     members = {"amountMicro": micro(grant.amount_micro), "formulaInput": grant.formula_input}
     return account_of(grant.who) | {name: value for name, value in members.items() if value is not None}
+
+
+def usage_record(of: UsageOf) -> dict[str, Any]:
+    """Return a usage record in its JSON form."""
+    members = {
+        "costMicro": micro(of.cost_micro),
+        "sourceId": of.source_id,
+        "poolId": of.pool_id,
+        "billingMode": of.billing_mode,
+        "description": of.description,
+        "metadata": of.metadata,
+    }
+    return account_of(of.who) | {name: value for name, value in members.items() if value is not None}
 
 
 def threshold(of: ThresholdOf) -> Json:

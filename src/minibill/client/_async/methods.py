@@ -8,6 +8,7 @@ from minibill.api.schemas import AcceptedClock, Now, RevokedToken, RevokedTokens
 from minibill.audit.schemas import AuditRow
 from minibill.client._async.accounts import AsyncAccounts
 from minibill.client._async.campaigns import AsyncCampaigns
+from minibill.client._async.charges import AsyncCharges
 from minibill.client._async.events import AsyncFeed
 from minibill.client.operation import time
 from minibill.integrity.report import Report
@@ -15,7 +16,7 @@ from minibill.integrity.report import Report
 T = TypeVar("T")
 
 
-class AsyncMethods(AsyncAccounts, AsyncCampaigns, AsyncFeed):
+class AsyncMethods(AsyncAccounts, AsyncCharges, AsyncCampaigns, AsyncFeed):
     """The operations of the admin API and the service API. Responses are structs.
 
     Amounts are integers of micro-units in arguments, and strings of digits in responses: convert them with `int(…)`. Times
