@@ -618,7 +618,7 @@ SORTS_LITTLE = {
 
 def test_a_rule_sorts_one_range_of_accounts_at_most(migrated_file: Path) -> None:
     with closing(open_reader(migrated_file)) as conn:
-        conn.create_function("reservation_key", 1, lambda key: key, deterministic=True)
+        conn.create_function("key_of", 2, lambda prefix, key: key, deterministic=True)
         plans = {
             name: " ".join(
                 step for *_, step in conn.execute(f"EXPLAIN QUERY PLAN {query.sql}", [0] * len(query.parameters)).fetchall()
