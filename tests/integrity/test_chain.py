@@ -71,7 +71,7 @@ def conn(migrated_file: Path, tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """Return the small book of tests/sql, restored once, with one link over all rows and without triggers."""
     path = make_book(migrated_file, tmp_path)
     with closing(open_writer(path)) as conn:
-        conn.execute("INSERT INTO book_epochs VALUES (1000, 2, 'restored', 2000, 3, 6, 6, 1, 17, 8, 2, 60)")
+        conn.execute("INSERT INTO book_epochs VALUES (1000, 2, 'restored', 2000, 4, 9, 6, 4, 2, 26, 8, 2, 61)")
         assert append_link(conn) and not append_link(conn)
         assert broken_links(conn) == (1, [])
         conn.execute("PRAGMA ignore_check_constraints = ON")

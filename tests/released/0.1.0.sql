@@ -611,7 +611,7 @@ INSERT INTO schema_migrations VALUES (11, 'audit', '85d4ae5c010b6f5da1ae8de353dd
 INSERT INTO schema_migrations VALUES (12, 'integrity', '015ce31895548314e0751895869b9db910e0305c8663ad0431f030350236dd83', 0);
 INSERT INTO schema_migrations VALUES (13, 'idempotency_keys', '95c0460af12ed2c53d081ff9d19e787f16910ddd04eb78dd695462ee02bc2217', 0);
 INSERT INTO schema_migrations VALUES (14, 'revoked_tokens', '97f50416b3ad720e548fa93a0f8b0bb67606a1b2e549e033359f09f7ba1bf98b', 0);
-INSERT INTO schema_migrations VALUES (15, 'events', '4d85ac9f621e47a938226c5b1090590da041b891865546604c8cedfd808a002d', 0);
+INSERT INTO schema_migrations VALUES (15, 'events', '23c084f419ea00683962b2be49133eb2e30f4d5c88e58f125e86434c880272dd', 0);
 INSERT INTO schema_migrations VALUES (16, 'thresholds', 'bd80331169210c955f84c2f2dea4b092bc0f87ef3065ba92cc16abc56214ad43', 0);
 INSERT INTO schema_migrations VALUES (17, 'webhooks', 'e372dbd5c1efcb969553f90e1e820b0132845bcdb74303cc073fc944f4c75bb1', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
@@ -1217,12 +1217,12 @@ CREATE TRIGGER debts_emit_forgiven_event AFTER UPDATE OF forgiven_lot_id ON cred
 WHEN NEW.forgiven_lot_id IS NOT NULL
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT first_event_id, after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
+    SELECT f.first_event_id, f.after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
            json_object('id', NEW.id, 'account_id', NEW.account_id, 'pool_id', coalesce(r.pool_id, c.pool_id),
                        'reservation_id', NEW.reservation_id, 'charge_id', NEW.charge_id, 'original_micro', NEW.original_micro,
                        'paid_micro', NEW.paid_micro, 'created_at_us', NEW.created_at_us),
            l.created_at_us
-      FROM feed_end
+      FROM feed_end f
       JOIN credit_lots l
       LEFT JOIN credit_reservations r ON r.id = NEW.reservation_id
       LEFT JOIN credit_charges c ON c.id = NEW.charge_id

@@ -652,7 +652,7 @@ def _links_and_heads() -> Iterator[Case]:
     yield "links_are_consecutive", (link(1, 32), link(1, 32))
     yield "links_are_never_changed", (link(1, 32), "UPDATE book_chain SET entries = entries")
     yield "links_are_never_deleted", (link(1, 32), "DELETE FROM book_chain")
-    epoch = "INSERT INTO book_epochs VALUES ({}, {}, '{}', 2000, 3, 6, 6, 1, 17, 8, 2, 30)".format
+    epoch = "INSERT INTO book_epochs VALUES ({}, {}, '{}', 2000, 4, 9, 6, 4, 2, 26, 8, 2, 31)".format
     yield "epochs_start_above_every_id", (epoch(30, 2, "restored"),)
     yield "epochs_reason_is_known", (epoch(100, 2, "created"),)
     for base_id, number in ((100, 1), (100, 0), (0, 2)):
