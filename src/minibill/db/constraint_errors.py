@@ -42,6 +42,7 @@ CONSTRAINT_PROBLEMS: dict[str, ProblemFactory] = {
     "reservations_metadata_is_an_object": _invalid(
         "metadata", "expected an object that is not nested deeper than 1,000 levels"
     ),
+    "charges_metadata_is_an_object": _invalid("metadata", "expected an object that is not nested deeper than 1,000 levels"),
     "grants_formula_input_is_an_object": _invalid("grants", "expected inputs that are not nested deeper than 1,000 levels"),
     "memberships_are_at_most_1000_per_account": _invalid(
         "communityId", "the account has 1000 memberships, which is the limit; delete an expired one"
@@ -110,7 +111,6 @@ INTERNAL = frozenset({
     "charges_entry_count_matches_price",
     "charges_list_is_not_negative",
     "charges_max_discount_is_not_negative",
-    "charges_metadata_is_an_object",
     "charges_one_per_account_and_source",
     "charges_parts_sum_to_price",
     "charges_pool_id_is_well_formed",
