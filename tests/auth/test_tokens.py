@@ -323,6 +323,7 @@ def _concrete(path: str) -> str:
         "token_id",
         "grant_id",
         "reservation_id",
+        "charge_id",
         "community_id",
         "webhook_id",
         "debt_id",

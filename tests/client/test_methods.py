@@ -11,7 +11,7 @@ import pytest
 import minibill
 import minibill.embedded
 from minibill.app import ROUTES
-from minibill.client import AsyncClient, Entity, GrantTo, ThresholdOf, TierOf
+from minibill.client import AsyncClient, Entity, GrantTo, ThresholdOf, TierOf, UsageOf
 from minibill.client._async.methods import AsyncMethods
 from minibill.client.operation import Operation
 from minibill.core.problems import (
@@ -119,6 +119,12 @@ async def everything(book: AsyncMethods) -> None:
     assert (await book.complete_campaign(campaign.id)).status == "completed"
     assert [c.id async for c in book.campaigns(status="completed")] == [campaign.id]
 
+    charged = await book.charge(ada.id, 100, source_id="call-1", explain=True)
+    assert charged.explanation and charged.explanation.lots[0].drawn_micro == "100"
+    assert (await book.charge(ada.id, 100, source_id="call-1")).duplicate
+    assert (await book.charge_by_id(charged.charge_id, explain=True)).source_id == "call-1"
+    assert [charge.charge_id async for charge in book.charges(ada.id, source_id="call-1")] == [charged.charge_id]
+
     bea = await book.open_account("person", "bea")
     owed = await book.reserve(bea.id, 5, billing_mode="soft")
     await book.finalize(owed.reservation_id, 5)
@@ -158,6 +164,18 @@ def test_every_method_calls_its_route(tell: Callable[[Story], None]) -> None:
     tell(everything)
 
 
+async def charges_in_a_batch(book: AsyncMethods) -> None:
+    """Send a batch, of which one usage record is rejected."""
+    records = [
+        UsageOf(Entity("person", "ada"), 10, "call-2", description="a call", metadata={"model": "m"}),
+        UsageOf("acct_nobody", 10, "call-3"),
+    ]
+    batch = await book.charge_batch(records)
+    assert [(item.status, item.code) for item in batch.charges] == [("charged", None), ("rejected", "account_not_found")]
+    again = await book.charge_batch(records)
+    assert (again.total_duplicates, again.charges[0].charge_id) == (1, batch.charges[0].charge_id)
+
+
 def test_every_route_has_a_method(loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
     asked: set[str] = set()
     for kind in (minibill.embedded.EmbeddedClient, AsyncClient):
@@ -172,6 +190,7 @@ def test_every_route_has_a_method(loop: Loop, tmp_path: Path, monkeypatch: pytes
     async def stories() -> None:
         async with minibill.open(tmp_path / "inside.db", actor="operator", settings=WITH_WEBHOOKS, test_clock=True) as book:
             await everything(book)
+            await charges_in_a_batch(book)
         async with over_http(api) as book:
             await everything(book)
 
@@ -234,7 +253,15 @@ def test_a_service_token_spends_by_entity_only(api: Api, loop: Loop) -> None:
             other = await book.reserve(account, 5)
             assert (await book.release(other.reservation_id)).released_micro == "5"
             assert (await book.reservation(other.reservation_id)).status == "released"
+            charged = await book.charge(Entity("person", entity), 10, source_id="call-1")
+            assert (charged.account_id, (await book.charge_by_id(charged.charge_id)).charged_micro) == (account, "10")
+            batch = await book.charge_batch([UsageOf(account, 5, "call-2"), UsageOf(account, 10, "call-1")])
+            assert [item.status for item in batch.charges] == ["charged", "duplicate"]
         async with over_http(api) as book:
+            with pytest.raises(TypeError, match="only services may name an entity"):
+                await book.charge(Entity("person", entity), 10)
+            with pytest.raises(TypeError, match="only services charge in batches"):
+                await book.charge_batch([UsageOf(account, 5, "call-4")])
             with pytest.raises(TypeError, match="only services may name an entity"):
                 await book.reserve(Entity("person", entity), 10)
 

@@ -185,7 +185,7 @@ def _account_of(conn: sqlite3.Connection, account_id: int, sizes: tuple[int, int
     )
     entries = sorted((number - size, number, pool) for pool, size in enumerate(sizes) for number in range(1, size + 1))
     conn.executemany(
-        "INSERT INTO credit_ledger VALUES (NULL, ?, ?, ?, ?, ?, NULL, 1, 1, 0, ?, 0, NULL, NULL, ?)",
+        "INSERT INTO credit_ledger VALUES (NULL, ?, ?, ?, ?, ?, NULL, NULL, 1, 1, 0, ?, 0, NULL, NULL, ?)",
         (
             (account_id, ("general", "gpu")[pool], number, ("grant", "deposit")[pool], lots[pool], number, begun_us + place)
             for place, (_, number, pool) in enumerate(entries, 1)

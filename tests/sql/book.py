@@ -90,7 +90,8 @@ INSERT INTO credit_ledger VALUES
     (17, 3, 'gpu',     1, 'shadow_reserve', NULL, 4, NULL,       0,    0,    0,    0,   0, NULL, '{"wouldHold":"80"}', 1170);
 
 INSERT INTO credit_charges VALUES
-    (1, 4, 'general', 'call-1', 'live', 120, 1000, 50, 12, 'guild', 'gold', 108, 0, 19, 2, 'a call', '{"call":1}', 'service:g', 1185),
+    (1, 4, 'general', 'call-1', 'live', 120, 1000, 50, 12, 'guild', 'gold', 108, 0, 19, 2, 'a call', '{"call":1}',
+     'service:g', 1185),
     (2, 4, 'general', 'call-2', 'soft', 60, 0, NULL, 0, NULL, NULL, 42, 18, 21, 2, NULL, NULL, 'admin:op', 1190),
     (3, 4, 'gpu', NULL, 'shadow', 90, 0, NULL, 0, NULL, NULL, 90, 0, 23, 1, NULL, NULL, 'service:g', 1200),
     (4, 4, 'general', 'free', 'live', 0, 0, NULL, 0, NULL, NULL, 0, 0, 24, 0, NULL, NULL, 'service:g', 1200);
@@ -101,7 +102,8 @@ INSERT INTO credit_ledger VALUES
     (21, 4, 'general', 4, 'charge',         8,    NULL, 1,      -8,   -8,    0,   42,   0, 'a call', '{"call":1}', 1185),
     (22, 4, 'general', 5, 'charge',         8,    NULL, 2,     -42,  -42,    0,    0,   0, NULL, NULL, 1190),
     (23, 4, 'general', 6, 'debt_incurred',  NULL, NULL, 2,     -18,    0,    0,    0,   0, NULL, NULL, 1190),
-    (24, 4, 'gpu',     1, 'shadow_charge',  NULL, NULL, 3,       0,    0,    0,    0,   0, NULL, '{"wouldChargeMicro":"90"}', 1200),
+    (24, 4, 'gpu',     1, 'shadow_charge',  NULL, NULL, 3,       0,    0,    0,    0,   0, NULL,
+          '{"wouldChargeMicro":"90"}', 1200),
     (25, 4, 'general', 7, 'deposit',        9,    NULL, NULL,    5,    5,    0,    5,   0, NULL, NULL, 1210),
     (26, 4, 'general', 8, 'debt_paid',      9,    NULL, NULL,   -5,   -5,    0,    0,   0, NULL,
           '{"debtChargeId":"charge_0000000000002"}', 1210);

@@ -68,12 +68,13 @@ VALID: dict[str, dict[str, object]] = {
     },
     "reservation_lots": {"reservation_id": 1, "position": 2, "lot_id": 6, "reserved_micro": 10},
     "credit_debts": {
-        "account_id": 1, "reservation_id": 2, "charge_id": None, "original_micro": 10, "paid_micro": 0, "created_at_us": 2000,
+        "account_id": 1, "reservation_id": 2, "charge_id": None, "original_micro": 10, "paid_micro": 0,
+        "created_at_us": 2000,
     },
     "credit_ledger": {
         "account_id": 1, "pool_id": "general", "entry_seq": 7, "entry_type": "deposit", "lot_id": 1, "reservation_id": None,
-        "charge_id": None, "amount_micro": 10, "available_delta_micro": 10, "reserved_delta_micro": 0, "available_after_micro": 630,
-        "reserved_after_micro": 300, "description": None, "metadata": None, "created_at_us": 2000,
+        "charge_id": None, "amount_micro": 10, "available_delta_micro": 10, "reserved_delta_micro": 0,
+        "available_after_micro": 630, "reserved_after_micro": 300, "description": None, "metadata": None, "created_at_us": 2000,
     },
     "credit_campaigns": {
         "name": "New", "description": None, "campaign_type": "loyalty", "status": "draft", "budget_micro": 1000,
@@ -805,7 +806,8 @@ def _fixed_rows() -> Iterator[Case]:
             held_micro expires_at_us description metadata created_by created_at_us"""),
         ("credit_grants", "grants_terms_are_fixed", 1,
          "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us"),
-        ("credit_debts", "debts_change_only_by_payment", 1, "id account_id reservation_id charge_id original_micro created_at_us"),
+        ("credit_debts", "debts_change_only_by_payment", 1,
+         "id account_id reservation_id charge_id original_micro created_at_us"),
     ):  # fmt: skip
         for column in columns.split():
             yield name, (f"UPDATE {table} SET {column} = 7 WHERE id = {row_id}",)

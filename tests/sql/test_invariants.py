@@ -241,7 +241,10 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_ledger SET reservation_id = 4 WHERE id = 10", [3]),
         ("UPDATE credit_debts SET paid_micro = 61 WHERE id = 1", [3]),
         ("DELETE FROM credit_ledger WHERE entry_type = 'debt_incurred' AND account_id = 2", [3]),
-        (f"INSERT INTO credit_debts VALUES (3, 2, 1, NULL, {MAX}, 0, NULL, 1), (4, 2, 2, NULL, {MAX}, {MAX}, NULL, 1)", [1, 2]),
+        (
+            f"INSERT INTO credit_debts VALUES (3, 2, 1, NULL, {MAX}, 0, NULL, 1), (4, 2, 2, NULL, {MAX}, {MAX}, NULL, 1)",
+            [1, 2],
+        ),
     ],
     "debt_entries_have_debt": [
         ("DELETE FROM credit_debts WHERE id = 1", [3]),

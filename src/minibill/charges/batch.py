@@ -42,7 +42,7 @@ class _Charged(NamedTuple):
 
 
 class _Spend(NamedTuple):
-    """What an accepted item takes. Entries that move no credits are of `entry_pool`."""
+    """The credits and the debt of an accepted item. Entries that move no credits are of `entry_pool`."""
 
     billing_mode: str
     discount: Discount

@@ -14,7 +14,7 @@ from minibill.ledger.pricing import Discount, Membership, discount_micro, explai
 from minibill.ledger.rows import LotToExplain
 from minibill.ledger.schemas import (
     BoundBy,
-    ChargeExplained,
+    CostExplained,
     DiscountExplained,
     Explanation,
     LotExplained,
@@ -87,7 +87,7 @@ def explain_reservation(
     if actual_cost_micro is not None:
         cost = _discount_explained(actual_cost_micro, discount)
         over: list[BoundBy] = ["totalReservedMicro"] if finalized_micro != int(cost.payable_micro) else []
-        charge = ChargeExplained(cost, _capped(cost) + over)
+        charge = CostExplained(cost, _capped(cost) + over)
     return ReservationExplanation(spend.discount, spend.bound_by, spend.lots, spend.lots_not_shown, charge)
 
 

@@ -335,7 +335,7 @@ class ReserveExplanation(Explanation):
     considered: list[Considered]
 
 
-class ChargeExplained(ResponseBody):
+class CostExplained(ResponseBody):
     """The steps from the actual cost to the charged amount."""
 
     discount: DiscountExplained
@@ -345,7 +345,7 @@ class ChargeExplained(ResponseBody):
 class ReservationExplanation(Explanation):
     """The explanation of a stored reservation. `charge` is null unless it is finalized."""
 
-    charge: ChargeExplained | None
+    charge: CostExplained | None
 
 
 class ReservedExplained(Reserved):

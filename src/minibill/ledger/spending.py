@@ -1,4 +1,4 @@
-"""What a reservation and a charge have in common: the account to spend from, its memberships and its lots."""
+"""Parts of a spend that reservations and charges share: the account, its memberships and its lots."""
 
 from collections.abc import Callable, Collection
 from typing import Any
