@@ -74,7 +74,8 @@ VALID: dict[str, dict[str, object]] = {
     "credit_ledger": {
         "account_id": 1, "pool_id": "general", "entry_seq": 7, "entry_type": "deposit", "lot_id": 1, "reservation_id": None,
         "charge_id": None, "amount_micro": 10, "available_delta_micro": 10, "reserved_delta_micro": 0,
-        "available_after_micro": 630, "reserved_after_micro": 300, "description": None, "metadata": None, "created_at_us": 2000,
+        "available_after_micro": 630, "reserved_after_micro": 300, "description": None, "metadata": None,
+        "created_at_us": 2000,
     },
     "credit_campaigns": {
         "name": "New", "description": None, "campaign_type": "loyalty", "status": "draft", "budget_micro": 1000,
