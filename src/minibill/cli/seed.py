@@ -181,7 +181,7 @@ class _Story:
         await self._spend("echo", 2_500_000, 6_200_000, billingMode="soft", description="a longer conversation")
 
     async def _usage(self) -> None:
-        """Meter a day's calls in one batch: charged, a duplicate, and one that no credits cover."""
+        """Meter a day's calls in one batch: charged, a duplicate, a shadow, and one that no credits cover."""
         calls = [("scribe", 340_000), ("atlas", 95_000), ("pixel", 410_000), ("scribe", 120_000), ("pixel", 90_000_000)]
         records = [
             {
@@ -192,7 +192,13 @@ class _Story:
             }
             for number, (name, micro) in enumerate(calls, 9_001)
         ]
-        await self._service("POST", "/charges/batch", {"charges": [*records, records[0]]})
+        trial = {
+            **records[1],
+            "sourceId": "trial-1",
+            "billingMode": "shadow",
+            "description": "the new price list, tried out",
+        }
+        await self._service("POST", "/charges/batch", {"charges": [*records, records[0], trial]})
 
     async def _last_day(self) -> None:
         """Leave reservations in each state: released, overdue, shadow, and pending. The story ends an hour ago."""
