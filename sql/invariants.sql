@@ -405,39 +405,29 @@ SELECT 'charge_' AS kind, id
     OR (billing_mode = 'shadow' AND discount_micro <> 0);
 
 -- name: charges_match_entries
--- The entries of a charge follow the entry that it names without a gap. Their sums are its parts.
+-- The entries of a charge follow the entry that it names without a gap, so their ids find them. Their sums are its parts.
 SELECT 'charge_' AS kind, c.id
   FROM credit_charges c
-  LEFT JOIN (
-    SELECT charge_id,
-           sum(iif(entry_type = 'charge', -amount_micro, 0)) AS charged_micro,
-           sum(iif(entry_type = 'debt_incurred', -amount_micro, 0)) AS debt_micro,
-           sum(entry_type = 'shadow_charge') AS shadows,
-           count(*) AS entries,
-           min(id) AS first_id,
-           max(id) AS last_id,
-           min(created_at_us) AS earliest_us,
-           max(created_at_us) AS latest_us
-      FROM credit_ledger
-     WHERE account_id > :after_account
-       AND account_id <= :until_account
-       AND charge_id IS NOT NULL
-     GROUP BY charge_id) e ON e.charge_id = c.id
- WHERE c.account_id > :after_account
-   AND c.account_id <= :until_account
-   AND ((coalesce(e.charged_micro, 0), coalesce(e.debt_micro, 0), coalesce(e.shadows, 0), coalesce(e.entries, 0))
-         IS NOT (iif(c.billing_mode = 'shadow', 0, c.charged_micro), c.debt_micro, c.billing_mode = 'shadow', c.entry_count)
-        OR (c.entry_count <> 0
-            AND (e.first_id, e.last_id, e.earliest_us, e.latest_us)
-                IS NOT (c.after_entry_id + 1, c.after_entry_id + c.entry_count, c.created_at_us, c.created_at_us)));
+ WHERE (SELECT coalesce(sum(iif(e.entry_type = 'charge', -e.amount_micro, 0)), 0),
+               coalesce(sum(iif(e.entry_type = 'debt_incurred', -e.amount_micro, 0)), 0),
+               coalesce(sum(e.entry_type = 'shadow_charge'), 0),
+               count(*)
+          FROM credit_ledger e
+         WHERE e.id > c.after_entry_id
+           AND e.id <= c.after_entry_id + min(c.entry_count, 1001)
+           AND e.charge_id = c.id)
+       IS NOT (iif(c.billing_mode = 'shadow', 0, c.charged_micro), c.debt_micro, c.billing_mode = 'shadow', c.entry_count);
 
--- name: entries_match_account_of_charge
+-- name: entries_match_their_charge
+-- No entry of a charge is outside the range that the charge names.
 SELECT 'entry_' AS kind, e.id
-  FROM credit_ledger e
+  FROM credit_ledger e NOT INDEXED
   LEFT JOIN credit_charges c ON c.id = e.charge_id
  WHERE e.charge_id IS NOT NULL
-   AND (c.account_id IS NOT e.account_id
-        OR e.pool_id NOT IN (c.pool_id, 'general'));
+   AND ((c.account_id, c.created_at_us) IS NOT (e.account_id, e.created_at_us)
+        OR e.pool_id NOT IN (c.pool_id, 'general')
+        OR e.id <= c.after_entry_id
+        OR e.id - c.after_entry_id > c.entry_count);
 
 -- ----------------------------------------------------------------------------------------------- orphan_reservations --
 
@@ -524,7 +514,7 @@ SELECT campaign_id, day, sum(grants), sum(granted_micro), sum(consumed_micro)
       JOIN credit_lots l ON l.id = e.lot_id
      WHERE e.id > :after
        AND e.id <= :until
-       AND e.entry_type IN ('finalize', 'debt_paid')
+       AND e.entry_type IN ('finalize', 'charge', 'debt_paid')
        AND l.campaign_id IS NOT NULL)
  GROUP BY campaign_id, day;
 
@@ -630,7 +620,9 @@ SELECT 'grant_' AS kind, id
 SELECT CASE f."table"
            WHEN 'credit_lots' THEN 'lot_'
            WHEN 'credit_reservations' THEN 'res_'
-           WHEN 'credit_debts' THEN 'res_'
+           WHEN 'credit_charges' THEN 'charge_'
+           WHEN 'credit_debts' THEN
+               (SELECT iif(d.charge_id IS NULL, 'res_', 'charge_') FROM credit_debts d WHERE d.id = f.rowid)
            WHEN 'credit_ledger' THEN 'entry_'
            WHEN 'credit_grants' THEN 'grant_'
            WHEN 'credit_campaign_totals' THEN 'camp_'
@@ -639,7 +631,7 @@ SELECT CASE f."table"
            ELSE f."table"
        END AS kind,
        CASE f."table"
-           WHEN 'credit_debts' THEN (SELECT d.reservation_id FROM credit_debts d WHERE d.id = f.rowid)
+           WHEN 'credit_debts' THEN (SELECT coalesce(d.charge_id, d.reservation_id) FROM credit_debts d WHERE d.id = f.rowid)
            WHEN 'memberships' THEN (SELECT m.account_id FROM memberships m WHERE m.id = f.rowid)
            WHEN 'events' THEN (
                SELECT iif(f.parent = 'credit_campaigns', e.campaign_id, e.account_id) FROM events e WHERE e.id = f.rowid)

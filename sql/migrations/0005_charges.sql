@@ -71,6 +71,7 @@ WHEN NEW.charge_id IS NOT NULL
     SELECT 1 FROM credit_charges c
      WHERE c.id = NEW.charge_id
        AND c.account_id = NEW.account_id
+       AND NEW.pool_id IN (c.pool_id, 'general')
        AND c.created_at_us = NEW.created_at_us
        AND NEW.id > c.after_entry_id
        AND NEW.id <= c.after_entry_id + c.entry_count

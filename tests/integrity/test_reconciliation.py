@@ -54,6 +54,7 @@ def live_a_little(api: Api) -> str:
     ok(api.finalize(api.reserve(account, 100), 60))
     ok(api.finalize(api.reserve(account, 10, billingMode="soft"), 5_000))
     ok(api.finalize(api.reserve(account, 10, billingMode="shadow"), 5))
+    ok(api.internal("POST", "/charges", {"accountId": account, "costMicro": "20", "billingMode": "soft"}), 201)
     api.mint(account, 9_000, expiresAt=api.after(60))
     api.reserve(account, 30, ttlSeconds=30)
     api.reserve(account, 30)

@@ -645,7 +645,9 @@ def _charges() -> Iterator[Case]:
         ("entry_count_matches_price", {"entry_count": 0}),
         ("entry_count_matches_price", {"entry_count": 1001}),
         ("entry_count_matches_price", {"list_micro": 0, "discount_micro": 0, "charged_micro": 0}),
+        ("entry_count_matches_price", {"entry_count": -1, "list_micro": 0, "discount_micro": 0, "charged_micro": 0}),
         ("entry_count_matches_price", {"billing_mode": "soft", "charged_micro": 80, "debt_micro": 10}),
+        ("entry_count_matches_price", {"billing_mode": "soft", "charged_micro": 80, "debt_micro": 10, "entry_count": 1002}),
         ("entry_count_matches_price", {"billing_mode": "soft", "charged_micro": 0, "debt_micro": 90, "entry_count": 2}),
         ("entry_count_matches_price", UNDISCOUNTED | {"billing_mode": "shadow", "entry_count": 0}),
         ("entry_count_matches_price", UNDISCOUNTED | {"billing_mode": "shadow", "entry_count": 2}),
@@ -668,6 +670,7 @@ def _charges() -> Iterator[Case]:
     yield match, (insert("credit_charges", after_entry_id=25), whole)
     yield match, (insert("credit_charges", after_entry_id=27), whole)
     yield match, (insert("credit_charges", account_id=2), whole)
+    yield match, (insert("credit_charges", pool_id="gpu"), entry(-90, -90, 0, "charge", pool_id="tpu", **of_charge))
     yield match, (insert("credit_charges", created_at_us=1999), whole)
     yield match, (insert("credit_charges", **(UNDISCOUNTED | {"billing_mode": "shadow"})), whole)
     yield match, (whole,)
@@ -1032,6 +1035,28 @@ ACCEPTED = [
     update("credit_reservations", 1, **RELEASED, closed_by="admin:" + "x" * 128),
     insert("credit_reservations", created_by="service:" + "x" * 128),
     insert("credit_reservations", created_by="admin:\t"),
+    insert("credit_charges", **UNDISCOUNTED, source_id="s" * 200, pool_id="0a:._-", metadata="{}"),
+    insert("credit_charges", **UNDISCOUNTED | {"billing_mode": "shadow", "source_id": None}),
+    insert("credit_charges", list_micro=0, discount_micro=0, charged_micro=0, entry_count=0, max_discount_micro=None),
+    insert(
+        "credit_charges", discount_bps=10_000, discount_micro=100, charged_micro=0, entry_count=0, max_discount_micro=None
+    ),
+    insert("credit_charges", entry_count=1000),
+    insert("credit_charges", billing_mode="soft", charged_micro=0, debt_micro=90, entry_count=1),
+    insert("credit_charges", billing_mode="soft", charged_micro=1, debt_micro=89, entry_count=1001),
+    *(
+        insert(
+            "credit_charges",
+            list_micro=MAX,
+            discount_bps=bps,
+            max_discount_micro=cap,
+            discount_micro=off,
+            charged_micro=MAX - off,
+            entry_count=int(off < MAX),
+        )
+        for bps, cap, off in [(9_999, None, MAX * 9_999 // 10_000), (10_000, None, MAX), (10_000, MAX, MAX), (1, 7, 7)]
+    ),
+    insert("credit_charges", account_id=3, source_id="call-1"),
     insert("thresholds", pool_id="g" * 64, below_micro=MAX, recovered_micro=MAX, position=20, is_below=1),
     "UPDATE thresholds SET is_below = 1 WHERE position = 1 AND account_id = 1",
     "DELETE FROM thresholds WHERE account_id = 2",

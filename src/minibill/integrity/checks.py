@@ -94,7 +94,7 @@ CHECKS = {
     ),
     "charge_match": Check(
         ("credit_charges",),
-        ("charges_amounts_add_up", "charges_match_entries", "entries_match_account_of_charge"),
+        ("charges_amounts_add_up", "charges_match_entries", "entries_match_their_charge"),
     ),
     "orphan_reservations": Check(
         ("credit_reservations",),
