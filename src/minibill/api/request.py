@@ -214,7 +214,14 @@ def without_parameters(expected: type[Q]) -> Q:
 
 def _filters(query: PageQuery) -> dict[str, Any]:
     return {
-        field.encode_name: int(value) if isinstance(value, int) else str(value)
-        for field in msgspec.structs.fields(query)
-        if field.name not in ("limit", "cursor") and (value := getattr(query, field.name)) is not None
+        encoded: int(value) if isinstance(value, int) else str(value)
+        for name, encoded in _filter_names(type(query))
+        if (value := getattr(query, name)) is not None
     }
+
+
+@cache
+def _filter_names(expected: type[PageQuery]) -> list[tuple[str, str]]:
+    """Return the filters of a list by their names in Python and in JSON. msgspec takes 50 µs to find them."""
+    fields = msgspec.structs.fields(expected)
+    return [(field.name, field.encode_name) for field in fields if field.name not in ("limit", "cursor")]
