@@ -314,13 +314,15 @@ current AS (
                WHEN l.expires_at_us <= :now_us THEN 'expired'
                ELSE 'live'
            END AS state,
-           l.expires_at_us, l.metadata, l.created_at_us
+           l.expires_at_us, l.metadata, l.campaign_id, l.created_at_us
       FROM credit_lots l
       LEFT JOIN overdue o ON o.lot_id = l.id
      WHERE l.account_id = :account_id
        AND l.id > :after_id)
 SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro, available_micro, reserved_micro, consumed_micro,
-       expired_micro, revoked_micro, state, expires_at_us, metadata, created_at_us
+       expired_micro, revoked_micro, state, expires_at_us, metadata, campaign_id,
+       CASE WHEN campaign_id IS NOT NULL THEN (SELECT g.id FROM credit_grants g WHERE g.lot_id = current.id) END AS grant_id,
+       created_at_us
   FROM current
  WHERE :state IS NULL OR state = :state
  ORDER BY id
@@ -362,15 +364,18 @@ SELECT pool_id, low_seq
  WHERE low_seq = high_seq;
 
 -- name: entries_of_pool
--- Newest first.
-SELECT id, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
-       available_after_micro, reserved_after_micro, description, metadata, created_at_us
-  FROM credit_ledger
- WHERE account_id = :account_id
-   AND pool_id = :pool_id
-   AND entry_seq BETWEEN :oldest_seq AND :newest_seq
-   AND (:entry_type IS NULL OR entry_type = :entry_type)
- ORDER BY entry_seq DESC
+-- Newest first, with the grant of the lot and the status of the reservation.
+SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.charge_id, g.campaign_id, g.id,
+       r.status, e.amount_micro, e.available_delta_micro, e.reserved_delta_micro, e.available_after_micro,
+       e.reserved_after_micro, e.description, e.metadata, e.created_at_us
+  FROM credit_ledger e
+  LEFT JOIN credit_grants g ON g.lot_id = e.lot_id
+  LEFT JOIN credit_reservations r ON r.id = e.reservation_id
+ WHERE e.account_id = :account_id
+   AND e.pool_id = :pool_id
+   AND e.entry_seq BETWEEN :oldest_seq AND :newest_seq
+   AND (:entry_type IS NULL OR e.entry_type = :entry_type)
+ ORDER BY e.entry_seq DESC
  LIMIT :count + 0;
 
 -- name: entries_of_pools
@@ -392,9 +397,12 @@ WITH RECURSIVE merged (id, entry_type, pool_id, entry_seq, oldest_seq) AS (
        AND e.entry_seq = m.entry_seq - 1
      WHERE m.entry_seq > m.oldest_seq
      ORDER BY 1 DESC)
-SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.amount_micro, e.available_delta_micro,
-       e.reserved_delta_micro, e.available_after_micro, e.reserved_after_micro, e.description, e.metadata, e.created_at_us
+SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.charge_id, g.campaign_id, g.id,
+       r.status, e.amount_micro, e.available_delta_micro, e.reserved_delta_micro, e.available_after_micro,
+       e.reserved_after_micro, e.description, e.metadata, e.created_at_us
   FROM merged m
   CROSS JOIN credit_ledger e ON e.id = m.id
+  LEFT JOIN credit_grants g ON g.lot_id = e.lot_id
+  LEFT JOIN credit_reservations r ON r.id = e.reservation_id
  WHERE :entry_type IS NULL OR m.entry_type = :entry_type
  LIMIT :count + 0;

@@ -35,8 +35,8 @@ class ExpectedHistory:
     """The history of an account, from a sort of all its entries; with all values of the filters that are worth a test."""
 
     def __init__(self, conn: sqlite3.Connection, account_id: int) -> None:
-        columns, *_ = history.SQL.entries_of_pool.sql.partition("FROM")
-        rows = conn.execute(f"{columns}FROM credit_ledger WHERE account_id = ?", (account_id,)).fetchall()
+        columns, *_ = history.SQL.entries_of_pool.sql.partition("WHERE")
+        rows = conn.execute(f"{columns}WHERE e.account_id = ?", (account_id,)).fetchall()
         self.entries: list[Row] = sorted(rows, key=lambda row: (row[-1], row[0]), reverse=True)
         self.types = [None, NEVER_USED, *sorted({row[2] for row in rows})]
         self.pools = [None, "none-such", *sorted({row[3] for row in rows})]

@@ -30,6 +30,10 @@ RESERVATIONS = queries("reservations")
 # Ids that can't be decoded get this key, which no row has.
 _NO_KEY = -1
 
+# Entries with a cause, and the cause by the final status of the reservation.
+_CAUSED = frozenset({"release", "expire", "revoke"})
+_CAUSES = {"released": "requested", "finalized": "finalized", "expired": "expired"}
+
 
 def require_account(reader: RequestReader, account_id: str) -> AccountRow:
     """Return an account. Raises `AccountNotFound`."""
@@ -110,6 +114,8 @@ def lot_response(row: LotRow) -> Lot:
         state=row.state,
         expires_at=optional_time(row.expires_at_us),
         metadata=optional_raw(row.metadata),
+        campaign_id=None if row.campaign_id is None else ids.encode(ids.CAMPAIGN, row.campaign_id),
+        grant_id=None if row.grant_id is None else ids.encode(ids.GRANT, row.grant_id),
         created_at=format_time(row.created_at_us),
     )
 
@@ -123,6 +129,10 @@ def entry_response(row: EntryRow) -> Entry:
         pool_id=row.pool_id,
         lot_id=None if row.lot_id is None else ids.encode(ids.LOT, row.lot_id),
         reservation_id=None if row.reservation_id is None else ids.encode(ids.RESERVATION, row.reservation_id),
+        charge_id=None if row.charge_id is None else ids.encode(ids.CHARGE, row.charge_id),
+        campaign_id=None if row.campaign_id is None else ids.encode(ids.CAMPAIGN, row.campaign_id),
+        grant_id=None if row.grant_id is None else ids.encode(ids.GRANT, row.grant_id),
+        cause=_cause(row),
         amount_micro=str(row.amount_micro),
         available_delta_micro=str(row.available_delta_micro),
         reserved_delta_micro=str(row.reserved_delta_micro),
@@ -132,3 +142,12 @@ def entry_response(row: EntryRow) -> Entry:
         metadata=optional_raw(row.metadata),
         created_at=format_time(row.created_at_us),
     )
+
+
+def _cause(row: EntryRow) -> str | None:
+    """Return why credits were released, expired or revoked: the end of the reservation that held them, if one did."""
+    if row.entry_type not in _CAUSED:
+        return None
+    if row.reservation_status is not None:
+        return _CAUSES.get(row.reservation_status)
+    return "revoked" if row.entry_type == "revoke" else "expired"

@@ -72,6 +72,8 @@ class LotRow(NamedTuple):
     state: str
     expires_at_us: int | None
     metadata: str | None
+    campaign_id: int | None
+    grant_id: int | None
     created_at_us: int
 
 
@@ -127,7 +129,7 @@ class PoolRow(NamedTuple):
 
 
 class EntryRow(NamedTuple):
-    """A row of `entries_of_pool` and `entries_of_pools`."""
+    """A row of `entries_of_pool` and `entries_of_pools`, with the grant of its lot and the status of its reservation."""
 
     id: int
     entry_seq: int
@@ -135,6 +137,10 @@ class EntryRow(NamedTuple):
     pool_id: str
     lot_id: int | None
     reservation_id: int | None
+    charge_id: int | None
+    campaign_id: int | None
+    grant_id: int | None
+    reservation_status: str | None
     amount_micro: int
     available_delta_micro: int
     reserved_delta_micro: int

@@ -40,6 +40,9 @@ EntryType = Literal[
     "shadow_reserve", "shadow_finalize", "shadow_charge",
 ]  # fmt: skip
 
+# Why credits were released, expired or revoked: a release, the rest of a finalize, expiry, a revocation.
+EntryCause = Literal["requested", "finalized", "expired", "revoked"]
+
 # The role of a lot in an explanation: drawn, drawable but not enough together with the others, or why it was passed over.
 LotOutcome = Literal["drawn", "not_enough", "not_needed", "other_pool", "revoked", "spent", "expired", "reserved"]
 # The limit that reduced an amount.
@@ -206,16 +209,24 @@ class Lot(ResponseBody):
     state: Annotated[str, one_of(LotState)]
     expires_at: str | None
     metadata: KeptObject | None
+    campaign_id: str | None
+    grant_id: str | None
     created_at: str
 
 
 class Entry(ResponseBody):
+    """An entry. `cause` states why credits were released, expired or revoked."""
+
     id: str
     entry_seq: int
     entry_type: Annotated[str, one_of(EntryType)]
     pool_id: str
     lot_id: str | None
     reservation_id: str | None
+    charge_id: str | None
+    campaign_id: str | None
+    grant_id: str | None
+    cause: Annotated[str, one_of(EntryCause)] | None
     amount_micro: SignedMicro
     available_delta_micro: SignedMicro
     reserved_delta_micro: SignedMicro
