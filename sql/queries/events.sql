@@ -39,8 +39,8 @@ SELECT after_entry_id, id
 -- name: entry_events
 -- :types is a JSON array of entry types, NULL for all. The columns are those of entries_of_pool, then the account.
 SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.charge_id, g.campaign_id, g.id,
-       r.status, e.amount_micro, e.available_delta_micro, e.reserved_delta_micro, e.available_after_micro,
-       e.reserved_after_micro, e.description, e.metadata, e.created_at_us,
+       r.status, CAST(e.amount_micro AS TEXT), CAST(e.available_delta_micro AS TEXT), CAST(e.reserved_delta_micro AS TEXT),
+       CAST(e.available_after_micro AS TEXT), CAST(e.reserved_after_micro AS TEXT), e.description, e.metadata, e.created_at_us,
        e.account_id
   FROM credit_ledger e
   LEFT JOIN credit_grants g ON g.lot_id = e.lot_id

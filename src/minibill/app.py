@@ -115,7 +115,14 @@ INTERNAL: tuple[tuple[str, str, Handler], ...] = (
 )
 
 # These are served past the router: docs/internals/decisions/0030-one-router.md.
-HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named, ledger.show_balance, charges.charge_any)
+HOT = (
+    ledger.reserve_any,
+    ledger.finalize_named,
+    ledger.release_named,
+    ledger.show_balance,
+    charges.charge_any,
+    ledger.list_history,
+)
 
 PUBLIC: tuple[tuple[str, Handler], ...] = (
     ("/health/live", health.live),

@@ -68,6 +68,8 @@ SCANS = {
 SORTS = {
     "accounts_page_by_entity_id": "seven rows at most, one per entity type",
     "campaigns_page_expired": "two indexes are joined by OR; campaigns are made by hand, and so few",
+    "entries_of_pool": "the entries of one page",
+    "entries_of_pools": "the entries of one page",
     "lots_of_reservations": "what the overdue reservations of one slice hold",
     "first_lots_of_pools": "the lots that one batch of charges loads",
     "lots_of_charges": "the entries of one page of charges, at most 1,001 each",

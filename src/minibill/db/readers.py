@@ -109,9 +109,9 @@ class Readers:
                 group = [waiting.popleft() for _ in range(min(len(waiting), GROUP_MAX))]
                 try:
                     outcomes = await reader.run(partial(_run_group, [read.operation for read in group]))
-                except Exception as error:
+                except Exception as failure:
                     # The connection is closed.
-                    outcomes = [(None, error) for _ in group]
+                    outcomes = [(None, failure) for _ in group]
                 # A group ends early when it takes long; other readers may run the rest.
                 waiting.extendleft(reversed(group[len(outcomes) :]))
                 for read, (value, error) in zip(group, outcomes, strict=False):

@@ -129,7 +129,10 @@ class PoolRow(NamedTuple):
 
 
 class EntryRow(NamedTuple):
-    """A row of `entries_of_pool` and `entries_of_pools`, with the grant of its lot and the status of its reservation."""
+    """A row of `entries_of_pool`, `entries_of_pools` and `entry_events`, with amounts as the API shows them.
+
+    It has the grant of its lot and the status of its reservation.
+    """
 
     id: int
     entry_seq: int
@@ -141,11 +144,11 @@ class EntryRow(NamedTuple):
     campaign_id: int | None
     grant_id: int | None
     reservation_status: str | None
-    amount_micro: int
-    available_delta_micro: int
-    reserved_delta_micro: int
-    available_after_micro: int
-    reserved_after_micro: int
+    amount_micro: str
+    available_delta_micro: str
+    reserved_delta_micro: str
+    available_after_micro: str
+    reserved_after_micro: str
     description: str | None
     metadata: str | None
     created_at_us: int
