@@ -1,11 +1,7 @@
-"""Fixture: the frozen clock of the reservation tests."""
+"""Fixtures: the frozen clock of the reservation tests, an account with 1,005 lots, and machines that restore books."""
 
-import pytest
+from tests.epochs.conftest import machine, new_machine
+from tests.reservations.conftest import moment
+from tests.reservations.test_limits import scattered
 
-from tests.reservations.conftest import Moment
-
-
-@pytest.fixture
-def moment(monkeypatch: pytest.MonkeyPatch) -> Moment:
-    """Freeze the clock of the book; request this fixture before `api`."""
-    return Moment(monkeypatch)
+__all__ = ["machine", "moment", "new_machine", "scattered"]
