@@ -105,6 +105,11 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
 
 # Method, path under /api/internal/billing, handler: the operations of services.
 INTERNAL: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/accounts", ledger.open_one),
+    ("GET", "/accounts", ledger.list_accounts),
+    ("GET", "/accounts/{account_id}/balance", ledger.show_balance),
+    ("GET", "/accounts/{account_id}/quote", discounts.show_quote),
+    ("GET", "/events", events.list_events),
     ("POST", "/reservations", ledger.reserve_any),
     ("GET", "/reservations/{reservation_id}", ledger.show_reservation),
     ("POST", "/finalize", ledger.finalize_named),

@@ -10,10 +10,10 @@ import pytest
 
 import minibill
 import minibill.embedded
-from minibill.app import ROUTES
+from minibill.app import INTERNAL, ROUTES
 from minibill.client import AsyncClient, Entity, GrantTo, ThresholdOf, TierOf, UsageOf
 from minibill.client._async.methods import AsyncMethods
-from minibill.client.operation import Operation
+from minibill.client.operation import SERVICE_OPERATIONS, Operation
 from minibill.core.problems import (
     AccountNotFound,
     IdempotencyKeyReused,
@@ -160,6 +160,22 @@ async def everything(book: AsyncMethods) -> None:
     assert accepted.before == accepted.now
 
 
+async def everything_of_a_service(book: AsyncMethods, account_id: str) -> None:
+    """Call every method of a service once. The account has a unit."""
+    bot = await book.open_account("agent", "bot")
+    assert [account async for account in book.accounts(entity_type="agent", entity_id="bot")] == [bot]
+    assert (await book.balance(account_id)).total_available_micro == str(UNIT)
+    assert (await book.quote(account_id, 5)).payable_micro == "5"
+    start = (await book.events(after="latest")).next_cursor
+    held = await book.reserve(account_id, 10, explain=True)
+    assert (await book.reservation(held.reservation_id)).created_by == "service:loa"
+    assert (await book.finalize(held.reservation_id, 4)).finalized_micro == "4"
+    other = await book.reserve(account_id, 5)
+    assert (await book.release(other.reservation_id)).released_micro == "5"
+    page = await book.events(after=start, types=["ledger.reserve"], wait=5)
+    assert [event.account_id for event in page.items] == [account_id] * 2
+
+
 def test_every_method_calls_its_route(tell: Callable[[Story], None]) -> None:
     tell(everything)
 
@@ -193,6 +209,10 @@ def test_every_route_has_a_method(loop: Loop, tmp_path: Path, monkeypatch: pytes
             await charges_in_a_batch(book)
         async with over_http(api) as book:
             await everything(book)
+            cleo = await book.open_account("person", "cleo")
+            await book.mint(cleo.id, UNIT)
+        async with as_a_service(api) as book:
+            await everything_of_a_service(book, cleo.id)
 
     loop.run(stories())
     there_are = {f"{route.method} {route.path}" for route in ROUTES}
@@ -264,6 +284,56 @@ def test_a_service_token_spends_by_entity_only(api: Api, loop: Loop) -> None:
                 await book.charge_batch([UsageOf(account, 5, "call-4")])
             with pytest.raises(TypeError, match="only services may name an entity"):
                 await book.reserve(Entity("person", entity), 10)
+
+    loop.run(story())
+
+
+def test_the_client_knows_the_operations_of_services() -> None:
+    assert {(method, path) for method, path, _ in INTERNAL} == SERVICE_OPERATIONS
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_service_has_no_dry_run_in_the_client(api: Api, loop: Loop, tmp_path: Path, inside: bool) -> None:
+    async def story(book: AsyncMethods) -> None:
+        for write in (
+            book.reserve("acct_1", 5, dry_run=True),
+            book.finalize("res_1", 5, dry_run=True),
+            book.release("res_1", dry_run=True),
+        ):
+            with pytest.raises(TypeError, match="services have no dry run"):
+                await write
+        # A program is an admin of its book, and spends as a service does.
+        if inside:
+            assert (await book.open_account("agent", "bot", dry_run=True)).entity_id == "bot"
+            return
+        with pytest.raises(TypeError, match="services have no dry run"):
+            await book.open_account("agent", "bot", dry_run=True)
+
+    async def stories() -> None:
+        async with minibill.open(tmp_path / "inside.db") if inside else as_a_service(api) as book:
+            await story(book)
+            assert [account async for account in book.accounts()] == []
+
+    loop.run(stories())
+
+
+def test_a_service_is_told_before_sending_what_it_may_not_call(loop: Loop) -> None:
+    def cut(request: httpx.Request) -> httpx.Response:
+        raise AssertionError("something was sent")
+
+    async def story() -> None:
+        async with AsyncClient("http://minibill.test", "t", service=True, transport=httpx.MockTransport(cut)) as book:
+            with pytest.raises(
+                TypeError, match=r"services have no POST /accounts/\{account_id\}/mint; use an admin's client"
+            ):
+                await book.mint("acct_1", 5)
+            for call in (book.account("acct_1"), book.delete_membership("acct_1", "club"), book.delete_webhook("hook_1")):
+                with pytest.raises(TypeError, match="services have no"):
+                    await call
+            with pytest.raises(TypeError, match="services have no"):
+                await book.pay_encoded_batch("camp_1", b"{}")
+            with pytest.raises(TypeError, match="services have no"):
+                _ = [lot async for lot in book.lots("acct_1")]
 
     loop.run(story())
 

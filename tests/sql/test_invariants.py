@@ -450,10 +450,6 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE admin_audit_log SET hash = zeroblob(32) WHERE seq = 1", [1]),
         ("UPDATE reconciliations SET audit_seq = 99", [99]),
     ],
-    "accounts_not_newer_than_audit_log": [
-        ("DELETE FROM admin_audit_log", [1, 2, 3, 4]),
-        ("UPDATE credit_accounts SET created_at_us = 1211 WHERE id = 3", [3]),
-    ],
     "lots_not_newer_than_audit_log": [
         ("DELETE FROM admin_audit_log WHERE seq >= 2", [1, 2, 3, 4, 5, 6, 7, 8, 9]),
         ("UPDATE credit_lots SET created_at_us = 1211 WHERE id = 5", [5]),

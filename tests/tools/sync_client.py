@@ -17,6 +17,7 @@ _CHANGES = (
     (r"\b__aexit__\b", "__exit__"),
     (r"\baclose\b", "close"),
     (r"\basyncio\b", "time"),
+    (r"\bAsync(Tokens|TokenSource)\b", r"\1"),
 )
 
 

@@ -19,7 +19,7 @@ from minibill.api.response import NO_CONTENT, Response
 from minibill.api.types import Page, PageQuery, Query, ResponseBody, WriteQuery, encode
 from minibill.api.unique_members import require_unique_members
 from minibill.auth.tokens import Caller
-from minibill.core.problems import InvalidCursor, Overloaded
+from minibill.core.problems import FieldError, InvalidCursor, InvalidRequest, Overloaded
 from minibill.core.write_result import NOWHERE, Origin
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.readers import RequestReader
@@ -103,6 +103,8 @@ class Request(ABC):
         if not members:
             defaults: Q = without_parameters(expected)
             return defaults
+        if "dryRun" in members and self.caller is not None and self.caller.kind == "service":
+            raise InvalidRequest(FieldError("dryRun", "is not known here: services have no dry run"))
         return convert(members, expected)
 
     def page(self, expected: type[P]) -> tuple[P, list[int] | None]:

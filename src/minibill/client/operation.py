@@ -16,6 +16,24 @@ Json = Mapping[str, Any]
 
 _DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 
+# The operations of the service API: method, and path under its prefix.
+SERVICE_OPERATIONS = frozenset(
+    {
+        ("POST", "/accounts"),
+        ("GET", "/accounts"),
+        ("GET", "/accounts/{account_id}/balance"),
+        ("GET", "/accounts/{account_id}/quote"),
+        ("GET", "/events"),
+        ("POST", "/reservations"),
+        ("GET", "/reservations/{reservation_id}"),
+        ("POST", "/finalize"),
+        ("POST", "/release"),
+        ("POST", "/charges"),
+        ("POST", "/charges/batch"),
+        ("GET", "/charges/{charge_id}"),
+    }
+)
+
 # An account, by its id or by its entity.
 AccountRef = str | Entity
 
@@ -90,7 +108,15 @@ def make_operation(
     dry_run: bool = False,
     kind: CallerKind = "admin",
 ) -> Operation:
-    """Return an operation. Query parameters and members of the body that are None are left out."""
+    """Return an operation. Query parameters and members of the body that are None are left out.
+
+    Raises `TypeError` for an operation that services do not have, and for a dry run of a service.
+    """
+    if kind == "service":
+        if (method, route) not in SERVICE_OPERATIONS:
+            raise TypeError(f"services have no {method} {route}; use an admin's client")
+        if dry_run:
+            raise TypeError("services have no dry run; leave dry_run out, or use an admin's client")
     parameters = {name: str(value) for name, value in (query or {}).items() if value is not None}
     if dry_run:
         parameters["dryRun"] = "true"

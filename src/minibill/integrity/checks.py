@@ -129,7 +129,6 @@ CHECKS = {
         (
             AUDIT_RULE,
             "audit_log_contains_reconciled_row",
-            "accounts_not_newer_than_audit_log",
             "lots_not_newer_than_audit_log",
             "campaigns_not_newer_than_audit_log",
             "revocations_not_newer_than_audit_log",

@@ -21,8 +21,8 @@ class AsyncMethods(AsyncAccounts, AsyncCharges, AsyncCampaigns, AsyncFeed):
 
     Amounts are integers of micro-units in arguments, and strings of digits in responses: convert them with `int(…)`. Times
     are datetimes with an offset, or RFC 3339 text. `key` is the idempotency key of a write: repeating a request with its key
-    returns the stored response. With `dry_run` a write returns its response and is rolled back. An error response is raised
-    as the class of `minibill.core.problems` with its code.
+    returns the stored response. With `dry_run` a write of an admin returns its response and is rolled back; services have
+    none. An error response is raised as the class of `minibill.core.problems` with its code.
     """
 
     def audit(
