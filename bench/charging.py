@@ -70,8 +70,8 @@ def in_process(sizes: Sizes) -> Table:
         "charges to",
         f"{sizes.passes} books of {sizes.batches} batches of each kind over {ACCOUNTS:,} accounts of one lot; each batch "
         "has an idempotency key. The bare insert writes every row that the batch wrote, the kept answer among them, and "
-        "moves the same lots, with one executemany a table and one COMMIT, on a copy of the book; it comes out as the same book, "
-        "row for row. Ratios are to the bare insert.",
+        "moves the same lots, with one executemany a table and one COMMIT, on a copy of the book; it comes out as the same "
+        "book, row for row. Ratios are to the bare insert.",
         [ours, inserted],
         base=inserted,
         at_most=IN_PROCESS_TO_BARE_MAX,

@@ -327,7 +327,8 @@ def test_rows_are_counted_without_skipped_ids(machine: Machine) -> None:
     def counted() -> dict[str, int]:
         tables = {
             "accounts": "credit_accounts", "lots": "credit_lots", "entries": "credit_ledger",
-            "reservations": "credit_reservations", "campaigns": "credit_campaigns", "grants": "credit_grants",
+            "reservations": "credit_reservations", "charges": "credit_charges",
+            "campaigns": "credit_campaigns", "grants": "credit_grants",
             "audit": "admin_audit_log",
         }  # fmt: skip
         with closing(open_reader(machine.db)) as conn:

@@ -35,9 +35,8 @@ class AsyncClient(AsyncMethods):
 
     With `service=True`, token or secret are those of a service, and all requests use the service API: `open_account`,
     `accounts`, `balance`, `quote`, `events`, `reserve`, `reservation`, `finalize`, `release`, `charge`, `charge_batch` and
-    `charge_by_id`. Other methods and dry runs
-    raise `TypeError`. `on_wait` is called before each retry with the delay in seconds and its reason. `transport` is that of
-    httpx, for tests.
+    `charge_by_id`. Other methods and dry runs raise `TypeError`. `on_wait` is called before each retry with the delay in
+    seconds and its reason. `transport` is that of httpx, for tests.
     """
 
     @overload
