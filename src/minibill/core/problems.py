@@ -153,7 +153,7 @@ class InsufficientBalance(Problem):
         self, *, available_micro: int, requested_micro: int, list_micro: int, pool_id: str, **extensions: Any
     ) -> None:
         super().__init__(
-            f"the pool {pool_id} has {available_micro} micro-units available; the reservation needs {requested_micro}",
+            f"{available_micro} micro-units are available from the pool {pool_id}, and {requested_micro} are needed",
             available_micro=str(available_micro),
             requested_micro=str(requested_micro),
             list_micro=str(list_micro),
