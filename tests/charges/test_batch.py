@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from minibill.charges import batch as batch_module
+from minibill.db import lanes
 from minibill.ledger.posting import post
 from tests.api_client import Api, Json, ok, problem_of
 from tests.charges.helpers import ask_for_batch, ask_to_charge, batch, charge, entries_of, item, results
@@ -266,6 +267,17 @@ def noted(run: Callable[..., object], ran: list[str]) -> Callable[..., object]:
         return run(sql, *values)
 
     return note
+
+
+def test_a_batch_is_rejected_at_once_if_too_many_wait(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = api.account(10)
+    monkeypatch.setattr(lanes, "BULK_MAX", 0)
+    with api.unchanged():
+        # Before the body is decoded, which takes time.
+        answer = api.internal("POST", "/charges/batch", raw=b"[")
+        problem_of(answer, 503, "overloaded")
+        assert int(answer.headers["retry-after"]) > 0
+    charge(api, account, 1)
 
 
 def test_a_batch_is_one_transaction(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ class BillingModeNotAllowed(Problem):
 
 
 class InsufficientBalance(Problem):
-    """The live credits of the pool do not cover the amount. Nothing is reserved."""
+    """The live credits of the pool do not cover the amount. Nothing is reserved or charged."""
 
     code, status, title = "insufficient_balance", 402, "Not enough credits"
 
