@@ -8,13 +8,16 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import batches, binary, fairness, footprint, fresh, machine, reconciling, singles, spending, upkeep
+from bench import batches, binary, charging, fairness, footprint, fresh, machine, reconciling, singles, spending, upkeep
 from bench.report import Table, Unfit, markdown, show
 from bench.sizes import FULL, QUICK, Sizes
 
 BENCHMARKS: dict[str, Callable[[Sizes], Table]] = {
     "batch": batches.in_process,
     "batch-http": batches.over_http,
+    "charge-batch": charging.in_process,
+    "charge-batch-http": charging.over_http,
+    "charge": charging.singles,
     "mint": singles.mints,
     "read": singles.reads,
     "spend": spending.in_process,

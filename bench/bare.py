@@ -67,35 +67,35 @@ def capture(db: Path, *, with_triggers: bool) -> Captured:
     """
     conn = open_reader(db)
     try:
-        tables = {table: _rows(conn, table) for table in BATCH_TABLES}
-        events = _rows(conn, "events")
-        keys = _rows(conn, "idempotency_keys")
-        campaigns = _rows(conn, "credit_campaigns")
+        tables = {table: table_rows(conn, table) for table in BATCH_TABLES}
+        events = table_rows(conn, "events")
+        keys = table_rows(conn, "idempotency_keys")
+        campaigns = table_rows(conn, "credit_campaigns")
     finally:
         conn.close()
     audit = tables["admin_audit_log"]
     times_us = [row["created_at_us"] for row in audit if row["action"] == "campaign.grant"]
     before = [
         *_drafts_activated(campaigns),
-        _insert("admin_audit_log", [r for r in audit if r["created_at_us"] < times_us[0]]),
+        insert_rows("admin_audit_log", [r for r in audit if r["created_at_us"] < times_us[0]]),
     ]
     if not with_triggers:
-        before.append(_insert("events", [row for row in events if row["created_at_us"] < times_us[0]]))
+        before.append(insert_rows("events", [row for row in events if row["created_at_us"] < times_us[0]]))
     batches = []
     for time_us, key in zip(times_us, keys, strict=True):
         of_batch = {table: [row for row in rows if row["created_at_us"] == time_us] for table, rows in tables.items()}
-        statements = [_insert(table, rows) for table, rows in of_batch.items() if rows]
+        statements = [insert_rows(table, rows) for table, rows in of_batch.items() if rows]
         if not with_triggers:
             statements += _balances(of_batch["credit_ledger"])
             if new := [row for row in events if row["created_at_us"] == time_us]:
-                statements.append(_insert("events", new))
-        statements += [_charge(of_batch["credit_grants"]), _insert("idempotency_keys", [key])]
+                statements.append(insert_rows("events", new))
+        statements += [_charge(of_batch["credit_grants"]), insert_rows("idempotency_keys", [key])]
         batches.append(statements)
     return Captured(before, batches)
 
 
 def replay(captured: Captured, db: Path, *, like: Path, with_triggers: bool) -> list[float]:
-    """Insert everything into a new file; return the seconds of each batch. The file must equal `like`."""
+    """Insert everything; return the seconds of each batch. The file is new or a copy from before, and must become `like`."""
     conn = open_writer(db)
     try:
         migrate(conn)
@@ -133,14 +133,24 @@ def _write(conn: sqlite3.Connection, statements: list[Statement]) -> float:
     return time.perf_counter() - began_s
 
 
-def _rows(conn: sqlite3.Connection, table: str) -> list[Named]:
+def table_rows(conn: sqlite3.Connection, table: str) -> list[Named]:
+    """Return the rows of a table in the order of their keys."""
     # The key is the first column of each table.
     cursor = conn.execute(f"SELECT * FROM {table} ORDER BY 1")
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def _insert(table: str, rows: list[Named]) -> Statement:
+def rows_by_time(conn: sqlite3.Connection, table: str) -> dict[int, list[Named]]:
+    """Return the rows of a table by the time of their transaction."""
+    by_time: dict[int, list[Named]] = {}
+    for row in table_rows(conn, table):
+        by_time.setdefault(row["created_at_us"], []).append(row)
+    return by_time
+
+
+def insert_rows(table: str, rows: list[Named]) -> Statement:
+    """Return the insert of these rows."""
     places = ", ".join("?" for _ in rows[0])
     return Statement(f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES ({places})", [tuple(row.values()) for row in rows])
 
@@ -148,7 +158,7 @@ def _insert(table: str, rows: list[Named]) -> Statement:
 def _drafts_activated(campaigns: list[Named]) -> list[Statement]:
     drafts = [row | {"status": "draft", "spent_micro": 0, "grant_count": 0} for row in campaigns]
     activate = Statement("UPDATE credit_campaigns SET status = 'active' WHERE id = ?", [(row["id"],) for row in campaigns])
-    return [_insert("credit_campaigns", drafts), activate]
+    return [insert_rows("credit_campaigns", drafts), activate]
 
 
 def _balances(entries: list[Named]) -> list[Statement]:

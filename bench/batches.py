@@ -1,21 +1,25 @@
 """Batches of 1,000 grants: in process compared with the bare insert, over HTTP compared with in process."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 from bench import bare, servers
 from bench.load import Connection, request_bytes
 from bench.machine import on_server_core
-from bench.payers import BATCH_GRANTS, InProcess, OverHttp, Payments, pay_batches
+from bench.payers import BATCH_GRANTS, InProcess, OverHttp, Paid, Payments, pay_batches
 from bench.report import Table, Unfit, median_ms, number, verdict
 from bench.sizes import Sizes
 
 IN_PROCESS_TO_BARE_MAX = 2.0
 HTTP_TO_IN_PROCESS_MAX = 1.5
 
-COLUMNS = ("1,000 grants to", "how", "median ms", "slowest ms", "grants/s", "ratio")
+# Kinds of batches.
+NEW, EXISTING = "new entities", "existing accounts"
+
+# The seconds of batches, by their kind.
+Seconds = dict[str, list[float]]
 
 
 class Timed:
@@ -23,19 +27,11 @@ class Timed:
 
     def __init__(self, how: str) -> None:
         self.how = how
-        self.new: list[float] = []
-        self.existing: list[float] = []
+        self.seconds: Seconds = {}
 
-    def add(self, new: list[float], existing: list[float]) -> None:
-        self.new += new
-        self.existing += existing
-
-
-class Kind(NamedTuple):
-    """Return the table rows of one kind of batch, and the ratio of its first way to the baseline."""
-
-    rows: list[tuple[str, ...]]
-    ratio: float
+    def add(self, seconds: Seconds) -> None:
+        for kind, of_kind in seconds.items():
+            self.seconds.setdefault(kind, []).extend(of_kind)
 
 
 def in_process(sizes: Sizes) -> Table:
@@ -46,11 +42,12 @@ def in_process(sizes: Sizes) -> Table:
     for _ in range(sizes.passes):
         with TemporaryDirectory() as folder, on_server_core():
             db = Path(folder, "book.db")
-            ours.add(*_seconds(_pay_in_process(db, sizes.batches)))
-            inserted.add(*_replay(db, sizes.batches, with_triggers=True))
-            without_triggers.add(*_replay(db, sizes.batches, with_triggers=False))
-    return _table(
+            ours.add(_seconds(_pay_in_process(db, sizes.batches)))
+            inserted.add(_replay(db, sizes.batches, with_triggers=True))
+            without_triggers.add(_replay(db, sizes.batches, with_triggers=False))
+    return batch_table(
         "Batches in process",
+        "grants to",
         f"{sizes.passes} books of {sizes.batches} batches of each kind; each batch has an idempotency key and is audited. "
         "The bare insert writes every row that the batch wrote, the audit row and the kept answer among them, with one "
         "executemany a table and one COMMIT, into the same schema; it comes out as the same book, row for row. Ratios are "
@@ -69,13 +66,14 @@ def over_http(sizes: Sizes) -> Table:
         for _ in range(sizes.passes):
             with TemporaryDirectory() as folder:
                 with on_server_core():
-                    inside.add(*_seconds(_pay_in_process(Path(folder, "in-process.db"), sizes.batches)))
+                    inside.add(_seconds(_pay_in_process(Path(folder, "in-process.db"), sizes.batches)))
                 payments = _pay_over_http(Path(folder, "http.db"), sizes.batches)
-            ours.add(*_seconds(payments))
-            noop.add(*([_noop_seconds(noop_port, paid.request) for paid in kind] for kind in payments))
+            ours.add(_seconds(payments))
+            noop.add(noop_seconds(noop_port, "/batch", {NEW: payments.new, EXISTING: payments.existing}))
             sent_bytes, answered_bytes = len(payments.new[0].request), len(payments.new[0].answer)
-    return _table(
+    return batch_table(
         "Batches over HTTP",
+        "grants to",
         f"{sizes.passes} books of {sizes.batches} batches of each kind, one after the other on one connection. A batch to "
         f"new entities is {sent_bytes:,} bytes and its answer {answered_bytes:,}. In process is as in the table above, "
         "measured anew. The no-op has the same framework and server, decodes the same body and answers a few bytes. Ratios "
@@ -96,15 +94,24 @@ def _pay_over_http(db: Path, batches: int) -> Payments:
         return pay_batches(OverHttp(client), batches)
 
 
-def _replay(db: Path, batches: int, *, with_triggers: bool) -> tuple[list[float], list[float]]:
+def _replay(db: Path, batches: int, *, with_triggers: bool) -> Seconds:
     copy = db.with_name(f"bare-{with_triggers}.db")
     captured = bare.capture(db, with_triggers=with_triggers)
     seconds = bare.replay(captured, copy, like=db, with_triggers=with_triggers)
-    return seconds[:batches], seconds[batches:]
+    return {NEW: seconds[:batches], EXISTING: seconds[batches:]}
 
 
-def _noop_seconds(port: int, body: bytes) -> float:
-    request = request_bytes("POST", "/batch", body=body)
+def _seconds(payments: Payments) -> Seconds:
+    return {NEW: [paid.seconds for paid in payments.new], EXISTING: [paid.seconds for paid in payments.existing]}
+
+
+def noop_seconds(port: int, path: str, batches: Mapping[str, Sequence[Paid]]) -> Seconds:
+    """Send the bodies of batches to the no-op."""
+    return {kind: [_noop_seconds(port, path, paid.request) for paid in of_kind] for kind, of_kind in batches.items()}
+
+
+def _noop_seconds(port: int, path: str, body: bytes) -> float:
+    request = request_bytes("POST", path, body=body)
     connection = Connection(port)
     try:
         began_s = time.perf_counter()
@@ -117,24 +124,17 @@ def _noop_seconds(port: int, body: bytes) -> float:
     return seconds
 
 
-def _seconds(payments: Payments) -> tuple[list[float], list[float]]:
-    return [paid.seconds for paid in payments.new], [paid.seconds for paid in payments.existing]
-
-
-def _table(title: str, about: str, ways: list[Timed], *, base: Timed, at_most: float) -> Table:
-    new = _kind("new entities", [(way.how, way.new) for way in ways], base.new)
-    existing = _kind("existing accounts", [(way.how, way.existing) for way in ways], base.existing)
-    verdicts = (
-        verdict(f"new entities, to {base.how}", new.ratio, at_most),
-        verdict(f"existing accounts, to {base.how}", existing.ratio, at_most),
-    )
-    return Table(title, about, COLUMNS, new.rows + existing.rows, ("1,000 grants to", "how"), verdicts)
-
-
-def _kind(name: str, ways: list[tuple[str, list[float]]], base: list[float]) -> Kind:
+def batch_table(title: str, items: str, about: str, ways: list[Timed], *, base: Timed, at_most: float) -> Table:
+    """Return the table of some ways to run batches of 1,000 items. The first is compared with the baseline."""
+    columns = (f"1,000 {items}", "how", "median ms", "slowest ms", "items/s", "ratio")
     rows: list[tuple[str, ...]] = []
-    for how, seconds in ways:
-        ms = median_ms(seconds)
-        cells = (number(ms), number(max(seconds) * 1000), number(BATCH_GRANTS / ms * 1000), number(ms / median_ms(base)))
-        rows.append((name, how, *cells))
-    return Kind(rows, median_ms(ways[0][1]) / median_ms(base))
+    verdicts = []
+    for kind, of_base in base.seconds.items():
+        base_ms = median_ms(of_base)
+        for way in ways:
+            seconds = way.seconds[kind]
+            ms = median_ms(seconds)
+            cells = (number(ms), number(max(seconds) * 1000), number(BATCH_GRANTS / ms * 1000), number(ms / base_ms))
+            rows.append((kind, way.how, *cells))
+        verdicts.append(verdict(f"{kind}, to {base.how}", median_ms(ways[0].seconds[kind]) / base_ms, at_most))
+    return Table(title, about, columns, rows, columns[:2], tuple(verdicts))

@@ -14,6 +14,7 @@ from litestar import Litestar, Request, Response, get, post
 
 from minibill.api.decoding import Decoder
 from minibill.campaigns.schemas import BatchBody
+from minibill.charges.schemas import ChargeBatchBody
 
 
 class Small(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
@@ -27,7 +28,8 @@ class Done(msgspec.Struct):
     done: int
 
 
-_SMALL, _BATCH, _ENCODER = msgspec.json.Decoder(Small, strict=True), Decoder(BatchBody), msgspec.json.Encoder()
+_SMALL, _BATCH, _CHARGES = msgspec.json.Decoder(Small, strict=True), Decoder(BatchBody), Decoder(ChargeBatchBody)
+_ENCODER = msgspec.json.Encoder()
 
 
 @post("/small", status_code=200)
@@ -43,6 +45,12 @@ async def batch(request: Request[Any, Any, Any]) -> Response[bytes]:
     return _done(len(_BATCH.decode(await request.body()).grants))
 
 
+@post("/charges", status_code=200)
+async def charges(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Decode the body of a batch of charges as minibill does."""
+    return _done(len(_CHARGES.decode(await request.body()).charges))
+
+
 @get("/small")
 async def read(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Return without reading a body."""
@@ -55,7 +63,7 @@ def _done(count: int) -> Response[bytes]:
 
 async def _serve() -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=2_048)
-    app = Litestar([small, batch, read], openapi_config=None, logging_config=None)
+    app = Litestar([small, batch, charges, read], openapi_config=None, logging_config=None)
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, proxy_headers=False)
     print(f"the no-op is listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     await uvicorn.Server(config).serve([listener])

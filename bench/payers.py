@@ -22,13 +22,14 @@ from minibill.campaigns.batch import check_batch, pay_batch
 from minibill.campaigns.lifecycle import create_campaign, transition_campaign
 from minibill.campaigns.schemas import BatchBody, CreateBody
 from minibill.core.write_result import Origin
-from minibill.db.write_operation import bind
+from minibill.db.write_operation import WriteOperation, bind
 
 T = TypeVar("T")
 
 BATCH_GRANTS = 1_000
 AMOUNT_MICRO = 1_000_000
 BUDGET_MICRO = 10**15
+CEILING_MICRO = 10**12
 
 _BODY = Decoder(BatchBody)
 
@@ -137,21 +138,21 @@ class InProcess:
         return campaign_id
 
     def pay(self, campaign_id: str, body: bytes, key: str) -> Paid:
-        return self._run(self._pay(campaign_id, body, key))
-
-    async def _pay(self, campaign_id: str, body: bytes, key: str) -> Paid:
         decoded = _BODY.decode(body)
         check_batch(decoded)
-        own_key = Key(self._caller.name, key, fingerprint("POST", campaign_id.encode(), b"", body))
+        operation = bind(pay_batch, campaign_id=campaign_id, body=decoded, ceiling_micro=CEILING_MICRO)
+        return self.time(operation, caller=self._caller, path=campaign_id, body=body, key=key, status=201)
+
+    def time(self, operation: WriteOperation, *, caller: Caller, path: str, body: bytes, key: str, status: int) -> Paid:
+        """Run a write, whose body was decoded before."""
+        own_key = Key(caller.name, key, fingerprint("POST", path.encode(), b"", body))
+        return self._run(self._time(operation, caller, own_key, body, status))
+
+    async def _time(self, operation: WriteOperation, caller: Caller, key: Key, body: bytes, status: int) -> Paid:
         began_s = time.perf_counter()
-        written = await self._book.write(
-            bind(pay_batch, campaign_id=campaign_id, body=decoded, ceiling_micro=10**12),
-            caller=self._caller,
-            origin=self._origin,
-            key=own_key,
-        )
+        written = await self._book.write(operation, caller=caller, origin=self._origin, key=key)
         seconds = time.perf_counter() - began_s
-        if written.status != 201 or written.replayed:
+        if written.status != status or written.replayed:
             raise Unfit(f"a batch was answered {written.status}")
         return Paid(seconds, body, written.body)
 
@@ -177,7 +178,12 @@ class OverHttp:
         return campaign_id
 
     def pay(self, campaign_id: str, body: bytes, key: str) -> Paid:
-        request = self._client.request("POST", f"/campaigns/{campaign_id}/grants/batch", body, key=key)
-        began_s = time.perf_counter()
-        answer = self._client.sent(request)
-        return Paid(time.perf_counter() - began_s, body, answer)
+        return time_request(self._client, f"/campaigns/{campaign_id}/grants/batch", body, key=key)
+
+
+def time_request(client: Client, path: str, body: bytes, *, key: str) -> Paid:
+    """Send a batch."""
+    request = client.request("POST", path, body, key=key)
+    began_s = time.perf_counter()
+    answer = client.sent(request)
+    return Paid(time.perf_counter() - began_s, body, answer)

@@ -33,9 +33,10 @@ from minibill.db.write_operation import bind
 from minibill.integrity.checks import CHECKS, run_check
 from minibill.ledger.accounts import open_account
 
-# Every account has a deposit, a grant, and this many finalized reservations: a reserve, a finalize and a release each.
-SPENDS = 6
-ENTRIES_AN_ACCOUNT = 2 + 3 * SPENDS
+# Every account has a deposit, a grant, this many finalized reservations (a reserve, a finalize and a release each), and this
+# many charges of one entry.
+SPENDS, CHARGES = 5, 3
+ENTRIES_AN_ACCOUNT = 2 + 3 * SPENDS + CHARGES
 
 DEPOSIT, GRANT, HELD, COST = 1_000_000, 1_000, 100, 60
 
@@ -186,7 +187,7 @@ async def _open_once(db: Path) -> None:
 
 
 def _statements(count: int) -> Iterator[str]:
-    spent = SPENDS * COST
+    spent = (SPENDS + CHARGES) * COST
     yield "INSERT INTO credit_accounts SELECT x + 1, 'person', 'wallet-' || x, 1000 FROM n"
     budget = count * GRANT
     yield f"""INSERT INTO credit_campaigns SELECT 1, 'Bench', NULL, 'loyalty', 'active', {budget}, {budget}, 'fixed_amount',
@@ -224,6 +225,14 @@ def _statements(count: int) -> Iterator[str]:
             (left + back, 0),
             at_us + 1,
         )
+    for turn in range(CHARGES):
+        charge, key = f"x + 1 + {turn * count}", f"x + 1 + {(2 + 3 * SPENDS + turn) * count}"
+        at_us, left = 2002 + 3 * SPENDS + turn, DEPOSIT + GRANT - (SPENDS + turn + 1) * COST
+        yield f"""INSERT INTO credit_charges SELECT {charge}, x + 1, 'general', 'call-{turn}', 'live', {COST}, 0, NULL, 0,
+                  NULL, NULL, {COST}, 0, {key} - 1, 1, NULL, NULL, 'service:bench', {at_us} FROM n"""
+        yield _entry(
+            key, 3 + 3 * SPENDS + turn, "charge", "x + 1", "NULL", (-COST, -COST, 0), (left, 0), at_us, charge=charge
+        )
     yield f"INSERT INTO credit_balances SELECT x + 1, 'general', {DEPOSIT + GRANT - spent}, 0, {ENTRIES_AN_ACCOUNT} FROM n"
 
 
@@ -236,10 +245,11 @@ def _entry(
     moved: tuple[int, int, int],
     after: tuple[int, int],
     at_us: int,
+    charge: str = "NULL",
 ) -> str:
     figures = ", ".join(map(str, (*moved, *after)))
-    return f"""INSERT INTO credit_ledger SELECT {key}, x + 1, 'general', {seq}, '{kind}', {lot}, {reservation}, {figures},
-               NULL, NULL, {at_us} FROM n"""
+    return f"""INSERT INTO credit_ledger SELECT {key}, x + 1, 'general', {seq}, '{kind}', {lot}, {reservation}, {charge},
+               {figures}, NULL, NULL, {at_us} FROM n"""
 
 
 def _audit_rows(count: int) -> Iterator[tuple[object, ...]]:

@@ -25,7 +25,8 @@ ENVIRONMENT = {
     "MINIBILL_LOG": "error",
 }
 
-PREFIX = "/admin/billing"
+ADMIN_PREFIX = "/admin/billing"
+SERVICE_PREFIX = "/api/internal/billing"
 
 INSTALLED = (sys.executable, "-m", "minibill")
 
@@ -40,6 +41,11 @@ class Running(NamedTuple):
 def token() -> str:
     """Return an admin token for these servers."""
     return sign_token(read_settings(ENVIRONMENT), "admin", sub="bench", scopes=[EVERYTHING], ttl=3600)
+
+
+def service_token() -> str:
+    """Return a service token for these servers."""
+    return sign_token(read_settings(ENVIRONMENT), "service", sub="bench", scopes=[], ttl=300)
 
 
 @contextlib.contextmanager
@@ -69,16 +75,17 @@ def noop() -> Iterator[int]:
 
 
 class Client:
-    """A client with the headers that `minibill serve` expects."""
+    """A client, of an admin or of a service, with the headers that `minibill serve` expects."""
 
-    def __init__(self, port: int, *, answer_seconds_max: float = ANSWER_SECONDS_MAX) -> None:
+    def __init__(self, port: int, *, service: bool = False, answer_seconds_max: float = ANSWER_SECONDS_MAX) -> None:
         self.connection = Connection(port, answer_seconds_max=answer_seconds_max)
-        self.headers = {"Authorization": f"Bearer {token()}"}
+        self.headers = {"Authorization": f"Bearer {service_token() if service else token()}"}
+        self._prefix = SERVICE_PREFIX if service else ADMIN_PREFIX
 
     def request(self, method: str, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
         """Return the bytes of a request, to send now or later."""
         headers = self.headers if key is None else self.headers | {"Idempotency-Key": key}
-        return request_bytes(method, PREFIX + path, headers=headers, body=body)
+        return request_bytes(method, self._prefix + path, headers=headers, body=body)
 
     def post(self, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
         """Send a request; return the body of its response, which must be a success."""

@@ -49,7 +49,7 @@ def mints(sizes: Sizes) -> Table:
         with servers.noop() as noop_port, servers.minibill(db) as port, servers.Client(port) as client:
             noop = Target("no-op POST", noop_port, itertools.repeat(NOOP_POST), 200)
             mint = Target("mint", port, _mints(client, accounts), 201)
-            rows, sent = _compare([noop, mint], sizes)
+            rows, sent = compare([noop, mint], sizes)
         if _lots(db) - lots_before != sent["mint"]:
             raise Unfit(f"{sent['mint']} mints were answered and {_lots(db) - lots_before} lots are there")
         with on_server_core():
@@ -75,7 +75,7 @@ def reads(sizes: Sizes) -> Table:
             balances = [client.request("GET", f"/accounts/{account}/balance") for account in accounts]
             pages = [client.request("GET", f"/accounts/{account}/history") for account in accounts]
             page_bytes = len(client.sent(pages[0]))
-            rows, _ = _compare(
+            rows, _ = compare(
                 [
                     Target("no-op GET", noop_port, itertools.repeat(NOOP_GET), 200),
                     Target("balance", port, itertools.cycle(balances), 200),
@@ -93,7 +93,7 @@ def reads(sizes: Sizes) -> Table:
     )
 
 
-def _compare(targets: list[Target], sizes: Sizes) -> tuple[list[tuple[str, ...]], dict[str, int]]:
+def compare(targets: list[Target], sizes: Sizes) -> tuple[list[tuple[str, ...]], dict[str, int]]:
     """Return a row per number of connections and target, the first as baseline, and the requests of each target."""
     rows: list[tuple[str, ...]] = []
     sent = dict.fromkeys((target.name for target in targets), 0)

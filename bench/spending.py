@@ -22,9 +22,8 @@ from bench.sizes import Sizes
 from minibill.api import idempotency
 from minibill.api.idempotency import Key
 from minibill.api.types import Entity, Micro, encode
-from minibill.auth.tokens import Caller, sign_token
+from minibill.auth.tokens import Caller
 from minibill.book import Book
-from minibill.config import read_settings
 from minibill.core import ids
 from minibill.core.write_result import NOWHERE, WriteResult
 from minibill.db.cache import OperationCache
@@ -136,8 +135,7 @@ class Spending:
     """
 
     def __init__(self) -> None:
-        token = sign_token(read_settings(servers.ENVIRONMENT), "service", sub="bench", scopes=[], ttl=300)
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._headers = {"Authorization": f"Bearer {servers.service_token()}"}
         self._reserved = self._finalized = 0
 
     def requests(self, connections: int) -> Iterator[bytes]:
@@ -154,7 +152,7 @@ class Spending:
 
     def _post(self, path: str, key: str, body: dict[str, str]) -> bytes:
         headers = self._headers | {"Idempotency-Key": key}
-        return request_bytes("POST", f"/api/internal/billing{path}", headers=headers, body=msgspec.json.encode(body))
+        return request_bytes("POST", servers.SERVICE_PREFIX + path, headers=headers, body=msgspec.json.encode(body))
 
 
 async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int, spenders: int = SPENDERS) -> float:

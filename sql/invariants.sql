@@ -67,15 +67,18 @@ SELECT 'entry_' AS kind, after_entry_id AS id
     OR after_entry_id > (SELECT after_entry_id FROM feed_end);
 
 -- name: ids_belong_to_an_epoch
--- A lost copy of the database may have issued the ids that an epoch skipped. A violation names a debt by its reservation,
--- and an event by the entry before it.
+-- A lost copy of the database may have issued the ids that an epoch skipped. A violation names a debt by its reservation or
+-- charge, and an event by the entry before it.
 SELECT 'acct_' AS kind, r.id FROM book_epochs b JOIN credit_accounts r ON r.id > b.accounts AND r.id <= b.base_id
  UNION ALL
 SELECT 'lot_', r.id FROM book_epochs b JOIN credit_lots r ON r.id > b.lots AND r.id <= b.base_id
  UNION ALL
 SELECT 'res_', r.id FROM book_epochs b JOIN credit_reservations r ON r.id > b.reservations AND r.id <= b.base_id
  UNION ALL
-SELECT 'res_', r.reservation_id FROM book_epochs b JOIN credit_debts r ON r.id > b.debts AND r.id <= b.base_id
+SELECT 'charge_', r.id FROM book_epochs b JOIN credit_charges r ON r.id > b.charges AND r.id <= b.base_id
+ UNION ALL
+SELECT iif(r.charge_id IS NULL, 'res_', 'charge_'), coalesce(r.charge_id, r.reservation_id)
+  FROM book_epochs b JOIN credit_debts r ON r.id > b.debts AND r.id <= b.base_id
  UNION ALL
 SELECT 'entry_', r.id FROM book_epochs b JOIN credit_ledger r ON r.id > b.entries AND r.id <= b.base_id
  UNION ALL
@@ -112,17 +115,24 @@ SELECT 'entry_' AS kind, id
                                    AND reserved_delta_micro = -amount_micro
                WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro
                                    AND reserved_delta_micro = -amount_micro
+               WHEN 'charge' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
                WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
                WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
                WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
                WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+               WHEN 'shadow_charge' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
                ELSE entry_type IN ('finalize', 'expire', 'revoke')
                     AND amount_micro < 0
                     AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
                          OR (available_delta_micro = 0 AND reserved_delta_micro = amount_micro))
            END
-    OR (lot_id IS NULL) <> (entry_type IN ('debt_incurred', 'shadow_reserve', 'shadow_finalize'))
-    OR (reservation_id IS NULL AND entry_type NOT IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'));
+    OR (lot_id IS NULL) <> (entry_type IN ('debt_incurred', 'shadow_reserve', 'shadow_finalize', 'shadow_charge'))
+    OR NOT CASE
+               WHEN charge_id IS NOT NULL
+                   THEN reservation_id IS NULL AND entry_type IN ('charge', 'debt_incurred', 'shadow_charge')
+               WHEN reservation_id IS NOT NULL THEN entry_type NOT IN ('charge', 'shadow_charge')
+               ELSE entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke')
+           END;
 
 -- ------------------------------------------------------------------------------------------------ entries_match_lots --
 
@@ -133,7 +143,7 @@ SELECT 'lot_' AS kind, l.id
     SELECT lot_id,
            sum(available_delta_micro) AS available_micro,
            sum(reserved_delta_micro) AS reserved_micro,
-           sum(iif(entry_type IN ('finalize', 'debt_paid'), -amount_micro, 0)) AS consumed_micro,
+           sum(iif(entry_type IN ('finalize', 'charge', 'debt_paid'), -amount_micro, 0)) AS consumed_micro,
            sum(iif(entry_type = 'expire', -amount_micro, 0)) AS expired_micro,
            sum(iif(entry_type = 'revoke', -amount_micro, 0)) AS revoked_micro,
            sum(entry_type IN ('deposit', 'grant')) AS mints
@@ -313,53 +323,111 @@ SELECT 'res_', s.reservation_id
  WHERE (r.status <> 'pending' AND (r.held_micro = 0 OR r.billing_mode = 'shadow')) IS NOT TRUE;
 
 -- name: debts_match_incurring_entry
-SELECT 'res_' AS kind, d.reservation_id AS id
+-- A violation names a debt by its reservation or charge.
+SELECT iif(d.charge_id IS NULL, 'res_', 'charge_') AS kind, coalesce(d.charge_id, d.reservation_id) AS id
   FROM credit_debts d
   LEFT JOIN credit_ledger e
     ON e.account_id = d.account_id
    AND e.created_at_us = d.created_at_us
    AND e.entry_type IN ('debt_incurred', 'debt_paid')
    AND e.entry_type = 'debt_incurred'
-   AND e.reservation_id = d.reservation_id
+   AND e.reservation_id IS d.reservation_id
+   AND e.charge_id IS d.charge_id
  WHERE -d.original_micro IS NOT e.amount_micro
+    OR (d.reservation_id IS NULL) = (d.charge_id IS NULL)
     OR d.paid_micro NOT BETWEEN 0 AND d.original_micro;
 
 -- name: debt_entries_have_debt
-SELECT 'res_' AS kind, e.reservation_id AS id
+SELECT iif(e.charge_id IS NULL, 'res_', 'charge_') AS kind, coalesce(e.charge_id, e.reservation_id) AS id
   FROM credit_ledger e
-  LEFT JOIN credit_debts d ON d.reservation_id = e.reservation_id
+  LEFT JOIN credit_debts r ON r.reservation_id = e.reservation_id
+  LEFT JOIN credit_debts c ON c.charge_id = e.charge_id
  WHERE e.entry_type IN ('debt_incurred', 'debt_paid')
    AND e.entry_type = 'debt_incurred'
-   AND (d.account_id, d.original_micro, d.created_at_us) IS NOT (e.account_id, -e.amount_micro, e.created_at_us);
+   AND (coalesce(c.account_id, r.account_id), coalesce(c.original_micro, r.original_micro),
+        coalesce(c.created_at_us, r.created_at_us))
+       IS NOT (e.account_id, -e.amount_micro, e.created_at_us);
 
 -- name: debts_paid_matches_entries
--- A payment names the reservation of its debt. A violation by a payment without a debt names the entry.
-SELECT iif(d.id IS NULL, 'entry_', 'res_') AS kind, iif(d.id IS NULL, p.entry_id, d.reservation_id) AS id
+-- A payment names the reservation or charge of its debt. A violation by a payment without a debt names the entry.
+SELECT CASE WHEN r.id IS NOT NULL THEN 'res_' WHEN c.id IS NOT NULL THEN 'charge_' ELSE 'entry_' END AS kind,
+       coalesce(r.reservation_id, c.charge_id, p.entry_id) AS id
   FROM (
-    SELECT account_id, reservation_key(json_extract(metadata, '$.debtReservationId')) AS debt_of, min(id) AS entry_id,
+    SELECT account_id, key_of('res_', json_extract(metadata, '$.debtReservationId')) AS debt_of_reservation,
+           key_of('charge_', json_extract(metadata, '$.debtChargeId')) AS debt_of_charge, min(id) AS entry_id,
            sum(-amount_micro) AS paid_micro
       FROM credit_ledger INDEXED BY entries_of_debts
      WHERE entry_type IN ('debt_incurred', 'debt_paid')
        AND entry_type = 'debt_paid'
        AND account_id > :after_account
        AND account_id <= :until_account
-     GROUP BY account_id, debt_of) p
-  LEFT JOIN credit_debts d ON d.reservation_id = p.debt_of
- WHERE (d.account_id, d.paid_micro) IS NOT (p.account_id, p.paid_micro);
+     GROUP BY account_id, debt_of_reservation, debt_of_charge) p
+  LEFT JOIN credit_debts r ON r.reservation_id = p.debt_of_reservation
+  LEFT JOIN credit_debts c ON c.charge_id = p.debt_of_charge
+ WHERE (r.id IS NOT NULL AND c.id IS NOT NULL)
+    OR (coalesce(r.account_id, c.account_id), coalesce(r.paid_micro, c.paid_micro)) IS NOT (p.account_id, p.paid_micro);
 
 -- name: paid_debts_have_entries
-SELECT 'res_' AS kind, d.reservation_id AS id
+SELECT iif(d.charge_id IS NULL, 'res_', 'charge_') AS kind, coalesce(d.charge_id, d.reservation_id) AS id
   FROM credit_debts d
  WHERE d.account_id > :after_account
    AND d.account_id <= :until_account
    AND d.paid_micro <> 0
-   AND d.reservation_id NOT IN (
-        SELECT coalesce(reservation_key(json_extract(metadata, '$.debtReservationId')), 0)
-          FROM credit_ledger INDEXED BY entries_of_debts
-         WHERE entry_type IN ('debt_incurred', 'debt_paid')
-           AND entry_type = 'debt_paid'
-           AND account_id > :after_account
-           AND account_id <= :until_account);
+   AND iif(d.charge_id IS NULL,
+           d.reservation_id NOT IN (
+               SELECT coalesce(key_of('res_', json_extract(metadata, '$.debtReservationId')), 0)
+                 FROM credit_ledger INDEXED BY entries_of_debts
+                WHERE entry_type IN ('debt_incurred', 'debt_paid')
+                  AND entry_type = 'debt_paid'
+                  AND account_id > :after_account
+                  AND account_id <= :until_account),
+           d.charge_id NOT IN (
+               SELECT coalesce(key_of('charge_', json_extract(metadata, '$.debtChargeId')), 0)
+                 FROM credit_ledger INDEXED BY entries_of_debts
+                WHERE entry_type IN ('debt_incurred', 'debt_paid')
+                  AND entry_type = 'debt_paid'
+                  AND account_id > :after_account
+                  AND account_id <= :until_account));
+
+-- ------------------------------------------------------------------------------------------------------ charge_match --
+
+-- name: charges_amounts_add_up
+-- The price is the list price less the discount, and the parts of the charge are the price. The terms are arranged so that no
+-- product exceeds 63 bits.
+SELECT 'charge_' AS kind, id
+  FROM credit_charges
+ WHERE discount_micro
+       <> min(list_micro / 10000 * discount_bps + list_micro % 10000 * discount_bps / 10000,
+              coalesce(max_discount_micro, 9223372036854775807))
+    OR charged_micro <> list_micro - discount_micro - debt_micro
+    OR min(charged_micro, debt_micro) < 0
+    OR (billing_mode <> 'soft' AND debt_micro <> 0)
+    OR (billing_mode = 'shadow' AND discount_micro <> 0);
+
+-- name: charges_match_entries
+-- The entries of a charge follow the entry that it names without a gap, so their ids find them. Their sums are its parts.
+SELECT 'charge_' AS kind, c.id
+  FROM credit_charges c
+ WHERE (SELECT coalesce(sum(iif(e.entry_type = 'charge', -e.amount_micro, 0)), 0),
+               coalesce(sum(iif(e.entry_type = 'debt_incurred', -e.amount_micro, 0)), 0),
+               coalesce(sum(e.entry_type = 'shadow_charge'), 0),
+               count(*)
+          FROM credit_ledger e
+         WHERE e.id > c.after_entry_id
+           AND e.id <= c.after_entry_id + min(c.entry_count, 1001)
+           AND e.charge_id = c.id)
+       IS NOT (iif(c.billing_mode = 'shadow', 0, c.charged_micro), c.debt_micro, c.billing_mode = 'shadow', c.entry_count);
+
+-- name: entries_match_their_charge
+-- No entry of a charge is outside the range that the charge names.
+SELECT 'entry_' AS kind, e.id
+  FROM credit_ledger e NOT INDEXED
+  LEFT JOIN credit_charges c ON c.id = e.charge_id
+ WHERE e.charge_id IS NOT NULL
+   AND ((c.account_id, c.created_at_us) IS NOT (e.account_id, e.created_at_us)
+        OR e.pool_id NOT IN (c.pool_id, 'general')
+        OR e.id <= c.after_entry_id
+        OR e.id - c.after_entry_id > c.entry_count);
 
 -- ----------------------------------------------------------------------------------------------- orphan_reservations --
 
@@ -446,7 +514,7 @@ SELECT campaign_id, day, sum(grants), sum(granted_micro), sum(consumed_micro)
       JOIN credit_lots l ON l.id = e.lot_id
      WHERE e.id > :after
        AND e.id <= :until
-       AND e.entry_type IN ('finalize', 'debt_paid')
+       AND e.entry_type IN ('finalize', 'charge', 'debt_paid')
        AND l.campaign_id IS NOT NULL)
  GROUP BY campaign_id, day;
 
@@ -524,13 +592,9 @@ SELECT iif(a.id IS NULL AND EXISTS (SELECT 1 FROM book_epochs), 'admin_audit_log
  WHERE r.audit_seq IS NOT NULL
    AND a.hash IS NOT r.audit_hash;
 
--- name: accounts_not_newer_than_audit_log
--- The write that opened the newest account has an audit row of the same time or later.
-SELECT 'acct_' AS kind, id
-  FROM credit_accounts
- WHERE created_at_us > coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), -1);
-
 -- name: lots_not_newer_than_audit_log
+-- The write that minted the newest lot has an audit row of the same time or later. Accounts are not compared: services open
+-- them, too.
 SELECT 'lot_' AS kind, id
   FROM credit_lots
  WHERE created_at_us > coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), -1);
@@ -552,7 +616,9 @@ SELECT 'grant_' AS kind, id
 SELECT CASE f."table"
            WHEN 'credit_lots' THEN 'lot_'
            WHEN 'credit_reservations' THEN 'res_'
-           WHEN 'credit_debts' THEN 'res_'
+           WHEN 'credit_charges' THEN 'charge_'
+           WHEN 'credit_debts' THEN
+               (SELECT iif(d.charge_id IS NULL, 'res_', 'charge_') FROM credit_debts d WHERE d.id = f.rowid)
            WHEN 'credit_ledger' THEN 'entry_'
            WHEN 'credit_grants' THEN 'grant_'
            WHEN 'credit_campaign_totals' THEN 'camp_'
@@ -561,7 +627,7 @@ SELECT CASE f."table"
            ELSE f."table"
        END AS kind,
        CASE f."table"
-           WHEN 'credit_debts' THEN (SELECT d.reservation_id FROM credit_debts d WHERE d.id = f.rowid)
+           WHEN 'credit_debts' THEN (SELECT coalesce(d.charge_id, d.reservation_id) FROM credit_debts d WHERE d.id = f.rowid)
            WHEN 'memberships' THEN (SELECT m.account_id FROM memberships m WHERE m.id = f.rowid)
            WHEN 'events' THEN (
                SELECT iif(f.parent = 'credit_campaigns', e.campaign_id, e.account_id) FROM events e WHERE e.id = f.rowid)

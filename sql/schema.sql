@@ -18,13 +18,14 @@ CREATE TABLE book_epochs (
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
+    charges      INTEGER NOT NULL,
     debts        INTEGER NOT NULL,
     entries      INTEGER NOT NULL,
     campaigns    INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
     events       INTEGER NOT NULL,
     CONSTRAINT epochs_start_above_every_id
-        CHECK (base_id > max(accounts, lots, reservations, debts, entries, campaigns, grants, events))
+        CHECK (base_id > max(accounts, lots, reservations, charges, debts, entries, campaigns, grants, events))
 ) STRICT;
 
 CREATE TRIGGER epochs_are_consecutive BEFORE INSERT ON book_epochs
@@ -43,11 +44,12 @@ SELECT base_id,
        base_id - max(before_id, accounts) AS accounts,
        base_id - max(before_id, lots) AS lots,
        base_id - max(before_id, reservations) AS reservations,
+       base_id - max(before_id, charges) AS charges,
        base_id - max(before_id, entries) AS entries,
        base_id - max(before_id, campaigns) AS campaigns,
        base_id - max(before_id, grants) AS grants,
        base_id - max(before_id, events) AS events
-  FROM (SELECT base_id, accounts, lots, reservations, entries, campaigns, grants, events,
+  FROM (SELECT base_id, accounts, lots, reservations, charges, entries, campaigns, grants, events,
                lag(base_id, 1, 0) OVER (ORDER BY base_id) AS before_id
           FROM book_epochs);
 
@@ -167,10 +169,12 @@ CREATE TABLE credit_ledger (
     -- 1, 2, 3 … per account and pool, without gaps.
     entry_seq             INTEGER NOT NULL,
     entry_type            TEXT NOT NULL,
-    -- NULL: no credits move. A debt is incurred, or the reservation is a shadow.
+    -- NULL: no credits move. A debt is incurred, or the reservation or charge is a shadow.
     lot_id                INTEGER REFERENCES credit_lots (id),
     -- NULL: the entry belongs to no reservation.
     reservation_id        INTEGER REFERENCES credit_reservations (id),
+    -- NULL: the entry belongs to no charge.
+    charge_id             INTEGER REFERENCES credit_charges (id),
     amount_micro          INTEGER NOT NULL,
     available_delta_micro INTEGER NOT NULL,
     reserved_delta_micro  INTEGER NOT NULL,
@@ -189,10 +193,12 @@ CREATE TABLE credit_ledger (
                                 AND reserved_delta_micro = -amount_micro
             WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro
                                 AND reserved_delta_micro = -amount_micro
+            WHEN 'charge' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
             WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
             WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            WHEN 'shadow_charge' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             ELSE (entry_type = 'finalize' OR entry_type = 'expire' OR entry_type = 'revoke')
                  AND amount_micro < 0
                  AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
@@ -200,10 +206,16 @@ CREATE TABLE credit_ledger (
         END),
     CONSTRAINT entries_have_lot_if_credits_move
         CHECK ((lot_id IS NULL)
-               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
-    CONSTRAINT entries_have_reservation_if_type_requires
-        CHECK (reservation_id IS NOT NULL
-               OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
+               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize'
+                  OR entry_type = 'shadow_charge')),
+    CONSTRAINT entries_belong_to_reservation_or_charge
+        CHECK (CASE
+            WHEN charge_id IS NOT NULL
+                THEN reservation_id IS NULL
+                     AND (entry_type = 'charge' OR entry_type = 'debt_incurred' OR entry_type = 'shadow_charge')
+            WHEN reservation_id IS NOT NULL THEN entry_type <> 'charge' AND entry_type <> 'shadow_charge'
+            ELSE entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke')
+        END)
 ) STRICT;
 
 CREATE UNIQUE INDEX entries_one_per_sequence_number ON credit_ledger (account_id, pool_id, entry_seq);
@@ -414,11 +426,90 @@ BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_changed'); END;
 CREATE TRIGGER reservation_lots_are_never_deleted BEFORE DELETE ON reservation_lots
 BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_deleted'); END;
 
+CREATE TABLE credit_charges (
+    id                 INTEGER PRIMARY KEY,
+    account_id         INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id            TEXT NOT NULL
+        CONSTRAINT charges_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    -- The id of the usage record that was charged. NULL: none was given.
+    source_id          TEXT
+        CONSTRAINT charges_source_id_has_1_to_200_characters CHECK (length(source_id) BETWEEN 1 AND 200),
+    billing_mode       TEXT NOT NULL
+        CONSTRAINT charges_billing_mode_is_known
+        CHECK (billing_mode = 'live' OR billing_mode = 'soft' OR billing_mode = 'shadow'),
+    list_micro         INTEGER NOT NULL CONSTRAINT charges_list_is_not_negative CHECK (list_micro >= 0),
+    discount_bps       INTEGER NOT NULL
+        CONSTRAINT charges_discount_is_0_to_10000_bps CHECK (discount_bps BETWEEN 0 AND 10000),
+    -- NULL: the rate has no cap.
+    max_discount_micro INTEGER
+        CONSTRAINT charges_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
+    discount_micro     INTEGER NOT NULL
+        -- list * bps / 10000, rounded down, without a product that could overflow.
+        CONSTRAINT charges_discount_matches_rate_and_cap
+        CHECK (discount_micro = min(list_micro / 10000 * discount_bps + list_micro % 10000 * discount_bps / 10000,
+                                    coalesce(max_discount_micro, 9223372036854775807))),
+    -- The membership that gives the discount. NULL both: no discount.
+    community_id       TEXT,
+    tier               TEXT,
+    -- The consumed credits; in shadow mode, those that it would consume.
+    charged_micro      INTEGER NOT NULL CONSTRAINT charges_charged_is_not_negative CHECK (charged_micro >= 0),
+    debt_micro         INTEGER NOT NULL
+        CONSTRAINT charges_debt_needs_soft_mode CHECK (debt_micro = 0 OR (debt_micro > 0 AND billing_mode = 'soft')),
+    -- The newest entry, or the base of the epoch, before the entries of the charge; 0 for none. They follow it without a gap,
+    -- so no index is needed to find them.
+    after_entry_id     INTEGER NOT NULL,
+    entry_count        INTEGER NOT NULL
+        CONSTRAINT charges_entry_count_matches_price
+        CHECK (CASE WHEN billing_mode = 'shadow' THEN entry_count = 1
+                    ELSE entry_count BETWEEN (charged_micro > 0) + (debt_micro > 0)
+                                         AND (charged_micro > 0) * 1000 + (debt_micro > 0) END),
+    -- NULL each: the caller gave none.
+    description        TEXT,
+    metadata           TEXT
+        CONSTRAINT charges_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    -- The caller that made the charge, as `service:SUB` or `admin:SUB`.
+    created_by         TEXT NOT NULL
+        CONSTRAINT charges_created_by_is_service_or_admin
+        CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
+    created_at_us      INTEGER NOT NULL,
+    CONSTRAINT charges_parts_sum_to_price CHECK (charged_micro = list_micro - discount_micro - debt_micro),
+    CONSTRAINT charges_discount_has_membership
+        CHECK (CASE WHEN community_id IS NULL THEN tier IS NULL AND discount_bps = 0 AND max_discount_micro IS NULL
+                    ELSE tier IS NOT NULL AND billing_mode <> 'shadow' END)
+) STRICT;
+
+CREATE UNIQUE INDEX charges_one_per_account_and_source ON credit_charges (account_id, source_id) WHERE source_id IS NOT NULL;
+
+CREATE INDEX charges_by_account ON credit_charges (account_id);
+
+CREATE TRIGGER charges_are_never_changed BEFORE UPDATE ON credit_charges
+BEGIN SELECT RAISE(ABORT, 'charges_are_never_changed'); END;
+
+CREATE TRIGGER charges_are_never_deleted BEFORE DELETE ON credit_charges
+BEGIN SELECT RAISE(ABORT, 'charges_are_never_deleted'); END;
+
+CREATE TRIGGER entries_match_their_charge AFTER INSERT ON credit_ledger
+WHEN NEW.charge_id IS NOT NULL
+ AND NOT EXISTS (
+    SELECT 1 FROM credit_charges c
+     WHERE c.id = NEW.charge_id
+       AND c.account_id = NEW.account_id
+       AND NEW.pool_id IN (c.pool_id, 'general')
+       AND c.created_at_us = NEW.created_at_us
+       AND NEW.id > c.after_entry_id
+       AND NEW.id <= c.after_entry_id + c.entry_count
+       AND (c.billing_mode = 'shadow') = (NEW.entry_type = 'shadow_charge')
+       AND -NEW.amount_micro <= iif(NEW.entry_type = 'debt_incurred', c.debt_micro, c.charged_micro))
+BEGIN SELECT RAISE(ABORT, 'entries_match_their_charge'); END;
+
 CREATE TABLE credit_debts (
     id             INTEGER PRIMARY KEY,
     account_id     INTEGER NOT NULL REFERENCES credit_accounts (id),
-    -- A reservation is finalized once, so it leaves one debt at most.
-    reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
+    -- A reservation is finalized once, and a charge is made once. So each leaves one debt at most. NULL: it is of the other.
+    reservation_id INTEGER REFERENCES credit_reservations (id),
+    charge_id      INTEGER REFERENCES credit_charges (id)
+        CONSTRAINT debts_belong_to_reservation_or_charge CHECK ((reservation_id IS NULL) <> (charge_id IS NULL)),
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
         CONSTRAINT debts_paid_is_within_original CHECK (paid_micro BETWEEN 0 AND original_micro),
@@ -428,7 +519,9 @@ CREATE TABLE credit_debts (
     created_at_us  INTEGER NOT NULL
 ) STRICT;
 
-CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id);
+CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id) WHERE reservation_id IS NOT NULL;
+
+CREATE UNIQUE INDEX debts_one_per_charge ON credit_debts (charge_id) WHERE charge_id IS NOT NULL;
 
 CREATE UNIQUE INDEX debts_one_per_forgiving_lot ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
 
@@ -444,7 +537,8 @@ CREATE TRIGGER debts_change_only_by_payment BEFORE UPDATE ON credit_debts
 WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.id <> OLD.id
   OR NEW.account_id <> OLD.account_id
-  OR NEW.reservation_id <> OLD.reservation_id
+  OR NEW.reservation_id IS NOT OLD.reservation_id
+  OR NEW.charge_id IS NOT OLD.charge_id
   OR NEW.original_micro <> OLD.original_micro
   OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
@@ -739,7 +833,7 @@ BEGIN
 END;
 
 CREATE TRIGGER entries_update_campaign_consumption AFTER INSERT ON credit_ledger
-WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
+WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'charge' OR NEW.entry_type = 'debt_paid')
  AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
 BEGIN
     INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
@@ -807,6 +901,7 @@ CREATE TABLE book_chain (
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
+    charges      INTEGER NOT NULL,
     debts        INTEGER NOT NULL,
     entries      INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
@@ -1046,14 +1141,15 @@ CREATE TRIGGER debts_emit_forgiven_event AFTER UPDATE OF forgiven_lot_id ON cred
 WHEN NEW.forgiven_lot_id IS NOT NULL
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT first_event_id, after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
-           json_object('id', NEW.id, 'account_id', NEW.account_id, 'pool_id', r.pool_id,
-                       'reservation_id', NEW.reservation_id, 'original_micro', NEW.original_micro,
+    SELECT f.first_event_id, f.after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
+           json_object('id', NEW.id, 'account_id', NEW.account_id, 'pool_id', coalesce(r.pool_id, c.pool_id),
+                       'reservation_id', NEW.reservation_id, 'charge_id', NEW.charge_id, 'original_micro', NEW.original_micro,
                        'paid_micro', NEW.paid_micro, 'created_at_us', NEW.created_at_us),
            l.created_at_us
-      FROM feed_end
+      FROM feed_end f
       JOIN credit_lots l
-      JOIN credit_reservations r ON r.id = NEW.reservation_id
+      LEFT JOIN credit_reservations r ON r.id = NEW.reservation_id
+      LEFT JOIN credit_charges c ON c.id = NEW.charge_id
      WHERE l.id = NEW.forgiven_lot_id;
 END;
 

@@ -12,13 +12,14 @@ CREATE TABLE book_epochs (
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
+    charges      INTEGER NOT NULL,
     debts        INTEGER NOT NULL,
     entries      INTEGER NOT NULL,
     campaigns    INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
     events       INTEGER NOT NULL,
     CONSTRAINT epochs_start_above_every_id
-        CHECK (base_id > max(accounts, lots, reservations, debts, entries, campaigns, grants, events))
+        CHECK (base_id > max(accounts, lots, reservations, charges, debts, entries, campaigns, grants, events))
 ) STRICT;
 
 CREATE TRIGGER epochs_are_consecutive BEFORE INSERT ON book_epochs
@@ -38,10 +39,11 @@ SELECT base_id,
        base_id - max(before_id, accounts) AS accounts,
        base_id - max(before_id, lots) AS lots,
        base_id - max(before_id, reservations) AS reservations,
+       base_id - max(before_id, charges) AS charges,
        base_id - max(before_id, entries) AS entries,
        base_id - max(before_id, campaigns) AS campaigns,
        base_id - max(before_id, grants) AS grants,
        base_id - max(before_id, events) AS events
-  FROM (SELECT base_id, accounts, lots, reservations, entries, campaigns, grants, events,
+  FROM (SELECT base_id, accounts, lots, reservations, charges, entries, campaigns, grants, events,
                lag(base_id, 1, 0) OVER (ORDER BY base_id) AS before_id
           FROM book_epochs);

@@ -86,10 +86,12 @@ CREATE TABLE credit_ledger (
     -- 1, 2, 3 … per account and pool, without gaps.
     entry_seq             INTEGER NOT NULL,
     entry_type            TEXT NOT NULL,
-    -- NULL: no credits move. A debt is incurred, or the reservation is a shadow.
+    -- NULL: no credits move. A debt is incurred, or the reservation or charge is a shadow.
     lot_id                INTEGER REFERENCES credit_lots (id),
     -- NULL: the entry belongs to no reservation.
     reservation_id        INTEGER REFERENCES credit_reservations (id),
+    -- NULL: the entry belongs to no charge.
+    charge_id             INTEGER REFERENCES credit_charges (id),
     amount_micro          INTEGER NOT NULL,
     available_delta_micro INTEGER NOT NULL,
     reserved_delta_micro  INTEGER NOT NULL,
@@ -108,10 +110,12 @@ CREATE TABLE credit_ledger (
                                 AND reserved_delta_micro = -amount_micro
             WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro
                                 AND reserved_delta_micro = -amount_micro
+            WHEN 'charge' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
             WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
             WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            WHEN 'shadow_charge' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             ELSE (entry_type = 'finalize' OR entry_type = 'expire' OR entry_type = 'revoke')
                  AND amount_micro < 0
                  AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
@@ -119,10 +123,16 @@ CREATE TABLE credit_ledger (
         END),
     CONSTRAINT entries_have_lot_if_credits_move
         CHECK ((lot_id IS NULL)
-               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
-    CONSTRAINT entries_have_reservation_if_type_requires
-        CHECK (reservation_id IS NOT NULL
-               OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
+               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize'
+                  OR entry_type = 'shadow_charge')),
+    CONSTRAINT entries_belong_to_reservation_or_charge
+        CHECK (CASE
+            WHEN charge_id IS NOT NULL
+                THEN reservation_id IS NULL
+                     AND (entry_type = 'charge' OR entry_type = 'debt_incurred' OR entry_type = 'shadow_charge')
+            WHEN reservation_id IS NOT NULL THEN entry_type <> 'charge' AND entry_type <> 'shadow_charge'
+            ELSE entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke')
+        END)
 ) STRICT;
 
 -- Numbers, ids and times of a pool have the same order, because times never decrease. src/minibill/ledger/time_lookup.py

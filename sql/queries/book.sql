@@ -52,6 +52,7 @@ SELECT max(coalesce((SELECT max(id) FROM credit_accounts), 0), base_id) - accoun
        max(coalesce((SELECT max(id) FROM credit_lots), 0), base_id) - lots,
        max(coalesce((SELECT max(id) FROM credit_ledger), 0), base_id) - entries,
        max(coalesce((SELECT max(id) FROM credit_reservations), 0), base_id) - reservations,
+       max(coalesce((SELECT max(id) FROM credit_charges), 0), base_id) - charges,
        max(coalesce((SELECT max(id) FROM credit_campaigns), 0), base_id) - campaigns,
        max(coalesce((SELECT max(id) FROM credit_grants), 0), base_id) - grants,
        coalesce((SELECT max(seq) FROM admin_audit_log), 0)
@@ -60,6 +61,7 @@ SELECT max(coalesce((SELECT max(id) FROM credit_accounts), 0), base_id) - accoun
                coalesce(sum(lots), 0) AS lots,
                coalesce(sum(entries), 0) AS entries,
                coalesce(sum(reservations), 0) AS reservations,
+               coalesce(sum(charges), 0) AS charges,
                coalesce(sum(campaigns), 0) AS campaigns,
                coalesce(sum(grants), 0) AS grants
           FROM ids_skipped);

@@ -20,13 +20,14 @@ SELECT hash
  WHERE number = :number;
 
 -- name: last_link
-SELECT number, hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys, epochs
+SELECT number, hash, accounts, lots, reservations, charges, debts, entries, grants, audit_rows, events, silent_ends, keys, epochs
   FROM book_chain
  ORDER BY number DESC
  LIMIT 1;
 
 -- name: links
-SELECT number, hash, keys_hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys, epochs
+SELECT number, hash, keys_hash, accounts, lots, reservations, charges, debts, entries, grants, audit_rows, events, silent_ends,
+       keys, epochs
   FROM book_chain
  ORDER BY number;
 
@@ -36,6 +37,7 @@ SELECT number, hash, keys_hash, accounts, lots, reservations, debts, entries, gr
 SELECT coalesce((SELECT max(id) FROM (SELECT id FROM credit_accounts WHERE id > :accounts ORDER BY id LIMIT :count + 0)), :accounts),
        coalesce((SELECT max(id) FROM (SELECT id FROM credit_lots WHERE id > :lots ORDER BY id LIMIT :count + 0)), :lots),
        coalesce((SELECT max(id) FROM (SELECT id FROM credit_reservations WHERE id > :reservations ORDER BY id LIMIT :count + 0)), :reservations),
+       coalesce((SELECT max(id) FROM (SELECT id FROM credit_charges WHERE id > :charges ORDER BY id LIMIT :count + 0)), :charges),
        coalesce((SELECT max(id) FROM (SELECT id FROM credit_debts WHERE id > :debts ORDER BY id LIMIT :count + 0)), :debts),
        coalesce((SELECT max(id) FROM (SELECT id FROM credit_ledger WHERE id > :entries ORDER BY id LIMIT :count + 0)), :entries),
        coalesce((SELECT max(id) FROM (SELECT id FROM credit_grants WHERE id > :grants ORDER BY id LIMIT :count + 0)), :grants),
@@ -47,9 +49,10 @@ SELECT coalesce((SELECT max(id) FROM (SELECT id FROM credit_accounts WHERE id > 
 
 -- name: append_link
 INSERT INTO book_chain (
-    number, hash, keys_hash, accounts, lots, reservations, debts, entries, grants, audit_rows, events, silent_ends, keys, epochs)
+    number, hash, keys_hash, accounts, lots, reservations, charges, debts, entries, grants, audit_rows, events, silent_ends, keys,
+    epochs)
 VALUES (
-    :number, :hash, :keys_hash, :accounts, :lots, :reservations, :debts, :entries, :grants, :audit_rows, :events,
+    :number, :hash, :keys_hash, :accounts, :lots, :reservations, :charges, :debts, :entries, :grants, :audit_rows, :events,
     :silent_ends, :keys, :epochs);
 
 -- The hashed rows of a link: one table as JSON, in key order, with all columns that never change. SQLite encodes the JSON in half
@@ -79,15 +82,24 @@ SELECT CAST(json_group_array(json_array(reservation_id, position, lot_id, reserv
   FROM reservation_lots NOT INDEXED
  WHERE reservation_id > :after AND reservation_id <= :until;
 
+-- name: linked_charges
+SELECT CAST(json_group_array(json_array(
+           id, account_id, pool_id, source_id, billing_mode, list_micro, discount_bps, max_discount_micro, discount_micro,
+           community_id, tier, charged_micro, debt_micro, after_entry_id, entry_count, description, metadata, created_by,
+           created_at_us)) AS BLOB)
+  FROM credit_charges NOT INDEXED
+ WHERE id > :after AND id <= :until;
+
 -- name: linked_debts
-SELECT CAST(json_group_array(json_array(id, account_id, reservation_id, original_micro, created_at_us)) AS BLOB)
+SELECT CAST(json_group_array(json_array(id, account_id, reservation_id, charge_id, original_micro, created_at_us)) AS BLOB)
   FROM credit_debts NOT INDEXED
  WHERE id > :after AND id <= :until;
 
 -- name: linked_entries
 SELECT CAST(json_group_array(json_array(
-           id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro,
-           reserved_delta_micro, available_after_micro, reserved_after_micro, description, metadata, created_at_us)) AS BLOB)
+           id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, charge_id, amount_micro,
+           available_delta_micro, reserved_delta_micro, available_after_micro, reserved_after_micro, description, metadata,
+           created_at_us)) AS BLOB)
   FROM credit_ledger NOT INDEXED
  WHERE id > :after AND id <= :until;
 
@@ -145,6 +157,7 @@ SELECT min(id)
 
 -- name: linked_epochs
 SELECT CAST(json_group_array(json_array(
-           base_id, number, reason, began_at_us, accounts, lots, reservations, debts, entries, campaigns, grants, events)) AS BLOB)
+           base_id, number, reason, began_at_us, accounts, lots, reservations, charges, debts, entries, campaigns,
+           grants, events)) AS BLOB)
   FROM book_epochs NOT INDEXED
  WHERE base_id > :after AND base_id <= :until;

@@ -59,3 +59,11 @@ SELECT m.community_id, m.tier, m.expires_at_us, t.rate_bps, t.max_discount_micro
   LEFT JOIN discount_tiers t ON t.community_id = m.community_id AND t.tier = m.tier
  WHERE m.account_id = :account_id
  ORDER BY m.community_id;
+
+-- name: memberships_of_accounts
+-- Like memberships_with_terms, for several accounts. :account_ids is a JSON array of keys.
+SELECT m.account_id, m.community_id, m.tier, m.expires_at_us, t.rate_bps, t.max_discount_micro
+  FROM json_each(:account_ids) j
+  CROSS JOIN memberships m ON m.account_id = j.value
+  LEFT JOIN discount_tiers t ON t.community_id = m.community_id AND t.tier = m.tier
+ ORDER BY m.account_id, m.community_id;

@@ -14,6 +14,7 @@ SELECT coalesce((SELECT max(base_id) FROM book_epochs), 0),
        coalesce((SELECT max(id) FROM credit_accounts), 0),
        coalesce((SELECT max(id) FROM credit_lots), 0),
        coalesce((SELECT max(id) FROM credit_reservations), 0),
+       coalesce((SELECT max(id) FROM credit_charges), 0),
        coalesce((SELECT max(id) FROM credit_debts), 0),
        coalesce((SELECT max(id) FROM credit_ledger), 0),
        coalesce((SELECT max(id) FROM credit_campaigns), 0),
@@ -27,9 +28,11 @@ SELECT coalesce(max(seq), 0)
 
 -- name: begin_epoch
 INSERT INTO book_epochs (
-    base_id, number, reason, began_at_us, accounts, lots, reservations, debts, entries, campaigns, grants, events)
+    base_id, number, reason, began_at_us, accounts, lots, reservations, charges, debts, entries, campaigns, grants,
+    events)
 VALUES (
-    :base_id, :number, :reason, :began_at_us, :accounts, :lots, :reservations, :debts, :entries, :campaigns, :grants, :events);
+    :base_id, :number, :reason, :began_at_us, :accounts, :lots, :reservations, :charges, :debts, :entries, :campaigns,
+    :grants, :events);
 
 -- name: forget_counted_id
 DELETE FROM sqlite_sequence

@@ -37,12 +37,14 @@ SELECT after_entry_id, id
  LIMIT 1;
 
 -- name: entry_events
--- :types is a JSON array of entry types, NULL for all. The columns are those of entries_of_pool, then those that only events have.
-SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.amount_micro, e.available_delta_micro,
-       e.reserved_delta_micro, e.available_after_micro, e.reserved_after_micro, e.description, e.metadata, e.created_at_us,
-       e.account_id, l.campaign_id
+-- :types is a JSON array of entry types, NULL for all. The columns are those of entries_of_pool, then the account.
+SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.charge_id, g.campaign_id, g.id,
+       r.status, CAST(e.amount_micro AS TEXT), CAST(e.available_delta_micro AS TEXT), CAST(e.reserved_delta_micro AS TEXT),
+       CAST(e.available_after_micro AS TEXT), CAST(e.reserved_after_micro AS TEXT), e.description, e.metadata, e.created_at_us,
+       e.account_id
   FROM credit_ledger e
-  LEFT JOIN credit_lots l ON l.id = e.lot_id
+  LEFT JOIN credit_grants g ON g.lot_id = e.lot_id
+  LEFT JOIN credit_reservations r ON r.id = e.reservation_id
  WHERE e.id > :after_id
    AND e.id <= :until_id
    AND (:types IS NULL OR e.entry_type IN (SELECT value FROM json_each(:types)))

@@ -6,6 +6,7 @@ SELECT max(
     coalesce((SELECT created_at_us FROM credit_ledger ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_accounts ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM credit_reservations ORDER BY id DESC LIMIT 1), 0),
+    coalesce((SELECT created_at_us FROM credit_charges ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM events ORDER BY id DESC LIMIT 1), 0),
     coalesce((SELECT created_at_us FROM admin_audit_log ORDER BY seq DESC LIMIT 1), 0),
     coalesce((SELECT reconciled_at_us FROM reconciliations WHERE id = 1), 0));
@@ -134,20 +135,20 @@ SELECT b.account_id, count(*), sum(b.available_micro + b.reserved_micro),
 
 -- name: insert_entries
 INSERT INTO credit_ledger (
-    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
-    available_after_micro, reserved_after_micro, created_at_us, description, metadata)
+    account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, charge_id, amount_micro, available_delta_micro,
+    reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us, description, metadata)
 VALUES (
-    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
+    :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :charge_id, :amount_micro, :available_delta_micro,
     :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: insert_first_entries
 -- Like insert_entries, for the first entries of an epoch, whose ids start above its base. SQLite assigns all later ids.
 INSERT INTO credit_ledger (
-    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro,
+    id, account_id, pool_id, entry_seq, entry_type, lot_id, reservation_id, charge_id, amount_micro, available_delta_micro,
     reserved_delta_micro, available_after_micro, reserved_after_micro, created_at_us, description, metadata)
 VALUES (
-    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :amount_micro, :available_delta_micro,
-    :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
+    :entry_id, :account_id, :pool_id, :entry_seq, :entry_type, :lot_id, :reservation_id, :charge_id, :amount_micro,
+    :available_delta_micro, :reserved_delta_micro, :available_after_micro, :reserved_after_micro, :now_us, :description, :metadata);
 
 -- name: balance_without_expiry_due
 -- Returns the rows of balance_now at half its cost, if no expiry is due on the account. Otherwise the first row is missing.
@@ -313,13 +314,15 @@ current AS (
                WHEN l.expires_at_us <= :now_us THEN 'expired'
                ELSE 'live'
            END AS state,
-           l.expires_at_us, l.metadata, l.created_at_us
+           l.expires_at_us, l.metadata, l.campaign_id, l.created_at_us
       FROM credit_lots l
       LEFT JOIN overdue o ON o.lot_id = l.id
      WHERE l.account_id = :account_id
        AND l.id > :after_id)
 SELECT id, account_id, pool_id, source_type, source_id, priority, original_micro, available_micro, reserved_micro, consumed_micro,
-       expired_micro, revoked_micro, state, expires_at_us, metadata, created_at_us
+       expired_micro, revoked_micro, state, expires_at_us, metadata, campaign_id,
+       CASE WHEN campaign_id IS NOT NULL THEN (SELECT g.id FROM credit_grants g WHERE g.lot_id = current.id) END AS grant_id,
+       created_at_us
   FROM current
  WHERE :state IS NULL OR state = :state
  ORDER BY id
@@ -361,16 +364,24 @@ SELECT pool_id, low_seq
  WHERE low_seq = high_seq;
 
 -- name: entries_of_pool
--- Newest first.
-SELECT id, entry_seq, entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,
-       available_after_micro, reserved_after_micro, description, metadata, created_at_us
-  FROM credit_ledger
- WHERE account_id = :account_id
-   AND pool_id = :pool_id
-   AND entry_seq BETWEEN :oldest_seq AND :newest_seq
-   AND (:entry_type IS NULL OR entry_type = :entry_type)
- ORDER BY entry_seq DESC
- LIMIT :count + 0;
+-- One JSON array of rows, newest first, with the grant of the lot and the status of the reservation. One text takes half the
+-- time of fifty rows: docs/internals/decisions/0044-history-as-one-text.md.
+SELECT '[' || coalesce(group_concat(entry, ',' ORDER BY entry_seq DESC), '') || ']'
+  FROM (
+    SELECT e.entry_seq,
+           json_array(e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.charge_id, g.campaign_id,
+                     g.id, r.status, CAST(e.amount_micro AS TEXT), CAST(e.available_delta_micro AS TEXT),
+                     CAST(e.reserved_delta_micro AS TEXT), CAST(e.available_after_micro AS TEXT),
+                     CAST(e.reserved_after_micro AS TEXT), e.description, e.metadata, e.created_at_us) AS entry
+      FROM credit_ledger e
+      LEFT JOIN credit_grants g ON g.lot_id = e.lot_id
+      LEFT JOIN credit_reservations r ON r.id = e.reservation_id
+     WHERE e.account_id = :account_id
+       AND e.pool_id = :pool_id
+       AND e.entry_seq BETWEEN :oldest_seq AND :newest_seq
+       AND (:entry_type IS NULL OR e.entry_type = :entry_type)
+     ORDER BY e.entry_seq DESC
+     LIMIT :count + 0);
 
 -- name: entries_of_pools
 -- The same for several pools, merged. :pools is a JSON array of [pool, number of its oldest entry, number of its newest].
@@ -391,9 +402,16 @@ WITH RECURSIVE merged (id, entry_type, pool_id, entry_seq, oldest_seq) AS (
        AND e.entry_seq = m.entry_seq - 1
      WHERE m.entry_seq > m.oldest_seq
      ORDER BY 1 DESC)
-SELECT e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.amount_micro, e.available_delta_micro,
-       e.reserved_delta_micro, e.available_after_micro, e.reserved_after_micro, e.description, e.metadata, e.created_at_us
-  FROM merged m
-  CROSS JOIN credit_ledger e ON e.id = m.id
- WHERE :entry_type IS NULL OR m.entry_type = :entry_type
- LIMIT :count + 0;
+SELECT '[' || coalesce(group_concat(entry, ',' ORDER BY id DESC), '') || ']'
+  FROM (
+    SELECT e.id,
+           json_array(e.id, e.entry_seq, e.entry_type, e.pool_id, e.lot_id, e.reservation_id, e.charge_id, g.campaign_id,
+                     g.id, r.status, CAST(e.amount_micro AS TEXT), CAST(e.available_delta_micro AS TEXT),
+                     CAST(e.reserved_delta_micro AS TEXT), CAST(e.available_after_micro AS TEXT),
+                     CAST(e.reserved_after_micro AS TEXT), e.description, e.metadata, e.created_at_us) AS entry
+      FROM merged m
+      CROSS JOIN credit_ledger e ON e.id = m.id
+      LEFT JOIN credit_grants g ON g.lot_id = e.lot_id
+      LEFT JOIN credit_reservations r ON r.id = e.reservation_id
+     WHERE :entry_type IS NULL OR m.entry_type = :entry_type
+     LIMIT :count + 0);

@@ -84,13 +84,13 @@ SELECT h.reservation_id, h.lot_id, h.reserved_micro
   CROSS JOIN reservation_lots h ON h.reservation_id = j.value
  ORDER BY h.reservation_id, h.position;
 
--- name: insert_debt
-INSERT INTO credit_debts (id, account_id, reservation_id, original_micro, paid_micro, created_at_us)
-VALUES (:debt_id, :account_id, :reservation_id, :original_micro, 0, :now_us);
+-- name: insert_debts
+INSERT INTO credit_debts (id, account_id, reservation_id, charge_id, original_micro, paid_micro, created_at_us)
+VALUES (:debt_id, :account_id, :reservation_id, :charge_id, :original_micro, 0, :now_us);
 
 -- name: open_debts
 -- Oldest first; :account_ids is a JSON array of keys.
-SELECT d.account_id, d.id, d.reservation_id, d.original_micro - d.paid_micro
+SELECT d.account_id, d.id, d.reservation_id, d.charge_id, d.original_micro - d.paid_micro
   FROM json_each(:account_ids) j
   CROSS JOIN credit_debts d ON d.account_id = j.value
  WHERE d.paid_micro < d.original_micro
@@ -108,9 +108,10 @@ UPDATE credit_debts
  WHERE id = :debt_id;
 
 -- name: find_debt
-SELECT d.id, d.account_id, r.pool_id, d.reservation_id, d.original_micro, d.paid_micro, d.created_at_us
+SELECT d.id, d.account_id, coalesce(r.pool_id, c.pool_id), d.reservation_id, d.charge_id, d.original_micro, d.paid_micro, d.created_at_us
   FROM credit_debts d
-  JOIN credit_reservations r ON r.id = d.reservation_id
+  LEFT JOIN credit_reservations r ON r.id = d.reservation_id
+  LEFT JOIN credit_charges c ON c.id = d.charge_id
  WHERE d.id = :debt_id;
 
 -- name: forgive_debt
@@ -121,9 +122,10 @@ UPDATE credit_debts
 
 -- name: debts_page
 -- Oldest first. :open is NULL for all debts.
-SELECT d.id, d.account_id, r.pool_id, d.reservation_id, d.original_micro, d.paid_micro, d.created_at_us
+SELECT d.id, d.account_id, coalesce(r.pool_id, c.pool_id), d.reservation_id, d.charge_id, d.original_micro, d.paid_micro, d.created_at_us
   FROM credit_debts d
-  JOIN credit_reservations r ON r.id = d.reservation_id
+  LEFT JOIN credit_reservations r ON r.id = d.reservation_id
+  LEFT JOIN credit_charges c ON c.id = d.charge_id
  WHERE d.account_id = :account_id
    AND d.id > :after_id
    AND (:open IS NULL OR (d.paid_micro < d.original_micro) = :open)

@@ -36,6 +36,7 @@ from minibill.auth.tokens import TokenVerifier
 from minibill.background import run_jobs
 from minibill.book import Book
 from minibill.campaigns import routes as campaigns
+from minibill.charges import routes as charges
 from minibill.config import Settings
 from minibill.core.counters import Metrics
 from minibill.discounts import routes as discounts
@@ -55,6 +56,9 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
     ("GET", "/accounts/{account_id}/history", ledger.list_history, READ),
     ("POST", "/accounts/{account_id}/mint", ledger.mint_credits, MINT_WRITE),
     ("POST", "/accounts/{account_id}/reservations", ledger.reserve_for, ACCOUNTS_WRITE),
+    ("POST", "/accounts/{account_id}/charges", charges.charge_one, ACCOUNTS_WRITE),
+    ("GET", "/accounts/{account_id}/charges", charges.list_charges, READ),
+    ("GET", "/charges/{charge_id}", charges.show_charge, READ),
     ("GET", "/accounts/{account_id}/debts", ledger.list_debts, READ),
     ("POST", "/accounts/{account_id}/debts/{debt_id}/forgive", ledger.forgive_one, REFUNDS_WRITE),
     ("GET", "/reservations/{reservation_id}", ledger.show_reservation, READ),
@@ -101,14 +105,29 @@ ADMIN: tuple[tuple[str, str, Handler, str], ...] = (
 
 # Method, path under /api/internal/billing, handler: the operations of services.
 INTERNAL: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/accounts", ledger.open_one),
+    ("GET", "/accounts", ledger.list_accounts),
+    ("GET", "/accounts/{account_id}/balance", ledger.show_balance),
+    ("GET", "/accounts/{account_id}/quote", discounts.show_quote),
+    ("GET", "/events", events.list_events),
     ("POST", "/reservations", ledger.reserve_any),
     ("GET", "/reservations/{reservation_id}", ledger.show_reservation),
     ("POST", "/finalize", ledger.finalize_named),
     ("POST", "/release", ledger.release_named),
+    ("POST", "/charges", charges.charge_any),
+    ("POST", "/charges/batch", charges.charge_many),
+    ("GET", "/charges/{charge_id}", charges.show_charge),
 )
 
 # These are served past the router: docs/internals/decisions/0030-one-router.md.
-HOT = (ledger.reserve_any, ledger.finalize_named, ledger.release_named, ledger.show_balance)
+HOT = (
+    ledger.reserve_any,
+    ledger.finalize_named,
+    ledger.release_named,
+    ledger.show_balance,
+    charges.charge_any,
+    ledger.list_history,
+)
 
 PUBLIC: tuple[tuple[str, Handler], ...] = (
     ("/health/live", health.live),

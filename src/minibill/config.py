@@ -188,6 +188,14 @@ SETTINGS = (
             _on_or_off),
 )  # fmt: skip
 
+
+def default_of(field: str) -> str:
+    """Return the default of a setting as text, by its field of `Settings`."""
+    [default] = [setting.default for setting in SETTINGS if setting.field == field]
+    assert default is not None
+    return default
+
+
 # Variables that the command line reads.
 OTHER_VARIABLES = {"MINIBILL_DB", "MINIBILL_HOST", "MINIBILL_PORT", "MINIBILL_URL", "MINIBILL_TOKEN"}
 

@@ -91,6 +91,20 @@ def _forgiven(api: Api) -> Write:
     return Write("POST", f"/accounts/{account}/debts/{debt['debtId']}/forgive", {"reason": "a mistake"})
 
 
+def _charge(api: Api) -> Write:
+    account, body = (
+        api.account(3, 9),
+        {"costMicro": "7", "sourceId": "call-1", "description": "a call", "metadata": {"n": 1}},
+    )
+    return Write("POST", f"/accounts/{account}/charges", body)
+
+
+def _charged(api: Api) -> Write:
+    write = _charge(api)
+    ok(api.post(write.path, write.body), 201)
+    return write
+
+
 # Each prepares a book and returns the request.
 WRITES: dict[str, Callable[[Api], Write]] = {
     "open": lambda _: Write("POST", "/accounts", ENTITY),
@@ -108,6 +122,7 @@ WRITES: dict[str, Callable[[Api], Write]] = {
         "POST", f"/reservations/{api.reserve(api.account(9), 5)}/finalize", {"actualCostMicro": "3"}
     ),
     "release": lambda api: Write("POST", f"/reservations/{api.reserve(api.account(9), 5)}/release", None),
+    "charge": _charge,
     "put tiers": lambda _: Write("PUT", "/discounts/guild/tiers", TIERS),
     "replace tiers": _replaced_tiers,
     "join": _membership,
@@ -130,6 +145,8 @@ WRITES: dict[str, Callable[[Api], Write]] = {
 REFUSALS: dict[str, Callable[[Api], Write]] = {
     "mint to nobody": lambda _: Write("POST", "/accounts/acct_none/mint", {"amountMicro": "5"}),
     "mint over the ceiling": lambda api: Write("POST", f"/accounts/{api.account()}/mint", {"amountMicro": "9" * 18}),
+    "charge more than is there": lambda api: _charge(api)._replace(body={"costMicro": "13"}),
+    "charge a source again, otherwise": lambda api: _charged(api)._replace(body={"costMicro": "6", "sourceId": "call-1"}),
     "put a tier twice": lambda _: Write("PUT", "/discounts/guild/tiers", {"tiers": TIERS["tiers"][:1] * 2}),
     "join a tier that is not there": lambda api: _membership(api)._replace(body={"tier": "glod"}),
     "delete no membership": lambda api: Write("DELETE", f"/accounts/{api.account()}/memberships/guild", None),

@@ -323,6 +323,7 @@ def _concrete(path: str) -> str:
         "token_id",
         "grant_id",
         "reservation_id",
+        "charge_id",
         "community_id",
         "webhook_id",
         "debt_id",
@@ -399,7 +400,7 @@ TRICKS = [
     "/admin/billing /accounts", " /admin/billing/accounts", "/admin /billing/accounts", "/admin/billing\t/accounts",
     "/admin/billing\0/accounts", "/admin/billing/accounts\0", "/admin\u2215billing/accounts",
     "/admin/billing\u200b/accounts", "admin/billing/accounts", "/admin/billing?/accounts", "/admin/billing#/accounts",
-    "/api/internal/billing/accounts", "/api/internal/billing/../../../admin/billing/accounts", "/api/internal/billingX",
+    "/api/internal/billing/campaigns", "/api/internal/billing/../../../admin/billing/accounts", "/api/internal/billingX",
     "http://minibill.test/admin/billing/accounts", "/health/live/admin/billing/accounts", "/.//admin/billing/accounts",
     "/health//admin/billing/accounts", "",
 ]  # fmt: skip

@@ -163,7 +163,7 @@ def test_the_example_database_is_healthy(seeded: Path) -> None:
         (
             "SELECT DISTINCT entry_type FROM credit_ledger",
             {"deposit", "grant", "reserve", "finalize", "release", "expire", "revoke", "debt_incurred", "debt_paid",
-             "shadow_reserve", "shadow_finalize"},
+             "charge", "shadow_reserve", "shadow_finalize", "shadow_charge"},
         ),
         ("SELECT DISTINCT community_id FROM credit_reservations", {"night-owls", "makers-guild", None}),
     ],

@@ -71,9 +71,10 @@ def everything(conn: sqlite3.Connection) -> list[object]:
 def spend_later(path: Path) -> None:
     """Add an account and an entry to a database."""
     with closing(open_writer(path)) as conn:
-        conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
+        conn.execute("INSERT INTO credit_accounts VALUES (5, 'person', 'eve', 1210)")
         conn.execute(
-            "INSERT INTO credit_ledger VALUES (18, 3, 'gpu', 2, 'shadow_finalize', NULL, 4, 0, 0, 0, 0, 0, NULL, NULL, 1200)"
+            "INSERT INTO credit_ledger"
+            " VALUES (27, 3, 'gpu', 2, 'shadow_finalize', NULL, 4, NULL, 0, 0, 0, 0, 0, NULL, NULL, 1210)"
         )
 
 
@@ -84,7 +85,7 @@ def test_verify_reports_a_healthy_database_and_changes_no_file(book: Path) -> No
     before = contents(book.parent)
     result = minibill("verify", "--db", book)
     assert result.exit_code == 0, result.output
-    assert "book.db is healthy: 14 checks pass" in result.stdout
+    assert "book.db is healthy: 15 checks pass" in result.stdout
     assert all(name in result.stdout for name in CHECKS)
     assert contents(book.parent) == before
 
@@ -106,7 +107,7 @@ def test_verify_names_each_violation_and_exits_1(book: Path) -> None:
     assert contents(book.parent) == before
     output = json.loads(minibill("verify", "--db", book, "--json").stdout)
     assert output["checks"]["lot_balance_match"] == {
-        "status": "fail", "checked": 6, "violations": 1, "examples": ["lot_0000000000001"],
+        "status": "fail", "checked": 9, "violations": 1, "examples": ["lot_0000000000001"],
     }  # fmt: skip
     assert output["checks"]["entry_chain"]["status"] == "pass"
 
@@ -210,7 +211,7 @@ def test_verify_reads_the_log_of_a_killed_service_and_leaves_it(book: Path, tmp_
     killed = tmp_path / "killed"
     killed.mkdir()
     with closing(open_writer(book)) as conn:
-        conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1150)")
+        conn.execute("INSERT INTO credit_accounts VALUES (5, 'person', 'eve', 1210)")
         for suffix in ("", "-wal"):
             shutil.copyfile(f"{book}{suffix}", killed / f"book.db{suffix}")
     before = contents(killed)
@@ -221,7 +222,7 @@ def test_verify_reads_the_log_of_a_killed_service_and_leaves_it(book: Path, tmp_
     after.pop("book.db-shm")
     assert after == before
     with closing(open_reader(killed / "book.db")) as conn:
-        assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone() == (4,)
+        assert conn.execute("SELECT count(*) FROM credit_accounts").fetchone() == (5,)
 
 
 def test_verify_runs_next_to_a_service(tmp_path: Path) -> None:
@@ -432,7 +433,7 @@ def test_a_restore_keeps_the_replaced_database(book: Path, tmp_path: Path) -> No
     assert re.fullmatch(r"book\.db\.before-restore-\d{8}T\d{6}Z", kept.name)
     assert f"kept as {kept}: 1 entry of the ledger and 0 rows of the audit log later than the backup" in result.stdout
     assert kept.read_bytes() == newer and Path(f"{kept}-anchor").read_text() == "the anchor of it"
-    assert (accounts_of(book), accounts_of(kept)) == (3, 4)
+    assert (accounts_of(book), accounts_of(kept)) == (4, 5)
     assert minibill("verify", "--db", book).exit_code == 0
 
 
@@ -495,7 +496,7 @@ def test_a_killed_restore_leaves_the_old_or_the_restored_database(book: Path, tm
     (tmp_path / "here" / "book.db-anchor").write_text("the anchor of it")
     # The newer row is in the log, as a killed service leaves it.
     with closing(open_writer(book)) as conn:
-        conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
+        conn.execute("INSERT INTO credit_accounts VALUES (5, 'person', 'eve', 1210)")
         before = contents(book.parent)
     code = -signal.SIGKILL
     while code == -signal.SIGKILL:
@@ -510,9 +511,9 @@ def test_a_killed_restore_leaves_the_old_or_the_restored_database(book: Path, tm
         # A service could open the file.
         FileLock(db).release()
         kept = kept_of(db)
-        assert [accounts_of(file) for file in kept] in ([], [4])
-        assert accounts_of(db) in ([3, 4] if kept else [4])
-        replaced += accounts_of(db) == 3
+        assert [accounts_of(file) for file in kept] in ([], [5])
+        assert accounts_of(db) in ([4, 5] if kept else [5])
+        replaced += accounts_of(db) == 4
     assert code == 0
     assert step > 15 and step > replaced > 1
 

@@ -10,10 +10,10 @@ import pytest
 
 import minibill
 import minibill.embedded
-from minibill.app import ROUTES
-from minibill.client import AsyncClient, Entity, GrantTo, ThresholdOf, TierOf
+from minibill.app import INTERNAL, ROUTES
+from minibill.client import AsyncClient, Entity, GrantTo, ThresholdOf, TierOf, UsageOf
 from minibill.client._async.methods import AsyncMethods
-from minibill.client.operation import Operation
+from minibill.client.operation import SERVICE_OPERATIONS, Operation
 from minibill.core.problems import (
     AccountNotFound,
     IdempotencyKeyReused,
@@ -119,6 +119,12 @@ async def everything(book: AsyncMethods) -> None:
     assert (await book.complete_campaign(campaign.id)).status == "completed"
     assert [c.id async for c in book.campaigns(status="completed")] == [campaign.id]
 
+    charged = await book.charge(ada.id, 100, source_id="call-1", explain=True)
+    assert charged.explanation and charged.explanation.lots[0].drawn_micro == "100"
+    assert (await book.charge(ada.id, 100, source_id="call-1")).duplicate
+    assert (await book.charge_by_id(charged.charge_id, explain=True)).source_id == "call-1"
+    assert [charge.charge_id async for charge in book.charges(ada.id, source_id="call-1")] == [charged.charge_id]
+
     bea = await book.open_account("person", "bea")
     owed = await book.reserve(bea.id, 5, billing_mode="soft")
     await book.finalize(owed.reservation_id, 5)
@@ -154,8 +160,36 @@ async def everything(book: AsyncMethods) -> None:
     assert accepted.before == accepted.now
 
 
+async def everything_of_a_service(book: AsyncMethods, account_id: str) -> None:
+    """Call every method of a service once. The account has a unit."""
+    bot = await book.open_account("agent", "bot")
+    assert [account async for account in book.accounts(entity_type="agent", entity_id="bot")] == [bot]
+    assert (await book.balance(account_id)).total_available_micro == str(UNIT)
+    assert (await book.quote(account_id, 5)).payable_micro == "5"
+    start = (await book.events(after="latest")).next_cursor
+    held = await book.reserve(account_id, 10, explain=True)
+    assert (await book.reservation(held.reservation_id)).created_by == "service:loa"
+    assert (await book.finalize(held.reservation_id, 4)).finalized_micro == "4"
+    other = await book.reserve(account_id, 5)
+    assert (await book.release(other.reservation_id)).released_micro == "5"
+    page = await book.events(after=start, types=["ledger.reserve"], wait=5)
+    assert [event.account_id for event in page.items] == [account_id] * 2
+
+
 def test_every_method_calls_its_route(tell: Callable[[Story], None]) -> None:
     tell(everything)
+
+
+async def charges_in_a_batch(book: AsyncMethods) -> None:
+    """Send a batch, of which one usage record is rejected."""
+    records = [
+        UsageOf(Entity("person", "ada"), 10, "call-2", description="a call", metadata={"model": "m"}),
+        UsageOf("acct_nobody", 10, "call-3"),
+    ]
+    batch = await book.charge_batch(records)
+    assert [(item.status, item.code) for item in batch.charges] == [("charged", None), ("rejected", "account_not_found")]
+    again = await book.charge_batch(records)
+    assert (again.total_duplicates, again.charges[0].charge_id) == (1, batch.charges[0].charge_id)
 
 
 def test_every_route_has_a_method(loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
@@ -172,8 +206,13 @@ def test_every_route_has_a_method(loop: Loop, tmp_path: Path, monkeypatch: pytes
     async def stories() -> None:
         async with minibill.open(tmp_path / "inside.db", actor="operator", settings=WITH_WEBHOOKS, test_clock=True) as book:
             await everything(book)
+            await charges_in_a_batch(book)
         async with over_http(api) as book:
             await everything(book)
+            cleo = await book.open_account("person", "cleo")
+            await book.mint(cleo.id, UNIT)
+        async with as_a_service(api) as book:
+            await everything_of_a_service(book, cleo.id)
 
     loop.run(stories())
     there_are = {f"{route.method} {route.path}" for route in ROUTES}
@@ -234,9 +273,67 @@ def test_a_service_token_spends_by_entity_only(api: Api, loop: Loop) -> None:
             other = await book.reserve(account, 5)
             assert (await book.release(other.reservation_id)).released_micro == "5"
             assert (await book.reservation(other.reservation_id)).status == "released"
+            charged = await book.charge(Entity("person", entity), 10, source_id="call-1")
+            assert (charged.account_id, (await book.charge_by_id(charged.charge_id)).charged_micro) == (account, "10")
+            batch = await book.charge_batch([UsageOf(account, 5, "call-2"), UsageOf(account, 10, "call-1")])
+            assert [item.status for item in batch.charges] == ["charged", "duplicate"]
         async with over_http(api) as book:
             with pytest.raises(TypeError, match="only services may name an entity"):
+                await book.charge(Entity("person", entity), 10)
+            with pytest.raises(TypeError, match="only services charge in batches"):
+                await book.charge_batch([UsageOf(account, 5, "call-4")])
+            with pytest.raises(TypeError, match="only services may name an entity"):
                 await book.reserve(Entity("person", entity), 10)
+
+    loop.run(story())
+
+
+def test_the_client_knows_the_operations_of_services() -> None:
+    assert {(method, path) for method, path, _ in INTERNAL} == SERVICE_OPERATIONS
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_service_has_no_dry_run_in_the_client(api: Api, loop: Loop, tmp_path: Path, inside: bool) -> None:
+    async def story(book: AsyncMethods) -> None:
+        for write in (
+            book.reserve("acct_1", 5, dry_run=True),
+            book.finalize("res_1", 5, dry_run=True),
+            book.release("res_1", dry_run=True),
+        ):
+            with pytest.raises(TypeError, match="services have no dry run"):
+                await write
+        # A program is an admin of its book, and spends as a service does.
+        if inside:
+            assert (await book.open_account("agent", "bot", dry_run=True)).entity_id == "bot"
+            return
+        with pytest.raises(TypeError, match="services have no dry run"):
+            await book.open_account("agent", "bot", dry_run=True)
+
+    async def stories() -> None:
+        async with minibill.open(tmp_path / "inside.db") if inside else as_a_service(api) as book:
+            await story(book)
+            assert [account async for account in book.accounts()] == []
+
+    loop.run(stories())
+
+
+def test_a_service_is_told_before_sending_what_it_may_not_call(loop: Loop) -> None:
+    def cut(request: httpx.Request) -> httpx.Response:
+        raise AssertionError("something was sent")
+
+    async def story() -> None:
+        async with AsyncClient("http://minibill.test", "t", service=True, transport=httpx.MockTransport(cut)) as book:
+            with pytest.raises(
+                TypeError, match=r"services have no POST /accounts/\{account_id\}/mint; use an admin's client"
+            ):
+                await book.mint("acct_1", 5)
+            for call in (book.account("acct_1"), book.delete_membership("acct_1", "club"), book.delete_webhook("hook_1")):
+                with pytest.raises(TypeError, match="services have no"):
+                    await call
+            with pytest.raises(TypeError, match="services have no"):
+                await book.pay_encoded_batch("camp_1", b"{}")
+            with pytest.raises(TypeError, match="services have no"):
+                _ = [lot async for lot in book.lots("acct_1")]
 
     loop.run(story())
 

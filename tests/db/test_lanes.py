@@ -209,6 +209,11 @@ def test_batches_and_revocations_of_campaigns_are_bulk(
     ok(api.post(f"/campaigns/{campaign}/revoke", {"reason": "test"}))
     # The service continues by itself: work that has begun is not rejected half way.
     assert lanes_used == [Lane.BULK, Lane.BACKGROUND, Lane.BACKGROUND]
+    lanes_used.clear()
+    usage = {"accountId": accounts[0], "costMicro": "0", "sourceId": "call-1"}
+    ok(api.internal("POST", "/charges/batch", {"charges": [usage]}), 200)
+    ok(api.internal("POST", "/charges", usage), 200)
+    assert lanes_used == [Lane.BULK, Lane.REQUEST]
 
 
 def test_maintenance_of_the_book_is_background_work(api: Api, lanes_used: list[Lane]) -> None:

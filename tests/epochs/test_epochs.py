@@ -28,7 +28,7 @@ BEGINNING = "evt_" + 26 * "0"
 RESTORE, ACCEPT, MOVE = Machine.restore, Machine.lose_what_is_later, Machine.move
 
 # The ids in a response, an event or a row.
-_ID = re.compile(r"\b(?:acct|lot|entry|res|camp|grant|audit|hook|evt)_[0-9a-z]+\b")
+_ID = re.compile(r"\b(?:acct|lot|entry|res|charge|camp|grant|audit|hook|evt)_[0-9a-z]+\b")
 
 
 def live(api: Api) -> Json:
@@ -38,12 +38,14 @@ def live(api: Api) -> Json:
     ok(api.finalize(reservation, 30))
     overspent = api.reserve(account, 10, billingMode="soft")
     ok(api.finalize(overspent, 500))
+    charged = api.internal("POST", "/charges", {"accountId": account, "costMicro": "5", "billingMode": "soft"})
     campaign = api.campaign()
     grant = ok(api.batch(campaign, (account, 5)))["grants"][0]
     webhook = ok(api.post("/webhooks", {"url": NOWHERE}), 201)
     events = drain(api)
     return {
-        "acct": account, "res": reservation, "lot": grant["lotId"], "camp": campaign, "grant": grant["grantId"],
+        "acct": account, "res": reservation, "charge": ok(charged, 201)["chargeId"],
+        "lot": grant["lotId"], "camp": campaign, "grant": grant["grantId"],
         "hook": webhook["id"], "entry": api.get(f"/accounts/{account}/history")["items"][0]["id"],
         "audit": api.get("/audit")["items"][0]["id"], "evt": events[-1]["id"],
     }  # fmt: skip
@@ -327,7 +329,8 @@ def test_rows_are_counted_without_skipped_ids(machine: Machine) -> None:
     def counted() -> dict[str, int]:
         tables = {
             "accounts": "credit_accounts", "lots": "credit_lots", "entries": "credit_ledger",
-            "reservations": "credit_reservations", "campaigns": "credit_campaigns", "grants": "credit_grants",
+            "reservations": "credit_reservations", "charges": "credit_charges",
+            "campaigns": "credit_campaigns", "grants": "credit_grants",
             "audit": "admin_audit_log",
         }  # fmt: skip
         with closing(open_reader(machine.db)) as conn:

@@ -54,6 +54,9 @@ def _emit_every_type(api: Api) -> None:
     api.finalize(api.reserve(debtor, 5, billingMode="soft"), 5)
     [debt] = api.get(f"/accounts/{debtor}/debts")["items"]
     ok(api.post(f"/accounts/{debtor}/debts/{debt['debtId']}/forgive", {"reason": "a mistake"}))
+    api.mint(debtor, 10)
+    for mode in ("live", "shadow"):
+        ok(api.post(f"/accounts/{debtor}/charges", {"costMicro": "4", "billingMode": mode}), 201)
 
 
 def put_thresholds(api: Api, account: str, *thresholds: Json) -> Json:
@@ -77,6 +80,7 @@ def test_every_event_type_is_emitted_in_the_order_of_the_writes(api: Api) -> Non
         "ledger.revoke", "grant.revoked", "campaign.completed",
         "campaign.created", "campaign.activated", "campaign.expired",
         "account.opened", "ledger.debt_incurred", "ledger.grant", "ledger.debt_paid", "debt.forgiven",
+        "ledger.grant", "ledger.charge", "ledger.shadow_charge",
     ]  # fmt: skip
 
 

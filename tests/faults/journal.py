@@ -1,6 +1,7 @@
 """Clients with a journal: it has every request before it is sent, and its response afterwards.
 
-A request without a response is sent again with the same key until it has one. `differences` then compares the database with
+A request without a response is sent again with the same key until it has one. Half of the charges have no key: their
+sources alone keep them from being charged twice. `differences` then compares the database with
 the effects of all responses.
 """
 
@@ -55,12 +56,12 @@ class Passes:
 class Sent:
     """A write in the journal. `answer` is its last response; None while there is none.
 
-    `passes` is true if its lot or reservation expires soon.
+    `passes` is true if its lot or reservation expires soon. Without a `key`, its sources identify its charges.
     """
 
     __slots__ = ("answer", "body", "key", "kind", "method", "passes", "path")
 
-    def __init__(self, kind: CallerKind, method: str, path: str, body: Json, *, key: str, passes: bool) -> None:
+    def __init__(self, kind: CallerKind, method: str, path: str, body: Json, *, key: str | None, passes: bool) -> None:
         self.kind: CallerKind = kind
         self.method = method
         self.path = path
@@ -92,9 +93,12 @@ class Journal:
         self.passes = passes
         self.sent: list[Sent] = []
 
-    def write(self, kind: CallerKind, method: str, path: str, body: Json, *, passes: bool = False) -> Sent:
+    def write(
+        self, kind: CallerKind, method: str, path: str, body: Json, *, has_key: bool = True, passes: bool = False
+    ) -> Sent:
         """Record a write before it is sent."""
-        self.sent.append(Sent(kind, method, path, body, key=f"key-{len(self.sent)}", passes=passes))
+        key = f"key-{len(self.sent)}" if has_key else None
+        self.sent.append(Sent(kind, method, path, body, key=key, passes=passes))
         return self.sent[-1]
 
     @property
@@ -110,7 +114,7 @@ class Journal:
 
 
 class Client:
-    """A client that mints, reserves, finalizes, releases, pays wallets, and edits a campaign, on its own account."""
+    """A client that mints, reserves, finalizes, releases, charges, pays wallets, and edits a campaign. It has an account."""
 
     def __init__(self, journal: Journal, rng: random.Random, *, account: str, draft: str, campaign: str) -> None:
         self.journal = journal
@@ -120,6 +124,8 @@ class Client:
         self.campaign = campaign
         self._draft = draft
         self._open: list[str] = []
+        # The cost of each usage record.
+        self._usage: list[int] = []
 
     @classmethod
     async def new(cls, journal: Journal, line: Line, rng: random.Random, *, number: int, campaign: str) -> "Client":
@@ -137,7 +143,9 @@ class Client:
     async def ask_once(self, line: Line) -> ResponseBody:
         """Send one write. Raises `Lost`; the next call then sends the same write again."""
         if self.pending is None:
-            self.pending = self.journal.write(*self._next())
+            write = self._next()
+            has_key = not write[2].startswith("/charges") or self._rng.random() < 0.5
+            self.pending = self.journal.write(*write, has_key=has_key)
         sent = self.pending
         sent.answer = await sent.by(line, self.journal.passes)
         self.pending = None
@@ -147,11 +155,16 @@ class Client:
 
     def _next(self) -> tuple[CallerKind, str, str, Json]:
         rng = self._rng
-        what = rng.choices(("mint", "reserve", "end", "batch", "edit"), (20, 40, 40, 4, 4))[0]
+        what = rng.choices(("mint", "reserve", "end", "charge", "charges", "batch", "edit"), (20, 40, 40, 20, 6, 4, 4))[0]
         match what:
             case "mint":
                 body = {"amountMicro": str(rng.randint(1, 1000)), "priority": rng.randint(0, 3)}
                 return "admin", "POST", f"/accounts/{self.account}/mint", body
+            case "charge":
+                return "service", "POST", "/charges", self._usage_record(repeats=0.1)
+            case "charges":
+                items = [self._usage_record(repeats=0.2) for _ in range(rng.randint(1, 20))]
+                return "service", "POST", "/charges/batch", {"charges": [*items, {**items[0], "accountId": "acct_none"}]}
             case "batch":
                 wallets = [*rng.sample(range(1_000_000), rng.randint(1, 20)), rng.randint(-9, -1)]
                 grants = [{"entity": {"entityType": "person", "entityId": f"w-{wallet}"}} for wallet in wallets]
@@ -171,6 +184,18 @@ class Client:
             case _:
                 body = {"accountId": self.account, "amountMicro": str(rng.randint(1, 100)), "ttlSeconds": TTL_SECONDS}
                 return "service", "POST", "/reservations", body
+
+    def _usage_record(self, *, repeats: float) -> Json:
+        """Return a new usage record, with a description, or an earlier one, now and then with another cost."""
+        rng, usage = self._rng, self._usage
+        if usage and rng.random() < repeats:
+            number, new = rng.randrange(len(usage)), {}
+            cost = usage[number] + (rng.random() < 0.2)
+        else:
+            number, new = len(usage), {"description": "new"}
+            cost = rng.randint(0, 60)
+            usage.append(cost)
+        return {"accountId": self.account, "costMicro": str(cost), "sourceId": f"{self.account}-{number}", **new}
 
 
 async def meet(db: Path, port: int, rng: random.Random, *, number: int) -> list[Client]:
@@ -212,10 +237,11 @@ class _Expected:
         self.reserved: Counter[str] = Counter()
         self.budgets: dict[str, int] = {}
         self.spent: Counter[str] = Counter()
+        self._charges: set[str] = set()
 
     def add(self, sent: Sent) -> None:
         said = sent.said
-        self.rows["idempotency_keys"] += 1
+        self.rows["idempotency_keys"] += sent.key is not None
         self.rows["admin_audit_log"] += sent.kind == "admin"
         match sent.path.split("/")[1:]:
             case ["accounts"]:
@@ -231,6 +257,8 @@ class _Expected:
                 self._hold(said["accountId"], -int(said["releasedMicro"]))
             case ["release"]:
                 self._hold(said["accountId"], -int(said["releasedMicro"]))
+            case ["charges", *_]:
+                self._charge(json.loads(sent.body), said)
             case ["campaigns", campaign, "grants", "batch"]:
                 for grant in said["grants"]:
                     if not grant["duplicate"]:
@@ -243,6 +271,15 @@ class _Expected:
                 self.budgets[said["id"]] = int(said["budgetMicro"])
             case _:
                 raise AssertionError(sent.path)
+
+    def _charge(self, body: Json, said: Json) -> None:
+        items, results = body.get("charges", [body]), said.get("charges", [said])
+        for item, charged in zip(items, results, strict=True):
+            # A duplicate shows the first charge, whose response may have been lost.
+            if charged["chargeId"] is not None and charged["chargeId"] not in self._charges:
+                self._charges.add(charged["chargeId"])
+                self.rows["credit_charges"] += 1
+                self.available[item["accountId"]] -= int(charged["chargedMicro"])
 
     def _hold(self, account: str, amount_micro: int) -> None:
         self.available[account] -= amount_micro
@@ -271,6 +308,25 @@ def differences(db: Path, journal: Journal) -> list[str]:
         for key in want.keys() | have.keys():
             if want.get(key, 0) != have.get(key, 0):
                 found.append(f"{name} of {key} is {have.get(key, 0)} and not {want.get(key, 0)}")
+    return found
+
+
+def torn_batches(db: Path, clients: Iterable[Client]) -> list[str]:
+    """Return the pending batches of charges of which a database has a part. No credits may have been missing."""
+    found = []
+    with closing(open_reader(db)) as conn:
+        for client in clients:
+            sent = client.pending
+            if sent is None or sent.path != "/charges/batch":
+                continue
+            items = json.loads(sent.body)["charges"]
+            new = {item["sourceId"] for item in items if item["accountId"] == client.account and "description" in item}
+            sources = json.dumps(list(new))
+            count = "SELECT count(*) FROM credit_charges WHERE source_id IN (SELECT value FROM json_each(?))"
+            there = conn.execute(count, (sources,)).fetchone()[0]
+            is_kept = conn.execute("SELECT count(*) FROM idempotency_keys WHERE key = ?", (sent.key,)).fetchone()[0] == 1
+            if there not in (0, len(new)) or (sent.key is not None and new and is_kept != (there > 0)):
+                found.append(f"{there} of {len(new)} new charges of a batch are there, its key: {is_kept}")
     return found
 
 

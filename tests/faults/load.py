@@ -16,6 +16,7 @@ from tests.api_client import UNIT, Api, Json
 ADMIN, SERVICE = "/admin/billing", "/api/internal/billing"
 
 GRANTS_MAX = 40
+CHARGES_MAX = 40
 
 # The query that counts the effects of each kind of request, by its key or its row.
 _COUNTS = {
@@ -23,6 +24,8 @@ _COUNTS = {
     "mint": "SELECT count(*) FROM credit_lots WHERE source_id = :key",
     "reserve": "SELECT count(*) FROM credit_reservations WHERE metadata ->> 'key' = :key",
     "finalize": "SELECT count(*) FROM credit_reservations WHERE id = :row AND status = 'finalized'",
+    "charge": "SELECT count(*) FROM credit_charges WHERE source_id = :key",
+    "usage": "SELECT count(*) FROM credit_charges WHERE source_id GLOB :key || '-*'",
     "draft": "SELECT count(*) FROM credit_campaigns WHERE name = :key",
     "activate": "SELECT count(*) FROM credit_campaigns WHERE id = :row AND status = 'active'",
     "batch": "SELECT count(*) FROM credit_grants g JOIN credit_accounts a ON a.id = g.account_id "
@@ -55,7 +58,7 @@ class ResponseBody(NamedTuple):
 
 
 class Load:
-    """Callers that open accounts and a campaign, and then mint, reserve, finalize and pay batches at random.
+    """Callers that open accounts and a campaign, and then mint, reserve, finalize, charge and pay batches at random.
 
     `step` returns the current step of the disk.
     """
@@ -100,11 +103,15 @@ class Load:
         self.answers = {key: answer for key, answer in self.answers.items() if answer.step <= after}
 
     def _any(self) -> Request:
-        match self._chance.choice(("mint", "reserve", "reserve", "finalize", "finalize", "batch")):
+        match self._chance.choice(("mint", "reserve", "reserve", "finalize", "finalize", "batch", "charge", "usage")):
             case "finalize" if self._reservations:
                 return self._finalize(*self._reservations.pop(self._chance.randrange(len(self._reservations))))
             case "batch" if self._campaigns:
                 return self._batch(self._chance.choice(self._campaigns), self._chance.randint(1, GRANTS_MAX))
+            case "charge":
+                return self._charge()
+            case "usage":
+                return self._usage(self._chance.randint(1, CHARGES_MAX))
             case "reserve":
                 return self._reserve(self._chance.choice(self._accounts), self._chance.randint(1, UNIT))
             case _:
@@ -139,6 +146,21 @@ class Load:
         body = {"reservationId": reservation, "actualCostMicro": str(self._chance.randint(0, held_micro))}
         row = ids.decode(ids.RESERVATION, reservation)
         return Request("finalize", self._key(), f"{SERVICE}/finalize", body, row=row)
+
+    def _charge(self) -> Request:
+        key = self._key()
+        return Request("charge", key, f"{SERVICE}/charges", self._usage_record(key))
+
+    def _usage(self, charges: int) -> Request:
+        key = self._key()
+        items = [self._usage_record(f"{key}-{number}") for number in range(charges)]
+        # The last one is a duplicate.
+        return Request("usage", key, f"{SERVICE}/charges/batch", {"charges": [*items, items[0]]}, effects=charges)
+
+    def _usage_record(self, source: str) -> Json:
+        """Return a record that is charged or owed, whatever the balance is."""
+        cost, account = self._chance.randint(0, UNIT), self._chance.choice(self._accounts)
+        return {"accountId": account, "costMicro": str(cost), "sourceId": source, "billingMode": "soft"}
 
     def _batch(self, campaign: str, grants: int) -> Request:
         key = self._key()

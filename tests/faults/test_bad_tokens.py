@@ -30,11 +30,15 @@ PATHS = {
     "service": [
         ("POST", "/api/internal/billing/reservations"),
         ("GET", "/api/internal/billing/reservations/res_0000000000001"),
+        ("POST", "/api/internal/billing/charges"),
+        ("POST", "/api/internal/billing/charges/batch"),
         ("GET", "/api/internal/billing/nothing"),
     ],
 }
 BODIES = {
     "/admin/billing/accounts": b'{"entityType": "mod", "entityId": "x"}',
+    "/api/internal/billing/charges": b'{"accountId": "acct_0000000000001", "costMicro": "1"}',
+    "/api/internal/billing/charges/batch": b'{"charges": [{"accountId": "a", "costMicro": "1", "sourceId": "s"}]}',
     "/api/internal/billing/reservations": b'{"accountId": "acct_0000000000001", "amountMicro": "1"}',
 }
 

@@ -126,6 +126,10 @@ def live(api: Api) -> None:
     ok(api.finalize(api.reserve(poor, 15, billingMode="soft", metadata={"n": 1}), 900))
     ok(api.finalize(api.reserve(guild, 50, billingMode="shadow"), 70))
     ok(api.release(api.reserve(guild, 60, billingMode="shadow")))
+    usage = {"sourceId": "call-1", "description": "a picture", "metadata": {"size": "small"}}
+    ok(api.internal("POST", "/charges", {"accountId": rich, "costMicro": "700", **usage}), 201)
+    ok(api.internal("POST", "/charges", {"accountId": poor, "costMicro": "60", "billingMode": "soft"}), 201)
+    ok(api.internal("POST", "/charges", {"accountId": guild, "costMicro": "40", "billingMode": "shadow"}), 201)
     api.mint(poor, 333)
     # A reservation closed by another caller, and a forgiven debt.
     ok(api.post(f"/reservations/{api.reserve(rich, 90)}/release"))

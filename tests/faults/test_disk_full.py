@@ -86,6 +86,7 @@ def stays_up_without_room(server: Server, account: str, *, fill: Callable[[], ob
     for number in (done, done + 1, done):
         problem_of(answer, 503, "storage_full")
         assert int(answer.headers["Retry-After"]) > 0
+        problem_of(charge(server, account), 503, "storage_full")
         assert available(server, account) == done
         answer = mint(server, account, number)
     assert ready(server) == 503
@@ -96,6 +97,7 @@ def stays_up_without_room(server: Server, account: str, *, fill: Callable[[], ob
         201,
     )
     assert available(server, account) == done + 1
+    assert [charge(server, account).status_code for _ in range(2)] == [201, 200]
     assert ready(server) == 200
 
 
@@ -153,6 +155,12 @@ def refused_to_start(db: Path) -> None:
 def mint(server: Server, account: str, number: int) -> httpx.Response:
     body = {"amountMicro": "1", "metadata": {"filler": "x" * 2_000}}
     return server.http.post(f"/accounts/{account}/mint", json=body, headers={"Idempotency-Key": f"key-{number}"})
+
+
+def charge(server: Server, account: str) -> httpx.Response:
+    """Charge nothing without a key: only the source prevents a second charge."""
+    body = {"costMicro": "0", "sourceId": "call-1", "metadata": {"filler": "x" * 2_000}}
+    return server.http.post(f"/accounts/{account}/charges", json=body)
 
 
 def available(server: Server, account: str) -> int:

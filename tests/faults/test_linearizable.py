@@ -54,6 +54,8 @@ class Clients:
         self.reservations: list[str] = []
         self._moments = count()
         self._names = count()
+        # Account, cost and source of the latest charges.
+        self.usage: list[tuple[str, int, str]] = []
         self.accounts = [api.account() for _ in range(ACCOUNTS)]
 
     def round(self, operations: int) -> list[Answered]:
@@ -71,9 +73,10 @@ class Clients:
         return b"Bearer " + sign_token(self.api.settings, kind, sub="clients", scopes=scopes, ttl=300).encode()
 
     async def _client(self, operations: int) -> None:
-        choices = [self._balance, self._history, self._reservation, self._mint, self._reserve, self._finalize, self._release]
+        choices = [self._balance, self._history, self._reservation, self._mint, self._reserve, self._finalize, self._release,
+                   self._charge, self._charge_all]  # fmt: skip
         while len(self.heard) < operations:
-            [operation] = self.random.choices(choices, [35, 8, 10, 14, 20, 9, 4])
+            [operation] = self.random.choices(choices, [35, 8, 10, 18, 20, 9, 4, 8, 3])
             await operation(self.random.choice(self.accounts))
 
     # --- operations ---
@@ -111,6 +114,24 @@ class Clients:
         if self.reservations:
             known = self.random.choice(self.reservations)
             await self._write("release", "/api/internal/billing/release", {"reservationId": known}, known)
+
+    async def _charge(self, account: str) -> None:
+        account, cost, source = self._record(account)
+        body = {"accountId": account, "costMicro": str(cost), "sourceId": source}
+        await self._write("charge", "/api/internal/billing/charges", body, (account, cost))
+
+    async def _charge_all(self, account: str) -> None:
+        records = [self._record(account) for _ in range(self.random.randint(1, 6))]
+        items = [{"accountId": account, "costMicro": str(cost), "sourceId": source} for account, cost, source in records]
+        await self._write("charges", "/api/internal/billing/charges/batch", {"charges": items}, records)
+
+    def _record(self, account: str) -> tuple[str, int, str]:
+        """Return a new usage record, or one that another client may be charging."""
+        if self.usage and self.random.random() < 0.2:
+            return self.random.choice(self.usage)
+        record = account, self.random.randint(1, 12), f"call-{next(self._names)}"
+        self.usage = [*self.usage[1 - KNOWN :], record]
+        return record
 
     async def _write(self, kind: str, path: str, body: Json, about: Json) -> Answered:
         """Send a write; some have a key, and some of these are sent twice at once."""
@@ -176,6 +197,8 @@ class Ledger:
         # Account, amount and entry by lot.
         self.minted: dict[str, tuple[str, int, int]] = {}
         self.held: dict[str, Held] = {}
+        # Account, amount and entries by charge.
+        self.charged: dict[str, tuple[str, int, list[int]]] = {}
         # Entries that no acknowledged write has claimed.
         self.unclaimed: set[int] = set()
 
@@ -196,8 +219,8 @@ class Ledger:
         return is_theirs
 
     def _enter(
-        self, number: int, account_id: int, kind: str, lot_id: int, held_id: int | None, amount: int, available: int,
-        reserved: int,
+        self, number: int, account_id: int, kind: str, lot_id: int, held_id: int | None, charge_id: int | None, amount: int,
+        available: int, reserved: int,
     ) -> None:  # fmt: skip
         assert number == self.sequence + 1, "a number is missing"
         self.sequence = number
@@ -206,6 +229,11 @@ class Ledger:
         self.available[account] += available
         self.reserved[account] += reserved
         self.newest[account] = [ids.encode(ids.ENTRY, number)]
+        if charge_id is not None:
+            charge = ids.encode(ids.CHARGE, charge_id)
+            _, charged, own = self.charged.get(charge, (account, 0, []))
+            self.charged[charge] = account, charged - amount, [*own, number]
+            return
         if held_id is None:
             assert kind == "grant"
             self.minted[ids.encode(ids.LOT, lot_id)] = account, amount, number
@@ -222,7 +250,8 @@ class Ledger:
 
 
 NEXT_ENTRIES = """
-SELECT id, account_id, entry_type, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro
+SELECT id, account_id, entry_type, lot_id, reservation_id, charge_id, amount_micro, available_delta_micro,
+       reserved_delta_micro
   FROM credit_ledger
  WHERE id > ?
  ORDER BY id
@@ -276,11 +305,19 @@ class Judge:
                 return [ledger.minted[answer["lotId"]][2]] if answer["lotId"] in ledger.minted else [NEVER]
             case "reserve", 201:
                 return ledger.held[answer["reservationId"]].made if answer["reservationId"] in ledger.held else [NEVER]
+            case "charge", 201:
+                return self._entries_of(answer["chargeId"])
+            case "charges", 200:
+                new = [each["chargeId"] for each in answer["charges"] if each["status"] == "charged"]
+                return [entry for charge in new for entry in self._entries_of(charge)]
             case (("finalize" | "release"), 200):
                 ended = ledger.held[each.about].ended
                 # The first of the identical requests was applied; the others got the same response.
                 return ended if not ended or ended[0] in ledger.unclaimed else []
         return []
+
+    def _entries_of(self, charge: str) -> list[int]:
+        return self.ledger.charged[charge][2] if charge in self.ledger.charged else [NEVER]
 
     def _is_so(self, each: Answered) -> bool:
         """Return true if a response shows the state of the ledger at its number."""
@@ -312,7 +349,14 @@ class Judge:
             case "reserve", 201:
                 held = ledger.held[answer["reservationId"]]
                 return (held.account, held.held) == about and int(answer["totalReservedMicro"]) == held.held
-            case "reserve", 402:
+            case "charge", (200 | 201):
+                is_charged: bool = ledger.charged[answer["chargeId"]][:2] == about
+                return is_charged and int(answer["chargedMicro"]) == about[1]
+            case "charges", 200:
+                charged = [(each["chargeId"], (account, cost)) for each, (account, cost, _)
+                           in zip(answer["charges"], about, strict=True) if each["chargeId"] is not None]  # fmt: skip
+                return all(ledger.charged[charge][:2] == record for charge, record in charged)
+            case (("reserve" | "charge"), 402):
                 account, amount = about
                 return int(answer["availableMicro"]) == ledger.available[account] and ledger.available[account] < amount
             case "finalize", 200:
@@ -350,5 +394,6 @@ def test_responses_match_the_ledger_at_their_sequence(api: Api, long: bool, reco
 
 MUST_HAPPEN = {
     "balance 200", "history 200", "reservation 200", "mint 201", "mint 201 again", "reserve 201", "reserve 201 again",
-    "reserve 402", "finalize 200", "finalize 409", "release 200", "release 409",
+    "reserve 402", "finalize 200", "finalize 409", "release 200", "release 409", "charge 201", "charge 201 again",
+    "charge 200", "charge 402", "charges 200", "charges 200 again",
 }  # fmt: skip

@@ -33,6 +33,7 @@ PAGES = (
     "/accounts/{client.account}/balance",
     "/accounts/{client.account}/lots?limit=20&state=live",
     "/accounts/{client.account}/history?limit=50",
+    "/accounts/{client.account}/charges?limit=20",
     "/campaigns/{client.campaign}",
     "/campaigns/{client.campaign}/grants?limit=50",
     "/audit?limit=20",

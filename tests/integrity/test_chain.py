@@ -71,7 +71,7 @@ def conn(migrated_file: Path, tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """Return the small book of tests/sql, restored once, with one link over all rows and without triggers."""
     path = make_book(migrated_file, tmp_path)
     with closing(open_writer(path)) as conn:
-        conn.execute("INSERT INTO book_epochs VALUES (1000, 2, 'restored', 2000, 3, 6, 6, 1, 17, 8, 2, 60)")
+        conn.execute("INSERT INTO book_epochs VALUES (1000, 2, 'restored', 2000, 4, 9, 6, 4, 2, 26, 8, 2, 61)")
         assert append_link(conn) and not append_link(conn)
         assert broken_links(conn) == (1, [])
         conn.execute("PRAGMA ignore_check_constraints = ON")
@@ -124,7 +124,7 @@ def test_append_only_columns_are_in_the_hash_chain(conn: sqlite3.Connection, mig
         named = re.search(r"UPDATE OF (.*?)\s+ON", sql, re.DOTALL)
         assert named is not None
         assert set(re.findall(r"\w+", named[1])) == linked()[table]
-    for table in ("credit_accounts", "credit_ledger", "reservation_lots"):
+    for table in ("credit_accounts", "credit_charges", "credit_ledger", "reservation_lots"):
         assert linked()[table] == {name for (name,) in conn.execute(f"SELECT name FROM pragma_table_info('{table}')")}
 
 
@@ -148,7 +148,7 @@ def test_a_deleted_row_breaks_the_hash_chain(conn: sqlite3.Connection, table: st
 
 
 def test_a_link_depends_on_the_previous_link(conn: sqlite3.Connection) -> None:
-    conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
+    conn.execute("INSERT INTO credit_accounts VALUES (5, 'person', 'eve', 1210)")
     assert append_link(conn) and broken_links(conn) == (2, [])
     # A hash chain that is recomputed from a changed row on has another last hash.
     conn.execute("UPDATE credit_accounts SET entity_id = 'ida' WHERE id = 1")
@@ -173,7 +173,7 @@ def test_a_changed_link_is_reported(conn: sqlite3.Connection, column: str) -> No
 
 
 def test_a_link_without_a_valid_hash_is_reported(conn: sqlite3.Connection) -> None:
-    conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', 'eve', 1160)")
+    conn.execute("INSERT INTO credit_accounts VALUES (5, 'person', 'eve', 1210)")
     assert append_link(conn)
     # Only a damaged file holds text where a STRICT table has bytes.
     conn.execute("ALTER TABLE book_chain RENAME TO strict_chain")
@@ -185,13 +185,13 @@ def test_a_link_without_a_valid_hash_is_reported(conn: sqlite3.Connection) -> No
 def test_the_hashed_form_of_rows_is_fixed(conn: sqlite3.Connection) -> None:
     # If a later SQLite encoded JSON differently, existing databases would fail verify.
     text = 'x\0\x01\t"\\/\x7fé\u2028\U0001f600'
-    conn.execute("INSERT INTO credit_accounts VALUES (4, 'person', ?, 9223372036854775807)", (text,))
-    hashed = queries("chain").linked_accounts.one(conn, after=2, until=4)
+    conn.execute("INSERT INTO credit_accounts VALUES (5, 'person', ?, 9223372036854775807)", (text,))
+    hashed = queries("chain").linked_accounts.one(conn, after=3, until=5)
     assert hashed is not None
     escaped = '"x\\u0000\\u0001\\t\\"\\\\/\x7fé\u2028\U0001f600"'
-    assert hashed[0].decode() == f'[[3,"community","guild",120],[4,"person",{escaped},9223372036854775807]]'
+    assert hashed[0].decode() == f'[[4,"agent","meter",130],[5,"person",{escaped},9223372036854775807]]'
     found = conn.execute("SELECT hash FROM book_chain").fetchone()[0].hex()
-    assert found == "7aa1bc3d8b63ac78265421ae287cad5dbdabcf436d628a2e2dacf71008ad8bd8"
+    assert found == "35b6176d8df6b380ce30d13f8d55add1a6e22192fa8f406842b8318efb15f191"
 
 
 ENDS = ("actual_cost_micro", "finalized_micro", "overrun_micro", "absorbed_micro", "released_micro", "closed_at_us")
@@ -218,13 +218,14 @@ def test_a_different_end_breaks_the_hash_chain(conn: sqlite3.Connection, status:
 
 def test_a_pending_reservation_may_end_after_it_was_chained(conn: sqlite3.Connection) -> None:
     conn.execute(
-        "UPDATE credit_reservations SET status = 'released', released_micro = 300, closed_at_us = 1180 WHERE id = 1"
+        "UPDATE credit_reservations SET status = 'released', released_micro = 300, closed_at_us = 1220 WHERE id = 1"
     )
     conn.execute(
-        "INSERT INTO credit_ledger VALUES (18, 1, 'general', 7, 'release', 1, 1, 300, 300, -300, 920, 0, NULL, NULL, 1180)"
+        "INSERT INTO credit_ledger"
+        " VALUES (27, 1, 'general', 7, 'release', 1, 1, NULL, 300, 300, -300, 920, 0, NULL, NULL, 1220)"
     )
     assert broken_links(conn) == (1, []) and append_link(conn) and broken_links(conn) == (2, [])
-    conn.execute("UPDATE credit_reservations SET closed_at_us = 1181 WHERE id = 1")
+    conn.execute("UPDATE credit_reservations SET closed_at_us = 1221 WHERE id = 1")
     assert broken_links(conn) == (2, [2])
 
 
@@ -259,11 +260,11 @@ def test_pruned_keys_leave_the_hash_chain_intact(conn: sqlite3.Connection) -> No
 
 def test_a_link_covers_a_bounded_number_of_rows(conn: sqlite3.Connection) -> None:
     conn.executemany(
-        "INSERT INTO credit_accounts VALUES (?, 'person', ?, 1200)", [(n, f"p-{n}") for n in range(4, 5 + 2 * LINK_ROWS_MAX)]
+        "INSERT INTO credit_accounts VALUES (?, 'person', ?, 1200)", [(n, f"p-{n}") for n in range(5, 6 + 2 * LINK_ROWS_MAX)]
     )
     assert [append_link(conn) for _ in range(4)] == [True, True, True, False]
     bounds = conn.execute("SELECT accounts FROM book_chain ORDER BY number").fetchall()
-    assert bounds == [(3,), (3 + LINK_ROWS_MAX,), (3 + 2 * LINK_ROWS_MAX,), (4 + 2 * LINK_ROWS_MAX,)]
+    assert bounds == [(4,), (4 + LINK_ROWS_MAX,), (4 + 2 * LINK_ROWS_MAX,), (5 + 2 * LINK_ROWS_MAX,)]
     assert broken_links(conn) == (4, [])
 
 

@@ -11,9 +11,8 @@ import pytest
 
 from minibill.core.clock import format_time, parse_time
 from minibill.db.connection import open_reader, open_writer
-from minibill.db.queries import Row
+from minibill.db.queries import Row, queries
 from minibill.db.sqlite import sqlite3
-from minibill.ledger import history
 from minibill.ledger.history import history_page
 from minibill.ledger.time_lookup import EntryPosition, entries_before, position_at
 from tests.api_client import Api, Json
@@ -35,8 +34,9 @@ class ExpectedHistory:
     """The history of an account, from a sort of all its entries; with all values of the filters that are worth a test."""
 
     def __init__(self, conn: sqlite3.Connection, account_id: int) -> None:
-        columns, *_ = history.SQL.entries_of_pool.sql.partition("FROM")
-        rows = conn.execute(f"{columns}FROM credit_ledger WHERE account_id = ?", (account_id,)).fetchall()
+        # The feed selects the same columns, and then the account.
+        columns, *_ = queries("events").entry_events.sql.partition("WHERE")
+        rows = [row[:-1] for row in conn.execute(f"{columns}WHERE e.account_id = ?", (account_id,)).fetchall()]
         self.entries: list[Row] = sorted(rows, key=lambda row: (row[-1], row[0]), reverse=True)
         self.types = [None, NEVER_USED, *sorted({row[2] for row in rows})]
         self.pools = [None, "none-such", *sorted({row[3] for row in rows})]
@@ -185,7 +185,7 @@ def _account_of(conn: sqlite3.Connection, account_id: int, sizes: tuple[int, int
     )
     entries = sorted((number - size, number, pool) for pool, size in enumerate(sizes) for number in range(1, size + 1))
     conn.executemany(
-        "INSERT INTO credit_ledger VALUES (NULL, ?, ?, ?, ?, ?, NULL, 1, 1, 0, ?, 0, NULL, NULL, ?)",
+        "INSERT INTO credit_ledger VALUES (NULL, ?, ?, ?, ?, ?, NULL, NULL, 1, 1, 0, ?, 0, NULL, NULL, ?)",
         (
             (account_id, ("general", "gpu")[pool], number, ("grant", "deposit")[pool], lots[pool], number, begun_us + place)
             for place, (_, number, pool) in enumerate(entries, 1)

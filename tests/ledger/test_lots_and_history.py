@@ -21,12 +21,13 @@ def test_a_lot_shows_all_members_of_its_mint(api: Api) -> None:
     [lot] = api.get(f"/accounts/{account}/lots")["items"]
     assert list(lot) == [
         "id", "accountId", "poolId", "sourceType", "sourceId", "priority", "originalMicro", "availableMicro",
-        "reservedMicro", "consumedMicro", "expiredMicro", "revokedMicro", "state", "expiresAt", "metadata", "createdAt",
+        "reservedMicro", "consumedMicro", "expiredMicro", "revokedMicro", "state", "expiresAt", "metadata", "campaignId",
+        "grantId", "createdAt",
     ]  # fmt: skip
     assert lot == {
         "id": minted["lotId"], "accountId": account, "originalMicro": "7", "availableMicro": "7", "reservedMicro": "0",
         "consumedMicro": "0", "expiredMicro": "0", "revokedMicro": "0", "state": "live", "expiresAt": end,
-        "createdAt": lot["createdAt"], **given,
+        "campaignId": None, "grantId": None, "createdAt": lot["createdAt"], **given,
     }  # fmt: skip
 
 
@@ -35,13 +36,15 @@ def test_an_entry_shows_its_deltas_and_resulting_balances(api: Api) -> None:
     minted = api.mint(account, 7, sourceType="deposit", description="a gift", metadata={"n": 1})
     entry = entries(api, account)[-1]
     assert list(entry) == [
-        "id", "entrySeq", "entryType", "poolId", "lotId", "reservationId", "amountMicro", "availableDeltaMicro",
-        "reservedDeltaMicro", "availableAfterMicro", "reservedAfterMicro", "description", "metadata", "createdAt",
+        "id", "entrySeq", "entryType", "poolId", "lotId", "reservationId", "chargeId", "campaignId", "grantId", "cause",
+        "amountMicro", "availableDeltaMicro", "reservedDeltaMicro", "availableAfterMicro", "reservedAfterMicro",
+        "description", "metadata", "createdAt",
     ]  # fmt: skip
     assert entry["id"].startswith("entry_")
     assert {**entry, "id": "", "createdAt": ""} == {
         "id": "", "entrySeq": 2, "entryType": "deposit", "poolId": "general", "lotId": minted["lotId"],
-        "reservationId": None, "amountMicro": "7", "availableDeltaMicro": "7", "reservedDeltaMicro": "0",
+        "reservationId": None, "chargeId": None, "campaignId": None, "grantId": None, "cause": None,
+        "amountMicro": "7", "availableDeltaMicro": "7", "reservedDeltaMicro": "0",
         "availableAfterMicro": "12", "reservedAfterMicro": "0", "description": "a gift",
         "metadata": {"n": 1}, "createdAt": "",
     }  # fmt: skip

@@ -17,13 +17,14 @@ CREATE TABLE book_epochs (
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
+    charges      INTEGER NOT NULL,
     debts        INTEGER NOT NULL,
     entries      INTEGER NOT NULL,
     campaigns    INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
     events       INTEGER NOT NULL,
     CONSTRAINT epochs_start_above_every_id
-        CHECK (base_id > max(accounts, lots, reservations, debts, entries, campaigns, grants, events))
+        CHECK (base_id > max(accounts, lots, reservations, charges, debts, entries, campaigns, grants, events))
 ) STRICT;
 CREATE TABLE credit_accounts (
     id            INTEGER PRIMARY KEY,
@@ -91,10 +92,12 @@ CREATE TABLE credit_ledger (
     -- 1, 2, 3 … per account and pool, without gaps.
     entry_seq             INTEGER NOT NULL,
     entry_type            TEXT NOT NULL,
-    -- NULL: no credits move. A debt is incurred, or the reservation is a shadow.
+    -- NULL: no credits move. A debt is incurred, or the reservation or charge is a shadow.
     lot_id                INTEGER REFERENCES credit_lots (id),
     -- NULL: the entry belongs to no reservation.
     reservation_id        INTEGER REFERENCES credit_reservations (id),
+    -- NULL: the entry belongs to no charge.
+    charge_id             INTEGER REFERENCES credit_charges (id),
     amount_micro          INTEGER NOT NULL,
     available_delta_micro INTEGER NOT NULL,
     reserved_delta_micro  INTEGER NOT NULL,
@@ -113,10 +116,12 @@ CREATE TABLE credit_ledger (
                                 AND reserved_delta_micro = -amount_micro
             WHEN 'release' THEN amount_micro > 0 AND available_delta_micro = amount_micro
                                 AND reserved_delta_micro = -amount_micro
+            WHEN 'charge' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
             WHEN 'debt_paid' THEN amount_micro < 0 AND available_delta_micro = amount_micro AND reserved_delta_micro = 0
             WHEN 'debt_incurred' THEN amount_micro < 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_reserve' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             WHEN 'shadow_finalize' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
+            WHEN 'shadow_charge' THEN amount_micro = 0 AND available_delta_micro = 0 AND reserved_delta_micro = 0
             ELSE (entry_type = 'finalize' OR entry_type = 'expire' OR entry_type = 'revoke')
                  AND amount_micro < 0
                  AND ((available_delta_micro = amount_micro AND reserved_delta_micro = 0)
@@ -124,10 +129,16 @@ CREATE TABLE credit_ledger (
         END),
     CONSTRAINT entries_have_lot_if_credits_move
         CHECK ((lot_id IS NULL)
-               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize')),
-    CONSTRAINT entries_have_reservation_if_type_requires
-        CHECK (reservation_id IS NOT NULL
-               OR entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke'))
+               = (entry_type = 'debt_incurred' OR entry_type = 'shadow_reserve' OR entry_type = 'shadow_finalize'
+                  OR entry_type = 'shadow_charge')),
+    CONSTRAINT entries_belong_to_reservation_or_charge
+        CHECK (CASE
+            WHEN charge_id IS NOT NULL
+                THEN reservation_id IS NULL
+                     AND (entry_type = 'charge' OR entry_type = 'debt_incurred' OR entry_type = 'shadow_charge')
+            WHEN reservation_id IS NOT NULL THEN entry_type <> 'charge' AND entry_type <> 'shadow_charge'
+            ELSE entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke')
+        END)
 ) STRICT;
 CREATE TABLE credit_balances (
     account_id      INTEGER NOT NULL REFERENCES credit_accounts (id),
@@ -230,11 +241,65 @@ CREATE TABLE reservation_lots (
     reserved_micro INTEGER NOT NULL CONSTRAINT reservation_lots_reserved_is_positive CHECK (reserved_micro > 0),
     PRIMARY KEY (reservation_id, position)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE credit_charges (
+    id                 INTEGER PRIMARY KEY,
+    account_id         INTEGER NOT NULL REFERENCES credit_accounts (id),
+    pool_id            TEXT NOT NULL
+        CONSTRAINT charges_pool_id_is_well_formed
+        CHECK (length(pool_id) <= 64 AND pool_id GLOB '[a-z0-9]*' AND pool_id NOT GLOB '*[^a-z0-9:._-]*'),
+    -- The id of the usage record that was charged. NULL: none was given.
+    source_id          TEXT
+        CONSTRAINT charges_source_id_has_1_to_200_characters CHECK (length(source_id) BETWEEN 1 AND 200),
+    billing_mode       TEXT NOT NULL
+        CONSTRAINT charges_billing_mode_is_known
+        CHECK (billing_mode = 'live' OR billing_mode = 'soft' OR billing_mode = 'shadow'),
+    list_micro         INTEGER NOT NULL CONSTRAINT charges_list_is_not_negative CHECK (list_micro >= 0),
+    discount_bps       INTEGER NOT NULL
+        CONSTRAINT charges_discount_is_0_to_10000_bps CHECK (discount_bps BETWEEN 0 AND 10000),
+    -- NULL: the rate has no cap.
+    max_discount_micro INTEGER
+        CONSTRAINT charges_max_discount_is_not_negative CHECK (max_discount_micro >= 0),
+    discount_micro     INTEGER NOT NULL
+        -- list * bps / 10000, rounded down, without a product that could overflow.
+        CONSTRAINT charges_discount_matches_rate_and_cap
+        CHECK (discount_micro = min(list_micro / 10000 * discount_bps + list_micro % 10000 * discount_bps / 10000,
+                                    coalesce(max_discount_micro, 9223372036854775807))),
+    -- The membership that gives the discount. NULL both: no discount.
+    community_id       TEXT,
+    tier               TEXT,
+    -- The consumed credits; in shadow mode, those that it would consume.
+    charged_micro      INTEGER NOT NULL CONSTRAINT charges_charged_is_not_negative CHECK (charged_micro >= 0),
+    debt_micro         INTEGER NOT NULL
+        CONSTRAINT charges_debt_needs_soft_mode CHECK (debt_micro = 0 OR (debt_micro > 0 AND billing_mode = 'soft')),
+    -- The newest entry, or the base of the epoch, before the entries of the charge; 0 for none. They follow it without a gap,
+    -- so no index is needed to find them.
+    after_entry_id     INTEGER NOT NULL,
+    entry_count        INTEGER NOT NULL
+        CONSTRAINT charges_entry_count_matches_price
+        CHECK (CASE WHEN billing_mode = 'shadow' THEN entry_count = 1
+                    ELSE entry_count BETWEEN (charged_micro > 0) + (debt_micro > 0)
+                                         AND (charged_micro > 0) * 1000 + (debt_micro > 0) END),
+    -- NULL each: the caller gave none.
+    description        TEXT,
+    metadata           TEXT
+        CONSTRAINT charges_metadata_is_an_object CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+    -- The caller that made the charge, as `service:SUB` or `admin:SUB`.
+    created_by         TEXT NOT NULL
+        CONSTRAINT charges_created_by_is_service_or_admin
+        CHECK (length(created_by) <= 136 AND (created_by GLOB 'service:?*' OR created_by GLOB 'admin:?*')),
+    created_at_us      INTEGER NOT NULL,
+    CONSTRAINT charges_parts_sum_to_price CHECK (charged_micro = list_micro - discount_micro - debt_micro),
+    CONSTRAINT charges_discount_has_membership
+        CHECK (CASE WHEN community_id IS NULL THEN tier IS NULL AND discount_bps = 0 AND max_discount_micro IS NULL
+                    ELSE tier IS NOT NULL AND billing_mode <> 'shadow' END)
+) STRICT;
 CREATE TABLE credit_debts (
     id             INTEGER PRIMARY KEY,
     account_id     INTEGER NOT NULL REFERENCES credit_accounts (id),
-    -- A reservation is finalized once, so it leaves one debt at most.
-    reservation_id INTEGER NOT NULL REFERENCES credit_reservations (id),
+    -- A reservation is finalized once, and a charge is made once. So each leaves one debt at most. NULL: it is of the other.
+    reservation_id INTEGER REFERENCES credit_reservations (id),
+    charge_id      INTEGER REFERENCES credit_charges (id)
+        CONSTRAINT debts_belong_to_reservation_or_charge CHECK ((reservation_id IS NULL) <> (charge_id IS NULL)),
     original_micro INTEGER NOT NULL CONSTRAINT debts_original_is_positive CHECK (original_micro > 0),
     paid_micro     INTEGER NOT NULL
         CONSTRAINT debts_paid_is_within_original CHECK (paid_micro BETWEEN 0 AND original_micro),
@@ -377,6 +442,7 @@ CREATE TABLE book_chain (
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
+    charges      INTEGER NOT NULL,
     debts        INTEGER NOT NULL,
     entries      INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
@@ -531,52 +597,68 @@ CREATE TABLE webhook_attempts (
     duration_us     INTEGER NOT NULL,
     attempted_at_us INTEGER NOT NULL
 ) STRICT;
-INSERT INTO schema_migrations VALUES (1, 'epochs', '97f04af64a0cbdc4196d26e0254b1335aed871286ecdc6325b010598b9ed78de', 0);
+INSERT INTO schema_migrations VALUES (1, 'epochs', '879f87865948c6bcd6e8f28e24f9da3fac6eaf5068ce380c083944d443ddb67b', 0);
 INSERT INTO schema_migrations VALUES (2, 'accounts', '7939fdec9b097a5875967ddddc6b7a1640d7db481e00760bea33170dfd689b14', 0);
-INSERT INTO schema_migrations VALUES (3, 'lots_and_entries', 'bb6acf1a5b52fd35e65208accac8adbc5b51b1eedb9028bc0ce4233f4715db69', 0);
+INSERT INTO schema_migrations VALUES (3, 'lots_and_entries', 'a3ecf2099bc25510d5660894490549ae48e83bdc62aca9e879af067ccd8a8911', 0);
 INSERT INTO schema_migrations VALUES (4, 'reservations', 'ffd12e9e8142123da240d4797f694a2612402e21a60b48f3f43a297f8c18f4ef', 0);
-INSERT INTO schema_migrations VALUES (5, 'debts', '0ad89859c46ea04b5115af4843fb98f76d95cb3b96e9907c65b07e93ba7a4e86', 0);
-INSERT INTO schema_migrations VALUES (6, 'discounts', '46c797763e9f1cd465eb64a16d06702d2ed2344017c2014886f5bbdc9111beec', 0);
-INSERT INTO schema_migrations VALUES (7, 'campaigns', '9d01c31aeef9434df59d574f095b526369f0dd4d96d83f7e30e0a9e75f5b2fd2', 0);
-INSERT INTO schema_migrations VALUES (8, 'grants', 'ca2d203d74090fd89a4bec7f06b1dadb7ddb3486df181d70a89267a6db7ab814', 0);
-INSERT INTO schema_migrations VALUES (9, 'campaign_totals', '6266bfbb3bb85de35d659a1ccf46f99affd010d5273fd19f83889e8527e101d7', 0);
-INSERT INTO schema_migrations VALUES (10, 'audit', '85d4ae5c010b6f5da1ae8de353dd562193401aa3fffcc719e23560bebce54f9c', 0);
-INSERT INTO schema_migrations VALUES (11, 'integrity', 'e0dbb288f1c816aad50b8b16f7588cc904c123177bbbea9084715206762fe5c4', 0);
-INSERT INTO schema_migrations VALUES (12, 'idempotency_keys', '95c0460af12ed2c53d081ff9d19e787f16910ddd04eb78dd695462ee02bc2217', 0);
-INSERT INTO schema_migrations VALUES (13, 'revoked_tokens', '97f50416b3ad720e548fa93a0f8b0bb67606a1b2e549e033359f09f7ba1bf98b', 0);
-INSERT INTO schema_migrations VALUES (14, 'events', 'b56ae83bbc4f5ccafc846eb0dc25e5a663f0d59ea5c4ac4803cc09090b704e08', 0);
-INSERT INTO schema_migrations VALUES (15, 'thresholds', 'bd80331169210c955f84c2f2dea4b092bc0f87ef3065ba92cc16abc56214ad43', 0);
-INSERT INTO schema_migrations VALUES (16, 'webhooks', 'e372dbd5c1efcb969553f90e1e820b0132845bcdb74303cc073fc944f4c75bb1', 0);
+INSERT INTO schema_migrations VALUES (5, 'charges', 'c14ad01936a79c51da937fdd7f2ebbb6abf10dd6621f252312e5f84b607b2867', 0);
+INSERT INTO schema_migrations VALUES (6, 'debts', '9357fdd96e2f90dcbafd3ecc3517ed8b016bb306f874631eac9e56d69e555e48', 0);
+INSERT INTO schema_migrations VALUES (7, 'discounts', '46c797763e9f1cd465eb64a16d06702d2ed2344017c2014886f5bbdc9111beec', 0);
+INSERT INTO schema_migrations VALUES (8, 'campaigns', '9d01c31aeef9434df59d574f095b526369f0dd4d96d83f7e30e0a9e75f5b2fd2', 0);
+INSERT INTO schema_migrations VALUES (9, 'grants', 'ca2d203d74090fd89a4bec7f06b1dadb7ddb3486df181d70a89267a6db7ab814', 0);
+INSERT INTO schema_migrations VALUES (10, 'campaign_totals', 'a3ef997b6bc409dbc37310470db097239344207e1697bb2cccafe1f73cc4fcf9', 0);
+INSERT INTO schema_migrations VALUES (11, 'audit', '85d4ae5c010b6f5da1ae8de353dd562193401aa3fffcc719e23560bebce54f9c', 0);
+INSERT INTO schema_migrations VALUES (12, 'integrity', '015ce31895548314e0751895869b9db910e0305c8663ad0431f030350236dd83', 0);
+INSERT INTO schema_migrations VALUES (13, 'idempotency_keys', '95c0460af12ed2c53d081ff9d19e787f16910ddd04eb78dd695462ee02bc2217', 0);
+INSERT INTO schema_migrations VALUES (14, 'revoked_tokens', '97f50416b3ad720e548fa93a0f8b0bb67606a1b2e549e033359f09f7ba1bf98b', 0);
+INSERT INTO schema_migrations VALUES (15, 'events', '23c084f419ea00683962b2be49133eb2e30f4d5c88e58f125e86434c880272dd', 0);
+INSERT INTO schema_migrations VALUES (16, 'thresholds', 'bd80331169210c955f84c2f2dea4b092bc0f87ef3065ba92cc16abc56214ad43', 0);
+INSERT INTO schema_migrations VALUES (17, 'webhooks', 'e372dbd5c1efcb969553f90e1e820b0132845bcdb74303cc073fc944f4c75bb1', 0);
 INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100);
 INSERT INTO credit_accounts VALUES (2, 'agent', 'bot', 110);
 INSERT INTO credit_accounts VALUES (3, 'community', 'guild', 120);
+INSERT INTO credit_accounts VALUES (4, 'agent', 'meter', 130);
 INSERT INTO credit_lots VALUES (1, 1, 'general', 'deposit', 'order-1', NULL, 50, 1000, 550, 300, 150, 0, 0, NULL, NULL, NULL, 1010);
 INSERT INTO credit_lots VALUES (2, 2, 'general', 'grant', NULL, 2, 50, 100, 0, 0, 100, 0, 0, NULL, NULL, NULL, 1070);
 INSERT INTO credit_lots VALUES (3, 2, 'general', 'deposit', 'order-2', NULL, 50, 40, 0, 0, 40, 0, 0, NULL, NULL, NULL, 1110);
 INSERT INTO credit_lots VALUES (4, 3, 'general', 'grant', NULL, 2, 50, 100, 0, 0, 0, 0, 100, NULL, 1140, NULL, 1130);
 INSERT INTO credit_lots VALUES (5, 3, 'general', 'purchase', 'order-3', NULL, 50, 50, 0, 0, 0, 50, 0, 1155, NULL, NULL, 1150);
 INSERT INTO credit_lots VALUES (6, 1, 'general', 'grant', NULL, NULL, 50, 70, 70, 0, 0, 0, 0, NULL, NULL, '{"why":"thanks"}', 1060);
-INSERT INTO credit_ledger VALUES (1, 1, 'general', 1, 'deposit', 1, NULL, 1000, 1000, 0, 1000, 0, NULL, NULL, 1010);
-INSERT INTO credit_ledger VALUES (2, 1, 'general', 2, 'reserve', 1, 1, -300, -300, 300, 700, 300, NULL, NULL, 1020);
-INSERT INTO credit_ledger VALUES (3, 1, 'general', 3, 'reserve', 1, 2, -180, -180, 180, 520, 480, NULL, NULL, 1030);
-INSERT INTO credit_ledger VALUES (4, 1, 'general', 4, 'finalize', 1, 2, -150, 0, -150, 520, 330, NULL, NULL, 1040);
-INSERT INTO credit_ledger VALUES (5, 1, 'general', 5, 'release', 1, 2, 30, 30, -30, 550, 300, NULL, NULL, 1050);
-INSERT INTO credit_ledger VALUES (6, 1, 'general', 6, 'grant', 6, NULL, 70, 70, 0, 620, 300, NULL, NULL, 1060);
-INSERT INTO credit_ledger VALUES (7, 2, 'general', 1, 'grant', 2, NULL, 100, 100, 0, 100, 0, NULL, NULL, 1070);
-INSERT INTO credit_ledger VALUES (8, 2, 'general', 2, 'reserve', 2, 3, -100, -100, 100, 0, 100, NULL, NULL, 1080);
-INSERT INTO credit_ledger VALUES (9, 2, 'general', 3, 'finalize', 2, 3, -100, 0, -100, 0, 0, NULL, NULL, 1090);
-INSERT INTO credit_ledger VALUES (10, 2, 'general', 4, 'debt_incurred', NULL, 3, -60, 0, 0, 0, 0, NULL, NULL, 1090);
-INSERT INTO credit_ledger VALUES (11, 2, 'general', 5, 'deposit', 3, NULL, 40, 40, 0, 40, 0, NULL, NULL, 1110);
-INSERT INTO credit_ledger VALUES (12, 2, 'general', 6, 'debt_paid', 3, NULL, -40, -40, 0, 0, 0, NULL, '{"debtReservationId":"res_0000000000003"}', 1110);
-INSERT INTO credit_ledger VALUES (13, 3, 'general', 1, 'grant', 4, NULL, 100, 100, 0, 100, 0, NULL, NULL, 1130);
-INSERT INTO credit_ledger VALUES (14, 3, 'general', 2, 'revoke', 4, NULL, -100, -100, 0, 0, 0, NULL, NULL, 1140);
-INSERT INTO credit_ledger VALUES (15, 3, 'general', 3, 'grant', 5, NULL, 50, 50, 0, 50, 0, NULL, NULL, 1150);
-INSERT INTO credit_ledger VALUES (16, 3, 'general', 4, 'expire', 5, NULL, -50, -50, 0, 0, 0, NULL, NULL, 1160);
-INSERT INTO credit_ledger VALUES (17, 3, 'gpu', 1, 'shadow_reserve', NULL, 4, 0, 0, 0, 0, 0, NULL, '{"wouldHold":"80"}', 1170);
+INSERT INTO credit_lots VALUES (7, 4, 'general', 'deposit', 'order-4', NULL, 50, 100, 0, 0, 100, 0, 0, NULL, NULL, NULL, 1180);
+INSERT INTO credit_lots VALUES (8, 4, 'general', 'grant', NULL, NULL, 50, 50, 0, 0, 50, 0, 0, NULL, NULL, NULL, 1180);
+INSERT INTO credit_lots VALUES (9, 4, 'general', 'deposit', 'order-5', NULL, 50, 5, 0, 0, 5, 0, 0, NULL, NULL, NULL, 1210);
+INSERT INTO credit_ledger VALUES (1, 1, 'general', 1, 'deposit', 1, NULL, NULL, 1000, 1000, 0, 1000, 0, NULL, NULL, 1010);
+INSERT INTO credit_ledger VALUES (2, 1, 'general', 2, 'reserve', 1, 1, NULL, -300, -300, 300, 700, 300, NULL, NULL, 1020);
+INSERT INTO credit_ledger VALUES (3, 1, 'general', 3, 'reserve', 1, 2, NULL, -180, -180, 180, 520, 480, NULL, NULL, 1030);
+INSERT INTO credit_ledger VALUES (4, 1, 'general', 4, 'finalize', 1, 2, NULL, -150, 0, -150, 520, 330, NULL, NULL, 1040);
+INSERT INTO credit_ledger VALUES (5, 1, 'general', 5, 'release', 1, 2, NULL, 30, 30, -30, 550, 300, NULL, NULL, 1050);
+INSERT INTO credit_ledger VALUES (6, 1, 'general', 6, 'grant', 6, NULL, NULL, 70, 70, 0, 620, 300, NULL, NULL, 1060);
+INSERT INTO credit_ledger VALUES (7, 2, 'general', 1, 'grant', 2, NULL, NULL, 100, 100, 0, 100, 0, NULL, NULL, 1070);
+INSERT INTO credit_ledger VALUES (8, 2, 'general', 2, 'reserve', 2, 3, NULL, -100, -100, 100, 0, 100, NULL, NULL, 1080);
+INSERT INTO credit_ledger VALUES (9, 2, 'general', 3, 'finalize', 2, 3, NULL, -100, 0, -100, 0, 0, NULL, NULL, 1090);
+INSERT INTO credit_ledger VALUES (10, 2, 'general', 4, 'debt_incurred', NULL, 3, NULL, -60, 0, 0, 0, 0, NULL, NULL, 1090);
+INSERT INTO credit_ledger VALUES (11, 2, 'general', 5, 'deposit', 3, NULL, NULL, 40, 40, 0, 40, 0, NULL, NULL, 1110);
+INSERT INTO credit_ledger VALUES (12, 2, 'general', 6, 'debt_paid', 3, NULL, NULL, -40, -40, 0, 0, 0, NULL, '{"debtReservationId":"res_0000000000003"}', 1110);
+INSERT INTO credit_ledger VALUES (13, 3, 'general', 1, 'grant', 4, NULL, NULL, 100, 100, 0, 100, 0, NULL, NULL, 1130);
+INSERT INTO credit_ledger VALUES (14, 3, 'general', 2, 'revoke', 4, NULL, NULL, -100, -100, 0, 0, 0, NULL, NULL, 1140);
+INSERT INTO credit_ledger VALUES (15, 3, 'general', 3, 'grant', 5, NULL, NULL, 50, 50, 0, 50, 0, NULL, NULL, 1150);
+INSERT INTO credit_ledger VALUES (16, 3, 'general', 4, 'expire', 5, NULL, NULL, -50, -50, 0, 0, 0, NULL, NULL, 1160);
+INSERT INTO credit_ledger VALUES (17, 3, 'gpu', 1, 'shadow_reserve', NULL, 4, NULL, 0, 0, 0, 0, 0, NULL, '{"wouldHold":"80"}', 1170);
+INSERT INTO credit_ledger VALUES (18, 4, 'general', 1, 'deposit', 7, NULL, NULL, 100, 100, 0, 100, 0, NULL, NULL, 1180);
+INSERT INTO credit_ledger VALUES (19, 4, 'general', 2, 'grant', 8, NULL, NULL, 50, 50, 0, 150, 0, NULL, NULL, 1180);
+INSERT INTO credit_ledger VALUES (20, 4, 'general', 3, 'charge', 7, NULL, 1, -100, -100, 0, 50, 0, 'a call', '{"call":1}', 1185);
+INSERT INTO credit_ledger VALUES (21, 4, 'general', 4, 'charge', 8, NULL, 1, -8, -8, 0, 42, 0, 'a call', '{"call":1}', 1185);
+INSERT INTO credit_ledger VALUES (22, 4, 'general', 5, 'charge', 8, NULL, 2, -42, -42, 0, 0, 0, NULL, NULL, 1190);
+INSERT INTO credit_ledger VALUES (23, 4, 'general', 6, 'debt_incurred', NULL, NULL, 2, -18, 0, 0, 0, 0, NULL, NULL, 1190);
+INSERT INTO credit_ledger VALUES (24, 4, 'gpu', 1, 'shadow_charge', NULL, NULL, 3, 0, 0, 0, 0, 0, NULL, '{"wouldChargeMicro":"90"}', 1200);
+INSERT INTO credit_ledger VALUES (25, 4, 'general', 7, 'deposit', 9, NULL, NULL, 5, 5, 0, 5, 0, NULL, NULL, 1210);
+INSERT INTO credit_ledger VALUES (26, 4, 'general', 8, 'debt_paid', 9, NULL, NULL, -5, -5, 0, 0, 0, NULL, '{"debtChargeId":"charge_0000000000002"}', 1210);
 INSERT INTO credit_balances VALUES (1, 'general', 620, 300, 6);
 INSERT INTO credit_balances VALUES (2, 'general', 0, 0, 6);
 INSERT INTO credit_balances VALUES (3, 'general', 0, 0, 4);
 INSERT INTO credit_balances VALUES (3, 'gpu', 0, 0, 1);
+INSERT INTO credit_balances VALUES (4, 'general', 0, 0, 8);
+INSERT INTO credit_balances VALUES (4, 'gpu', 0, 0, 1);
 INSERT INTO credit_reservations VALUES (1, 1, 'general', 'live', 'pending', 300, 0, NULL, 0, NULL, NULL, 300, 9000, NULL, NULL, 'service:g', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020);
 INSERT INTO credit_reservations VALUES (2, 1, 'general', 'live', 'finalized', 200, 1000, 50, 20, 'guild', 'gold', 180, 9000, NULL, NULL, 'service:g', NULL, 166, 150, 0, 0, 30, 1050, 1030);
 INSERT INTO credit_reservations VALUES (3, 2, 'general', 'soft', 'finalized', 150, 0, NULL, 0, NULL, NULL, 100, 9000, 'a job', '{"job":7}', 'service:g', NULL, 160, 100, 60, 0, 0, 1090, 1080);
@@ -588,7 +670,12 @@ INSERT INTO silent_ends VALUES (2, 6);
 INSERT INTO reservation_lots VALUES (1, 1, 1, 300);
 INSERT INTO reservation_lots VALUES (2, 1, 1, 180);
 INSERT INTO reservation_lots VALUES (3, 1, 2, 100);
-INSERT INTO credit_debts VALUES (1, 2, 3, 60, 40, NULL, 1090);
+INSERT INTO credit_charges VALUES (1, 4, 'general', 'call-1', 'live', 120, 1000, 50, 12, 'guild', 'gold', 108, 0, 19, 2, 'a call', '{"call":1}', 'service:g', 1185);
+INSERT INTO credit_charges VALUES (2, 4, 'general', 'call-2', 'soft', 60, 0, NULL, 0, NULL, NULL, 42, 18, 21, 2, NULL, NULL, 'admin:op', 1190);
+INSERT INTO credit_charges VALUES (3, 4, 'gpu', NULL, 'shadow', 90, 0, NULL, 0, NULL, NULL, 90, 0, 23, 1, NULL, NULL, 'service:g', 1200);
+INSERT INTO credit_charges VALUES (4, 4, 'general', 'free', 'live', 0, 0, NULL, 0, NULL, NULL, 0, 0, 24, 0, NULL, NULL, 'service:g', 1200);
+INSERT INTO credit_debts VALUES (1, 2, 3, NULL, 60, 40, NULL, 1090);
+INSERT INTO credit_debts VALUES (2, 4, NULL, 2, 18, 5, NULL, 1190);
 INSERT INTO discount_tiers VALUES ('guild', 'gold', 1, 1000, 50);
 INSERT INTO discount_tiers VALUES ('guild', 'silver', 2, 500, NULL);
 INSERT INTO memberships VALUES (1, 1, 'guild', 'gold', NULL);
@@ -614,22 +701,22 @@ INSERT INTO credit_campaign_totals VALUES (8, 0, 0, 0, 0, 0, 0, 0, 0);
 INSERT INTO credit_campaign_days VALUES (2, 0, 2, 200, 100);
 INSERT INTO admin_audit_log VALUES (1, 1, 'op', 'account.open', 'account', 'acct_1', '{}', NULL, NULL, NULL, NULL, 210, X'0000000000000000000000000000000000000000000000000000000000000000', X'69D2FB1F9F8D393A867A8A9B22DF6140D054B8A5CD4F7950E9CE36929AA91BFE');
 INSERT INTO admin_audit_log VALUES (2, 2, 'op', 'account.mint', 'account', 'acct_1', '{"after":1}', '192.0.2.7', 'curl', 'abc', 'token-0', 1150, X'69D2FB1F9F8D393A867A8A9B22DF6140D054B8A5CD4F7950E9CE36929AA91BFE', X'C4A3B10ADAF3A19390646295BC6858FD7FBD7465FD673DC71675819DF0835606');
-INSERT INTO admin_audit_log VALUES (3, 3, 'op', 'tiers.replace', 'community', 'guild', '{"before":[],"after":[{"tier":"gold","rateBps":1000,"maxDiscountMicro":"50"},{"tier":"silver","rateBps":500,"maxDiscountMicro":null}]}', NULL, NULL, NULL, NULL, 1150, X'C4A3B10ADAF3A19390646295BC6858FD7FBD7465FD673DC71675819DF0835606', X'0178C346617192A35D125BCC18A13FFA9E6CA0476FEBF022C2098F5B46657B2B');
-INSERT INTO admin_audit_log VALUES (4, 4, 'op', 'membership.put', 'account', 'acct_0000000000001', '{"before":null,"after":{"accountId":"acct_0000000000001","communityId":"guild","tier":"gold","expiresAt":null}}', NULL, NULL, NULL, NULL, 1150, X'0178C346617192A35D125BCC18A13FFA9E6CA0476FEBF022C2098F5B46657B2B', X'B1BEA87CF8C01E4642AE4CF1FEDD7EEA47C5F3553B8669F3A269F3651B787592');
-INSERT INTO admin_audit_log VALUES (5, 5, 'op', 'membership.put', 'account', 'acct_0000000000002', '{"before":null,"after":{"accountId":"acct_0000000000002","communityId":"guild","tier":"silver","expiresAt":"1970-01-01T00:00:00.001500Z"}}', NULL, NULL, NULL, NULL, 1150, X'B1BEA87CF8C01E4642AE4CF1FEDD7EEA47C5F3553B8669F3A269F3651B787592', X'49887191868DB5C2E43FA24928BA529A9B8723B300B06359FF6F54479DF3EAAF');
-INSERT INTO admin_audit_log VALUES (6, 6, 'op', 'thresholds.replace', 'account', 'acct_0000000000001', '{"before":[],"after":[{"poolId":"general","belowMicro":"600","recoveredMicro":"620","state":"above","availableMicro":"0"},{"poolId":"general","belowMicro":"700","recoveredMicro":"800","state":"below","availableMicro":"0"}]}', NULL, NULL, NULL, NULL, 1150, X'49887191868DB5C2E43FA24928BA529A9B8723B300B06359FF6F54479DF3EAAF', X'7EA460BA1A98A19EA7A4F412571935E8159FDF9A0D43D34560CF55F9FEA3350A');
-INSERT INTO admin_audit_log VALUES (7, 7, 'op', 'thresholds.replace', 'account', 'acct_0000000000002', '{"before":[],"after":[{"poolId":"gpu","belowMicro":"5","recoveredMicro":"5","state":"below","availableMicro":"0"}]}', NULL, NULL, NULL, NULL, 1150, X'7EA460BA1A98A19EA7A4F412571935E8159FDF9A0D43D34560CF55F9FEA3350A', X'CB6215A51A9C3E3D626B81B4FAE51585170C35D7C4862C37E4EE748A5F71A511');
-INSERT INTO admin_audit_log VALUES (8, 8, 'op', 'campaign.create', 'campaign', 'camp_0000000000001', '{"before":null,"after":{"id":"camp_0000000000001","name":"Draft","description":null,"campaignType":"promotional","status":"draft","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'CB6215A51A9C3E3D626B81B4FAE51585170C35D7C4862C37E4EE748A5F71A511', X'EE9BA3416F1BF30DA0A6588197E56E9977F66B2CCCEE8CCF0E9AB8AA072782F3');
-INSERT INTO admin_audit_log VALUES (9, 9, 'op', 'campaign.create', 'campaign', 'camp_0000000000002', '{"before":null,"after":{"id":"camp_0000000000002","name":"Active","description":null,"campaignType":"reverse_airdrop","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'EE9BA3416F1BF30DA0A6588197E56E9977F66B2CCCEE8CCF0E9AB8AA072782F3', X'AD9B011D1653C7B5862D0AF9F524EEC9838DBC6744ABED16DE6629F71A0C5DA0');
-INSERT INTO admin_audit_log VALUES (10, 10, 'op', 'campaign.create', 'campaign', 'camp_0000000000003', '{"before":null,"after":{"id":"camp_0000000000003","name":"Paused","description":null,"campaignType":"loyalty","status":"paused","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":"1970-01-01T00:00:00.000300Z","expiresAt":"1970-01-01T00:00:00.009000Z","grantTtlSeconds":60,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'AD9B011D1653C7B5862D0AF9F524EEC9838DBC6744ABED16DE6629F71A0C5DA0', X'68935856B40221EEAD7C9AE8D193EB136B28E5F98468EF862927E84714A48FA0');
-INSERT INTO admin_audit_log VALUES (11, 11, 'op', 'campaign.create', 'campaign', 'camp_0000000000004', '{"before":null,"after":{"id":"camp_0000000000004","name":"Completed","description":null,"campaignType":"referral","status":"completed","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"tiered","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'68935856B40221EEAD7C9AE8D193EB136B28E5F98468EF862927E84714A48FA0', X'BF1E91553CB2C853354A2B8ABF87711995D5F3946BE3AD40DBEAF1CE77BE6E88');
-INSERT INTO admin_audit_log VALUES (12, 12, 'op', 'campaign.create', 'campaign', 'camp_0000000000005', '{"before":null,"after":{"id":"camp_0000000000005","name":"Expired","description":null,"campaignType":"promotional","status":"draft","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":"1970-01-01T00:00:00.000260Z","grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'BF1E91553CB2C853354A2B8ABF87711995D5F3946BE3AD40DBEAF1CE77BE6E88', X'4785470DEAA44EEE0AFCD7092EBEAA07597D31D3C7C4206ED3E7502864320FAB');
-INSERT INTO admin_audit_log VALUES (13, 13, 'op', 'campaign.create', 'campaign', 'camp_0000000000006', '{"before":null,"after":{"id":"camp_0000000000006","name":"Later","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":"1970-01-01T00:00:00.002001Z","expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'4785470DEAA44EEE0AFCD7092EBEAA07597D31D3C7C4206ED3E7502864320FAB', X'2D36A2D097D11192CE2C41927E32888652FE4C5AAC74A1D81BA55CF8CC4DAB5B');
-INSERT INTO admin_audit_log VALUES (14, 14, 'op', 'campaign.create', 'campaign', 'camp_0000000000007', '{"before":null,"after":{"id":"camp_0000000000007","name":"Second","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'2D36A2D097D11192CE2C41927E32888652FE4C5AAC74A1D81BA55CF8CC4DAB5B', X'4D6272EF418C077FF30D12C9EC7D483E46FA1EF78700B4354EFF5E10CF7D626B');
-INSERT INTO admin_audit_log VALUES (15, 15, 'op', 'campaign.create', 'campaign', 'camp_0000000000008', '{"before":null,"after":{"id":"camp_0000000000008","name":"Over","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":"1970-01-01T00:00:00.002000Z","grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1150, X'4D6272EF418C077FF30D12C9EC7D483E46FA1EF78700B4354EFF5E10CF7D626B', X'E87A7C4928D76CE9A95CC00D30922C6F368F6E9D08EE20C521F03811744E1E53');
-INSERT INTO admin_audit_log VALUES (16, 16, 'op', 'webhook.create', 'webhook', 'hook_0000000000001', '{"before":null,"after":{"id":"hook_0000000000001","url":"https://example.com/hook","types":["ledger.*"],"description":null,"enabled":true,"delivered":"evt_1","failingSince":null,"createdAt":"1970-01-01T00:00:00.001200Z","updatedAt":"1970-01-01T00:00:00.001200Z"},"secretVersion":1,"previousSecretUntil":null}', NULL, NULL, NULL, NULL, 1150, X'E87A7C4928D76CE9A95CC00D30922C6F368F6E9D08EE20C521F03811744E1E53', X'4FA8577E1B3F4989969DF20E06C7AA8ACE946CB2E3DB427969974CB6EADD23CD');
-INSERT INTO admin_audit_log VALUES (17, 17, 'op', 'token.revoke', 'token', 'token-1', '{"runningUs":1000}', NULL, NULL, NULL, NULL, 1150, X'4FA8577E1B3F4989969DF20E06C7AA8ACE946CB2E3DB427969974CB6EADD23CD', X'78F706E207CEF06978D32A10B655862B231D401D380047C6114A51157F0573F6');
-INSERT INTO admin_audit_log VALUES (18, 18, 'op', 'token.revoke', 'subject', 'mallory', '{"issuedBefore":"1970-01-01T00:00:00.001000Z","runningUs":1000}', NULL, NULL, NULL, NULL, 1150, X'78F706E207CEF06978D32A10B655862B231D401D380047C6114A51157F0573F6', X'06E042E79B073C45C7D1B34D177129572FF3869530FF22F46E73B78A99C94707');
+INSERT INTO admin_audit_log VALUES (3, 3, 'op', 'tiers.replace', 'community', 'guild', '{"before":[],"after":[{"tier":"gold","rateBps":1000,"maxDiscountMicro":"50"},{"tier":"silver","rateBps":500,"maxDiscountMicro":null}]}', NULL, NULL, NULL, NULL, 1210, X'C4A3B10ADAF3A19390646295BC6858FD7FBD7465FD673DC71675819DF0835606', X'0FAA88D7EA9802452544662E80CB79BDFC1F1C4AF520241C3EE806155D814A09');
+INSERT INTO admin_audit_log VALUES (4, 4, 'op', 'membership.put', 'account', 'acct_0000000000001', '{"before":null,"after":{"accountId":"acct_0000000000001","communityId":"guild","tier":"gold","expiresAt":null}}', NULL, NULL, NULL, NULL, 1210, X'0FAA88D7EA9802452544662E80CB79BDFC1F1C4AF520241C3EE806155D814A09', X'933C39E1B481A427056FEA643917B5D999461C41406B2FACCBF561A63704200E');
+INSERT INTO admin_audit_log VALUES (5, 5, 'op', 'membership.put', 'account', 'acct_0000000000002', '{"before":null,"after":{"accountId":"acct_0000000000002","communityId":"guild","tier":"silver","expiresAt":"1970-01-01T00:00:00.001500Z"}}', NULL, NULL, NULL, NULL, 1210, X'933C39E1B481A427056FEA643917B5D999461C41406B2FACCBF561A63704200E', X'09C3605CAD3BBC4A9D0769482355C8C9FB356465A56AAA03799C5FAC64A6EA00');
+INSERT INTO admin_audit_log VALUES (6, 6, 'op', 'thresholds.replace', 'account', 'acct_0000000000001', '{"before":[],"after":[{"poolId":"general","belowMicro":"600","recoveredMicro":"620","state":"above","availableMicro":"0"},{"poolId":"general","belowMicro":"700","recoveredMicro":"800","state":"below","availableMicro":"0"}]}', NULL, NULL, NULL, NULL, 1210, X'09C3605CAD3BBC4A9D0769482355C8C9FB356465A56AAA03799C5FAC64A6EA00', X'552100C3E5D38B82069FD7F1D12437ED9BE109DCA49F5DE0B8AA4DCA40E45B19');
+INSERT INTO admin_audit_log VALUES (7, 7, 'op', 'thresholds.replace', 'account', 'acct_0000000000002', '{"before":[],"after":[{"poolId":"gpu","belowMicro":"5","recoveredMicro":"5","state":"below","availableMicro":"0"}]}', NULL, NULL, NULL, NULL, 1210, X'552100C3E5D38B82069FD7F1D12437ED9BE109DCA49F5DE0B8AA4DCA40E45B19', X'A77A611E1AD61D3193002EED176953CCEA49FB90039F1D199BEA4F8A074F3FA0');
+INSERT INTO admin_audit_log VALUES (8, 8, 'op', 'campaign.create', 'campaign', 'camp_0000000000001', '{"before":null,"after":{"id":"camp_0000000000001","name":"Draft","description":null,"campaignType":"promotional","status":"draft","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1210, X'A77A611E1AD61D3193002EED176953CCEA49FB90039F1D199BEA4F8A074F3FA0', X'F0100AC4E4191014E9AED5A1AAF7F605B3DCAEFC09D2BFCA9D2CB4C912F62CA3');
+INSERT INTO admin_audit_log VALUES (9, 9, 'op', 'campaign.create', 'campaign', 'camp_0000000000002', '{"before":null,"after":{"id":"camp_0000000000002","name":"Active","description":null,"campaignType":"reverse_airdrop","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1210, X'F0100AC4E4191014E9AED5A1AAF7F605B3DCAEFC09D2BFCA9D2CB4C912F62CA3', X'F5007EDAB9E7242E23C5FD5EB8EE73B947A51DFC965E8AFA02A32453207F3336');
+INSERT INTO admin_audit_log VALUES (10, 10, 'op', 'campaign.create', 'campaign', 'camp_0000000000003', '{"before":null,"after":{"id":"camp_0000000000003","name":"Paused","description":null,"campaignType":"loyalty","status":"paused","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":"1970-01-01T00:00:00.000300Z","expiresAt":"1970-01-01T00:00:00.009000Z","grantTtlSeconds":60,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1210, X'F5007EDAB9E7242E23C5FD5EB8EE73B947A51DFC965E8AFA02A32453207F3336', X'666C381B6EF362CDAE7E22286A4EBED4C825581CC9F616E15D869BA4E7467639');
+INSERT INTO admin_audit_log VALUES (11, 11, 'op', 'campaign.create', 'campaign', 'camp_0000000000004', '{"before":null,"after":{"id":"camp_0000000000004","name":"Completed","description":null,"campaignType":"referral","status":"completed","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"tiered","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1210, X'666C381B6EF362CDAE7E22286A4EBED4C825581CC9F616E15D869BA4E7467639', X'E08A12CFEEA91D70EAA8A0B2073D1049205F0DF67345B1488C23E328627B4FED');
+INSERT INTO admin_audit_log VALUES (12, 12, 'op', 'campaign.create', 'campaign', 'camp_0000000000005', '{"before":null,"after":{"id":"camp_0000000000005","name":"Expired","description":null,"campaignType":"promotional","status":"draft","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":"1970-01-01T00:00:00.000260Z","grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1210, X'E08A12CFEEA91D70EAA8A0B2073D1049205F0DF67345B1488C23E328627B4FED', X'3D2AA531CFCC21136CD0D5AB25CCBD7610AD41BE293181FE52467A8CD72469F5');
+INSERT INTO admin_audit_log VALUES (13, 13, 'op', 'campaign.create', 'campaign', 'camp_0000000000006', '{"before":null,"after":{"id":"camp_0000000000006","name":"Later","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":"1970-01-01T00:00:00.002001Z","expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1210, X'3D2AA531CFCC21136CD0D5AB25CCBD7610AD41BE293181FE52467A8CD72469F5', X'44D0C24029E10946BB44E468878AE28BA0C7A5FBA55BF48CED1DD0D2DBD171F3');
+INSERT INTO admin_audit_log VALUES (14, 14, 'op', 'campaign.create', 'campaign', 'camp_0000000000007', '{"before":null,"after":{"id":"camp_0000000000007","name":"Second","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":null,"grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1210, X'44D0C24029E10946BB44E468878AE28BA0C7A5FBA55BF48CED1DD0D2DBD171F3', X'7A0E980B377F88DD2F8CE15C55E775AB413560FAA5E44F1B201922231716DB62');
+INSERT INTO admin_audit_log VALUES (15, 15, 'op', 'campaign.create', 'campaign', 'camp_0000000000008', '{"before":null,"after":{"id":"camp_0000000000008","name":"Over","description":null,"campaignType":"promotional","status":"active","budgetMicro":"1000","spentMicro":"0","remainingMicro":"1000","grantFormula":"fixed_amount","grantConfig":null,"poolId":"general","perWalletCapMicro":"500","startsAt":null,"expiresAt":"1970-01-01T00:00:00.002000Z","grantTtlSeconds":null,"grantCount":0,"createdBy":"op","createdAt":"1970-01-01T00:00:00.000200Z","updatedAt":"1970-01-01T00:00:00.000200Z"}}', NULL, NULL, NULL, NULL, 1210, X'7A0E980B377F88DD2F8CE15C55E775AB413560FAA5E44F1B201922231716DB62', X'7314A90632BAD23DD49EBF7C972E06C6E7D4599D9AB242E7C574603E0176F7DF');
+INSERT INTO admin_audit_log VALUES (16, 16, 'op', 'webhook.create', 'webhook', 'hook_0000000000001', '{"before":null,"after":{"id":"hook_0000000000001","url":"https://example.com/hook","types":["ledger.*"],"description":null,"enabled":true,"delivered":"evt_1","failingSince":null,"createdAt":"1970-01-01T00:00:00.001200Z","updatedAt":"1970-01-01T00:00:00.001200Z"},"secretVersion":1,"previousSecretUntil":null}', NULL, NULL, NULL, NULL, 1210, X'7314A90632BAD23DD49EBF7C972E06C6E7D4599D9AB242E7C574603E0176F7DF', X'0C123B61D04174F3ACE5841240FDEDD4DE6B02D2C82989E4573BDB6D7E9D1A04');
+INSERT INTO admin_audit_log VALUES (17, 17, 'op', 'token.revoke', 'token', 'token-1', '{"runningUs":1000}', NULL, NULL, NULL, NULL, 1210, X'0C123B61D04174F3ACE5841240FDEDD4DE6B02D2C82989E4573BDB6D7E9D1A04', X'BAE8A1360259DA21EF34EC62F7C86A490F5AB78F9387243DD82813AF76E34969');
+INSERT INTO admin_audit_log VALUES (18, 18, 'op', 'token.revoke', 'subject', 'mallory', '{"issuedBefore":"1970-01-01T00:00:00.001000Z","runningUs":1000}', NULL, NULL, NULL, NULL, 1210, X'BAE8A1360259DA21EF34EC62F7C86A490F5AB78F9387243DD82813AF76E34969', X'53EED3123F6A8344E3418847FEE4BC8AB464F925D23673AF2248CB39D32B0EB2');
 INSERT INTO book_head VALUES (1, 0, 0);
 INSERT INTO reconciliations VALUES (1, 1160, '{"status":"healthy"}', 1, X'69D2FB1F9F8D393A867A8A9B22DF6140D054B8A5CD4F7950E9CE36929AA91BFE');
 INSERT INTO idempotency_keys VALUES (1, 'admin:op', 'key-1', X'0000000000000000000000000000000000000000000000000000000000000000', 201, X'7B7D', 1000, 625297192556928864);
@@ -638,24 +725,25 @@ INSERT INTO revoked_subjects VALUES ('mallory', 1000, 1000);
 INSERT INTO events VALUES (1, 0, 'account.opened', 1, NULL, '{"id":1,"entity_type":"person","entity_id":"ada","created_at_us":100}', 100);
 INSERT INTO events VALUES (2, 0, 'account.opened', 2, NULL, '{"id":2,"entity_type":"agent","entity_id":"bot","created_at_us":110}', 110);
 INSERT INTO events VALUES (3, 0, 'account.opened', 3, NULL, '{"id":3,"entity_type":"community","entity_id":"guild","created_at_us":120}', 120);
-INSERT INTO events VALUES (4, 0, 'campaign.created', NULL, 1, '{"id":1,"name":"Draft","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (5, 0, 'campaign.created', NULL, 2, '{"id":2,"name":"Active","description":null,"campaign_type":"reverse_airdrop","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (6, 0, 'campaign.created', NULL, 3, '{"id":3,"name":"Paused","description":null,"campaign_type":"loyalty","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":300,"expires_at_us":9000,"grant_ttl_seconds":60,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (7, 0, 'campaign.created', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (8, 0, 'campaign.created', NULL, 5, '{"id":5,"name":"Expired","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":260,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (9, 0, 'campaign.created', NULL, 6, '{"id":6,"name":"Later","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":2001,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (10, 0, 'campaign.created', NULL, 7, '{"id":7,"name":"Second","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (11, 0, 'campaign.created', NULL, 8, '{"id":8,"name":"Over","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":2000,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (12, 0, 'campaign.activated', NULL, 2, '{"id":2,"name":"Active","description":null,"campaign_type":"reverse_airdrop","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (13, 0, 'campaign.activated', NULL, 3, '{"id":3,"name":"Paused","description":null,"campaign_type":"loyalty","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":300,"expires_at_us":9000,"grant_ttl_seconds":60,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (14, 0, 'campaign.activated', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (15, 0, 'campaign.activated', NULL, 6, '{"id":6,"name":"Later","description":null,"campaign_type":"promotional","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":2001,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (16, 0, 'campaign.activated', NULL, 7, '{"id":7,"name":"Second","description":null,"campaign_type":"promotional","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (17, 0, 'campaign.activated', NULL, 8, '{"id":8,"name":"Over","description":null,"campaign_type":"promotional","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":2000,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (18, 0, 'campaign.paused', NULL, 3, '{"id":3,"name":"Paused","description":null,"campaign_type":"loyalty","status":"paused","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":300,"expires_at_us":9000,"grant_ttl_seconds":60,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (19, 0, 'campaign.completed', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"completed","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
-INSERT INTO events VALUES (20, 0, 'campaign.expired', NULL, 5, '{"id":5,"name":"Expired","description":null,"campaign_type":"promotional","status":"expired","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":260,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":260}', 260);
-INSERT INTO events VALUES (21, 17, 'grant.revoked', 3, 2, '{"id":2,"campaign_id":2,"account_id":3,"entity_type":"community","entity_id":"guild","lot_id":4,"amount_micro":100,"status":"revoked","grant_formula":"fixed_amount","formula_input":"{\"lossMicro\":\"100\"}","created_at_us":1130,"revoked_at_us":1140,"revoked_micro":100,"revoke_reason":"a mistake"}', 1140);
+INSERT INTO events VALUES (4, 0, 'account.opened', 4, NULL, '{"id":4,"entity_type":"agent","entity_id":"meter","created_at_us":130}', 130);
+INSERT INTO events VALUES (5, 0, 'campaign.created', NULL, 1, '{"id":1,"name":"Draft","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (6, 0, 'campaign.created', NULL, 2, '{"id":2,"name":"Active","description":null,"campaign_type":"reverse_airdrop","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (7, 0, 'campaign.created', NULL, 3, '{"id":3,"name":"Paused","description":null,"campaign_type":"loyalty","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":300,"expires_at_us":9000,"grant_ttl_seconds":60,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (8, 0, 'campaign.created', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (9, 0, 'campaign.created', NULL, 5, '{"id":5,"name":"Expired","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":260,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (10, 0, 'campaign.created', NULL, 6, '{"id":6,"name":"Later","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":2001,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (11, 0, 'campaign.created', NULL, 7, '{"id":7,"name":"Second","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (12, 0, 'campaign.created', NULL, 8, '{"id":8,"name":"Over","description":null,"campaign_type":"promotional","status":"draft","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":2000,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (13, 0, 'campaign.activated', NULL, 2, '{"id":2,"name":"Active","description":null,"campaign_type":"reverse_airdrop","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (14, 0, 'campaign.activated', NULL, 3, '{"id":3,"name":"Paused","description":null,"campaign_type":"loyalty","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":300,"expires_at_us":9000,"grant_ttl_seconds":60,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (15, 0, 'campaign.activated', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (16, 0, 'campaign.activated', NULL, 6, '{"id":6,"name":"Later","description":null,"campaign_type":"promotional","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":2001,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (17, 0, 'campaign.activated', NULL, 7, '{"id":7,"name":"Second","description":null,"campaign_type":"promotional","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (18, 0, 'campaign.activated', NULL, 8, '{"id":8,"name":"Over","description":null,"campaign_type":"promotional","status":"active","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":2000,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (19, 0, 'campaign.paused', NULL, 3, '{"id":3,"name":"Paused","description":null,"campaign_type":"loyalty","status":"paused","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":300,"expires_at_us":9000,"grant_ttl_seconds":60,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (20, 0, 'campaign.completed', NULL, 4, '{"id":4,"name":"Completed","description":null,"campaign_type":"referral","status":"completed","budget_micro":1000,"spent_micro":0,"grant_formula":"tiered","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":null,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":200}', 200);
+INSERT INTO events VALUES (21, 0, 'campaign.expired', NULL, 5, '{"id":5,"name":"Expired","description":null,"campaign_type":"promotional","status":"expired","budget_micro":1000,"spent_micro":0,"grant_formula":"fixed_amount","grant_config":null,"pool_id":"general","per_wallet_cap_micro":500,"starts_at_us":null,"expires_at_us":260,"grant_ttl_seconds":null,"grant_count":0,"created_by":"op","created_at_us":200,"updated_at_us":260}', 260);
+INSERT INTO events VALUES (22, 26, 'grant.revoked', 3, 2, '{"id":2,"campaign_id":2,"account_id":3,"entity_type":"community","entity_id":"guild","lot_id":4,"amount_micro":100,"status":"revoked","grant_formula":"fixed_amount","formula_input":"{\"lossMicro\":\"100\"}","created_at_us":1130,"revoked_at_us":1140,"revoked_micro":100,"revoke_reason":"a mistake"}', 1140);
 INSERT INTO thresholds VALUES (1, 'general', 600, 620, 1, 0);
 INSERT INTO thresholds VALUES (1, 'general', 700, 800, 2, 1);
 INSERT INTO thresholds VALUES (2, 'gpu', 5, 5, 1, 1);
@@ -673,11 +761,12 @@ SELECT base_id,
        base_id - max(before_id, accounts) AS accounts,
        base_id - max(before_id, lots) AS lots,
        base_id - max(before_id, reservations) AS reservations,
+       base_id - max(before_id, charges) AS charges,
        base_id - max(before_id, entries) AS entries,
        base_id - max(before_id, campaigns) AS campaigns,
        base_id - max(before_id, grants) AS grants,
        base_id - max(before_id, events) AS events
-  FROM (SELECT base_id, accounts, lots, reservations, entries, campaigns, grants, events,
+  FROM (SELECT base_id, accounts, lots, reservations, charges, entries, campaigns, grants, events,
                lag(base_id, 1, 0) OVER (ORDER BY base_id) AS before_id
           FROM book_epochs);
 CREATE UNIQUE INDEX accounts_one_per_entity ON credit_accounts (entity_id, entity_type);
@@ -793,7 +882,27 @@ CREATE TRIGGER reservation_lots_are_never_changed BEFORE UPDATE ON reservation_l
 BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_changed'); END;
 CREATE TRIGGER reservation_lots_are_never_deleted BEFORE DELETE ON reservation_lots
 BEGIN SELECT RAISE(ABORT, 'reservation_lots_are_never_deleted'); END;
-CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id);
+CREATE UNIQUE INDEX charges_one_per_account_and_source ON credit_charges (account_id, source_id) WHERE source_id IS NOT NULL;
+CREATE INDEX charges_by_account ON credit_charges (account_id);
+CREATE TRIGGER charges_are_never_changed BEFORE UPDATE ON credit_charges
+BEGIN SELECT RAISE(ABORT, 'charges_are_never_changed'); END;
+CREATE TRIGGER charges_are_never_deleted BEFORE DELETE ON credit_charges
+BEGIN SELECT RAISE(ABORT, 'charges_are_never_deleted'); END;
+CREATE TRIGGER entries_match_their_charge AFTER INSERT ON credit_ledger
+WHEN NEW.charge_id IS NOT NULL
+ AND NOT EXISTS (
+    SELECT 1 FROM credit_charges c
+     WHERE c.id = NEW.charge_id
+       AND c.account_id = NEW.account_id
+       AND NEW.pool_id IN (c.pool_id, 'general')
+       AND c.created_at_us = NEW.created_at_us
+       AND NEW.id > c.after_entry_id
+       AND NEW.id <= c.after_entry_id + c.entry_count
+       AND (c.billing_mode = 'shadow') = (NEW.entry_type = 'shadow_charge')
+       AND -NEW.amount_micro <= iif(NEW.entry_type = 'debt_incurred', c.debt_micro, c.charged_micro))
+BEGIN SELECT RAISE(ABORT, 'entries_match_their_charge'); END;
+CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id) WHERE reservation_id IS NOT NULL;
+CREATE UNIQUE INDEX debts_one_per_charge ON credit_debts (charge_id) WHERE charge_id IS NOT NULL;
 CREATE UNIQUE INDEX debts_one_per_forgiving_lot ON credit_debts (forgiven_lot_id) WHERE forgiven_lot_id IS NOT NULL;
 CREATE INDEX debts_by_account ON credit_debts (account_id);
 CREATE INDEX debts_open_by_account ON credit_debts (account_id) WHERE paid_micro < original_micro;
@@ -804,7 +913,8 @@ CREATE TRIGGER debts_change_only_by_payment BEFORE UPDATE ON credit_debts
 WHEN NEW.paid_micro < OLD.paid_micro
   OR NEW.id <> OLD.id
   OR NEW.account_id <> OLD.account_id
-  OR NEW.reservation_id <> OLD.reservation_id
+  OR NEW.reservation_id IS NOT OLD.reservation_id
+  OR NEW.charge_id IS NOT OLD.charge_id
   OR NEW.original_micro <> OLD.original_micro
   OR (OLD.forgiven_lot_id IS NOT NULL AND NEW.forgiven_lot_id IS NOT OLD.forgiven_lot_id)
   OR NEW.created_at_us <> OLD.created_at_us
@@ -948,7 +1058,7 @@ BEGIN
      WHERE campaign_id = NEW.campaign_id;
 END;
 CREATE TRIGGER entries_update_campaign_consumption AFTER INSERT ON credit_ledger
-WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
+WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'charge' OR NEW.entry_type = 'debt_paid')
  AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
 BEGIN
     INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)
@@ -1108,14 +1218,15 @@ CREATE TRIGGER debts_emit_forgiven_event AFTER UPDATE OF forgiven_lot_id ON cred
 WHEN NEW.forgiven_lot_id IS NOT NULL
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT first_event_id, after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
-           json_object('id', NEW.id, 'account_id', NEW.account_id, 'pool_id', r.pool_id,
-                       'reservation_id', NEW.reservation_id, 'original_micro', NEW.original_micro,
+    SELECT f.first_event_id, f.after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
+           json_object('id', NEW.id, 'account_id', NEW.account_id, 'pool_id', coalesce(r.pool_id, c.pool_id),
+                       'reservation_id', NEW.reservation_id, 'charge_id', NEW.charge_id, 'original_micro', NEW.original_micro,
                        'paid_micro', NEW.paid_micro, 'created_at_us', NEW.created_at_us),
            l.created_at_us
-      FROM feed_end
+      FROM feed_end f
       JOIN credit_lots l
-      JOIN credit_reservations r ON r.id = NEW.reservation_id
+      LEFT JOIN credit_reservations r ON r.id = NEW.reservation_id
+      LEFT JOIN credit_charges c ON c.id = NEW.charge_id
      WHERE l.id = NEW.forgiven_lot_id;
 END;
 CREATE UNIQUE INDEX thresholds_one_per_position ON thresholds (account_id, position);

@@ -173,11 +173,11 @@ def test_a_dry_run_leaves_nothing_in_the_cache(api: Api, cached: str, how: str) 
     dry = {"dryRun": "true"}
     match how:
         case "reserve":
-            ok(api.internal("POST", "/reservations", {"accountId": cached, "amountMicro": "30"}, **dry), 201)
+            ok(api.post(f"/accounts/{cached}/reservations", {"amountMicro": "30"}, **dry), 201)
         case "finalize":
-            ok(api.finalize(held, 20, **dry))
+            ok(api.post(f"/reservations/{held}/finalize", {"actualCostMicro": "20"}, **dry))
         case "release":
-            ok(api.release(held, **dry))
+            ok(api.post(f"/reservations/{held}/release", **dry))
     assert balance(api, cached) == before
     assert stale_cache_entries(api.book) == []
     ok(api.finalize(held, 7))

@@ -21,6 +21,13 @@ def forgive(api: Api, account: str, debt: str, reason: str = "our mistake", **op
     return api.post(f"/accounts/{account}/debts/{debt}/forgive", {"reason": reason}, **options)
 
 
+def owe_by_charge(api: Api, account: str, cost_micro: int, **body: Json) -> str:
+    """Charge an account without credits in soft mode; return the charge."""
+    body = {"accountId": account, "costMicro": str(cost_micro), "billingMode": "soft", **body}
+    charged: str = ok(api.internal("POST", "/charges", body), 201)["chargeId"]
+    return charged
+
+
 # --- listing ---
 
 
@@ -36,6 +43,22 @@ def test_debts_are_listed_oldest_first_with_their_reservation_and_pool(moment: M
     ]
     api.mint(account, 8)
     assert [each["paidMicro"] for each in debts(api, account)] == ["5", "3"]
+
+
+def test_debts_of_charges_are_listed_with_their_charge_and_pool(moment: Moment, api: Api) -> None:
+    account, (reservation,) = owing(api, 5)
+    charged = owe_by_charge(api, account, 7, poolId="gpu")
+    first, second = debts(api, account)
+    assert (first["reservationId"], first["chargeId"]) == (reservation, None)
+    assert second == {
+        "debtId": second["debtId"], "accountId": account, "poolId": "gpu", "reservationId": None, "chargeId": charged,
+        "refundId": None, "originalMicro": "7", "paidMicro": "0", "createdAt": moment.text(0),
+    }  # fmt: skip
+    api.mint(account, 8)
+    assert [each["paidMicro"] for each in debts(api, account)] == ["5", "3"]
+    assert [each["chargeId"] for each in debts(api, account, open="true")] == [charged]
+    paid = [entry["metadata"] for entry in api.get(f"/accounts/{account}/history", entryType="debt_paid")["items"]]
+    assert paid == [{"debtChargeId": charged}, {"debtReservationId": reservation}]
 
 
 def test_debts_are_filtered_by_open(api: Api) -> None:
@@ -154,6 +177,19 @@ def test_forgiving_emits_an_event(api: Api) -> None:
     assert told[1]["data"] == debts(api, account)[0]
     ok(forgive(api, account, debt["debtId"]))
     assert len(api.get("/events", types="debt.forgiven")["items"]) == 1
+
+
+def test_forgiving_the_debt_of_a_charge_pays_no_other_debt(api: Api) -> None:
+    account, _ = owing(api, 5)
+    charged = owe_by_charge(api, account, 7, poolId="gpu")
+    debt = debts(api, account)[1]
+    assert [ok(forgive(api, account, debt["debtId"]))["forgivenMicro"] for _ in range(2)] == ["7", "0"]
+    assert [(each["chargeId"], each["paidMicro"]) for each in debts(api, account)] == [(None, "0"), (charged, "7")]
+    [event] = api.get("/events", types="debt.forgiven")["items"]
+    assert (event["accountId"], event["data"]) == (account, debt | {"paidMicro": "7"})
+    [entry] = api.get(f"/accounts/{account}/history", entryType="debt_paid")["items"]
+    assert (entry["poolId"], entry["metadata"]) == ("gpu", {"debtChargeId": charged})
+    assert ok(api.post("/reconciliation"))["status"] == "healthy"
 
 
 def test_the_book_reconciles_with_a_forgiven_debt(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""Random histories against a model: mints, grants, discounts, reservations, revocations, sweeps, retries, restarts, kills.
+"""Random histories against a model: mints, grants, discounts, reservations, charges, revocations, sweeps, restarts, kills.
 
 The model, in plain Python, expires lots and reservations at their exact times. The book expires them later, and must return
 the same responses. The long run is tests/faults/test_random_histories.py.
@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -29,6 +30,10 @@ from minibill.campaigns import lifecycle, revocation
 from minibill.campaigns.batch import pay_batch
 from minibill.campaigns.schemas import BatchBody, CreateBody, GrantItem
 from minibill.campaigns.stats import stats_response
+from minibill.charges import reads as charge_reads
+from minibill.charges.batch import charge_batch
+from minibill.charges.charge import charge, charge_response
+from minibill.charges.schemas import ChargeBatchBody, ChargeBody, UsageRecord
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, Clock, format_time, parse_time
 from minibill.core.problems import Problem
@@ -112,6 +117,20 @@ class Release(NamedTuple):
     reservation: int
 
 
+class Charge(NamedTuple):
+    name: int
+    pool: str
+    cost: int
+    mode: BillingMode
+    source: str | None
+
+
+class ChargeAll(NamedTuple):
+    """A batch of charges; each has a source."""
+
+    items: tuple[Charge, ...]
+
+
 class Tiers(NamedTuple):
     """The tiers of a community: each a name, a rate and a cap."""
 
@@ -164,7 +183,7 @@ class Restart(NamedTuple):
     pass
 
 
-Action = Mint | Grant | Revoke | RevokeAll | Reserve | Finalize | Release | Tiers | Join | Leave
+Action = Mint | Grant | Revoke | RevokeAll | Reserve | Finalize | Release | Charge | ChargeAll | Tiers | Join | Leave
 Command = Write | Lost | Retry | Pass | Sweep | Restart
 
 T = TypeVar("T")
@@ -190,6 +209,13 @@ mints = st.builds(
     st.sampled_from([None] * 8 + ["order-1", "order-2"]),
 )  # fmt: skip
 reserves = st.builds(Reserve, names, pools, amounts, seconds, st.sampled_from(["live", "live", "soft", "soft", "shadow"]))
+modes: st.SearchStrategy[BillingMode] = st.sampled_from(["live", "live", "soft", "soft", "shadow"])
+# Few sources and costs, so that batches have duplicates of earlier charges and of their own.
+sources = st.sampled_from(["call-1", "call-2", "call-3", "call-4"])
+costs = st.sampled_from([0, 1, 1, 3, 3, 7, 7, 20, 40, CEILING, CEILING + 1])
+charges = st.builds(Charge, names, pools, costs, modes, weighted((1, st.none()), (1, sources)))
+usage = st.builds(Charge, names, pools, costs, modes, weighted((1, sources), (1, st.integers(1, 99).map(str))))
+batches = st.builds(ChargeAll, st.lists(usage, min_size=1, max_size=8).map(tuple))
 campaigns = st.integers(0, len(CAMPAIGNS) - 1)
 grants = st.builds(Grant, names, campaigns, st.sampled_from([1, 5, 7, 10, 20, 40, CEILING]))
 communities = st.sampled_from(["a", "b", "c"])
@@ -204,6 +230,8 @@ actions: st.SearchStrategy[Action] = weighted(
     (10, reserves),
     (8, st.builds(Finalize, reservations, amounts)),
     (4, st.builds(Release, reservations)),
+    (5, charges),
+    (5, batches),
     (2, st.builds(Tiers, communities, tables)),
     (2, st.builds(Join, names, communities, tier_names, st.none() | seconds)),
     (1, st.builds(Leave, names, communities)),
@@ -242,7 +270,7 @@ def stories(draw: st.DrawFn, *, steps_min: int = 15, steps_max: int = 45) -> lis
 @st.composite
 def crowded_stories(draw: st.DrawFn) -> list[Step]:
     """Draw, twice: many lots and reservations of one account, time in which most of them expire, and any write."""
-    many: st.SearchStrategy[Action] = weighted((2, mints), (3, reserves), (1, grants))
+    many: st.SearchStrategy[Action] = weighted((4, mints), (6, reserves), (2, grants), (1, charges))
     story = list[Command]()
     for _ in range(2):
         story += [Write(action, None, False) for action in draw(st.lists(many, min_size=10, max_size=25))]
@@ -332,14 +360,30 @@ class Granted:
 
 
 @dataclass
+class Charged:
+    number: int
+    name: int
+    pool: str
+    mode: str
+    source: str | None
+    listed: int
+    terms: Terms
+    charged: int
+    debt: int
+    draws: list[tuple[int, int]]
+    made: int
+
+
+@dataclass
 class Debt:
     name: int
-    reservation: int
     owed: int
 
 
-# Type, pool, lot, reservation, amount, delta of the available and of the reserved credits, and the discount.
-Entry = tuple[str, str, int | None, int | None, int, int, int, str | None]
+# The number of a reservation, the text "charge 1", or None.
+Origin = int | str | None
+# Type, pool, lot, origin, amount, delta of the available and of the reserved credits, and the discount.
+Entry = tuple[str, str, int | None, Origin, int, int, int, str | None]
 # Per account: available and reserved credits by pool, and the debt.
 Balances = list[tuple[dict[str, tuple[int, int]], int]]
 
@@ -351,6 +395,7 @@ class Model:
     now: int = 0
     lots: list[Lot] = field(default_factory=list)
     reservations: list[Reservation] = field(default_factory=list)
+    charges: list[Charged] = field(default_factory=list)
     debts: list[Debt] = field(default_factory=list)
     # By campaign and name.
     grants: dict[tuple[int, int], Granted] = field(default_factory=dict)
@@ -441,6 +486,8 @@ class Model:
                 status, answer = 201, self.reserve(write.action)
             case Finalize():
                 status, answer = 200, self.finalize(write.action)
+            case Charge() | ChargeAll():
+                status, answer = self.charge(write.action)
             case Tiers() | Join() | Leave():
                 status, answer = self.change_discounts(write.action)
             case _:
@@ -652,7 +699,7 @@ class Model:
             lot.consumed += taken
             self.enter(lot, "finalize", each.number, -taken, -taken, 0, said(each.terms, each.cost or 0))
         if over:
-            self.debts.append(Debt(each.name, each.number, over))
+            self.debts.append(Debt(each.name, over))
             discount = said(each.terms, each.cost or 0)
             recorded_in = self.recorded_in(each.name, each.pool)
             self.entries[each.name].append(("debt_incurred", recorded_in, None, each.number, -over, 0, 0, discount))
@@ -668,6 +715,81 @@ class Model:
         return {
             "reservationId": ids.encode(ids.RESERVATION, each.number), "accountId": account_id(each.name),
             "releasedMicro": str(each.held),
+        }  # fmt: skip
+
+    def charge(self, command: Charge | ChargeAll) -> tuple[int, Json]:
+        if isinstance(command, ChargeAll):
+            return 200, self.charge_all(command.items)
+        made, duplicate = self.charge_once(command, CEILING)
+        shown = self.shown_charge(made) | {"duplicate": duplicate}
+        return 200 if duplicate else 201, {name: shown[name] for name in shown if name not in KEPT_OF_CHARGES}
+
+    def charge_all(self, items: tuple[Charge, ...]) -> Json:
+        ceiling, new, results = CEILING, list[Charged](), list[Json]()
+        for item in items:
+            result: Json = {"sourceId": item.source, "chargeId": None, "chargedMicro": None, "debtMicro": None}
+            try:
+                made, duplicate = self.charge_once(item, ceiling)
+            except Refused as refused:
+                [code] = refused.codes
+                results.append(result | {"status": "rejected", "code": code})
+                continue
+            if not duplicate:
+                ceiling -= made.listed
+                new.append(made)
+            of_charge = {name: self.shown_charge(made)[name] for name in ("chargeId", "chargedMicro", "debtMicro")}
+            results.append(result | of_charge | {"status": "duplicate" if duplicate else "charged"})
+        rejected = sum(result["status"] == "rejected" for result in results)
+        return {
+            "totalCharged": len(new), "totalDuplicates": len(items) - len(new) - rejected, "totalRejected": rejected,
+            "chargedMicro": str(sum(each.charged for each in new)), "debtMicro": str(sum(each.debt for each in new)),
+            "charges": results,
+        }  # fmt: skip
+
+    def charge_once(self, command: Charge, ceiling: int) -> tuple[Charged, bool]:
+        """Return the charge, and whether it was made before. Raises `Refused` with one code."""
+        name, pool, listed, mode, source = command
+        for each in self.charges:
+            if source is not None and (each.name, each.source) == (name, source):
+                if (each.listed, each.pool) != (listed, pool):
+                    raise Refused("source_already_charged")
+                return each, True
+        if listed > ceiling:
+            raise Refused("amount_too_large")
+        terms = Terms() if mode == "shadow" else self.best_terms(name, listed)
+        price = listed - terms.off(listed)
+        draws = [] if mode == "shadow" else self.draw(name, pool, price)
+        there = price if mode == "shadow" else sum(taken for _, taken in draws)
+        if mode == "live" and there < price:
+            raise Refused("insufficient_balance")
+        drawn = [(lot.number, taken) for lot, taken in draws]
+        made = Charged(
+            len(self.charges) + 1, name, pool, mode, source, listed, terms, there, price - there, drawn, self.now
+        )  # fmt: skip
+        self.charges.append(made)
+        origin, recorded_in = f"charge {made.number}", self.recorded_in(name, pool)
+        for lot, taken in draws:
+            lot.available -= taken
+            lot.consumed += taken
+            self.enter(lot, "charge", origin, -taken, -taken, 0, said(terms, listed))
+        if mode == "shadow":
+            self.entries[name].append(("shadow_charge", recorded_in, None, origin, 0, 0, 0, None))
+        if made.debt:
+            self.debts.append(Debt(name, made.debt))
+            discount = said(terms, listed)
+            self.entries[name].append(("debt_incurred", recorded_in, None, origin, -made.debt, 0, 0, discount))
+        return made, False
+
+    def shown_charge(self, each: Charged) -> Json:
+        return {
+            "chargeId": ids.encode(ids.CHARGE, each.number), "accountId": account_id(each.name), "poolId": each.pool,
+            "sourceId": each.source, "listMicro": str(each.listed), "discountBps": each.terms.bps,
+            "discountMicro": str(each.terms.off(each.listed)), "chargedMicro": str(each.charged),
+            "debtMicro": str(each.debt), "billingMode": each.mode, "createdAt": optional_time(each.made),
+            "lotAllocations": [
+                {"lotId": ids.encode(ids.LOT, lot), "consumedMicro": str(taken)} for lot, taken in each.draws
+            ],
+            "description": None, "metadata": None, "createdBy": SERVICE.name,
         }  # fmt: skip
 
     def find(self, number: int) -> Reservation:
@@ -691,13 +813,13 @@ class Model:
         self,
         lot: Lot,
         kind: str,
-        reservation: int | None,
+        origin: Origin,
         amount: int,
         available: int,
         reserved: int,
         discount: str | None = None,
     ) -> None:
-        self.entries[lot.name].append((kind, lot.pool, lot.number, reservation, amount, available, reserved, discount))
+        self.entries[lot.name].append((kind, lot.pool, lot.number, origin, amount, available, reserved, discount))
 
     # --- responses ---
 
@@ -726,6 +848,10 @@ class Model:
         times = {"finalizedAt": optional_time(each.closed), "createdAt": optional_time(each.made)}
         closed_by = by if each.status in ("finalized", "released") else None
         return self.reserved(each) | micro | times | {"createdBy": by, "closedBy": closed_by}
+
+
+# The members that a charge has only when it is read.
+KEPT_OF_CHARGES = ("description", "metadata", "createdBy")
 
 
 def said(terms: Terms, price: int) -> str | None:
@@ -790,6 +916,9 @@ async def open_book(path: Path, clock: Clock) -> Book:
     book = await Book.open(path, clock=clock)
     book.writer._thread_calls = Disk(book.writer)  # type: ignore[assignment]
     return book
+
+
+SPENDS = (Reserve, Finalize, Release, Charge, ChargeAll)
 
 
 class Run:
@@ -910,7 +1039,7 @@ class Run:
             return result
 
         key = None if write.key is None else Key("model", write.key, sha256(repr(write.action).encode()).digest())
-        caller = SERVICE if isinstance(write.action, Reserve | Finalize | Release) else ADMIN
+        caller = SERVICE if isinstance(write.action, SPENDS) else ADMIN
         return await self.book.write(operation, caller=caller, origin=NOWHERE, key=key, dry_run=write.dry, observed=seen)
 
     def operation(self, action: Action, *, dry: bool) -> tuple[Callable[..., WriteResult], Json]:
@@ -945,6 +1074,8 @@ class Run:
                 return reserve, {
                     "body": reserved, "default_billing_mode": "live", "ceiling_micro": CEILING, "created_by": SERVICE.name,
                 }  # fmt: skip
+            case Charge() | ChargeAll():
+                return charge_operation(action)
             case Tiers(community, found):
                 bodies = [TierBody(tier, bps, None if cap is None else Micro(cap)) for tier, bps, cap in found]
                 return replace_tiers, {"community_id": community, "body": TiersBody(bodies)}
@@ -983,6 +1114,10 @@ class Run:
             row, lots = await reads.reservation(reader, ids.encode(ids.RESERVATION, each.number))
             answer = json.loads(encode(reservation_response(row, lots, now_us=self.clock.time_us)))
             assert answer == self.model.shown(each)
+        for made in self.model.charges:
+            found = self.book.readers.point_read(partial(charge_reads.find_charge, key=made.number))
+            assert found is not None
+            assert json.loads(encode(charge_response(*found))) == self.model.shown_charge(made)
 
     def compare_statistics(self) -> None:
         for number in range(len(CAMPAIGNS)):
@@ -1033,6 +1168,37 @@ class Run:
         assert {entry[0] for entry in expected[len(found) :]} <= (set() if settled else {"expire", "release", "revoke"})
 
 
+def named(item: Charge) -> tuple[str | None, Entity | None]:
+    """Return the id of the account or its entity, one of them as None."""
+    by_id = item.cost % 2 == 0
+    return (account_id(item.name), None) if by_id else (None, Entity("person", NAMES[item.name]))
+
+
+def charge_operation(action: Charge | ChargeAll) -> tuple[Callable[..., WriteResult], Json]:
+    common: Json = {"default_billing_mode": "live", "ceiling_micro": CEILING, "created_by": SERVICE.name}
+    if isinstance(action, ChargeAll):
+        return charge_batch, {"body": ChargeBatchBody([usage_record(item) for item in action.items]), **common}
+    account, entity = named(action)
+    body = ChargeBody(
+        Micro(action.cost),
+        account_id=account,
+        entity=entity,
+        pool_id=action.pool,
+        billing_mode=action.mode,
+        source_id=action.source,
+    )
+    return charge, {"account_id": account, "entity": entity, "body": body, **common}
+
+
+def usage_record(item: Charge) -> UsageRecord:
+    assert item.source is not None
+    account, entity = named(item)
+    mode = None if item.mode == "live" else item.mode
+    return UsageRecord(
+        Micro(item.cost), source_id=item.source, account_id=account, entity=entity, pool_id=item.pool, billing_mode=mode
+    )
+
+
 PARTS = ("original", "available", "reserved", "consumed", "expired", "revoked")
 
 
@@ -1048,7 +1214,8 @@ def whole(conn: Connection) -> None:
 
 def entries(conn: Connection, account: int) -> list[Entry]:
     return conn.execute(
-        "SELECT entry_type, pool_id, lot_id, reservation_id, amount_micro, available_delta_micro, reserved_delta_micro,"
+        "SELECT entry_type, pool_id, lot_id, coalesce(reservation_id, 'charge ' || charge_id), amount_micro,"
+        "       available_delta_micro, reserved_delta_micro,"
         "       metadata ->> 'discountMicro' || ' of ' || (metadata ->> 'listMicro') || ' by ' || (metadata ->> 'tier')"
         "           || ' of ' || (metadata ->> 'communityId')"
         "  FROM credit_ledger WHERE account_id = ? ORDER BY id",

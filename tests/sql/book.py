@@ -1,8 +1,9 @@
 """A small valid database, made by SQL alone, with a row of every kind in every state. Tests damage or reject one part of it.
 
 Ada (1) is a gold member of the guild and has a pending and a finalized reservation on one lot. The bot (2) overspent a grant
-in soft mode and owes 20 of 60. The guild (3) has a revoked grant, an expired lot and a shadow reservation. Times are small
-numbers; the newest entry has time 1170.
+in soft mode and owes 20 of 60. The guild (3) has a revoked grant, an expired lot and a shadow reservation. The meter (4) has
+a charge of two lots, a soft charge of which it owes 13 of 18, a shadow charge, and a charge of nothing. Times are small
+numbers; the newest entry has time 1210.
 """
 
 import shutil
@@ -20,7 +21,9 @@ CAMPAIGNS = {"draft": 1, "active": 2, "paused": 3, "completed": 4, "expired": 5}
 STARTS_LATER, IS_OVER = 6, 8
 
 _ROWS = """
-INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100), (2, 'agent', 'bot', 110), (3, 'community', 'guild', 120);
+INSERT INTO credit_accounts VALUES (1, 'person', 'ada', 100), (2, 'agent', 'bot', 110),
+    (3, 'community', 'guild', 120),
+    (4, 'agent', 'meter', 130);
 
 INSERT INTO credit_campaigns
 SELECT column1, column2, NULL, column3, 'draft', 1000, 0, column4, NULL, 'general', 500, column5, column6, column7,
@@ -45,7 +48,10 @@ INSERT INTO credit_lots VALUES
     (3, 2, 'general', 'deposit', 'order-2', NULL, 50, 40, 40, 0, 0, 0, 0, NULL, NULL, NULL, 1110),
     (4, 3, 'general', 'grant', NULL, 2, 50, 100, 100, 0, 0, 0, 0, NULL, NULL, NULL, 1130),
     (5, 3, 'general', 'purchase', 'order-3', NULL, 50, 50, 50, 0, 0, 0, 0, 1155, NULL, NULL, 1150),
-    (6, 1, 'general', 'grant', NULL, NULL, 50, 70, 70, 0, 0, 0, 0, NULL, NULL, '{"why":"thanks"}', 1060);
+    (6, 1, 'general', 'grant', NULL, NULL, 50, 70, 70, 0, 0, 0, 0, NULL, NULL, '{"why":"thanks"}', 1060),
+    (7, 4, 'general', 'deposit', 'order-4', NULL, 50, 100, 100, 0, 0, 0, 0, NULL, NULL, NULL, 1180),
+    (8, 4, 'general', 'grant', NULL, NULL, 50, 50, 50, 0, 0, 0, 0, NULL, NULL, NULL, 1180),
+    (9, 4, 'general', 'deposit', 'order-5', NULL, 50, 5, 5, 0, 0, 0, 0, NULL, NULL, NULL, 1210);
 UPDATE credit_campaigns SET spent_micro = 200, grant_count = 2, updated_at_us = 1130 WHERE id = 2;
 
 INSERT INTO discount_tiers VALUES ('guild', 'gold', 1, 1000, 50), ('guild', 'silver', 2, 500, NULL);
@@ -64,27 +70,46 @@ VALUES
 INSERT INTO reservation_lots VALUES (1, 1, 1, 300), (2, 1, 1, 180), (3, 1, 2, 100);
 
 INSERT INTO credit_ledger VALUES
-    ( 1, 1, 'general', 1, 'deposit',        1,    NULL, 1000, 1000,    0, 1000,   0, NULL, NULL, 1010),
-    ( 2, 1, 'general', 2, 'reserve',        1,    1,    -300, -300,  300,  700, 300, NULL, NULL, 1020),
-    ( 3, 1, 'general', 3, 'reserve',        1,    2,    -180, -180,  180,  520, 480, NULL, NULL, 1030),
-    ( 4, 1, 'general', 4, 'finalize',       1,    2,    -150,    0, -150,  520, 330, NULL, NULL, 1040),
-    ( 5, 1, 'general', 5, 'release',        1,    2,      30,   30,  -30,  550, 300, NULL, NULL, 1050),
-    ( 6, 1, 'general', 6, 'grant',          6,    NULL,   70,   70,    0,  620, 300, NULL, NULL, 1060),
-    ( 7, 2, 'general', 1, 'grant',          2,    NULL,  100,  100,    0,  100,   0, NULL, NULL, 1070),
-    ( 8, 2, 'general', 2, 'reserve',        2,    3,    -100, -100,  100,    0, 100, NULL, NULL, 1080),
-    ( 9, 2, 'general', 3, 'finalize',       2,    3,    -100,    0, -100,    0,   0, NULL, NULL, 1090),
-    (10, 2, 'general', 4, 'debt_incurred',  NULL, 3,     -60,    0,    0,    0,   0, NULL, NULL, 1090),
-    (11, 2, 'general', 5, 'deposit',        3,    NULL,   40,   40,    0,   40,   0, NULL, NULL, 1110),
-    (12, 2, 'general', 6, 'debt_paid',      3,    NULL,  -40,  -40,    0,    0,   0, NULL,
+    ( 1, 1, 'general', 1, 'deposit',        1,    NULL, NULL, 1000, 1000,    0, 1000,   0, NULL, NULL, 1010),
+    ( 2, 1, 'general', 2, 'reserve',        1,    1, NULL,    -300, -300,  300,  700, 300, NULL, NULL, 1020),
+    ( 3, 1, 'general', 3, 'reserve',        1,    2, NULL,    -180, -180,  180,  520, 480, NULL, NULL, 1030),
+    ( 4, 1, 'general', 4, 'finalize',       1,    2, NULL,    -150,    0, -150,  520, 330, NULL, NULL, 1040),
+    ( 5, 1, 'general', 5, 'release',        1,    2, NULL,      30,   30,  -30,  550, 300, NULL, NULL, 1050),
+    ( 6, 1, 'general', 6, 'grant',          6,    NULL, NULL,   70,   70,    0,  620, 300, NULL, NULL, 1060),
+    ( 7, 2, 'general', 1, 'grant',          2,    NULL, NULL,  100,  100,    0,  100,   0, NULL, NULL, 1070),
+    ( 8, 2, 'general', 2, 'reserve',        2,    3, NULL,    -100, -100,  100,    0, 100, NULL, NULL, 1080),
+    ( 9, 2, 'general', 3, 'finalize',       2,    3, NULL,    -100,    0, -100,    0,   0, NULL, NULL, 1090),
+    (10, 2, 'general', 4, 'debt_incurred',  NULL, 3, NULL,     -60,    0,    0,    0,   0, NULL, NULL, 1090),
+    (11, 2, 'general', 5, 'deposit',        3,    NULL, NULL,   40,   40,    0,   40,   0, NULL, NULL, 1110),
+    (12, 2, 'general', 6, 'debt_paid',      3,    NULL, NULL,  -40,  -40,    0,    0,   0, NULL,
           '{"debtReservationId":"res_0000000000003"}', 1110),
-    (13, 3, 'general', 1, 'grant',          4,    NULL,  100,  100,    0,  100,   0, NULL, NULL, 1130),
-    (14, 3, 'general', 2, 'revoke',         4,    NULL, -100, -100,    0,    0,   0, NULL, NULL, 1140),
-    (15, 3, 'general', 3, 'grant',          5,    NULL,   50,   50,    0,   50,   0, NULL, NULL, 1150),
-    (16, 3, 'general', 4, 'expire',         5,    NULL,  -50,  -50,    0,    0,   0, NULL, NULL, 1160),
-    (17, 3, 'gpu',     1, 'shadow_reserve', NULL, 4,       0,    0,    0,    0,   0, NULL, '{"wouldHold":"80"}', 1170);
+    (13, 3, 'general', 1, 'grant',          4,    NULL, NULL,  100,  100,    0,  100,   0, NULL, NULL, 1130),
+    (14, 3, 'general', 2, 'revoke',         4,    NULL, NULL, -100, -100,    0,    0,   0, NULL, NULL, 1140),
+    (15, 3, 'general', 3, 'grant',          5,    NULL, NULL,   50,   50,    0,   50,   0, NULL, NULL, 1150),
+    (16, 3, 'general', 4, 'expire',         5,    NULL, NULL,  -50,  -50,    0,    0,   0, NULL, NULL, 1160),
+    (17, 3, 'gpu',     1, 'shadow_reserve', NULL, 4, NULL,       0,    0,    0,    0,   0, NULL, '{"wouldHold":"80"}', 1170);
+
+INSERT INTO credit_charges VALUES
+    (1, 4, 'general', 'call-1', 'live', 120, 1000, 50, 12, 'guild', 'gold', 108, 0, 19, 2, 'a call', '{"call":1}',
+     'service:g', 1185),
+    (2, 4, 'general', 'call-2', 'soft', 60, 0, NULL, 0, NULL, NULL, 42, 18, 21, 2, NULL, NULL, 'admin:op', 1190),
+    (3, 4, 'gpu', NULL, 'shadow', 90, 0, NULL, 0, NULL, NULL, 90, 0, 23, 1, NULL, NULL, 'service:g', 1200),
+    (4, 4, 'general', 'free', 'live', 0, 0, NULL, 0, NULL, NULL, 0, 0, 24, 0, NULL, NULL, 'service:g', 1200);
+INSERT INTO credit_ledger VALUES
+    (18, 4, 'general', 1, 'deposit',        7,    NULL, NULL,  100,  100,    0,  100,   0, NULL, NULL, 1180),
+    (19, 4, 'general', 2, 'grant',          8,    NULL, NULL,   50,   50,    0,  150,   0, NULL, NULL, 1180),
+    (20, 4, 'general', 3, 'charge',         7,    NULL, 1,    -100, -100,    0,   50,   0, 'a call', '{"call":1}', 1185),
+    (21, 4, 'general', 4, 'charge',         8,    NULL, 1,      -8,   -8,    0,   42,   0, 'a call', '{"call":1}', 1185),
+    (22, 4, 'general', 5, 'charge',         8,    NULL, 2,     -42,  -42,    0,    0,   0, NULL, NULL, 1190),
+    (23, 4, 'general', 6, 'debt_incurred',  NULL, NULL, 2,     -18,    0,    0,    0,   0, NULL, NULL, 1190),
+    (24, 4, 'gpu',     1, 'shadow_charge',  NULL, NULL, 3,       0,    0,    0,    0,   0, NULL,
+          '{"wouldChargeMicro":"90"}', 1200),
+    (25, 4, 'general', 7, 'deposit',        9,    NULL, NULL,    5,    5,    0,    5,   0, NULL, NULL, 1210),
+    (26, 4, 'general', 8, 'debt_paid',      9,    NULL, NULL,   -5,   -5,    0,    0,   0, NULL,
+          '{"debtChargeId":"charge_0000000000002"}', 1210);
 
 UPDATE credit_lots SET available_micro = 550, reserved_micro = 300, consumed_micro = 150 WHERE id = 1;
-UPDATE credit_lots SET available_micro = 0, consumed_micro = original_micro WHERE id IN (2, 3);
+UPDATE credit_lots SET available_micro = 0, consumed_micro = original_micro WHERE id IN (2, 3, 7, 8, 9);
 UPDATE credit_lots SET available_micro = 0, revoked_micro = original_micro, revoked_at_us = 1140 WHERE id = 4;
 UPDATE credit_lots SET available_micro = 0, expired_micro = original_micro WHERE id = 5;
 
@@ -99,8 +124,9 @@ UPDATE credit_reservations
 UPDATE credit_reservations SET status = 'released', released_micro = 0, closed_at_us = 1050 WHERE id = 5;
 UPDATE credit_reservations SET status = 'expired', released_micro = 0, closed_at_us = 9000 WHERE id = 6;
 
-INSERT INTO credit_debts VALUES (1, 2, 3, 60, 0, NULL, 1090);
+INSERT INTO credit_debts VALUES (1, 2, 3, NULL, 60, 0, NULL, 1090), (2, 4, NULL, 2, 18, 0, NULL, 1190);
 UPDATE credit_debts SET paid_micro = 40 WHERE id = 1;
+UPDATE credit_debts SET paid_micro = 5 WHERE id = 2;
 
 INSERT INTO credit_grants (
     id, campaign_id, account_id, lot_id, amount_micro, status, grant_formula, formula_input, created_at_us)
@@ -197,7 +223,7 @@ def audit_rows() -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     previous_hash = log.NO_HASH
     settings = (
-        (seq, seq, "op", action, kind, target, msgspec.json.encode(details).decode(), None, None, None, None, 1150)
+        (seq, seq, "op", action, kind, target, msgspec.json.encode(details).decode(), None, None, None, None, 1210)
         for seq, (action, kind, target, details) in enumerate(_settings(), 3)
     )
     for row in (*_AUDIT, *settings):

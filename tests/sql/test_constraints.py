@@ -23,6 +23,7 @@ PROBLEMS = {
     "lots_metadata_is_an_object": (400, "validation_error"),
     "entries_metadata_is_an_object": (400, "validation_error"),
     "reservations_metadata_is_an_object": (400, "validation_error"),
+    "charges_metadata_is_an_object": (400, "validation_error"),
     "grants_formula_input_is_an_object": (400, "validation_error"),
     "memberships_are_at_most_1000_per_account": (400, "validation_error"),
     "webhooks_are_at_most_20": (400, "validation_error"),
@@ -43,7 +44,7 @@ PROBLEMS = {
 VALID: dict[str, dict[str, object]] = {
     "credit_accounts": {"entity_type": "person", "entity_id": "bea", "created_at_us": 2000},
     "credit_lots": {
-        "id": 9, "account_id": 1, "pool_id": "general", "source_type": "deposit", "source_id": "order-9",
+        "id": 10, "account_id": 1, "pool_id": "general", "source_type": "deposit", "source_id": "order-9",
         "campaign_id": None, "priority": 50, "original_micro": 100, "available_micro": 100, "reserved_micro": 0,
         "consumed_micro": 0,
         "expired_micro": 0, "revoked_micro": 0, "expires_at_us": None, "revoked_at_us": None, "metadata": None,
@@ -59,12 +60,22 @@ VALID: dict[str, dict[str, object]] = {
         "held_micro": 90, "expires_at_us": 3000, "description": None, "metadata": None, "created_by": "service:g",
         "created_at_us": 2000,
     },
+    "credit_charges": {
+        "id": 5, "account_id": 1, "pool_id": "general", "source_id": "call-5", "billing_mode": "live", "list_micro": 100,
+        "discount_bps": 1000, "max_discount_micro": 10, "discount_micro": 10, "community_id": "guild", "tier": "gold",
+        "charged_micro": 90, "debt_micro": 0, "after_entry_id": 26, "entry_count": 1, "description": None, "metadata": None,
+        "created_by": "service:g", "created_at_us": 2000,
+    },
     "reservation_lots": {"reservation_id": 1, "position": 2, "lot_id": 6, "reserved_micro": 10},
-    "credit_debts": {"account_id": 1, "reservation_id": 2, "original_micro": 10, "paid_micro": 0, "created_at_us": 2000},
+    "credit_debts": {
+        "account_id": 1, "reservation_id": 2, "charge_id": None, "original_micro": 10, "paid_micro": 0,
+        "created_at_us": 2000,
+    },
     "credit_ledger": {
         "account_id": 1, "pool_id": "general", "entry_seq": 7, "entry_type": "deposit", "lot_id": 1, "reservation_id": None,
-        "amount_micro": 10, "available_delta_micro": 10, "reserved_delta_micro": 0, "available_after_micro": 630,
-        "reserved_after_micro": 300, "description": None, "metadata": None, "created_at_us": 2000,
+        "charge_id": None, "amount_micro": 10, "available_delta_micro": 10, "reserved_delta_micro": 0,
+        "available_after_micro": 630, "reserved_after_micro": 300, "description": None, "metadata": None,
+        "created_at_us": 2000,
     },
     "credit_campaigns": {
         "name": "New", "description": None, "campaign_type": "loyalty", "status": "draft", "budget_micro": 1000,
@@ -80,16 +91,16 @@ VALID: dict[str, dict[str, object]] = {
         "account_id": 1, "pool_id": "general", "below_micro": 10, "recovered_micro": 20, "position": 3, "is_below": 0,
     },
     "events": {
-        "after_entry_id": 17, "type": "account.opened", "account_id": 1, "campaign_id": None, "data": "{}",
+        "after_entry_id": 26, "type": "account.opened", "account_id": 1, "campaign_id": None, "data": "{}",
         "created_at_us": 2000,
     },
     "webhooks": {
         "url": "https://example.com/", "types": None, "description": None, "is_enabled": 1, "secret_version": 1,
-        "rotated_until_us": None, "entry_id": 17, "event_id": 5, "failing_since_us": None, "revision": 1,
+        "rotated_until_us": None, "entry_id": 26, "event_id": 5, "failing_since_us": None, "revision": 1,
         "created_at_us": 2000, "updated_at_us": 2000,
     },
     "webhook_attempts": {
-        "webhook_id": 1, "entry_id": 17, "event_id": 0, "attempt": 1, "outcome": "accepted", "status": 200, "error": None,
+        "webhook_id": 1, "entry_id": 26, "event_id": 0, "attempt": 1, "outcome": "accepted", "status": 200, "error": None,
         "duration_us": 5, "attempted_at_us": 2000,
     },
     "admin_audit_log": {
@@ -159,6 +170,12 @@ Case = tuple[str, tuple[str, ...]]
 NO_DISCOUNT: dict[str, object] = {
     "discount_bps": 0, "max_discount_micro": None, "discount_micro": 0, "community_id": None, "tier": None,
     "held_micro": 100,
+}  # fmt: skip
+
+
+UNDISCOUNTED: dict[str, object] = {
+    "discount_bps": 0, "max_discount_micro": None, "discount_micro": 0, "community_id": None, "tier": None,
+    "charged_micro": 100,
 }  # fmt: skip
 
 
@@ -256,8 +273,11 @@ def _inserts() -> Iterator[Case]:
         ("debts_start_unpaid", "credit_debts", {"paid_micro": 1}),
         ("debts_start_unpaid", "credit_debts", {"forgiven_lot_id": 3}),
         ("debts_one_per_reservation", "credit_debts", {"reservation_id": 3}),
+        ("debts_one_per_charge", "credit_debts", {"reservation_id": None, "charge_id": 2}),
+        ("debts_belong_to_reservation_or_charge", "credit_debts", {"charge_id": 1}),
+        ("debts_belong_to_reservation_or_charge", "credit_debts", {"reservation_id": None}),
         ("entries_have_lot_if_credits_move", "credit_ledger", {"lot_id": None}),
-        ("entries_times_do_not_decrease", "credit_ledger", {"created_at_us": 1169}),
+        ("entries_times_do_not_decrease", "credit_ledger", {"created_at_us": 1209}),
         ("entries_one_per_sequence_number", "credit_ledger", {"entry_seq": 6}),
         ("entries_one_per_sequence_number", "credit_ledger", {"entry_seq": 1}),
         ("campaigns_name_has_1_to_200_characters", "credit_campaigns", {"name": ""}),
@@ -281,8 +301,8 @@ def _inserts() -> Iterator[Case]:
         ("thresholds_one_per_position", "thresholds", {"position": 2}),
         ("events_type_is_known", "events", {"type": "account.closed"}),
         ("events_type_is_known", "events", {"type": "ledger.grant"}),
-        ("events_are_in_feed_order", "events", {"after_entry_id": 16}),
-        ("events_are_in_feed_order", "events", {"after_entry_id": 18}),
+        ("events_are_in_feed_order", "events", {"after_entry_id": 25}),
+        ("events_are_in_feed_order", "events", {"after_entry_id": 27}),
         ("events_are_in_feed_order", "events", {"id": 0}),
         ("webhooks_url_has_1_to_2000_characters", "webhooks", {"url": ""}),
         ("webhooks_url_has_1_to_2000_characters", "webhooks", {"url": "u" * 2001}),
@@ -314,6 +334,7 @@ def _inserts() -> Iterator[Case]:
     for prefix, owner in (
         ("lots", "credit_lots"),
         ("reservations", "credit_reservations"),
+        ("charges", "credit_charges"),
         ("entries", "credit_ledger"),
         ("campaigns", "credit_campaigns"),
         ("thresholds", "thresholds"),
@@ -322,6 +343,7 @@ def _inserts() -> Iterator[Case]:
     for name, owner, column in (
         ("lots_metadata_is_an_object", "credit_lots", "metadata"),
         ("reservations_metadata_is_an_object", "credit_reservations", "metadata"),
+        ("charges_metadata_is_an_object", "credit_charges", "metadata"),
         ("entries_metadata_is_an_object", "credit_ledger", "metadata"),
         ("campaigns_config_is_an_object", "credit_campaigns", "grant_config"),
         ("grants_formula_input_is_an_object", "credit_grants", "formula_input"),
@@ -354,8 +376,8 @@ def _changes_of_lots_and_debts() -> Iterator[Case]:
     forgiven = update("credit_debts", 1, paid_micro=60, forgiven_lot_id=3)
     for lot_id in (None, 2):
         yield "debts_change_only_by_payment", (forgiven, update("credit_debts", 1, forgiven_lot_id=lot_id))
-    other = insert("credit_debts", id=2)
-    yield "debts_one_per_forgiving_lot", (forgiven, other, update("credit_debts", 2, paid_micro=10, forgiven_lot_id=3))
+    other = insert("credit_debts", id=3)
+    yield "debts_one_per_forgiving_lot", (forgiven, other, update("credit_debts", 3, paid_micro=10, forgiven_lot_id=3))
 
 
 def _memberships() -> Iterator[Case]:
@@ -433,6 +455,7 @@ def _changes_of_reservations() -> Iterator[Case]:
 def _callers() -> Iterator[Case]:
     for by in BAD_CALLERS:
         yield "reservations_created_by_is_service_or_admin", (insert("credit_reservations", created_by=by),)
+        yield "charges_created_by_is_service_or_admin", (insert("credit_charges", created_by=by),)
 
 
 def _changes_of_campaigns() -> Iterator[Case]:
@@ -514,9 +537,9 @@ def _grants() -> Iterator[Case]:
         original_micro=501,
         available_micro=501,
     )
-    yield "grants_are_within_the_cap", (new_lot, insert("credit_grants", lot_id=9, amount_micro=501))
+    yield "grants_are_within_the_cap", (new_lot, insert("credit_grants", lot_id=10, amount_micro=501))
     own_lot = "grants_match_their_lot"
-    yield own_lot, (insert("credit_grants", lot_id=99),)
+    yield own_lot, (insert("credit_grants", lot_id=109),)
     yield own_lot, (insert("credit_grants", campaign_id=99),)
     yield own_lot, (insert("credit_grants", account_id=2, campaign_id=7),)
     yield own_lot, (insert("credit_grants", amount_micro=69),)
@@ -525,11 +548,11 @@ def _grants() -> Iterator[Case]:
         {"source_type": "grant", "source_id": None, "campaign_id": 7},
     ):  # fmt: skip
         lot = insert("credit_lots", **{"campaign_id": 2, **source})
-        yield own_lot, (lot, insert("credit_grants", lot_id=9, amount_micro=100))
+        yield own_lot, (lot, insert("credit_grants", lot_id=10, amount_micro=100))
     again = insert("credit_lots", account_id=2, source_type="grant", source_id=None, campaign_id=2)
     yield (
         "grants_one_per_campaign_and_account",
-        (again, insert("credit_grants", account_id=2, lot_id=9, amount_micro=100)),
+        (again, insert("credit_grants", account_id=2, lot_id=10, amount_micro=100)),
     )
     # A lot belongs to one campaign, which pays an account once. Only without that index could a lot have two grants.
     yield (
@@ -558,11 +581,13 @@ WRONG_MOVES = {
     "debt_incurred": ((10, 0, 0), (0, 0, 0), (-10, -10, 0), (-10, 0, -10)),
     "shadow_reserve": _SHADOW,
     "shadow_finalize": _SHADOW,
+    "shadow_charge": _SHADOW,
+    "charge": ((10, 10, 0), (0, 0, 0), (-10, 0, -10), (-10, 0, 0), (-10, -10, 10)),
     "gift": ((10, 10, 0), (-10, -10, 0), (0, 0, 0)),
     "Deposit": ((10, 10, 0),),
     "": ((10, 10, 0), (-10, 0, -10)),
 }
-WITHOUT_A_LOT = ("debt_incurred", "shadow_reserve", "shadow_finalize")
+WITHOUT_A_LOT = ("debt_incurred", "shadow_reserve", "shadow_finalize", "shadow_charge")
 
 # Valid entries by type, of types that need a reservation.
 MOVES_OF_A_RESERVATION = {
@@ -573,6 +598,7 @@ MOVES_OF_A_RESERVATION = {
     "shadow_reserve": (0, 0, 0),
     "shadow_finalize": (0, 0, 0),
 }
+MOVES_OF_A_CHARGE = {"charge": (-10, -10, 0), "shadow_charge": (0, 0, 0)}
 MOVES_OF_A_LOT_ALONE = {"deposit": (10, 10, 0), "grant": (10, 10, 0), "expire": (-10, -10, 0), "revoke": (-10, -10, 0)}
 
 
@@ -584,12 +610,70 @@ def _entries() -> Iterator[Case]:
     for entry_type, moves in WRONG_MOVES.items():
         for move in moves:
             yield "entries_deltas_match_type", (entry(*move, entry_type, lot_id=lot_of(entry_type)),)
-    for entry_type, move in MOVES_OF_A_RESERVATION.items():
-        without_reservation = entry(*move, entry_type, lot_id=lot_of(entry_type), reservation_id=None)
-        yield "entries_have_reservation_if_type_requires", (without_reservation,)
+    owner = "entries_belong_to_reservation_or_charge"
+    for entry_type, move in (MOVES_OF_A_RESERVATION | MOVES_OF_A_CHARGE).items():
+        yield owner, (entry(*move, entry_type, lot_id=lot_of(entry_type), reservation_id=None),)
+    for entry_type, move in MOVES_OF_A_CHARGE.items():
+        yield owner, (entry(*move, entry_type, lot_id=lot_of(entry_type)),)
     for entry_type, move in (MOVES_OF_A_RESERVATION | MOVES_OF_A_LOT_ALONE).items():
+        if entry_type != "debt_incurred":
+            yield owner, (entry(*move, entry_type, lot_id=lot_of(entry_type), reservation_id=None, charge_id=1),)
+    yield owner, (entry(-10, 0, 0, "debt_incurred", lot_id=None, charge_id=1),)
+    for entry_type, move in (MOVES_OF_A_RESERVATION | MOVES_OF_A_CHARGE | MOVES_OF_A_LOT_ALONE).items():
         wrong_lot = 1 if entry_type in WITHOUT_A_LOT else None
         yield "entries_have_lot_if_credits_move", (entry(*move, entry_type, lot_id=wrong_lot),)
+
+
+def _charges() -> Iterator[Case]:
+    table: list[tuple[str, dict[str, object]]] = [
+        ("source_id_has_1_to_200_characters", {"source_id": ""}),
+        ("source_id_has_1_to_200_characters", {"source_id": "s" * 201}),
+        ("one_per_account_and_source", {"account_id": 4, "source_id": "call-1"}),
+        ("billing_mode_is_known", {"billing_mode": "free"}),
+        ("list_is_not_negative", {"list_micro": -1, "discount_micro": 0, "charged_micro": -1}),
+        ("discount_is_0_to_10000_bps", {"discount_bps": -1}),
+        ("discount_is_0_to_10000_bps", {"discount_bps": 10_001}),
+        ("max_discount_is_not_negative", {"max_discount_micro": -1}),
+        ("discount_matches_rate_and_cap", {"discount_micro": 9, "charged_micro": 91}),
+        ("discount_matches_rate_and_cap", {"discount_micro": 11, "charged_micro": 89}),
+        ("discount_matches_rate_and_cap", {"max_discount_micro": 9}),
+        ("charged_is_not_negative", {"billing_mode": "soft", "charged_micro": -1, "debt_micro": 91}),
+        ("debt_needs_soft_mode", {"charged_micro": 80, "debt_micro": 10, "entry_count": 2}),
+        ("debt_needs_soft_mode", {"billing_mode": "soft", "charged_micro": 91, "debt_micro": -1}),
+        ("parts_sum_to_price", {"charged_micro": 89}),
+        ("parts_sum_to_price", {"billing_mode": "soft", "charged_micro": 80, "debt_micro": 11, "entry_count": 2}),
+        ("entry_count_matches_price", {"entry_count": 0}),
+        ("entry_count_matches_price", {"entry_count": 1001}),
+        ("entry_count_matches_price", {"list_micro": 0, "discount_micro": 0, "charged_micro": 0}),
+        ("entry_count_matches_price", {"entry_count": -1, "list_micro": 0, "discount_micro": 0, "charged_micro": 0}),
+        ("entry_count_matches_price", {"billing_mode": "soft", "charged_micro": 80, "debt_micro": 10}),
+        ("entry_count_matches_price", {"billing_mode": "soft", "charged_micro": 80, "debt_micro": 10, "entry_count": 1002}),
+        ("entry_count_matches_price", {"billing_mode": "soft", "charged_micro": 0, "debt_micro": 90, "entry_count": 2}),
+        ("entry_count_matches_price", UNDISCOUNTED | {"billing_mode": "shadow", "entry_count": 0}),
+        ("entry_count_matches_price", UNDISCOUNTED | {"billing_mode": "shadow", "entry_count": 2}),
+        ("discount_has_membership", {"community_id": None}),
+        ("discount_has_membership", {"tier": None}),
+        ("discount_has_membership", {"billing_mode": "shadow"}),
+        ("discount_has_membership", UNDISCOUNTED | {"max_discount_micro": 5}),
+    ]
+    for rule, changes in table:
+        yield f"charges_{rule}", (insert("credit_charges", **changes),)
+    match, charge = "entries_match_their_charge", insert("credit_charges")
+    of_charge: dict[str, object] = {"reservation_id": None, "charge_id": 5}
+    whole = entry(-90, -90, 0, "charge", **of_charge)
+    after: dict[str, object] = {"entry_seq": 8, "available_after_micro": 520}
+    # The charge has one entry only, and none of more than its amount.
+    yield match, (charge, whole, entry(-10, -10, 0, "charge", **of_charge, **after))
+    yield match, (charge, entry(-91, -91, 0, "charge", **of_charge))
+    yield match, (charge, entry(-1, 0, 0, "debt_incurred", lot_id=None, **of_charge))
+    yield match, (charge, entry(0, 0, 0, "shadow_charge", lot_id=None, **of_charge))
+    yield match, (insert("credit_charges", after_entry_id=25), whole)
+    yield match, (insert("credit_charges", after_entry_id=27), whole)
+    yield match, (insert("credit_charges", account_id=2), whole)
+    yield match, (insert("credit_charges", pool_id="gpu"), entry(-90, -90, 0, "charge", pool_id="tpu", **of_charge))
+    yield match, (insert("credit_charges", created_at_us=1999), whole)
+    yield match, (insert("credit_charges", **(UNDISCOUNTED | {"billing_mode": "shadow"})), whole)
+    yield match, (whole,)
 
 
 def _balances() -> Iterator[Case]:
@@ -643,8 +727,8 @@ def _reconciliations() -> Iterator[Case]:
 
 
 def _links_and_heads() -> Iterator[Case]:
-    link = "INSERT INTO book_chain VALUES ({}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob(32), 0, zeroblob({}))".format
-    keys = "INSERT INTO book_chain VALUES (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob(31), 0, zeroblob(32))"
+    link = "INSERT INTO book_chain VALUES ({}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob(32), 0, zeroblob({}))".format
+    keys = "INSERT INTO book_chain VALUES (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, zeroblob(31), 0, zeroblob(32))"
     yield "links_keys_hash_has_32_bytes", (keys,)
     yield "links_hash_has_32_bytes", (link(1, 31),)
     for number in (0, 2):
@@ -652,7 +736,7 @@ def _links_and_heads() -> Iterator[Case]:
     yield "links_are_consecutive", (link(1, 32), link(1, 32))
     yield "links_are_never_changed", (link(1, 32), "UPDATE book_chain SET entries = entries")
     yield "links_are_never_deleted", (link(1, 32), "DELETE FROM book_chain")
-    epoch = "INSERT INTO book_epochs VALUES ({}, {}, '{}', 2000, 3, 6, 6, 1, 17, 8, 2, 30)".format
+    epoch = "INSERT INTO book_epochs VALUES ({}, {}, '{}', 2000, 4, 9, 6, 4, 2, 26, 8, 2, 31)".format
     yield "epochs_start_above_every_id", (epoch(30, 2, "restored"),)
     yield "epochs_reason_is_known", (epoch(100, 2, "created"),)
     for base_id, number in ((100, 1), (100, 0), (0, 2)):
@@ -662,7 +746,7 @@ def _links_and_heads() -> Iterator[Case]:
     yield "epochs_are_never_changed", (epoch(100, 2, "anchor_missing"), "UPDATE book_epochs SET number = number")
     yield "epochs_are_never_deleted", (epoch(100, 2, "restored"), "DELETE FROM book_epochs")
     # The base of a new epoch takes the place of an entry until there is one.
-    for changes in ({"after_entry_id": 17, "id": 101}, {"after_entry_id": 100, "id": 40}):
+    for changes in ({"after_entry_id": 26, "id": 101}, {"after_entry_id": 100, "id": 40}):
         yield "events_are_in_feed_order", (epoch(100, 2, "restored"), insert("events", **changes))
     yield "audit_rows_are_consecutive", (epoch(100, 2, "restored"), insert("admin_audit_log", id=100))
     yield "head_is_one_row", ("INSERT INTO book_head VALUES (2, 0, 0)",)
@@ -684,7 +768,8 @@ def _fixed_rows() -> Iterator[Case]:
         ("reservation_lots", "reservation_lots", "reservation_id = 1"),
         ("silent_ends", "silent_ends", "id = 1"),
         ("credit_debts", "debts", "id = 1"),
-        ("credit_ledger", "entries", "id = 17"),
+        ("credit_charges", "charges", "id = 1"),
+        ("credit_ledger", "entries", "id = 26"),
         ("credit_balances", "balances", "account_id = 3"),
         ("credit_campaigns", "campaigns", "id = 1"),
         ("credit_grants", "grants", "id = 1"),
@@ -697,7 +782,8 @@ def _fixed_rows() -> Iterator[Case]:
         ("credit_accounts", "accounts", 1),
         ("credit_lots", "lots", 6),
         ("credit_reservations", "reservations", 4),
-        ("credit_ledger", "entries", 17),
+        ("credit_charges", "charges", 4),
+        ("credit_ledger", "entries", 26),
         ("credit_campaigns", "campaigns", 1),
         ("credit_grants", "grants", 1),
     ):
@@ -708,6 +794,7 @@ def _fixed_rows() -> Iterator[Case]:
         ("credit_accounts", "accounts", "id = 1", "entity_id"),
         ("reservation_lots", "reservation_lots", "reservation_id = 1", "reserved_micro"),
         ("silent_ends", "silent_ends", "id = 1", "reservation_id"),
+        ("credit_charges", "charges", "id = 1", "description"),
         ("credit_ledger", "entries", "id = 1", "description"),
         ("admin_audit_log", "audit_rows", "seq = 1", "details"),
         ("events", "events", "id = 1", "data"),
@@ -723,7 +810,8 @@ def _fixed_rows() -> Iterator[Case]:
             held_micro expires_at_us description metadata created_by created_at_us"""),
         ("credit_grants", "grants_terms_are_fixed", 1,
          "id campaign_id account_id lot_id amount_micro grant_formula formula_input created_at_us"),
-        ("credit_debts", "debts_change_only_by_payment", 1, "id account_id reservation_id original_micro created_at_us"),
+        ("credit_debts", "debts_change_only_by_payment", 1,
+         "id account_id reservation_id charge_id original_micro created_at_us"),
     ):  # fmt: skip
         for column in columns.split():
             yield name, (f"UPDATE {table} SET {column} = 7 WHERE id = {row_id}",)
@@ -740,6 +828,7 @@ SUBJECTS: tuple[Callable[[], Iterator[Case]], ...] = (
     _changes_of_grants,
     _grants,
     _entries,
+    _charges,
     _balances,
     _reconciliations,
     _links_and_heads,
@@ -927,7 +1016,7 @@ ACCEPTED = [
     entry(-620, -620, 620, "reserve"),
     entry(-300, 0, -300, "expire"),
     entry(-620, -620, 0, "revoke"),
-    insert("credit_ledger", created_at_us=1170),
+    insert("credit_ledger", created_at_us=1210),
     *(entry(*move, kind, lot_id=lot_of(kind)) for kind, move in MOVES_OF_A_RESERVATION.items()),
     *(entry(*move, kind, reservation_id=None) for kind, move in MOVES_OF_A_LOT_ALONE.items()),
     insert("credit_grants", campaign_id=STARTS_LATER, lot_id=LOTS_TO_GRANT + STARTS_LATER, created_at_us=2001),
@@ -946,6 +1035,28 @@ ACCEPTED = [
     update("credit_reservations", 1, **RELEASED, closed_by="admin:" + "x" * 128),
     insert("credit_reservations", created_by="service:" + "x" * 128),
     insert("credit_reservations", created_by="admin:\t"),
+    insert("credit_charges", **UNDISCOUNTED, source_id="s" * 200, pool_id="0a:._-", metadata="{}"),
+    insert("credit_charges", **UNDISCOUNTED | {"billing_mode": "shadow", "source_id": None}),
+    insert("credit_charges", list_micro=0, discount_micro=0, charged_micro=0, entry_count=0, max_discount_micro=None),
+    insert(
+        "credit_charges", discount_bps=10_000, discount_micro=100, charged_micro=0, entry_count=0, max_discount_micro=None
+    ),
+    insert("credit_charges", entry_count=1000),
+    insert("credit_charges", billing_mode="soft", charged_micro=0, debt_micro=90, entry_count=1),
+    insert("credit_charges", billing_mode="soft", charged_micro=1, debt_micro=89, entry_count=1001),
+    *(
+        insert(
+            "credit_charges",
+            list_micro=MAX,
+            discount_bps=bps,
+            max_discount_micro=cap,
+            discount_micro=off,
+            charged_micro=MAX - off,
+            entry_count=int(off < MAX),
+        )
+        for bps, cap, off in [(9_999, None, MAX * 9_999 // 10_000), (10_000, None, MAX), (10_000, MAX, MAX), (1, 7, 7)]
+    ),
+    insert("credit_charges", account_id=3, source_id="call-1"),
     insert("thresholds", pool_id="g" * 64, below_micro=MAX, recovered_micro=MAX, position=20, is_below=1),
     "UPDATE thresholds SET is_below = 1 WHERE position = 1 AND account_id = 1",
     "DELETE FROM thresholds WHERE account_id = 2",
@@ -982,7 +1093,7 @@ def test_an_ended_campaign_can_spend_less(conn: sqlite3.Connection) -> None:
     [
         (insert("credit_accounts", entity_id=None), "NOT NULL constraint failed: credit_accounts.entity_id"),
         (insert("credit_lots", account_id=99), "FOREIGN KEY constraint failed"),
-        (insert("credit_ledger", lot_id=99), "FOREIGN KEY constraint failed"),
+        (insert("credit_ledger", lot_id=109), "FOREIGN KEY constraint failed"),
         (insert("credit_lots", priority="high"), "cannot store TEXT value in INTEGER column credit_lots.priority"),
         ("INSERT INTO reservation_lots VALUES (1, 1, 6, 1)",
          "UNIQUE constraint failed: reservation_lots.reservation_id, reservation_lots.position"),

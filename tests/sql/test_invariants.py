@@ -74,7 +74,7 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
     ],
     "pools_with_entries_have_balance": [
         ("DELETE FROM credit_balances WHERE account_id = 2", [2]),
-        ("DELETE FROM credit_balances WHERE pool_id = 'gpu'", [3]),
+        ("DELETE FROM credit_balances WHERE pool_id = 'gpu'", [3, 4]),
     ],
     "thresholds_match_balance": [
         ("UPDATE thresholds SET is_below = 1 WHERE below_micro = 600", [1]),
@@ -85,21 +85,27 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
     # entry_chain
     "events_are_in_entry_order": [
         ("UPDATE events SET after_entry_id = 3 WHERE id = 1", [0]),
-        ("UPDATE events SET after_entry_id = 18 WHERE id = (SELECT max(id) FROM events)", [18]),
-        ("DELETE FROM credit_ledger WHERE id = 17", [17]),
+        ("UPDATE events SET after_entry_id = 27 WHERE id = (SELECT max(id) FROM events)", [27]),
+        ("DELETE FROM credit_ledger WHERE id = 26", [26]),
     ],
     "ids_belong_to_an_epoch": [
         # Each row states a newest id that is too low for one table.
         (f"INSERT INTO book_epochs VALUES (500, 2, 'restored', 1, {newest})", [key])
         for newest, key in (
-            ("2, 6, 6, 1, 17, 8, 2, 500", 3),
-            ("3, 5, 6, 1, 17, 8, 2, 500", 6),
-            ("3, 6, 5, 1, 17, 8, 2, 500", 6),
-            ("3, 6, 6, 0, 17, 8, 2, 500", 3),
-            ("3, 6, 6, 1, 16, 8, 2, 500", 17),
-            ("3, 6, 6, 1, 17, 7, 2, 500", 8),
-            ("3, 6, 6, 1, 17, 8, 1, 500", 2),
-            ("3, 6, 6, 1, 17, 8, 2, (SELECT max(id) - 1 FROM events)", 17),
+            ("3, 9, 6, 4, 2, 26, 8, 2, 500", "acct_0000000000004"),
+            ("4, 8, 6, 4, 2, 26, 8, 2, 500", "lot_0000000000009"),
+            ("4, 9, 5, 4, 2, 26, 8, 2, 500", "res_0000000000006"),
+            ("4, 9, 6, 3, 2, 26, 8, 2, 500", "charge_0000000000004"),
+            ("4, 9, 6, 4, 1, 26, 8, 2, 500", "charge_0000000000002"),
+            ("4, 9, 6, 4, 2, 25, 8, 2, 500", "entry_000000000000t"),
+            ("4, 9, 6, 4, 2, 26, 7, 2, 500", "camp_0000000000008"),
+            ("4, 9, 6, 4, 2, 26, 8, 1, 500", "grant_0000000000002"),
+            ("4, 9, 6, 4, 2, 26, 8, 2, (SELECT max(id) - 1 FROM events)", "entry_000000000000t"),
+        )
+    ] + [
+        (
+            "INSERT INTO book_epochs VALUES (500, 2, 'restored', 1, 4, 9, 6, 4, 0, 26, 8, 2, 500)",
+            ["charge_0000000000002", "res_0000000000003"],
         )
     ],
     "entries_continue_previous_entry": [
@@ -126,6 +132,14 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_ledger SET lot_id = NULL WHERE id = 6", [6]),
         ("UPDATE credit_ledger SET lot_id = 2 WHERE id = 10", [10]),
         ("UPDATE credit_ledger SET reservation_id = NULL WHERE id IN (2, 5, 17)", [2, 5, 17]),
+        ("UPDATE credit_ledger SET charge_id = NULL WHERE id IN (20, 23, 24)", [20, 23, 24]),
+        ("UPDATE credit_ledger SET charge_id = 1 WHERE id IN (2, 18)", [2, 18]),
+        ("UPDATE credit_ledger SET reservation_id = 3 WHERE id IN (20, 23)", [20, 23]),
+        ("UPDATE credit_ledger SET charge_id = NULL, reservation_id = 3 WHERE id IN (20, 24)", [20, 24]),
+        ("UPDATE credit_ledger SET reserved_delta_micro = 1 WHERE id IN (20, 24)", [20, 24]),
+        ("UPDATE credit_ledger SET available_delta_micro = -7 WHERE id = 21", [21]),
+        ("UPDATE credit_ledger SET lot_id = NULL WHERE id = 20", [20]),
+        ("UPDATE credit_ledger SET lot_id = 7 WHERE id = 24", [24]),
     ],
     # entries_match_lots
     "lots_match_entries": [
@@ -135,7 +149,8 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_lots SET revoked_micro = 99, consumed_micro = 1 WHERE id = 4", [4]),
         ("DELETE FROM credit_ledger WHERE id = 6", [6]),
         ("UPDATE credit_ledger SET entry_type = 'expire' WHERE id = 14", [4]),
-        ("INSERT INTO credit_lots SELECT 9, 1, 'x', 'grant', NULL, NULL, 50, 1, 0, 0, 0, 0, 0, NULL, NULL, NULL, 1", [9]),
+        ("UPDATE credit_ledger SET entry_type = 'expire' WHERE id = 22", [8]),
+        ("INSERT INTO credit_lots SELECT 10, 1, 'x', 'grant', NULL, NULL, 50, 1, 0, 0, 0, 0, 0, NULL, NULL, NULL, 1", [10]),
         ("UPDATE credit_ledger SET entry_type = 'deposit' WHERE id = 5", [1]),
         (f"UPDATE credit_ledger SET available_delta_micro = {MAX} WHERE lot_id = 1", ["credit_ledger"]),
         (f"UPDATE credit_ledger SET amount_micro = {MIN} WHERE lot_id = 1", [1]),
@@ -231,32 +246,105 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("INSERT INTO silent_ends VALUES (3, 99)", [99]),
     ],
     "debts_match_incurring_entry": [
-        ("UPDATE credit_debts SET reservation_id = 1", [1]),
-        ("UPDATE credit_debts SET original_micro = 61", [3]),
-        ("UPDATE credit_debts SET created_at_us = 1091", [3]),
+        ("UPDATE credit_debts SET reservation_id = 1 WHERE id = 1", [1]),
+        ("UPDATE credit_debts SET original_micro = 61 WHERE id = 1", [3]),
+        ("UPDATE credit_debts SET created_at_us = 1091 WHERE id = 1", [3]),
         ("UPDATE credit_ledger SET reservation_id = 4 WHERE id = 10", [3]),
-        ("UPDATE credit_debts SET paid_micro = 61", [3]),
-        ("DELETE FROM credit_ledger WHERE entry_type = 'debt_incurred'", [3]),
-        (f"INSERT INTO credit_debts VALUES (2, 2, 1, {MAX}, 0, NULL, 1), (3, 2, 2, {MAX}, {MAX}, NULL, 1)", [1, 2]),
+        ("UPDATE credit_debts SET paid_micro = 61 WHERE id = 1", [3]),
+        ("DELETE FROM credit_ledger WHERE entry_type = 'debt_incurred'", ["charge_0000000000002", "res_0000000000003"]),
+        (
+            f"INSERT INTO credit_debts VALUES (3, 2, 1, NULL, {MAX}, 0, NULL, 1), (4, 2, 2, NULL, {MAX}, {MAX}, NULL, 1)",
+            [1, 2],
+        ),
+        ("UPDATE credit_debts SET charge_id = 1 WHERE id = 2", ["charge_0000000000001"]),
+        ("UPDATE credit_debts SET charge_id = 1 WHERE id = 1", ["charge_0000000000001"]),
+        ("UPDATE credit_debts SET original_micro = 19 WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET paid_micro = 19 WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET created_at_us = 1191 WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_ledger SET charge_id = 1 WHERE id = 23", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET charge_id = NULL WHERE id = 2", ["res_"]),
     ],
     "debt_entries_have_debt": [
-        ("DELETE FROM credit_debts", [3]),
-        ("UPDATE credit_debts SET original_micro = 61", [3]),
-        ("UPDATE credit_debts SET account_id = 1", [3]),
-        ("UPDATE credit_debts SET created_at_us = 1091", [3]),
+        ("DELETE FROM credit_debts", ["charge_0000000000002", "res_0000000000003"]),
+        ("DELETE FROM credit_debts WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET original_micro = 19 WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET account_id = 1 WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET created_at_us = 1191 WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET charge_id = NULL, reservation_id = 2 WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET original_micro = 61 WHERE id = 1", [3]),
+        ("UPDATE credit_debts SET account_id = 1 WHERE id = 1", [3]),
+        ("UPDATE credit_debts SET created_at_us = 1091 WHERE id = 1", [3]),
     ],
     "debts_paid_matches_entries": [
-        ("UPDATE credit_debts SET paid_micro = 41", [3]),
-        ("UPDATE credit_debts SET account_id = 1", [3]),
-        ("UPDATE credit_debts SET reservation_id = 1", [12]),
+        ("UPDATE credit_debts SET paid_micro = 41 WHERE id = 1", [3]),
+        ("UPDATE credit_debts SET account_id = 1 WHERE id = 1", [3]),
+        ("UPDATE credit_debts SET reservation_id = 1 WHERE id = 1", [12]),
         ("UPDATE credit_ledger SET amount_micro = -39 WHERE id = 12", [3]),
         ("UPDATE credit_ledger SET metadata = NULL WHERE id = 12", [12]),
         ("UPDATE credit_ledger SET metadata = replace(metadata, '3', '1') WHERE id = 12", [12]),
-        (f"UPDATE credit_debts SET paid_micro = {MAX}", [3]),
+        (f"UPDATE credit_debts SET paid_micro = {MAX}", ["charge_0000000000002", "res_0000000000003"]),
+        ("UPDATE credit_debts SET paid_micro = 6 WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET account_id = 1 WHERE id = 2", ["charge_0000000000002"]),
+        ("UPDATE credit_debts SET charge_id = 1 WHERE id = 2", ["entry_000000000000t"]),
+        ("UPDATE credit_ledger SET amount_micro = -4 WHERE id = 26", ["charge_0000000000002"]),
+        ("UPDATE credit_ledger SET metadata = replace(metadata, '2', '1') WHERE id = 26", ["entry_000000000000t"]),
+        ("UPDATE credit_ledger SET metadata = replace(metadata, 'debtC', 'debtK') WHERE id = 26", ["entry_000000000000t"]),
     ],
     "paid_debts_have_entries": [
-        ("DELETE FROM credit_ledger WHERE entry_type = 'debt_paid'", [3]),
-        ("INSERT INTO credit_debts VALUES (2, 1, 2, 10, 1, NULL, 1)", [2]),
+        ("DELETE FROM credit_ledger WHERE entry_type = 'debt_paid'", ["charge_0000000000002", "res_0000000000003"]),
+        ("DELETE FROM credit_ledger WHERE id = 26", ["charge_0000000000002"]),
+        ("INSERT INTO credit_debts VALUES (3, 1, 2, NULL, 10, 1, NULL, 1)", ["res_0000000000002"]),
+        ("INSERT INTO credit_debts VALUES (3, 4, NULL, 1, 10, 1, NULL, 1)", ["charge_0000000000001"]),
+    ],
+    # charge_match
+    "charges_amounts_add_up": [
+        ("UPDATE credit_charges SET discount_micro = 11, charged_micro = 109 WHERE id = 1", [1]),
+        ("UPDATE credit_charges SET max_discount_micro = 11 WHERE id = 1", [1]),
+        ("UPDATE credit_charges SET discount_bps = 999 WHERE id = 1", [1]),
+        ("UPDATE credit_charges SET list_micro = 121 WHERE id = 1", [1]),
+        ("UPDATE credit_charges SET charged_micro = 109 WHERE id = 1", [1]),
+        ("UPDATE credit_charges SET charged_micro = 61, debt_micro = -1 WHERE id = 2", [2]),
+        ("UPDATE credit_charges SET charged_micro = -1, debt_micro = 61 WHERE id = 2", [2]),
+        ("UPDATE credit_charges SET billing_mode = 'live' WHERE id = 2", [2]),
+        ("UPDATE credit_charges SET billing_mode = 'shadow' WHERE id = 1", [1]),
+        (f"UPDATE credit_charges SET list_micro = {MAX} WHERE id = 1", [1]),
+        (f"UPDATE credit_charges SET list_micro = {MIN} WHERE id = 1", [1]),
+    ],
+    "charges_match_entries": [
+        ("UPDATE credit_ledger SET amount_micro = -99 WHERE id = 20", [1]),
+        ("UPDATE credit_ledger SET amount_micro = -17 WHERE id = 23", [2]),
+        ("UPDATE credit_ledger SET charge_id = 2 WHERE id = 21", [1]),
+        ("UPDATE credit_ledger SET charge_id = NULL WHERE id = 24", [3]),
+        ("UPDATE credit_ledger SET entry_type = 'charge' WHERE id = 23", [2]),
+        ("UPDATE credit_ledger SET entry_type = 'charge' WHERE id = 24", [3]),
+        ("DELETE FROM credit_ledger WHERE id = 20", [1]),
+        ("DELETE FROM credit_ledger WHERE charge_id IS NOT NULL", [1, 2, 3]),
+        ("UPDATE credit_charges SET after_entry_id = after_entry_id + 1 WHERE id < 3", [1, 2]),
+        ("UPDATE credit_charges SET after_entry_id = after_entry_id - 1 WHERE id < 3", [1, 2]),
+        ("UPDATE credit_charges SET entry_count = 1 WHERE id = 1", [1]),
+        ("UPDATE credit_charges SET entry_count = 3 WHERE id = 1", [1]),
+        ("UPDATE credit_charges SET entry_count = 1 WHERE id = 4", [4]),
+        ("UPDATE credit_charges SET list_micro = 1, charged_micro = 1 WHERE id = 4", [4]),
+        ("UPDATE credit_charges SET billing_mode = 'soft' WHERE id = 3", [3]),
+        ("UPDATE credit_charges SET billing_mode = 'shadow' WHERE id = 4", [4]),
+        (f"UPDATE credit_charges SET entry_count = {MAX} WHERE id = 1", [1]),
+        (f"UPDATE credit_charges SET after_entry_id = {MAX} WHERE id = 1", [1]),
+        (f"UPDATE credit_ledger SET amount_micro = {-MAX} WHERE id IN (20, 21)", ["credit_charges"]),
+    ],
+    "entries_match_their_charge": [
+        ("UPDATE credit_ledger SET charge_id = 99 WHERE id = 22", [22]),
+        ("UPDATE credit_ledger SET charge_id = 2 WHERE id = 26", [26]),
+        ("UPDATE credit_ledger SET charge_id = 2 WHERE id = 21", [21]),
+        ("UPDATE credit_ledger SET pool_id = 'gpu' WHERE id = 21", [21]),
+        ("UPDATE credit_ledger SET created_at_us = 1191 WHERE id = 23", [23]),
+        ("UPDATE credit_charges SET account_id = 1 WHERE id = 1", [20, 21]),
+        ("UPDATE credit_charges SET pool_id = 'tpu' WHERE id = 3", [24]),
+        ("UPDATE credit_charges SET created_at_us = 1186 WHERE id = 1", [20, 21]),
+        ("UPDATE credit_charges SET after_entry_id = 20 WHERE id = 1", [20]),
+        ("UPDATE credit_charges SET after_entry_id = 18 WHERE id = 1", [21]),
+        ("UPDATE credit_charges SET entry_count = 0 WHERE id = 1", [20, 21]),
+        (f"UPDATE credit_charges SET after_entry_id = {MIN} WHERE id = 3", [24]),
+        ("DELETE FROM credit_charges WHERE id = 2", [22, 23]),
     ],
     # orphan_reservations
     "reservations_have_lots": [
@@ -302,6 +390,8 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE credit_campaign_days SET consumed_micro = 101", [2]),
         ("UPDATE credit_campaign_days SET day = 1", [2, 2]),
         ("DELETE FROM credit_campaign_days", [2]),
+        # A charge consumes this lot.
+        ("UPDATE credit_lots SET campaign_id = 2 WHERE id = 8", [2]),
         ("INSERT INTO credit_campaign_days VALUES (7, 3, 1, 0, 0)", [7]),
         (f"INSERT INTO credit_campaign_days VALUES (2, 1, {MAX}, {MAX}, {MAX}), (2, 2, {MIN}, {MIN}, {MIN})", [2, 2]),
     ],
@@ -360,16 +450,12 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
         ("UPDATE admin_audit_log SET hash = zeroblob(32) WHERE seq = 1", [1]),
         ("UPDATE reconciliations SET audit_seq = 99", [99]),
     ],
-    "accounts_not_newer_than_audit_log": [
-        ("DELETE FROM admin_audit_log", [1, 2, 3]),
-        ("UPDATE credit_accounts SET created_at_us = 1151 WHERE id = 3", [3]),
-    ],
     "lots_not_newer_than_audit_log": [
-        ("DELETE FROM admin_audit_log WHERE seq >= 2", [1, 2, 3, 4, 5, 6]),
-        ("UPDATE credit_lots SET created_at_us = 1151 WHERE id = 5", [5]),
+        ("DELETE FROM admin_audit_log WHERE seq >= 2", [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ("UPDATE credit_lots SET created_at_us = 1211 WHERE id = 5", [5]),
     ],
     "campaigns_not_newer_than_audit_log": [
-        ("UPDATE credit_campaigns SET created_at_us = 1151 WHERE id = 3", [3]),
+        ("UPDATE credit_campaigns SET created_at_us = 1211 WHERE id = 3", [3]),
     ],
     "revocations_not_newer_than_audit_log": [
         ("DELETE FROM admin_audit_log WHERE seq >= 2", [2]),
@@ -378,7 +464,9 @@ HARMS: dict[str, Sequence[tuple[str, Sequence[int | str]]]] = {
     "foreign_keys_are_valid": [
         ("UPDATE credit_ledger SET reservation_id = 99 WHERE id = 2", [2]),
         ("UPDATE credit_ledger SET lot_id = 99 WHERE id = 6", [6]),
-        ("UPDATE credit_debts SET account_id = 99", [3]),
+        ("UPDATE credit_debts SET account_id = 99", ["charge_0000000000002", "res_0000000000003"]),
+        ("UPDATE credit_charges SET account_id = 99 WHERE id = 4", ["charge_0000000000004"]),
+        ("UPDATE credit_ledger SET charge_id = 99 WHERE id = 20", ["entry_000000000000m"]),
         ("UPDATE memberships SET account_id = 99 WHERE id = 2", [99]),
         ("DELETE FROM credit_campaigns WHERE id = 2", [1, 2, 2, 2, 2, 2, 2, 4]),
         ("UPDATE events SET account_id = 99 WHERE id = 2", [99]),
@@ -551,7 +639,7 @@ def test_a_row_that_breaks_several_rules_is_one_violation(unprotected: sqlite3.C
         found = run_check(conn, "balance_cache_match")
     finally:
         conn.execute("ROLLBACK")
-    assert (found.checked, found.violations, found.examples) == (4, 1, ["acct_0000000000001"])
+    assert (found.checked, found.violations, found.examples) == (6, 1, ["acct_0000000000001"])
     assert found.broken == ["balances_match_lots", "balances_match_newest_entry"]
 
 
@@ -564,7 +652,7 @@ def test_a_check_counts_all_violations_and_names_ten(unprotected: sqlite3.Connec
         found, audited = run_check(conn, "entry_chain"), run_check(conn, "audit_chain")
     finally:
         conn.execute("ROLLBACK")
-    assert found.violations == 17 and len(found.examples) == 10 == len(set(found.examples))
+    assert found.violations == 26 and len(found.examples) == 10 == len(set(found.examples))
     assert audited.violations == 18 and audited.examples == [
         f"audit_{number:013}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 9)
     ] + ["audit_000000000000a"]
@@ -618,7 +706,7 @@ SORTS_LITTLE = {
 
 def test_a_rule_sorts_one_range_of_accounts_at_most(migrated_file: Path) -> None:
     with closing(open_reader(migrated_file)) as conn:
-        conn.create_function("reservation_key", 1, lambda key: key, deterministic=True)
+        conn.create_function("key_of", 2, lambda prefix, key: key, deterministic=True)
         plans = {
             name: " ".join(
                 step for *_, step in conn.execute(f"EXPLAIN QUERY PLAN {query.sql}", [0] * len(query.parameters)).fetchall()
@@ -641,7 +729,7 @@ def test_ranges_cover_every_account_once(
     slices = [(bounds["after_account"], bounds["until_account"]) for bounds in account_slices(unprotected)]
     assert (slices[0][0], slices[-1][1]) == (MIN, MAX)
     assert [until for _, until in slices[:-1]] == [after for after, _ in slices[1:]]
-    assert len(slices) == {1: 3, 6: 3, 7: 2, 12: 2, 1_000: 1}[entries]
+    assert len(slices) == {1: 4, 6: 3, 7: 2, 12: 2, 1_000: 1}[entries]
     assert violations(unprotected) == {}
 
 
@@ -672,7 +760,7 @@ def test_violations_beyond_the_memory_limit_are_counted(
         found = run_check(conn, "entry_chain")
     finally:
         conn.execute("ROLLBACK")
-    assert found.violations == 17 and len(found.examples) == 10
+    assert found.violations == 26 and len(found.examples) == 10
 
 
 @pytest.mark.parametrize("error", [UnicodeDecodeError("utf-8", b"\xe5", 0, 1, "x"), TypeError("int and None"), ValueError()])

@@ -21,6 +21,7 @@ SCANS = {
     ("newest_time", "SCAN credit_ledger"): "one row: the last by rowid",
     ("newest_time", "SCAN credit_accounts"): "one row: the last by rowid",
     ("newest_time", "SCAN credit_reservations"): "one row: the last by rowid",
+    ("newest_time", "SCAN credit_charges"): "one row: the last by rowid",
     ("newest_time", "SCAN admin_audit_log"): "one row: the last by rowid",
     ("newest_time", "SCAN events"): "one row: the last by rowid",
     ("total_balances", "SCAN credit_balances"): "for the metrics, on a reader and seldom: totals.py says how seldom",
@@ -67,7 +68,12 @@ SCANS = {
 SORTS = {
     "accounts_page_by_entity_id": "seven rows at most, one per entity type",
     "campaigns_page_expired": "two indexes are joined by OR; campaigns are made by hand, and so few",
+    "entries_of_pool": "the entries of one page",
+    "entries_of_pools": "the entries of one page",
     "lots_of_reservations": "what the overdue reservations of one slice hold",
+    "first_lots_of_pools": "the lots that one batch of charges loads",
+    "lots_of_charges": "the entries of one page of charges, at most 1,001 each",
+    "memberships_of_accounts": "the memberships of the accounts of one batch",
     "open_debts": "the unpaid debts of the accounts of one request",
     "balance_at": "the pools of one account",
     "lots_to_explain": "the lots that one explanation names",
@@ -260,7 +266,7 @@ _INSERT_FROM_JSON = re.compile(r"INSERT INTO (\w+) \(([^()]*)\)\s+SELECT (.*?)\s
 
 # Columns whose parameter has another name, because callers know it by that.
 BOUND_AS = {
-    "id": {"account_id", "lot_id", "grant_id", "entry_id", "reservation_id", "campaign_id", "debt_id"},
+    "id": {"account_id", "lot_id", "grant_id", "entry_id", "reservation_id", "charge_id", "campaign_id", "debt_id"},
     "created_at_us": {"now_us", "uptime_us"},
     "updated_at_us": {"now_us"},
     "revoked_at_us": {"now_us", "uptime_us"},

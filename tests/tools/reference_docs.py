@@ -232,7 +232,7 @@ LABELS = {
     "lane": "`request`: single writes, at most 2,000 queued. `bulk`: batches, at most 256. `background`: jobs",
     "outcome": "`accepted`, `failed` or `abandoned`",
     "check": "Name of a check of the reconciliation",
-    "table": "`accounts`, `lots`, `entries`, `reservations`, `campaigns`, `grants` or `audit`",
+    "table": "`accounts`, `lots`, `entries`, `reservations`, `charges`, `campaigns`, `grants` or `audit`",
     "version, sqlite, python": "Versions of what is running",
 }
 

@@ -6,17 +6,18 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "src" / "minibill" / "client"
-FILES = ("base.py", "accounts.py", "campaigns.py", "events.py", "methods.py", "http.py")
+FILES = ("base.py", "accounts.py", "campaigns.py", "charges.py", "events.py", "methods.py", "http.py")
 
 _CHANGES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
-    (r"\bAsync(Accounts|BaseClient|BaseTransport|Campaigns|Client|Feed|Iterator|Methods)\b", r"\1"),
+    (r"\bAsync(Accounts|BaseClient|BaseTransport|Campaigns|Charges|Client|Feed|Iterator|Methods)\b", r"\1"),
     (r"\b_async\b", "_sync"),
     (r"\b__aenter__\b", "__enter__"),
     (r"\b__aexit__\b", "__exit__"),
     (r"\baclose\b", "close"),
     (r"\basyncio\b", "time"),
+    (r"\bAsync(Tokens|TokenSource)\b", r"\1"),
 )
 
 

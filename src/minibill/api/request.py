@@ -19,7 +19,7 @@ from minibill.api.response import NO_CONTENT, Response
 from minibill.api.types import Page, PageQuery, Query, ResponseBody, WriteQuery, encode
 from minibill.api.unique_members import require_unique_members
 from minibill.auth.tokens import Caller
-from minibill.core.problems import InvalidCursor, Overloaded
+from minibill.core.problems import FieldError, InvalidCursor, InvalidRequest, Overloaded
 from minibill.core.write_result import NOWHERE, Origin
 from minibill.db.ledger_sequence import SequenceTracker
 from minibill.db.readers import RequestReader
@@ -103,6 +103,8 @@ class Request(ABC):
         if not members:
             defaults: Q = without_parameters(expected)
             return defaults
+        if "dryRun" in members and self.caller is not None and self.caller.kind == "service":
+            raise InvalidRequest(FieldError("dryRun", "is not known here: services have no dry run"))
         return convert(members, expected)
 
     def page(self, expected: type[P]) -> tuple[P, list[int] | None]:
@@ -214,7 +216,14 @@ def without_parameters(expected: type[Q]) -> Q:
 
 def _filters(query: PageQuery) -> dict[str, Any]:
     return {
-        field.encode_name: int(value) if isinstance(value, int) else str(value)
-        for field in msgspec.structs.fields(query)
-        if field.name not in ("limit", "cursor") and (value := getattr(query, field.name)) is not None
+        encoded: int(value) if isinstance(value, int) else str(value)
+        for name, encoded in _filter_names(type(query))
+        if (value := getattr(query, name)) is not None
     }
+
+
+@cache
+def _filter_names(expected: type[PageQuery]) -> list[tuple[str, str]]:
+    """Return the filters of a list by their names in Python and in JSON. msgspec takes 50 µs to find them."""
+    fields = msgspec.structs.fields(expected)
+    return [(field.name, field.encode_name) for field in fields if field.name not in ("limit", "cursor")]

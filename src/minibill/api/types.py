@@ -100,7 +100,7 @@ class Query(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=T
 
 
 class WriteQuery(Query, frozen=True):
-    """The parameters of a write."""
+    """The parameters of a write. Services have no `dryRun`: `Request.parameters` rejects it."""
 
     dry_run: Flag | None = None
 

@@ -165,13 +165,28 @@ def _bearer(authorization: bytes) -> str:
 
 def sign_token(settings: Settings, kind: CallerKind, *, sub: str, scopes: list[str], ttl: int) -> str:
     """Return a token that `TokenVerifier` accepts for `ttl` seconds from now."""
-    now_s = real_now_us() // US_PER_SECOND
-    claims: dict[str, Any] = {"sub": sub, "iat": now_s, "exp": now_s + ttl, "jti": uuid.uuid4().hex}
     if kind == "admin":
-        claims |= {"iss": settings.admin_issuer, "aud": settings.admin_audience, "scopes": scopes}
-        return jwt.encode(claims, settings.admin_secret, algorithm="HS256")
-    claims |= {"iss": settings.internal_issuer, "aud": settings.internal_audience}
-    return jwt.encode(claims, settings.internal_secret, algorithm="HS256")
+        secret, issuer, audience = settings.admin_secret, settings.admin_issuer, settings.admin_audience
+        return signed_token(secret, issuer, audience, sub=sub, scopes=scopes, ttl=ttl)
+    secret, issuer, audience = settings.internal_secret, settings.internal_issuer, settings.internal_audience
+    return signed_token(secret, issuer, audience, sub=sub, scopes=None, ttl=ttl)
+
+
+def signed_token(secret: str, issuer: str, audience: str, *, sub: str, scopes: list[str] | None, ttl: int) -> str:
+    """Return a token with these claims for `ttl` seconds from now. A service token has no scopes: None."""
+    now_us = real_now_us()
+    claims: dict[str, Any] = {
+        "sub": sub,
+        "iss": issuer,
+        "aud": audience,
+        # With its fraction, so that a token signed in the second of a revocation by `sub` is later than it.
+        "iat": now_us / US_PER_SECOND,
+        "exp": now_us // US_PER_SECOND + ttl,
+        "jti": uuid.uuid4().hex,
+    }
+    if scopes is not None:
+        claims["scopes"] = scopes
+    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def _keys(secret: str, previous: str | None) -> list[bytes]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from minibill.api.decoding import Decoder, json_object, object_text
-from minibill.api.types import Entity, Micro, encode
+from minibill.api.types import Micro, encode
 from minibill.campaigns import formulas
 from minibill.campaigns.grants import AccountGrant, granted_result, skipped_result, unknown_account_result
 from minibill.campaigns.lifecycle import SQL, CampaignRow, campaign_for_update
@@ -34,7 +34,7 @@ from minibill.core.problems import (
 from minibill.core.write_result import WriteResult
 from minibill.db.new_ids import next_ids
 from minibill.db.sqlite import Connection
-from minibill.ledger.accounts import accounts_of_entities, existing_accounts, open_accounts
+from minibill.ledger.accounts import entity_pair, find_accounts, open_accounts
 from minibill.ledger.expiry import require_no_expiry_due
 from minibill.ledger.limits import POOLS_MAX, require_within_ceiling
 from minibill.ledger.mint import (
@@ -114,7 +114,7 @@ def pay_batch(conn: Connection, now_us: int, *, campaign_id: str, body: BatchBod
     `TooManyPools`. Raises `ExpiryDue` for accounts whose overdue reservations return budget, then for the accounts to pay.
     See docs/concepts/campaigns.md.
     """
-    account_ids = _find_accounts(conn, body.grants)
+    account_ids = find_accounts(conn, body.grants)
     _require_distinct_accounts(body.grants, account_ids)
     campaign = campaign_for_update(conn, campaign_id, now_us=now_us)
     evaluated = _evaluate(conn, campaign, body.grants, account_ids)
@@ -153,24 +153,12 @@ def pay_batch(conn: Connection, now_us: int, *, campaign_id: str, body: BatchBod
 # --- accounts ---
 
 
-def _find_accounts(conn: Connection, items: list[GrantItem]) -> list[int | None]:
-    """Return the key of each item's account, None if it does not exist."""
-    keys = [None if item.account_id is None else ids.decode(ids.ACCOUNT, item.account_id) for item in items]
-    named = [key for key in keys if key is not None]
-    existing = existing_accounts(conn, named) if named else set()
-    positions = [position for position, item in enumerate(items) if item.entity is not None]
-    entities = [_pair(item.entity) for item in items if item.entity is not None]
-    found = accounts_of_entities(conn, entities) if entities else {}
-    by_position = {positions[index]: key for index, key in found.items()}
-    return [by_position.get(position, key if key in existing else None) for position, key in enumerate(keys)]
-
-
 def _require_distinct_accounts(items: list[GrantItem], account_ids: list[int | None]) -> None:
     positions_by_account: dict[Hashable, list[int]] = {}
     for position, (item, account_id) in enumerate(zip(items, account_ids, strict=True)):
         identity: Hashable = account_id
         if account_id is None:
-            identity = item.account_id if item.entity is None else _pair(item.entity)
+            identity = item.account_id if item.entity is None else entity_pair(item.entity)
         positions_by_account.setdefault(identity, []).append(position)
     if len(positions_by_account) == len(items):
         return
@@ -184,10 +172,6 @@ def _require_distinct_accounts(items: list[GrantItem], account_ids: list[int | N
         for position in positions
     ]
     raise DuplicateAccount("a batch names an account twice; name each account once", errors=errors[:LISTED_MAX])
-
-
-def _pair(entity: Entity) -> tuple[str, str]:
-    return entity.entity_type, str(entity.entity_id)
 
 
 # --- amounts ---
@@ -323,7 +307,7 @@ def _pay(
     holdings = load_holdings(conn, existing, pool_id)
     _require_room_for_pool(new, holdings, pool_id)
 
-    missing = [_pair(grant.item.entity) for grant in new if grant.account_id is None and grant.item.entity is not None]
+    missing = [entity_pair(grant.item.entity) for grant in new if grant.account_id is None and grant.item.entity is not None]
     opened = iter(open_accounts(conn, missing, now_us=now_us))
     account_ids = [next(opened) if grant.account_id is None else grant.account_id for grant in new]
 

@@ -78,7 +78,7 @@ class _Story:
     async def run(self) -> None:
         """Run the month day by day, and expire overdue credits and reservations after each day."""
         chapters = {0: self._open, 2: self._launch, 9: self._outage, 12: self._after_the_outage, 15: self._images,
-                    20: self._welcome, 25: self._plans, 27: self._debts}  # fmt: skip
+                    20: self._welcome, 22: self._usage, 25: self._plans, 27: self._debts}  # fmt: skip
         for day in range(STORY_DAYS - 1):
             if day in chapters:
                 await chapters[day]()
@@ -179,6 +179,26 @@ class _Story:
         await self._spend("echo", 2_000_000, 3_500_000, billingMode="soft", description="a long conversation")
         await self._deposit("echo", 4, "invoice-echo-2")
         await self._spend("echo", 2_500_000, 6_200_000, billingMode="soft", description="a longer conversation")
+
+    async def _usage(self) -> None:
+        """Meter a day's calls in one batch: charged, a duplicate, a shadow, and one that no credits cover."""
+        calls = [("scribe", 340_000), ("atlas", 95_000), ("pixel", 410_000), ("scribe", 120_000), ("pixel", 90_000_000)]
+        records = [
+            {
+                "accountId": self._accounts[name],
+                "costMicro": str(micro),
+                "sourceId": f"call-{number}",
+                "description": "calls",
+            }
+            for number, (name, micro) in enumerate(calls, 9_001)
+        ]
+        trial = {
+            **records[1],
+            "sourceId": "trial-1",
+            "billingMode": "shadow",
+            "description": "the new price list, tried out",
+        }
+        await self._service("POST", "/charges/batch", {"charges": [*records, records[0], trial]})
 
     async def _last_day(self) -> None:
         """Leave reservations in each state: released, overdue, shadow, and pending. The story ends an hour ago."""

@@ -16,7 +16,7 @@ from minibill.api.types import Entity
 from minibill.client._async.http import AsyncClient
 from minibill.client._sync.http import Client
 from minibill.client.errors import ServiceError, Unreachable, WrongAccess
-from minibill.client.operation import GrantTo, ThresholdOf, TierOf
+from minibill.client.operation import GrantTo, ThresholdOf, TierOf, UsageOf
 
 __all__ = [
     "AsyncClient",
@@ -27,5 +27,6 @@ __all__ = [
     "ThresholdOf",
     "TierOf",
     "Unreachable",
+    "UsageOf",
     "WrongAccess",
 ]

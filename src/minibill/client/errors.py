@@ -30,7 +30,7 @@ def not_like_minibill(why: str) -> Unreachable:
 
 
 class WrongAccess(ServiceError):
-    """The URL or the token is malformed. Nothing was sent."""
+    """The URL, the token or the secret is malformed. Nothing was sent."""
 
 
 def _subclasses(kind: type[Problem]) -> list[type[Problem]]:

@@ -8,12 +8,31 @@ import msgspec
 
 from minibill.api.types import Entity
 from minibill.auth.callers import CallerKind
+from minibill.ledger.schemas import BillingMode
 
 T = TypeVar("T")
 
 Json = Mapping[str, Any]
 
 _DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+
+# The operations of the service API: method, and path under its prefix.
+SERVICE_OPERATIONS = frozenset(
+    {
+        ("POST", "/accounts"),
+        ("GET", "/accounts"),
+        ("GET", "/accounts/{account_id}/balance"),
+        ("GET", "/accounts/{account_id}/quote"),
+        ("GET", "/events"),
+        ("POST", "/reservations"),
+        ("GET", "/reservations/{reservation_id}"),
+        ("POST", "/finalize"),
+        ("POST", "/release"),
+        ("POST", "/charges"),
+        ("POST", "/charges/batch"),
+        ("GET", "/charges/{charge_id}"),
+    }
+)
 
 # An account, by its id or by its entity.
 AccountRef = str | Entity
@@ -47,6 +66,18 @@ class GrantTo(msgspec.Struct, frozen=True):
     formula_input: Json | None = None
 
 
+class UsageOf(msgspec.Struct, frozen=True):
+    """A usage record of a batch: the account, its cost at list price in micro-units, and the id that charges it once."""
+
+    who: AccountRef
+    cost_micro: int
+    source_id: str
+    pool_id: str | None = None
+    billing_mode: BillingMode | None = None
+    description: str | None = None
+    metadata: Json | None = None
+
+
 class TierOf(msgspec.Struct, frozen=True):
     """A discount tier: its rate in basis points, 0 to 10,000, and its maximum discount in micro-units."""
 
@@ -77,7 +108,15 @@ def make_operation(
     dry_run: bool = False,
     kind: CallerKind = "admin",
 ) -> Operation:
-    """Return an operation. Query parameters and members of the body that are None are left out."""
+    """Return an operation. Query parameters and members of the body that are None are left out.
+
+    Raises `TypeError` for an operation that services do not have, and for a dry run of a service.
+    """
+    if kind == "service":
+        if (method, route) not in SERVICE_OPERATIONS:
+            raise TypeError(f"services have no {method} {route}; use an admin's client")
+        if dry_run:
+            raise TypeError("services have no dry run; leave dry_run out, or use an admin's client")
     parameters = {name: str(value) for name, value in (query or {}).items() if value is not None}
     if dry_run:
         parameters["dryRun"] = "true"
@@ -128,6 +167,19 @@ def grant_item(grant: GrantTo) -> dict[str, Any]:
     """Return a grant in its JSON form."""
     members = {"amountMicro": micro(grant.amount_micro), "formulaInput": grant.formula_input}
     return account_of(grant.who) | {name: value for name, value in members.items() if value is not None}
+
+
+def usage_record(of: UsageOf) -> dict[str, Any]:
+    """Return a usage record in its JSON form."""
+    members = {
+        "costMicro": micro(of.cost_micro),
+        "sourceId": of.source_id,
+        "poolId": of.pool_id,
+        "billingMode": of.billing_mode,
+        "description": of.description,
+        "metadata": of.metadata,
+    }
+    return account_of(of.who) | {name: value for name, value in members.items() if value is not None}
 
 
 def threshold(of: ThresholdOf) -> Json:

@@ -1,7 +1,7 @@
 """Requests of the client: their URL and headers, and the rules for retries."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -10,6 +10,7 @@ import msgspec
 from minibill.auth.callers import PREFIX_OF
 from minibill.client.errors import Unreachable, WrongAccess, problem_of
 from minibill.client.operation import Operation
+from minibill.core.problems import Unauthorized
 
 # The sum is 47.5 seconds: longer than a restart of the service takes.
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0)
@@ -21,7 +22,6 @@ TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 
 _TEMPORARY_STATUSES = frozenset({429, 502, 503, 504})
 _URL = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?", re.IGNORECASE)
-_TOKEN = re.compile(r"[!-~]+")
 
 
 class RetryDelay(NamedTuple):
@@ -39,6 +39,7 @@ class RetryState:
         self._has_connected = has_connected
         self._attempts = 0
         self._may_have_arrived = False
+        self._has_renewed = False
 
     def after_error(self, error: httpx.RequestError) -> RetryDelay:
         """Return the delay after a connection error. Raises `Unreachable` after the last attempt."""
@@ -65,21 +66,25 @@ class RetryState:
         reason = "rate limit" if response.status_code == 429 else "the service is busy"
         return RetryDelay(max(BACKOFF_S[self._attempts - 1], retry_after_s), reason)
 
+    def should_renew_token(self, response: httpx.Response) -> bool:
+        """Return True for the first response that rejects the token. A rejected request changed nothing."""
+        if self._has_renewed or response.status_code != Unauthorized.status:
+            return False
+        members = _members(response)
+        self._has_renewed = members is not None and members.get("code") == Unauthorized.code
+        return self._has_renewed
+
     def success(self, response: httpx.Response) -> bytes:
         """Return the body of a success. Raises the `Problem` of an error response, or `Unreachable` for another response."""
         if response.status_code == 204:
             return b""
-        try:
-            members = msgspec.json.decode(response.content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            members = None
-        if isinstance(members, dict):
-            if response.is_success:
-                return response.content
-            if isinstance(members.get("code"), str):
-                problem = problem_of(members, response.status_code)
-                problem.may_have_arrived = self._may_have_arrived
-                raise problem
+        members = _members(response)
+        if response.is_success and members is not None:
+            return response.content
+        if members is not None and isinstance(members.get("code"), str):
+            problem = problem_of(members, response.status_code)
+            problem.may_have_arrived = self._may_have_arrived
+            raise problem
         raise Unreachable(
             f"{self._url} does not respond like minibill (status {response.status_code}); check the URL",
             may_have_arrived=True,
@@ -103,12 +108,13 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def checked_headers(token: str, user_agent: str) -> dict[str, str]:
-    """Return the headers of every request. Raises `WrongAccess` for a malformed token."""
-    # The token is never part of the message, which may be logged.
-    if not _TOKEN.fullmatch(token.strip()):
-        raise WrongAccess("the token is empty or has invalid characters; `minibill token` prints a valid one")
-    return {"Authorization": f"Bearer {token.strip()}", "User-Agent": user_agent}
+def _members(response: httpx.Response) -> dict[str, Any] | None:
+    """Return the members of a JSON object; None for another body."""
+    try:
+        members = msgspec.json.decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return members if isinstance(members, dict) else None
 
 
 def _retry_after_s(response: httpx.Response) -> int:

@@ -10,6 +10,7 @@ ACCOUNT = "acct_"
 LOT = "lot_"
 ENTRY = "entry_"
 RESERVATION = "res_"
+CHARGE = "charge_"
 DEBT = "debt_"
 CAMPAIGN = "camp_"
 GRANT = "grant_"
@@ -32,6 +33,11 @@ def encode(prefix: str, number: int) -> str:
     """Return the public id of a row's key."""
     # Two digits at a time: the response of a batch has 3,000 ids. The first nine digits change every million rows.
     return f"{prefix}{_high_digits(number >> _LOW_BITS)}{_PAIRS[number >> 10 & 1023]}{_PAIRS[number & 1023]}"
+
+
+def optional(prefix: str, number: int | None) -> str | None:
+    """Return the public id of a row's key, or None without one."""
+    return None if number is None else encode(prefix, number)
 
 
 @lru_cache(maxsize=256)

@@ -81,9 +81,9 @@ class MalformedJson(Problem):
 
 
 class BatchTooLarge(Problem):
-    """The batch has more grants than one batch may have."""
+    """The batch has more items than one batch may have."""
 
-    code, status, title = "batch_too_large", 400, "Too many grants in the batch"
+    code, status, title = "batch_too_large", 400, "Too many items in the batch"
 
 
 class DuplicateAccount(Problem):
@@ -145,7 +145,7 @@ class BillingModeNotAllowed(Problem):
 
 
 class InsufficientBalance(Problem):
-    """The live credits of the pool do not cover the amount. Nothing is reserved."""
+    """The live credits of the pool do not cover the amount. Nothing is reserved or charged."""
 
     code, status, title = "insufficient_balance", 402, "Not enough credits"
 
@@ -153,7 +153,7 @@ class InsufficientBalance(Problem):
         self, *, available_micro: int, requested_micro: int, list_micro: int, pool_id: str, **extensions: Any
     ) -> None:
         super().__init__(
-            f"the pool {pool_id} has {available_micro} micro-units available; the reservation needs {requested_micro}",
+            f"{available_micro} micro-units are available from the pool {pool_id}, and {requested_micro} are needed",
             available_micro=str(available_micro),
             requested_micro=str(requested_micro),
             list_micro=str(list_micro),
@@ -196,6 +196,15 @@ class GrantNotFound(Problem):
 
     def __init__(self, grant_id: str) -> None:
         super().__init__("the campaign has no grant with this id", grant_id=grant_id)
+
+
+class ChargeNotFound(Problem):
+    """No charge has this id."""
+
+    code, status, title = "charge_not_found", 404, "Charge not found"
+
+    def __init__(self, charge_id: str) -> None:
+        super().__init__("no charge has this id", charge_id=charge_id)
 
 
 class ReservationNotFound(Problem):
@@ -293,6 +302,12 @@ class SourceAlreadyCredited(Problem):
     """The source was credited before, to another account or with another amount."""
 
     code, status, title = "source_already_credited", 409, "The source was already credited"
+
+
+class SourceAlreadyCharged(Problem):
+    """The source charged the account before, with another cost or from another pool."""
+
+    code, status, title = "source_already_charged", 409, "The source was already charged"
 
 
 # --- 422: over a limit ---

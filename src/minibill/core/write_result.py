@@ -7,11 +7,11 @@ import msgspec
 
 # Actions and target types of the audit log, whose filters accept these words only.
 Action = Literal[
-    "account.mint", "account.open", "campaign.activate", "campaign.complete", "campaign.create", "campaign.edit",
-    "campaign.grant", "campaign.pause", "campaign.revoke", "clock.accept", "clock.advance", "debt.forgive", "grant.revoke",
-    "membership.delete", "membership.put", "reconciliation.run", "reservation.finalize", "reservation.release",
-    "reservation.reserve", "thresholds.replace", "tiers.replace", "token.revoke", "webhook.create", "webhook.delete",
-    "webhook.edit", "webhook.replay", "webhook.rotate_secret",
+    "account.charge", "account.mint", "account.open", "campaign.activate", "campaign.complete", "campaign.create",
+    "campaign.edit", "campaign.grant", "campaign.pause", "campaign.revoke", "clock.accept", "clock.advance", "debt.forgive",
+    "grant.revoke", "membership.delete", "membership.put", "reconciliation.run", "reservation.finalize",
+    "reservation.release", "reservation.reserve", "thresholds.replace", "tiers.replace", "token.revoke", "webhook.create",
+    "webhook.delete", "webhook.edit", "webhook.replay", "webhook.rotate_secret",
 ]  # fmt: skip
 TargetType = Literal[
     "account", "book", "campaign", "clock", "community", "debt", "grant", "reservation", "subject",

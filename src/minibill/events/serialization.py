@@ -34,14 +34,15 @@ class ThresholdRow(NamedTuple):
 
 def event_from_entry(row: Row) -> Event:
     """Return the event of a ledger entry, from a row of `entry_events`."""
-    *entry, account_id, campaign_id = row
+    *columns, account_id = row
+    entry = entry_response(EntryRow(*columns))
     return Event(
-        id=event_id(Position(entry[0], 0)),
-        type=LEDGER + entry[2],
-        created_at=format_time(entry[-1]),
+        id=event_id(Position(columns[0], 0)),
+        type=LEDGER + entry.entry_type,
+        created_at=entry.created_at,
         account_id=ids.encode(ids.ACCOUNT, account_id),
-        campaign_id=None if campaign_id is None else ids.encode(ids.CAMPAIGN, campaign_id),
-        data=optional_raw(encode(entry_response(EntryRow(*entry))).decode()),
+        campaign_id=entry.campaign_id,
+        data=optional_raw(encode(entry).decode()),
     )
 
 

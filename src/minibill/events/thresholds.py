@@ -1,6 +1,6 @@
 """Thresholds: events about the available credits of an account's pool.
 
-Triggers compare each entry with the thresholds (sql/migrations/0015_thresholds.sql). This module reads and replaces the
+Triggers compare each entry with the thresholds (sql/migrations/0016_thresholds.sql). This module reads and replaces the
 thresholds of an account.
 """
 

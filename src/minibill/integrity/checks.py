@@ -34,7 +34,9 @@ _LEAST, _GREATEST = -(2**63), 2**63 - 1
 
 RULES = {query.name: query for query in read_queries(sql_folder() / "invariants.sql")}
 
-_KINDS = frozenset({ids.ACCOUNT, ids.LOT, ids.ENTRY, ids.RESERVATION, ids.CAMPAIGN, ids.GRANT, ids.AUDIT, ids.WEBHOOK})
+_KINDS = frozenset(
+    {ids.ACCOUNT, ids.LOT, ids.ENTRY, ids.RESERVATION, ids.CHARGE, ids.CAMPAIGN, ids.GRANT, ids.AUDIT, ids.WEBHOOK}
+)
 
 
 class Check(NamedTuple):
@@ -90,6 +92,10 @@ CHECKS = {
             "paid_debts_have_entries",
         ),
     ),
+    "charge_match": Check(
+        ("credit_charges",),
+        ("charges_amounts_add_up", "charges_match_entries", "entries_match_their_charge"),
+    ),
     "orphan_reservations": Check(
         ("credit_reservations",),
         (
@@ -123,7 +129,6 @@ CHECKS = {
         (
             AUDIT_RULE,
             "audit_log_contains_reconciled_row",
-            "accounts_not_newer_than_audit_log",
             "lots_not_newer_than_audit_log",
             "campaigns_not_newer_than_audit_log",
             "revocations_not_newer_than_audit_log",
@@ -187,7 +192,7 @@ def run_check(conn: Connection, name: str, *, pause: Callable[[], object] = lamb
     """Return the finding of one check. Raises errors that no damage causes: an interrupt, or no space for a sort."""
     check = CHECKS[name]
     # For the one reference that is stored as text: the debt that an entry pays.
-    conn.create_function("reservation_key", 1, _reservation_key, deterministic=True)
+    conn.create_function("key_of", 2, _key_of, deterministic=True)
     found = _Violations()
     try:
         checked = sum(_count(conn, table) for table in check.tables or _tables_with_references(conn))
@@ -325,8 +330,8 @@ def _id_slices(conn: Connection) -> Iterator[tuple[int, int]]:
         after = min(ends)
 
 
-def _reservation_key(public_id: object) -> int | None:
-    return ids.decode(ids.RESERVATION, public_id) if isinstance(public_id, str) else None
+def _key_of(prefix: str, public_id: object) -> int | None:
+    return ids.decode(prefix, public_id) if isinstance(public_id, str) else None
 
 
 def is_file_damage(error: DatabaseError) -> bool:

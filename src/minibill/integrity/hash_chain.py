@@ -29,6 +29,7 @@ class LinkRange(NamedTuple):
     accounts: int
     lots: int
     reservations: int
+    charges: int
     debts: int
     entries: int
     grants: int
@@ -39,7 +40,7 @@ class LinkRange(NamedTuple):
     epochs: int
 
 
-NOTHING = LinkRange(*[0] * 11)
+NOTHING = LinkRange(*[0] * 12)
 
 
 class Link(NamedTuple):
@@ -60,6 +61,7 @@ _PARTS = tuple(
         ("lots", SQL.linked_lots),
         ("reservations", SQL.linked_reservations),
         ("reservations", SQL.linked_reservation_lots),
+        ("charges", SQL.linked_charges),
         ("debts", SQL.linked_debts),
         ("entries", SQL.linked_entries),
         ("entries", SQL.reservation_ends),

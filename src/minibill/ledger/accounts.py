@@ -1,5 +1,8 @@
 """Accounts: one per entity, opened once and never changed."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from minibill.api.types import Entity, encode
 from minibill.core import ids
 from minibill.core.clock import format_time
@@ -54,6 +57,33 @@ def existing_accounts(conn: Connection, keys: list[int]) -> set[int]:
 def accounts_of_entities(conn: Connection, entities: list[tuple[str, str]]) -> dict[int, int]:
     """Return account keys by the index of their (type, id) pair. Entities without an account are left out."""
     return dict(SQL.accounts_of_entities.all(conn, entities=encode(entities).decode()))
+
+
+class NamesAccount(Protocol):
+    """An item of a batch, which names an account by its id or by its entity."""
+
+    @property
+    def account_id(self) -> str | None: ...
+
+    @property
+    def entity(self) -> Entity | None: ...
+
+
+def find_accounts(conn: Connection, items: Sequence[NamesAccount]) -> list[int | None]:
+    """Return the key of each item's account, None if it does not exist."""
+    keys = [None if item.account_id is None else ids.decode(ids.ACCOUNT, item.account_id) for item in items]
+    named = [key for key in keys if key is not None]
+    existing = existing_accounts(conn, named) if named else set()
+    positions = [position for position, item in enumerate(items) if item.entity is not None]
+    entities = [entity_pair(item.entity) for item in items if item.entity is not None]
+    found = accounts_of_entities(conn, entities) if entities else {}
+    by_position = {positions[index]: key for index, key in found.items()}
+    return [by_position.get(position, key if key in existing else None) for position, key in enumerate(keys)]
+
+
+def entity_pair(entity: Entity) -> tuple[str, str]:
+    """Return the type and the id of an entity."""
+    return entity.entity_type, str(entity.entity_id)
 
 
 def open_accounts(conn: Connection, entities: list[tuple[str, str]], *, now_us: int) -> list[int]:

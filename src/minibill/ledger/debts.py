@@ -1,6 +1,7 @@
-"""Debts: soft-mode charges beyond the available credits. Later credits pay them first, the oldest first."""
+"""Debts: the parts of soft-mode spends that no credits covered. Later credits pay them first, the oldest first."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from minibill.api.types import encode
 from minibill.core import ids
@@ -17,14 +18,23 @@ from minibill.ledger.schemas import Debt
 SQL = queries("reservations")
 
 
+class NewDebt(NamedTuple):
+    """A debt to insert, of a reservation or of a charge."""
+
+    account_id: int
+    owed_micro: int
+    reservation_id: int | None = None
+    charge_id: int | None = None
+
+
 def debt_response(row: DebtRow) -> Debt:
     """Return a debt as the API shows it."""
     return Debt(
         debt_id=ids.encode(ids.DEBT, row.id),
         account_id=ids.encode(ids.ACCOUNT, row.account_id),
         pool_id=row.pool_id,
-        reservation_id=ids.encode(ids.RESERVATION, row.reservation_id),
-        charge_id=None,
+        reservation_id=ids.optional(ids.RESERVATION, row.reservation_id),
+        charge_id=ids.optional(ids.CHARGE, row.charge_id),
         refund_id=None,
         original_micro=str(row.original_micro),
         paid_micro=str(row.paid_micro),
@@ -42,7 +52,17 @@ def incur_debt(
     metadata: str | None,
     now_us: int,
 ) -> EntryDraft:
-    """Insert a debt and return its entry. Raises `AmountTooLarge` if the account would owe more than 2^63-1."""
+    """Insert the debt of a reservation and return its entry.
+
+    Raises `AmountTooLarge` if the account would owe more than 2^63-1.
+    """
+    require_room_for_debt(conn, account_id, owed_micro)
+    insert_debts(conn, [NewDebt(account_id, owed_micro, reservation_id=reservation_id)], now_us=now_us)
+    return EntryDraft(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
+
+
+def require_room_for_debt(conn: Connection, account_id: int, owed_micro: int) -> None:
+    """Raise `AmountTooLarge` if the account would owe more than 2^63-1 with this debt."""
     row = SQL.open_debt_of_account.one(conn, account_id=account_id)
     assert row is not None
     (debt_micro,) = row
@@ -50,18 +70,19 @@ def incur_debt(
         raise AmountTooLarge(
             f"an account owes at most {MAX_MICRO} micro-units", debt_micro=str(debt_micro), requested_micro=str(owed_micro)
         )
+
+
+def insert_debts(conn: Connection, debts: Sequence[NewDebt], *, now_us: int) -> None:
+    """Insert debts. The caller posts their entries."""
     new = next_ids(conn)
-    debt_id = new.debts
-    new.debts += 1
-    SQL.insert_debt.run(
+    SQL.insert_debts.many(
         conn,
-        debt_id=debt_id,
-        account_id=account_id,
-        reservation_id=reservation_id,
-        original_micro=owed_micro,
-        now_us=now_us,
+        [
+            (debt_id, debt.account_id, debt.reservation_id, debt.charge_id, debt.owed_micro, now_us)
+            for debt_id, debt in enumerate(debts, new.debts)
+        ],
     )
-    return EntryDraft(account_id, pool_id, "debt_incurred", -owed_micro, 0, 0, None, reservation_id, metadata=metadata)
+    new.debts += len(debts)
 
 
 def pay_debts(conn: Connection, new_credits: Sequence[EntryDraft], *, only_debt: int | None = None) -> list[EntryDraft]:
@@ -87,7 +108,7 @@ def pay_debts(conn: Connection, new_credits: Sequence[EntryDraft], *, only_debt:
             left_micro -= paid_micro
             lot_updates.add(lot_id, available=-paid_micro, consumed=paid_micro)
             payments.append((paid_micro, debt.id))
-            metadata = encode({"debtReservationId": ids.encode(ids.RESERVATION, debt.reservation_id)}).decode()
+            metadata = encode(_origin(debt)).decode()
             entries.append(
                 EntryDraft(
                     credit.account_id, credit.pool_id, "debt_paid", -paid_micro, -paid_micro, 0, lot_id, metadata=metadata
@@ -96,3 +117,10 @@ def pay_debts(conn: Connection, new_credits: Sequence[EntryDraft], *, only_debt:
     lot_updates.write(conn)
     SQL.pay_debt.many(conn, payments)
     return entries
+
+
+def _origin(debt: OpenDebt) -> dict[str, str]:
+    if debt.charge_id is not None:
+        return {"debtChargeId": ids.encode(ids.CHARGE, debt.charge_id)}
+    assert debt.reservation_id is not None
+    return {"debtReservationId": ids.encode(ids.RESERVATION, debt.reservation_id)}

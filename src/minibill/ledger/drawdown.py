@@ -4,9 +4,11 @@ Within a pool, the lower priority number comes first, then the soonest to expire
 docs/concepts/ledger.md. The caller expires lots first.
 """
 
+from collections.abc import Iterable, Sequence
+
 import msgspec
 
-from minibill.db.queries import queries
+from minibill.db.queries import Row, queries
 from minibill.db.sqlite import Connection
 from minibill.ledger.account_cache import CachedAccount
 from minibill.ledger.limits import LOTS_PER_SPEND_MAX
@@ -57,6 +59,16 @@ def choose_draws(
             draws.append(Draw(lot_id, pool, taken_micro, lot_available_micro - taken_micro, expires_at_us))
             left_micro -= taken_micro
     return draws
+
+
+def lots_in_drawdown_order(conn: Connection, account_id: int, pool_id: str) -> Iterable[Row]:
+    """Yield key, available micro-units and expiry of the lots of a pool, row by row; write nothing before the last one."""
+    return SQL.lots_in_drawdown_order.run(conn, account_id=account_id, pool_id=pool_id)
+
+
+def consume(conn: Connection, draws: Sequence[Draw]) -> None:
+    """Move the credits of draws from available to consumed. There is one draw per lot."""
+    SQL.move_lot.many(conn, [(-d.amount_micro, 0, d.amount_micro, 0, d.lot_id) for d in draws])
 
 
 def record_draws(account: CachedAccount, draws: list[Draw]) -> None:

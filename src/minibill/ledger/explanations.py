@@ -1,9 +1,9 @@
-"""Explanations of a reservation, on request: its lots, its discount, and the limits that bound its amount.
+"""Explanations of a reservation or charge, on request: its lots, its discount, and the limits that bound its amount.
 
-When a reservation is made or rejected, the explanation is complete. Later it contains what the book stores.
+When it is made or rejected, the explanation is complete. Later it contains what the book stores.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from minibill.api.types import encode, optional_time
 from minibill.core import ids
@@ -14,8 +14,9 @@ from minibill.ledger.pricing import Discount, Membership, discount_micro, explai
 from minibill.ledger.rows import LotToExplain
 from minibill.ledger.schemas import (
     BoundBy,
-    ChargeExplained,
+    CostExplained,
     DiscountExplained,
+    Explanation,
     LotExplained,
     LotOutcome,
     ReservationExplanation,
@@ -41,7 +42,7 @@ def explain_reserve(
     is_rejected: bool,
     now_us: int,
 ) -> ReserveExplanation:
-    """Explain a reservation before it is written. For a rejected one, `draws` are all lots with available credits."""
+    """Explain a spend before it is written. For a rejected one, `draws` are all lots with available credits."""
     drawn_micro = {d.lot_id: d.amount_micro for d in draws}
     pools = pools_of(pool_id)
     drawn_keys = encode(list(drawn_micro)[:LOTS_MAX]).decode()
@@ -63,6 +64,11 @@ def explain_reserve(
     return ReserveExplanation(priced, bound_by, lots, count[0] - len(lots), considered)
 
 
+def lots_to_explain(conn: Connection, lot_ids: Sequence[int]) -> list[LotToExplain]:
+    """Return the first of these lots, for the explanation of a stored amount."""
+    return [LotToExplain(*row) for row in SQL.lots_to_explain.all(conn, lot_ids=encode(lot_ids[:LOTS_MAX]).decode())]
+
+
 def explain_reservation(
     *,
     list_micro: int,
@@ -74,17 +80,32 @@ def explain_reservation(
     lots: Iterable[LotToExplain],
 ) -> ReservationExplanation:
     """Explain a stored reservation. `drawn_micro` is by lot, in the order of the draws; `lots` are the first of them."""
-    priced = _discount_explained(list_micro, discount)
-    bound_by = _capped(priced)
-    if held_micro < int(priced.payable_micro):
-        bound_by.append("availableMicro")
+    spend = explain_spend(
+        list_micro=list_micro, spent_micro=held_micro, discount=discount, drawn_micro=drawn_micro, lots=lots
+    )
     charge = None
     if actual_cost_micro is not None:
         cost = _discount_explained(actual_cost_micro, discount)
         over: list[BoundBy] = ["totalReservedMicro"] if finalized_micro != int(cost.payable_micro) else []
-        charge = ChargeExplained(cost, _capped(cost) + over)
+        charge = CostExplained(cost, _capped(cost) + over)
+    return ReservationExplanation(spend.discount, spend.bound_by, spend.lots, spend.lots_not_shown, charge)
+
+
+def explain_spend(
+    *,
+    list_micro: int,
+    spent_micro: int,
+    discount: Discount,
+    drawn_micro: dict[int, int],
+    lots: Iterable[LotToExplain],
+) -> Explanation:
+    """Explain a stored amount. `drawn_micro` is by lot, in the order of the draws; `lots` are the first of them."""
+    priced = _discount_explained(list_micro, discount)
+    bound_by = _capped(priced)
+    if spent_micro < int(priced.payable_micro):
+        bound_by.append("availableMicro")
     shown = [_lot_explained(lot, drawn_micro[lot.id], "drawn", is_past=True) for lot in lots]
-    return ReservationExplanation(priced, bound_by, shown, len(drawn_micro) - len(shown), charge)
+    return Explanation(priced, bound_by, shown, len(drawn_micro) - len(shown))
 
 
 def _why_passed_over(lot: LotToExplain, pools: tuple[str, ...], now_us: int) -> LotOutcome:

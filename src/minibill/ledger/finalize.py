@@ -24,7 +24,7 @@ from minibill.ledger.schemas import AdminFinalizeBody, Finalized, PoolAmounts, R
 SQL = queries("reservations")
 
 
-class Charge(msgspec.Struct, frozen=True, gc=False):
+class SplitCost(msgspec.Struct, frozen=True, gc=False):
     """A cost split by the reserved amount, in micro-units."""
 
     finalized_micro: int
@@ -32,12 +32,12 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     absorbed_micro: int
 
 
-def charge(cost_micro: int, *, held_micro: int, billing_mode: str) -> Charge:
+def split_cost(cost_micro: int, *, held_micro: int, billing_mode: str) -> SplitCost:
     """Split a cost. Live mode absorbs the part above the reserved amount; the other modes count it as overrun."""
     over_micro = max(0, cost_micro - held_micro)
     if billing_mode == "live":
-        return Charge(cost_micro - over_micro, 0, over_micro)
-    return Charge(cost_micro - over_micro, over_micro, 0)
+        return SplitCost(cost_micro - over_micro, 0, over_micro)
+    return SplitCost(cost_micro - over_micro, over_micro, 0)
 
 
 def finalize(
@@ -54,7 +54,7 @@ def finalize(
     if row.status == "finalized":
         return _repeat_finalize(row, actual_cost_micro)
     _require_pending(row)
-    charged, metadata = _charge_of(row, actual_cost_micro), None
+    charged, metadata = _split_cost_of(row, actual_cost_micro), None
     if row.community_id is not None:
         metadata = metadata_with_discount(None, row.discount, actual_cost_micro)
     soft_overrun_micro = charged.overrun_micro if row.billing_mode == "soft" else 0
@@ -116,10 +116,10 @@ def release(conn: Connection, now_us: int, *, reservation_id: str, closed_by: st
     return WriteResult(response, "reservation.release", "reservation", reservation_id, details)
 
 
-def _charge_of(row: ReservationRow, actual_cost_micro: int) -> Charge:
+def _split_cost_of(row: ReservationRow, actual_cost_micro: int) -> SplitCost:
     """Apply the reservation's discount to a cost at list price, and split the result."""
     discount_micro = 0 if row.community_id is None else row.discount.on(actual_cost_micro)
-    return charge(actual_cost_micro - discount_micro, held_micro=row.held_micro, billing_mode=row.billing_mode)
+    return split_cost(actual_cost_micro - discount_micro, held_micro=row.held_micro, billing_mode=row.billing_mode)
 
 
 def _before_and_after(row: ReservationRow, before: Balances, after: Balances) -> dict[str, dict[str, PoolAmounts]]:
@@ -210,7 +210,7 @@ def _charge_overrun(
     record_draws(account, draws)
 
 
-def _shadow(row: ReservationRow, actual_cost_micro: int, charged: Charge, balances: Balances) -> EntryDraft:
+def _shadow(row: ReservationRow, actual_cost_micro: int, charged: SplitCost, balances: Balances) -> EntryDraft:
     figures = {
         "actualCostMicro": str(actual_cost_micro),
         "finalizedMicro": str(charged.finalized_micro),
@@ -230,12 +230,12 @@ def _repeat_finalize(row: ReservationRow, actual_cost_micro: int) -> WriteResult
             finalized_with_micro=str(row.actual_cost_micro),
             actual_cost_micro=str(actual_cost_micro),
         )
-    response = _finalized(row, _charge_of(row, actual_cost_micro), row.closed_at_us)
+    response = _finalized(row, _split_cost_of(row, actual_cost_micro), row.closed_at_us)
     details = lambda: {"accountId": response.account_id, "duplicate": True}
     return WriteResult(response, "reservation.finalize", "reservation", response.reservation_id, details)
 
 
-def _finalized(row: ReservationRow, charged: Charge, finalized_at_us: int) -> Finalized:
+def _finalized(row: ReservationRow, charged: SplitCost, finalized_at_us: int) -> Finalized:
     return Finalized(
         reservation_id=ids.encode(ids.RESERVATION, row.id),
         account_id=ids.encode(ids.ACCOUNT, row.account_id),

@@ -1,5 +1,7 @@
 """The history of an account: the entries of its pools, newest first."""
 
+import msgspec
+
 from minibill.api.types import encode
 from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
@@ -7,6 +9,9 @@ from minibill.ledger.rows import EntryRow
 from minibill.ledger.time_lookup import EntryPosition, entries_before, position_at
 
 SQL = queries("ledger")
+ACCOUNTS = queries("accounts")
+
+_ROWS = msgspec.json.Decoder(list[EntryRow])
 
 
 def history_page(
@@ -18,8 +23,8 @@ def history_page(
     from_us: int | None,
     before: EntryPosition | None,
     count: int,
-) -> list[EntryRow]:
-    """Return up to `count` entries before a position, newest first, from the time `from_us` on.
+) -> list[EntryRow] | None:
+    """Return up to `count` entries before a position, newest first, from the time `from_us` on; None without the account.
 
     The caller opens a read transaction, so that all statements see the same entries.
     """
@@ -39,7 +44,7 @@ def history_page(
     if len(pools) == 1:
         # Most accounts have one pool. Without a merge, the page costs half.
         [(pool, oldest_seq, newest_seq)] = pools
-        rows = SQL.entries_of_pool.all(
+        row = SQL.entries_of_pool.one(
             conn,
             account_id=account_id,
             pool_id=pool,
@@ -49,7 +54,9 @@ def history_page(
             count=count,
         )
     else:
-        rows = SQL.entries_of_pools.all(
+        row = SQL.entries_of_pools.one(
             conn, account_id=account_id, pools=encode(pools).decode(), entry_type=entry_type, count=count
         )
-    return [EntryRow(*row) for row in rows]
+    assert row is not None
+    entries = _ROWS.decode(row[0])
+    return entries if entries or ACCOUNTS.find_account.one(conn, account_id=account_id) is not None else None

@@ -32,6 +32,7 @@ class EntryDraft(msgspec.Struct, frozen=True, gc=False):
     reservation_id: int | None = None
     description: str | None = None
     metadata: str | None = None
+    charge_id: int | None = None
 
 
 class PoolBalance(msgspec.Struct, frozen=True, gc=False):
@@ -119,11 +120,12 @@ def post(conn: Connection, entries: Sequence[EntryDraft], *, balances: Balances,
         entry_seq = before.entry_seq + 1
         balances[key] = PoolBalance(available_micro, reserved_micro, entry_seq)
         rows.append((
-            e.account_id, e.pool_id, entry_seq, e.entry_type, e.lot_id, e.reservation_id, e.amount_micro,
+            e.account_id, e.pool_id, entry_seq, e.entry_type, e.lot_id, e.reservation_id, e.charge_id, e.amount_micro,
             e.available_delta_micro, e.reserved_delta_micro, available_micro, reserved_micro, now_us, e.description,
             e.metadata,
         ))  # fmt: skip
     new = next_ids(conn)
+    new.newest_entry += len(rows)
     if new.first_entry is not None and rows:
         SQL.insert_first_entries.many(conn, [(entry_id, *row) for entry_id, row in enumerate(rows, new.first_entry)])
         new.first_entry = None

@@ -30,6 +30,10 @@ RESERVATIONS = queries("reservations")
 # Ids that can't be decoded get this key, which no row has.
 _NO_KEY = -1
 
+# Entries with a cause, and the cause by the final status of the reservation.
+_CAUSED = frozenset({"release", "expire", "revoke"})
+_CAUSES = {"released": "requested", "finalized": "finalized", "expired": "expired"}
+
 
 def require_account(reader: RequestReader, account_id: str) -> AccountRow:
     """Return an account. Raises `AccountNotFound`."""
@@ -40,10 +44,15 @@ def require_account(reader: RequestReader, account_id: str) -> AccountRow:
     return AccountRow(*rows[0])
 
 
+def key_of_account(account_id: str) -> int:
+    """Return the key of an account id, or a key that no row has if it can't be decoded."""
+    key = ids.decode(ids.ACCOUNT, account_id)
+    return _NO_KEY if key is None else key
+
+
 async def balance(reader: RequestReader, *, account_id: str, pool_id: str | None, at_us: int | None, now_us: int) -> Balance:
     """Return an account's balance by pool, now or at a past time, for all pools or one. Raises `AccountNotFound`."""
-    key = ids.decode(ids.ACCOUNT, account_id)
-    key = _NO_KEY if key is None else key
+    key = key_of_account(account_id)
     if at_us is None:
         rows = reader.query_now_with_sequence(SQL.balance_without_expiry_due, account_id=key, now_us=now_us)
         if not rows or BalanceHead(*rows[0]).pool_id is not None:
@@ -110,25 +119,43 @@ def lot_response(row: LotRow) -> Lot:
         state=row.state,
         expires_at=optional_time(row.expires_at_us),
         metadata=optional_raw(row.metadata),
+        campaign_id=None if row.campaign_id is None else ids.encode(ids.CAMPAIGN, row.campaign_id),
+        grant_id=None if row.grant_id is None else ids.encode(ids.GRANT, row.grant_id),
         created_at=format_time(row.created_at_us),
     )
 
 
 def entry_response(row: EntryRow) -> Entry:
     """Return an entry as the API shows it."""
+    # Positional arguments take half the time: docs/internals/decisions/0044-history-as-one-text.md.
+    (
+        key, entry_seq, entry_type, pool_id, lot, reservation, charge, campaign, grant, _, amount, available_delta,
+        reserved_delta, available_after, reserved_after, description, metadata, created_at_us,
+    ) = row  # fmt: skip
     return Entry(
-        id=ids.encode(ids.ENTRY, row.id),
-        entry_seq=row.entry_seq,
-        entry_type=row.entry_type,
-        pool_id=row.pool_id,
-        lot_id=None if row.lot_id is None else ids.encode(ids.LOT, row.lot_id),
-        reservation_id=None if row.reservation_id is None else ids.encode(ids.RESERVATION, row.reservation_id),
-        amount_micro=str(row.amount_micro),
-        available_delta_micro=str(row.available_delta_micro),
-        reserved_delta_micro=str(row.reserved_delta_micro),
-        available_after_micro=str(row.available_after_micro),
-        reserved_after_micro=str(row.reserved_after_micro),
-        description=row.description,
-        metadata=optional_raw(row.metadata),
-        created_at=format_time(row.created_at_us),
+        ids.encode(ids.ENTRY, key),
+        entry_seq,
+        entry_type,
+        pool_id,
+        None if lot is None else ids.encode(ids.LOT, lot),
+        None if reservation is None else ids.encode(ids.RESERVATION, reservation),
+        None if charge is None else ids.encode(ids.CHARGE, charge),
+        None if campaign is None else ids.encode(ids.CAMPAIGN, campaign),
+        None if grant is None else ids.encode(ids.GRANT, grant),
+        _cause(row) if entry_type in _CAUSED else None,
+        amount,
+        available_delta,
+        reserved_delta,
+        available_after,
+        reserved_after,
+        description,
+        optional_raw(metadata),
+        format_time(created_at_us),
     )
+
+
+def _cause(row: EntryRow) -> str | None:
+    """Return why credits were released, expired or revoked: the end of the reservation that held them, if one did."""
+    if row.reservation_status is not None:
+        return _CAUSES.get(row.reservation_status)
+    return "revoked" if row.entry_type == "revoke" else "expired"

@@ -6,16 +6,11 @@ from typing import Any
 import msgspec
 
 from minibill.api.decoding import object_text
-from minibill.api.types import Entity, encode, optional_time
+from minibill.api.types import optional_time
 from minibill.core import ids
 from minibill.core.clock import US_PER_SECOND, format_time
 from minibill.core.problems import (
-    AccountNotFound,
-    FieldError,
-    InsufficientBalance,
-    InvalidRequest,
     ReservationNotFound,
-    TooManyLots,
     TooManyReservations,
 )
 from minibill.core.write_result import WriteResult
@@ -23,20 +18,25 @@ from minibill.db.cache import keep_cache
 from minibill.db.new_ids import next_ids
 from minibill.db.queries import queries
 from minibill.db.sqlite import Connection
-from minibill.ledger.account_cache import CachedAccount, CachedReservation, account_cache_of
-from minibill.ledger.accounts import account_id_of_entity
-from minibill.ledger.drawdown import Draw, choose_draws, record_draws, spendable_micro
+from minibill.ledger.account_cache import CachedReservation, account_cache_of
+from minibill.ledger.drawdown import Draw, record_draws, spendable_micro
 from minibill.ledger.expiry import spending_account_for_update
-from minibill.ledger.explanations import LOTS_MAX, explain_reservation, explain_reserve
-from minibill.ledger.limits import LOTS_PER_SPEND_MAX, PENDING_MAX, require_within_ceiling
+from minibill.ledger.explanations import explain_reservation, explain_reserve
+from minibill.ledger.limits import PENDING_MAX, require_within_ceiling
 from minibill.ledger.posting import DEFAULT_POOL, EntryDraft, existing_pool_or_default, post
-from minibill.ledger.pricing import NO_DISCOUNT, Membership, best_discount, metadata_with_discount
+from minibill.ledger.pricing import NO_DISCOUNT, best_discount, metadata_with_discount
 from minibill.ledger.rows import LotToExplain, ReservationRow, ReservedLot
 from minibill.ledger.schemas import Allocation, Reservation, ReservationExplained, ReserveBody, Reserved, ReservedExplained
+from minibill.ledger.spending import (
+    account_to_spend_from,
+    choose_draws_of_spend,
+    insufficient_balance,
+    memberships_of,
+    shadow_metadata,
+)
 
 SQL = queries("reservations")
 LEDGER = queries("ledger")
-DISCOUNTS = queries("discounts")
 
 DEFAULT_TTL_SECONDS = 300
 
@@ -69,7 +69,7 @@ def reserve(
     billing_mode = body.billing_mode or default_billing_mode
     description = body.description
     metadata = object_text(body.metadata) if body.metadata else None
-    account = _spending_account(conn, account_id or body.account_id, body.entity, pool_id=pool_id, now_us=now_us)
+    account = account_to_spend_from(conn, account_id or body.account_id, body.entity, pool_id=pool_id, now_us=now_us)
     key = account.account_id
     require_within_ceiling(list_micro, ceiling_micro)
     if account.pending >= PENDING_MAX:
@@ -77,14 +77,12 @@ def reserve(
             f"the account has the maximum of {PENDING_MAX} pending reservations; finalize or release some",
             limit=PENDING_MAX,
         )
-    memberships: list[Membership] = []
-    discount, discount_micro, entry_metadata = NO_DISCOUNT, 0, metadata
-    if account.has_memberships:
-        memberships = _memberships(conn, key)
-        if billing_mode != "shadow":
-            discount = best_discount(memberships, list_micro, now_us=now_us)
-            discount_micro = discount.on(list_micro)
-            entry_metadata = metadata_with_discount(metadata, discount, list_micro)
+    memberships = memberships_of(conn, key) if account.has_memberships else []
+    discount = NO_DISCOUNT
+    if memberships and billing_mode != "shadow":
+        discount = best_discount(memberships, list_micro, now_us=now_us)
+    discount_micro = discount.on(list_micro)
+    entry_metadata = metadata_with_discount(metadata, discount, list_micro)
     explanation_of = None
     if explain:
         explanation_of = partial(
@@ -97,18 +95,13 @@ def reserve(
     if billing_mode != "shadow":
         available_micro = spendable_micro(balances, key, pool_id)
         if available_micro < held_micro and billing_mode == "live":
-            extensions: dict[str, Any] = {}
-            if explanation_of is not None:
-                draws = choose_draws(conn, account, pool_id=pool_id, amount_micro=available_micro, lots_max=LOTS_MAX)
-                extensions["explanation"] = explanation_of(held_micro=0, draws=draws, is_rejected=True)
-            raise InsufficientBalance(
-                available_micro=available_micro,
-                requested_micro=held_micro,
-                list_micro=list_micro,
-                pool_id=pool_id,
-                **extensions,
-            )
-        draws, held_micro = _choose_draws(conn, account, pool_id, min(held_micro, available_micro), billing_mode)
+            raise insufficient_balance(
+                conn, account, pool_id=pool_id, list_micro=list_micro, requested_micro=held_micro,
+                available_micro=available_micro, explain=explanation_of,
+            )  # fmt: skip
+        draws, held_micro = choose_draws_of_spend(
+            conn, account, pool_id=pool_id, amount_micro=min(held_micro, available_micro), billing_mode=billing_mode
+        )
     explanation = None
     if explanation_of is not None:
         explanation = explanation_of(held_micro=held_micro, draws=draws, is_rejected=False)
@@ -121,9 +114,9 @@ def reserve(
     )  # fmt: skip
     row.id = reservation_id = _insert(conn, row, description, metadata)
     if billing_mode == "shadow":
-        shadow_metadata = _shadow_metadata({"listMicro": str(list_micro), "wouldReserveMicro": str(held_micro)}, metadata)
+        shadow_figures = shadow_metadata({"listMicro": str(list_micro), "wouldReserveMicro": str(held_micro)}, metadata)
         entry_pool = existing_pool_or_default(balances, key, pool_id)
-        shadow = EntryDraft(key, entry_pool, "shadow_reserve", 0, 0, 0, None, reservation_id, description, shadow_metadata)
+        shadow = EntryDraft(key, entry_pool, "shadow_reserve", 0, 0, 0, None, reservation_id, description, shadow_figures)
         post(conn, [shadow], balances=balances, now_us=now_us)
     elif draws:
         _reserve_from_lots(conn, reservation_id, draws)
@@ -217,42 +210,6 @@ def reservation_explained(
     return ReservationExplained(**msgspec.structs.asdict(response), explanation=explanation)
 
 
-def _spending_account(
-    conn: Connection, account_id: str | None, entity: Entity | None, *, pool_id: str, now_us: int
-) -> CachedAccount:
-    name = account_id_of_entity(conn, entity) if entity is not None else account_id or ""
-    if account_id is not None and name != account_id:
-        raise InvalidRequest(FieldError("entity", f"expected the entity of {account_id}, or nothing"))
-    key = ids.decode(ids.ACCOUNT, name)
-    account = None if key is None else spending_account_for_update(conn, key, pool_id=pool_id, now_us=now_us)
-    if account is None:
-        raise AccountNotFound(name)
-    return account
-
-
-def _memberships(conn: Connection, account_id: int) -> list[Membership]:
-    return [Membership(*row) for row in DISCOUNTS.memberships_with_terms.all(conn, account_id=account_id)]
-
-
-def _choose_draws(
-    conn: Connection, account: CachedAccount, pool_id: str, amount_micro: int, billing_mode: str
-) -> tuple[list[Draw], int]:
-    """Choose lots for an available amount; return the draws and their sum. Raises `TooManyLots` in live mode."""
-    draws = choose_draws(conn, account, pool_id=pool_id, amount_micro=amount_micro)
-    if len(draws) < LOTS_PER_SPEND_MAX:
-        return draws, amount_micro
-    held_micro = sum(d.amount_micro for d in draws)
-    if held_micro < amount_micro and billing_mode == "live":
-        raise TooManyLots(
-            f"the first {LOTS_PER_SPEND_MAX} lots hold {held_micro} of {amount_micro} micro-units; "
-            f"reserve at most {held_micro}",
-            limit=LOTS_PER_SPEND_MAX,
-            available_micro=str(held_micro),
-            requested_micro=str(amount_micro),
-        )
-    return draws, held_micro
-
-
 def _insert(conn: Connection, row: ReservationRow, description: str | None, metadata: str | None) -> int:
     new = next_ids(conn)
     cursor = SQL.insert_reservation.run(
@@ -299,10 +256,6 @@ def _reserve_from_lots(conn: Connection, reservation_id: int, draws: list[Draw])
     SQL.insert_reservation_lots.many(
         conn, [(reservation_id, position, d.lot_id, d.amount_micro) for position, d in enumerate(draws, 1)]
     )
-
-
-def _shadow_metadata(figures: dict[str, Any], metadata: str | None) -> str:
-    return encode(figures if metadata is None else figures | {"metadata": msgspec.Raw(metadata)}).decode()
 
 
 def _optional_micro(amount_micro: int | None) -> str | None:

@@ -173,13 +173,15 @@ async def list_history(request: Request) -> Response:
     elif query.to is not None:
         before = position_at(int(query.to))
     reader = request.reader
-    account = reads.require_account(reader, request.segment("account_id"))
+    account_id = request.segment("account_id")
     operation = partial(
         history_page,
-        account_id=account.id, pool_id=query.pool_id, entry_type=query.entry_type,
+        account_id=reads.key_of_account(account_id), pool_id=query.pool_id, entry_type=query.entry_type,
         from_us=None if query.from_ is None else int(query.from_), before=before, count=query.limit + 1,
     )  # fmt: skip
     rows = await reader.run(operation)
+    if rows is None:
+        raise AccountNotFound(account_id)
     return request.respond_page(query, rows, item=reads.entry_response, position=lambda row: [row.created_at_us, row.id])
 
 

@@ -72,6 +72,8 @@ class LotRow(NamedTuple):
     state: str
     expires_at_us: int | None
     metadata: str | None
+    campaign_id: int | None
+    grant_id: int | None
     created_at_us: int
 
 
@@ -127,7 +129,10 @@ class PoolRow(NamedTuple):
 
 
 class EntryRow(NamedTuple):
-    """A row of `entries_of_pool` and `entries_of_pools`."""
+    """A row of `entries_of_pool`, `entries_of_pools` and `entry_events`, with amounts as the API shows them.
+
+    It has the grant of its lot and the status of its reservation.
+    """
 
     id: int
     entry_seq: int
@@ -135,11 +140,15 @@ class EntryRow(NamedTuple):
     pool_id: str
     lot_id: int | None
     reservation_id: int | None
-    amount_micro: int
-    available_delta_micro: int
-    reserved_delta_micro: int
-    available_after_micro: int
-    reserved_after_micro: int
+    charge_id: int | None
+    campaign_id: int | None
+    grant_id: int | None
+    reservation_status: str | None
+    amount_micro: str
+    available_delta_micro: str
+    reserved_delta_micro: str
+    available_after_micro: str
+    reserved_after_micro: str
     description: str | None
     metadata: str | None
     created_at_us: int
@@ -151,7 +160,8 @@ class DebtRow(NamedTuple):
     id: int
     account_id: int
     pool_id: str
-    reservation_id: int
+    reservation_id: int | None
+    charge_id: int | None
     original_micro: int
     paid_micro: int
     created_at_us: int
@@ -162,7 +172,8 @@ class OpenDebt(NamedTuple):
 
     account_id: int
     id: int
-    reservation_id: int
+    reservation_id: int | None
+    charge_id: int | None
     owed_micro: int
 
 

@@ -36,9 +36,12 @@ SourceType = Literal["deposit", "grant", "purchase", "transfer_in", "commons_div
 ReservationStatus = Literal["pending", "finalized", "released", "expired"]
 LotState = Literal["live", "spent", "expired", "revoked"]
 EntryType = Literal[
-    "deposit", "grant", "reserve", "finalize", "release", "expire", "revoke", "debt_incurred", "debt_paid", "shadow_reserve",
-    "shadow_finalize",
+    "deposit", "grant", "reserve", "finalize", "release", "expire", "revoke", "debt_incurred", "debt_paid", "charge",
+    "shadow_reserve", "shadow_finalize", "shadow_charge",
 ]  # fmt: skip
+
+# Why credits were released, expired or revoked: a release, the rest of a finalize, expiry, a revocation.
+EntryCause = Literal["requested", "finalized", "expired", "revoked"]
 
 # The role of a lot in an explanation: drawn, drawable but not enough together with the others, or why it was passed over.
 LotOutcome = Literal["drawn", "not_enough", "not_needed", "other_pool", "revoked", "spent", "expired", "reserved"]
@@ -206,16 +209,24 @@ class Lot(ResponseBody):
     state: Annotated[str, one_of(LotState)]
     expires_at: str | None
     metadata: KeptObject | None
+    campaign_id: str | None
+    grant_id: str | None
     created_at: str
 
 
 class Entry(ResponseBody):
+    """An entry. `cause` states why credits were released, expired or revoked."""
+
     id: str
     entry_seq: int
     entry_type: Annotated[str, one_of(EntryType)]
     pool_id: str
     lot_id: str | None
     reservation_id: str | None
+    charge_id: str | None
+    campaign_id: str | None
+    grant_id: str | None
+    cause: Annotated[str, one_of(EntryCause)] | None
     amount_micro: SignedMicro
     available_delta_micro: SignedMicro
     reserved_delta_micro: SignedMicro
@@ -330,12 +341,12 @@ class Explanation(ResponseBody):
 
 
 class ReserveExplanation(Explanation):
-    """The explanation of a new or rejected reservation, with all memberships and the lots that were passed over."""
+    """The explanation of a new or rejected spend, with all memberships and the lots that were passed over."""
 
     considered: list[Considered]
 
 
-class ChargeExplained(ResponseBody):
+class CostExplained(ResponseBody):
     """The steps from the actual cost to the charged amount."""
 
     discount: DiscountExplained
@@ -345,7 +356,7 @@ class ChargeExplained(ResponseBody):
 class ReservationExplanation(Explanation):
     """The explanation of a stored reservation. `charge` is null unless it is finalized."""
 
-    charge: ChargeExplained | None
+    charge: CostExplained | None
 
 
 class ReservedExplained(Reserved):

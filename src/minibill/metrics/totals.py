@@ -18,7 +18,7 @@ SQL = queries("book")
 CACHE_SECONDS_MIN = 15
 CACHE_TO_COST = 100
 
-TABLES = ("accounts", "lots", "entries", "reservations", "campaigns", "grants", "audit")
+TABLES = ("accounts", "lots", "entries", "reservations", "charges", "campaigns", "grants", "audit")
 
 
 class LedgerTotals(NamedTuple):

@@ -6,6 +6,7 @@ from minibill.api.types import Entity
 from minibill.campaigns import formulas
 from minibill.campaigns.batch import LossInput
 from minibill.campaigns.schemas import BatchBody, CreateBody, RevokeBody
+from minibill.charges.schemas import ChargeBatchBody
 from minibill.ledger.schemas import AdminFinalizeBody, MintBody, ReserveBody
 from tests.faults.fuzz.targets import (
     BODIES,
@@ -57,6 +58,7 @@ SEEDS: dict[str, list[bytes]] = {
         body_seed(LossInput, b'{"lossMicro": "5", "lossMicro": "6", "wallet": "0x0"}'),
         body_seed(formulas.TieredConfig, b'{"brackets": [{"minMicro": "1", "maxMicro": "5", "amountMicro": "2"}]}'),
         body_seed(MintBody, b'{"amountMicro": "5", "metadata": ' + b'{"a":' * 120 + b"1" + b"}" * 120 + b"}"),
+        body_seed(ChargeBatchBody, b'{"charges": [{"accountId": "a", "costMicro": "0", "sourceId": "s", "metadata": {}}]}'),
         body_seed(MintBody, b"[" * 3_000),
         body_seed(MintBody, b'{"amountMicro": "5", "metadata": ' + b"[" * 3_000),
         body_seed(MintBody, b'{"amountMicro": "5", "metadata": {"a": ' + b"9" * 400 + b"}}"),
@@ -135,6 +137,13 @@ SEEDS: dict[str, list[bytes]] = {
                      body='{"accountId": "acct_0000000000001", "amountMicro": "1", "ttlSeconds": 5}'),
         request_seed("POST", "/finalize", who="service",
                      body='{"reservationId": "res_0000000000001", "actualCostMicro": "1"}'),
+        request_seed("POST", "/charges?explain=true", "idempotency-key: k-2", who="service",
+                     body='{"accountId": "acct_0000000000001", "costMicro": "1", "sourceId": "s", "poolId": "gpu"}'),
+        request_seed("POST", "/charges/batch", who="service",
+                     body='{"charges": [{"entity": {"entityType": "person", "entityId": "ada"}, "costMicro": "1",'
+                          ' "sourceId": "s", "metadata": {"a": 1}}]}'),
+        request_seed("GET", "/charges/charge_0000000000001?explain=true"),
+        request_seed("GET", "/accounts/acct_0000000000001/charges?sourceId=s"),
         request_seed("POST", "/release", who="service", body='{"reservationId": "res_0000000000001"}'),
         request_seed("OPTIONS", "/accounts"),
         b"GET /health/ready",

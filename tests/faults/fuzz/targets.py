@@ -303,6 +303,7 @@ _BEFORE = (
     request_seed("PUT", "/discounts/guild/tiers", body='{"tiers": [{"tier": "gold", "rateBps": 100}]}'),
     request_seed("PUT", "/accounts/acct_0000000000001/memberships/guild", body='{"tier": "gold"}'),
     request_seed("POST", "/accounts/acct_0000000000001/reservations", body='{"amountMicro": "5", "ttlSeconds": 86400}'),
+    request_seed("POST", "/accounts/acct_0000000000001/charges", body='{"costMicro": "5", "sourceId": "old"}'),
 )
 
 

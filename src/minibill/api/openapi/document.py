@@ -184,6 +184,7 @@ def document(routes: Sequence[Route]) -> bytes:
 def _operation(route: Route, description: OperationSpec, schemas: dict[str, Json], responses: dict[str, Json]) -> Json:
     is_write = route.method != "GET"
     has_token = route.kind is not None
+    query = description.query or (WriteQuery if is_write else Query)
     summary, _, more = (route.handler.__doc__ or "").partition("\n")
     operation: Json = {
         "operationId": f"{route.kind or 'public'}.{_area(route)}.{route.handler.__name__}",
@@ -192,7 +193,7 @@ def _operation(route: Route, description: OperationSpec, schemas: dict[str, Json
         "security": [{route.kind: [route.scope] if route.scope else []}] if has_token else [],
         "parameters": [
             *_path_parameters(route),
-            *_query_parameters(description.query or (WriteQuery if is_write else Query)),
+            *(member for member in _query_parameters(query) if member["name"] != "dryRun" or route.kind == "admin"),
         ],
     }
     if more:
@@ -229,7 +230,7 @@ def _success(route: Route, description: OperationSpec, status: int, schemas: dic
         schema = {"$ref": f"#/components/schemas/{name}"}
     else:
         schema = {"$ref": f"#/components/schemas/{body.__name__}"}
-        if is_write:
+        if is_write and route.kind == "admin":
             schema["properties"] = {"dryRun": {"const": True, "description": "With `?dryRun=true` only."}}
     response["content"] = {description.media_type: {"schema": schema}}
     return response

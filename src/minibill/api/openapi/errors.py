@@ -11,6 +11,7 @@ from minibill.core.problems import (
     CampaignFieldLocked,
     CampaignNotActive,
     CampaignNotFound,
+    ChargeNotFound,
     DebtNotFound,
     DuplicateAccount,
     FieldError,
@@ -36,6 +37,7 @@ from minibill.core.problems import (
     ReservationConflict,
     ReservationNotFound,
     ReservationNotPending,
+    SourceAlreadyCharged,
     SourceAlreadyCredited,
     StorageFull,
     TierNotFound,
@@ -84,6 +86,7 @@ EXAMPLES: tuple[Problem, ...] = (
     InvalidRequest(FieldError("amountMicro", "expected a string of digits")),
     MalformedJson("unexpected character at byte 12"),
     BatchTooLarge("a batch has at most 1000 grants; send several", limit=1000, grants=1001),
+    BatchTooLarge("a batch has at most 1000 charges; send several", limit=1000, charges=1001),
     DuplicateAccount(
         "a batch pays an account once",
         errors=[
@@ -103,6 +106,7 @@ EXAMPLES: tuple[Problem, ...] = (
     CampaignNotFound("camp_000000000000z"),
     GrantNotFound("grant_000000000000z"),
     ReservationNotFound("res_000000000000z"),
+    ChargeNotFound("charge_000000000000z"),
     DebtNotFound("debt_000000000000z"),
     TierNotFound(community_id="guild", tier="gold"),
     WebhookNotFound("hook_000000000000z"),
@@ -124,6 +128,13 @@ EXAMPLES: tuple[Problem, ...] = (
         source_type="deposit",
         source_id="order-7",
         lot_id="lot_0000000000001",
+    ),
+    SourceAlreadyCharged(
+        "this source charged another cost or pool before",
+        source_id="call-17",
+        charge_id="charge_0000000000001",
+        list_micro="250000",
+        pool_id="general",
     ),
     PayloadTooLarge("a body has at most 1048576 bytes", limit_bytes=1_048_576),
     UnsupportedMediaType("send the body as Content-Type: application/json in UTF-8"),
@@ -168,7 +179,7 @@ EXAMPLES: tuple[Problem, ...] = (
         "the account has 10000 pending reservations, which is the most; finalize or release some", limit=10_000
     ),
     TooManyLots(
-        "the first 1000 lots have 2000 micro-units and 5000 were to be held; reserve at most 2000",
+        "the first 1000 lots hold 2000 of 5000 micro-units; spend at most 2000 at once",
         limit=1_000,
         available_micro="2000",
         requested_micro="5000",

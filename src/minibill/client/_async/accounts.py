@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from minibill.api.types import EntityType
 from minibill.client._async.base import AsyncBaseClient
-from minibill.client.operation import AccountRef, Json, TierOf, account_of, flag, make_operation, micro, tier, time
+from minibill.client.operation import AccountRef, Json, TierOf, account_of, flag, micro, tier, time
 from minibill.discounts.schemas import Membership, Quote, Tiers
 from minibill.ledger.schemas import (
     Account,
@@ -185,7 +185,7 @@ class AsyncAccounts(AsyncBaseClient):
 
     async def reservation(self, reservation_id: str, *, explain: bool = False) -> ReservationExplained:
         """Return a reservation; with `explain`, also why it reserves that amount. Raises `ReservationNotFound`."""
-        operation = make_operation(
+        operation = self._operation(
             "GET",
             "/reservations/{reservation_id}",
             {"reservation_id": reservation_id},
@@ -229,7 +229,7 @@ class AsyncAccounts(AsyncBaseClient):
         """Delete a membership."""
         segments = {"account_id": account_id, "community_id": community_id}
         route = "/accounts/{account_id}/memberships/{community_id}"
-        await self.send(make_operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
+        await self.send(self._operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
 
     def memberships(self, account_id: str) -> AsyncIterator[Membership]:
         """Yield the memberships of an account, in the order of their creation."""

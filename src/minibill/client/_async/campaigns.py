@@ -17,7 +17,7 @@ from minibill.campaigns.schemas import (
     Stats,
 )
 from minibill.client._async.base import AsyncBaseClient
-from minibill.client.operation import GrantTo, Json, grant_item, make_operation, micro, time
+from minibill.client.operation import GrantTo, Json, grant_item, micro, time
 
 T = TypeVar("T")
 
@@ -149,7 +149,7 @@ class AsyncCampaigns(AsyncBaseClient):
         self, campaign_id: str, body: bytes, *, key: str | None = None, dry_run: bool = False
     ) -> BatchResult:
         """Pay a batch that is already encoded as the JSON of the request body; otherwise like `pay_batch`."""
-        operation = make_operation(
+        operation = self._operation(
             "POST",
             "/campaigns/{campaign_id}/grants/batch",
             {"campaign_id": campaign_id},

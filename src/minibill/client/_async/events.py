@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from minibill.client._async.base import AsyncBaseClient
-from minibill.client.operation import ThresholdOf, make_operation, threshold
+from minibill.client.operation import ThresholdOf, threshold
 from minibill.events.schemas import Events, Thresholds
 from minibill.webhooks.schemas import Delivery, Replayed, Webhook, WebhookSecret
 
@@ -82,7 +82,7 @@ class AsyncFeed(AsyncBaseClient):
         """Delete a webhook. Raises `WebhookNotFound`."""
         segments = {"webhook_id": webhook_id}
         route = "/webhooks/{webhook_id}"
-        await self.send(make_operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
+        await self.send(self._operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
 
     async def rotate_webhook_secret(
         self, webhook_id: str, *, key: str | None = None, dry_run: bool = False

@@ -8,6 +8,7 @@ from minibill.api.schemas import AcceptedClock, Now, RevokedToken, RevokedTokens
 from minibill.audit.schemas import AuditRow
 from minibill.client._async.accounts import AsyncAccounts
 from minibill.client._async.campaigns import AsyncCampaigns
+from minibill.client._async.charges import AsyncCharges
 from minibill.client._async.events import AsyncFeed
 from minibill.client.operation import time
 from minibill.integrity.report import Report
@@ -15,13 +16,13 @@ from minibill.integrity.report import Report
 T = TypeVar("T")
 
 
-class AsyncMethods(AsyncAccounts, AsyncCampaigns, AsyncFeed):
+class AsyncMethods(AsyncAccounts, AsyncCharges, AsyncCampaigns, AsyncFeed):
     """The operations of the admin API and the service API. Responses are structs.
 
     Amounts are integers of micro-units in arguments, and strings of digits in responses: convert them with `int(…)`. Times
     are datetimes with an offset, or RFC 3339 text. `key` is the idempotency key of a write: repeating a request with its key
-    returns the stored response. With `dry_run` a write returns its response and is rolled back. An error response is raised
-    as the class of `minibill.core.problems` with its code.
+    returns the stored response. With `dry_run` a write of an admin returns its response and is rolled back; services have
+    none. An error response is raised as the class of `minibill.core.problems` with its code.
     """
 
     def audit(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from minibill.api.types import EntityType
 from minibill.client._sync.base import BaseClient
-from minibill.client.operation import AccountRef, Json, TierOf, account_of, flag, make_operation, micro, tier, time
+from minibill.client.operation import AccountRef, Json, TierOf, account_of, flag, micro, tier, time
 from minibill.discounts.schemas import Membership, Quote, Tiers
 from minibill.ledger.schemas import (
     Account,
@@ -183,7 +183,7 @@ class Accounts(BaseClient):
 
     def reservation(self, reservation_id: str, *, explain: bool = False) -> ReservationExplained:
         """Return a reservation; with `explain`, also why it reserves that amount. Raises `ReservationNotFound`."""
-        operation = make_operation(
+        operation = self._operation(
             "GET",
             "/reservations/{reservation_id}",
             {"reservation_id": reservation_id},
@@ -227,7 +227,7 @@ class Accounts(BaseClient):
         """Delete a membership."""
         segments = {"account_id": account_id, "community_id": community_id}
         route = "/accounts/{account_id}/memberships/{community_id}"
-        self.send(make_operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
+        self.send(self._operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
 
     def memberships(self, account_id: str) -> Iterator[Membership]:
         """Yield the memberships of an account, in the order of their creation."""

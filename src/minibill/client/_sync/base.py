@@ -16,7 +16,9 @@ T = TypeVar("T")
 class BaseClient:
     """Base of all clients. A subclass implements `send`, the transport."""
 
-    # The caller kind of reservations: services may also name an entity, and their writes are not audited.
+    # The caller kind of all operations but those that spend.
+    _kind: CallerKind = "admin"
+    # The caller kind of those: services may also name an entity, and their writes are not audited.
     _spending: CallerKind = "admin"
 
     def send(self, operation: Operation) -> bytes:
@@ -27,13 +29,17 @@ class BaseClient:
         """Return the idempotency key for a write without one."""
         return uuid.uuid4().hex
 
+    def _operation(self, method: str, route: str, segments: Json, **options: Any) -> Operation:
+        """Return an operation as the kind of this client, unless `kind` is another."""
+        return make_operation(method, route, segments, **{"kind": self._kind, **options})
+
     def _read(self, expected: type[T], route: str, segments: Json, **query: Any) -> T:
-        return self._decode(self.send(make_operation("GET", route, segments, query=query)), expected)
+        return self._decode(self.send(self._operation("GET", route, segments, query=query)), expected)
 
     def _write(
         self, expected: type[T], method: str, route: str, segments: Json, body: Json, key: str | None, **options: Any
     ) -> T:
-        operation = make_operation(method, route, segments, body=body, key=key or self._new_key(), **options)
+        operation = self._operation(method, route, segments, body=body, key=key or self._new_key(), **options)
         return self._decode(self.send(operation), expected)
 
     def _pages(self, expected: type[T], route: str, segments: Json, **query: Any) -> Iterator[T]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minibill.client._sync.base import BaseClient
-from minibill.client.operation import ThresholdOf, make_operation, threshold
+from minibill.client.operation import ThresholdOf, threshold
 from minibill.events.schemas import Events, Thresholds
 from minibill.webhooks.schemas import Delivery, Replayed, Webhook, WebhookSecret
 
@@ -84,7 +84,7 @@ class Feed(BaseClient):
         """Delete a webhook. Raises `WebhookNotFound`."""
         segments = {"webhook_id": webhook_id}
         route = "/webhooks/{webhook_id}"
-        self.send(make_operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
+        self.send(self._operation("DELETE", route, segments, key=key or self._new_key(), dry_run=dry_run))
 
     def rotate_webhook_secret(self, webhook_id: str, *, key: str | None = None, dry_run: bool = False) -> WebhookSecret:
         """Give a webhook a new secret; for one day the previous one also signs. Raises `WebhookNotFound`."""

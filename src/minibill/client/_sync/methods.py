@@ -10,6 +10,7 @@ from minibill.api.schemas import AcceptedClock, Now, RevokedToken, RevokedTokens
 from minibill.audit.schemas import AuditRow
 from minibill.client._sync.accounts import Accounts
 from minibill.client._sync.campaigns import Campaigns
+from minibill.client._sync.charges import Charges
 from minibill.client._sync.events import Feed
 from minibill.client.operation import time
 from minibill.integrity.report import Report
@@ -17,13 +18,13 @@ from minibill.integrity.report import Report
 T = TypeVar("T")
 
 
-class Methods(Accounts, Campaigns, Feed):
+class Methods(Accounts, Charges, Campaigns, Feed):
     """The operations of the admin API and the service API. Responses are structs.
 
     Amounts are integers of micro-units in arguments, and strings of digits in responses: convert them with `int(…)`. Times
     are datetimes with an offset, or RFC 3339 text. `key` is the idempotency key of a write: repeating a request with its key
-    returns the stored response. With `dry_run` a write returns its response and is rolled back. An error response is raised
-    as the class of `minibill.core.problems` with its code.
+    returns the stored response. With `dry_run` a write of an admin returns its response and is rolled back; services have
+    none. An error response is raised as the class of `minibill.core.problems` with its code.
     """
 
     def audit(

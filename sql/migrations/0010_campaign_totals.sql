@@ -82,7 +82,7 @@ BEGIN
 END;
 
 CREATE TRIGGER entries_update_campaign_consumption AFTER INSERT ON credit_ledger
-WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'debt_paid')
+WHEN (NEW.entry_type = 'finalize' OR NEW.entry_type = 'charge' OR NEW.entry_type = 'debt_paid')
  AND (SELECT campaign_id FROM credit_lots WHERE id = NEW.lot_id) IS NOT NULL
 BEGIN
     INSERT INTO credit_campaign_days (campaign_id, day, grants, granted_micro, consumed_micro)

@@ -147,13 +147,14 @@ CREATE TRIGGER debts_emit_forgiven_event AFTER UPDATE OF forgiven_lot_id ON cred
 WHEN NEW.forgiven_lot_id IS NOT NULL
 BEGIN
     INSERT INTO events (id, after_entry_id, type, account_id, campaign_id, data, created_at_us)
-    SELECT first_event_id, after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
-           json_object('id', NEW.id, 'account_id', NEW.account_id, 'pool_id', r.pool_id,
-                       'reservation_id', NEW.reservation_id, 'original_micro', NEW.original_micro,
+    SELECT f.first_event_id, f.after_entry_id, 'debt.forgiven', NEW.account_id, NULL,
+           json_object('id', NEW.id, 'account_id', NEW.account_id, 'pool_id', coalesce(r.pool_id, c.pool_id),
+                       'reservation_id', NEW.reservation_id, 'charge_id', NEW.charge_id, 'original_micro', NEW.original_micro,
                        'paid_micro', NEW.paid_micro, 'created_at_us', NEW.created_at_us),
            l.created_at_us
-      FROM feed_end
+      FROM feed_end f
       JOIN credit_lots l
-      JOIN credit_reservations r ON r.id = NEW.reservation_id
+      LEFT JOIN credit_reservations r ON r.id = NEW.reservation_id
+      LEFT JOIN credit_charges c ON c.id = NEW.charge_id
      WHERE l.id = NEW.forgiven_lot_id;
 END;

@@ -8,6 +8,7 @@ CREATE TABLE book_chain (
     accounts     INTEGER NOT NULL,
     lots         INTEGER NOT NULL,
     reservations INTEGER NOT NULL,
+    charges      INTEGER NOT NULL,
     debts        INTEGER NOT NULL,
     entries      INTEGER NOT NULL,
     grants       INTEGER NOT NULL,
