@@ -46,7 +46,7 @@ def over_http(sizes: Sizes) -> Table:
     rows = [_row(count, found, base) for count, found in loads.items()]
     about = (
         f"Medians of {sizes.rounds} runs of {sizes.spread_seconds} s of each kind, taken in turns, at {CONNECTIONS} "
-        f"connections, on one book of {sizes.spread_accounts:,} accounts and {sizes.spread_accounts * sizes.spread_entries:,} entries "
+        f"connections, on one book of {sizes.spread_accounts:,} accounts with {sizes.spread_entries} entries each "
         "before. Each reserve goes to a random account and has an idempotency key."
     )
     return Table("Reserves over few and over many accounts", about, COLUMNS, rows, ("accounts",))
