@@ -8,7 +8,20 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import batches, binary, charging, fairness, footprint, fresh, machine, reconciling, singles, spending, upkeep
+from bench import (
+    accounts,
+    batches,
+    binary,
+    charging,
+    fairness,
+    footprint,
+    fresh,
+    machine,
+    reconciling,
+    singles,
+    spending,
+    upkeep,
+)
 from bench.report import Table, Unfit, markdown, show
 from bench.sizes import FULL, QUICK, Sizes
 
@@ -22,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], Table]] = {
     "read": singles.reads,
     "spend": spending.in_process,
     "spend-http": spending.over_http,
+    "accounts": accounts.over_http,
     "upkeep": upkeep.table,
     "fresh": fresh.table,
     "footprint": footprint.table,

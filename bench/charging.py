@@ -75,6 +75,7 @@ def in_process(sizes: Sizes) -> Table:
         [ours, inserted],
         base=inserted,
         at_most=IN_PROCESS_TO_BARE_MAX,
+        aimed=(ONCE_EACH,),
     )
 
 
@@ -104,6 +105,7 @@ def over_http(sizes: Sizes) -> Table:
         [ours, inside, noop],
         base=inside,
         at_most=HTTP_TO_IN_PROCESS_MAX,
+        aimed=(ONCE_EACH,),
     )
 
 

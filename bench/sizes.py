@@ -17,6 +17,10 @@ class Sizes(NamedTuple):
     # The book of the read benchmarks: accounts, and entries per account.
     read_accounts: int
     read_entries: int
+    # The book over whose accounts reserves spread: accounts, entries of each, and the seconds of a run.
+    spread_accounts: int
+    spread_entries: int
+    spread_seconds: float
     # Entries of the reconciled book.
     reconcile_entries: int
     # Writes of each kind in the book whose size is measured; a multiple of 1,000.
@@ -32,11 +36,13 @@ class Sizes(NamedTuple):
 
 FULL = Sizes(
     batches=15, passes=3, rounds=5, seconds=0.7, commits=1_000, pairs=8_000, read_accounts=1_000, read_entries=60,
+    spread_accounts=250_000, spread_entries=4, spread_seconds=3,
     reconcile_entries=1_000_000, footprint=20_000, expiring=22_000, crowded=9_999,
     imported=1_000_000, alone_seconds=5, beside_seconds=60,
 )  # fmt: skip
 QUICK = Sizes(
     batches=4, passes=1, rounds=1, seconds=0.4, commits=300, pairs=1_600, read_accounts=200, read_entries=51,
+    spread_accounts=20_000, spread_entries=2, spread_seconds=1,
     reconcile_entries=200_000, footprint=2_000, expiring=4_000, crowded=2_000,
     imported=20_000, alone_seconds=2, beside_seconds=20,
 )  # fmt: skip

@@ -127,6 +127,7 @@ HOT = (
     ledger.show_balance,
     charges.charge_any,
     ledger.list_history,
+    ledger.mint_credits,
 )
 
 PUBLIC: tuple[tuple[str, Handler], ...] = (

@@ -161,7 +161,7 @@ SETTINGS = (
     Setting("MINIBILL_RECONCILE_SECONDS", "reconcile_seconds", "3600", "seconds",
             "interval between reconciliations, counted from the creation of the database; 0 runs them on request only",
             _whole(0, 31_536_000)),
-    Setting("MINIBILL_CHECKPOINT_PAGES", "checkpoint_pages", "1000", "pages of 4 KiB",
+    Setting("MINIBILL_CHECKPOINT_PAGES", "checkpoint_pages", "4000", "pages of 4 KiB",
             "size of the write-ahead log that triggers a checkpoint; 0 never checkpoints, for use with Litestream",
             _whole(0, 1_000_000)),
     Setting("MINIBILL_CLOCK_JUMP_SECONDS", "clock_jump_seconds", str(JUMP_MAX_SECONDS_DEFAULT), "seconds",

@@ -288,6 +288,11 @@ def test_a_charge_leaves_the_account_cached(api: Api) -> None:
     charge(api, account, 7)
     charge(api, account, 3, billingMode="soft", poolId="gpu")
     charge(api, account, 3, billingMode="shadow", poolId="gpu")
+    charge(api, account, 1, sourceId="s")
+    assert count_cached(api.book) == (1, 1)
+    # A duplicate with a key writes the key, and changes no account.
+    sent = {"accountId": account, "costMicro": "1", "sourceId": "s"}
+    assert ok(api.internal("POST", "/charges", sent, key="k"), 200)["duplicate"] is True
     assert count_cached(api.book) == (1, 1)
     assert stale_cache_entries(api.book) == []
 

@@ -24,7 +24,7 @@ CLIENTS = 32
 
 # Requests per second of the long run: below the capacity, because the test measures steadiness, not speed.
 RATE = 300
-LONG_SECONDS, SHORT_SECONDS = 1_800, 4
+LONG_SECONDS, SHORT_SECONDS = 3_600, 4
 
 # Shares of reads, and of lots and reservations that expire, so that the sweeps have work.
 READS = 0.4

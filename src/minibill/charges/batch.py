@@ -46,6 +46,7 @@ class _Spend(NamedTuple):
 
     billing_mode: str
     discount: Discount
+    discount_micro: int
     charged_micro: int
     debt_micro: int
     draws: list[Draw]
@@ -147,7 +148,8 @@ class _Batch:
         """Write what was charged."""
         if not self.rows:
             return
-        SQL.insert_charges.many(conn, self.rows)
+        # 3.4 % fewer instructions for a batch than named tuples; docs/internals/decisions/0015-insert-plain-tuples.md.
+        SQL.insert_charges.many(conn, [tuple(row) for row in self.rows])
         next_ids(conn).charges = self._next_charge
         self._lot_updates.write(conn)
         insert_debts(conn, self._debts, now_us=self._now_us)
@@ -165,11 +167,12 @@ class _Batch:
         if billing_mode == "shadow":
             if self._lacks_pool(account_id, entry_pool):
                 return "too_many_pools"
-            return _Spend(billing_mode, NO_DISCOUNT, list_micro, 0, [], entry_pool)
-        discount = NO_DISCOUNT
+            return _Spend(billing_mode, NO_DISCOUNT, 0, list_micro, 0, [], entry_pool)
+        discount, discount_micro = NO_DISCOUNT, 0
         if memberships := self._memberships.get(account_id):
             discount = best_discount(memberships, list_micro, now_us=self._now_us)
-        payable_micro = list_micro - discount.on(list_micro)
+            discount_micro = discount.on(list_micro)
+        payable_micro = list_micro - discount_micro
         pools = pools_of(pool_id)
         available_micro = sum(self._available_micro[account_id, pool] for pool in pools)
         is_live = billing_mode == "live"
@@ -185,7 +188,7 @@ class _Batch:
                 return "too_many_pools"
         if (debt_micro and is_live) or len(draws) > self._lots_left:
             return "too_many_lots"
-        return _Spend(billing_mode, discount, charged_micro, debt_micro, draws, entry_pool)
+        return _Spend(billing_mode, discount, discount_micro, charged_micro, debt_micro, draws, entry_pool)
 
     def _lacks_pool(self, account_id: int, entry_pool: str) -> bool:
         """Return true if the account has the maximum of pools, and an entry of this pool would need one more."""
@@ -196,7 +199,7 @@ class _Batch:
         entry_count = 1 if spend.billing_mode == "shadow" else len(draws) + (debt_micro > 0)
         row = ChargeRow(
             charge_id, account_id, pool_id, item.source_id, spend.billing_mode, list_micro, discount.rate_bps,
-            discount.max_discount_micro, discount.on(list_micro), discount.community_id, discount.tier, spend.charged_micro,
+            discount.max_discount_micro, spend.discount_micro, discount.community_id, discount.tier, spend.charged_micro,
             debt_micro, self._newest_entry, entry_count, item.description, object_text(item.metadata), self._created_by,
             self._now_us,
         )  # fmt: skip

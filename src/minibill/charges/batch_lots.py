@@ -15,6 +15,8 @@ from minibill.ledger.limits import LOTS_PER_SPEND_MAX
 # Lots of a pool that one statement loads for all pools. A pool whose items need more is read on by itself.
 FIRST_LOTS = 8
 
+_NO_MORE: Iterator[Row] = iter(())
+
 
 class _Lot(msgspec.Struct, gc=False):
     lot_id: int
@@ -54,7 +56,9 @@ class BatchLots:
         rows = SQL.first_lots_of_pools.all(conn, pools=encode(pools).decode(), count=FIRST_LOTS) if pools else ()
         for account_id, pool_id, *lot in rows:
             found.setdefault((account_id, pool_id), []).append(_Lot(*lot))
-        self._pools = {pool: _PoolLots(lots, _rest(conn, pool, len(lots))) for pool, lots in found.items()}
+        self._pools = {
+            pool: _PoolLots(lots, _NO_MORE if len(lots) < FIRST_LOTS else _rest(conn, pool)) for pool, lots in found.items()
+        }
 
     def choose(self, account_id: int, pools: Sequence[str], amount_micro: int) -> list[Draw]:
         """Choose lots for an amount, at most as many as one spend may draw on. They may hold less than the amount."""
@@ -81,9 +85,7 @@ class BatchLots:
                 pool.first += 1
 
 
-def _rest(conn: Connection, pool: tuple[int, str], loaded: int) -> Iterator[Row]:
-    """Yield the further lots of a pool, once one is asked for."""
-    if loaded < FIRST_LOTS:
-        return
+def _rest(conn: Connection, pool: tuple[int, str]) -> Iterator[Row]:
+    """Yield the lots of a pool after the first ones, once one is asked for."""
     account_id, pool_id = pool
-    yield from islice(lots_in_drawdown_order(conn, account_id, pool_id), loaded, None)
+    yield from islice(lots_in_drawdown_order(conn, account_id, pool_id), FIRST_LOTS, None)

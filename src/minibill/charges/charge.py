@@ -128,6 +128,7 @@ def _repeat(conn: Connection, row: ChargeRow, list_micro: int, pool_id: str) -> 
             pool_id=row.pool_id,
         )
     lots = [LotOfCharge(*lot) for lot in SQL.lots_of_charges.all(conn, charges=entries_to_find([row]))]
+    keep_cache(conn)
     response = _charged(row, lots, duplicate=True)
     details = lambda: {"chargeId": response.charge_id, "sourceId": response.source_id, "duplicate": True}
     return WriteResult(response, "account.charge", "account", response.account_id, details)

@@ -24,8 +24,9 @@ READER_CACHE_KIB = 4_096
 # The size to which SQLite truncates a write-ahead log that grew during a long read, once the log can restart.
 WAL_BYTES_KEPT = 67_108_864
 
-# The pages in the write-ahead log at which a COMMIT runs a checkpoint: SQLite's own default, 4 MiB.
-CHECKPOINT_PAGES = 1_000
+# The pages in the write-ahead log at which a COMMIT runs a checkpoint, 16 MiB. SQLite's default of 4 MiB costs 15 % of the
+# reserves over many accounts (docs/internals/decisions/0012-checkpoint-pages.md).
+CHECKPOINT_PAGES = 4_000
 
 # Prepared statements that a connection keeps: more than there are in the project.
 CACHED_STATEMENTS = 256
