@@ -44,8 +44,8 @@ def test_items_are_evaluated_one_after_the_other(api: Api) -> None:
 
 def test_items_share_lots_in_drawdown_order(api: Api) -> None:
     account = api.account()
-    # Thirty lots are more than one statement loads at first.
-    made = [api.mint(account, 3)["lotId"] for _ in range(30)]
+    # Thirty lots are more than one statement loads at first. The newest is drawn first.
+    made = [api.mint(account, 3, priority=priority)["lotId"] for priority in range(30, 0, -1)][::-1]
     general = api.mint(account, 3, poolId="gpu")["lotId"]
     costs = [1, 4, 10, 25, 5, 20, 7]
     answer = batch(api, *[item(account, cost, f"s{cost}", poolId="gpu") for cost in costs])
