@@ -500,7 +500,9 @@ WHEN NEW.charge_id IS NOT NULL
        AND NEW.id > c.after_entry_id
        AND NEW.id <= c.after_entry_id + c.entry_count
        AND (c.billing_mode = 'shadow') = (NEW.entry_type = 'shadow_charge')
-       AND -NEW.amount_micro <= iif(NEW.entry_type = 'debt_incurred', c.debt_micro, c.charged_micro))
+       AND -NEW.amount_micro <= iif(NEW.entry_type = 'debt_incurred', c.debt_micro, c.charged_micro)
+       AND (NEW.lot_id IS NULL
+            OR (SELECT (l.account_id, l.pool_id) = (NEW.account_id, NEW.pool_id) FROM credit_lots l WHERE l.id = NEW.lot_id)))
 BEGIN SELECT RAISE(ABORT, 'entries_match_their_charge'); END;
 
 CREATE TABLE credit_debts (

@@ -24,7 +24,8 @@ def test_the_tour_of_the_readme_works(tmp_path: Path) -> None:
     found = responses(run_tour("README.md", tmp_path))
     assert found[3]["releasedMicro"] == "300000"
     assert found[4]["totalAvailableMicro"] == "4300000"
-    assert found[7] == found[8] and found[7]["totalGranted"] == 1
+    assert (found[5]["chargedMicro"], found[5]["duplicate"]) == ("250000", False)
+    assert found[8] == found[9] and found[8]["totalGranted"] == 1
 
 
 @needs_curl

@@ -64,7 +64,7 @@ BEGIN SELECT RAISE(ABORT, 'charges_are_never_changed'); END;
 CREATE TRIGGER charges_are_never_deleted BEFORE DELETE ON credit_charges
 BEGIN SELECT RAISE(ABORT, 'charges_are_never_deleted'); END;
 
--- The charge comes first and reserves the ids of its entries.
+-- The charge comes first and reserves the ids of its entries. They consume lots of its account.
 CREATE TRIGGER entries_match_their_charge AFTER INSERT ON credit_ledger
 WHEN NEW.charge_id IS NOT NULL
  AND NOT EXISTS (
@@ -76,5 +76,7 @@ WHEN NEW.charge_id IS NOT NULL
        AND NEW.id > c.after_entry_id
        AND NEW.id <= c.after_entry_id + c.entry_count
        AND (c.billing_mode = 'shadow') = (NEW.entry_type = 'shadow_charge')
-       AND -NEW.amount_micro <= iif(NEW.entry_type = 'debt_incurred', c.debt_micro, c.charged_micro))
+       AND -NEW.amount_micro <= iif(NEW.entry_type = 'debt_incurred', c.debt_micro, c.charged_micro)
+       AND (NEW.lot_id IS NULL
+            OR (SELECT (l.account_id, l.pool_id) = (NEW.account_id, NEW.pool_id) FROM credit_lots l WHERE l.id = NEW.lot_id)))
 BEGIN SELECT RAISE(ABORT, 'entries_match_their_charge'); END;

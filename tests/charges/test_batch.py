@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from minibill.charges import batch as batch_module
+from minibill.charges.batch_lots import FIRST_LOTS
 from minibill.db import lanes
 from minibill.ledger.posting import post
 from tests.api_client import Api, Json, ok, problem_of
@@ -59,6 +60,18 @@ def test_items_share_lots_in_drawdown_order(api: Api) -> None:
     assert sum(amount for _, amount in drawn) == sum(costs)
     assert lots(api, account)[made[23]] == {"available": 3}
     assert balance(api, account)[0] == 93 - sum(costs)
+
+
+def test_items_of_several_accounts_draw_on_many_lots_in_turn(api: Api) -> None:
+    accounts = [api.account(*[10] * (3 * FIRST_LOTS)) for _ in range(3)]
+    pays = 10 * FIRST_LOTS - 5
+    answer = batch(api, *[item(account, pays, f"{turn}") for turn in range(3) for account in accounts])
+    assert results(answer) == ["charged"] * 9
+    for account in accounts:
+        # Oldest first: only the last two lots have credits left.
+        left = [parts.get("available", 0) for parts in lots(api, account).values()]
+        assert left == [0] * (3 * FIRST_LOTS - 2) + [5, 10]
+    assert ok(api.post("/reconciliation"))["status"] == "healthy"
 
 
 def test_entries_of_a_batch_follow_the_order_of_its_items(api: Api) -> None:

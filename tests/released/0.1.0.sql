@@ -601,7 +601,7 @@ INSERT INTO schema_migrations VALUES (1, 'epochs', '879f87865948c6bcd6e8f28e24f9
 INSERT INTO schema_migrations VALUES (2, 'accounts', '7939fdec9b097a5875967ddddc6b7a1640d7db481e00760bea33170dfd689b14', 0);
 INSERT INTO schema_migrations VALUES (3, 'lots_and_entries', 'a3ecf2099bc25510d5660894490549ae48e83bdc62aca9e879af067ccd8a8911', 0);
 INSERT INTO schema_migrations VALUES (4, 'reservations', 'ffd12e9e8142123da240d4797f694a2612402e21a60b48f3f43a297f8c18f4ef', 0);
-INSERT INTO schema_migrations VALUES (5, 'charges', 'c14ad01936a79c51da937fdd7f2ebbb6abf10dd6621f252312e5f84b607b2867', 0);
+INSERT INTO schema_migrations VALUES (5, 'charges', '54584168fbfe8bb40ed192370cee7a419040c8c5d573eff813b03373004222e1', 0);
 INSERT INTO schema_migrations VALUES (6, 'debts', '9357fdd96e2f90dcbafd3ecc3517ed8b016bb306f874631eac9e56d69e555e48', 0);
 INSERT INTO schema_migrations VALUES (7, 'discounts', '46c797763e9f1cd465eb64a16d06702d2ed2344017c2014886f5bbdc9111beec', 0);
 INSERT INTO schema_migrations VALUES (8, 'campaigns', '9d01c31aeef9434df59d574f095b526369f0dd4d96d83f7e30e0a9e75f5b2fd2', 0);
@@ -899,7 +899,9 @@ WHEN NEW.charge_id IS NOT NULL
        AND NEW.id > c.after_entry_id
        AND NEW.id <= c.after_entry_id + c.entry_count
        AND (c.billing_mode = 'shadow') = (NEW.entry_type = 'shadow_charge')
-       AND -NEW.amount_micro <= iif(NEW.entry_type = 'debt_incurred', c.debt_micro, c.charged_micro))
+       AND -NEW.amount_micro <= iif(NEW.entry_type = 'debt_incurred', c.debt_micro, c.charged_micro)
+       AND (NEW.lot_id IS NULL
+            OR (SELECT (l.account_id, l.pool_id) = (NEW.account_id, NEW.pool_id) FROM credit_lots l WHERE l.id = NEW.lot_id)))
 BEGIN SELECT RAISE(ABORT, 'entries_match_their_charge'); END;
 CREATE UNIQUE INDEX debts_one_per_reservation ON credit_debts (reservation_id) WHERE reservation_id IS NOT NULL;
 CREATE UNIQUE INDEX debts_one_per_charge ON credit_debts (charge_id) WHERE charge_id IS NOT NULL;

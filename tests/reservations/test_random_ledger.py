@@ -1275,12 +1275,15 @@ async def begin(path: Path) -> None:
 def small_and_quick() -> Iterator[None]:
     """Make a revocation of both accounts two transactions, and a slice of expiry two lots or a reservation.
 
+    A batch of charges loads one lot of a pool, and reads on for the next.
+
     The book does not sync its file: power loss is no part of these tests.
     """
     slices_before = expiry.SWEEP_MAX, book.SWEEP_STEP, revocation.SLICE_GRANTS_MAX
     expiry.SWEEP_MAX, revocation.SLICE_GRANTS_MAX = 2, 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("minibill.book.open_writer", open_writer_without_sync)
+        patch.setattr("minibill.charges.batch_lots.FIRST_LOTS", 1)
         yield
     expiry.SWEEP_MAX, book.SWEEP_STEP, revocation.SLICE_GRANTS_MAX = slices_before
 

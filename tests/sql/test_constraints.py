@@ -665,6 +665,9 @@ def _charges() -> Iterator[Case]:
     # The charge has one entry only, and none of more than its amount.
     yield match, (charge, whole, entry(-10, -10, 0, "charge", **of_charge, **after))
     yield match, (charge, entry(-91, -91, 0, "charge", **of_charge))
+    # Lot 2 is of another account, and lot 10 of another pool.
+    yield match, (charge, entry(-90, -90, 0, "charge", lot_id=2, **of_charge))
+    yield match, (insert("credit_lots", pool_id="gpu"), charge, entry(-90, -90, 0, "charge", lot_id=10, **of_charge))
     yield match, (charge, entry(-1, 0, 0, "debt_incurred", lot_id=None, **of_charge))
     yield match, (charge, entry(0, 0, 0, "shadow_charge", lot_id=None, **of_charge))
     yield match, (insert("credit_charges", after_entry_id=25), whole)

@@ -63,7 +63,9 @@ def choose_draws(
 
 def lots_in_drawdown_order(conn: Connection, account_id: int, pool_id: str) -> Iterable[Row]:
     """Yield key, available micro-units and expiry of the lots of a pool, row by row; write nothing before the last one."""
-    return SQL.lots_in_drawdown_order.run(conn, account_id=account_id, pool_id=pool_id)
+    query = SQL.lots_in_drawdown_order
+    # Another statement would end the rows on the writer's shared cursor.
+    return conn.cursor().execute(query.sql, query.values({"account_id": account_id, "pool_id": pool_id}))
 
 
 def consume(conn: Connection, draws: Sequence[Draw]) -> None:
