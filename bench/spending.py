@@ -74,12 +74,10 @@ def in_process(sizes: Sizes) -> Table:
                 rates[live, spent].append(asyncio.run(_pairs_per_s(db, live=live, spent=spent, pairs=sizes.pairs)))
                 require_whole(db)
         floors = [_bare_pairs_per_s(Path(folder, f"bare-pairs-{n}.db"), pairs=sizes.pairs) for n in range(sizes.rounds)]
-        one_by_one = asyncio.run(_pairs_per_s(Path(folder, "one.db"), live=1, spent=0, pairs=sizes.pairs // 8, spenders=1))
     first = statistics.median(rates[LOTS[0]])
     rows.append(("the disk: one bare row a COMMIT", "", "", number(commits_per_s), "1.00", ""))
     floor = statistics.median(floors)
     rows.append(("bare: the same statements, same groups", "1", "0", number(floor), number(floor / commits_per_s), ""))
-    rows.append(("one pair after the other", "1", "0", number(one_by_one), number(one_by_one / commits_per_s), ""))
     for (live, spent), found in rates.items():
         rate = statistics.median(found)
         share = number(rate / commits_per_s)
@@ -155,7 +153,7 @@ class Spending:
         return request_bytes("POST", servers.SERVICE_PREFIX + path, headers=headers, body=msgspec.json.encode(body))
 
 
-async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int, spenders: int = SPENDERS) -> float:
+async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int) -> float:
     await make_book(db, accounts=1, live=live, spent=spent)
     book = await Book.open(db)
     numbers = iter(range(pairs))
@@ -166,7 +164,7 @@ async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int, spenders:
             await finalize_cost(book, reserved, 60, f"f{count}")
 
     began_s = time.perf_counter()
-    await asyncio.gather(*[spend() for _ in range(spenders)])
+    await asyncio.gather(*[spend() for _ in range(SPENDERS)])
     taken_s = time.perf_counter() - began_s
     await book.close()
     return pairs / taken_s
