@@ -48,7 +48,7 @@ def mints(sizes: Sizes) -> Table:
         lots_before = _lots(db)
         with servers.noop() as noop_port, servers.minibill(db) as port, servers.Client(port) as client:
             noop = Target("no-op POST", noop_port, itertools.repeat(NOOP_POST), 200)
-            mint = Target("mint", port, _mints(client, accounts), 201)
+            mint = Target("mint", port, mint_requests(client, accounts), 201)
             rows, sent = compare([noop, mint], sizes)
         if _lots(db) - lots_before != sent["mint"]:
             raise Unfit(f"{sent['mint']} mints were answered and {_lots(db) - lots_before} lots are there")
@@ -122,7 +122,8 @@ def _median(loads: list[Load], of: Callable[[Load], float]) -> float:
     return statistics.median(of(load) for load in loads)
 
 
-def _mints(client: servers.Client, accounts: list[str]) -> Iterator[bytes]:
+def mint_requests(client: servers.Client, accounts: list[str]) -> Iterator[bytes]:
+    """Prepare mints to these accounts in turn, each with a key of its own."""
     body = msgspec.json.encode({"amountMicro": "1000000", "sourceType": "deposit"})
     # One prepared request per account; only the key changes, because making requests takes the generator's time.
     place = "#" * 12

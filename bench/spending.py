@@ -74,12 +74,10 @@ def in_process(sizes: Sizes) -> Table:
                 rates[live, spent].append(asyncio.run(_pairs_per_s(db, live=live, spent=spent, pairs=sizes.pairs)))
                 require_whole(db)
         floors = [_bare_pairs_per_s(Path(folder, f"bare-pairs-{n}.db"), pairs=sizes.pairs) for n in range(sizes.rounds)]
-        one_by_one = asyncio.run(_pairs_per_s(Path(folder, "one.db"), live=1, spent=0, pairs=sizes.pairs // 8, spenders=1))
     first = statistics.median(rates[LOTS[0]])
     rows.append(("the disk: one bare row a COMMIT", "", "", number(commits_per_s), "1.00", ""))
     floor = statistics.median(floors)
     rows.append(("bare: the same statements, same groups", "1", "0", number(floor), number(floor / commits_per_s), ""))
-    rows.append(("one pair after the other", "1", "0", number(one_by_one), number(one_by_one / commits_per_s), ""))
     for (live, spent), found in rates.items():
         rate = statistics.median(found)
         share = number(rate / commits_per_s)
@@ -155,24 +153,24 @@ class Spending:
         return request_bytes("POST", servers.SERVICE_PREFIX + path, headers=headers, body=msgspec.json.encode(body))
 
 
-async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int, spenders: int = SPENDERS) -> float:
+async def _pairs_per_s(db: Path, *, live: int, spent: int, pairs: int) -> float:
     await make_book(db, accounts=1, live=live, spent=spent)
     book = await Book.open(db)
     numbers = iter(range(pairs))
 
     async def spend() -> None:
         for count in numbers:
-            reserved = await _reserve(book, 100, f"r{count}")
-            await _finalize(book, reserved, 60, f"f{count}")
+            reserved = await reserve_amount(book, 100, f"r{count}")
+            await finalize_cost(book, reserved, 60, f"f{count}")
 
     began_s = time.perf_counter()
-    await asyncio.gather(*[spend() for _ in range(spenders)])
+    await asyncio.gather(*[spend() for _ in range(SPENDERS)])
     taken_s = time.perf_counter() - began_s
     await book.close()
     return pairs / taken_s
 
 
-class _Recorder:
+class Recorder:
     """A connection that records the requests that it sent."""
 
     def __init__(self, conn: sqlite3.Connection) -> None:
@@ -194,7 +192,7 @@ def _bare_pairs_per_s(db: Path, *, pairs: int) -> float:
     asyncio.run(make_book(db, accounts=1, live=1, spent=0))
     shutil.copyfile(db, copy)
     conn = open_writer(db)
-    recorder = _Recorder(conn)
+    recorder = Recorder(conn)
     _run_pairs(recorder, pairs)  # type: ignore[arg-type]
     conn.close()
     conn = open_writer(copy)
@@ -238,20 +236,20 @@ def _run_pairs(conn: sqlite3.Connection, pairs: int) -> None:
 async def make_book(db: Path, *, accounts: int, live: int, spent: int) -> None:
     book = await Book.open(db)
     for number_ in range(accounts):
-        await _write(book, open_account, None, body=Entity("person", f"spender-{number_}"))
+        await write(book, open_account, None, body=Entity("person", f"spender-{number_}"))
     if spent:
         await _mints(book, ACCOUNT, amount_micro=1, count=spent)
         # Maximum number of lots of a reservation.
         for begin in range(0, spent, LOTS_PER_SPEND_MAX):
             part = min(LOTS_PER_SPEND_MAX, spent - begin)
-            await _finalize(book, await _reserve(book, part, f"spend-{begin}"), part, f"spent-{begin}")
+            await finalize_cost(book, await reserve_amount(book, part, f"spend-{begin}"), part, f"spent-{begin}")
     for key in range(1, accounts + 1):
         account = ids.encode(ids.ACCOUNT, key)
         await _mints(book, account, amount_micro=10**9, count=live)
     await book.close()
 
 
-async def _write(book: Book, operation: object, key: str | None, **arguments: object) -> bytes:
+async def write(book: Book, operation: object, key: str | None, **arguments: object) -> bytes:
     kept = None if key is None else Key(CALLER.name, key, key.ljust(32).encode())
     caller = OPERATOR if key is None else CALLER
     written = await book.write(bind(operation, **arguments), caller=caller, origin=NOWHERE, key=kept)  # type: ignore[arg-type]
@@ -268,11 +266,11 @@ async def _mints(book: Book, account_id: str, *, amount_micro: int, count: int) 
 
 async def _mint(book: Book, account_id: str, amount_micro: int) -> None:
     body = MintBody(amount_micro=Micro(amount_micro))
-    await _write(book, mint, None, account_id=account_id, body=body, ceiling_micro=CEILING_MICRO)
+    await write(book, mint, None, account_id=account_id, body=body, ceiling_micro=CEILING_MICRO)
 
 
-async def _reserve(book: Book, amount_micro: int, key: str) -> str:
-    answer = await _write(
+async def reserve_amount(book: Book, amount_micro: int, key: str) -> str:
+    answer = await write(
         book, reserve, key, account_id=ACCOUNT, body=ReserveBody(amount_micro=Micro(amount_micro)),
         default_billing_mode="live", ceiling_micro=CEILING_MICRO, created_by=CALLER.name,
     )  # fmt: skip
@@ -280,8 +278,8 @@ async def _reserve(book: Book, amount_micro: int, key: str) -> str:
     return reservation_id
 
 
-async def _finalize(book: Book, reservation_id: str, cost_micro: int, key: str) -> None:
-    await _write(
+async def finalize_cost(book: Book, reservation_id: str, cost_micro: int, key: str) -> None:
+    await write(
         book,
         finalize,
         key,

@@ -214,7 +214,8 @@ CREATE TABLE credit_ledger (
                 THEN reservation_id IS NULL
                      AND (entry_type = 'charge' OR entry_type = 'debt_incurred' OR entry_type = 'shadow_charge')
             WHEN reservation_id IS NOT NULL THEN entry_type <> 'charge' AND entry_type <> 'shadow_charge'
-            ELSE entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke')
+            ELSE entry_type = 'deposit' OR entry_type = 'grant' OR entry_type = 'debt_paid' OR entry_type = 'expire'
+                 OR entry_type = 'revoke'
         END)
 ) STRICT;
 
@@ -876,7 +877,8 @@ CREATE INDEX audit_by_target ON admin_audit_log (target_id, created_at_us);
 CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us);
 
 CREATE INDEX audit_of_settings ON admin_audit_log (target_type, target_id, seq)
-    WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
+    WHERE action <> 'account.mint'
+      AND action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                      'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
                      'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive');
 

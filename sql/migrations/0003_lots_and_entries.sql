@@ -131,7 +131,8 @@ CREATE TABLE credit_ledger (
                 THEN reservation_id IS NULL
                      AND (entry_type = 'charge' OR entry_type = 'debt_incurred' OR entry_type = 'shadow_charge')
             WHEN reservation_id IS NOT NULL THEN entry_type <> 'charge' AND entry_type <> 'shadow_charge'
-            ELSE entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke')
+            ELSE entry_type = 'deposit' OR entry_type = 'grant' OR entry_type = 'debt_paid' OR entry_type = 'expire'
+                 OR entry_type = 'revoke'
         END)
 ) STRICT;
 

@@ -26,8 +26,10 @@ CREATE INDEX audit_by_action ON admin_audit_log (action, created_at_us);
 CREATE INDEX audit_by_target ON admin_audit_log (target_id, created_at_us);
 CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us);
 -- Writes whose details state the resulting row. src/minibill/integrity/audited_settings.py compares that row with its table.
+-- The first condition saves a mint a tenth of its row: docs/internals/decisions/0020-compare-words-by-or.md.
 CREATE INDEX audit_of_settings ON admin_audit_log (target_type, target_id, seq)
-    WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
+    WHERE action <> 'account.mint'
+      AND action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                      'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
                      'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive');
 

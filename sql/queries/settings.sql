@@ -1,10 +1,11 @@
 -- Settings and their history in the audit log: integrity/audited_settings.py compares them.
 
 -- name: audited_settings
--- The history of one target type, ordered by target. The condition on the action matches the partial index.
+-- The history of one target type, ordered by target. The conditions on the action match the partial index.
 SELECT target_id, action, details
   FROM admin_audit_log INDEXED BY audit_of_settings
- WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
+ WHERE action <> 'account.mint'
+   AND action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                   'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
                   'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive')
    AND target_type = :target_type
@@ -13,7 +14,8 @@ SELECT target_id, action, details
 -- name: audited_actions
 SELECT action
   FROM admin_audit_log INDEXED BY audit_of_settings
- WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
+ WHERE action <> 'account.mint'
+   AND action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                   'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
                   'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive')
    AND target_type = :target_type

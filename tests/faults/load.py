@@ -158,8 +158,8 @@ class Load:
         return Request("usage", key, f"{SERVICE}/charges/batch", {"charges": [*items, items[0]]}, effects=charges)
 
     def _usage_record(self, source: str) -> Json:
-        """Return a record that is charged or owed, whatever the balance is."""
-        cost, account = self._chance.randint(0, UNIT), self._chance.choice(self._accounts)
+        """Return a record that is charged or owed, whatever the balance is. It leaves enough for the reservations."""
+        cost, account = self._chance.randint(0, UNIT // 100), self._chance.choice(self._accounts)
         return {"accountId": account, "costMicro": str(cost), "sourceId": source, "billingMode": "soft"}
 
     def _batch(self, campaign: str, grants: int) -> Request:

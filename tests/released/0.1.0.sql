@@ -137,7 +137,8 @@ CREATE TABLE credit_ledger (
                 THEN reservation_id IS NULL
                      AND (entry_type = 'charge' OR entry_type = 'debt_incurred' OR entry_type = 'shadow_charge')
             WHEN reservation_id IS NOT NULL THEN entry_type <> 'charge' AND entry_type <> 'shadow_charge'
-            ELSE entry_type IN ('deposit', 'grant', 'debt_paid', 'expire', 'revoke')
+            ELSE entry_type = 'deposit' OR entry_type = 'grant' OR entry_type = 'debt_paid' OR entry_type = 'expire'
+                 OR entry_type = 'revoke'
         END)
 ) STRICT;
 CREATE TABLE credit_balances (
@@ -599,7 +600,7 @@ CREATE TABLE webhook_attempts (
 ) STRICT;
 INSERT INTO schema_migrations VALUES (1, 'epochs', '879f87865948c6bcd6e8f28e24f9da3fac6eaf5068ce380c083944d443ddb67b', 0);
 INSERT INTO schema_migrations VALUES (2, 'accounts', '7939fdec9b097a5875967ddddc6b7a1640d7db481e00760bea33170dfd689b14', 0);
-INSERT INTO schema_migrations VALUES (3, 'lots_and_entries', 'a3ecf2099bc25510d5660894490549ae48e83bdc62aca9e879af067ccd8a8911', 0);
+INSERT INTO schema_migrations VALUES (3, 'lots_and_entries', 'fbbe62ddba79433ace9f65915f1eee808f266e4f67648752996b89191df375e8', 0);
 INSERT INTO schema_migrations VALUES (4, 'reservations', 'ffd12e9e8142123da240d4797f694a2612402e21a60b48f3f43a297f8c18f4ef', 0);
 INSERT INTO schema_migrations VALUES (5, 'charges', '54584168fbfe8bb40ed192370cee7a419040c8c5d573eff813b03373004222e1', 0);
 INSERT INTO schema_migrations VALUES (6, 'debts', '9357fdd96e2f90dcbafd3ecc3517ed8b016bb306f874631eac9e56d69e555e48', 0);
@@ -607,7 +608,7 @@ INSERT INTO schema_migrations VALUES (7, 'discounts', '46c797763e9f1cd465eb64a16
 INSERT INTO schema_migrations VALUES (8, 'campaigns', '9d01c31aeef9434df59d574f095b526369f0dd4d96d83f7e30e0a9e75f5b2fd2', 0);
 INSERT INTO schema_migrations VALUES (9, 'grants', 'ca2d203d74090fd89a4bec7f06b1dadb7ddb3486df181d70a89267a6db7ab814', 0);
 INSERT INTO schema_migrations VALUES (10, 'campaign_totals', 'a3ef997b6bc409dbc37310470db097239344207e1697bb2cccafe1f73cc4fcf9', 0);
-INSERT INTO schema_migrations VALUES (11, 'audit', '85d4ae5c010b6f5da1ae8de353dd562193401aa3fffcc719e23560bebce54f9c', 0);
+INSERT INTO schema_migrations VALUES (11, 'audit', '8c1e92b443a932b185c154a5ea76d2249f8c56c9681021745ef88aec97e9b0ad', 0);
 INSERT INTO schema_migrations VALUES (12, 'integrity', '015ce31895548314e0751895869b9db910e0305c8663ad0431f030350236dd83', 0);
 INSERT INTO schema_migrations VALUES (13, 'idempotency_keys', '95c0460af12ed2c53d081ff9d19e787f16910ddd04eb78dd695462ee02bc2217', 0);
 INSERT INTO schema_migrations VALUES (14, 'revoked_tokens', '97f50416b3ad720e548fa93a0f8b0bb67606a1b2e549e033359f09f7ba1bf98b', 0);
@@ -1075,7 +1076,8 @@ CREATE INDEX audit_by_action ON admin_audit_log (action, created_at_us);
 CREATE INDEX audit_by_target ON admin_audit_log (target_id, created_at_us);
 CREATE INDEX audit_by_target_type ON admin_audit_log (target_type, created_at_us);
 CREATE INDEX audit_of_settings ON admin_audit_log (target_type, target_id, seq)
-    WHERE action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
+    WHERE action <> 'account.mint'
+      AND action IN ('tiers.replace', 'membership.put', 'membership.delete', 'thresholds.replace', 'campaign.create',
                      'campaign.edit', 'campaign.activate', 'campaign.pause', 'campaign.complete', 'webhook.create',
                      'webhook.edit', 'webhook.rotate_secret', 'webhook.delete', 'token.revoke', 'debt.forgive');
 CREATE TRIGGER audit_times_do_not_decrease BEFORE INSERT ON admin_audit_log
