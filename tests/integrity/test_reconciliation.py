@@ -1,6 +1,7 @@
 """Reconciliations: the report, shared runs, the schedule, and writes during a run."""
 
 import asyncio
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -279,12 +280,26 @@ async def jobs_for(api: Api, seconds: float) -> None:
             await run_jobs(api.app._state)  # type: ignore[attr-defined]
 
 
+async def jobs_until_reconciled(api: Api, *, after: str | None = None) -> None:
+    """Run the background jobs until there is a reconciliation later than `after`."""
+    jobs = asyncio.create_task(run_jobs(api.app._state))  # type: ignore[attr-defined]
+    try:
+        async with asyncio.timeout(30):
+            # Nothing tells of a reconciliation but its report.
+            while (last := api.book.reconciler.last) is None or last.report.last_reconciliation_at == after:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        jobs.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await jobs
+
+
 def test_reconciliations_run_on_a_schedule(start: Callable[..., Api]) -> None:
     api = start(MINIBILL_RECONCILE_SECONDS="1")
-    api.loop.run(jobs_for(api, 1.5))
+    api.loop.run(jobs_until_reconciled(api))
     first = api.get("/reconciliation")
     assert first["status"] == "healthy"
-    api.loop.run(jobs_for(api, 1.5))
+    api.loop.run(jobs_until_reconciled(api, after=first["lastReconciliationAt"]))
     assert api.get("/reconciliation")["lastReconciliationAt"] > first["lastReconciliationAt"]
     # Scheduled runs are not audited.
     assert api.audited("reconciliation.run") == []
@@ -326,7 +341,7 @@ def test_the_schedule_continues_after_a_restart(start: Callable[..., Api], monke
     assert api.get("/reconciliation") == first
     set_time(monkeypatch, lambda: parse_time(first["lastReconciliationAt"]) + 3600 * UNIT)
     api = start(MINIBILL_RECONCILE_SECONDS="3600")
-    api.loop.run(jobs_for(api, 0.3))
+    api.loop.run(jobs_until_reconciled(api, after=first["lastReconciliationAt"]))
     later = parse_time(api.get("/reconciliation")["lastReconciliationAt"])
     assert later >= parse_time(first["lastReconciliationAt"]) + 3600 * UNIT
 
