@@ -19,6 +19,8 @@ from minibill.book import Book
 from minibill.campaigns.batch import pay_batch
 from minibill.campaigns.lifecycle import create_campaign, transition_campaign
 from minibill.campaigns.schemas import BatchBody, CreateBody, GrantItem
+from minibill.charges.charge import charge
+from minibill.charges.schemas import AdminChargeBody
 from minibill.core import ids
 from minibill.core.write_result import NOWHERE
 from minibill.db.write_operation import bind
@@ -81,6 +83,18 @@ class Filler:
             closed_by=CALLER.name,
         )
 
+    async def charge(self, number_: int) -> None:
+        """Charge a usage record."""
+        await self.write(
+            charge,
+            CALLER,
+            account_id=ids.encode(ids.ACCOUNT, number_ + 1),
+            body=AdminChargeBody(cost_micro=Micro(60), source_id=f"call-{number_:08}"),
+            default_billing_mode="live",
+            ceiling_micro=CEILING_MICRO,
+            created_by=CALLER.name,
+        )
+
     async def campaign(self) -> str:
         """Create an active campaign with limits that are never reached."""
         made = await self.write(
@@ -123,6 +137,7 @@ WHAT = {
     "an account is opened": 0,
     "credits are minted: a lot": 1,
     "a reservation is made and finalized": 3,
+    "a usage record is charged": 1,
     "a grant is paid to an account that is there, in batches of 1,000": 1,
 }
 
@@ -132,7 +147,7 @@ async def _bytes_each(db: Path, count: int, *, with_keys: bool) -> dict[str, flo
     filler = Filler(book, with_keys=with_keys)
     found: dict[str, float] = {}
     try:
-        for what, once in zip(WHAT, (filler.open, filler.mint, filler.spend), strict=False):
+        for what, once in zip(WHAT, (filler.open, filler.mint, filler.spend, filler.charge), strict=False):
             before = _size(book)
             for start in range(0, count, 100):
                 await asyncio.gather(*(once(place) for place in range(start, start + 100)))
