@@ -138,8 +138,9 @@ class Load:
         return Request("activate", self._key(), f"{ADMIN}/campaigns/{campaign}/activate", {}, row=row)
 
     def _reserve(self, account: str, amount_micro: int) -> Request:
+        """Reserve what there is: a fault may have hit the mint of the account."""
         key = self._key()
-        body = {"accountId": account, "amountMicro": str(amount_micro), "metadata": {"key": key}}
+        body = {"accountId": account, "amountMicro": str(amount_micro), "billingMode": "soft", "metadata": {"key": key}}
         return Request("reserve", key, f"{SERVICE}/reservations", body)
 
     def _finalize(self, reservation: str, held_micro: int) -> Request:
