@@ -83,8 +83,8 @@ class Load:
         self.send(api, *[self._mint(account, 50 * UNIT) for account in self._accounts])
         [campaign] = self.send(api, self._draft())
         if campaign:
-            self.send(api, self._activate(campaign["id"]))
-            self._campaigns = [campaign["id"]]
+            [activated] = self.send(api, self._activate(campaign["id"]))
+            self._campaigns = [campaign["id"]] if activated else []
 
     def go_on(self, api: Api, *, rounds: int, at_once: int = 6) -> None:
         """Send rounds of concurrent random requests; none if no account could be opened."""
