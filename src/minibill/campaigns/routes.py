@@ -57,9 +57,6 @@ from minibill.db.write_operation import bind
 _CREATE, _EDIT, _BATCH, _NOTHING = Decoder(CreateBody), Decoder(EditBody), Decoder(BatchBody), Decoder(NoBody)
 _REVOKE = Decoder(RevokeBody)
 
-# Above the id of every row.
-_ID_MAX = 2**63 - 1
-
 _PAY_PROBLEMS = (
     BatchTooLarge, DuplicateAccount, CampaignNotFound, CampaignNotActive, PerWalletCapExceeded, LargeGrantRequiresForce,
     BudgetExceeded, AmountTooLarge, TooManyPools,
@@ -106,7 +103,7 @@ async def complete(request: Request) -> Response:
 async def list_campaigns(request: Request) -> Response:
     """List campaigns, newest first."""
     query, position = request.page(CampaignsQuery)
-    [before_id] = position or [_ID_MAX]
+    [before_id] = position or [ids.KEY_MAX]
     # Read the clock before the snapshot: a reservation that expires in between must not count as released.
     now_us = request.state.book.clock.now_us()
     values: dict[str, Any] = {"before_id": before_id, "campaign_type": query.campaign_type, "count": query.limit + 1}

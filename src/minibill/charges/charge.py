@@ -1,6 +1,5 @@
 """A charge: a reserve and a finalize of the same amount in one step."""
 
-from functools import partial
 from typing import Any
 
 from minibill.api.decoding import object_text
@@ -16,11 +15,9 @@ from minibill.db.new_ids import next_ids
 from minibill.db.sqlite import Connection
 from minibill.ledger.debts import NewDebt, insert_debts, require_room_for_debt
 from minibill.ledger.drawdown import Draw, consume, record_draws, spendable_micro
-from minibill.ledger.explanations import explain_reserve
 from minibill.ledger.limits import require_within_ceiling
 from minibill.ledger.posting import DEFAULT_POOL, existing_pool_or_default, post
-from minibill.ledger.pricing import NO_DISCOUNT, best_discount
-from minibill.ledger.spending import account_to_spend_from, choose_draws_of_spend, insufficient_balance, memberships_of
+from minibill.ledger.spending import account_to_spend_from, plan_spend
 
 
 def charge(
@@ -54,36 +51,14 @@ def charge(
         if found is not None:
             return _repeat(conn, ChargeRow(*found), list_micro, pool_id)
     require_within_ceiling(list_micro, ceiling_micro)
-    memberships = memberships_of(conn, key) if account.has_memberships else []
-    discount = NO_DISCOUNT
-    if memberships and billing_mode != "shadow":
-        discount = best_discount(memberships, list_micro, now_us=now_us)
-    explanation_of = None
-    if explain:
-        explanation_of = partial(
-            explain_reserve, conn, account_id=key, pool_id=pool_id, list_micro=list_micro, discount=discount,
-            memberships=memberships, now_us=now_us,
-        )  # fmt: skip
+    plan = plan_spend(
+        conn, account, pool_id=pool_id, list_micro=list_micro, billing_mode=billing_mode, explain=explain, now_us=now_us
+    )
+    discount, discount_micro, charged_micro, draws, explanation = plan
+    debt_micro = list_micro - discount_micro - charged_micro
+    if debt_micro:
+        require_room_for_debt(conn, key, debt_micro)
     balances = account.balances
-    discount_micro = discount.on(list_micro)
-    payable_micro = charged_micro = list_micro - discount_micro
-    draws: list[Draw] = []
-    if billing_mode != "shadow":
-        available_micro = spendable_micro(balances, key, pool_id)
-        if available_micro < payable_micro and billing_mode == "live":
-            raise insufficient_balance(
-                conn, account, pool_id=pool_id, list_micro=list_micro, requested_micro=payable_micro,
-                available_micro=available_micro, explain=explanation_of,
-            )  # fmt: skip
-        draws, charged_micro = choose_draws_of_spend(
-            conn, account, pool_id=pool_id, amount_micro=min(payable_micro, available_micro), billing_mode=billing_mode
-        )
-        if charged_micro < payable_micro:
-            require_room_for_debt(conn, key, payable_micro - charged_micro)
-    explanation = None
-    if explanation_of is not None:
-        explanation = explanation_of(held_micro=charged_micro, draws=draws, is_rejected=False)
-    debt_micro = payable_micro - charged_micro
     new = next_ids(conn)
     row = ChargeRow(
         new.charges, key, pool_id, body.source_id, billing_mode, list_micro, discount.rate_bps,

@@ -5,7 +5,6 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from minibill.charges.rows import SQL, ChargeRow, LotOfCharge, entries_to_find
-from minibill.db.queries import Row
 from minibill.db.sqlite import Connection
 from minibill.ledger.explanations import explain_spend, lots_to_explain
 from minibill.ledger.schemas import Explanation
@@ -24,7 +23,7 @@ class StoredCharge(NamedTuple):
 def find_charge(conn: Connection, key: int) -> StoredCharge | None:
     """Return a charge, or None."""
     found = SQL.find_charge.one(conn, charge_id=key)
-    return None if found is None else _with_lots(conn, [found])[0]
+    return None if found is None else _with_lots(conn, [ChargeRow(*found)])[0]
 
 
 def charges_page(
@@ -33,11 +32,12 @@ def charges_page(
     """Return up to `limit` charges of an account, newest first, and whether the list goes on."""
     if source_id is not None:
         found = SQL.find_charge_of_source.all(conn, account_id=account_id, source_id=source_id)
-        return _with_lots(conn, [row for row in found if row[0] < before_id]), False
+        return _with_lots(conn, [row for row in map(ChargeRow._make, found) if row.id < before_id]), False
     found = SQL.charges_page.all(conn, account_id=account_id, before_id=before_id, count=limit + 1)
-    lots_before = accumulate((ChargeRow(*row).entry_count for row in found), initial=0)
-    shown = [row for row, lots in zip(found[:limit], lots_before, strict=False) if lots < PAGE_LOTS_MAX]
-    return _with_lots(conn, shown), len(shown) < len(found)
+    rows = [ChargeRow(*row) for row in found]
+    lots_before = accumulate((row.entry_count for row in rows), initial=0)
+    shown = [row for row, lots in zip(rows[:limit], lots_before, strict=False) if lots < PAGE_LOTS_MAX]
+    return _with_lots(conn, shown), len(shown) < len(rows)
 
 
 def explain_charge(conn: Connection, charge: StoredCharge) -> Explanation:
@@ -52,8 +52,7 @@ def explain_charge(conn: Connection, charge: StoredCharge) -> Explanation:
     )
 
 
-def _with_lots(conn: Connection, found: Sequence[Row]) -> list[StoredCharge]:
-    rows = [ChargeRow(*row) for row in found]
+def _with_lots(conn: Connection, rows: Sequence[ChargeRow]) -> list[StoredCharge]:
     lots: dict[int, list[LotOfCharge]] = {row.id: [] for row in rows}
     for lot in map(LotOfCharge._make, SQL.lots_of_charges.all(conn, charges=entries_to_find(rows))):
         lots[lot.charge_id].append(lot)

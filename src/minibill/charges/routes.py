@@ -38,14 +38,10 @@ from minibill.core.problems import (
 )
 from minibill.db.sqlite import Connection
 from minibill.db.write_operation import bind
+from minibill.ledger.limits import require_allowed_mode
 from minibill.ledger.reads import require_account
 
 _CHARGE, _ADMIN_CHARGE, _BATCH = Decoder(ChargeBody), Decoder(AdminChargeBody), Decoder(ChargeBatchBody)
-
-# An id above every row's, where a list that begins with the newest starts.
-_AFTER_ALL = 2**63 - 1
-# The key of an id that can't be decoded; no row has it.
-_NO_KEY = -1
 
 _PROBLEMS = (AccountNotFound, SourceAlreadyCharged, AmountTooLarge, TooManyPools, InsufficientBalance, TooManyLots)
 
@@ -55,7 +51,7 @@ async def charge_any(request: Request) -> Response:
     """Charge a cost to the account that the body names. One `sourceId` charges an account once."""
     body = await request.read(_CHARGE)
     body.check()
-    _require_allowed(request, body)
+    require_allowed_mode(body.billing_mode, request.state.settings.service_billing_modes)
     return await _charge(request, body, account_id=body.account_id, entity=body.entity)
 
 
@@ -73,9 +69,9 @@ async def charge_many(request: Request) -> Response:
     request.require_room_for_bulk()
     body = await request.read(_BATCH)
     body.check()
-    for item in body.charges:
-        _require_allowed(request, item)
     settings = request.state.settings
+    for item in body.charges:
+        require_allowed_mode(item.billing_mode, settings.service_billing_modes)
     return await request.write(
         bind(
             charge_batch,
@@ -92,8 +88,8 @@ async def charge_many(request: Request) -> Response:
 async def show_charge(request: Request) -> Response:
     """One charge."""
     query, charge_id = request.parameters(ShowChargeQuery), request.segment("charge_id")
-    key = ids.decode(ids.CHARGE, charge_id)
-    found = await request.reader.run(partial(_shown, key=_NO_KEY if key is None else key, explain=bool(query.explain)))
+    key = ids.key_of(ids.CHARGE, charge_id)
+    found = await request.reader.run(partial(_shown, key=key, explain=bool(query.explain)))
     if found is None:
         raise ChargeNotFound(charge_id)
     return request.answer(found)
@@ -103,7 +99,7 @@ async def show_charge(request: Request) -> Response:
 async def list_charges(request: Request) -> Response:
     """The charges of an account, newest first."""
     query, position = request.page(ChargesQuery)
-    [before_id] = position or [_AFTER_ALL]
+    [before_id] = position or [ids.KEY_MAX]
     account = require_account(request.reader, request.segment("account_id"))
     page = partial(
         reads.charges_page,
@@ -126,12 +122,6 @@ def _shown(conn: Connection, *, key: int, explain: bool) -> ChargeExplained | No
     if explain:
         response.explanation = reads.explain_charge(conn, found)
     return response
-
-
-def _require_allowed(request: Request, body: ChargeBody) -> None:
-    allowed = request.state.settings.service_billing_modes
-    if body.billing_mode is not None and body.billing_mode not in allowed:
-        raise BillingModeNotAllowed(body.billing_mode, allowed)
 
 
 def _charge(

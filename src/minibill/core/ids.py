@@ -26,13 +26,20 @@ _LOW_BITS = 20  # the last four digits
 # Maps to the digits of int(). Other characters that int() accepts ("_", " ", "+", "i") become one that it rejects.
 _TO_DIGITS = dict.fromkeys(range(128), "!") | dict(zip(map(ord, _ALPHABET), "0123456789abcdefghijklmnopqrstuv", strict=True))
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
-_ROWID_MAX = 2**63 - 1
+KEY_MAX = 2**63 - 1
+NO_KEY = -1
 
 
 def encode(prefix: str, number: int) -> str:
     """Return the public id of a row's key."""
     # Two digits at a time: the response of a batch has 3,000 ids. The first nine digits change every million rows.
     return f"{prefix}{_high_digits(number >> _LOW_BITS)}{_PAIRS[number >> 10 & 1023]}{_PAIRS[number & 1023]}"
+
+
+def key_of(prefix: str, text: str) -> int:
+    """Return the key of a public id, or `NO_KEY`, which no row has, if `encode` does not produce the text."""
+    key = decode(prefix, text)
+    return NO_KEY if key is None else key
 
 
 def optional(prefix: str, number: int | None) -> str | None:
@@ -57,4 +64,4 @@ def decode(prefix: str, text: str) -> int | None:
         number = int(digits.translate(_TO_DIGITS), 32)
     except ValueError:
         return None
-    return number if number <= _ROWID_MAX else None
+    return number if number <= KEY_MAX else None

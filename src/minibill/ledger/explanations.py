@@ -45,8 +45,7 @@ def explain_reserve(
     """Explain a spend before it is written. For a rejected one, `draws` are all lots with available credits."""
     drawn_micro = {d.lot_id: d.amount_micro for d in draws}
     pools = pools_of(pool_id)
-    drawn_keys = encode(list(drawn_micro)[:LOTS_MAX]).decode()
-    drawn = [LotToExplain(*row) for row in SQL.lots_to_explain.all(conn, lot_ids=drawn_keys)]
+    drawn = lots_to_explain(conn, list(drawn_micro))
     newest = [LotToExplain(*row) for row in SQL.newest_lots_to_explain.all(conn, account_id=account_id, count=LOTS_MAX)]
     passed_over = [lot for lot in newest if lot.id not in drawn_micro][: LOTS_MAX - len(drawn)]
     if is_rejected:

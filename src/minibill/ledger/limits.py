@@ -1,6 +1,6 @@
 """Limits on one account and on one request. See docs/concepts/ledger.md."""
 
-from minibill.core.problems import AmountTooLarge
+from minibill.core.problems import AmountTooLarge, BillingModeNotAllowed
 
 # The database enforces this limit too (balances_are_at_most_64_per_account).
 POOLS_MAX = 64
@@ -19,3 +19,9 @@ def require_within_ceiling(amount_micro: int, ceiling_micro: int) -> None:
             limit_micro=str(ceiling_micro),
             requested_micro=str(amount_micro),
         )
+
+
+def require_allowed_mode(billing_mode: str | None, allowed: tuple[str, ...]) -> None:
+    """Raise `BillingModeNotAllowed` if a service names a mode that it may not name."""
+    if billing_mode is not None and billing_mode not in allowed:
+        raise BillingModeNotAllowed(billing_mode, allowed)

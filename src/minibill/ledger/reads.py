@@ -9,13 +9,11 @@ from minibill.core.problems import AccountNotFound, ReservationNotFound
 from minibill.db.queries import Row, queries
 from minibill.db.readers import RequestReader
 from minibill.db.sqlite import Connection
-from minibill.ledger.explanations import LOTS_MAX
 from minibill.ledger.rows import (
     AccountRow,
     BalanceHead,
     EntryRow,
     LotRow,
-    LotToExplain,
     PoolRow,
     ReservationRow,
     ReservedLot,
@@ -26,9 +24,6 @@ from minibill.ledger.time_lookup import entries_before, position_at
 ACCOUNTS = queries("accounts")
 SQL = queries("ledger")
 RESERVATIONS = queries("reservations")
-
-# Ids that can't be decoded get this key, which no row has.
-_NO_KEY = -1
 
 # Entries with a cause, and the cause by the final status of the reservation.
 _CAUSED = frozenset({"release", "expire", "revoke"})
@@ -44,15 +39,9 @@ def require_account(reader: RequestReader, account_id: str) -> AccountRow:
     return AccountRow(*rows[0])
 
 
-def key_of_account(account_id: str) -> int:
-    """Return the key of an account id, or a key that no row has if it can't be decoded."""
-    key = ids.decode(ids.ACCOUNT, account_id)
-    return _NO_KEY if key is None else key
-
-
 async def balance(reader: RequestReader, *, account_id: str, pool_id: str | None, at_us: int | None, now_us: int) -> Balance:
     """Return an account's balance by pool, now or at a past time, for all pools or one. Raises `AccountNotFound`."""
-    key = key_of_account(account_id)
+    key = ids.key_of(ids.ACCOUNT, account_id)
     if at_us is None:
         rows = reader.query_now_with_sequence(SQL.balance_without_expiry_due, account_id=key, now_us=now_us)
         if not rows or BalanceHead(*rows[0]).pool_id is not None:
@@ -83,8 +72,7 @@ def _balance_at(conn: Connection, *, account_id: int, at_us: int) -> list[Row]:
 
 async def reservation(reader: RequestReader, reservation_id: str) -> tuple[ReservationRow, list[ReservedLot]]:
     """Return a reservation and its lots. Raises `ReservationNotFound`."""
-    key = ids.decode(ids.RESERVATION, reservation_id)
-    row, lots = await reader.run(partial(_reservation, key=_NO_KEY if key is None else key))
+    row, lots = await reader.run(partial(_reservation, key=ids.key_of(ids.RESERVATION, reservation_id)))
     if row is None:
         raise ReservationNotFound(reservation_id)
     return ReservationRow(*row), [ReservedLot(*lot) for lot in lots]
@@ -93,12 +81,6 @@ async def reservation(reader: RequestReader, reservation_id: str) -> tuple[Reser
 def _reservation(conn: Connection, *, key: int) -> tuple[Row | None, list[Row]]:
     row = RESERVATIONS.find_reservation.one(conn, reservation_id=key)
     return row, RESERVATIONS.lots_of_reservation.all(conn, reservation_id=key)
-
-
-async def lots_to_explain(reader: RequestReader, lots: list[ReservedLot]) -> list[LotToExplain]:
-    """Load the first lots of a reservation for an explanation."""
-    keys = encode([lot.lot_id for lot in lots[:LOTS_MAX]]).decode()
-    return [LotToExplain(*row) for row in await reader.all(SQL.lots_to_explain, lot_ids=keys)]
 
 
 def lot_response(row: LotRow) -> Lot:

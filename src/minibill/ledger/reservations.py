@@ -1,6 +1,5 @@
 """Reservations: credits set aside but not yet spent. finalize.py finalizes and releases them, expiry.py expires them."""
 
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,19 +20,13 @@ from minibill.db.sqlite import Connection
 from minibill.ledger.account_cache import CachedReservation, account_cache_of
 from minibill.ledger.drawdown import Draw, record_draws, spendable_micro
 from minibill.ledger.expiry import spending_account_for_update
-from minibill.ledger.explanations import explain_reservation, explain_reserve
+from minibill.ledger.explanations import explain_reservation
 from minibill.ledger.limits import PENDING_MAX, require_within_ceiling
 from minibill.ledger.posting import DEFAULT_POOL, EntryDraft, existing_pool_or_default, post
-from minibill.ledger.pricing import NO_DISCOUNT, best_discount, metadata_with_discount
+from minibill.ledger.pricing import metadata_with_discount
 from minibill.ledger.rows import LotToExplain, ReservationRow, ReservedLot
 from minibill.ledger.schemas import Allocation, Reservation, ReservationExplained, ReserveBody, Reserved, ReservedExplained
-from minibill.ledger.spending import (
-    account_to_spend_from,
-    choose_draws_of_spend,
-    insufficient_balance,
-    memberships_of,
-    shadow_metadata,
-)
+from minibill.ledger.spending import account_to_spend_from, plan_spend, shadow_metadata
 
 SQL = queries("reservations")
 LEDGER = queries("ledger")
@@ -77,34 +70,11 @@ def reserve(
             f"the account has the maximum of {PENDING_MAX} pending reservations; finalize or release some",
             limit=PENDING_MAX,
         )
-    memberships = memberships_of(conn, key) if account.has_memberships else []
-    discount = NO_DISCOUNT
-    if memberships and billing_mode != "shadow":
-        discount = best_discount(memberships, list_micro, now_us=now_us)
-    discount_micro = discount.on(list_micro)
-    entry_metadata = metadata_with_discount(metadata, discount, list_micro)
-    explanation_of = None
-    if explain:
-        explanation_of = partial(
-            explain_reserve, conn, account_id=key, pool_id=pool_id, list_micro=list_micro, discount=discount,
-            memberships=memberships, now_us=now_us,
-        )  # fmt: skip
+    plan = plan_spend(
+        conn, account, pool_id=pool_id, list_micro=list_micro, billing_mode=billing_mode, explain=explain, now_us=now_us
+    )
+    discount, discount_micro, held_micro, draws, explanation = plan
     balances = account.balances
-    held_micro = list_micro - discount_micro
-    draws: list[Draw] = []
-    if billing_mode != "shadow":
-        available_micro = spendable_micro(balances, key, pool_id)
-        if available_micro < held_micro and billing_mode == "live":
-            raise insufficient_balance(
-                conn, account, pool_id=pool_id, list_micro=list_micro, requested_micro=held_micro,
-                available_micro=available_micro, explain=explanation_of,
-            )  # fmt: skip
-        draws, held_micro = choose_draws_of_spend(
-            conn, account, pool_id=pool_id, amount_micro=min(held_micro, available_micro), billing_mode=billing_mode
-        )
-    explanation = None
-    if explanation_of is not None:
-        explanation = explanation_of(held_micro=held_micro, draws=draws, is_rejected=False)
     # A body without a TTL has None; 0 is not valid.
     expires_at_us = now_us + (body.ttl_seconds or DEFAULT_TTL_SECONDS) * US_PER_SECOND
     row = ReservationRow(
@@ -120,6 +90,7 @@ def reserve(
         post(conn, [shadow], balances=balances, now_us=now_us)
     elif draws:
         _reserve_from_lots(conn, reservation_id, draws)
+        entry_metadata = metadata_with_discount(metadata, discount, list_micro)
         entries = [
             EntryDraft(key, d.pool_id, "reserve", -d.amount_micro, -d.amount_micro, d.amount_micro, d.lot_id, reservation_id,
                        description, entry_metadata)

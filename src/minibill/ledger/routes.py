@@ -8,6 +8,7 @@ from minibill.api.openapi.operation import operation
 from minibill.api.request import Request
 from minibill.api.response import Response
 from minibill.api.types import Entity, Query
+from minibill.core import ids
 from minibill.core.problems import (
     AccountNotFound,
     AmountTooLarge,
@@ -29,8 +30,10 @@ from minibill.ledger import reads
 from minibill.ledger.accounts import account_response, open_account
 from minibill.ledger.debt_forgiveness import forgive_debt
 from minibill.ledger.debts import debt_response
+from minibill.ledger.explanations import lots_to_explain
 from minibill.ledger.finalize import finalize, release
 from minibill.ledger.history import history_page
+from minibill.ledger.limits import require_allowed_mode
 from minibill.ledger.mint import mint
 from minibill.ledger.reservations import reservation_explained, reservation_response, reserve
 from minibill.ledger.rows import AccountRow, DebtRow, LotRow
@@ -176,7 +179,7 @@ async def list_history(request: Request) -> Response:
     account_id = request.segment("account_id")
     operation = partial(
         history_page,
-        account_id=reads.key_of_account(account_id), pool_id=query.pool_id, entry_type=query.entry_type,
+        account_id=ids.key_of(ids.ACCOUNT, account_id), pool_id=query.pool_id, entry_type=query.entry_type,
         from_us=None if query.from_ is None else int(query.from_), before=before, count=query.limit + 1,
     )  # fmt: skip
     rows = await reader.run(operation)
@@ -207,9 +210,7 @@ async def reserve_any(request: Request) -> Response:
     body = await request.read(_RESERVE)
     if (body.account_id is None) == (body.entity is None):
         raise InvalidRequest(FieldError("accountId", "expected exactly one of accountId and entity"))
-    allowed = request.state.settings.service_billing_modes
-    if body.billing_mode is not None and body.billing_mode not in allowed:
-        raise BillingModeNotAllowed(body.billing_mode, allowed)
+    require_allowed_mode(body.billing_mode, request.state.settings.service_billing_modes)
     return await _reserve(request, body, account_id=None)
 
 
@@ -269,7 +270,8 @@ async def show_reservation(request: Request) -> Response:
     row, lots = await reads.reservation(reader, request.segment("reservation_id"))
     response = reservation_response(row, lots, now_us=now_us)
     if query.explain:
-        response = reservation_explained(response, row, lots, await reads.lots_to_explain(reader, lots))
+        explained = await reader.run(partial(lots_to_explain, lot_ids=[lot.lot_id for lot in lots]))
+        response = reservation_explained(response, row, lots, explained)
     return request.answer(response)
 
 

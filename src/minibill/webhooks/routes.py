@@ -5,6 +5,7 @@ from minibill.api.openapi.operation import operation
 from minibill.api.request import Request
 from minibill.api.response import Response
 from minibill.api.types import NoBody, NoResponseBody, Query
+from minibill.core import ids
 from minibill.core.problems import FieldError, InvalidRequest, WebhookNotFound, WebhooksDisabled
 from minibill.db.write_operation import bind
 from minibill.events.position import Position, parse_position
@@ -37,9 +38,6 @@ from minibill.webhooks.url_policy import BadUrl, networks, resolve, target_of
 
 _CREATE, _EDIT, _REPLAY = Decoder(CreateWebhookBody), Decoder(EditWebhookBody), Decoder(ReplayBody)
 _NOTHING = Decoder(NoBody)
-
-# Above the id of every row.
-_ID_MAX = 2**63 - 1
 
 
 @operation(WebhookSecret, 201, body=CreateWebhookBody, problems=(WebhooksDisabled,))
@@ -98,7 +96,7 @@ async def rotate(request: Request) -> Response:
 async def list_deliveries(request: Request) -> Response:
     """List the latest delivery attempts, newest first."""
     query, position = request.page(DeliveriesQuery)
-    [before_id] = position or [_ID_MAX]
+    [before_id] = position or [ids.KEY_MAX]
     endpoint = _require(request)
     rows = await request.state.book.readers.all(
         SQL.attempts_page, webhook_id=endpoint.id, before_id=before_id, count=query.limit + 1
