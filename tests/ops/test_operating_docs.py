@@ -289,9 +289,10 @@ def test_every_command_is_run_or_has_a_reason() -> None:
 
 
 def test_the_figures_of_size_add_up() -> None:
-    [account], [lot], [charge] = (
+    [account], [lot], [reserved], [charged] = (
         re.findall(rf"^\| {what}[^|]*\| \d \| (\d+) \|", TEXT, re.MULTILINE)
-        for what in ("an account is opened", "credits are minted", "a reservation is made")
+        for what in ("an account is opened", "credits are minted", "a reservation is made", "a usage record is charged")
     )
-    book_gb = 100_000 * (int(account) + 2 * int(lot) + 50 * int(charge)) / 1e9
-    assert f"about {book_gb:.1f} GB" in TEXT
+    for spend in (reserved, charged):
+        book_gb = 100_000 * (int(account) + 2 * int(lot) + 50 * int(spend)) / 1e9
+        assert f"about {book_gb:.1f} GB" in TEXT
